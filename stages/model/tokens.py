@@ -1,0 +1,90 @@
+"""From prompts to tokens: the one place where character spans become token positions.
+
+A BOS is given wherever the tokenizer has one (unless a prompt says otherwise); encoders get their own special tokens.
+Text and target are tokenised together, as the model would read them; a target's tokens are those that end after the
+text does.
+
+Legend: T token.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from stages.heads.family import Tokens
+from stages.model.load import Loaded
+
+
+def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
+    """Tokenise a row of the prompts table with one of its targets (or none, where it has none)."""
+    tokenizer, decoder = loaded.tokenizer, loaded.kind == "decoder"
+    if len(prompt.ordinals):
+        return _random(loaded, prompt)
+    text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
+    coded = tokenizer(
+        text, add_special_tokens=not decoder, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+    )
+    ids, special = np.array(coded["input_ids"], dtype=np.int64), np.array(coded["special_tokens_mask"], dtype=bool)
+    offsets = np.array(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    if decoder and prompt.bos and tokenizer.bos_token_id is not None:
+        ids = np.r_[tokenizer.bos_token_id, ids]
+        special, offsets = np.r_[True, special], np.vstack([[0, 0], offsets])
+    if prompt.tokens and len(ids) > prompt.tokens:
+        keep = np.arange(prompt.tokens)
+        if not decoder and special[-1]:
+            keep[-1] = len(ids) - 1  # [SEP] stays last
+        ids, special, offsets = ids[keep], special[keep], offsets[keep]
+    spans: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for span in prompt.relations:
+        query = _within(offsets, span["query_start"], span["query_end"])
+        spans.setdefault(span["name"], []).append((query, _within(offsets, span["key_start"], span["key_end"])))
+    goal = np.flatnonzero(~special & (offsets[:, 1] > len(prompt.text))) if len(prompt.targets) else np.empty(0, int)
+    return Tokens(prompt.id, prompt.role, ids, special, goal[goal > 0], spans)
+
+
+def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
+    """Tokenise prompts with their first targets."""
+    return [encode(loaded, prompt) for prompt in prompts]
+
+
+def longest(loaded: Loaded) -> int:
+    """Return how many tokens the model can read (a very large number where nothing limits it)."""
+    config = loaded.model.config
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=1 << 30)
+
+
+@lru_cache(maxsize=4)
+def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Return the ids of ordinary tokens: whole words of ASCII letters, with their leading space where there is one."""
+    size = len(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    ids = [index for index in range(size) if index not in special]
+    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    marked = [piece[:1] in "Ġ▁ " and len(piece) > 1 for piece in pieces]
+    words = [
+        (index, mark)
+        for index, text, mark in zip(ids, texts, marked, strict=True)
+        if len(text.strip()) >= 2 and text.strip().isascii() and text.strip().isalpha()
+    ]
+    some_marked = sum(mark for _, mark in words) > len(words) / 10
+    return np.array([index for index, mark in words if mark or not some_marked] or ids, dtype=np.int64)
+
+
+def _random(loaded: Loaded, prompt: Any) -> Tokens:
+    tokenizer, words = loaded.tokenizer, ordinary(loaded.tokenizer)
+    body = words[np.asarray(prompt.ordinals, dtype=np.int64) % len(words)]
+    before, after = (tokenizer.bos_token_id, None) if loaded.kind == "decoder" else (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    ids = np.r_[[] if before is None else [before], body, [] if after is None else [after]].astype(np.int64)
+    special = np.zeros(len(ids), dtype=bool)
+    special[: before is not None], special[len(ids) - (after is not None) :] = True, True
+    return Tokens(prompt.id, prompt.role, ids, special)
+
+
+def _within(offsets: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Return the tokens that overlap characters [start, end); special tokens cover none."""
+    return np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start) & (offsets[:, 0] < offsets[:, 1]))

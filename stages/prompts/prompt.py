@@ -1,0 +1,70 @@
+"""A prompt, its random stream and its split: what all prompt modules share. Pure Python, no models, no tokenizers."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from stages.store.errors import UserError
+
+
+@dataclass(frozen=True)
+class Span:
+    """An annotated relation: characters [query) attend to characters [key) of text + targets[0]."""
+
+    name: str
+    query_start: int
+    query_end: int
+    key_start: int
+    key_end: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of `data/prompts/<task>.parquet`; fields as in `stages.store.tables.PROMPTS`.
+
+    `targets` continue `text`: a minimal pair is text '' with targets (good, bad).
+    """
+
+    id: str
+    group: str
+    cluster: str
+    text: str = ""
+    targets: tuple[str, ...] = ()
+    role: str = "test"
+    category: str = ""
+    relations: tuple[Span, ...] = ()
+    ordinals: tuple[int, ...] = ()
+    tokens: int = 0
+    bos: bool = True
+    split: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "split", "ab"[crc32(self.id.split("#")[0].encode()) & 1])
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """Return the random stream of a name: adding or reordering other streams never changes it."""
+    return np.random.default_rng([seed, crc32(name.encode())])
+
+
+def read_text(path: Path) -> list[str]:
+    """Read the paragraphs (separated by blank lines) of a text file or of a folder's *.txt files, sorted by name.
+
+    Raises `UserError` when there is nothing to read or a file is not UTF-8.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise UserError(f"{path}: no text here; expected a .txt file or a folder of them")
+    paragraphs = []
+    for file in files:
+        try:
+            content = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        paragraphs += [" ".join(block.split()) for block in content.split("\n\n") if block.strip()]
+    if not paragraphs:
+        raise UserError(f"{path}: the text is empty")
+    return paragraphs

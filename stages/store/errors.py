@@ -1,0 +1,20 @@
+"""The one exception for what a user can fix, and the wrapper that turns it into one line and exit code 1."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake in params, files or models; the message names the file, the key, the value and what is allowed."""
+
+
+def run(stage: Callable[..., None], *arguments: str) -> None:
+    """Run a stage as a command: log to stderr, end a `UserError` with its one line and exit code 1, let bugs raise."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "transformers", "accelerate", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        stage(*arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")

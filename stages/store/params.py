@@ -1,0 +1,237 @@
+"""What users write in params.yaml: one frozen pydantic model per section; unknown keys and values out of range are errors.
+
+`load("tasks.icl")` validates the whole file and returns one section, so that a misspelt key is found by the first stage.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.store import paths
+from stages.store.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Ablatable = Literal["sink", "previous", "local", "streaming", "duplicate", "induction", "retrieval", "function", "self"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    """Where a slot's weights come from."""
+
+    source: Literal["package", "hub", "path"]
+    name: str = Field(min_length=1)
+    revision: str = ""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Model":
+        if self.source == "hub" and len(self.revision) != 40:
+            raise ValueError("revision: a hub model is pinned by its full commit, 40 hex digits")
+        return self
+
+
+class Task(Section):
+    """Where a task's prompts come from: `builtin` (path = the lexicon), `path` (your file or folder) or `hub`."""
+
+    source: Literal["builtin", "path", "hub"] = "builtin"
+    path: str
+
+
+class Text(Task):
+    """Plain English: long passages for positions and windows, short ones for sinks."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    passages: Count
+    tokens: Annotated[int, Field(ge=32)]
+    short_passages: Count
+    short_tokens: Annotated[int, Field(ge=8)] = 64
+
+
+class Blimp(Task):
+    """Minimal pairs."""
+
+    hub: str = "nyu-mll/blimp"
+    revision: str = ""
+    pairs: Count
+    leading_space: bool
+    bos: bool
+
+
+class Icl(Task):
+    """In-context functions."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    functions: tuple[str, ...]
+    shots: Annotated[int, Field(ge=2)]
+    sets: Annotated[int, Field(ge=2)]
+    queries: Count
+    template: str
+
+    @model_validator(mode="after")
+    def _slots(self) -> "Icl":
+        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1:
+            raise ValueError("template: must contain {x} once and {y} once")
+        return self
+
+
+class Needle(Task):
+    """One odd fact in a haystack of plain text (`path`), and a question about it."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    lengths: tuple[Annotated[int, Field(ge=50)], ...] = Field(min_length=1)
+    depths: tuple[Share, ...] = Field(min_length=1)
+    trials: Count
+
+
+class Repeats(Task):
+    """Random ordinary tokens, repeated."""
+
+    source: Literal["builtin"] = "builtin"
+    prompts: Count
+    shortest: Annotated[int, Field(ge=4)]
+    longest: Annotated[int, Field(ge=4)]
+    copies: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Repeats":
+        if self.longest < self.shortest:
+            raise ValueError(f"longest: {self.longest} is below shortest: {self.shortest}")
+        return self
+
+
+class Tasks(Section):
+    """The tasks of this run; leave one out and its families are not measured."""
+
+    text: Text | None = None
+    blimp: Blimp | None = None
+    icl: Icl | None = None
+    needle: Needle | None = None
+    repeats: Repeats | None = None
+
+
+class Extract(Section):
+    """How prompts go through the model."""
+
+    batch_tokens: Count
+
+
+class Trace(Section):
+    """Indirect effects of single heads on shuffled in-context prompts."""
+
+    prompts: Count
+    solved_above: Share
+
+
+class Classify(Section):
+    """From scores to verdicts."""
+
+    resamples: Annotated[int, Field(ge=10_000)]
+    bootstrap: Annotated[int, Field(ge=200)]
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    margin: Share
+
+
+class Curve(Section):
+    """The retrieval curve: recall against heads silenced."""
+
+    ks: tuple[Count, ...] = Field(min_length=1)
+    tokens: Count
+    needles: Count
+    draws: Count
+    blimp_k: Count
+
+
+class Ablate(Section):
+    """Silencing the top heads of a family against matched draws."""
+
+    families: tuple[Ablatable, ...] = Field(min_length=1)
+    top: Count
+    draws: Count
+    blimp: Count
+    icl: Count
+    needles: Count
+    needle_tokens: Count
+    repeats: Count
+    text: Count
+    text_tokens: Count
+    curve: Curve
+
+
+class Steer(Section):
+    """Function vectors: what is tried on split a."""
+
+    heads: tuple[Count, ...] = Field(min_length=1)
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    layer_step: Count
+    queries: Count
+    draws: Count
+
+
+class Report(Section):
+    """The page."""
+
+    title: str
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    models: dict[Name, Model] = Field(min_length=1)
+    tasks: Tasks
+    extract: Extract
+    trace: Trace
+    classify: Classify
+    ablate: Ablate
+    steer: Steer
+    report: Report
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and validate params.yaml.
+
+    Raises `UserError` with the file, the key path, the value and what is allowed (the first mistake; the count of all).
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the repository's folder") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_explain(path, error)) from None
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = tuple(part for part in first["loc"] if part != "[key]")
+    key = ".".join(map(str, where)) or "the file"
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        what = f"unknown key; allowed: {', '.join(sorted(_allowed(where[:-1])))}"
+    elif first["type"] == "missing":
+        what = "missing key"
+    value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{path}: {key}{value}: {what}{more}"
+
+
+def _allowed(where: tuple[Any, ...]) -> list[str]:
+    """Return the keys allowed in the section at a key path."""
+    section: Any = Params
+    for part in where:
+        fields = getattr(section, "model_fields", None)
+        annotation = fields[part].annotation if fields and part in fields else Model
+        options = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        section = options[0] if options else Model
+    return list(getattr(section, "model_fields", {}))

@@ -1,0 +1,57 @@
+"""Where every artifact lies: the only module that knows file names. All paths are relative to the repository."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+LOCK = Path("requirements.lock")
+PAGE = Path("reports/index.html")
+
+
+def prompts(task: str) -> Path:
+    """Prompts of a task, one row each."""
+    return Path(f"data/prompts/{task}.parquet")
+
+
+def model(slot: str) -> Path:
+    """Provenance and anatomy of the model in a slot."""
+    return Path(f"data/models/{slot}.json")
+
+
+def relations(slot: str, task: str) -> Path:
+    """Attention masses per (prompt, layer, head, relation)."""
+    return Path(f"data/activations/{slot}/{task}.relations.parquet")
+
+
+def outputs(slot: str, task: str) -> Path:
+    """Last-token head outputs per (prompt, layer, head)."""
+    return Path(f"data/activations/{slot}/{task}.outputs.parquet")
+
+
+def indirect(slot: str) -> Path:
+    """Indirect effects per (function, prompt, layer, head)."""
+    return Path(f"data/activations/{slot}/indirect.parquet")
+
+
+def heads(slot: str) -> Path:
+    """Scores and verdicts per (layer, head, family)."""
+    return Path(f"data/heads/{slot}.parquet")
+
+
+def effects(slot: str) -> Path:
+    """Raw paired values of every ablation."""
+    return Path(f"data/effects/{slot}.parquet")
+
+
+def vectors(slot: str) -> Path:
+    """Function vectors (safetensors)."""
+    return Path(f"data/vectors/{slot}.safetensors")
+
+
+def steering(slot: str) -> Path:
+    """Raw outcomes of every steering run."""
+    return Path(f"data/vectors/{slot}.steering.parquet")
+
+
+def report(slot: str) -> Path:
+    """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
+    return Path(f"reports/slots/{slot}")

@@ -1,0 +1,231 @@
+"""One Arrow schema per Parquet table, and the only functions that read and write them.
+
+Every field carries its unit and meaning as metadata, so that `pq.read_schema(path)` documents the file. Files are
+written to a temporary name and renamed (a killed stage leaves nothing a later run would trust), with fixed
+compression and row groups and no timestamps: the same rows give the same bytes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.store.errors import UserError
+
+ROW_GROUP = 65_536  # rows
+
+
+def _schema(**fields: tuple[pa.DataType, str]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in fields.items()]
+    )
+
+
+_SPAN = pa.struct(
+    [
+        ("name", pa.string()),
+        ("query_start", pa.int32()),
+        ("query_end", pa.int32()),
+        ("key_start", pa.int32()),
+        ("key_end", pa.int32()),
+    ]
+)
+
+PROMPTS = _schema(
+    id=(pa.string(), "unique name <task>/<group>/<number>[#<role>]"),
+    split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); crc32 of the id without its #role"),
+    role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
+    group=(pa.string(), "what results are broken down by: paradigm, function, length and depth ..."),
+    category=(pa.string(), "coarser group: BLiMP phenomenon, kind of function; '' where there is none"),
+    cluster=(pa.string(), "unit of independence that the bootstrap resamples: prompts sharing text share it"),
+    text=(pa.string(), "what the model reads; '' if `ordinals` are given or only targets are scored"),
+    targets=(pa.list_(pa.string()), "continuations of text to score; the first is the right one"),
+    relations=(pa.list_(_SPAN), "annotated relations, character spans [start, end) in text + targets[0]"),
+    ordinals=(pa.list_(pa.int32()), "random-token prompts: ranks in the model's own ordinary vocabulary"),
+    tokens=(pa.int32(), "cut to this many tokens, special ones included; 0 = whole"),
+    bos=(pa.bool_(), "give a BOS wherever the tokenizer has one"),
+)
+
+RELATIONS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    relation=(pa.string(), "name of the relation"),
+    queries=(pa.int32(), "query positions that have the relation"),
+    mass=(pa.float32(), "share of attention on the target keys, mean over queries, 0..1"),
+    hits=(pa.float32(), "share of queries whose most attended visible key is a target, 0..1"),
+    hits_word=(pa.float32(), "the same over words, self and special tokens removed (grammar); null elsewhere"),
+    null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
+    baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
+    solved=(pa.bool_(), "the intact model's argmax is right at every target token; null where there is no target"),
+)
+
+
+def outputs_schema(head_size: int) -> pa.Schema:
+    """Schema of a head-output table; `output` has the model's head size."""
+    return _schema(
+        prompt=(pa.string(), "id of the prompt"),
+        split=(pa.string(), "split of the prompt"),
+        role=(pa.string(), "role of the prompt"),
+        group=(pa.string(), "function"),
+        solved=(pa.bool_(), "the intact model's argmax is right at every target token"),
+        layer=(pa.int16(), "attention layer, from 0"),
+        head=(pa.int16(), "query head, from 0"),
+        output=(pa.list_(pa.float32(), head_size), "the head's output z before W_O at the last prompt token"),
+    )
+
+
+INDIRECT = _schema(
+    function=(pa.string(), "in-context function"),
+    prompt=(pa.string(), "id of the shuffled prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    base=(pa.float32(), "probability of the right first token in the shuffled prompt, 0..1"),
+    effect=(pa.float32(), "probability gained when the head's last-token output is its clean mean"),
+)
+
+HEADS = _schema(
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    family=(pa.string(), "head family"),
+    score=(pa.float32(), "the family's statistic, mean over prompts"),
+    score_a=(pa.float32(), "the same on split a: what choices are made by"),
+    score_b=(pa.float32(), "the same on split b"),
+    null=(pa.float32(), "what the same queries give an average other key, in the score's unit"),
+    baseline=(pa.float32(), "accuracy of the best fixed offset (content families); null elsewhere"),
+    low=(pa.float32(), "2.5 % bootstrap bound of the score, prompts resampled by cluster"),
+    high=(pa.float32(), "97.5 % bound"),
+    p=(pa.float32(), "one-sided sign-flip p-value of score - null; null where not tested"),
+    q=(pa.float32(), "Benjamini-Hochberg within the family over heads"),
+    member=(pa.bool_(), "score >= threshold, q < alpha, score - null >= margin, low > baseline (content families)"),
+    prompts=(pa.int32(), "prompts behind the score"),
+    note=(pa.string(), "'' or why the verdict is special, such as 'by architecture'"),
+)
+
+EFFECTS = _schema(
+    intervention=(pa.string(), "'none', a family, or 'matched:<family>'"),
+    k=(pa.int16(), "heads silenced; 0 for 'none'"),
+    kind=(pa.string(), "'mean' or 'zero'; '' for 'none'"),
+    draw=(pa.int16(), "number of the matched draw; 0 elsewhere"),
+    task=(pa.string(), "task"),
+    group=(pa.string(), "group of the prompt"),
+    category=(pa.string(), "category of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    prompt=(pa.string(), "id of the prompt"),
+    measure=(pa.string(), "accuracy, margin, recall, logprob (nats per answer token) or loss (nats per token)"),
+    value=(pa.float32(), "value under the intervention"),
+    intact=(pa.float32(), "value of the intact model on the same prompt"),
+)
+
+STEERING = _schema(
+    function=(pa.string(), "in-context function"),
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    context=(pa.string(), "zero_shot or shuffled"),
+    vector=(pa.string(), "none, function, heads, layer_average or random"),
+    layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
+    strength=(pa.float32(), "factor on the vector; null where none is used"),
+    heads=(pa.int16(), "number of heads in the vector; 0 where none"),
+    draw=(pa.int16(), "number of the random draw; 0 elsewhere"),
+    chosen=(pa.bool_(), "this setting was chosen on split a"),
+    correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
+)
+
+
+def empty(schema: pa.Schema, reason: str) -> pa.Table:
+    """Return a table of no rows that says why: `reason` goes to the schema metadata."""
+    return schema.with_metadata({"reason": reason}).empty_table()
+
+
+def reason(path: Path) -> str:
+    """Return why a table has no rows, or '' where it was measured."""
+    return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the schema only; a missing or damaged file is a `UserError`."""
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from None
+
+
+def read(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table as a data frame and check its columns against `schema`.
+
+    Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
+    """
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from None
+    wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]
+    if schema is not None and table.schema.names != wanted:
+        raise UserError(f"{path}: columns are {table.schema.names}, expected {wanted}; run dvc repro")
+    return table.to_pandas()
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    if not Path(path).exists():
+        return UserError(f"{path}: no such file; run dvc repro")
+    return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro")
+
+
+def write(path: Path, rows: pd.DataFrame | pa.Table | list[dict], schema: pa.Schema) -> None:
+    """Write rows in one go, in the order given."""
+    with writer(path, schema if not isinstance(rows, pa.Table) else rows.schema) as add:
+        add(rows)
+
+
+@contextmanager
+def writer(path: Path, schema: pa.Schema) -> Iterator:
+    """Yield a function that appends rows, so that memory does not grow with the number of prompts.
+
+    The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
+    the sizes of the pieces.
+    """
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        waiting: list[pa.Table] = []
+
+        def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
+            if isinstance(rows, pd.DataFrame):
+                rows = pa.Table.from_pandas(rows, schema, preserve_index=False)
+            elif isinstance(rows, list):
+                rows = pa.Table.from_pylist(rows, schema)
+            waiting.append(rows.replace_schema_metadata(schema.metadata))
+            while sum(map(len, waiting)) >= ROW_GROUP:
+                table = pa.concat_tables(waiting)
+                file.write_table(table.slice(0, ROW_GROUP))
+                waiting[:] = [table.slice(ROW_GROUP)]
+
+        yield add
+        if waiting:
+            file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` if the block ends well and is removed if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

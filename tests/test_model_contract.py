@@ -1,0 +1,202 @@
+"""The anatomy contract: what holds for every architecture, with no table of their names."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import DECODERS, ENCODERS, VISION, VOCABULARY, make
+
+from stages.heads.family import Relation, Tokens
+from stages.model.anatomy import check, contribution, find, probe_inputs
+from stages.model.forward import forward
+from stages.model.intervene import Edit, ablating, capturing
+from stages.model.measure import measure
+from stages.model.score import Batch, LastToken
+from stages.store.errors import UserError
+
+TEXTUAL = [*DECODERS, *ENCODERS]
+
+
+def prompt(length: int, seed: int, scored: int = 3) -> Tokens:
+    ids = np.random.default_rng(seed).integers(4, VOCABULARY, length)
+    ids[0] = 1
+    return Tokens(f"p{seed}", "test", ids, np.arange(length) == 0, np.arange(length - scored, length))
+
+
+def relations(tokens: Tokens) -> dict[str, Relation]:
+    """One relation with several targets per query, chosen at random among what a causal model sees."""
+    length = len(tokens)
+    keys = np.tril(np.random.default_rng(1).random((length, length)) < 0.3)
+    return {"random": Relation(np.arange(2, length), keys[2:]), "first": Relation(np.arange(length), np.arange(length) == np.zeros((length, 1)))}
+
+
+@pytest.mark.parametrize("name", [*TEXTUAL, *VISION])
+def test_contributions_sum_to_the_projection(name):
+    loaded = make(name, scale=3.0)
+    assert len(loaded.anatomy.layers) == 3
+    assert [layer.heads for layer in loaded.anatomy.layers] == [4, 4, 4]
+    check(loaded.model, loaded.anatomy)
+    seen: dict[int, torch.Tensor] = {}
+    handles = [
+        loaded.model.get_submodule(layer.projection).register_forward_hook(
+            lambda module, args, output, index=index: seen.__setitem__(index, output)
+        )
+        for index, layer in enumerate(loaded.anatomy.layers)
+    ]
+    with torch.no_grad(), capturing(loaded) as outputs:
+        loaded.model(**probe_inputs(loaded.model))
+    for handle in handles:
+        handle.remove()
+    for index, layer in enumerate(loaded.anatomy.layers):
+        z = outputs[index].unflatten(-1, (layer.heads, layer.head_size))
+        summed = sum(contribution(loaded.model, layer, head, z[..., head, :]) for head in range(layer.heads))
+        bias = loaded.model.get_submodule(layer.projection).bias
+        torch.testing.assert_close(summed + (0 if bias is None else bias), seen[index], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+def test_statistics_equal_those_from_eager_weights(name, monkeypatch):
+    monkeypatch.setattr("stages.model.measure.BLOCK", 4 * 23 * 5)  # several blocks of queries per layer
+    loaded = make(name, scale=5.0)
+    tokens = prompt(23, 0)
+    sums = measure(loaded, [tokens], [relations(tokens)]).sums
+    loaded.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = loaded.model(input_ids=torch.from_numpy(tokens.ids)[None], output_attentions=True).attentions
+    for relation_name, relation in relations(tokens).items():
+        means = sums[0][relation_name].means()
+        for layer, weights in enumerate(attentions):
+            for head in range(4):
+                expected = naive(weights[0, head].numpy(), relation, tokens, loaded, layer)
+                got = [means[key][layer, head] for key in ("mass", "hits", "null")]
+                np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def naive(weights, relation, tokens, loaded, layer):
+    """Mass, hits and null by loops, straight from their definitions."""
+    mass, hits, null = [], [], []
+    window = loaded.anatomy.layers[layer].window or 10**6
+    for query, wanted in zip(relation.queries, relation.keys, strict=True):
+        causal = loaded.kind == "decoder"
+        seen = [k for k in range(len(tokens)) if (k <= query if causal else True) and abs(query - k) < window]
+        mass.append(sum(weights[query, k] for k in range(len(tokens)) if wanted[k]))
+        hits.append(bool(wanted[int(np.argmax(weights[query]))]))
+        others = [k for k in seen if not wanted[k] and not tokens.special[k]]
+        if others:
+            null.append(np.mean([weights[query, k] for k in others]) * sum(wanted[k] for k in seen))
+    return np.mean(mass), np.mean(hits), np.mean(null)
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+def test_ablating_a_head_equals_zeroing_its_columns(name):
+    loaded = make(name, scale=3.0)
+    tokens, layer = prompt(14, 1), loaded.anatomy.layers[1]
+    rows = [np.arange(14)]
+    with ablating(loaded, {(1, 2): torch.zeros(layer.head_size)}):
+        ablated = forward(loaded, [tokens.ids], rows)
+    assert (ablated - forward(loaded, [tokens.ids], rows)).abs().max() > 1e-4
+    projection = loaded.model.get_submodule(layer.projection)
+    columns = slice(2 * layer.head_size, 3 * layer.head_size)
+    with torch.no_grad():
+        (projection.weight[columns] if name == "gpt2" else projection.weight[:, columns]).zero_()
+    torch.testing.assert_close(forward(loaded, [tokens.ids], rows), ablated, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+def test_right_padded_equals_unpadded(name):
+    loaded = make(name, scale=3.0)
+    short, long = prompt(9, 2), prompt(17, 3)
+    together = measure(loaded, [short, long], [relations(short), relations(long)])
+    alone = measure(loaded, [short], [relations(short)])
+    for key, value in alone.sums[0]["random"].means().items():
+        np.testing.assert_allclose(together.sums[0]["random"].means()[key], value, atol=1e-5)
+    for layer, z in alone.outputs.items():
+        torch.testing.assert_close(together.outputs[layer][:1, :9], z, atol=1e-5, rtol=1e-4)
+    rows = forward(loaded, [short.ids, long.ids], [np.arange(9), np.arange(17)])
+    torch.testing.assert_close(rows[:9], forward(loaded, [short.ids], [np.arange(9)]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_batches_with_shared_prefixes_equal_full_passes(name, monkeypatch):
+    monkeypatch.setattr("stages.model.score.SHARED", 8)
+    loaded = make(name, scale=3.0)
+    prompts = [prompt(20, 4), prompt(20, 4), prompt(17, 4)]
+    prompts[1].ids[-5:] = prompts[1].ids[-5:][::-1]
+    prompts[2] = Tokens("p", "test", np.r_[prompts[0].ids[:12], [9, 8, 7, 6]], prompts[0].special[:16], np.arange(13, 16))
+    batch = Batch(loaded, prompts, [tokens.target for tokens in prompts])
+    assert batch.cut == 12
+    size = loaded.anatomy.layers[0].head_size
+    values = {(1, 0): torch.full((size,), 0.3), (2, 3): torch.zeros(size)}
+    for everywhere in (True, False):
+        for tokens, intact, ablated in zip(prompts, batch.intact, batch.ablated(values, everywhere), strict=True):
+            special = torch.from_numpy(tokens.special)[None]
+            np.testing.assert_allclose(intact.logprob, plain(loaded, tokens), atol=1e-5)
+            with ablating(loaded, values, None if everywhere else special):
+                np.testing.assert_allclose(ablated.logprob, plain(loaded, tokens), atol=1e-5)
+            assert np.abs(intact.logprob - ablated.logprob).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_cached_edits_equal_full_passes(name):
+    """Indirect effects by the one-token way equal those of whole forward passes, for every head and for added vectors."""
+    loaded = make(name, scale=3.0)
+    tokens = prompt(15, 5, scored=2)
+    generator = torch.Generator().manual_seed(0)
+    size, width = loaded.anatomy.layers[0].head_size, 32
+    edits = [Edit(heads={head: torch.randn(size, generator=generator)}) for head in loaded.anatomy.heads]
+    edits += [Edit(added={layer: torch.randn(width, generator=generator)}) for layer in range(3)]
+    last = LastToken(loaded, tokens)
+    np.testing.assert_allclose(last.intact.logprob, plain(loaded, tokens), atol=1e-5)
+    for edit, scored in zip(edits, last.edited(edits), strict=True):
+        with patched_everywhere(loaded, edit, int(tokens.target[0]) - 1):
+            np.testing.assert_allclose(scored.logprob, plain(loaded, tokens), atol=1e-5)
+        assert np.abs(scored.logprob - last.intact.logprob).max() > 1e-6
+
+
+def plain(loaded, tokens) -> np.ndarray:
+    """Target log-probabilities by one full pass."""
+    logits = forward(loaded, [tokens.ids], [tokens.target - 1]).log_softmax(1)
+    return logits[torch.arange(len(tokens.target)), torch.from_numpy(tokens.ids[tokens.target])].numpy()
+
+
+class patched_everywhere:  # noqa: N801
+    """The edit of one position in a full pass, by hooks written out here."""
+
+    def __init__(self, loaded, edit, position):
+        self.loaded, self.edit, self.position, self.handles = loaded, edit, position, []
+
+    def __enter__(self):
+        for (layer, head), value in self.edit.heads.items():
+            part = self.loaded.anatomy.layers[layer]
+
+            def write(module, args, head=head, value=value, size=part.head_size):
+                args[0][:, self.position, head * size : (head + 1) * size] = value
+
+            self.handles.append(self.loaded.model.get_submodule(part.projection).register_forward_pre_hook(write))
+        for layer, vector in self.edit.added.items():
+
+            def add(module, args, output, vector=vector):
+                (output[0] if isinstance(output, tuple) else output)[:, self.position] += vector
+
+            block = self.loaded.model.get_submodule(self.loaded.anatomy.layers[layer].block)
+            self.handles.append(block.register_forward_hook(add))
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def test_windows_and_norms_are_found():
+    gemma = make("gemma3").anatomy.layers
+    assert [layer.kind for layer in gemma] == ["window", "window", "global"]
+    assert [layer.window for layer in gemma] == [6, 6, None]
+    assert gemma[0].kv_heads == 1 and gemma[0].head_size == 16
+    assert all(layer.norm and "post_attention" in layer.norm for layer in gemma)
+    assert all(layer.norm is None for layer in make("llama_gqa").anatomy.layers)
+
+
+def test_shared_layers_are_refused_by_name():
+    import transformers as hf
+
+    model = hf.AlbertForMaskedLM(hf.AlbertConfig(embedding_size=16, hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)).eval()
+    with pytest.raises(UserError, match="shared by 2 layers"):
+        find(model)

@@ -1,0 +1,95 @@
+"""Tiny random transformers of many architectures, and tokenizers, made offline."""
+
+from pathlib import Path
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from stages.model.anatomy import find
+from stages.model.load import Loaded
+
+WORDS = "the a cat dog bird house tree river sees likes finds is was old new red big small and of in to Q A : on".split()
+LETTERS = [chr(code) for code in range(33, 127)]
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 48}
+OLD = {"n_embd": 32, "n_head": 4, "n_layer": 3}
+
+
+def tokenizer(kind: str = "decoder") -> hf.PreTrainedTokenizerFast:
+    """A byte-level tokenizer of a few words and all letters; encoders get [CLS] and [SEP]."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<pad>", "<bos>", "<eos>", "<mask>"]
+    vocabulary = {token: index for index, token in enumerate(specials + alphabet)}
+    merges = []
+    for word in WORDS:
+        piece = "Ġ"
+        for letter in word:
+            if piece + letter not in vocabulary:
+                vocabulary[piece + letter] = len(vocabulary)
+                merges.append((piece, letter))
+            piece += letter
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    names = {"pad_token": "<pad>", "mask_token": "<mask>"}
+    if kind == "decoder":
+        names |= {"bos_token": "<bos>", "eos_token": "<eos>"}
+    else:
+        names |= {"cls_token": "<bos>", "sep_token": "<eos>"}
+        core.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])]
+        )
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
+VOCABULARY = len(tokenizer())
+IDS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+WINDOWED = {"sliding_window": 6, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+
+DECODERS = {
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**OLD, **IDS)),
+    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SMALL, **IDS)),
+    "opt": lambda: hf.OPTForCausalLM(
+        hf.OPTConfig(
+            hidden_size=32, num_attention_heads=4, num_hidden_layers=3, ffn_dim=48, word_embed_proj_dim=32, **IDS
+        )
+    ),
+    "llama_gqa": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL, num_key_value_heads=2, **IDS)),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(**SMALL, num_key_value_heads=1, head_dim=16, **WINDOWED, **IDS)
+    ),
+    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=12, **IDS)),
+    "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**SMALL, **IDS)),
+    "falcon": lambda: hf.FalconForCausalLM(
+        hf.FalconConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=3, **IDS)
+    ),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(hidden_size=32, n_head=4, n_layer=3, **IDS)),
+    "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**OLD, rotary_dim=4, **IDS)),
+    "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**SMALL, **IDS)),
+}
+ENCODERS = {
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**SMALL, **IDS)),
+    "modernbert": lambda: hf.ModernBertForMaskedLM(
+        hf.ModernBertConfig(**SMALL, local_attention=8, cls_token_id=1, sep_token_id=2, **IDS)
+    ),
+}
+VISION = {"vit": lambda: hf.ViTModel(hf.ViTConfig(**SMALL, image_size=16, patch_size=4))}
+
+
+def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
+    """Build a random model of an architecture; `scale` widens its weights so that attention is far from uniform."""
+    torch.manual_seed(seed)
+    kind = "decoder" if name in DECODERS else "masked" if name in ENCODERS else "vision"
+    model = (DECODERS | ENCODERS | VISION)[name]().eval().requires_grad_(False)
+    model.config._attn_implementation = "eager"  # as `load` asks for
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(scale)
+    return Loaded(model, tokenizer("decoder" if kind == "decoder" else "masked"), find(model), kind)
+
+
+def save(name: str, folder: Path, seed: int = 0, scale: float = 4.0) -> Path:
+    """Save a tiny random model with its tokenizer, as a hub snapshot would lie on disk."""
+    loaded = make(name, seed, scale)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
