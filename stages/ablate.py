@@ -1,0 +1,202 @@
+"""Silence the top heads of each family against matched draws: `python -m stages.ablate <slot>`.
+
+Writes data/effects/<slot>.parquet: one row per (intervention, draw, prompt, measure), intact value beside. Heads are
+ranked by their score on split a; effects are measured on prompts of split b.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from stages.heads.control import LEVELS, NONE, matched
+from stages.prompts.prompt import stream
+from stages.store import params, paths, tables
+from stages.store.errors import UserError, run
+
+log = logging.getLogger(__name__)
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Heads to silence, how, and what to call it; `control` tells how well the matched draws are matched."""
+
+    name: str
+    k: int
+    kind: str
+    draw: int
+    heads: tuple[Head, ...]
+    control: str
+
+
+def main(slot: str) -> None:
+    """Run all interventions on all tasks the intact model can do; say why where there is nothing to silence."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if record["kind"] != "decoder":
+        return tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, "an encoder writes no text to score"), tables.EFFECTS)
+    from stages.model.load import load
+
+    loaded = load(slot)
+    judged = tables.read(paths.heads(slot), tables.HEADS)
+    mean = [i for family in settings.ablate.families for i in _interventions(slot, judged, record, family, settings.ablate.top, "mean", settings)]
+    curve = [i for k in settings.ablate.curve.ks for i in _interventions(slot, judged, record, "retrieval", k, "zero", settings)]
+    beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
+    plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
+    plan += _curve_plan(settings, curve, beside)
+    count = sum(len(rows) * (1 + len(interventions)) for _, rows, interventions in plan)
+    log.info("%s: %d interventions, %d scored prompts", slot, len(mean) + len(curve), count)
+    means = _mean_outputs(slot, loaded, settings)
+    with tables.writer(paths.effects(slot), tables.EFFECTS) as add:
+        for task, rows, interventions in plan:
+            add(_rows(loaded, task, rows, interventions, means, settings.extract.batch_tokens))
+        add(_known(slot, settings))
+
+
+def _interventions(slot, judged, record, family: str, k: int, kind: str, settings) -> list[Intervention]:
+    """Return the family's top k by split-a score and its matched draws; nothing where the family was not measured."""
+    rows = judged[judged.family == family].dropna(subset="score_a")
+    if rows.empty:
+        return []
+    best = rows.sort_values(["score_a", "layer", "head"], ascending=[False, True, True]).head(k)
+    heads = tuple(zip(best.layer.tolist(), best["head"].tolist(), strict=True))
+    members = list(zip(rows[rows.member].layer.tolist(), rows[rows.member]["head"].tolist(), strict=True))
+    kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
+    everything = [(layer["layer"], head) for layer in record["attention"] for head in range(layer["heads"])]
+    rng = stream(settings.seed, f"ablate/{slot}/{family}/{k}/{kind}")
+    number = settings.ablate.curve.draws if kind == "zero" else settings.ablate.draws
+    draws = matched(heads, members, kinds, everything, number, rng)
+    control = LEVELS[draws[0].level] if draws else NONE
+    log.info("%s k=%d %s: %s; control: %s (%d draws)", family, k, kind, _named(heads), control, len(draws))
+    return [
+        Intervention(family, k, kind, 0, heads, control),
+        *[Intervention(f"matched:{family}", k, kind, index, draw.heads, control) for index, draw in enumerate(draws)],
+    ]
+
+
+def _prompts(slot: str, settings: params.Params) -> dict[str, list[Any]]:
+    """Return the prompts of split b that mean ablations are measured on, per task."""
+    chosen: dict[str, pd.DataFrame] = {}
+    ablate = settings.ablate
+    for task, count in (("blimp", ablate.blimp), ("icl", ablate.icl), ("repeats", ablate.repeats)):
+        table = _split_b(task, settings)
+        if task == "icl" and len(table):
+            table = table[(table.role == "clean") & table.group.isin(_solved(slot, settings))]
+        chosen[task] = _spread(table, count)
+    text = _split_b("text", settings)
+    chosen["text"] = text[text.role == "long"].head(ablate.text).assign(tokens=ablate.text_tokens) if len(text) else text
+    chosen["needle"] = _needles(settings, ablate.needle_tokens, ablate.needles, "needle_tokens")
+    return {task: list(table.itertuples()) for task, table in chosen.items()}
+
+
+def _curve_plan(settings: params.Params, curve, beside) -> list[tuple[str, list[Any], list[Intervention]]]:
+    if not curve:
+        return []
+    needles = _needles(settings, settings.ablate.curve.tokens, settings.ablate.curve.needles, "curve.tokens")
+    pairs = _spread(_split_b("blimp", settings), settings.ablate.blimp)
+    plan = [("needle", list(needles.itertuples()), curve), ("blimp", list(pairs.itertuples()), beside)]
+    return [(task, rows, interventions) for task, rows, interventions in plan if rows and interventions]
+
+
+def _split_b(task: str, settings: params.Params) -> pd.DataFrame:
+    if getattr(settings.tasks, task) is None:
+        return pd.DataFrame(columns=tables.PROMPTS.names)
+    table = tables.read(paths.prompts(task), tables.PROMPTS)
+    return table[table.split == "b"]
+
+
+def _needles(settings: params.Params, length: int, count: int, key: str) -> pd.DataFrame:
+    if settings.tasks.needle is not None and length not in settings.tasks.needle.lengths:
+        allowed = ", ".join(map(str, settings.tasks.needle.lengths))
+        raise UserError(f"{paths.PARAMS}: ablate.{key} = {length}: allowed: one of tasks.needle.lengths ({allowed})")
+    table = _split_b("needle", settings)
+    return _spread(table[table.category == str(length)], count)
+
+
+def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Take `count` prompts evenly over groups: the first of each group, then the second ..., whole clusters of icl."""
+    if table.empty:
+        return table
+    table = table.sort_values("id")
+    turn = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
+    return table.assign(turn=turn).sort_values(["turn", "group", "id"]).head(count)
+
+
+def _solved(slot: str, settings: params.Params) -> list[str]:
+    table = tables.read(paths.indirect(slot), tables.INDIRECT, columns=["function"])
+    return sorted(table.function.unique())
+
+
+def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
+    """Return every head's mean output over ordinary positions of text, split a (None of it without text)."""
+    if settings.tasks.text is None:
+        raise UserError(f"{paths.PARAMS}: tasks.text is missing: mean ablation needs the heads' mean outputs over text")
+    from stages.model.vectors import mean_outputs
+
+    outputs = tables.read(paths.outputs(slot, "text"))
+    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
+
+
+def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max_tokens: int) -> pd.DataFrame:
+    """Score prompts intact and under each intervention; one row per intervention, prompt and measure."""
+    from stages.model.outcome import outcomes
+
+    def silence(one: Intervention):
+        values = {head: means[head] if one.kind == "mean" else means[head] * 0 for head in one.heads}
+        return lambda batch: batch.ablated(values, everywhere=one.kind == "zero")
+
+    found = []
+    everything = [Intervention("none", 0, "", 0, (), ""), *interventions]
+    for row, results in tqdm(
+        outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]), task, len(rows), unit="prompt"
+    ):
+        for one, measures in zip(everything, results, strict=True):
+            for measure, value in measures.items():
+                found.append(_row(one, task, row) | {"measure": measure, "value": value, "intact": results[0][measure]})
+    return pd.DataFrame(found)[tables.EFFECTS.names]
+
+
+def _row(one: Intervention, task: str, row) -> dict[str, Any]:
+    return {
+        "intervention": one.name,
+        "k": one.k,
+        "kind": one.kind,
+        "draw": one.draw,
+        "heads": _named(one.heads),
+        "control": one.control,
+        "task": task,
+        "group": row.group,
+        "category": row.category,
+        "cluster": row.cluster,
+        "prompt": row.id,
+    }
+
+
+def _known(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return what extract already knows of the intact model, on all clean prompts of both splits: nothing runs again."""
+    found = []
+    none = Intervention("none", 0, "", 0, (), "")
+    for task, measure in (("icl", "accuracy"), ("needle", "recall")):
+        if getattr(settings.tasks, task) is None:
+            continue
+        path = paths.outputs(slot, task) if task == "icl" else paths.relations(slot, task)
+        solved = tables.read(path, columns=["prompt", "solved"]).drop_duplicates("prompt").set_index("prompt").solved
+        prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
+        for row in prompts.loc[solved.index].itertuples(index=False):
+            value = float(solved[row.id])
+            found.append(_row(none, f"{task}", row) | {"measure": measure, "value": value, "intact": value})
+    return pd.DataFrame(found, columns=tables.EFFECTS.names)
+
+
+def _named(heads) -> str:
+    return " ".join(f"L{layer}H{head}" for layer, head in heads)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

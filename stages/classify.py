@@ -1,0 +1,86 @@
+"""Judge every head for every family: `python -m stages.classify <slot>` writes data/heads/<slot>.parquet."""
+
+import json
+import logging
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from stages.heads import FAMILIES
+from stages.heads.family import Family
+from stages.heads.streaming import RECENT
+from stages.heads.verdict import judge
+from stages.prompts.prompt import stream
+from stages.store import params, paths, tables
+from stages.store.errors import run
+
+log = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", message="Mean of empty slice")
+
+
+def main(slot: str) -> None:
+    """Judge all families whose task was measured; the others' reasons go to the table's metadata."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
+    heads = pd.DataFrame([(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"])
+    judged, missing = [], {}
+    for family in FAMILIES.values():
+        values, why = _values(slot, family, settings)
+        if why:
+            missing[family.name] = why
+            continue
+        columns = judge(family, *_arrays(values, heads), settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}"))
+        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
+        if family.name == "streaming":
+            narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
+            table.loc[narrow, ["member", "note"]] = [False, "by architecture"]
+        judged.append(table)
+        log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
+    rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)
+    schema = tables.HEADS.with_metadata({"not_measured": json.dumps(missing, sort_keys=True)})
+    tables.write(paths.heads(slot), rows[tables.HEADS.names], schema)
+
+
+def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:
+    """Return one row per (prompt, layer, head) with value, null and baseline, or why there is none."""
+    if getattr(settings.tasks, family.task) is None:
+        return pd.DataFrame(), f"task {family.task} is not in params"
+    path = paths.indirect(slot) if family.statistic == "effect" else paths.relations(slot, family.task)
+    why = tables.reason(path)
+    if why:
+        return pd.DataFrame(), why
+    if family.statistic == "effect":
+        table = tables.read(path, tables.INDIRECT)
+        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(table) else "no function was traced"
+    table = tables.read(path, tables.RELATIONS)
+    table = table[table.relation == family.name]
+    if table.empty:
+        return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
+    if family.solved_only:
+        trials = table.prompt.nunique()
+        table = table[table.solved.astype(bool)]
+        log.info("%s: %d of %d trials answered in full", family.name, table.prompt.nunique(), trials)
+        if table.empty:
+            return table, f"the intact model answers none of {trials} trials in full"
+    return table.assign(value=table[family.statistic]), ""
+
+
+def _arrays(values: pd.DataFrame, heads: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Return values (P, H), null (P, H), baseline (P,), cluster (P,), split (P,), prompts sorted by id."""
+    order = pd.MultiIndex.from_frame(heads)
+    wide = {name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order] for name in ("value", "null")}
+    first = values.drop_duplicates("prompt").set_index("prompt").loc[wide["value"].index]
+    arrays = [wide["value"].to_numpy(float), wide["null"].to_numpy(float), first.baseline.to_numpy(float)]
+    return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str))
+
+
+def _top(table: pd.DataFrame) -> str:
+    best = table.nlargest(4, "score")
+    return ", ".join(f"L{row.layer}H{row.head} {row.score:.2f}" for row in best.itertuples())
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

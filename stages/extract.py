@@ -1,0 +1,153 @@
+"""Run one task's prompts through one slot's model: `python -m stages.extract <slot> <task>`.
+
+Writes attention masses per (prompt, layer, head, relation) and head outputs per (prompt, layer, head): for in-context
+prompts z at the last prompt token, for text its mean over ordinary positions. Rows go to disk as batches finish.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from stages.heads import FAMILIES
+from stages.heads.verdict import best_offset
+from stages.store import params, paths, tables
+from stages.store.errors import run
+
+log = logging.getLogger(__name__)
+
+
+def main(slot: str, task: str) -> None:
+    """Measure the pair, or write empty tables that say why it makes no sense."""
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    prompts = tables.read(paths.prompts(task), tables.PROMPTS)
+    why = _senseless(record["kind"], task)
+    size = max(layer["head_size"] for layer in record["attention"])
+    if why:
+        return _write_empty(slot, task, size, why)
+    settings = params.load()
+    from stages.model.load import load  # torch is loaded only where something is measured
+    from stages.model.tokens import encode_all, longest
+
+    loaded = load(slot)
+    if task == "icl":
+        prompts = prompts[prompts.role == "clean"]
+    rows = list(prompts.itertuples())
+    encoded = encode_all(loaded, rows)
+    fits = [len(tokens) <= longest(loaded) for tokens in encoded]
+    if not all(fits):
+        log.warning("%s: %d of %d prompts are longer than the model's %d tokens and are left out", task, fits.count(False), len(fits), longest(loaded))
+    rows, encoded = ([item for item, fit in zip(some, fits, strict=True) if fit] for some in (rows, encoded))
+    if not rows:
+        return _write_empty(slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads")
+    count = sum(map(len, encoded))
+    log.info("%s on %s: %d prompts, %d tokens, about %.1f min", task, slot, len(rows), count, count * record["parameters"] * 1.6e-11 / 60)
+    relations_path, outputs_path = paths.relations(slot, task), paths.outputs(slot, task)
+    with (
+        tables.writer(relations_path, tables.RELATIONS) as add_relations,
+        tables.writer(outputs_path, tables.outputs_schema(size)) as add_outputs,
+    ):
+        work = _in_context if task == "icl" else _measured
+        work(loaded, rows, encoded, task, settings.extract.batch_tokens, add_relations, add_outputs)
+
+
+def _senseless(kind: str, task: str) -> str:
+    if kind != "decoder" and task in ("icl", "needle"):
+        return "an encoder writes no continuation"
+    if not any(family.task == task for family in FAMILIES.values()):
+        return "no head family is measured on this task; it is scored under ablation"
+    return ""
+
+
+def _write_empty(slot: str, task: str, size: int, why: str) -> None:
+    log.info("%s on %s: %s", task, slot, why)
+    tables.write(paths.relations(slot, task), tables.empty(tables.RELATIONS, why), tables.RELATIONS)
+    tables.write(paths.outputs(slot, task), tables.empty(tables.outputs_schema(size), why), tables.RELATIONS)
+
+
+def _measured(loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable) -> None:
+    """Measure all relations of the task's families, batch by batch."""
+    from stages.model.forward import batches
+    from stages.model.measure import measure
+
+    families = [family for family in FAMILIES.values() if family.task == task and family.relation]
+    relations = [{f.name: found for f in families if (found := f.relation(tokens)) is not None} for tokens in encoded]
+    baselines = {f.name: _offsets(f.name, encoded, relations) for f in families if f.content}
+    wanted = [index for index, mine in enumerate(relations) if mine]
+    log.info("%d of %d prompts have a relation", len(wanted), len(rows))
+    progress = tqdm(total=sum(len(encoded[index]) for index in wanted), unit="token", desc=task)
+    for batch in batches([encoded[index] for index in wanted], batch_tokens, [len(encoded[i].target) for i in wanted]):
+        chosen = [wanted[index] for index in batch]
+        tokens = [encoded[index] for index in chosen]
+        found = measure(loaded, tokens, [relations[index] for index in chosen])
+        for position, index in enumerate(chosen):
+            row, scored = rows[index], found.scored[position]
+            for name, sums in found.sums[position].items():
+                means, pairs = sums.means(), loaded.anatomy.heads
+                at = tuple(np.array(pairs).T)
+                add_relations(
+                    pd.DataFrame(
+                        {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
+                        | {"relation": name, "queries": sums.count, "mass": means["mass"][at], "hits": means["hits"][at]}
+                        | {"hits_word": np.nan, "null": means["null"][at]}
+                        | {"baseline": baselines.get(name, {}).get(row.id, np.nan)}
+                        | {"solved": None if scored is None else scored.solved}
+                    )
+                )
+            if task == "text":
+                ordinary = ~tokens[position].special
+                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in found.outputs.items()}
+                add_outputs(_output_rows(loaded, row, None, z))
+        progress.update(sum(map(len, tokens)))
+    progress.close()
+
+
+def _in_context(loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable) -> None:
+    """Collect last-token head outputs; prompts with the same demonstrations share one run of them."""
+    from stages.model.intervene import capturing
+    from stages.model.score import Batch
+
+    together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
+    for chosen in tqdm(together, desc=task, unit="set"):
+        tokens = [encoded[index] for index in chosen]
+        with capturing(loaded) as outputs:
+            batch = Batch(loaded, tokens, [one.target for one in tokens])
+        for position, index in enumerate(chosen):
+            last = int(tokens[position].target[0]) - 1 - batch.cut
+            z = {layer: x[position, last] for layer, x in outputs.items()}
+            add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
+
+
+def _offsets(name: str, encoded, relations) -> dict[str, float]:
+    """Return the accuracy of the best fixed offset per prompt id."""
+    having = [(tokens.prompt, mine[name]) for tokens, mine in zip(encoded, relations, strict=True) if name in mine]
+    if not having:
+        return {}
+    offset, shares = best_offset([relation for _, relation in having])
+    log.info("%s: best fixed offset %d, accuracy %.3f", name, offset, shares.mean())
+    return {prompt: float(share) for (prompt, _), share in zip(having, shares, strict=True)}
+
+
+def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
+    """Return the rows of one prompt: z per layer is (H K,)."""
+    size = max(layer.head_size for layer in loaded.anatomy.layers)
+    heads = loaded.anatomy.heads
+    values = np.zeros((len(heads), size), dtype=np.float32)
+    for index, (layer, head) in enumerate(heads):
+        mine = loaded.anatomy.layers[layer].head_size
+        values[index, :mine] = z[layer][head * mine : (head + 1) * mine].cpu().numpy()
+    same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
+    schema = tables.outputs_schema(size)
+    columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
+    columns |= {"layer": pa.array([at[0] for at in heads], pa.int16()), "head": pa.array([at[1] for at in heads], pa.int16())}
+    columns["output"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
+    return pa.table(columns, schema=schema)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

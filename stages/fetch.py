@@ -1,0 +1,44 @@
+"""Fetch one slot's model and describe it: `python -m stages.fetch <slot>` writes data/models/<slot>.json."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+
+from stages.model.anatomy import check
+from stages.model.load import FILES, fingerprint, locate, open_folder
+from stages.store import params, paths, tables
+from stages.store.errors import UserError, run
+
+log = logging.getLogger(__name__)
+
+
+def main(slot: str) -> None:
+    """Locate the model, load it, check that its heads' outputs sum to each projection's, write origin and anatomy."""
+    settings = params.load()
+    if slot not in settings.models:
+        raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
+    source = settings.models[slot]
+    origin = locate(slot, source)
+    loaded = open_folder(origin.folder)
+    check(loaded.model, loaded.anatomy)
+    files = sorted({file for pattern in FILES for file in origin.folder.glob(pattern)})
+    record = {
+        "slot": slot,
+        **source.model_dump(),
+        "origin": origin.sentence,
+        "licence": origin.licence,
+        "kind": loaded.kind,
+        "architecture": type(loaded.model).__name__,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "dtype": "float32",
+        "files": {file.name: fingerprint(file) for file in files},
+        "attention": [{"layer": i, **asdict(part), "kind": part.kind} for i, part in enumerate(loaded.anatomy.layers)],
+        "skipped": loaded.anatomy.skipped,
+    }
+    tables.write_text(paths.model(slot), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    log.info("%s: %s, %d attention layers, %d heads", slot, origin.sentence, len(loaded.anatomy.layers), len(loaded.anatomy.heads))
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

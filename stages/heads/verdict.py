@@ -1,0 +1,111 @@
+"""From values per prompt to verdicts per head: score, interval, p, q, membership. Pure numpy.
+
+score = mean over prompts; interval = percentile bootstrap, clusters of prompts resampled whole; p = one-sided sign-flip
+test of the mean of (value - null), clusters flipped whole; q = Benjamini-Hochberg over the heads of the family.
+Member = score >= threshold and q < alpha and score - null >= margin and, where a fixed offset could fake the score,
+lower bound > the best offset's accuracy. For indirect effects, whose null is 0, the threshold is the margin.
+
+Legend: P prompt, H head (all layers), C cluster, R resample.
+"""
+
+import numpy as np
+from scipy.stats import false_discovery_control
+
+from stages.heads.family import Family, Relation
+
+
+def clusters(values_PH: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums (C, H) and sizes (C,) of the clusters, in order of their names."""
+    unique, inverse = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(unique), values_PH.shape[1]))
+    np.add.at(sums, inverse, values_PH)
+    return sums, np.bincount(inverse).astype(float)
+
+
+def bootstrap(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the 2.5 % and 97.5 % bounds (2, H) of the mean, clusters resampled with replacement."""
+    sums, sizes = clusters(values_PH, names)
+    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
+    return np.percentile((weights @ sums) / (weights @ sizes)[:, None], [2.5, 97.5], axis=0)
+
+
+def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return one-sided p-values (H,) of 'the mean is above 0': how often random signs of clusters do as well.
+
+    (1 + count) / (1 + resamples), so p is never 0 (Phipson & Smyth 2010).
+    """
+    sums, _ = clusters(values_PH, names)
+    seen, count = sums.sum(axis=0), np.zeros(sums.shape[1])
+    for start in range(0, resamples, 1000):
+        signs = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums))) * 2.0 - 1  # (R, C)
+        count += (signs @ sums >= seen - 1e-12).sum(axis=0)
+    return (1 + count) / (1 + resamples)
+
+
+def best_offset(relations: list[Relation]) -> tuple[int, np.ndarray]:
+    """Return the offset that, used by every query of every prompt, hits most often, and its accuracy per prompt.
+
+    An offset d points from query t to key t - d. Choosing it on the prompts it is scored on favours the baseline.
+    """
+    shares: dict[int, np.ndarray] = {}
+    for index, relation in enumerate(relations):
+        rows, keys = np.nonzero(relation.keys)
+        offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
+        for offset, hits in zip(offsets, counts / len(relation.queries), strict=True):
+            shares.setdefault(int(offset), np.zeros(len(relations)))[index] = hits
+    best = max(sorted(shares), key=lambda offset: shares[offset].mean())
+    return best, shares[best]
+
+
+def judge(
+    family: Family,
+    values_PH: np.ndarray,
+    null_PH: np.ndarray,
+    baseline_P: np.ndarray,
+    names: np.ndarray,
+    split: np.ndarray,
+    settings,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Return the columns of the heads table for one family, (H,) each.
+
+    values, null: per prompt and head; baseline: accuracy of the best offset per prompt; names: cluster of each prompt;
+    split: 'a' or 'b'; settings: resamples, bootstrap, alpha, margin.
+    """
+    score, null = values_PH.mean(axis=0), np.nanmean(null_PH, axis=0)
+    low, high = bootstrap(values_PH, names, settings.bootstrap, rng)
+    halves = {half: _mean(values_PH[split == half]) for half in "ab"}
+    member = score >= family.threshold
+    p = q = np.full(len(score), np.nan)
+    if family.tested:
+        p = sign_flip(values_PH - np.nan_to_num(null_PH), names, settings.resamples, rng)
+        q = false_discovery_control(p)
+        member &= q < settings.alpha
+    if family.statistic != "effect":
+        member &= score - null >= settings.margin
+    baseline = np.full(len(score), np.nan)
+    if family.content:
+        baseline[:] = baseline_P.mean()
+        member &= low > baseline
+    columns = {"score": score, "score_a": halves["a"], "score_b": halves["b"], "null": null, "baseline": baseline}
+    return columns | {"low": low, "high": high, "p": p, "q": q, "member": member}
+
+
+def _mean(values_PH: np.ndarray) -> np.ndarray:
+    return values_PH.mean(axis=0) if len(values_PH) else np.full(values_PH.shape[1], np.nan)
+
+
+def jaccard(members_a: np.ndarray, members_b: np.ndarray) -> dict[str, float]:
+    """Return how much two sets of heads overlap, corrected for chance.
+
+    members: boolean, over the same heads. Expected is the Jaccard index of the mean overlap |A||B|/n of random sets of
+    these sizes; corrected = (J - E) / (1 - E): 1 for equal sets, 0 at chance; nan where a set is empty or E = 1.
+    """
+    a, b, n = members_a.sum(), members_b.sum(), len(members_a)
+    both = int((members_a & members_b).sum())
+    if not a or not b:
+        return {"both": both, "jaccard": np.nan, "expected": np.nan, "corrected": np.nan}
+    index, chance = both / (a + b - both), a * b / n
+    expected = chance / (a + b - chance)
+    corrected = (index - expected) / (1 - expected) if expected < 1 else np.nan
+    return {"both": both, "jaccard": index, "expected": expected, "corrected": corrected}

@@ -1,0 +1,218 @@
+"""The figures: Vega-Lite charts from data frames, pure, with one shared design (`CONFIG`).
+
+Colours are of the Okabe-Ito palette, told apart in all common kinds of colour blindness, and never the only cue: what
+they say is also in shape, fill or text. A chart is built only from rows that exist; callers say a sentence instead of
+drawing an empty one.
+"""
+
+import altair as alt
+import pandas as pd
+
+INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
+SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
+CONFIG = {
+    "aria": False,  # figures are described by their caption; 72 labels a heat map would bury it
+    "background": "#ffffff",
+    "font": "Helvetica, Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": "#c3c9cf",
+        "gridColor": "#e8ebee",
+        "labelColor": INK,
+        "labelFontSize": 11,
+        "labelLimit": 190,
+        "tickColor": "#c3c9cf",
+        "titleColor": MUTED,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": INK, "labelFontSize": 10, "titleColor": MUTED, "titleFontWeight": "normal"},
+    "title": {"color": INK, "fontSize": 12, "anchor": "start"},
+}
+VECTORS = {  # kind of vector: (label, colour, shape), in display order
+    "none": ("no vector", GREY, "circle"),
+    "heads": ("heads: their mean outputs in place", BLUE, "circle"),
+    "function": ("function: their sum added at one layer", ORANGE, "square"),
+    "layer_average": ("layer average", GREEN, "triangle-up"),
+    "random": ("random heads", PURPLE, "diamond"),
+}
+CURVE = {"retrieval heads": (BLUE, "circle"), "matched random heads": (GREY, "square")}
+
+
+def groups(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt.LayerChart:
+    """Draw a value in 0..1 per group as bars with 95 % intervals, best first, with a line at chance."""
+    base = alt.Chart(rows, width="container", height=alt.Step(19)).encode(
+        y=alt.Y(
+            "group:N", sort=list(rows.sort_values(["value", "group"], ascending=[False, True])["group"]), title=None
+        ),
+        tooltip=[
+            alt.Tooltip("group:N", title="group"),
+            alt.Tooltip("value:Q", title=measure, format=".2f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("trials:Q", title="trials"),
+        ],
+    )
+    axis = alt.X("value:Q", title=measure, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    layers = [
+        base.mark_bar(color="#9cc4e0", height=12).encode(x=axis),
+        base.mark_rule(color=INK, strokeWidth=1.4).encode(x="low:Q", x2="high:Q"),
+        base.mark_point(color=INK, filled=True, size=22, opacity=1).encode(x="value:Q"),
+    ]
+    if chance is not None:
+        line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)
+        layers.append(line.encode(x="chance:Q", tooltip=alt.Tooltip("chance:Q", title="chance")))
+    return alt.layer(*layers)
+
+
+def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
+    """Draw needle results over prompt length and depth (columns `length`, `depth`, `value`, `trials`), with numbers."""
+    base = alt.Chart(rows, width="container", height=alt.Step(30)).encode(
+        x=alt.X("depth:O", title="depth of the needle (0 = start)", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("length:O", title="prompt tokens"),
+        tooltip=[
+            alt.Tooltip("length:O"),
+            alt.Tooltip("depth:O"),
+            alt.Tooltip("value:Q", title=measure, format=".2f"),
+            alt.Tooltip("trials:Q", title="trials"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL, clamp=True)
+    cells = base.mark_rect(stroke="#ffffff").encode(color=alt.Color("value:Q", scale=scale, legend=None))
+    return alt.layer(
+        cells, base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=on_dark("value", 0.5))
+    )
+
+
+def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChart:
+    """Draw one task's effects: per family its change, that of matched heads, and their difference, with intervals.
+
+    rows: columns family, series ('family', 'matched', 'difference'), change, low, high, sure (the interval excludes 0).
+    A difference is filled where its interval excludes 0 and hollow where not.
+    """
+    series = ["family", "matched", "difference"]
+    colour = alt.Color("series:N", scale=alt.Scale(domain=series, range=[BLUE, GREY, ORANGE]), legend=None)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=series, range=["circle", "square", "diamond"]), legend=None)
+    base = alt.Chart(rows, width="container", height={"step": 13}).encode(
+        y=alt.Y("family:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.25)),
+        yOffset=alt.YOffset("series:N", sort=series),
+        tooltip=[
+            alt.Tooltip("family:N", title="family"),
+            alt.Tooltip("series:N", title="shown"),
+            alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
+            alt.Tooltip("low:Q", title="95 % from", format="+.3f"),
+            alt.Tooltip("high:Q", title="to", format="+.3f"),
+        ],
+    )
+    x = alt.X("change:Q", title=f"change of {measure}", axis=alt.Axis(tickCount=5))
+    fill = alt.condition("datum.sure || datum.series == 'family'", colour, alt.value("#ffffff"))
+    zero = alt.Chart(pd.DataFrame({"change": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="change:Q")
+    lines = base.mark_rule(strokeWidth=1.6).encode(x=alt.X("low:Q"), x2="high:Q", color=colour)
+    points = base.mark_point(size=48, opacity=1, strokeWidth=1.6).encode(x=x, stroke=colour, fill=fill, shape=shape)
+    return alt.layer(zero, lines, points)
+
+
+def curve(rows: pd.DataFrame, measure: str, unit: bool) -> alt.LayerChart:
+    """Draw a measure against heads silenced; rows: series, k, value, low, high; `unit` = the measure lies in 0..1."""
+    names = [name for name in CURVE if name in set(rows["series"])]
+    colours, shapes = zip(*(CURVE[name] for name in names), strict=True)
+    colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    scale = alt.Scale(domain=[0, 1]) if unit else alt.Scale(zero=False)
+    base = alt.Chart(rows, width="container", height=200).encode(
+        x=alt.X("k:O", title="heads silenced (zero ablation)", axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("series:N", sort=names, scale=alt.Scale(type="point", padding=9)),
+        color=colour,
+        tooltip=[
+            alt.Tooltip("series:N", title="heads"),
+            alt.Tooltip("k:O", title="silenced"),
+            alt.Tooltip("value:Q", title=measure, format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+        ],
+    )
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
+    return alt.layer(
+        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=measure, scale=scale)),
+        base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q"),
+        base.mark_point(filled=True, size=55, opacity=1).encode(y="value:Q", shape=shape),
+    )
+
+
+def steering(rows: pd.DataFrame) -> alt.LayerChart:
+    """Draw the accuracy per function and kind of vector in one context, with intervals."""
+    names = [name for name in VECTORS if name in set(rows["vector"])]
+    _, colours, shapes = zip(*(VECTORS[name] for name in names), strict=True)
+    colour = alt.Color("vector:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    base = alt.Chart(rows, width="container", height={"step": 11}).encode(
+        y=alt.Y("function:N", title=None, scale=alt.Scale(paddingInner=0.3)),
+        yOffset=alt.YOffset("vector:N", sort=names),
+        color=colour,
+        tooltip=[
+            alt.Tooltip("function:N"),
+            alt.Tooltip("vector:N"),
+            alt.Tooltip("accuracy:Q", format=".2f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("trials:Q"),
+            alt.Tooltip("layer:Q"),
+            alt.Tooltip("heads:Q"),
+        ],
+    )
+    shape = alt.Shape("vector:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
+    return alt.layer(
+        base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q", scale=alt.Scale(domain=[0, 1])), x2="high:Q"),
+        base.mark_point(filled=True, size=42, opacity=1).encode(
+            x=alt.X("accuracy:Q", title="accuracy", axis=alt.Axis(tickCount=5)), shape=shape
+        ),
+    )
+
+
+def concentration(rows: pd.DataFrame) -> alt.LayerChart:
+    """Draw the cumulative share of positive indirect effect against heads by rank; rows: rank, share, name, score."""
+    base = alt.Chart(rows, width="container", height=200).encode(
+        x=alt.X(
+            "rank:Q", title="heads, largest effect first", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1)
+        ),
+        y=alt.Y(
+            "share:Q", title="share of all positive effect", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
+        ),
+        tooltip=[
+            alt.Tooltip("name:N", title="head"),
+            alt.Tooltip("rank:Q"),
+            alt.Tooltip("score:Q", title="effect", format=".4f"),
+            alt.Tooltip("share:Q", title="share so far", format=".0%"),
+        ],
+    )
+    return alt.layer(
+        base.mark_line(color=BLUE, strokeWidth=1.5), base.mark_point(color=BLUE, filled=True, size=22, opacity=1)
+    )
+
+
+def overlap(rows: pd.DataFrame, order: list[str]) -> alt.LayerChart:
+    """Draw the overlap of families as a matrix with numbers; rows: as made by `rows.overlap`."""
+    axis = {"sort": order, "title": None}
+    base = alt.Chart(rows, width={"step": 46}, height={"step": 26}).encode(
+        x=alt.X("family_a:N", axis=alt.Axis(labelAngle=-40, orient="top"), **axis),
+        y=alt.Y("family_b:N", **axis),
+        tooltip=[
+            alt.Tooltip("family_a:N", title="one"),
+            alt.Tooltip("family_b:N", title="other"),
+            alt.Tooltip("both:Q", title="heads in both"),
+            alt.Tooltip("jaccard:Q", format=".2f"),
+            alt.Tooltip("expected:Q", title="expected by chance", format=".2f"),
+            alt.Tooltip("corrected:Q", title="chance-corrected", format=".2f"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL, clamp=True)
+    cells = base.mark_rect(stroke="#ffffff").encode(color=alt.Color("corrected:Q", scale=scale, legend=None))
+    return alt.layer(
+        base.mark_rect(color=PALE, stroke="#ffffff"),
+        cells,
+        base.mark_text(fontSize=10.5).encode(text="text:N", color=on_dark("corrected", 0.5)),
+    )
+
+
+def on_dark(field: str, above: float) -> dict:
+    """Return the colour of a number written on a cell: white where the cell is dark."""
+    return alt.condition(f"datum.{field} > {above}", alt.value("#ffffff"), alt.value(INK))

@@ -1,0 +1,94 @@
+"""The heat maps, layer x head: one per family, of one design, members outlined."""
+
+import math
+
+import altair as alt
+import pandas as pd
+
+from stages.heads.family import Family
+from stages.page.charts import GREY, ORANGE, PALE, SEQUENTIAL
+
+
+def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> alt.LayerChart:
+    """Draw one family's scores, layer x head, members outlined; `whole` = layers with global attention, in bold.
+
+    Shares are drawn from 0 to 1, so that families and models compare; hits and effects from 0 to their own top.
+    """
+    data = heads.assign(
+        name=[head_name(*pair) for pair in zip(heads["layer"], heads["head"], strict=True)],
+        interval=[f"{low:.3f} to {high:.3f}" for low, high in zip(heads["low"], heads["high"], strict=True)],
+        verdict=heads["member"].map({1: "yes"}).fillna("no"),
+    )
+    tooltip = [
+        alt.Tooltip("name:N", title="head"),
+        *(alt.Tooltip(f"{field}:Q", format=".3f") for field in ("score", "null", "baseline")),
+        alt.Tooltip("interval:N", title="95 % interval"),
+        alt.Tooltip("q:Q", title="q-value", format=".4f"),
+        alt.Tooltip("verdict:N", title="member"),
+        alt.Tooltip("prompts:Q", title="prompts"),
+        alt.Tooltip("note:N", title="note"),
+    ]
+    top = scale_top(data["score"], family)
+    count = data["head"].nunique()
+    step = 18 if count <= 8 else 14 if count <= 16 else 9 if count <= 32 else 6
+    every = max(1, count // 8)
+    bold = {"condition": {"test": f"indexof({whole}, +datum.value) >= 0", "value": "bold"}, "value": "normal"}
+    scale = alt.Scale(domain=[0, top], range=SEQUENTIAL, clamp=True)
+    length = max(60, step * count)
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        direction="horizontal",
+        gradientLength=length,
+        gradientThickness=6,
+        values=[0, top],
+        offset=4,
+    )
+    base = alt.Chart(data, width=alt.Step(step), height=alt.Step(14 if data["layer"].nunique() <= 24 else 9)).encode(
+        x=alt.X("head:O", title=None, axis=alt.Axis(labelAngle=0, labelExpr=_every(every), ticks=False)),
+        y=alt.Y("layer:O", title=None, axis=alt.Axis(labelFontWeight=bold, ticks=False, labelOverlap=True)),
+        tooltip=tooltip,
+    )
+    cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(
+        color=alt.Color("score:Q", scale=scale, legend=legend)
+    )
+    noted = base.transform_filter("datum.note != ''").mark_point(size=5, color=GREY, filled=True)
+    members = base.transform_filter("datum.member == 1").mark_rect(fill="transparent", stroke=ORANGE, strokeWidth=2)
+    return alt.layer(cells, noted, members, view=alt.ViewConfig(fill=PALE))
+
+
+def scale_top(score: pd.Series, family: Family | None) -> float:
+    """Return where a family's colour scale ends: 1 for shares of attention, else its top score, rounded up."""
+    if family is None or family.statistic == "mass":
+        return 1.0
+    top = max(float(score.max()), family.threshold)
+    unit = 10.0 ** math.floor(math.log10(top)) / 2  # 0.37 -> steps of 0.05; 0.012 -> of 0.005
+    return round(math.ceil(top / unit) * unit, 6)
+
+
+def atlas(heads: pd.DataFrame, families: dict[str, Family], whole: list[int], title: str) -> alt.ConcatChart | None:
+    """Put all families' heat maps into one figure for a README; None where nothing was measured."""
+    parts = [
+        head_map(rows, families.get(family), whole).properties(title=f"{family} ({int(rows['member'].sum())})")
+        for family, rows in by_family(heads, families)
+    ]
+    if not parts:
+        return None
+    chart = alt.concat(*parts, columns=9 if heads["head"].nunique() <= 8 else 3, spacing=18)
+    return chart.resolve_scale(color="independent").properties(title=alt.Title(title, fontSize=14, offset=12))
+
+
+def by_family(heads: pd.DataFrame, families: dict[str, Family]) -> list[tuple[str, pd.DataFrame]]:
+    """Split a heads table by family, in display order, families without a score left out."""
+    names = [*families, *sorted(set(heads["family"]) - set(families))]
+    parts = [(name, heads[heads["family"] == name]) for name in names]
+    return [(name, rows) for name, rows in parts if rows["score"].notna().any()]
+
+
+def head_name(layer: float, head: float) -> str:
+    """Name a head, counted from 0: L5H1."""
+    return f"L{int(layer)}H{int(head)}"
+
+
+def _every(step: int) -> str:
+    return f"(+datum.value) % {step} == 0 ? datum.label : ''"

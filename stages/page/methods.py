@@ -1,0 +1,81 @@
+"""How to read the page: definitions, thresholds, sources, and where the data lie."""
+
+from stages.heads.family import Family
+from stages.page.inputs import COLUMNS, Slot
+from stages.page.page import Note, Section, Table
+
+STATISTICS = {
+    "mass": "share of attention on the target, mean over queries",
+    "hits": "share of queries whose most attended key is the target",
+    "effect": "probability that the right first answer token gains",
+}
+FILES = {
+    "model.json": "origin, checksums, anatomy, versions, reasons for what is missing",
+    "metrics.json": "the numbers that `dvc metrics diff` compares",
+    "heads.csv": "every head in every family: score, null, baseline, interval, q-value, verdict",
+    "reliability.csv": "split-half rank correlation, members and threshold per family",
+    "overlap.csv": "heads shared by two families",
+    "effects.csv": "the intact model and every ablation, with controls and intervals",
+    "steering.csv": "accuracy with and without function vectors",
+}
+READING = (
+    "A score is not a verdict. Its null is the mass that the same queries give an average other visible key; for "
+    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
+    "bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
+    "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
+    "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects, whose null "
+    "is 0, the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no test: "
+    "its mass says whether a cut cache would lose anything.",
+    "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
+    "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
+    "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "
+    "excludes 0; among many differences, one in twenty would by chance. Mean ablation puts a head's mean output on "
+    "text in its place; zero ablation puts zeros.",
+    "Every choice (the top heads, a layer, a strength) is made on one half of the prompts and reported on the other. "
+    "Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
+)
+
+
+def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margin: float) -> list[Section]:
+    """Return the sections that stand once, after all slots."""
+    reading = [Note(text.format(alpha=alpha, margin=margin)) for text in READING]
+    table = [
+        [f.name, f.relation_text, f.task, STATISTICS[f.statistic],
+         f"{f.threshold:g}" + (" (our convention)" if f.convention else ""), f.source]
+        for f in families.values()
+    ]  # fmt: skip
+    columns = ["family", "looks from → to", "task", "score", "member at", "source"]
+    files = [
+        [slot.path(file), what, COLUMNS.get(file.removesuffix(".csv"), "").replace(" ", ", ")]
+        for slot in slots for file, what in FILES.items()
+    ]  # fmt: skip
+    return [
+        Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())]),
+        Section("data", "Where the data lie", [
+            Note("All paths are relative to the repository. `dvc repro` makes every one of them again."),
+            Table(["file", "what it holds", "columns"], files),
+        ]),
+    ]  # fmt: skip
+
+
+def compared(slots: list[Slot]) -> list[Section]:
+    """Return a section that puts the metrics of several slots side by side; none for one slot."""
+    flat = {slot.name: dict(_flat(slot.metrics)) for slot in slots if slot.metrics}
+    if len(flat) < 2:
+        return []
+    keys = sorted({key for values in flat.values() for key in values})
+    rows = [[key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys]
+    table = Table(
+        ["measure", *flat], rows, "A dash: not measurable for that model.", "", tuple(range(1, len(flat) + 1))
+    )
+    return [Section("compared", "Side by side", [table])]
+
+
+def _flat(values: dict, prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            found.append((f"{prefix}{key}", value))
+    return found

@@ -1,0 +1,123 @@
+"""One HTML file from the results of all slots: no network, no clock, the same bytes for the same inputs."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from stages.heads.family import Family
+from stages.page.charts import CONFIG
+from stages.page.inputs import Slot
+from stages.store.paths import PAGE
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of a figure; `label` stands above it, `note` below."""
+
+    spec: alt.TopLevelMixin
+    label: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts with one caption: what they show, and the file with the numbers. `layout`: maps, cards or single."""
+
+    charts: list[Chart]
+    says: str
+    path: str
+    layout: str = "cards"
+    legend: list[tuple[str, str, str]] = field(default_factory=list)  # (colour, shape, text)
+    kind: str = "figure"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; cells of the columns in `numeric` align right, rows in `marked` are bold."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    says: str = ""
+    path: str = ""
+    numeric: tuple[int, ...] = ()
+    marked: tuple[int, ...] = ()
+    folded: str = ""  # summary text when the table starts closed
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph."""
+
+    text: str
+    kind: str = "note"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of the page."""
+
+    anchor: str
+    title: str
+    blocks: list[Figure | Table | Note]
+
+
+def render(
+    title: str, slots: list[tuple[Slot, list[Section]]], families: dict[str, Family], methods: list[Section]
+) -> str:
+    """Write the page: the sections of every slot one after the other, then the methods."""
+    specs: dict[str, dict[str, Any]] = {}
+
+    def place(chart: Chart) -> str:
+        """Give a chart its id and keep its specification for the script at the end."""
+        name = f"chart-{len(specs) + 1}"
+        specs[name] = chart.spec.to_dict()
+        return name
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"linked": linked, "beside": lambda path: path.removeprefix(f"{PAGE.parent.as_posix()}/")}
+    body = environment.get_template("page.html.j2")
+    return body.render(
+        title=title,
+        slots=slots,
+        families=families,
+        methods=methods,
+        place=place,
+        specs=lambda: script_json(specs),
+        config=script_json(CONFIG),
+        bundle=Markup(bundle()),
+    )
+
+
+def linked(text: str) -> Markup:
+    """Escape a text, link the arXiv numbers in it and set what stands in backticks as code."""
+    safe = re.sub(r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", safe))
+
+
+def script_json(value: Any) -> Markup:
+    """Write JSON that may stand inside a <script> element whatever its strings hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def vega_lite() -> str:
+    """Return the Vega-Lite version that Altair writes for, as vl_convert names it: 6.4."""
+    return alt.SCHEMA_VERSION[1:].rsplit(".", 1)[0]
+
+
+def bundle() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script that sets `drawChart`; it loads nothing."""
+    code = vl_convert.javascript_bundle("window.drawChart = vegaEmbed;", vl_version=vega_lite())
+    return code.replace("</script", "<\\/script")

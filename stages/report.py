@@ -1,0 +1,35 @@
+"""Stage `report`: the page people read, from the git-tracked summaries of every slot in params.yaml."""
+
+import logging
+
+import vl_convert
+
+from stages.heads import FAMILIES
+from stages.page import charts, head_maps, inputs, methods, page, sections
+from stages.store import params, paths, tables
+from stages.store.errors import run
+
+log = logging.getLogger(__name__)
+FIGURES = paths.PAGE.parent / "figures"
+
+
+def main() -> None:
+    """Write reports/index.html and one SVG of head maps per slot."""
+    settings = params.load()
+    slots = [inputs.read(name, paths.report(name)) for name in settings.models]
+    tasks = [name for name, task in settings.tasks if task is not None]
+    parts = [(slot, sections.build(slot, FAMILIES, tasks)) for slot in slots]
+    closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
+    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + closing)
+    tables.write_text(paths.PAGE, html)
+    log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
+    for slot in slots:
+        title = f"{slot.model.get('name', slot.name)}: score of every head (members outlined)"
+        if (atlas := head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)) is not None:
+            version = page.vega_lite()
+            svg = vl_convert.vegalite_to_svg(atlas.to_dict(), vl_version=version, config=charts.CONFIG)
+            tables.write_text(FIGURES / f"{slot.name}-heads.svg", svg + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

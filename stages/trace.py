@@ -1,0 +1,82 @@
+"""Exact indirect effects of every head: `python -m stages.trace <slot>` writes data/activations/<slot>/indirect.parquet.
+
+For each function the model solves: in prompts with shuffled labels, replace one head's last-token output by its mean
+over clean solved prompts (split a), and see what the right first token's probability gains. Only the last token
+changes, so every replacement costs one token (`LastToken`).
+"""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages.store import params, paths, tables
+from stages.store.errors import run
+
+log = logging.getLogger(__name__)
+
+
+def main(slot: str) -> None:
+    """Trace all functions with 10-shot accuracy of at least `trace.solved_above`, or say why there is none."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if settings.tasks.icl is None:
+        return _write_empty(slot, "tasks.icl is not in params")
+    why = tables.reason(paths.outputs(slot, "icl"))
+    if why:
+        return _write_empty(slot, why)
+    outputs = tables.read(paths.outputs(slot, "icl"))
+    accuracy = outputs.drop_duplicates("prompt").groupby("group").solved.mean()
+    solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
+    log.info("10-shot accuracy: %s", ", ".join(f"{name} {value:.2f}" for name, value in accuracy.items()))
+    if not solved:
+        best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
+        return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
+    from stages.model.intervene import Edit
+    from stages.model.load import load
+    from stages.model.score import LastToken
+    from stages.model.tokens import encode
+    from stages.model.vectors import mean_outputs
+
+    loaded = load(slot)
+    prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
+    shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
+    shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
+    shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
+    heads = loaded.anatomy.heads
+    log.info("%s: %d prompts x %d heads, about %.1f min", slot, len(shuffled), len(heads), len(shuffled) * len(heads) * record["parameters"] * 2.5e-11 / 60)
+    with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
+        for function, rows in shuffled.groupby("group"):
+            good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
+            if good.empty:
+                log.warning("%s: no solved prompt on split a; left out", function)
+                continue
+            means = mean_outputs(good, loaded)
+            edits = [Edit(heads={head: means[head]}) for head in heads]
+            for row in tqdm(list(rows.itertuples()), desc=function, unit="prompt"):
+                tokens = encode(loaded, row)
+                last = LastToken(loaded, _first_only(tokens))
+                base = float(np.exp(last.intact.logprob[0]))
+                effects = [float(np.exp(scored.logprob[0])) - base for scored in last.edited(edits)]
+                same = {"function": function, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
+                add(pd.DataFrame(same | {"layer": [at[0] for at in heads], "head": [at[1] for at in heads], "effect": effects}))
+
+
+def _first_only(tokens):
+    """Cut the prompt after its first answer token."""
+    from dataclasses import replace
+
+    end = int(tokens.target[0]) + 1
+    return replace(tokens, ids=tokens.ids[:end], special=tokens.special[:end], target=tokens.target[:1])
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: nothing to trace: %s", slot, why)
+    tables.write(paths.indirect(slot), tables.empty(tables.INDIRECT, why), tables.INDIRECT)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

