@@ -2,10 +2,8 @@
 
 import logging
 
-import vl_convert
-
 from stages.heads import FAMILIES
-from stages.page import charts, head_maps, inputs, methods, page, sections
+from stages.page import head_maps, inputs, methods, page, sections
 from stages.store import params, paths, tables
 from stages.store.errors import run
 
@@ -24,11 +22,10 @@ def main() -> None:
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:
-        title = f"{slot.model.get('name', slot.name)}: score of every head (members outlined)"
-        if (atlas := head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)) is not None:
-            version = page.vega_lite()
-            svg = vl_convert.vegalite_to_svg(atlas.to_dict(), vl_version=version, config=charts.CONFIG)
-            tables.write_text(FIGURES / f"{slot.name}-heads.svg", svg + "\n")
+        title = f"{slot.model.get('name', slot.name)}: score of every head, layer x head; members outlined"
+        atlas = head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)
+        if atlas is not None:
+            tables.write_text(FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ split a; everything reported on split b, zero-shot and shuffled.
     heads          the top heads' mean outputs, each written into its own slot at the last token
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
     layer_average  the mean residual after a block over clean prompts, added in the same way (Todd+'s baseline)
-    random         as many random heads as `heads`, written in place; several draws
+    random         as many random other heads as `heads`, written in place; several draws
 """
 
 import json
@@ -32,7 +32,7 @@ class Setting:
 
     vector: str
     layer: int = -1
-    strength: float = float("nan")
+    strength: float = 0.0
     heads: int = 0
     draw: int = 0
 
@@ -89,7 +89,7 @@ class Study:
         self.loaded, self.settings, self.means, self.averages, self.ranked = loaded, settings, means, averages, ranked
         self.layers = range(0, len(loaded.anatomy.layers), settings.layer_step)
         self.numbers = sorted({min(number, len(ranked)) for number in settings.heads})
-        self.random = [[loaded.anatomy.heads[i] for i in rng.permutation(len(loaded.anatomy.heads))] for _ in range(settings.draws)]
+        self.shuffled = [rng.permutation(len(loaded.anatomy.heads)) for _ in range(settings.draws)]
 
     def choose(self, rows) -> tuple[list, list[Setting]]:
         """Try settings on split a; return all outcomes (row, setting, correct) and the chosen settings to report.
@@ -106,7 +106,7 @@ class Study:
         }
         more = self._try(rows, [setting for options in added.values() for setting in options])
         chosen = [Setting("none"), Setting("heads", heads=number), *[_best(more, options) for options in added.values()]]
-        chosen += [Setting("random", heads=number, draw=draw) for draw in range(len(self.random))]
+        chosen += [Setting("random", heads=number, draw=draw) for draw in range(len(self.shuffled))]
         return tried + more, chosen
 
     def _try(self, rows, settings: list[Setting]) -> list:
@@ -132,9 +132,15 @@ class Study:
         if setting.vector == "none":
             return Edit()
         if setting.vector in ("heads", "random"):
-            order = self.ranked if setting.vector == "heads" else self.random[setting.draw]
+            order = self.ranked if setting.vector == "heads" else self._others(setting)
             return in_place(self.means, order[: setting.heads])
         return Edit(added={setting.layer: self.vector(setting) * setting.strength})
+
+    def _others(self, setting: Setting) -> list[tuple[int, int]]:
+        """Return the heads that are not among the top ones, in this draw's random order."""
+        top = set(self.ranked[: setting.heads])
+        order = [self.loaded.anatomy.heads[index] for index in self.shuffled[setting.draw]]
+        return [head for head in order if head not in top]
 
     def vector(self, setting: Setting):
         """Return the added vector (D,) before its strength."""

@@ -1,4 +1,4 @@
-"""Exact indirect effects of every head: `python -m stages.trace <slot>` writes data/activations/<slot>/indirect.parquet.
+"""Exact indirect effects of every head: `python -m stages.trace <slot>` writes data/indirect/<slot>.parquet.
 
 For each function the model solves: in prompts with shuffled labels, replace one head's last-token output by its mean
 over clean solved prompts (split a), and see what the right first token's probability gains. Only the last token

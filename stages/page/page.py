@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,19 @@ def script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
+def svg(chart: alt.TopLevelMixin) -> str:
+    """Draw a chart as SVG; gradients are renumbered, as vl_convert counts them on from chart to chart."""
+    text = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=vega_lite(), config=CONFIG)
+    order = list(dict.fromkeys(re.findall(r"\bgradient_(\d+)\b", text)))
+    return re.sub(r"\bgradient_(\d+)\b", lambda found: f"gradient_{order.index(found[1])}", text) + "\n"
+
+
 def vega_lite() -> str:
     """Return the Vega-Lite version that Altair writes for, as vl_convert names it: 6.4."""
     return alt.SCHEMA_VERSION[1:].rsplit(".", 1)[0]
 
 
+@cache
 def bundle() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script that sets `drawChart`; it loads nothing."""
     code = vl_convert.javascript_bundle("window.drawChart = vegaEmbed;", vl_version=vega_lite())

@@ -29,7 +29,7 @@ def outputs(slot: str, task: str) -> Path:
 
 def indirect(slot: str) -> Path:
     """Indirect effects per (function, prompt, layer, head)."""
-    return Path(f"data/activations/{slot}/indirect.parquet")
+    return Path(f"data/indirect/{slot}.parquet")
 
 
 def heads(slot: str) -> Path:

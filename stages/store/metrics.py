@@ -1,0 +1,49 @@
+"""The fixed list of metrics that branches compare, and how each follows from the summaries.
+
+`<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}`, and what an
+ablation or a vector does: `ablation.<family>.<task>` (change beyond the matched draws), `steering.<vector>` (mean
+zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it as missing.
+"""
+
+import pandas as pd
+
+INTACT = (
+    ("blimp", "accuracy"),
+    ("icl", "accuracy"),
+    ("needle", "recall"),
+    ("needle", "logprob"),
+    ("repeats", "loss"),
+    ("text", "loss"),
+)
+VECTORS = ("none", "heads", "function", "layer_average", "random")
+
+
+def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, sink_rate: float | None) -> dict:
+    """Return the nested metrics of one slot from its heads, effects and steering summaries (empty ones allowed)."""
+    found: dict = {}
+    overall = effects[effects.group == "all"] if len(effects) else effects
+    for task, measure in INTACT:
+        row = overall[(overall.intervention == "none") & (overall.task == task) & (overall.measure == measure)] if len(overall) else overall
+        if len(row):
+            found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
+            found[task]["trials"] = max(found[task].get("trials", 0), int(row.trials.iloc[0]))
+    for family, rows in heads.groupby("family", sort=False):
+        top = rows.loc[rows.score.idxmax()]
+        found.setdefault("heads", {})[family] = {
+            "members": int(rows.member.sum()),
+            "top_score": round(float(top.score), 5),
+            "top_layer": int(top.layer),
+        }
+    if sink_rate is not None:
+        found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
+    if len(overall):
+        causal = overall[(overall.kind == "mean") & overall.versus_control.notna() & overall.measure.isin(["accuracy", "logprob", "loss"])]
+        for row in causal[(causal.task != "icl") | (causal.measure == "accuracy")].itertuples():
+            found.setdefault("ablation", {}).setdefault(row.intervention, {})[row.task] = round(float(row.versus_control), 5)
+    if len(steering):
+        zero = steering[steering.context == "zero_shot"]
+        for vector in VECTORS:
+            mine = zero[zero.vector == vector]
+            if len(mine):
+                found.setdefault("steering", {})[vector] = round(float(mine.accuracy.mean()), 5)
+    return found

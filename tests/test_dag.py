@@ -1,0 +1,139 @@
+"""The DAG is true: deps are the import closure, every params key is used, paths agree with `stages.store.paths`."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.heads import FAMILIES
+from stages.store import paths
+from stages.store.params import Params
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def body(stage: str) -> dict:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def imports(module: Path) -> set[Path]:
+    """Files of this project that a module imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+        for name in names:
+            for candidate in (name.replace(".", "/") + ".py", name.replace(".", "/") + "/__init__.py"):
+                if name.startswith("stages") and (ROOT / candidate).is_file():
+                    found.add(Path(candidate))
+    return found
+
+
+def closure(module: Path) -> set[Path]:
+    """All files that a module imports, directly or not; importing any head module imports all families."""
+    done, todo = set(), [module]
+    while todo:
+        file = todo.pop()
+        if file in done:
+            continue
+        done.add(file)
+        todo += imports(file)
+        if file.parts[:2] == ("stages", "heads"):
+            todo.append(Path("stages/heads/__init__.py"))
+        if file == Path("stages/heads/__init__.py"):
+            todo += [path.relative_to(ROOT) for path in (ROOT / "stages/heads").glob("*.py") if "\nFAMILY = " in path.read_text()]
+    return done
+
+
+def code(stage: str) -> set[Path]:
+    return {Path(dep) for dep in body(stage)["deps"] if dep.endswith(".py") and "${" not in dep}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage):
+    expected = closure(Path(f"stages/{stage}.py"))
+    if stage == "prepare":  # dispatches by name: the instance's own module is its dep, helpers are everybody's
+        assert "stages/prompts/${key}.py" in body(stage)["deps"]
+        own = {Path(f"stages/prompts/{task}.py") for task in PARAMS["tasks"]}
+        expected = expected.union(*map(closure, own)) - own
+    assert code(stage) == expected
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("prepare", "report")])
+def test_torch_stages_depend_on_the_lock_file(stage):
+    torch = any("import torch" in (ROOT / file).read_text() for file in code(stage))
+    assert not torch or "requirements.lock" in body(stage)["deps"]
+
+
+def test_every_params_key_is_used_by_a_stage():
+    used = {key.split(".")[0] for stage in STAGES for key in body(stage).get("params", [])}
+    assert used == set(PARAMS) == set(Params.model_fields)
+
+
+def test_every_leaf_of_params_is_read_by_the_code():
+    source = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py") if path.name != "params.py")
+    for section, model in Params.model_fields.items():
+        if section in ("models", "tasks", "seed"):
+            continue
+        for key in model.annotation.model_fields:
+            assert f".{key}" in source, f"{section}.{key} is never read"
+
+
+def test_outs_are_where_paths_says():
+    slot, task = "${key}", "${item.task}"
+    assert body("prepare")["outs"] == [str(paths.prompts("${key}"))]
+    assert body("fetch")["outs"] == [str(paths.model(slot))]
+    where = "${item.slot}"
+    assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]
+    assert body("trace")["outs"] == [str(paths.indirect(slot))]
+    assert body("classify")["outs"] == [str(paths.heads(slot))]
+    assert body("ablate")["outs"] == [str(paths.effects(slot))]
+    assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
+    summaries = body("summarize")
+    listed = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in summaries[kind]]
+    assert {Path(out).parent for out in listed} == {paths.report(slot)}
+
+
+def test_rooms_keep_their_doors():
+    """heads and store never import torch; prompts import neither models nor torch; dependencies point one way."""
+    for path in (ROOT / "stages").rglob("*.py"):
+        room, text = path.parent.name, path.read_text()
+        if room in ("heads", "store", "prompts", "page"):
+            assert not re.search(r"(import|from) (torch|transformers|stages\.model)", text), path
+        if room == "store":
+            assert not re.search(r"(import|from) stages\.(heads|model|page|prompts)", text), path
+
+
+def test_reports_hold_no_folder_of_a_slot_that_is_gone():
+    tracked = {path.name for path in (ROOT / "reports/slots").glob("*") if path.is_dir()}
+    assert tracked <= set(PARAMS["models"])
+
+
+def test_every_family_names_its_source_and_task():
+    for family in FAMILIES.values():
+        assert family.task in Params.model_fields["tasks"].annotation.model_fields
+        assert family.source and family.relation_text
+
+
+def test_params_of_tests_and_quick_run_are_valid():
+    from stages.store.params import load
+
+    assert load(ROOT / "params.yaml").seed == PARAMS["seed"]
+    quick = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    assert load(ROOT / "params.quick.yaml") and set(quick) == set(PARAMS)
+
+
+def test_importing_a_stage_does_not_import_torch():
+    """A chart edit or an empty pair must not pay for torch."""
+    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer"]
+    check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
