@@ -40,13 +40,23 @@ def main(slot: str) -> None:
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
-        return tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, "an encoder writes no text to score"), tables.EFFECTS)
+        return tables.write(
+            paths.effects(slot), tables.empty(tables.EFFECTS, "an encoder writes no text to score"), tables.EFFECTS
+        )
     from stages.model.load import load
 
     loaded = load(slot)
     judged = tables.read(paths.heads(slot), tables.HEADS)
-    mean = [i for family in settings.ablate.families for i in _interventions(slot, judged, record, family, settings.ablate.top, "mean", settings)]
-    curve = [i for k in settings.ablate.curve.ks for i in _interventions(slot, judged, record, "retrieval", k, "zero", settings)]
+    mean = [
+        i
+        for family in settings.ablate.families
+        for i in _interventions(slot, judged, record, family, settings.ablate.top, "mean", settings)
+    ]
+    curve = [
+        i
+        for k in settings.ablate.curve.ks
+        for i in _interventions(slot, judged, record, "retrieval", k, "zero", settings)
+    ]
     beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
     plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
     plan += _curve_plan(settings, curve, beside)
@@ -90,7 +100,9 @@ def _prompts(slot: str, settings: params.Params) -> dict[str, list[Any]]:
             table = table[(table.role == "clean") & table.group.isin(_solved(slot, settings))]
         chosen[task] = _spread(table, count)
     text = _split_b("text", settings)
-    chosen["text"] = text[text.role == "long"].head(ablate.text).assign(tokens=ablate.text_tokens) if len(text) else text
+    chosen["text"] = (
+        text[text.role == "long"].head(ablate.text).assign(tokens=ablate.text_tokens) if len(text) else text
+    )
     chosen["needle"] = _needles(settings, ablate.needle_tokens, ablate.needles, "needle_tokens")
     return {task: list(table.itertuples()) for task, table in chosen.items()}
 
@@ -154,7 +166,10 @@ def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max
     found = []
     everything = [Intervention("none", 0, "", 0, (), ""), *interventions]
     for row, results in tqdm(
-        outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]), task, len(rows), unit="prompt"
+        outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]),
+        task,
+        len(rows),
+        unit="prompt",
     ):
         for one, measures in zip(everything, results, strict=True):
             for measure, value in measures.items():
@@ -179,7 +194,7 @@ def _row(one: Intervention, task: str, row) -> dict[str, Any]:
 
 
 def _known(slot: str, settings: params.Params) -> pd.DataFrame:
-    """Return what extract already knows of the intact model, on all clean prompts of both splits: nothing runs again."""
+    """Return what extract knows of the intact model, on all clean prompts of both splits: nothing runs again."""
     found = []
     none = Intervention("none", 0, "", 0, (), "")
     for task, measure in (("icl", "accuracy"), ("needle", "recall")):

@@ -25,14 +25,18 @@ def main(slot: str) -> None:
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
-    heads = pd.DataFrame([(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"])
+    heads = pd.DataFrame(
+        [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]
+    )
     judged, missing = [], {}
     for family in FAMILIES.values():
         values, why = _values(slot, family, settings)
         if why:
             missing[family.name] = why
             continue
-        columns = judge(family, *_arrays(values, heads), settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}"))
+        columns = judge(
+            family, *_arrays(values, heads), settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}")
+        )
         table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
@@ -54,7 +58,9 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if family.statistic == "effect":
         table = tables.read(path, tables.INDIRECT)
-        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(table) else "no function was traced"
+        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(
+            table
+        ) else "no function was traced"
     table = tables.read(path, tables.RELATIONS)
     table = table[table.relation == family.name]
     if table.empty:
@@ -71,7 +77,9 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
 def _arrays(values: pd.DataFrame, heads: pd.DataFrame) -> tuple[np.ndarray, ...]:
     """Return values (P, H), null (P, H), baseline (P,), cluster (P,), split (P,), prompts sorted by id."""
     order = pd.MultiIndex.from_frame(heads)
-    wide = {name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order] for name in ("value", "null")}
+    wide = {
+        name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order] for name in ("value", "null")
+    }
     first = values.drop_duplicates("prompt").set_index("prompt").loc[wide["value"].index]
     arrays = [wide["value"].to_numpy(float), wide["null"].to_numpy(float), first.baseline.to_numpy(float)]
     return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str))

@@ -41,12 +41,27 @@ def main(slot: str, task: str) -> None:
     encoded = encode_all(loaded, rows)
     fits = [len(tokens) <= longest(loaded) for tokens in encoded]
     if not all(fits):
-        log.warning("%s: %d of %d prompts are longer than the model's %d tokens and are left out", task, fits.count(False), len(fits), longest(loaded))
+        log.warning(
+            "%s: %d of %d prompts are longer than the model's %d tokens and are left out",
+            task,
+            fits.count(False),
+            len(fits),
+            longest(loaded),
+        )
     rows, encoded = ([item for item, fit in zip(some, fits, strict=True) if fit] for some in (rows, encoded))
     if not rows:
-        return _write_empty(slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads")
+        return _write_empty(
+            slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
+        )
     count = sum(map(len, encoded))
-    log.info("%s on %s: %d prompts, %d tokens, about %.1f min", task, slot, len(rows), count, count * record["parameters"] * 1.6e-11 / 60)
+    log.info(
+        "%s on %s: %d prompts, %d tokens, about %.1f min",
+        task,
+        slot,
+        len(rows),
+        count,
+        count * record["parameters"] * 1.6e-11 / 60,
+    )
     relations_path, outputs_path = paths.relations(slot, task), paths.outputs(slot, task)
     with (
         tables.writer(relations_path, tables.RELATIONS) as add_relations,
@@ -70,7 +85,9 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
     tables.write(paths.outputs(slot, task), tables.empty(tables.outputs_schema(size), why), tables.RELATIONS)
 
 
-def _measured(loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable) -> None:
+def _measured(
+    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
+) -> None:
     """Measure all relations of the task's families, batch by batch."""
     from stages.model.forward import batches
     from stages.model.measure import measure
@@ -93,7 +110,12 @@ def _measured(loaded, rows, encoded, task: str, batch_tokens: int, add_relations
                 add_relations(
                     pd.DataFrame(
                         {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
-                        | {"relation": name, "queries": sums.count, "mass": means["mass"][at], "hits": means["hits"][at]}
+                        | {
+                            "relation": name,
+                            "queries": sums.count,
+                            "mass": means["mass"][at],
+                            "hits": means["hits"][at],
+                        }
                         | {"hits_word": np.nan, "null": means["null"][at]}
                         | {"baseline": baselines.get(name, {}).get(row.id, np.nan)}
                         | {"solved": None if scored is None else scored.solved}
@@ -107,7 +129,9 @@ def _measured(loaded, rows, encoded, task: str, batch_tokens: int, add_relations
     progress.close()
 
 
-def _in_context(loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable) -> None:
+def _in_context(
+    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
+) -> None:
     """Collect last-token head outputs; prompts with the same demonstrations share one run of them."""
     from stages.model.intervene import capturing
     from stages.model.score import Batch
@@ -144,7 +168,10 @@ def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
     same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
     schema = tables.outputs_schema(size)
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
-    columns |= {"layer": pa.array([at[0] for at in heads], pa.int16()), "head": pa.array([at[1] for at in heads], pa.int16())}
+    columns |= {
+        "layer": pa.array([at[0] for at in heads], pa.int16()),
+        "head": pa.array([at[1] for at in heads], pa.int16()),
+    }
     columns["output"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
     return pa.table(columns, schema=schema)
 

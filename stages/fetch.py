@@ -37,7 +37,13 @@ def main(slot: str) -> None:
         "skipped": loaded.anatomy.skipped,
     }
     tables.write_text(paths.model(slot), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    log.info("%s: %s, %d attention layers, %d heads", slot, origin.sentence, len(loaded.anatomy.layers), len(loaded.anatomy.heads))
+    log.info(
+        "%s: %s, %d attention layers, %d heads",
+        slot,
+        origin.sentence,
+        len(loaded.anatomy.layers),
+        len(loaded.anatomy.heads),
+    )
 
 
 if __name__ == "__main__":

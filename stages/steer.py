@@ -58,7 +58,9 @@ def main(slot: str) -> None:
         good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
         means = mean_outputs(good, loaded)
         rows = prompts[prompts.group == function]
-        averages = _layer_averages(loaded, rows[(rows.role == "clean") & rows.id.isin(good.prompt)].head(settings.trace.prompts))
+        averages = _layer_averages(
+            loaded, rows[(rows.role == "clean") & rows.id.isin(good.prompt)].head(settings.trace.prompts)
+        )
         rng = stream(settings.seed, f"steer/{slot}/{function}")
         study = Study(loaded, settings.steer, means, averages, ranked, rng)
         rows = rows.sort_values("id")
@@ -74,10 +76,17 @@ def main(slot: str) -> None:
         for setting in chosen:
             if setting.vector in ("function", "layer_average"):
                 vectors[f"{function}.{setting.vector}"] = study.vector(setting).cpu().contiguous()
-                provenance[f"{function}.{setting.vector}"] = {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
+                provenance[f"{function}.{setting.vector}"] = {
+                    "layer": setting.layer,
+                    "strength": setting.strength,
+                    "heads": setting.heads,
+                }
     table = pd.DataFrame(found)[tables.STEERING.names]
     tables.write(paths.steering(slot), table, tables.STEERING)
-    note = json.dumps({"slot": slot, "heads": [list(h) for h in ranked[: max(settings.steer.heads)]], "vectors": provenance}, sort_keys=True)
+    note = json.dumps(
+        {"slot": slot, "heads": [list(h) for h in ranked[: max(settings.steer.heads)]], "vectors": provenance},
+        sort_keys=True,
+    )
     with tables.replacing(paths.vectors(slot)) as temporary:
         temporary.write_bytes(save(vectors, metadata={"provenance": note}))
 
@@ -101,16 +110,28 @@ class Study:
         tried = self._try(rows, counts)
         number = _best(tried, counts).heads
         added = {
-            vector: [Setting(vector, layer, strength, number if vector == "function" else 0) for layer in self.layers for strength in self.settings.strengths]
+            vector: [
+                Setting(vector, layer, strength, number if vector == "function" else 0)
+                for layer in self.layers
+                for strength in self.settings.strengths
+            ]
             for vector in ("function", "layer_average")
         }
         more = self._try(rows, [setting for options in added.values() for setting in options])
-        chosen = [Setting("none"), Setting("heads", heads=number), *[_best(more, options) for options in added.values()]]
+        chosen = [
+            Setting("none"),
+            Setting("heads", heads=number),
+            *[_best(more, options) for options in added.values()],
+        ]
         chosen += [Setting("random", heads=number, draw=draw) for draw in range(len(self.shuffled))]
         return tried + more, chosen
 
     def _try(self, rows, settings: list[Setting]) -> list:
-        return [(row, setting, correct) for row in rows for setting, correct in zip(settings, self.run(row, settings), strict=True)]
+        return [
+            (row, setting, correct)
+            for row in rows
+            for setting, correct in zip(settings, self.run(row, settings), strict=True)
+        ]
 
     def run(self, row, settings: list[Setting]) -> list[bool]:
         """Return whether the answer is right under each setting; a setting that changes no logit is an error."""
@@ -153,7 +174,13 @@ class Study:
 
 def _ranked(traced: pd.DataFrame) -> list[tuple[int, int]]:
     """Rank heads by average indirect effect over functions, on split a."""
-    effects = traced[traced.split == "a"].groupby(["layer", "head", "function"]).effect.mean().groupby(["layer", "head"]).mean()
+    effects = (
+        traced[traced.split == "a"]
+        .groupby(["layer", "head", "function"])
+        .effect.mean()
+        .groupby(["layer", "head"])
+        .mean()
+    )
     order = effects.reset_index().sort_values(["effect", "layer", "head"], ascending=[False, True, True])
     return list(zip(order.layer.tolist(), order["head"].tolist(), strict=True))
 
@@ -208,7 +235,9 @@ def _write_empty(slot: str, why: str) -> None:
     log.info("%s: nothing to steer: %s", slot, why)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, why), tables.STEERING)
     with tables.replacing(paths.vectors(slot)) as temporary:
-        temporary.write_bytes(save({}, metadata={"provenance": json.dumps({"reason": why, "slot": slot}, sort_keys=True)}))
+        temporary.write_bytes(
+            save({}, metadata={"provenance": json.dumps({"reason": why, "slot": slot}, sort_keys=True)})
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from stages.store.metrics import VECTORS, metrics
 SAMPLES = 2000  # bootstrap samples
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
 EFFECT_COLUMNS = (
-    "intervention k kind task group measure value change low high trials control draws versus_control versus_low versus_high"
+    "intervention k kind task group measure value change low high trials control draws "
+    "versus_control versus_low versus_high"
 ).split()
 
 
@@ -34,7 +35,11 @@ def main(slot: str) -> None:
     heads = tables.read(paths.heads(slot), tables.HEADS)
     effects = summarize_effects(tables.read(paths.effects(slot), tables.EFFECTS), settings.seed)
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING), settings.seed)
-    _csv(folder / "heads.csv", heads.assign(member=heads.member.astype(int)), "layer head family score null baseline low high q member prompts note")
+    _csv(
+        folder / "heads.csv",
+        heads.assign(member=heads.member.astype(int)),
+        "layer head family score null baseline low high q member prompts note",
+    )
     _csv(folder / "overlap.csv", overlap(heads))
     _csv(folder / "reliability.csv", reliability(heads))
     _csv(folder / "effects.csv", effects, " ".join(EFFECT_COLUMNS))
@@ -45,7 +50,10 @@ def main(slot: str) -> None:
 
 def overlap(heads: pd.DataFrame) -> pd.DataFrame:
     """Return the chance-corrected Jaccard overlap of the members of every two families."""
-    members = {name: rows.sort_values(["layer", "head"]).member.to_numpy(bool) for name, rows in heads.groupby("family", sort=False)}
+    members = {
+        name: rows.sort_values(["layer", "head"]).member.to_numpy(bool)
+        for name, rows in heads.groupby("family", sort=False)
+    }
     rows = []
     for a, b in combinations_with_replacement(members, 2):
         counts = {"family_a": a, "family_b": b, "members_a": int(members[a].sum()), "members_b": int(members[b].sum())}
@@ -59,7 +67,15 @@ def reliability(heads: pd.DataFrame) -> pd.DataFrame:
     for name, mine in heads.groupby("family", sort=False):
         both = mine.dropna(subset=["score_a", "score_b"])
         rank = spearmanr(both.score_a, both.score_b).statistic if both.score_a.nunique() > 1 else np.nan
-        rows.append({"family": name, "spearman": rank, "members": int(mine.member.sum()), "threshold": FAMILIES[name].threshold, "prompts": int(mine.prompts.max())})
+        rows.append(
+            {
+                "family": name,
+                "spearman": rank,
+                "members": int(mine.member.sum()),
+                "threshold": FAMILIES[name].threshold,
+                "prompts": int(mine.prompts.max()),
+            }
+        )
     return pd.DataFrame(rows, columns=["family", "spearman", "members", "threshold", "prompts"])
 
 
@@ -72,7 +88,9 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
     if raw.empty:
         return pd.DataFrame(columns=EFFECT_COLUMNS)
     none = raw[raw.intervention == "none"].drop_duplicates(["task", "prompt", "measure"])
-    rows = [_intact(none, task, measure, "all", mine, seed) for (task, measure), mine in none.groupby(["task", "measure"])]
+    rows = [
+        _intact(none, task, measure, "all", mine, seed) for (task, measure), mine in none.groupby(["task", "measure"])
+    ]
     for (task, measure), mine in none.groupby(["task", "measure"]):
         label = mine.category if task == "blimp" else mine.group
         if task in ("blimp", "icl", "needle"):
@@ -88,7 +106,12 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
         row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": "all", "measure": measure}
         row |= {"value": mine.value.mean(), "change": mine.change.mean(), "low": low, "high": high}
         row |= {"trials": len(mine), "control": mine.control.iloc[0], "draws": int(mine.draws.max())}
-        same = per_prompt[(per_prompt.k == k) & (per_prompt.kind == kind) & (per_prompt.task == task) & (per_prompt.measure == measure)]
+        same = per_prompt[
+            (per_prompt.k == k)
+            & (per_prompt.kind == kind)
+            & (per_prompt.task == task)
+            & (per_prompt.measure == measure)
+        ]
         control = same[same.intervention == f"matched:{name}"].set_index("prompt").change
         if len(control):
             beyond = mine.change.to_numpy(float) - control.loc[mine.prompt].to_numpy(float)
@@ -99,7 +122,11 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
     order = {name: index for index, name in enumerate(["none", *FAMILIES])}
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
     rank = table.intervention.str.removeprefix("matched:").map(order)
-    return table.assign(rank=rank).sort_values(["kind", "rank", "k", "intervention", "task", "measure", "group"], kind="stable").drop(columns="rank")
+    return (
+        table.assign(rank=rank)
+        .sort_values(["kind", "rank", "k", "intervention", "task", "measure", "group"], kind="stable")
+        .drop(columns="rank")
+    )
 
 
 def _intact(none: pd.DataFrame, task: str, measure: str, group: str, mine: pd.DataFrame, seed: int) -> dict:
@@ -117,8 +144,23 @@ def summarize_steering(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
         rng = stream(seed, f"summarize/steering/{function}/{context}/{vector}")
         low, high = bootstrap(mine[["correct"]].to_numpy(float), mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
         first = mine.iloc[0]
-        row = {"function": function, "layer": first.layer, "context": context, "vector": vector, "heads": first["heads"]}
-        rows.append(row | {"accuracy": mine.correct.mean(), "low": low, "high": high, "trials": len(mine), "strength": first.strength})
+        row = {
+            "function": function,
+            "layer": first.layer,
+            "context": context,
+            "vector": vector,
+            "heads": first["heads"],
+        }
+        rows.append(
+            row
+            | {
+                "accuracy": mine.correct.mean(),
+                "low": low,
+                "high": high,
+                "trials": len(mine),
+                "strength": first.strength,
+            }
+        )
     table = pd.DataFrame(rows, columns=columns)
     table["vector"] = pd.Categorical(table.vector, VECTORS)
     return table.sort_values(["context", "function", "vector"], ascending=[False, True, True])

@@ -47,7 +47,13 @@ def main(slot: str) -> None:
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
     heads = loaded.anatomy.heads
-    log.info("%s: %d prompts x %d heads, about %.1f min", slot, len(shuffled), len(heads), len(shuffled) * len(heads) * record["parameters"] * 2.5e-11 / 60)
+    log.info(
+        "%s: %d prompts x %d heads, about %.1f min",
+        slot,
+        len(shuffled),
+        len(heads),
+        len(shuffled) * len(heads) * record["parameters"] * 2.5e-11 / 60,
+    )
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
         for function, rows in shuffled.groupby("group"):
             good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
@@ -61,8 +67,18 @@ def main(slot: str) -> None:
                 last = LastToken(loaded, _first_only(tokens))
                 base = float(np.exp(last.intact.logprob[0]))
                 effects = [float(np.exp(scored.logprob[0])) - base for scored in last.edited(edits)]
-                same = {"function": function, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
-                add(pd.DataFrame(same | {"layer": [at[0] for at in heads], "head": [at[1] for at in heads], "effect": effects}))
+                same = {
+                    "function": function,
+                    "prompt": row.id,
+                    "split": row.split,
+                    "cluster": row.cluster,
+                    "base": base,
+                }
+                add(
+                    pd.DataFrame(
+                        same | {"layer": [at[0] for at in heads], "head": [at[1] for at in heads], "effect": effects}
+                    )
+                )
 
 
 def _first_only(tokens):

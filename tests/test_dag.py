@@ -50,7 +50,11 @@ def closure(module: Path) -> set[Path]:
         if file.parts[:2] == ("stages", "heads"):
             todo.append(Path("stages/heads/__init__.py"))
         if file == Path("stages/heads/__init__.py"):
-            todo += [path.relative_to(ROOT) for path in (ROOT / "stages/heads").glob("*.py") if "\nFAMILY = " in path.read_text()]
+            todo += [
+                path.relative_to(ROOT)
+                for path in (ROOT / "stages/heads").glob("*.py")
+                if "\nFAMILY = " in path.read_text()
+            ]
     return done
 
 
@@ -99,7 +103,11 @@ def test_outs_are_where_paths_says():
     assert body("ablate")["outs"] == [str(paths.effects(slot))]
     assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
     summaries = body("summarize")
-    listed = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in summaries[kind]]
+    listed = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for kind in ("outs", "metrics", "plots")
+        for out in summaries[kind]
+    ]
     assert {Path(out).parent for out in listed} == {paths.report(slot)}
 
 

@@ -26,7 +26,10 @@ def relations(tokens: Tokens) -> dict[str, Relation]:
     """One relation with several targets per query, chosen at random among what a causal model sees."""
     length = len(tokens)
     keys = np.tril(np.random.default_rng(1).random((length, length)) < 0.3)
-    return {"random": Relation(np.arange(2, length), keys[2:]), "first": Relation(np.arange(length), np.arange(length) == np.zeros((length, 1)))}
+    return {
+        "random": Relation(np.arange(2, length), keys[2:]),
+        "first": Relation(np.arange(length), np.arange(length) == np.zeros((length, 1))),
+    }
 
 
 @pytest.mark.parametrize("name", [*TEXTUAL, *VISION])
@@ -121,7 +124,9 @@ def test_batches_with_shared_prefixes_equal_full_passes(name, monkeypatch):
     loaded = make(name, scale=3.0)
     prompts = [prompt(20, 4), prompt(20, 4), prompt(17, 4)]
     prompts[1].ids[-5:] = prompts[1].ids[-5:][::-1]
-    prompts[2] = Tokens("p", "test", np.r_[prompts[0].ids[:12], [9, 8, 7, 6]], prompts[0].special[:16], np.arange(13, 16))
+    prompts[2] = Tokens(
+        "p", "test", np.r_[prompts[0].ids[:12], [9, 8, 7, 6]], prompts[0].special[:16], np.arange(13, 16)
+    )
     batch = Batch(loaded, prompts, [tokens.target for tokens in prompts])
     assert batch.cut == 12
     size = loaded.anatomy.layers[0].head_size
@@ -137,7 +142,7 @@ def test_batches_with_shared_prefixes_equal_full_passes(name, monkeypatch):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_cached_edits_equal_full_passes(name):
-    """Indirect effects by the one-token way equal those of whole forward passes, for every head and for added vectors."""
+    """Indirect effects by the one-token way equal those of whole passes, for every head and for added vectors."""
     loaded = make(name, scale=3.0)
     tokens = prompt(15, 5, scored=2)
     generator = torch.Generator().manual_seed(0)
@@ -158,7 +163,7 @@ def plain(loaded, tokens) -> np.ndarray:
     return logits[torch.arange(len(tokens.target)), torch.from_numpy(tokens.ids[tokens.target])].numpy()
 
 
-class patched_everywhere:  # noqa: N801
+class patched_everywhere:
     """The edit of one position in a full pass, by hooks written out here."""
 
     def __init__(self, loaded, edit, position):
@@ -197,6 +202,15 @@ def test_windows_and_norms_are_found():
 def test_shared_layers_are_refused_by_name():
     import transformers as hf
 
-    model = hf.AlbertForMaskedLM(hf.AlbertConfig(embedding_size=16, hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, vocab_size=50)).eval()
+    model = hf.AlbertForMaskedLM(
+        hf.AlbertConfig(
+            embedding_size=16,
+            hidden_size=32,
+            num_attention_heads=4,
+            num_hidden_layers=2,
+            intermediate_size=48,
+            vocab_size=50,
+        )
+    ).eval()
     with pytest.raises(UserError, match="shared by 2 layers"):
         find(model)

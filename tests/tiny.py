@@ -9,7 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from stages.model.anatomy import find
 from stages.model.load import Loaded
 
-WORDS = "the a cat dog bird house tree river sees likes finds is was old new red big small and of in to Q A : on".split()
+WORDS = (
+    "the a cat dog bird house tree river sees likes finds is was old new red big small and of in to Q A : on".split()
+)
 LETTERS = [chr(code) for code in range(33, 127)]
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 48}
 OLD = {"n_embd": 32, "n_head": 4, "n_layer": 3}

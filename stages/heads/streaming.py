@@ -1,4 +1,4 @@
-"""Streaming heads need only four sink tokens and the last 64: their KV cache can be cut (Xiao+ ICLR 2025, DuoAttention).
+"""Streaming heads need only four sinks and the last 64 tokens: their KV cache can be cut (Xiao+ ICLR 2025).
 
 The mass says whether the cut would lose anything, so there is no chance level to test against.
 """

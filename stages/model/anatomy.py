@@ -3,8 +3,8 @@
 Three probes of one short forward pass:
 1. Attention modules: those that call the attention function registered here, or, in architectures that never call it
    (BLOOM, GPT-J, Falcon ...), those that return 4-d weights.
-2. Output projection W_O of each: the Linear or Conv1D whose input equals the attention function's reshaped output; where
-   that function is not seen, the last one called inside the module whose input has the heads' width.
+2. Output projection W_O of each: the Linear or Conv1D whose input equals the attention function's reshaped output;
+   where that function is not seen, the last one called inside the module whose input has the heads' width.
 3. Blocks: the modules of the ModuleList that the attention modules sit in, in call order.
 
 Head h's output z_h is the slice [h K, (h+1) K) of W_O's input, so W_O z = sum_h W_O[:, h] z_h + b: right for grouped
@@ -159,7 +159,11 @@ def find(model: PreTrainedModel) -> Anatomy:
     if observed:
         found = {
             module: next(
-                ((m, y) for m, x, y in inside.get(module, []) + _after(received, linears) if _equal(x, output.flatten(2))),
+                (
+                    (m, y)
+                    for m, x, y in inside.get(module, []) + _after(received, linears)
+                    if _equal(x, output.flatten(2))
+                ),
                 None,
             )
             for module, (output, _) in attended.items()
@@ -167,7 +171,9 @@ def find(model: PreTrainedModel) -> Anatomy:
     else:  # the innermost modules that return weights
         inner = [m for m in weights if not any(o is not m and names[o].startswith(names[m] + ".") for o in weights)]
         found = {m: _last_with_heads(inside.get(m, []), weights[m].shape[1]) for m in inner}
-        attended = {m: (None, {"kv_heads": _kv_heads(m, weights[m].shape[1]), "window": None, "square": True}) for m in inner}
+        attended = {
+            m: (None, {"kv_heads": _kv_heads(m, weights[m].shape[1]), "window": None, "square": True}) for m in inner
+        }
     return _assemble(model, names, attended, found, weights, received, observed, calls)
 
 
@@ -188,7 +194,9 @@ def _assemble(model, names, attended, found, weights, received, observed, calls)
             seen.add(projection)
             heads = output.shape[2] if output is not None else weights[module].shape[1]
             size = _width(projection) // heads
-            norm = next((m for m, x in received if m is not projection and _equal(x, projected_output) and _changes(m)), None)
+            norm = next(
+                (m for m, x in received if m is not projection and _equal(x, projected_output) and _changes(m)), None
+            )
             layers.append(
                 Layer(
                     attention=names[module],
@@ -202,7 +210,9 @@ def _assemble(model, names, attended, found, weights, received, observed, calls)
                 )
             )
     if not layers:
-        raise UserError(f"{type(model).__name__}: no attention head can be measured ({skipped or 'no attention found'})")
+        raise UserError(
+            f"{type(model).__name__}: no attention head can be measured ({skipped or 'no attention found'})"
+        )
     return Anatomy(tuple(layers), observed, skipped)
 
 
@@ -259,7 +269,9 @@ def check(model: PreTrainedModel, anatomy: Anatomy) -> None:
     for index, layer in enumerate(anatomy.layers):
         projection = model.get_submodule(layer.projection)
         if layer.heads * layer.head_size != _width(projection):
-            raise UserError(f"{layer.projection}: {layer.heads} heads x {layer.head_size} do not fill {_width(projection)}")
+            raise UserError(
+                f"{layer.projection}: {layer.heads} heads x {layer.head_size} do not fill {_width(projection)}"
+            )
         z = torch.randn(3, layer.heads, layer.head_size, generator=torch.Generator().manual_seed(index)).to(
             projection.weight
         )

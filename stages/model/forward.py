@@ -1,4 +1,4 @@
-"""Running a model: right-padded batches, logits only where asked, prefixes run once, layers below an intervention skipped.
+"""Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
 Three exact shortcuts (DESIGN 6), all tested against plain full passes:
 - `rows`: the LM head sees only the rows that are scored, through a hook at its input, so that whatever the model does

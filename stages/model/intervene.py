@@ -31,7 +31,9 @@ class Edit:
 
 
 @contextmanager
-def ablating(loaded: Loaded, values: Mapping[Head, torch.Tensor], keep_BT: torch.Tensor | None = None) -> Iterator[None]:
+def ablating(
+    loaded: Loaded, values: Mapping[Head, torch.Tensor], keep_BT: torch.Tensor | None = None
+) -> Iterator[None]:
     """Replace heads' outputs by `values` (K,) at all positions but those of `keep_BT`, while the block runs."""
     with ExitStack() as stack:
         for layer in sorted({layer for layer, _ in values}):

@@ -1,4 +1,4 @@
-"""From a params entry to a model in memory: PyPI package, hub or local folder, always safetensors or GGUF, never pickles.
+"""From a params entry to a model in memory: PyPI package, hub or folder; safetensors or GGUF, never pickles.
 
 A GGUF file is dequantised once to float32 safetensors in a user cache keyed by the file's sha256 (a minute), and read
 from there afterwards. `data/models/<slot>.json`, written by fetch, pins what a slot is: every later load compares the
@@ -72,7 +72,9 @@ def load(slot: str) -> Loaded:
     origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
     changed = [name for name, sha in record["files"].items() if fingerprint(origin.folder / name) != sha]
     if changed:
-        raise UserError(f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; run dvc repro")
+        raise UserError(
+            f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; run dvc repro"
+        )
     return open_folder(origin.folder)
 
 
@@ -165,7 +167,9 @@ def _hub(where: str, model: Model) -> Origin:
     try:
         folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(f"{where} at {model.revision}: the hub did not give it ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"{where} at {model.revision}: the hub did not give it ({str(error).splitlines()[0]})"
+        ) from None
     return Origin(folder, f"Hugging Face hub {model.name} at {model.revision}", _licence(folder))
 
 

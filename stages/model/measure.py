@@ -1,4 +1,4 @@
-"""Attention measured inside the attention function and reduced to relations at once: no T x T matrix outlives its layer.
+"""Attention, measured inside the attention function and reduced to relations: no T x T matrix outlives its layer.
 
 For every query of a relation, over the keys it can see:
     mass     = sum of attention on the target keys
@@ -36,20 +36,21 @@ class Sums:
         self.keys_QS = torch.from_numpy(relation.keys).to(device)
         self.ordinary_S = torch.from_numpy(~special).to(device)
         self.count = len(relation.queries)
-        self.mass, self.hits, self.null, self.with_null = (torch.zeros(layers, heads, dtype=torch.float64) for _ in range(4))
+        self.mass, self.hits, self.null, self.with_null = (
+            torch.zeros(layers, heads, dtype=torch.float64) for _ in range(4)
+        )
 
     def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
         """Add the queries of one block: weights and visibility of query positions start, start + 1, ..."""
-        low, high = torch.searchsorted(self.queries, torch.tensor([start, start + weights_HTS.shape[1]], device=self.queries.device))
+        low, high = torch.searchsorted(
+            self.queries, torch.tensor([start, start + weights_HTS.shape[1]], device=self.queries.device)
+        )
         if low == high:
             return
         at, keys_QS = self.queries[low:high] - start, self.keys_QS[low:high]
         size = keys_QS.shape[1]
         weights_HQS = weights_HTS[:, at, :size]
-        if visible_TS is None:
-            visible_QS = torch.ones_like(keys_QS)
-        else:
-            visible_QS = visible_TS[at][:, :size]
+        visible_QS = torch.ones_like(keys_QS) if visible_TS is None else visible_TS[at][:, :size]
         others_QS = visible_QS & self.ordinary_S & ~keys_QS
         number = others_QS.sum(1)
         mass_HQ = (weights_HQS * keys_QS).sum(2)

@@ -1,7 +1,7 @@
 """What a prompt's scored tokens say about the task, intact or under an ablation: from log-probabilities to measures.
 
-blimp:   margin = log P(good) - log P(bad) of whole sentences (nats), accuracy = 1, 1/2 for a tie, 0. The tokens that the
-         two sentences share at their start have the same probability in both, so scoring begins at the first difference.
+blimp:   margin = log P(good) - log P(bad) of whole sentences (nats), accuracy = 1, 1/2 for a tie, 0. Tokens that the
+         two sentences share at their start have the same probability in both: scoring begins where they differ.
 icl, needle: accuracy / recall = every answer token is the argmax, teacher-forced, which is what greedy decoding gives;
          logprob = mean over the answer's tokens (nats).
 repeats, text: loss = mean negative log-probability (nats per token), of the last copy / of every `STRIDE`th token.

@@ -115,9 +115,7 @@ class LastToken:
         return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
 
 
-def score_rows(
-    logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]
-) -> list[Scored]:
+def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Scored]:
     """Split the logits of all prompts' rows into one `Scored` per prompt (no tokens: empty)."""
     targets_N = np.concatenate([row[at] for row, at in zip(ids, positions, strict=True)])
     logprob, top = _reduce(logits_NV, torch.from_numpy(targets_N))

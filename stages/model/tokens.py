@@ -25,7 +25,11 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
     coded = tokenizer(
-        text, add_special_tokens=not decoder, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        text,
+        add_special_tokens=not decoder,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
     )
     ids, special = np.array(coded["input_ids"], dtype=np.int64), np.array(coded["special_tokens_mask"], dtype=bool)
     offsets = np.array(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
@@ -78,7 +82,9 @@ def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
 def _random(loaded: Loaded, prompt: Any) -> Tokens:
     tokenizer, words = loaded.tokenizer, ordinary(loaded.tokenizer)
     body = words[np.asarray(prompt.ordinals, dtype=np.int64) % len(words)]
-    before, after = (tokenizer.bos_token_id, None) if loaded.kind == "decoder" else (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    before, after = (
+        (tokenizer.bos_token_id, None) if loaded.kind == "decoder" else (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    )
     ids = np.r_[[] if before is None else [before], body, [] if after is None else [after]].astype(np.int64)
     special = np.zeros(len(ids), dtype=bool)
     special[: before is not None], special[len(ids) - (after is not None) :] = True, True

@@ -24,7 +24,9 @@ def mean_outputs(outputs: pd.DataFrame, loaded: Loaded) -> dict[Head, torch.Tens
     means: dict[Head, torch.Tensor] = {}
     for (layer, head), rows in outputs.groupby(["layer", "head"]):
         size = loaded.anatomy.layers[layer].head_size
-        means[layer, head] = torch.from_numpy(np.stack(rows.output.to_numpy())[:, :size].mean(axis=0, dtype=np.float64)).float()
+        means[layer, head] = torch.from_numpy(
+            np.stack(rows.output.to_numpy())[:, :size].mean(axis=0, dtype=np.float64)
+        ).float()
     return means
 
 
@@ -36,7 +38,10 @@ def in_place(means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> Edit:
 def function_vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> torch.Tensor:
     """Return the vector (D,) of a set of heads, as it would join the residual."""
     with torch.no_grad():
-        return sum(_written(loaded, means, layer, [h for at, h in heads if at == layer]) for layer in sorted({at for at, _ in heads}))
+        return sum(
+            _written(loaded, means, layer, [h for at, h in heads if at == layer])
+            for layer in sorted({at for at, _ in heads})
+        )
 
 
 def _written(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, heads: Sequence[int]) -> torch.Tensor:
@@ -47,5 +52,7 @@ def _written(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, hea
         return vector
     everything = torch.cat([means[layer, head] for head in range(part.heads)]).to(device)
     projected = loaded.model.get_submodule(part.projection)(everything)
-    gain = loaded.model.get_submodule(part.norm)(projected) / projected  # exact for RMS norms, whose gain is elementwise
+    gain = (
+        loaded.model.get_submodule(part.norm)(projected) / projected
+    )  # exact for RMS norms, whose gain is elementwise
     return vector * torch.where(projected.abs() > 1e-12, gain, torch.zeros_like(gain))

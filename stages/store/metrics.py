@@ -23,7 +23,11 @@ def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, 
     found: dict = {}
     overall = effects[effects.group == "all"] if len(effects) else effects
     for task, measure in INTACT:
-        row = overall[(overall.intervention == "none") & (overall.task == task) & (overall.measure == measure)] if len(overall) else overall
+        row = (
+            overall[(overall.intervention == "none") & (overall.task == task) & (overall.measure == measure)]
+            if len(overall)
+            else overall
+        )
         if len(row):
             found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
             found[task]["trials"] = max(found[task].get("trials", 0), int(row.trials.iloc[0]))
@@ -37,9 +41,15 @@ def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, 
     if sink_rate is not None:
         found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     if len(overall):
-        causal = overall[(overall.kind == "mean") & overall.versus_control.notna() & overall.measure.isin(["accuracy", "logprob", "loss"])]
+        causal = overall[
+            (overall.kind == "mean")
+            & overall.versus_control.notna()
+            & overall.measure.isin(["accuracy", "logprob", "loss"])
+        ]
         for row in causal[(causal.task != "icl") | (causal.measure == "accuracy")].itertuples():
-            found.setdefault("ablation", {}).setdefault(row.intervention, {})[row.task] = round(float(row.versus_control), 5)
+            found.setdefault("ablation", {}).setdefault(row.intervention, {})[row.task] = round(
+                float(row.versus_control), 5
+            )
     if len(steering):
         zero = steering[steering.context == "zero_shot"]
         for vector in VECTORS:

@@ -1,6 +1,6 @@
-"""What users write in params.yaml: one frozen pydantic model per section; unknown keys and values out of range are errors.
+"""What users write in params.yaml: one frozen pydantic model per section; unknown keys and wild values are errors.
 
-`load("tasks.icl")` validates the whole file and returns one section, so that a misspelt key is found by the first stage.
+`load` validates the whole file, so that a misspelt key is found by the first stage that runs.
 """
 
 from pathlib import Path

@@ -20,9 +20,7 @@ ROW_GROUP = 65_536  # rows
 
 
 def _schema(**fields: tuple[pa.DataType, str]) -> pa.Schema:
-    return pa.schema(
-        [pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in fields.items()]
-    )
+    return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in fields.items()])
 
 
 _SPAN = pa.struct(
