@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from stages.model.anatomy import find
 from stages.model.load import Loaded
@@ -32,6 +32,7 @@ def tokenizer(kind: str = "decoder") -> hf.PreTrainedTokenizerFast:
             piece += letter
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     names = {"pad_token": "<pad>", "mask_token": "<mask>"}
     if kind == "decoder":
         names |= {"bos_token": "<bos>", "eos_token": "<eos>"}

@@ -1,4 +1,4 @@
-"""Induction heads look at what followed earlier occurrences of the current token, and so copy patterns (Olsson+ 2022)."""
+"""Induction heads look at what followed earlier occurrences of the current token: they copy patterns (Olsson+ 2022)."""
 
 import numpy as np
 

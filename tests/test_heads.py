@@ -1,0 +1,151 @@
+"""Relations on small prompts written out by hand, and the statistics against naive references."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.heads import FAMILIES
+from stages.heads.control import LEVELS, matched
+from stages.heads.family import Tokens, one_key
+from stages.heads.verdict import best_offset, bootstrap, jaccard, judge, sign_flip
+
+IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
+
+
+def tokens(ids=IDS, role="long", spans=None) -> Tokens:
+    special = np.array(ids) == 1
+    return Tokens("p", role, np.array(ids), special, spans=spans or {})
+
+
+def pairs(name: str, prompt: Tokens) -> set[tuple[int, int]]:
+    relation = FAMILIES[name].relation(prompt)
+    if relation is None:
+        return set()
+    return {(int(q), int(k)) for q, row in zip(relation.queries, relation.keys, strict=True) for k in np.flatnonzero(row)}
+
+
+def test_positional_and_token_relations():
+    assert pairs("previous", tokens()) == {(2, 1), (3, 2), (4, 3), (5, 4), (6, 5)}
+    assert pairs("self", tokens()) == {(t, t) for t in range(1, 7)}
+    assert pairs("duplicate", tokens()) == {(3, 1), (4, 2), (6, 1), (6, 3)}
+    assert pairs("induction", tokens()) == {(3, 2), (4, 3), (6, 2), (6, 4)}
+    assert pairs("sink", tokens(role="short")) == {(t, 0) for t in range(7)}
+    assert pairs("sink", tokens()) == set() and pairs("previous", tokens(role="short")) == set()
+
+
+def test_local_and_streaming_look_near():
+    long = Tokens("p", "long", np.arange(10, 310), np.zeros(300, dtype=bool))
+    local = FAMILIES["local"].relation(long)
+    assert local.keys.sum(axis=1).tolist() == [8] * len(local.queries) and local.queries[0] == 16
+    streaming = FAMILIES["streaming"].relation(long)
+    assert streaming.queries.tolist() == list(range(256, 300))
+    assert set(np.flatnonzero(streaming.keys[0])) == {0, 1, 2, 3, *range(193, 257)}
+    assert FAMILIES["streaming"].relation(tokens()) is None
+
+
+def test_retrieval_is_asked_by_the_position_before_each_answer_token():
+    ids = [1, 20, 21, 22, 23, 24, 5, 6, 20, 21, 22, 23, 24]
+    span = {"retrieval": [(np.arange(8, 13), np.arange(1, 6))]}
+    assert pairs("retrieval", tokens(ids, "test", span)) == {(7, 1), (8, 2), (9, 3), (10, 4), (11, 5)}
+    twice = [1, 20, 21, 20, 23, 24, 5, 6, 20, 21, 20, 23, 24]
+    assert pairs("retrieval", tokens(twice, "test", span)) == set()  # equal tokens in the answer
+    other = [1, 20, 21, 22, 23, 25, 5, 6, 20, 21, 22, 23, 24]
+    assert pairs("retrieval", tokens(other, "test", span)) == set()  # cut into other tokens
+
+
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=30))
+def test_induction_is_duplicate_shifted_by_one(ids):
+    prompt = tokens([1, *ids])
+    shifted = {(q, k + 1) for q, k in pairs("duplicate", prompt) if k + 1 <= q}
+    assert pairs("induction", prompt) == shifted
+
+
+def test_best_offset_against_loops():
+    rng = np.random.default_rng(0)
+    relations = [one_key(30, q := np.arange(10, 20), q - rng.integers(1, 5, 10)) for _ in range(8)]
+    offset, shares = best_offset(relations)
+    naive = {d: np.mean([np.mean([r.keys[i, q - d] for i, q in enumerate(r.queries)]) for r in relations]) for d in range(1, 5)}
+    assert naive[offset] == max(naive.values()) and shares.mean() == pytest.approx(naive[offset])
+
+
+def test_sign_flip_is_exact_on_a_small_case():
+    values = np.array([[1.0], [2.0], [3.0], [-0.5]])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T
+    exact = np.mean(signs @ values[:, 0] >= values.sum())
+    p = sign_flip(values, np.array(list("abcd")), 40_000, np.random.default_rng(0))
+    assert p[0] == pytest.approx(exact, abs=0.01)
+
+
+def test_sign_flip_is_calibrated_under_the_null():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(30, 400))
+    p = sign_flip(values, np.arange(30).astype(str), 10_000, rng)
+    assert 0.02 < np.mean(p < 0.05) < 0.09
+
+
+def test_bootstrap_covers_and_widens_with_clusters():
+    rng = np.random.default_rng(2)
+    effects = rng.normal(size=10).repeat(10)[:, None]  # ten clusters of ten equal values
+    alone = bootstrap(effects, np.arange(100).astype(str), 2000, rng)
+    grouped = bootstrap(effects, np.arange(10).repeat(10).astype(str), 2000, rng)
+    assert np.ptp(grouped) > 2 * np.ptp(alone)
+    assert alone[0, 0] < effects.mean() < alone[1, 0]
+
+
+def judged(family: str, values, null=0.01, baseline=0.1):
+    count = len(values)
+    settings = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
+    arrays = (values, np.full_like(values, null), np.full(count, baseline), np.arange(count).astype(str))
+    return judge(FAMILIES[family], *arrays, np.array(list("ab") * (count // 2)), settings, np.random.default_rng(0))
+
+
+def test_membership_needs_threshold_significance_margin_and_baseline():
+    rng = np.random.default_rng(3)
+    strong, weak = 0.6 + 0.05 * rng.random(40), 0.2 + 0.05 * rng.random(40)
+    rare = (np.arange(40) == 0) * 20.0  # a mean of 0.5 made by one prompt
+    values = np.stack([strong, weak, rare], axis=1)
+    assert judged("induction", values)["member"].tolist() == [True, False, False]
+    assert not judged("induction", values, null=0.58)["member"].any()  # no margin over an average key
+    assert not judged("induction", values, baseline=0.7)["member"].any()  # a fixed offset does better
+    assert judged("previous", values, baseline=0.7)["member"][0]  # which is what a positional family is
+
+
+def test_streaming_has_no_p_value():
+    columns = judged("streaming", np.full((20, 2), 0.97))
+    assert np.isnan(columns["p"]).all() and columns["member"].all()
+
+
+def test_jaccard_is_zero_at_chance_and_one_for_equal_sets():
+    a = np.arange(100) < 20
+    b = np.arange(100) % 5 == 0  # 4 of a's 20
+    assert jaccard(a, a)["corrected"] == pytest.approx(1)
+    assert jaccard(a, b)["corrected"] == pytest.approx(0)
+    assert np.isnan(jaccard(a, np.zeros(100, dtype=bool))["corrected"])
+
+
+HEADS = [(layer, head) for layer in range(6) for head in range(4)]
+KINDS = dict(enumerate(["window", "window", "global", "window", "window", "global"]))
+
+
+def test_controls_sit_in_the_same_layers_and_are_no_members():
+    ablated, members = [(2, 0), (2, 1), (4, 3)], [(2, 0), (2, 1), (4, 3), (4, 0)]
+    draws = matched(ablated, members, KINDS, HEADS, 3, np.random.default_rng(0))
+    assert len({draw.heads for draw in draws}) == len(draws) == 2  # no more are distinct
+    for draw in draws:
+        assert LEVELS[draw.level] == "same layers, no members"
+        assert sorted(layer for layer, _ in draw.heads) == [2, 2, 4]
+        assert not set(draw.heads) & (set(ablated) | set(members))
+
+
+def test_controls_fall_back_to_the_same_kind_of_attention_and_say_so():
+    full = [(2, head) for head in range(4)]
+    (draw,) = matched(full, full, KINDS, HEADS, 1, np.random.default_rng(0))
+    assert LEVELS[draw.level] == "nearest layers of the same attention kind, no members"
+    assert {layer for layer, _ in draw.heads} == {5}
+
+
+def test_no_control_is_possible_when_every_head_is_silenced():
+    assert matched(HEADS, HEADS, KINDS, HEADS, 3, np.random.default_rng(0)) == []

@@ -1,0 +1,128 @@
+"""The pipeline itself, in a temporary clone, on a tiny random model: one run, shared by all assertions."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from tiny import save
+
+from stages.store import tables
+
+ROOT = Path(__file__).parents[1]
+REPORTS = Path("reports/slots/decoder")
+
+
+def sh(folder: Path, command: str, check: bool = True) -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HEAD_ATLAS_CACHE": str(folder.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A clone of the tracked files as they are now, with tiny params, after `dvc repro` and a commit."""
+    folder = tmp_path_factory.mktemp("pipeline") / "repo"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    for name in filter(None, listed):
+        if name != "dvc.lock" and not name.startswith("reports/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for number, name in enumerate(["llama_gqa", "gpt2"]):
+        save(name, folder.parent / f"model{number}", seed=number)
+    content = yaml.safe_load((folder / "params.quick.yaml").read_text())
+    content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
+    content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats")}
+    content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
+    content["ablate"] |= {"families": ["previous", "induction"], "top": 2}
+    content["classify"]["bootstrap"] = 200
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    sh(folder, "git init -q -b main && git config user.email t@t && git config user.name t")
+    sh(folder, "dvc repro -q && git add -A && git commit -qm run")
+    return folder
+
+
+def test_the_run_leaves_page_summaries_and_lock(clone):
+    page = (clone / "reports/index.html").read_text()
+    assert "<html" in page and "../model0" in page
+    measured = json.loads((clone / REPORTS / "metrics.json").read_text())
+    assert measured["text"]["loss"] > 0 and measured["heads"]["induction"]["members"] == 0
+    heads = pd.read_csv(clone / REPORTS / "heads.csv")
+    assert set(heads.family) == {"previous", "self", "local", "sink", "streaming", "duplicate", "induction"}
+    assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
+    effects = pd.read_csv(clone / REPORTS / "effects.csv")
+    assert {"none", "previous", "matched:previous", "induction", "matched:induction"} == set(effects.intervention)
+    model = json.loads((clone / REPORTS / "model.json").read_text())
+    assert set(model["not_measured"]) == {"family retrieval", "family function", "steering"}
+
+
+def test_effects_are_paired_and_intervals_hold_the_change(clone):
+    raw = tables.read(clone / "data/effects/decoder.parquet", tables.EFFECTS)
+    none = raw[raw.intervention == "none"]
+    assert (none.value == none.intact).all()
+    intact = none.set_index(["task", "prompt", "measure"]).value
+    changed = raw[raw.intervention != "none"]
+    keys = pd.MultiIndex.from_frame(changed[["task", "prompt", "measure"]])
+    assert (intact.loc[keys].to_numpy() == changed.intact.to_numpy()).all()
+    effects = pd.read_csv(clone / REPORTS / "effects.csv")
+    mine = effects[effects.intervention == "induction"]
+    assert ((mine.low <= mine.change) & (mine.change <= mine.high)).all() and (mine.control != "").all()
+    one = changed[(changed.intervention == "induction") & (changed.task == "text")]
+    row = mine[mine.task == "text"].iloc[0]
+    assert row.change == pytest.approx((one.value - one.intact).mean(), abs=1e-4)
+
+
+def test_a_second_run_does_nothing(clone):
+    done = sh(clone, "dvc repro")
+    assert "Running stage" not in done.stdout and "up to date" in done.stdout
+    assert not sh(clone, "git status --porcelain").stdout
+
+
+def test_from_nothing_the_lock_comes_back_identical(clone):
+    lock, page = (clone / "dvc.lock").read_bytes(), (clone / "reports/index.html").read_bytes()
+    for name in ("data", "reports", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(clone / name, ignore_errors=True)
+    (clone / "dvc.lock").unlink()
+    sh(clone, "dvc repro -q")
+    assert (clone / "dvc.lock").read_bytes() == lock
+    assert (clone / "reports/index.html").read_bytes() == page
+
+
+def test_another_model_on_a_branch_is_compared_number_by_number(clone):
+    sh(clone, "git checkout -q -b other && sed -i s/model0/model1/ params.yaml")
+    sh(clone, "dvc repro -q && git add -A && git commit -qm other")
+    shown = json.loads(sh(clone, "dvc metrics diff main other --json").stdout)
+    changes = shown[str(REPORTS / "metrics.json")]
+    assert changes["text.loss"]["diff"] != 0 and changes["heads.induction.top_score"]["old"] is not None
+    sh(clone, "git checkout -q main && dvc checkout -q")
+
+
+def test_mistakes_end_in_one_line_and_leave_results_alone(clone):
+    before = (clone / "data/heads/decoder.parquet").read_bytes()
+    saved = (clone / "params.yaml").read_text()
+    (clone / "params.yaml").write_text(saved + "sede: 3\n")
+    done = sh(clone, "python -m stages.classify decoder", check=False)
+    assert done.returncode == 1 and done.stderr.strip().startswith("error: params.yaml: sede = 3: unknown key")
+    assert "\n" not in done.stderr.strip()
+    (clone / "params.yaml").write_text(saved)
+    table = clone / "data/activations/decoder/repeats.relations.parquet"
+    good = table.read_bytes()
+    table.unlink()  # it may be a link into the cache
+    table.write_bytes(b"damaged")
+    done = sh(clone, "python -m stages.classify decoder", check=False)
+    assert done.returncode == 1 and "repeats.relations.parquet: not a readable Parquet file" in done.stderr
+    table.write_bytes(good)
+    assert (clone / "data/heads/decoder.parquet").read_bytes() == before
+    assert not list((clone / "data").rglob("*.part"))

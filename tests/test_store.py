@@ -1,0 +1,132 @@
+"""Params and tables: a user's mistake gets one line that names the place; a write is whole or not at all."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from stages.store import params, tables
+from stages.store.errors import UserError, run
+
+ROOT = Path(__file__).parents[1]
+GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def broken(tmp_path: Path, change) -> str:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    change(content)
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as error:
+        params.load(file)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(str(file))
+    return message
+
+
+def put(*path_and_value):
+    *path, key, value = path_and_value
+
+    def change(content):
+        for part in path:
+            content = content[part]
+        content[key] = value
+
+    return change
+
+
+def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
+    message = broken(tmp_path, put("ablate", "curve", "neddles", 3))
+    assert "ablate.curve.neddles = 3: unknown key; allowed: blimp_k, draws, ks, needles, tokens" in message
+    assert "tasks.icll" in (message := broken(tmp_path, put("tasks", "icll", {}))) and "needle" in message
+    assert "models.decoder.nam" in (message := broken(tmp_path, put("models", "decoder", "nam", "x"))) and "revision" in message
+
+
+def test_values_out_of_range_name_key_value_and_range(tmp_path):
+    message = broken(tmp_path, put("classify", "alpha", 7))
+    assert "classify.alpha = 7" in message and "less than 1" in message
+    message = broken(tmp_path, put("ablate", "families", ["sink", "sinks"]))
+    assert "ablate.families.1 = 'sinks'" in message and "'induction'" in message
+    assert "Decoder" in broken(tmp_path, put("models", "Decoder", GOOD["models"]["decoder"]))
+    message = broken(tmp_path, put("tasks", "icl", "template", "Q: {x}"))
+    assert "{y} once" in message
+    hub = {"source": "hub", "name": "gpt2", "revision": "main"}
+    assert "40 hex digits" in broken(tmp_path, put("models", "decoder", hub))
+
+
+def test_missing_keys_and_no_yaml(tmp_path):
+    assert "classify: missing key" in broken(tmp_path, lambda content: content.pop("classify"))
+    (tmp_path / "params.yaml").write_text("seed: [1")
+    with pytest.raises(UserError, match="not YAML"):
+        params.load(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="no such file"):
+        params.load(tmp_path / "absent.yaml")
+
+
+def test_params_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        params.load(ROOT / "params.yaml").seed = 3
+
+
+ROWS = pd.DataFrame({"function": ["f"] * 3, "prompt": list("abc"), "split": "a", "cluster": "c", "layer": 0, "head": 1})
+ROWS = ROWS.assign(base=0.5, effect=[0.1, 0.2, 0.3])
+
+
+def test_tables_round_trip_and_carry_meanings(tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write(path, ROWS, tables.INDIRECT)
+    assert tables.read(path, tables.INDIRECT).effect.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert all(field.metadata[b"meaning"] for field in tables.read_schema(path))
+
+
+def test_the_size_of_pieces_does_not_change_the_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_GROUP", 4)
+    for name, pieces in (("one", [5]), ("many", [1, 2, 2])):
+        with tables.writer(tmp_path / name, tables.INDIRECT) as add:
+            for size in pieces:
+                add(pd.concat([ROWS.head(1)] * size))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+
+
+def test_a_killed_write_leaves_nothing(tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write(path, ROWS, tables.INDIRECT)
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), tables.writer(path, tables.INDIRECT) as add:
+        add(ROWS)
+        raise RuntimeError
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    with pytest.raises(UserError, match=r"t\.parquet: no such file; run dvc repro"):
+        tables.read(path, tables.INDIRECT)
+    path.write_bytes(b"PAR1 this is not Parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file"):
+        tables.read(path, tables.INDIRECT)
+    ROWS.drop(columns="effect").to_parquet(path)
+    with pytest.raises(UserError, match="columns are"):
+        tables.read(path, tables.INDIRECT)
+
+
+def test_empty_tables_say_why(tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write(path, tables.empty(tables.INDIRECT, "no function is solved"), tables.INDIRECT)
+    assert tables.reason(path) == "no function is solved" and len(tables.read(path, tables.INDIRECT)) == 0
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):
+    def stage():
+        raise UserError("params.yaml: seed = -1")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(stage)
+    assert stopped.value.code == "error: params.yaml: seed = -1"  # a string: printed to stderr, exit code 1
+
+    def bug():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(bug)
