@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stages.heads.control import LEVELS, NONE, matched
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
+from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,16 @@ def main(slot: str) -> None:
     ]
     beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
     plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
-    plan += _curve_plan(settings, curve, beside)
-    count = sum(len(rows) * (1 + len(interventions)) for _, rows, interventions in plan)
-    log.info("%s: %d interventions, %d scored prompts", slot, len(mean) + len(curve), count)
+    plan += _curve_plan(settings, curve, beside) + _intact_only(settings)
+    tokens = sum(_tokens(loaded, task, rows) * (1 + len(interventions)) for task, rows, interventions in plan)
+    log.info(announce(f"ablate {slot}", sum(len(rows) for _, rows, _ in plan), tokens, record["parameters"]))
     means = _mean_outputs(slot, loaded, settings)
-    with tables.writer(paths.effects(slot), tables.EFFECTS) as add:
+    with (
+        tables.writer(paths.effects(slot), tables.EFFECTS) as add,
+        tqdm(total=sum(len(rows) * (1 + len(done)) for _, rows, done in plan), desc="ablate", unit="pass") as progress,
+    ):
         for task, rows, interventions in plan:
-            add(_rows(loaded, task, rows, interventions, means, settings.extract.batch_tokens))
+            add(_rows(loaded, task, rows, interventions, means, settings.extract.batch_tokens, progress))
         add(_known(slot, settings))
 
 
@@ -116,6 +120,22 @@ def _curve_plan(settings: params.Params, curve, beside) -> list[tuple[str, list[
     return [(task, rows, interventions) for task, rows, interventions in plan if rows and interventions]
 
 
+def _intact_only(settings: params.Params) -> list[tuple[str, list[Any], list[Intervention]]]:
+    """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
+    if settings.tasks.blimp is None:
+        return []
+    done = set(_spread(_split_b("blimp", settings), settings.ablate.blimp).id)
+    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
+    rest = list(pairs[~pairs.id.isin(done)].itertuples())
+    return [("blimp", rest, [])] if rest else []
+
+
+def _tokens(loaded, task: str, rows) -> int:
+    from stages.model.outcome import trial
+
+    return sum(len(tokens) for row in rows for tokens in trial(loaded, task, row).tokens)
+
+
 def _split_b(task: str, settings: params.Params) -> pd.DataFrame:
     if getattr(settings.tasks, task) is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
@@ -155,7 +175,7 @@ def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
     return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
 
 
-def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max_tokens: int) -> pd.DataFrame:
+def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max_tokens: int, progress) -> pd.DataFrame:
     """Score prompts intact and under each intervention; one row per intervention, prompt and measure."""
     from stages.model.outcome import outcomes
 
@@ -165,12 +185,8 @@ def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max
 
     found = []
     everything = [Intervention("none", 0, "", 0, (), ""), *interventions]
-    for row, results in tqdm(
-        outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]),
-        task,
-        len(rows),
-        unit="prompt",
-    ):
+    for row, results in outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]):
+        progress.update(len(everything))
         for one, measures in zip(everything, results, strict=True):
             for measure, value in measures.items():
                 found.append(_row(one, task, row) | {"measure": measure, "value": value, "intact": results[0][measure]})

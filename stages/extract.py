@@ -15,8 +15,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.heads import FAMILIES
-from stages.heads.verdict import best_offset
+from stages.heads.family import Family
+from stages.heads.verdict import best_offset, offset_accuracy
 from stages.store import params, paths, tables
+from stages.store.budget import announce
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
@@ -53,15 +55,7 @@ def main(slot: str, task: str) -> None:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
-    count = sum(map(len, encoded))
-    log.info(
-        "%s on %s: %d prompts, %d tokens, about %.1f min",
-        task,
-        slot,
-        len(rows),
-        count,
-        count * record["parameters"] * 1.6e-11 / 60,
-    )
+    log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
     relations_path, outputs_path = paths.relations(slot, task), paths.outputs(slot, task)
     with (
         tables.writer(relations_path, tables.RELATIONS) as add_relations,
@@ -93,34 +87,23 @@ def _measured(
     from stages.model.measure import measure
 
     families = [family for family in FAMILIES.values() if family.task == task and family.relation]
-    relations = [{f.name: found for f in families if (found := f.relation(tokens)) is not None} for tokens in encoded]
-    baselines = {f.name: _offsets(f.name, encoded, relations) for f in families if f.content}
-    wanted = [index for index, mine in enumerate(relations) if mine]
-    log.info("%d of %d prompts have a relation", len(wanted), len(rows))
-    progress = tqdm(total=sum(len(encoded[index]) for index in wanted), unit="token", desc=task)
-    for batch in batches([encoded[index] for index in wanted], batch_tokens, [len(encoded[i].target) for i in wanted]):
-        chosen = [wanted[index] for index in batch]
+    offsets = {family.name: _offset(family, encoded) for family in families if family.content}
+    progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
+    for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
         tokens = [encoded[index] for index in chosen]
-        found = measure(loaded, tokens, [relations[index] for index in chosen])
+        relations = [{f.name: found for f in families if (found := f.relation(one)) is not None} for one in tokens]
+        found = measure(loaded, tokens, relations)
         for position, index in enumerate(chosen):
             row, scored = rows[index], found.scored[position]
             for name, sums in found.sums[position].items():
-                means, pairs = sums.means(), loaded.anatomy.heads
-                at = tuple(np.array(pairs).T)
-                add_relations(
-                    pd.DataFrame(
-                        {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
-                        | {
-                            "relation": name,
-                            "queries": sums.count,
-                            "mass": means["mass"][at],
-                            "hits": means["hits"][at],
-                        }
-                        | {"hits_word": np.nan, "null": means["null"][at]}
-                        | {"baseline": baselines.get(name, {}).get(row.id, np.nan)}
-                        | {"solved": None if scored is None else scored.solved}
-                    )
-                )
+                content = offsets.get(name) is not None
+                baseline = offset_accuracy(relations[position][name], offsets[name]) if content else np.nan
+                at = tuple(np.array(loaded.anatomy.heads).T)
+                columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
+                columns |= {name: value[at] for name, value in sums.means().items()}
+                columns |= {"relation": name, "queries": sums.count, "hits_word": np.nan, "baseline": baseline}
+                columns["solved"] = None if scored is None else scored.solved
+                add_relations(pd.DataFrame(columns)[tables.RELATIONS.names])
             if task == "text":
                 ordinary = ~tokens[position].special
                 z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in found.outputs.items()}
@@ -147,14 +130,11 @@ def _in_context(
             add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
 
 
-def _offsets(name: str, encoded, relations) -> dict[str, float]:
-    """Return the accuracy of the best fixed offset per prompt id."""
-    having = [(tokens.prompt, mine[name]) for tokens, mine in zip(encoded, relations, strict=True) if name in mine]
-    if not having:
-        return {}
-    offset, shares = best_offset([relation for _, relation in having])
-    log.info("%s: best fixed offset %d, accuracy %.3f", name, offset, shares.mean())
-    return {prompt: float(share) for (prompt, _), share in zip(having, shares, strict=True)}
+def _offset(family: Family, encoded) -> int | None:
+    """Return the best fixed offset of a relation over all prompts; None where no prompt has it."""
+    having = [tokens for tokens in encoded if family.relation(tokens) is not None]
+    log.info("%s: %d of %d prompts have the relation", family.name, len(having), len(encoded))
+    return best_offset(family.relation(tokens) for tokens in having) if having else None
 
 
 def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:

@@ -8,7 +8,6 @@ from stages.store import params, paths, tables
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
-FIGURES = paths.PAGE.parent / "figures"
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
         title = f"{slot.model.get('name', slot.name)}: score of every head, layer x head; members outlined"
         atlas = head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)
         if atlas is not None:
-            tables.write_text(FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
+            tables.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ changes, so every replacement costs one token (`LastToken`).
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from stages.store import params, paths, tables
+from stages.store.budget import announce
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
@@ -47,44 +49,22 @@ def main(slot: str) -> None:
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
     heads = loaded.anatomy.heads
-    log.info(
-        "%s: %d prompts x %d heads, about %.1f min",
-        slot,
-        len(shuffled),
-        len(heads),
-        len(shuffled) * len(heads) * record["parameters"] * 2.5e-11 / 60,
-    )
+    log.info(announce(f"trace {slot}", len(shuffled), len(shuffled) * (len(heads) + 80), record["parameters"]))
+    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool)]
+    means = {function: mean_outputs(rows, loaded) for function, rows in good.groupby("group") if function in solved}
+    layers, numbers = np.array(heads).T
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
-        for function, rows in shuffled.groupby("group"):
-            good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
-            if good.empty:
-                log.warning("%s: no solved prompt on split a; left out", function)
-                continue
-            means = mean_outputs(good, loaded)
-            edits = [Edit(heads={head: means[head]}) for head in heads]
-            for row in tqdm(list(rows.itertuples()), desc=function, unit="prompt"):
-                tokens = encode(loaded, row)
-                last = LastToken(loaded, _first_only(tokens))
-                base = float(np.exp(last.intact.logprob[0]))
-                effects = [float(np.exp(scored.logprob[0])) - base for scored in last.edited(edits)]
-                same = {
-                    "function": function,
-                    "prompt": row.id,
-                    "split": row.split,
-                    "cluster": row.cluster,
-                    "base": base,
-                }
-                add(
-                    pd.DataFrame(
-                        same | {"layer": [at[0] for at in heads], "head": [at[1] for at in heads], "effect": effects}
-                    )
-                )
+        for row in tqdm(list(shuffled[shuffled.group.isin(means)].itertuples()), desc="trace", unit="prompt"):
+            last = LastToken(loaded, _first_only(encode(loaded, row)))
+            base = float(np.exp(last.intact.logprob[0]))
+            patched = last.edited([Edit(heads={head: means[row.group][head]}) for head in heads])
+            effects = [float(np.exp(scored.logprob[0])) - base for scored in patched]
+            same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
+            add(pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": effects}))
 
 
 def _first_only(tokens):
     """Cut the prompt after its first answer token."""
-    from dataclasses import replace
-
     end = int(tokens.target[0]) + 1
     return replace(tokens, ids=tokens.ids[:end], special=tokens.special[:end], target=tokens.target[:1])
 

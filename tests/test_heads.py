@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stages.heads import FAMILIES
 from stages.heads.control import LEVELS, matched
 from stages.heads.family import Tokens, one_key
-from stages.heads.verdict import best_offset, bootstrap, jaccard, judge, sign_flip
+from stages.heads.verdict import best_offset, bootstrap, jaccard, judge, offset_accuracy, sign_flip
 
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
 
@@ -24,7 +24,9 @@ def pairs(name: str, prompt: Tokens) -> set[tuple[int, int]]:
     relation = FAMILIES[name].relation(prompt)
     if relation is None:
         return set()
-    return {(int(q), int(k)) for q, row in zip(relation.queries, relation.keys, strict=True) for k in np.flatnonzero(row)}
+    return {
+        (int(q), int(k)) for q, row in zip(relation.queries, relation.keys, strict=True) for k in np.flatnonzero(row)
+    }
 
 
 def test_positional_and_token_relations():
@@ -66,9 +68,14 @@ def test_induction_is_duplicate_shifted_by_one(ids):
 def test_best_offset_against_loops():
     rng = np.random.default_rng(0)
     relations = [one_key(30, q := np.arange(10, 20), q - rng.integers(1, 5, 10)) for _ in range(8)]
-    offset, shares = best_offset(relations)
-    naive = {d: np.mean([np.mean([r.keys[i, q - d] for i, q in enumerate(r.queries)]) for r in relations]) for d in range(1, 5)}
-    assert naive[offset] == max(naive.values()) and shares.mean() == pytest.approx(naive[offset])
+    offset = best_offset(relations)
+    naive = {
+        d: np.mean([np.mean([r.keys[i, q - d] for i, q in enumerate(r.queries)]) for r in relations])
+        for d in range(1, 5)
+    }
+    assert naive[offset] == max(naive.values())
+    assert np.mean([offset_accuracy(r, offset) for r in relations]) == pytest.approx(naive[offset])
+    assert offset_accuracy(relations[0], 25) == 0  # before the first token
 
 
 def test_sign_flip_is_exact_on_a_small_case():

@@ -35,7 +35,9 @@ def sh(folder: Path, command: str, check: bool = True) -> subprocess.CompletedPr
 def clone(tmp_path_factory) -> Path:
     """A clone of the tracked files as they are now, with tiny params, after `dvc repro` and a commit."""
     folder = tmp_path_factory.mktemp("pipeline") / "repo"
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
     for name in filter(None, listed):
         if name != "dvc.lock" and not name.startswith("reports/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

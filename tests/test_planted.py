@@ -24,7 +24,7 @@ WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
 
 def planted() -> Loaded:
-    """GPT-2 without MLPs: L0H0 looks at the previous position and writes its token; L1H0 matches it with the current."""
+    """GPT-2 without MLPs: L0H0 reads the previous position and writes its token; L1H0 matches it with the current."""
     config = hf.GPT2Config(
         vocab_size=TOKENS, n_positions=POSITIONS, n_embd=WIDTH, n_head=HEADS, n_layer=2, attn_pdrop=0, resid_pdrop=0
     )

@@ -40,7 +40,10 @@ def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
     message = broken(tmp_path, put("ablate", "curve", "neddles", 3))
     assert "ablate.curve.neddles = 3: unknown key; allowed: blimp_k, draws, ks, needles, tokens" in message
     assert "tasks.icll" in (message := broken(tmp_path, put("tasks", "icll", {}))) and "needle" in message
-    assert "models.decoder.nam" in (message := broken(tmp_path, put("models", "decoder", "nam", "x"))) and "revision" in message
+    assert (
+        "models.decoder.nam" in (message := broken(tmp_path, put("models", "decoder", "nam", "x")))
+        and "revision" in message
+    )
 
 
 def test_values_out_of_range_name_key_value_and_range(tmp_path):

@@ -8,6 +8,9 @@ lower bound > the best offset's accuracy. For indirect effects, whose null is 0,
 Legend: P prompt, H head (all layers), C cluster, R resample.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.stats import false_discovery_control
 
@@ -42,19 +45,25 @@ def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.
     return (1 + count) / (1 + resamples)
 
 
-def best_offset(relations: list[Relation]) -> tuple[int, np.ndarray]:
-    """Return the offset that, used by every query of every prompt, hits most often, and its accuracy per prompt.
+def best_offset(relations: Iterable[Relation]) -> int:
+    """Return the offset d (query t -> key t - d) that hits most often when every query of every prompt uses it.
 
-    An offset d points from query t to key t - d. Choosing it on the prompts it is scored on favours the baseline.
+    Choosing it on the prompts it is then scored on favours the baseline. Memory: one number per offset.
     """
-    shares: dict[int, np.ndarray] = {}
-    for index, relation in enumerate(relations):
+    totals: Counter[int] = Counter()
+    for relation in relations:
         rows, keys = np.nonzero(relation.keys)
         offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
-        for offset, hits in zip(offsets, counts / len(relation.queries), strict=True):
-            shares.setdefault(int(offset), np.zeros(len(relations)))[index] = hits
-    best = max(sorted(shares), key=lambda offset: shares[offset].mean())
-    return best, shares[best]
+        for offset, hits in zip(offsets.tolist(), (counts / len(relation.queries)).tolist(), strict=True):
+            totals[offset] += hits
+    return max(sorted(totals), key=totals.__getitem__)
+
+
+def offset_accuracy(relation: Relation, offset: int) -> float:
+    """Return the share of the relation's queries that a head looking `offset` back would hit."""
+    keys = relation.queries - offset
+    inside = (keys >= 0) & (keys < relation.keys.shape[1])
+    return float((relation.keys[np.arange(len(keys)), np.clip(keys, 0, relation.keys.shape[1] - 1)] & inside).mean())
 
 
 def judge(

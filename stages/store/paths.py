@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 LOCK = Path("requirements.lock")
 PAGE = Path("reports/index.html")
+FIGURES = Path("reports/figures")
 
 
 def prompts(task: str) -> Path:
