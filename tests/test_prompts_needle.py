@@ -11,13 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts.needle import END, FACTS, _ask, build, haystack
+from stages.prompts.needle import END, FACTS, WORDS, _ask, build, haystack
 from stages.prompts.prompt import read_text
 from stages.store.errors import UserError
 from stages.store.params import Needle
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/prompts/lexicon/prose"
+PROSE = ROOT / "stages/prompts/lexicon/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 
@@ -91,11 +91,11 @@ def test_needle_lies_between_sentences_at_its_depth(hay):
 
 def test_haystacks_are_consecutive_wrap_once_and_have_the_length(hay):
     starts = set()
-    for prompt in build(settings(hay, lengths=(500, 1900, 2900), depths=(0.5,), trials=4), 17):
+    for prompt in build(settings(hay, lengths=(500, 1700, 2600), depths=(0.5,), trials=4), 17):
         numbers = [int(number) for number in re.findall(r"Sentence (\d+)", prompt.text)]
         assert numbers == [(numbers[0] + step) % 300 for step in range(len(numbers))]
         assert len(set(numbers)) == len(numbers)
-        assert len((prompt.text + prompt.targets[0]).split()) == pytest.approx(0.78 * int(prompt.category), abs=5)
+        assert len((prompt.text + prompt.targets[0]).split()) == pytest.approx(WORDS * int(prompt.category), abs=5)
         starts.add(numbers[0])
     assert len(starts) > 8
 
@@ -145,7 +145,7 @@ def test_sentences_end_where_they_end():
 
 
 def test_bad_settings_are_user_errors(hay, tmp_path):
-    with pytest.raises(UserError, match=r"2,400 words in sentences; tasks.needle.lengths = 4000 tokens needs 3,120"):
+    with pytest.raises(UserError, match=r"2,400 words in sentences; tasks.needle.lengths = 4000 tokens needs 3,480"):
         build(settings(hay, lengths=(200, 4000)), 17)
     with pytest.raises(UserError, match=r"depths = \[0.5, 0.501\]: two are equal"):
         build(settings(hay, depths=(0.5, 0.501)), 17)
@@ -163,9 +163,9 @@ def test_real_book():
 
 def test_prose_of_this_repository_serves_params_and_holds_no_fact():
     prompts = build(settings(PROSE), 17)
-    assert len(prompts) == 30 and len({p.cluster for p in prompts}) == 30
+    assert len(prompts) == 60 and len({p.cluster for p in prompts}) == len(facts())
     for prompt in prompts:
         check_prompt(prompt)
-        assert len((prompt.text + prompt.targets[0]).split()) == pytest.approx(0.78 * int(prompt.category), abs=25)
+        assert len((prompt.text + prompt.targets[0]).split()) == pytest.approx(WORDS * int(prompt.category), abs=25)
     prose = " ".join(read_text(PROSE))
     assert not [key for key in facts() if key.capitalize() in prose]

@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 from stages.store.params import Text
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/prompts/lexicon/prose"
+PROSE = ROOT / "stages/prompts/lexicon/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 
 
