@@ -1,0 +1,58 @@
+"""Our BLiMP decisions against lm-eval 0.4.13's, pair by pair.
+
+    python -m bench.blimp_vs_lm_eval ../shared/data/blimp --pairs 10
+
+lm-eval scores " Sentence" after a BOS, as `leading_space` and `bos` do, and gives ties to the good sentence; pairs of
+equal strings are left out. Both run the same float32 weights.
+"""
+
+import argparse
+import logging
+import time
+
+import numpy as np
+
+from bench.peer import default_model, run
+from stages.model.load import open_folder
+from stages.model.outcome import outcomes
+from stages.prompts import blimp
+from stages.store.params import Blimp
+
+
+def main() -> None:
+    """Score the pairs with both; print agreement, margins of disagreements, seconds."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", help="folder of BLiMP *.jsonl")
+    parser.add_argument("--pairs", type=int, default=10, help="pairs per paradigm")
+    options = parser.parse_args()
+    settings = Blimp(source="path", path=options.folder, pairs=options.pairs, leading_space=True, bos=True)
+    prompts = blimp.build(settings, 0)
+    folder = default_model()
+    start = time.perf_counter()
+    loaded = open_folder(folder)
+    loading = time.perf_counter() - start
+    start = time.perf_counter()
+    ours = {row.id: measures[0] for row, measures in outcomes(loaded, "blimp", prompts, 2048, [])}
+    scoring = time.perf_counter() - start
+    del loaded
+    pairs = [{"id": p.id, "sentence_good": p.targets[0][1:], "sentence_bad": p.targets[1][1:]} for p in prompts]
+    question = {"model": str(folder), "pairs": pairs}
+    theirs, whole = run("lm-eval-0.4.13", ["lm-eval[hf]==0.4.13"], "lm_eval_blimp.py", question)
+    margins = theirs["margins"]
+    mine = np.array([ours[p.id]["margin"] for p in prompts])
+    peer = np.array([margins[p.id] for p in prompts])
+    equal = (mine >= 0) == (peer >= 0)
+    print(f"{len(prompts)} pairs of {len({p.group for p in prompts})} paradigms; equal decisions: {equal.sum()}")
+    print(f"accuracy: ours {np.mean(mine >= 0):.4f}, lm-eval {theirs['accuracy']:.4f}")
+    print(f"largest difference of margins: {np.abs(mine - peer).max():.2e} nats")
+    for prompt, a, b in zip(prompts, mine, peer, strict=True):
+        if (a >= 0) != (b >= 0):
+            print(f"  {prompt.id}: ours {a:+.6f}, lm-eval {b:+.6f}")
+    print(
+        f"seconds: ours {scoring:.1f} scoring + {loading:.1f} loading; lm-eval {theirs['seconds']:.1f} scoring, {whole:.1f} in all"
+    )
+
+
+if __name__ == "__main__":
+    main()

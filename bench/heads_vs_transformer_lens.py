@@ -1,0 +1,67 @@
+"""Our induction, duplicate and previous-token scores against TransformerLens 4.3's `detect_head`, head by head.
+
+    python -m bench.heads_vs_transformer_lens --prompts 4
+
+`detect_head(error_measure="mul")` sums the attention on its pattern over all queries and divides by the attention of
+all T queries (each row sums to 1, so by T); ours is the mean over the Q queries that have the relation. Both sum the
+same cells once the BOS counts as an ordinary token: theirs = ours x Q / T. Prompts are averaged.
+"""
+
+import argparse
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from bench.peer import default_model, run
+from stages.heads import FAMILIES
+from stages.model.load import open_folder
+from stages.model.measure import measure
+from stages.model.tokens import encode_all
+from stages.prompts import repeats
+from stages.store.params import Repeats
+
+PATTERNS = {
+    "previous": "previous_token_head",
+    "duplicate": "duplicate_token_head",
+    "induction": "induction_head",
+}
+
+
+def main() -> None:
+    """Measure one fixed repeat set with both; print the largest difference over heads per family, and seconds."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--prompts", type=int, default=4, help="random repeated sequences")
+    options = parser.parse_args()
+    settings = Repeats(path="", prompts=options.prompts, shortest=15, longest=30, copies=3)
+    folder = default_model()
+    loaded = open_folder(folder)
+    prompts = encode_all(loaded, repeats.build(settings, 0))
+    prompts = [replace(tokens, special=np.zeros(len(tokens), dtype=bool)) for tokens in prompts]
+    start = time.perf_counter()
+    totals = {name: 0.0 for name in PATTERNS}
+    for tokens in prompts:
+        relations = {name: FAMILIES[name].relation(tokens) for name in PATTERNS}
+        (sums,) = measure(loaded, [tokens], [relations]).sums
+        for name, relation in relations.items():
+            rescaled = sums[name].means()["mass"] * len(relation.queries) / len(tokens)
+            totals[name] = totals[name] + rescaled / len(prompts)
+    seconds = time.perf_counter() - start
+    del loaded
+    question = {"model": str(folder), "patterns": PATTERNS, "ids": [tokens.ids.tolist() for tokens in prompts]}
+    theirs, whole = run("transformer-lens-4.3", ["transformer-lens==4.3.*"], "transformer_lens_heads.py", question)
+    print(f"{len(prompts)} prompts of {', '.join(str(len(tokens)) for tokens in prompts)} tokens")
+    for name, ours in totals.items():
+        peer = np.array(theirs["scores"][name])
+        at = np.unravel_index(peer.argmax(), peer.shape)
+        print(
+            f"{name:10s} largest difference over {peer.size} heads {np.abs(ours - peer).max():.2e}; "
+            f"top head L{at[0]}H{at[1]}: ours {ours[at]:.6f}, TransformerLens {peer[at]:.6f}"
+        )
+    print(f"seconds: ours {seconds:.1f}; TransformerLens {theirs['seconds']:.1f}, {whole:.1f} with start and loading")
+
+
+if __name__ == "__main__":
+    main()

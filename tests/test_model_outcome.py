@@ -1,0 +1,128 @@
+"""Measures equal naive ones from full softmaxes; function vectors equal what a layer really writes."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import make
+
+from stages.model.forward import batches, forward
+from stages.model.intervene import ablating
+from stages.model.outcome import STRIDE, outcome, outcomes
+from stages.model.score import Scored
+from stages.model.tokens import encode
+from stages.model.vectors import function_vector, mean_outputs
+from stages.prompts.prompt import Prompt
+
+
+def row(name: str, **fields) -> SimpleNamespace:
+    return SimpleNamespace(**asdict(Prompt(**({"id": f"t/g/{name}", "group": "g", "cluster": name} | fields))))
+
+
+PAIRS = [
+    row("0", targets=(" the cat sees a dog.", " the cat see a dog.")),
+    row("1", targets=(" the old house was big.", " old the house was big.")),
+    row("2", targets=(" a bird likes it.", " a bird likes it.")),
+]
+
+
+def sentence(loaded, tokens) -> float:
+    """Log-probability of a whole sentence by one plain pass."""
+    logits = forward(loaded, [tokens.ids], [np.arange(len(tokens) - 1)]).double().log_softmax(1)
+    return float(logits[torch.arange(len(tokens) - 1), torch.from_numpy(tokens.ids[1:])].sum())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "bloom"])
+def test_minimal_pairs_equal_whole_sentence_scores(name):
+    loaded = make(name, scale=4.0)
+    size = loaded.anatomy.layers[1].head_size
+    values = {(1, 0): torch.full((size,), 0.5), (2, 1): torch.zeros(size)}
+    found = list(outcomes(loaded, "blimp", PAIRS, 200, [lambda batch: batch.ablated(values, everywhere=True)]))
+    assert len(found) == 3
+    for pair, (intact, ablated) in found:
+        good, bad = (encode(loaded, pair, target) for target in (0, 1))
+        margin = sentence(loaded, good) - sentence(loaded, bad)
+        assert intact["margin"] == pytest.approx(margin, abs=1e-3)
+        assert intact["accuracy"] == (0.5 if pair.id.endswith("2") else float(margin > 0))
+        with ablating(loaded, values):
+            assert ablated["margin"] == pytest.approx(sentence(loaded, good) - sentence(loaded, bad), abs=1e-3)
+
+
+def test_continuations_and_losses():
+    loaded = make("llama_gqa", scale=4.0)
+    prompt = row("0", text="the cat sees the dog of the house", targets=(" was red",))
+    ((_, (icl,)),) = outcomes(loaded, "icl", [prompt], 100, [])
+    tokens = encode(loaded, prompt)
+    logits = forward(loaded, [tokens.ids], [tokens.target - 1]).log_softmax(1)
+    right = logits[torch.arange(2), torch.from_numpy(tokens.ids[tokens.target])]
+    assert icl["logprob"] == pytest.approx(float(right.mean()), abs=1e-5)
+    assert icl["accuracy"] == float((logits.argmax(1).numpy() == tokens.ids[tokens.target]).all())
+    ((_, (text,)),) = outcomes(
+        loaded, "text", [row("1", text="the cat sees the dog of the old house in a tree")], 100, []
+    )
+    whole = encode(loaded, row("1", text="the cat sees the dog of the old house in a tree"))
+    at = np.arange(STRIDE, len(whole), STRIDE)
+    losses = -forward(loaded, [whole.ids], [at - 1]).log_softmax(1)[
+        torch.arange(len(at)), torch.from_numpy(whole.ids[at])
+    ]
+    assert text["loss"] == pytest.approx(float(losses.mean()), abs=1e-5)
+
+
+def test_repeats_are_scored_on_the_last_copy():
+    loaded = make("gpt2")
+    prompt = row("0", ordinals=(3, 9, 4, 7) * 3)
+    tokens = encode(loaded, prompt)
+    ((_, (found,)),) = outcomes(loaded, "repeats", [prompt], 100, [])
+    at = np.arange(len(tokens) - 4, len(tokens))
+    losses = -forward(loaded, [tokens.ids], [at - 1]).log_softmax(1)[torch.arange(4), torch.from_numpy(tokens.ids[at])]
+    assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5)
+
+
+def test_recall_needs_every_token():
+    scored = Scored(np.array([-0.1, -0.2, -3.0], dtype=np.float32), np.array([True, True, False]))
+    assert outcome("needle", [scored])["recall"] == 0.0
+    assert outcome("needle", [Scored(scored.logprob, np.ones(3, dtype=bool))])["recall"] == 1.0
+
+
+def test_batches_cover_all_prompts_in_a_fixed_order_within_the_budget():
+    loaded = make("gpt2")
+    prompts = [encode(loaded, row(str(n), text="the cat " * (1 + n * 7 % 5))) for n in range(20)]
+    made = list(batches(prompts, 30, [1] * 20))
+    assert sorted(index for batch in made for index in batch) == list(range(20))
+    assert all(len(batch) * max(len(prompts[i]) for i in batch) <= 30 for batch in made)
+    assert made == list(batches(prompts, 30, [1] * 20))
+    assert all(len(batch) <= 3 for batch in batches(prompts, 10_000, [170] * 20))
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2"])
+def test_all_heads_of_a_layer_add_up_to_what_the_layer_writes(name):
+    """With every head in it, the vector of a layer is the attention block's own output at those head outputs."""
+    loaded = make(name, scale=3.0)
+    part = loaded.anatomy.layers[1]
+    generator = torch.Generator().manual_seed(0)
+    z = {head: torch.randn(part.head_size, generator=generator) for head in loaded.anatomy.heads}
+    projection = loaded.model.get_submodule(part.projection)
+    with torch.no_grad():
+        if projection.bias is not None:
+            projection.bias.zero_()
+        written = projection(torch.cat([z[1, head] for head in range(part.heads)]))
+        if part.norm:
+            written = loaded.model.get_submodule(part.norm)(written)
+    vector = function_vector(loaded, z, [(1, head) for head in range(part.heads)])
+    torch.testing.assert_close(vector, written, atol=1e-5, rtol=1e-4)
+    halves = [function_vector(loaded, z, [(1, h) for h in pair]) for pair in ((0, 1), (2, 3))]
+    torch.testing.assert_close(halves[0] + halves[1], vector, atol=1e-5, rtol=1e-4)
+
+
+def test_mean_outputs_are_means_over_prompts():
+    loaded = make("gpt2")
+    rows = [
+        {"layer": layer, "head": head, "output": np.full(8, value, dtype=np.float32)}
+        for value in (1.0, 3.0)
+        for layer, head in loaded.anatomy.heads
+    ]
+    means = mean_outputs(pd.DataFrame(rows), loaded)
+    assert set(means) == set(loaded.anatomy.heads) and means[2, 3].tolist() == [2.0] * 8
