@@ -49,9 +49,8 @@ def main() -> None:
     for prompt, a, b in zip(prompts, mine, peer, strict=True):
         if (a >= 0) != (b >= 0):
             print(f"  {prompt.id}: ours {a:+.6f}, lm-eval {b:+.6f}")
-    print(
-        f"seconds: ours {scoring:.1f} scoring + {loading:.1f} loading; lm-eval {theirs['seconds']:.1f} scoring, {whole:.1f} in all"
-    )
+    print(f"seconds: ours {scoring:.1f} scoring + {loading:.1f} loading")
+    print(f"seconds: lm-eval {theirs['seconds']:.1f} scoring, {whole:.1f} in all")
 
 
 if __name__ == "__main__":

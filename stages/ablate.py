@@ -216,12 +216,13 @@ def _known(slot: str, settings: params.Params) -> pd.DataFrame:
     for task, measure in (("icl", "accuracy"), ("needle", "recall")):
         if getattr(settings.tasks, task) is None:
             continue
-        path = paths.outputs(slot, task) if task == "icl" else paths.relations(slot, task)
-        solved = tables.read(path, columns=["prompt", "solved"]).drop_duplicates("prompt").set_index("prompt").solved
+        icl = task == "icl"
+        path, column = (paths.outputs(slot, task), "solved") if icl else (paths.relations(slot, task), "recalled")
+        right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
         prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
-        for row in prompts.loc[solved.index].itertuples(index=False):
-            value = float(solved[row.id])
-            found.append(_row(none, f"{task}", row) | {"measure": measure, "value": value, "intact": value})
+        for row in prompts.loc[right.index].itertuples(index=False):
+            value = float(right[row.id])
+            found.append(_row(none, task, row) | {"measure": measure, "value": value, "intact": value})
     return pd.DataFrame(found, columns=tables.EFFECTS.names)
 
 

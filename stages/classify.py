@@ -67,7 +67,7 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
     if family.solved_only:
         trials = table.prompt.nunique()
-        table = table[table.solved.astype(bool)]
+        table = table[table.recalled == 1]
         log.info("%s: %d of %d trials answered in full", family.name, table.prompt.nunique(), trials)
         if table.empty:
             return table, f"the intact model answers none of {trials} trials in full"

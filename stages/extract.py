@@ -102,7 +102,7 @@ def _measured(
                 columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
                 columns |= {name: value[at] for name, value in sums.means().items()}
                 columns |= {"relation": name, "queries": sums.count, "hits_word": np.nan, "baseline": baseline}
-                columns["solved"] = None if scored is None else scored.solved
+                columns["recalled"] = np.nan if scored is None else scored.recalled
                 add_relations(pd.DataFrame(columns)[tables.RELATIONS.names])
             if task == "text":
                 ordinary = ~tokens[position].special

@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from tqdm import tqdm
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
+
+if TYPE_CHECKING:
+    from stages.model.score import Scored
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +71,12 @@ def main(slot: str) -> None:
         half = settings.steer.queries // 2
         choose = rows[(rows.role == "zero_shot") & (rows.split == "a")].head(half)
         tried, chosen = study.choose(list(choose.itertuples()))
-        found += [_row(function, row, setting, False, correct) for row, setting, correct in tried]
+        found += [_row(function, row, setting, False, scored) for row, setting, scored in tried]
         for context in ("zero_shot", "shuffled"):
             test = rows[(rows.role == context) & (rows.split == "b")].head(half)
             for row in test.itertuples():
-                for setting, correct in zip(chosen, study.run(row, chosen), strict=True):
-                    found.append(_row(function, row, setting, True, correct))
+                for setting, scored in zip(chosen, study.run(row, chosen), strict=True):
+                    found.append(_row(function, row, setting, True, scored))
         for setting in chosen:
             if setting.vector in ("function", "layer_average"):
                 vectors[f"{function}.{setting.vector}"] = study.vector(setting).cpu().contiguous()
@@ -103,8 +107,7 @@ class Study:
     def choose(self, rows) -> tuple[list, list[Setting]]:
         """Try settings on split a; return all outcomes (row, setting, correct) and the chosen settings to report.
 
-        The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength. Ties go
-        to the earlier setting: fewer heads, lower layer, weaker vector.
+        The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength.
         """
         counts = [Setting("heads", heads=number) for number in self.numbers]
         tried = self._try(rows, counts)
@@ -128,13 +131,13 @@ class Study:
 
     def _try(self, rows, settings: list[Setting]) -> list:
         return [
-            (row, setting, correct)
+            (row, setting, scored)
             for row in rows
-            for setting, correct in zip(settings, self.run(row, settings), strict=True)
+            for setting, scored in zip(settings, self.run(row, settings), strict=True)
         ]
 
-    def run(self, row, settings: list[Setting]) -> list[bool]:
-        """Return whether the answer is right under each setting; a setting that changes no logit is an error."""
+    def run(self, row, settings: list[Setting]) -> "list[Scored]":
+        """Score the answer under each setting; a setting that changes no logit is an error."""
         from stages.model.score import LastToken
         from stages.model.tokens import encode
 
@@ -143,7 +146,7 @@ class Study:
         for setting, result in zip(settings, scored, strict=True):
             if setting.vector != "none" and (result.logprob == last.intact.logprob).all():
                 raise UserError(f"steering with {setting} changed no logit of {row.id}")
-        return [result.solved for result in scored]
+        return scored
 
     def edit(self, setting: Setting):
         """Turn a setting into an edit of the last token."""
@@ -212,11 +215,16 @@ def _layer_averages(loaded, rows: pd.DataFrame) -> dict:
 
 
 def _best(tried: list, options: list[Setting]) -> Setting:
-    right = {setting: np.mean([correct for _, other, correct in tried if other == setting]) for setting in options}
-    return max(options, key=lambda setting: right[setting])
+    """Return the most accurate setting; among equals, the one under which the answers are likeliest."""
+
+    def merit(setting: Setting) -> tuple[float, float]:
+        mine = [scored for _, other, scored in tried if other == setting]
+        return np.mean([scored.solved for scored in mine]), np.mean([scored.logprob.mean() for scored in mine])
+
+    return max(options, key=merit)
 
 
-def _row(function: str, row, setting: Setting, chosen: bool, correct: bool) -> dict:
+def _row(function: str, row, setting: Setting, chosen: bool, scored: "Scored") -> dict:
     same = {"function": function, "prompt": row.id, "split": row.split, "cluster": row.cluster, "context": row.role}
     return same | {
         "vector": setting.vector,
@@ -225,7 +233,8 @@ def _row(function: str, row, setting: Setting, chosen: bool, correct: bool) -> d
         "heads": setting.heads,
         "draw": setting.draw,
         "chosen": chosen,
-        "correct": correct,
+        "correct": scored.solved,
+        "logprob": float(scored.logprob.mean()),
     }
 
 

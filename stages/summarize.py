@@ -35,6 +35,7 @@ def main(slot: str) -> None:
     heads = tables.read(paths.heads(slot), tables.HEADS)
     effects = summarize_effects(tables.read(paths.effects(slot), tables.EFFECTS), settings.seed)
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING), settings.seed)
+    steering = pd.concat([_demonstrated(effects, steering), steering])
     _csv(
         folder / "heads.csv",
         heads.assign(member=heads.member.astype(int)),
@@ -164,6 +165,15 @@ def summarize_steering(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     table["vector"] = pd.Categorical(table.vector, VECTORS)
     return table.sort_values(["context", "function", "vector"], ascending=[False, True, True])
+
+
+def _demonstrated(effects: pd.DataFrame, steering: pd.DataFrame) -> pd.DataFrame:
+    """Return the intact accuracy with demonstrations of the functions that were steered, to compare with."""
+    clean = effects[(effects.intervention == "none") & (effects.task == "icl") & (effects.measure == "accuracy")]
+    clean = clean[clean.group.isin(steering.function)]
+    same = {"layer": -1, "context": "clean", "vector": "none", "heads": 0, "strength": 0.0}
+    columns = clean.rename(columns={"group": "function", "value": "accuracy"}).assign(**same)
+    return columns.reindex(columns=steering.columns)
 
 
 def _sink_rate(slot: str, settings: params.Params) -> float | None:

@@ -81,10 +81,11 @@ def test_repeats_are_scored_on_the_last_copy():
     assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5)
 
 
-def test_recall_needs_every_token():
+def test_recall_counts_tokens_and_accuracy_needs_all():
     scored = Scored(np.array([-0.1, -0.2, -3.0], dtype=np.float32), np.array([True, True, False]))
-    assert outcome("needle", [scored])["recall"] == 0.0
-    assert outcome("needle", [Scored(scored.logprob, np.ones(3, dtype=bool))])["recall"] == 1.0
+    assert outcome("needle", [scored])["recall"] == pytest.approx(2 / 3)
+    assert outcome("icl", [scored])["accuracy"] == 0.0
+    assert outcome("icl", [Scored(scored.logprob, np.ones(3, dtype=bool))])["accuracy"] == 1.0
 
 
 def test_batches_cover_all_prompts_in_a_fixed_order_within_the_budget():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.prompts import blimp, blimp_grammar
+from stages.prompts import blimp, blimp_grammar, blimp_words
 from stages.store import params
 from stages.store.errors import UserError
 
@@ -140,7 +140,7 @@ def test_sentences_are_spelled_like_sentences(pairs):
 
 
 def test_the_article_follows_the_sound_where_spelling_misleads():
-    words = blimp_grammar.load(LEXICON)
+    words = blimp_words.load(LEXICON)
     sentence = "anna wore a old uniform for a hour, a uniform of a honest man"
     assert blimp_grammar.finish(sentence, words) == "Anna wore an old uniform for an hour, a uniform of an honest man."
 
@@ -167,7 +167,7 @@ def test_a_paradigm_does_not_depend_on_the_others(pairs, monkeypatch):
 
 
 def test_every_paradigm_can_give_two_hundred_pairs():
-    words = blimp_grammar.load(LEXICON)
+    words = blimp_words.load(LEXICON)
     assert all(len(blimp_grammar.pairs(uid, words, 0, 200)) == 200 for uid in blimp_grammar.PARADIGMS)
 
 
@@ -278,7 +278,7 @@ def test_no_agreement_pair_turns_on_a_verb_whose_past_is_its_base(words):
     unchanging = {forms[0] for verb in lists if (forms := verb["forms"].split())[0] == forms[2]}
     assert "hurt" in unchanging
     for uid in (uid for uid in blimp_grammar.PARADIGMS if re.search("subject_verb|distractor", uid)):
-        for pair in blimp_grammar.pairs(uid, blimp_grammar.load(LEXICON), 0, 400):
+        for pair in blimp_grammar.pairs(uid, blimp_words.load(LEXICON), 0, 400):
             ((right, wrong),) = differences(*pair)
             assert not {right, wrong} & unchanging, pair
             if uid.endswith("agreement_2"):

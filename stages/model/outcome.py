@@ -2,8 +2,9 @@
 
 blimp:   margin = log P(good) - log P(bad) of whole sentences (nats), accuracy = 1, 1/2 for a tie, 0. Tokens that the
          two sentences share at their start have the same probability in both: scoring begins where they differ.
-icl, needle: accuracy / recall = every answer token is the argmax, teacher-forced, which is what greedy decoding gives;
-         logprob = mean over the answer's tokens (nats).
+icl:     accuracy = every answer token is the argmax, teacher-forced: greedy decoding gives the answer.
+needle:  recall = share of answer tokens that are the argmax, teacher-forced (Wu+ take the share of answer words found).
+both:    logprob = mean over the answer's tokens (nats).
 repeats, text: loss = mean negative log-probability (nats per token), of the last copy / of every `STRIDE`th token.
 """
 
@@ -62,7 +63,8 @@ def outcome(task: str, scored: Sequence[Scored]) -> dict[str, float]:
     (one,) = scored
     if task in ("text", "repeats"):
         return {"loss": -float(one.logprob.mean(dtype=np.float64))}
-    return {"recall" if task == "needle" else "accuracy": float(one.solved), "logprob": float(one.logprob.mean())}
+    right = {"recall": one.recalled} if task == "needle" else {"accuracy": float(one.solved)}
+    return right | {"logprob": float(one.logprob.mean())}
 
 
 def outcomes(

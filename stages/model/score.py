@@ -31,6 +31,11 @@ class Scored:
     top: np.ndarray
 
     @property
+    def recalled(self) -> float:
+        """Share of scored tokens that are the argmax."""
+        return float(self.top.mean())
+
+    @property
     def solved(self) -> bool:
         """Every scored token is the argmax: what greedy decoding would have produced."""
         return bool(self.top.all())

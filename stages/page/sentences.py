@@ -183,19 +183,21 @@ def controls(pairs: pd.DataFrame, by: str = "family") -> str:
 
 
 def curve(pairs: pd.DataFrame) -> str:
-    """Say what the largest number of silenced retrieval heads does to one measure, beside matched heads."""
-    last = pairs.loc[pairs["k"].idxmax()]
-    digits = decimals(last["measure"])
-    name = measured(last["task"], last["measure"])
-    text = (
-        f"With {int(last['k'])} retrieval heads silenced, {name} goes from "
-        f"{number(last['value'] - last['change'], digits)} to {number(last['value'], digits)}"
-    )
-    if math.isnan(last["versus_control"]):
+    """Say what silencing more and more retrieval heads does to one measure, beside matched heads."""
+    pairs = pairs.sort_values("k")
+    first, digits = pairs.iloc[0], decimals(pairs["measure"].iloc[0])
+    name = measured(first["task"], first["measure"])
+    ks = ", ".join(str(int(k)) for k in pairs["k"])
+    values = ", ".join(number(value, digits) for value in pairs["value"])
+    intact = number(first["value"] - first["change"], digits)
+    text = f"{name[0].upper()}{name[1:]}: {intact} intact; with {ks} retrieval heads silenced, {values}"
+    if pairs["versus_control"].isna().all():
         return f"{text}; there is no matched control."
+    controls = ", ".join(number(value, digits) for value in pairs["control_value"])
+    widest = pairs.loc[pairs["versus_control"].abs().idxmax()]
     return (
-        f"{text}; with as many matched heads, to {number(last['control_value'], digits)}. "
-        f"The difference is {versus(last)}, over {int(last['trials'])} trials."
+        f"{text}; with as many matched heads, {controls}. "
+        f"Largest difference {versus(widest)}, at {int(widest['k'])}; {int(first['trials'])} trials."
     )
 
 

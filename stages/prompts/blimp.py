@@ -18,7 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.prompts import blimp_grammar
+from stages.prompts import (  # the paradigm modules register their paradigms
+    blimp_agreement,  # noqa: F401
+    blimp_extraction,  # noqa: F401
+    blimp_grammar,
+    blimp_structure,  # noqa: F401
+    blimp_words,
+)
 from stages.prompts.prompt import Prompt
 from stages.store import params
 from stages.store.errors import UserError
@@ -69,7 +75,7 @@ def _prompt(row: Row, settings: params.Blimp) -> Prompt:
 
 
 def _builtin(settings: params.Blimp, seed: int) -> Iterator[Row]:
-    words = blimp_grammar.load(Path(settings.path))
+    words = blimp_words.load(Path(settings.path))
     for uid, paradigm in sorted(blimp_grammar.PARADIGMS.items()):
         for number, (good, bad) in enumerate(blimp_grammar.pairs(uid, words, seed, settings.pairs)):
             yield Row(uid, paradigm.phenomenon, number, good, bad)

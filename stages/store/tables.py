@@ -61,7 +61,7 @@ RELATIONS = _schema(
     hits_word=(pa.float32(), "the same over words, self and special tokens removed (grammar); null elsewhere"),
     null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
     baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
-    solved=(pa.bool_(), "the intact model's argmax is right at every target token; null where there is no target"),
+    recalled=(pa.float32(), "share of target tokens that are the intact model's argmax, 0..1; null without a target"),
 )
 
 
@@ -138,6 +138,7 @@ STEERING = _schema(
     draw=(pa.int16(), "number of the random draw; 0 elsewhere"),
     chosen=(pa.bool_(), "this setting was chosen on split a"),
     correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
+    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
 )
 
 
