@@ -25,7 +25,7 @@ from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
 if TYPE_CHECKING:
-    from stages.model.score import Scored
+    from stages.model.score import LastToken, Scored
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def main(slot: str) -> None:
         for context in ("zero_shot", "shuffled"):
             test = rows[(rows.role == context) & (rows.split == "b")].head(half)
             for row in test.itertuples():
-                for setting, scored in zip(chosen, study.run(row, chosen), strict=True):
+                for setting, scored in zip(chosen, study.run(row, study.ready(row), chosen), strict=True):
                     found.append(_row(function, row, setting, True, scored))
         for setting in chosen:
             if setting.vector in ("function", "layer_average"):
@@ -110,7 +110,8 @@ class Study:
         The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength.
         """
         counts = [Setting("heads", heads=number) for number in self.numbers]
-        tried = self._try(rows, counts)
+        ready = [(row, self.ready(row)) for row in rows]
+        tried = self._try(ready, counts)
         number = _best(tried, counts).heads
         added = {
             vector: [
@@ -120,7 +121,7 @@ class Study:
             ]
             for vector in ("function", "layer_average")
         }
-        more = self._try(rows, [setting for options in added.values() for setting in options])
+        more = self._try(ready, [setting for options in added.values() for setting in options])
         chosen = [
             Setting("none"),
             Setting("heads", heads=number),
@@ -129,22 +130,25 @@ class Study:
         chosen += [Setting("random", heads=number, draw=draw) for draw in range(len(self.shuffled))]
         return tried + more, chosen
 
-    def _try(self, rows, settings: list[Setting]) -> list:
+    def _try(self, ready, settings: list[Setting]) -> list:
         return [
             (row, setting, scored)
-            for row in rows
-            for setting, scored in zip(settings, self.run(row, settings), strict=True)
+            for row, last in ready
+            for setting, scored in zip(settings, self.run(row, last, settings), strict=True)
         ]
 
-    def run(self, row, settings: list[Setting]) -> "list[Scored]":
-        """Score the answer under each setting; a setting that changes no logit is an error."""
+    def ready(self, row) -> "LastToken":
+        """Run a prompt up to its last token."""
         from stages.model.score import LastToken
         from stages.model.tokens import encode
 
-        last = LastToken(self.loaded, encode(self.loaded, row))
-        scored = last.edited([self.edit(setting) for setting in settings])
+        return LastToken(self.loaded, encode(self.loaded, row))
+
+    def run(self, row, last: "LastToken", settings: list[Setting]) -> "list[Scored]":
+        """Score the answer under each setting; a setting that changes no logit is an error."""
+        intact, *scored = last.edited([self.edit(setting) for setting in (Setting("none"), *settings)])
         for setting, result in zip(settings, scored, strict=True):
-            if setting.vector != "none" and (result.logprob == last.intact.logprob).all():
+            if setting.vector != "none" and (result.logprob == intact.logprob).all():
                 raise UserError(f"steering with {setting} changed no logit of {row.id}")
         return scored
 

@@ -56,9 +56,9 @@ def main(slot: str) -> None:
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
         for row in tqdm(list(shuffled[shuffled.group.isin(means)].itertuples()), desc="trace", unit="prompt"):
             last = LastToken(loaded, _first_only(encode(loaded, row)))
-            base = float(np.exp(last.intact.logprob[0]))
-            patched = last.edited([Edit(heads={head: means[row.group][head]}) for head in heads])
-            effects = [float(np.exp(scored.logprob[0])) - base for scored in patched]
+            scored = last.edited([Edit(), *(Edit(heads={head: means[row.group][head]}) for head in heads)])
+            base, *patched = (float(np.exp(one.logprob[0])) for one in scored)
+            effects = [probability - base for probability in patched]
             same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
             add(pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": effects}))
 

@@ -150,11 +150,13 @@ def test_cached_edits_equal_full_passes(name):
     edits = [Edit(heads={head: torch.randn(size, generator=generator)}) for head in loaded.anatomy.heads]
     edits += [Edit(added={layer: torch.randn(width, generator=generator)}) for layer in range(3)]
     last = LastToken(loaded, tokens)
-    np.testing.assert_allclose(last.intact.logprob, plain(loaded, tokens), atol=1e-5)
-    for edit, scored in zip(edits, last.edited(edits), strict=True):
+    intact, *edited = last.edited([Edit(), *edits])
+    np.testing.assert_allclose(intact.logprob, plain(loaded, tokens), atol=1e-5)
+    np.testing.assert_allclose(last.edited([Edit()])[0].logprob, intact.logprob, atol=1e-5)
+    for edit, scored in zip(edits, edited, strict=True):
         with patched_everywhere(loaded, edit, int(tokens.target[0]) - 1):
             np.testing.assert_allclose(scored.logprob, plain(loaded, tokens), atol=1e-5)
-        assert np.abs(scored.logprob - last.intact.logprob).max() > 1e-6
+        assert np.abs(scored.logprob - intact.logprob).max() > 1e-6
 
 
 def plain(loaded, tokens) -> np.ndarray:

@@ -109,7 +109,6 @@ def find(model: PreTrainedModel) -> Anatomy:
     Raises `UserError` when the model has no head that can be measured.
     """
     names = {module: name for name, module in model.named_modules()}
-    linears = [module for module in names if isinstance(module, nn.Linear | Conv1D)]
     attended: dict[nn.Module, tuple[torch.Tensor, dict[str, Any]]] = {}  # module -> output (B, T, H, K), sizes
     calls: Counter[nn.Module] = Counter()
     inside: dict[nn.Module, list[tuple[nn.Module, torch.Tensor, torch.Tensor]]] = {}  # linears called in a module
@@ -157,17 +156,7 @@ def find(model: PreTrainedModel) -> Anatomy:
             handle.remove()
 
     if observed:
-        found = {
-            module: next(
-                (
-                    (m, y)
-                    for m, x, y in inside.get(module, []) + _after(received, linears)
-                    if _equal(x, output.flatten(2))
-                ),
-                None,
-            )
-            for module, (output, _) in attended.items()
-        }
+        found = {module: _reader(inside.get(module, []), received, output) for module, (output, _) in attended.items()}
     else:  # the innermost modules that return weights
         inner = [m for m in weights if not any(o is not m and names[o].startswith(names[m] + ".") for o in weights)]
         found = {m: _last_with_heads(inside.get(m, []), weights[m].shape[1]) for m in inner}
@@ -232,9 +221,14 @@ def _equal(x: torch.Tensor, y: torch.Tensor) -> bool:
     return x.shape == y.shape and torch.equal(x, y)
 
 
-def _after(received, linears):
-    """Linears outside the attention module, for models that project in the block (BERT's SelfOutput)."""
-    return [(m, x, m(x)) for m, x in received if m in set(linears)]
+def _reader(inside, received, attended: torch.Tensor):
+    """Return the linear that reads an attention output, and what it makes of it; None if none does.
+
+    Those inside the attention module come first, then all others, for models that project in the block (BERT).
+    """
+    flat = attended.flatten(2)
+    outside = [(m, x) for m, x in received if isinstance(m, nn.Linear | Conv1D)]
+    return next(((m, m(x)) for m, x in [(m, x) for m, x, _ in inside] + outside if _equal(x, flat)), None)
 
 
 def _last_with_heads(called, heads: int):

@@ -24,10 +24,9 @@ class Edit:
     heads: Mapping[Head, torch.Tensor] = field(default_factory=dict)
     added: Mapping[int, torch.Tensor] = field(default_factory=dict)  # layer whose block output it joins -> (D,)
 
-    @property
-    def first(self) -> int:
-        """The first layer that runs differently."""
-        return min([layer for layer, _ in self.heads] + list(self.added), default=0)
+    def first(self, top: int) -> int:
+        """Return the first layer that runs differently; the top layer where none does."""
+        return min([layer for layer, _ in self.heads] + list(self.added), default=top)
 
 
 @contextmanager

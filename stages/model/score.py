@@ -21,6 +21,9 @@ from stages.model.load import Loaded
 
 SHARED = 32  # tokens that prompts must share for their prefix to be run apart
 ROWS = 128  # edited rows in one call, at most
+CACHED = (
+    4  # rows of logits reduced at once: a row of a large vocabulary is 1 MB, and the processor's cache is not large
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class Batch:
 
 
 class LastToken:
-    """One prompt with its target, run up to its last prompt token; edits there cost a token or few each."""
+    """One prompt with its target, run up to its last prompt token; edits there cost a token or few each.
+
+    The intact prompt is the edit that changes nothing, `Edit()`: scored with the others, it costs no pass of its own.
+    """
 
     def __init__(self, loaded: Loaded, tokens: Tokens) -> None:
         self.loaded = loaded
@@ -97,26 +103,27 @@ class LastToken:
         self.tail = tokens.ids[at:-1]
         self.targets = torch.from_numpy(tokens.ids[tokens.target])
         with remembering(loaded) as self.residuals:
-            self.intact = self._run([Edit()])[0]
+            forward(loaded, [self.tail], cache=self.cache, headless=True)
 
     def edited(self, edits: Sequence[Edit]) -> list[Scored]:
         """Score the target under each edit, in order; edits are run together, from their first layer up."""
-        order = sorted(range(len(edits)), key=lambda index: edits[index].first)
+        top = len(self.loaded.anatomy.layers) - 1
+        order = sorted(range(len(edits)), key=lambda index: edits[index].first(top))
         results: list[Scored | None] = [None] * len(edits)
         for start in range(0, len(order), ROWS):
             chunk = order[start : start + ROWS]
-            layer = edits[chunk[0]].first
+            layer = edits[chunk[0]].first(top)
             residual = self.residuals[layer].expand(len(chunk), -1, -1)
             with resuming(self.loaded, layer, residual), editing(self.loaded, [edits[index] for index in chunk]):
-                for index, scored in zip(chunk, self._run([edits[index] for index in chunk]), strict=True):
+                for index, scored in zip(chunk, self._run(len(chunk)), strict=True):
                     results[index] = scored
         return results
 
-    def _run(self, edits: Sequence[Edit]) -> list[Scored]:
-        rows = [np.arange(len(self.targets))] * len(edits)
-        logits_NV = forward(self.loaded, [self.tail] * len(edits), rows, self.cache)
-        logprob, top = _reduce(logits_NV, self.targets.repeat(len(edits)))
-        shape = (len(edits), len(self.targets))
+    def _run(self, number: int) -> list[Scored]:
+        rows = [np.arange(len(self.targets))] * number
+        logits_NV = forward(self.loaded, [self.tail] * number, rows, self.cache)
+        logprob, top = _reduce(logits_NV, self.targets.repeat(number))
+        shape = (number, len(self.targets))
         return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
 
 
@@ -132,7 +139,7 @@ def _reduce(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[np.ndarra
     """Return log-probabilities and argmax hits of the targets without a softmax over the whole table."""
     targets_N = targets_N.to(logits_NV.device)
     logprob, top = [], []
-    for logits, targets in zip(logits_NV.split(128), targets_N.split(128), strict=True):
+    for logits, targets in zip(logits_NV.split(CACHED), targets_N.split(CACHED), strict=True):
         chosen = logits.gather(1, targets[:, None])[:, 0]
         logprob.append((chosen - logits.logsumexp(1)).cpu())
         top.append((logits.argmax(1) == targets).cpu())
