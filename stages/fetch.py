@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from stages.model.anatomy import check
-from stages.model.load import FILES, fingerprint, locate, open_folder
+from stages.model.load import FILES, fingerprint, locate, open_folder, stored
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
@@ -31,6 +31,7 @@ def main(slot: str) -> None:
         "kind": loaded.kind,
         "architecture": type(loaded.model).__name__,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "stored": stored(origin.folder),
         "dtype": "float32",
         "files": {file.name: fingerprint(file) for file in files},
         "attention": [{"layer": i, **asdict(part), "kind": part.kind} for i, part in enumerate(loaded.anatomy.layers)],

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from stages.heads import FAMILIES
-from stages.heads.verdict import bootstrap, jaccard
+from stages.heads.verdict import bootstrap, bounds, jaccard, over_draws, resampled
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
 from stages.store.errors import run
@@ -83,7 +83,7 @@ def reliability(heads: pd.DataFrame) -> pd.DataFrame:
 def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return one row per intervention, task, group and measure, each effect beside its control.
 
-    The matched draws of an intervention are averaged per prompt first, so that prompts, not draws, are resampled. For
+    Intervals of matched heads, and of the difference from them, hold the spread over draws as well as over prompts. For
     'none', low and high bound the value and `change` is empty; else they bound the change.
     """
     if raw.empty:
@@ -98,28 +98,9 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
             rows += [_intact(none, task, measure, group, part, seed) for group, part in mine.groupby(label)]
     changed = raw[raw.intervention != "none"].assign(change=lambda table: table.value - table.intact)
     keys = ["intervention", "k", "kind", "task", "measure"]
-    per_prompt = changed.groupby([*keys, "cluster", "prompt"], as_index=False).agg(
-        value=("value", "mean"), change=("change", "mean"), control=("control", "first"), draws=("draw", "nunique")
-    )
-    for (name, k, kind, task, measure), mine in per_prompt.groupby(keys):
-        rng = stream(seed, f"summarize/{name}/{k}/{kind}/{task}/{measure}")
-        low, high = bootstrap(mine[["change"]].to_numpy(float), mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
-        row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": "all", "measure": measure}
-        row |= {"value": mine.value.mean(), "change": mine.change.mean(), "low": low, "high": high}
-        row |= {"trials": len(mine), "control": mine.control.iloc[0], "draws": int(mine.draws.max())}
-        same = per_prompt[
-            (per_prompt.k == k)
-            & (per_prompt.kind == kind)
-            & (per_prompt.task == task)
-            & (per_prompt.measure == measure)
-        ]
-        control = same[same.intervention == f"matched:{name}"].set_index("prompt").change
-        if len(control):
-            beyond = mine.change.to_numpy(float) - control.loc[mine.prompt].to_numpy(float)
-            versus = bootstrap(beyond[:, None], mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
-            row |= {"versus_control": beyond.mean(), "versus_low": versus[0], "versus_high": versus[1]}
-            row["draws"] = int(same[same.intervention == f"matched:{name}"].draws.max())
-        rows.append(row)
+    groups = dict(iter(changed.groupby(keys)))
+    for (name, *same), mine in groups.items():
+        rows.append(_effect(name, same, mine, groups.get((f"matched:{name}", *same)), seed))
     order = {name: index for index, name in enumerate(["none", *FAMILIES])}
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
     rank = table.intervention.str.removeprefix("matched:").map(order)
@@ -128,6 +109,29 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
         .sort_values(["kind", "rank", "k", "intervention", "task", "measure", "group"], kind="stable")
         .drop(columns="rank")
     )
+
+
+def _effect(name: str, same: list, mine: pd.DataFrame, control: pd.DataFrame | None, seed: int) -> dict:
+    """Return one intervention's row; prompts and, for matched heads, draws are resampled."""
+    k, kind, task, measure = same
+    rng = stream(seed, f"summarize/{name}/{k}/{kind}/{task}/{measure}")
+    names = mine.drop_duplicates("prompt").set_index("prompt").cluster.sort_index()
+    sides = [mine] if control is None else [mine, control]
+    wide = [side.pivot(index="prompt", columns="draw", values="change") for side in sides]
+    means_RD = resampled(np.hstack(wide), names.to_numpy(str), SAMPLES, rng)
+    own, other = np.split(means_RD, [wide[0].shape[1]], axis=1)
+    own_R = over_draws(own, rng)
+    low, high = bounds(own_R)
+    row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": "all", "measure": measure}
+    row |= {"value": mine.value.mean(), "change": mine.change.mean(), "low": low, "high": high}
+    row |= {"trials": len(names), "control": mine.control.iloc[0], "draws": wide[-1].shape[1]}
+    if control is not None:
+        low, high = bounds(own_R - over_draws(other, rng))
+        beyond = mine.change.mean() - control.change.mean()
+        row |= {"versus_control": beyond, "versus_low": low, "versus_high": high}
+    elif not name.startswith("matched:"):
+        row["draws"] = 0
+    return row
 
 
 def _intact(none: pd.DataFrame, task: str, measure: str, group: str, mine: pd.DataFrame, seed: int) -> dict:

@@ -9,7 +9,7 @@ from stages.heads.family import Relation, Tokens
 from stages.model.anatomy import check, contribution, find, probe_inputs
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating, capturing
-from stages.model.measure import measure
+from stages.model.measure import measure, weighing
 from stages.model.score import Batch, LastToken
 from stages.store.errors import UserError
 
@@ -102,6 +102,30 @@ def test_ablating_a_head_equals_zeroing_its_columns(name):
     with torch.no_grad():
         (projection.weight[columns] if name == "gpt2" else projection.weight[:, columns]).zero_()
     torch.testing.assert_close(forward(loaded, [tokens.ids], rows), ablated, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_vision_model_is_weighed_and_ablated_as_well(name):
+    """What takes pixels has no tokens to put relations on, but its weights and heads are reached in the same way."""
+    loaded = make(name, scale=5.0)
+    inputs, seen = probe_inputs(loaded.model), {}
+    with torch.no_grad(), weighing(loaded, lambda layer, weights, visible, start: seen.setdefault(layer, weights)):
+        loaded.model(**inputs)
+    loaded.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = loaded.model(**inputs, output_attentions=True).attentions
+    assert len(seen) == len(attentions) == 3
+    for layer, weights in enumerate(attentions):
+        torch.testing.assert_close(seen[layer], weights, atol=1e-5, rtol=1e-5)
+    part = loaded.anatomy.layers[1]
+    with torch.no_grad(), ablating(loaded, {(1, 2): torch.zeros(part.head_size)}):
+        ablated = loaded.model(**inputs).last_hidden_state
+    with torch.no_grad():
+        intact = loaded.model(**inputs).last_hidden_state
+        projection = loaded.model.get_submodule(part.projection)
+        projection.weight[:, 2 * part.head_size : 3 * part.head_size].zero_()
+        torch.testing.assert_close(loaded.model(**inputs).last_hidden_state, ablated, atol=1e-5, rtol=1e-5)
+    assert (ablated - intact).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", TEXTUAL)

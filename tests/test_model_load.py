@@ -27,6 +27,7 @@ def test_a_local_folder_is_loaded_in_float32_with_its_kind(tmp_path):
         loaded = load.open_folder(origin.folder)
         assert loaded.kind == kind and str(loaded.model.dtype) == "torch.float32"
         assert loaded.anatomy.layers == make(name).anatomy.layers
+        assert load.stored(folder) == "safetensors, float32"
 
 
 def test_a_hub_snapshot_goes_through_snapshot_download(tmp_path, monkeypatch):

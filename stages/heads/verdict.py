@@ -25,11 +25,30 @@ def clusters(values_PH: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.n
     return sums, np.bincount(inverse).astype(float)
 
 
-def bootstrap(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % bounds (2, H) of the mean, clusters resampled with replacement."""
+def bounds(resampled: np.ndarray) -> np.ndarray:
+    """Return the 2.5 % and 97.5 % bounds over the first axis."""
+    return np.percentile(resampled, [2.5, 97.5], axis=0)
+
+
+def resampled(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return bootstrap means (R, H), clusters resampled with replacement, the same for all columns."""
     sums, sizes = clusters(values_PH, names)
     weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
-    return np.percentile((weights @ sums) / (weights @ sizes)[:, None], [2.5, 97.5], axis=0)
+    return (weights @ sums) / (weights @ sizes)[:, None]
+
+
+def bootstrap(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the bounds (2, H) of the mean over prompts."""
+    return bounds(resampled(values_PH, names, samples, rng))
+
+
+def over_draws(means_RD: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return bootstrap means (R,) over D matched draws: each resample draws among the draws again, with replacement.
+
+    So that an interval holds both what other prompts and what other matched heads would have given.
+    """
+    draws = means_RD.shape[1]
+    return (means_RD * rng.multinomial(draws, np.full(draws, 1 / draws), size=len(means_RD))).sum(axis=1) / draws
 
 
 def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

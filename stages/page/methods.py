@@ -29,7 +29,8 @@ READING = (
     "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
     "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
     "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "
-    "excludes 0; among many differences, one in twenty would by chance. Mean ablation puts a head's mean output on "
+    "excludes 0 (it holds the spread over matched draws as well as over prompts); among many differences, one in "
+    "twenty would by chance. Mean ablation puts a head's mean output on "
     "text in its place; zero ablation puts zeros.",
     "Every choice (the top heads, a layer, a strength) is made on one half of the prompts and reported on the other. "
     "Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",

@@ -44,7 +44,7 @@ def studied(slot: Slot) -> list:
             "architecture",
             f"{model.get('architecture')} ({model.get('kind')}), {model.get('parameters', 0):,} parameters",
         ],
-        ["computed in", str(model.get("dtype"))],
+        ["weights", f"{model.get('stored')}; computed in {model.get('dtype')}"],
         ["licence", str(model.get("licence"))],
         ["software", ", ".join(f"{name} {version}" for name, version in sorted(model.get("versions", {}).items()))],
     ]
