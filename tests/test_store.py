@@ -46,6 +46,13 @@ def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
     )
 
 
+def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing(tmp_path):
+    def misspell(content):
+        content["extract"] = {"batch_token": 2048}
+
+    assert "extract.batch_token = 2048: unknown key; allowed: batch_tokens (and 1 more)" in broken(tmp_path, misspell)
+
+
 def test_values_out_of_range_name_key_value_and_range(tmp_path):
     message = broken(tmp_path, put("classify", "alpha", 7))
     assert "classify.alpha = 7" in message and "less than 1" in message

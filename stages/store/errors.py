@@ -12,7 +12,7 @@ class UserError(Exception):
 def run(stage: Callable[..., None], *arguments: str) -> None:
     """Run a stage as a command: log to stderr, end a `UserError` with its one line and exit code 1, let bugs raise."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "transformers", "accelerate", "datasets"):
+    for noisy in ("httpx", "transformers", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         stage(*arguments)

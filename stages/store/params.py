@@ -213,7 +213,8 @@ def load(path: Path = paths.PARAMS) -> Params:
 
 
 def _explain(path: Path, error: ValidationError) -> str:
-    first = error.errors()[0]
+    # a misspelt key is also a missing one: the key that the user wrote comes first
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if part != "[key]")
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")
