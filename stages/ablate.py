@@ -45,6 +45,7 @@ def main(slot: str) -> None:
             paths.effects(slot), tables.empty(tables.EFFECTS, "an encoder writes no text to score"), tables.EFFECTS
         )
     from stages.model.load import load
+    from stages.model.tokens import fitting
 
     loaded = load(slot)
     judged = tables.read(paths.heads(slot), tables.HEADS)
@@ -61,6 +62,7 @@ def main(slot: str) -> None:
     beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
     plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
     plan += _curve_plan(settings, curve, beside) + _intact_only(settings)
+    plan = [(task, fitting(loaded, rows)[0], interventions) for task, rows, interventions in plan]
     tokens = sum(_tokens(loaded, task, rows) * (1 + len(interventions)) for task, rows, interventions in plan)
     log.info(announce(f"ablate {slot}", sum(len(rows) for _, rows, _ in plan), tokens, record["parameters"]))
     means = _mean_outputs(slot, loaded, settings)
@@ -148,16 +150,19 @@ def _needles(settings: params.Params, length: int, count: int, key: str) -> pd.D
         allowed = ", ".join(map(str, settings.tasks.needle.lengths))
         raise UserError(f"{paths.PARAMS}: ablate.{key} = {length}: allowed: one of tasks.needle.lengths ({allowed})")
     table = _split_b("needle", settings)
-    return _spread(table[table.category == str(length)], count)
+    found = _spread(table[table.category == str(length)], count)
+    if len(found) < count:
+        log.warning("ablate.%s: %d needles of split b have this length, %d were asked for", key, len(found), count)
+    return found
 
 
 def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take `count` prompts evenly over groups: the first of each group, then the second ..., whole clusters of icl."""
+    """Take `count` prompts evenly over groups; within a group, one cluster after the other."""
     if table.empty:
         return table
-    table = table.sort_values("id")
-    turn = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
-    return table.assign(turn=turn).sort_values(["turn", "group", "id"]).head(count)
+    turn = table.sort_values("id").groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
+    table = table.assign(turn=turn).sort_values(["group", "turn", "id"])
+    return table.assign(place=table.groupby("group").cumcount()).sort_values(["place", "group"]).head(count)
 
 
 def _solved(slot: str, settings: params.Params) -> list[str]:

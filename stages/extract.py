@@ -34,23 +34,12 @@ def main(slot: str, task: str) -> None:
         return _write_empty(slot, task, size, why)
     settings = params.load()
     from stages.model.load import load  # torch is loaded only where something is measured
-    from stages.model.tokens import encode_all, longest
+    from stages.model.tokens import fitting, longest
 
     loaded = load(slot)
     if task == "icl":
         prompts = prompts[prompts.role == "clean"]
-    rows = list(prompts.itertuples())
-    encoded = encode_all(loaded, rows)
-    fits = [len(tokens) <= longest(loaded) for tokens in encoded]
-    if not all(fits):
-        log.warning(
-            "%s: %d of %d prompts are longer than the model's %d tokens and are left out",
-            task,
-            fits.count(False),
-            len(fits),
-            longest(loaded),
-        )
-    rows, encoded = ([item for item, fit in zip(some, fits, strict=True) if fit] for some in (rows, encoded))
+    rows, encoded = fitting(loaded, list(prompts.itertuples()))
     if not rows:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
+from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ def main(slot: str) -> None:
     from safetensors.torch import save
 
     from stages.model.load import load
+    from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
     loaded = load(slot)
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
+    prompts = prompts[prompts.group.isin(tables.read(paths.indirect(slot), columns=["function"]).function)]
+    prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
     outputs = tables.read(paths.outputs(slot, "icl"))
     traced = tables.read(paths.indirect(slot), tables.INDIRECT)
     ranked = _ranked(traced)
+    log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     vectors, found, provenance = {}, [], {}
     for function in tqdm(sorted(traced.function.unique()), desc="steer", unit="function"):
         good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
@@ -67,7 +72,6 @@ def main(slot: str) -> None:
         )
         rng = stream(settings.seed, f"steer/{slot}/{function}")
         study = Study(loaded, settings.steer, means, averages, ranked, rng)
-        rows = rows.sort_values("id")
         half = settings.steer.queries // 2
         choose = rows[(rows.role == "zero_shot") & (rows.split == "a")].head(half)
         tried, chosen = study.choose(list(choose.itertuples()))
@@ -190,6 +194,20 @@ def _ranked(traced: pd.DataFrame) -> list[tuple[int, int]]:
     )
     order = effects.reset_index().sort_values(["effect", "layer", "head"], ascending=[False, True, True])
     return list(zip(order.layer.tolist(), order["head"].tolist(), strict=True))
+
+
+def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Order prompts so that the first n of a function come from as many sets of demonstrations as there are."""
+    return prompts.assign(query=prompts.id.str.rpartition("-")[2]).sort_values(["query", "id"])
+
+
+def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
+    """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
+    added = 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
+    half = settings.queries // 2
+    runs = half * (len(settings.heads) + added) + 2 * half * (4 + settings.draws)
+    parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
+    return announce(f"steer {slot}", 3 * half * functions, 8 * runs * functions, parameters)
 
 
 def _layer_averages(loaded, rows: pd.DataFrame) -> dict:

@@ -142,12 +142,14 @@ def _intact(none: pd.DataFrame, task: str, measure: str, group: str, mine: pd.Da
 
 
 def summarize_steering(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws pooled."""
+    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws averaged."""
     columns = "function layer context vector accuracy low high trials heads strength".split()
     rows = []
     for (function, context, vector), mine in raw[raw.chosen.astype(bool)].groupby(["function", "context", "vector"]):
         rng = stream(seed, f"summarize/steering/{function}/{context}/{vector}")
-        low, high = bootstrap(mine[["correct"]].to_numpy(float), mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
+        names = mine.drop_duplicates("prompt").set_index("prompt").cluster.sort_index()
+        wide = mine.pivot(index="prompt", columns="draw", values="correct").astype(float)
+        low, high = bounds(over_draws(resampled(wide.to_numpy(), names.to_numpy(str), SAMPLES, rng), rng))
         first = mine.iloc[0]
         row = {
             "function": function,

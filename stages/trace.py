@@ -31,16 +31,19 @@ def main(slot: str) -> None:
     if why:
         return _write_empty(slot, why)
     outputs = tables.read(paths.outputs(slot, "icl"))
-    accuracy = outputs.drop_duplicates("prompt").groupby("group").solved.mean()
+    accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("group").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
-    log.info("10-shot accuracy: %s", ", ".join(f"{name} {value:.2f}" for name, value in accuracy.items()))
+    log.info(
+        "accuracy with demonstrations, split a: %s",
+        ", ".join(f"{name} {value:.2f}" for name, value in accuracy.items()),
+    )
     if not solved:
         best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
     from stages.model.intervene import Edit
     from stages.model.load import load
     from stages.model.score import LastToken
-    from stages.model.tokens import encode
+    from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
     loaded = load(slot)
@@ -49,13 +52,16 @@ def main(slot: str) -> None:
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
     heads = loaded.anatomy.heads
-    log.info(announce(f"trace {slot}", len(shuffled), len(shuffled) * (len(heads) + 80), record["parameters"]))
-    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool)]
-    means = {function: mean_outputs(rows, loaded) for function, rows in good.groupby("group") if function in solved}
+    rows, encoded = fitting(loaded, list(shuffled.itertuples()))
+    # a patched run is one token and a row of the LM head, which costs about three
+    tokens = sum(map(len, encoded)) + len(rows) * len(heads) * 4
+    log.info(announce(f"trace {slot}", len(rows), tokens, record["parameters"]))
+    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool) & outputs.group.isin(solved)]
+    means = {function: mean_outputs(mine, loaded) for function, mine in good.groupby("group")}
     layers, numbers = np.array(heads).T
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
-        for row in tqdm(list(shuffled[shuffled.group.isin(means)].itertuples()), desc="trace", unit="prompt"):
-            last = LastToken(loaded, _first_only(encode(loaded, row)))
+        for row, tokens in tqdm(list(zip(rows, encoded, strict=True)), desc="trace", unit="prompt"):
+            last = LastToken(loaded, _first_only(tokens))
             scored = last.edited([Edit(), *(Edit(heads={head: means[row.group][head]}) for head in heads)])
             base, *patched = (float(np.exp(one.logprob[0])) for one in scored)
             effects = [probability - base for probability in patched]

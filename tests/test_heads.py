@@ -154,5 +154,15 @@ def test_controls_fall_back_to_the_same_kind_of_attention_and_say_so():
     assert {layer for layer, _ in draw.heads} == {5}
 
 
+def test_any_free_head_of_the_layer_can_stand_in_and_elsewhere_only_the_nearest():
+    wide = [(layer, head) for layer in range(4) for head in range(16)]
+    kinds = dict.fromkeys(range(4), "global")
+    draws = matched([(1, 3)], [(1, 3)], kinds, wide, 15, np.random.default_rng(0))
+    assert {head for draw in draws for head in draw.heads} == {(1, head) for head in range(16) if head != 3}
+    members = [(1, head) for head in range(16)]
+    draws = matched([(1, 3)], members, kinds, wide, 20, np.random.default_rng(0))
+    assert {layer for draw in draws for layer, _ in draw.heads} == {0, 2}
+
+
 def test_no_control_is_possible_when_every_head_is_silenced():
     assert matched(HEADS, HEADS, KINDS, HEADS, 3, np.random.default_rng(0)) == []

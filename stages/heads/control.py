@@ -18,7 +18,6 @@ LEVELS = (
     "same layers, members among them",
 )
 NONE = "no control possible"
-SPREAD = 2  # a draw picks among this many times the stand-ins needed, nearest first
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def _draw(ablated, members, kinds, heads, rng) -> Draw | None:
         tier = next((index for index, pool in enumerate(tiers) if pool), None)
         if tier is None:
             return None
-        near = sorted(tiers[tier], key=lambda head: abs(head[0] - layer))[: SPREAD * len(ablated)]
+        distance = min(abs(head[0] - layer) for head in tiers[tier])
+        near = [head for head in tiers[tier] if abs(head[0] - layer) == distance]
         pick = near[rng.integers(len(near))]
         taken.add(pick)
         chosen.append(pick)

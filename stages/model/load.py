@@ -73,15 +73,28 @@ def load(slot: str) -> Loaded:
     changed = [name for name, sha in record["files"].items() if fingerprint(origin.folder / name) != sha]
     if changed:
         raise UserError(
-            f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; run dvc repro"
+            f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; "
+            f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
     return open_folder(origin.folder)
 
 
 def open_folder(folder: Path) -> Loaded:
-    """Load a local folder with the class its architecture names, and find its anatomy."""
+    """Load a local folder with the class its architecture names, and find its anatomy.
+
+    Raises `UserError` when something is missing or of a kind that is not measured.
+    """
     folder = _converted(folder)
+    try:
+        return _opened(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a model ({' '.join(str(error).split())[:300]})") from error
+
+
+def _opened(folder: Path) -> Loaded:
     config = AutoConfig.from_pretrained(folder)
+    if config.is_encoder_decoder:
+        raise UserError(f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured")
     architecture = (getattr(config, "architectures", None) or [""])[0]
     kind, cls = "encoder", AutoModel
     if architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():

@@ -7,7 +7,8 @@ text does.
 Legend: T token.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from stages.heads.family import Tokens
 from stages.model.load import Loaded
+
+log = logging.getLogger(__name__)
 
 
 def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
@@ -52,6 +55,16 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
 def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
     """Tokenise prompts with their first targets."""
     return [encode(loaded, prompt) for prompt in prompts]
+
+
+def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens]]:
+    """Return the rows that the model can read whole, and their tokens; the number of others is logged."""
+    encoded, limit = encode_all(loaded, rows), longest(loaded)
+    kept = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if len(tokens) <= limit]
+    if len(kept) < len(encoded):
+        text = "%d of %d prompts are longer than the model's %d tokens and are left out"
+        log.warning(text, len(encoded) - len(kept), len(encoded), limit)
+    return [row for row, _ in kept], [tokens for _, tokens in kept]
 
 
 def longest(loaded: Loaded) -> int:

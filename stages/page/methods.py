@@ -30,8 +30,9 @@ READING = (
     "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
     "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "
     "excludes 0 (it holds the spread over matched draws as well as over prompts); among many differences, one in "
-    "twenty would by chance. Mean ablation puts a head's mean output on "
-    "text in its place; zero ablation puts zeros.",
+    "twenty would by chance. Mean ablation puts a head's mean output on text in its place; zero ablation puts zeros. "
+    "Where nearly all heads are members, as of sinks, the matched heads are the few that are not, and silencing these "
+    "may do more harm than silencing the family: read the family's own change first.",
     "Every choice (the top heads, a layer, a strength) is made on one half of the prompts and reported on the other. "
     "Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
 )

@@ -1,6 +1,7 @@
 """In-context functions: a prompt shows pairs x -> y and asks for the y of a new x (Todd+ ICLR 2024).
 
-The items of a function are split once, half for demonstrations and half for questions. Every (set, query) gives three
+The items of a function are split once, half for demonstrations and half for questions. Even sets of demonstrations are
+split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives three
 prompts with one answer: `clean` (the demonstrations as they are), `shuffled` (the same ones, labels deranged by VALUE:
 none keeps a label equal to its own, so what still works is not the function) and `zero_shot` (none). The
 prompts of a set share their demonstrations and their derangement, so also their long prefix and their cache.
@@ -40,13 +41,18 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Icl, seed: int)
     order = stream(seed, f"icl/{name}/split").permutation(len(pairs))
     demonstrations, questions = np.split(order, [len(order) // 2])
     where = f"{settings.path}: {name}: {len(pairs)} distinct items, "
-    if len(questions) < settings.queries:
-        raise UserError(f"{where}{len(questions)} of them questions; tasks.icl.queries = {settings.queries} needs more")
+    halves = questions[::2], questions[1::2]
+    if len(halves[1]) < settings.queries:
+        raise UserError(
+            f"{where}{len(halves[1])} of them questions of a split; tasks.icl.queries = {settings.queries} needs more"
+        )
     before, _, rest = settings.template.partition("{x}")
     middle, _, after = rest.partition("{y}")
     colon = middle.rstrip()  # the query ends here; the answer starts with the white space that follows
     prompts = []
-    for number, asked in enumerate(query_rows(questions, settings.sets)):
+    rows = [query_rows(half, settings.sets) for half in halves]
+    for number in range(settings.sets):
+        asked = rows[number % 2][number // 2]
         rng = stream(seed, f"icl/{name}/{number}")
         shown = [pairs[item] for item in _demonstrations(rng.permutation(demonstrations), pairs, settings.shots)]
         if len(shown) < settings.shots:
@@ -65,7 +71,8 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Icl, seed: int)
                     role=role,
                     group=name,
                     category=kind,
-                    cluster=f"{name}/{number}",
+                    cluster=f"{name}/{number}" if context else f"{name}/{x}",
+                    split="ab"[number % 2],
                     text=context + before + x + colon,
                     targets=(middle[len(colon) :] + y,),
                 )

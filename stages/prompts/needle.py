@@ -30,8 +30,9 @@ END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\
 def build(settings: Needle, seed: int) -> list[Prompt]:
     """Build `trials` prompts per length and depth, trial by trial, so that more trials keep the first ones.
 
-    Cells (length, depth, trial) take different facts as long as there are any, then start again; the fact is the
-    cluster. Raises `UserError` where the text is shorter than the longest prompt.
+    Even trials are split a and take facts of one half, odd ones b and of the other. Cells (length, depth, trial) take
+    different facts as long as there are any, then start again; the fact is the cluster. Raises `UserError` where the
+    text is shorter than the longest prompt.
     """
     sentences = [s for p in read_text(Path(settings.path)) for s in END.split(p) if len(s.split()) <= LONGEST]
     sizes = np.array([len(sentence.split()) for sentence in sentences])
@@ -43,10 +44,11 @@ def build(settings: Needle, seed: int) -> list[Prompt]:
         )
     facts = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
     keys = stream(seed, "needle/facts").permutation(list(facts))
-    cells = itertools.product(range(settings.trials), settings.lengths, settings.depths)
+    cells = list(itertools.product(settings.lengths, settings.depths))
     prompts = []
-    for number, (trial, length, depth) in enumerate(cells):
-        key = str(keys[number % len(keys)])
+    for trial, (number, (length, depth)) in itertools.product(range(settings.trials), enumerate(cells)):
+        half = keys[trial % 2 :: 2]
+        key = str(half[(trial // 2 * len(cells) + number) % len(half)])
         name = f"needle/{length}/{round(100 * depth):03d}-{trial:02d}"
         start = stream(seed, name).integers(len(sentences))
         bare, _ = _ask([], depth, **facts[key])
@@ -58,6 +60,7 @@ def build(settings: Needle, seed: int) -> list[Prompt]:
                 group=f"{length}@{depth:g}",
                 category=str(length),
                 cluster=key,
+                split="ab"[trial % 2],
                 text=text,
                 targets=(f" {facts[key]['answer']}",),
                 relations=(relation,),

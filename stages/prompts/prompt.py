@@ -1,6 +1,6 @@
 """A prompt, its random stream and its split: what all prompt modules share. Pure Python, no models, no tokenizers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -24,7 +24,8 @@ class Span:
 class Prompt:
     """One row of `data/prompts/<task>.parquet`; fields as in `stages.store.tables.PROMPTS`.
 
-    `targets` continue `text`: a minimal pair is text '' with targets (good, bad).
+    `targets` continue `text`: a minimal pair is text '' with targets (good, bad). A cluster lies in one split, so that
+    nothing that a choice was made on is reported on: the crc32 of the cluster decides, or the module, in equal parts.
     """
 
     id: str
@@ -38,10 +39,11 @@ class Prompt:
     ordinals: tuple[int, ...] = ()
     tokens: int = 0
     bos: bool = True
-    split: str = field(init=False)
+    split: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "split", "ab"[crc32(self.id.split("#")[0].encode()) & 1])
+        if not self.split:
+            object.__setattr__(self, "split", "ab"[crc32(self.cluster.encode()) & 1])
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

@@ -11,7 +11,6 @@ INTACT = (
     ("blimp", "accuracy"),
     ("icl", "accuracy"),
     ("needle", "recall"),
-    ("needle", "logprob"),
     ("repeats", "loss"),
     ("text", "loss"),
 )
@@ -30,7 +29,7 @@ def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, 
         )
         if len(row):
             found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
-            found[task]["trials"] = max(found[task].get("trials", 0), int(row.trials.iloc[0]))
+            found[task]["trials"] = int(row.trials.iloc[0])
     for family, rows in heads.groupby("family", sort=False):
         top = rows.loc[rows.score.idxmax()]
         found.setdefault("heads", {})[family] = {

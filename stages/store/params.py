@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.store import paths
 from stages.store.errors import UserError
@@ -16,6 +16,12 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Ablatable = Literal["sink", "previous", "local", "streaming", "duplicate", "induction", "retrieval", "function", "self"]
+
+
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("each value may stand once")
+    return values
 
 
 class Section(BaseModel):
@@ -88,7 +94,7 @@ class Needle(Task):
     source: Literal["builtin", "path"] = "builtin"
     lengths: tuple[Annotated[int, Field(ge=50)], ...] = Field(min_length=1)
     depths: tuple[Share, ...] = Field(min_length=1)
-    trials: Count
+    trials: Annotated[int, Field(ge=2)]
 
 
 class Repeats(Task):
@@ -142,17 +148,23 @@ class Classify(Section):
 class Curve(Section):
     """The retrieval curve: recall against heads silenced."""
 
-    ks: tuple[Count, ...] = Field(min_length=1)
+    ks: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     tokens: Count
     needles: Count
     draws: Count
     blimp_k: Count
 
+    @model_validator(mode="after")
+    def _beside(self) -> "Curve":
+        if self.blimp_k not in self.ks:
+            raise ValueError(f"blimp_k: {self.blimp_k} is none of ks: {list(self.ks)}")
+        return self
+
 
 class Ablate(Section):
     """Silencing the top heads of a family against matched draws."""
 
-    families: tuple[Ablatable, ...] = Field(min_length=1)
+    families: Annotated[tuple[Ablatable, ...], AfterValidator(_distinct)] = Field(min_length=1)
     top: Count
     draws: Count
     blimp: Count
@@ -171,7 +183,7 @@ class Steer(Section):
     heads: tuple[Count, ...] = Field(min_length=1)
     strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
     layer_step: Count
-    queries: Count
+    queries: Annotated[int, Field(ge=2)]
     draws: Count
 
 

@@ -35,7 +35,7 @@ _SPAN = pa.struct(
 
 PROMPTS = _schema(
     id=(pa.string(), "unique name <task>/<group>/<number>[#<role>]"),
-    split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); crc32 of the id without its #role"),
+    split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); a cluster lies in one"),
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
     group=(pa.string(), "what results are broken down by: paradigm, function, length and depth ..."),
     category=(pa.string(), "coarser group: BLiMP phenomenon, kind of function; '' where there is none"),
@@ -97,7 +97,7 @@ HEADS = _schema(
     score=(pa.float32(), "the family's statistic, mean over prompts"),
     score_a=(pa.float32(), "the same on split a: what choices are made by"),
     score_b=(pa.float32(), "the same on split b"),
-    null=(pa.float32(), "what the same queries give an average other key, in the score's unit"),
+    null=(pa.float32(), "attention that the same queries give an average other key, 0..1; 0 for effects"),
     baseline=(pa.float32(), "accuracy of the best fixed offset (content families); null elsewhere"),
     low=(pa.float32(), "2.5 % bootstrap bound of the score, prompts resampled by cluster"),
     high=(pa.float32(), "97.5 % bound"),
