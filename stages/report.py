@@ -15,7 +15,8 @@ def main() -> None:
     settings = params.load()
     slots = [inputs.read(name, paths.report(name)) for name in settings.models]
     tasks = [name for name, task in settings.tasks if task is not None]
-    parts = [(slot, sections.build(slot, FAMILIES, tasks)) for slot in slots]
+    counted = inputs.counting(paths.COUNTING)
+    parts = [(slot, sections.build(slot, FAMILIES, tasks, counted)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
     html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + closing)
     tables.write_text(paths.PAGE, html)

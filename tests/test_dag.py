@@ -102,6 +102,8 @@ def test_outs_are_where_paths_says():
     assert body("classify")["outs"] == [str(paths.heads(slot))]
     assert body("ablate")["outs"] == [str(paths.effects(slot))]
     assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
+    assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
+    assert str(paths.COUNTING) in body("report")["deps"]
     summaries = body("summarize")
     listed = [
         next(iter(out)) if isinstance(out, dict) else out
@@ -112,13 +114,13 @@ def test_outs_are_where_paths_says():
 
 
 def test_rooms_keep_their_doors():
-    """heads and store never import torch; prompts import neither models nor torch; dependencies point one way."""
+    """Only model imports torch; prompts import no models; dependencies point one way."""
     for path in (ROOT / "stages").rglob("*.py"):
         room, text = path.parent.name, path.read_text()
-        if room in ("heads", "store", "prompts", "page"):
+        if room in ("heads", "store", "prompts", "page", "baseline"):
             assert not re.search(r"(import|from) (torch|transformers|stages\.model)", text), path
         if room == "store":
-            assert not re.search(r"(import|from) stages\.(heads|model|page|prompts)", text), path
+            assert not re.search(r"(import|from) stages\.(heads|model|page|prompts|baseline)", text), path
 
 
 def test_reports_hold_no_folder_of_a_slot_that_is_gone():
@@ -142,6 +144,6 @@ def test_params_of_tests_and_quick_run_are_valid():
 
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
-    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer"]
+    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

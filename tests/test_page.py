@@ -19,12 +19,12 @@ from dvc_render.vega import VegaRenderer
 
 from stages import report
 from stages.heads import FAMILIES
-from stages.page import head_maps, inputs, methods, page, rows, sections, sentences
+from stages.page import counting, head_maps, inputs, methods, page, rows, sections, sentences
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYERS, HEADS = 18, 4
-ANCHORS = ["model", "intact", "heads", "effects", "retrieval", "vectors", "overlap", "missing"]
+ANCHORS = ["model", "intact", "counting", "heads", "effects", "retrieval", "vectors", "overlap", "missing"]
 TASKS = ["text", "blimp", "icl", "needle", "repeats"]
 PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
              "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
@@ -170,6 +170,20 @@ def steering(generator: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
 
 
+def counted() -> pd.DataFrame:
+    """N-grams: 0.55 on every phenomenon and 0 on every function, the prompt's a little more; copying is certain."""
+    found = []
+    for name, more in (("ngram", 0.0), ("ngram_prompt", 0.05)):
+        found += [[name, "blimp", group, "accuracy", 0.55 + more, 0.45 + more, 0.65 + more, 10] for group in PHENOMENA]
+        found += [[name, "icl", group, "accuracy", more, 0.0, 2 * more, 48] for group in FUNCTIONS]
+        found.append([name, "blimp", "all", "accuracy", 0.55 + more, 0.52 + more, 0.58 + more, 120])
+        found.append([name, "blimp", "all", "ties", 0.3 - more, 0.2, 0.4, 120])
+        found.append([name, "icl", "all", "accuracy", more, 0.0, 2 * more, 100])
+        loss = 0.02 if more else 12.477
+        found.append([name, "repeats", "all", "loss", loss, loss, loss, 24])
+    return pd.DataFrame(found, columns=inputs.COUNTING.split())
+
+
 def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     """Write a slot's files; `replaced` gives others instead, or None for no file."""
     generator = np.random.default_rng(7)
@@ -192,9 +206,10 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     return folder
 
 
-def render(*folders: Path, tasks: list[str] = TASKS) -> str:
+def render(*folders: Path, tasks: list[str] = TASKS, counts: pd.DataFrame | None = None) -> str:
     slots = [inputs.read(folder.name, folder) for folder in folders]
-    parts = [(slot, sections.build(slot, FAMILIES, tasks)) for slot in slots]
+    counts = counted() if counts is None else counts
+    parts = [(slot, sections.build(slot, FAMILIES, tasks, counts)) for slot in slots]
     closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
     return page.render("Head Atlas", parts, FAMILIES, closing)
 
@@ -253,7 +268,7 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     assert linked <= {*anchors, "decoder"}
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
-    assert len(specs) == len(FAMILIES) + 3 + len(MEASURES) + 2 + 2 + 1 + 1
+    assert len(specs) == len(FAMILIES) + 3 + 2 + len(MEASURES) + 2 + 2 + 1 + 1
     assert all(values(spec) for spec in specs.values())
 
 
@@ -310,6 +325,37 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     assert f"heads {shot:.2f}, function" in page_text
     effect = heads_[heads_["family"] == "function"]["score"].clip(lower=0).sort_values(ascending=False)
     assert f"The top 5 of 72 heads carry {effect.head(5).sum() / effect.sum():.0%}" in page_text
+
+
+def test_counting_claims_only_what_intervals_allow(folder, html):
+    table, counts = pd.read_csv(folder / "effects.csv"), counted()
+    mine = table[(table["intervention"] == "none") & (table["task"] == "blimp") & (table["measure"] == "accuracy")]
+    mine = mine[mine["group"] != "all"]
+    above = int((mine["low"] > 0.70).sum())  # 0.70: the upper bound of n-grams with the prompt, the better ones
+    rest = sorted(mine["group"][(mine["low"] <= 0.70) & (mine["high"] >= 0.50)])
+    below = sorted(mine["group"][mine["high"] < 0.50])
+    assert 0 < above < 12 and rest
+    said = f"lies above both baselines' on {above} of 12 phenomena"
+    said += f"; below one of them on {sentences.listed(below)}" if below else ""
+    shown = text_of(html)
+    assert f"{said}; not told apart from the better one: {sentences.listed(rest)}." in shown
+    assert "lies above both baselines' on 6 of 6 functions." in shown
+    assert "the intact model 1.210" in shown and "(8 prompts); n-grams of the text 12.477" in shown
+    low = mine.assign(value=0.3, low=0.2, high=0.4)
+    text = counting.compared(counting.beside(low, counts, "blimp"), "phenomena")
+    assert "on 0 of 12" in text and f"below one of them on {sentences.listed(PHENOMENA)}." in text
+    nobody = counting.beside(table[table["task"] == "text"], counts, "blimp")
+    assert counting.compared(nobody, "phenomena") == "" and set(nobody["series"]) == {"ngram", "ngram_prompt"}
+
+
+def test_without_counted_words_a_sentence_says_so(folder, tmp_path):
+    nothing = inputs.counting(tmp_path / "absent.csv")
+    html = render(folder, counts=nothing)
+    assert "No n-gram baseline was measured (reports/baselines/ngram.csv has no rows)." in text_of(html)
+    repeats = counted().query("task == 'repeats'")
+    html = render(folder, counts=repeats)
+    assert "n-grams of the text and of the prompt so far 0.020" in text_of(html)
+    assert all(values(spec) for spec in specs_of(html).values())
 
 
 def test_paired_effects_stand_beside_their_own_control(folder):

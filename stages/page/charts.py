@@ -37,6 +37,11 @@ VECTORS = {  # kind of vector: (label, colour, shape), in display order
     "layer_average": ("layer average", GREEN, "triangle-up"),
     "random": ("random heads", PURPLE, "diamond"),
 }
+SERIES = {  # who answers: (label, colour, shape), in display order
+    "model": ("the intact model", BLUE, "circle"),
+    "ngram_prompt": ("n-grams of the text and of the prompt so far", PURPLE, "diamond"),
+    "ngram": ("n-grams of the text", GREY, "square"),
+}
 CURVE = {"retrieval heads": (BLUE, "circle"), "matched random heads": (GREY, "square")}
 
 
@@ -61,9 +66,44 @@ def groups(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt
         base.mark_point(color=INK, filled=True, size=22, opacity=1).encode(x="value:Q"),
     ]
     if chance is not None:
-        line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)
-        layers.append(line.encode(x="chance:Q", tooltip=alt.Tooltip("chance:Q", title="chance")))
+        layers.append(at_chance(chance))
     return alt.layer(*layers)
+
+
+def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[str]) -> alt.LayerChart:
+    """Draw a value in 0..1 per group and series of `SERIES` (columns group, series, value, low, high, trials)."""
+    names = [name for name in SERIES if name in set(rows["series"])]
+    _, colours, shapes = zip(*(SERIES[name] for name in names), strict=True)
+    colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
+    labels = {name: SERIES[name][0] for name in names}
+    base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 10}).encode(
+        y=alt.Y("group:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.3)),
+        yOffset=alt.YOffset("series:N", sort=names),
+        color=colour,
+        tooltip=[
+            alt.Tooltip("group:N", title="group"),
+            alt.Tooltip("shown:N", title="who"),
+            alt.Tooltip("value:Q", title=measure, format=".2f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("trials:Q", title="trials"),
+        ],
+    )
+    x = alt.X("value:Q", title=measure, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    layers = [
+        base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, size=42, opacity=1).encode(x=x, shape=shape),
+    ]
+    if chance is not None:
+        layers.insert(0, at_chance(chance))
+    return alt.layer(*layers)
+
+
+def at_chance(chance: float) -> alt.Chart:
+    """Draw the dashed line at chance."""
+    line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)
+    return line.encode(x="chance:Q", tooltip=alt.Tooltip("chance:Q", title="chance"))
 
 
 def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:

@@ -4,6 +4,7 @@ A file that is missing or has no rows is an empty frame with the right columns: 
 """
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ COLUMNS = {
     "versus_control versus_low versus_high",
     "steering": "function layer context vector accuracy low high trials heads strength",
 }
+COUNTING = "baseline task group measure value low high trials"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,12 @@ def read(name: str, folder: Path) -> Slot:
     return Slot(name, folder, _json(folder / "model.json"), _json(folder / "metrics.json"), **frames)
 
 
-def _frame(path: Path, columns: list[str]) -> pd.DataFrame:
+def counting(path: Path) -> pd.DataFrame:
+    """Read what the n-gram baselines can do, with the columns in `COUNTING`; it is the same for every slot."""
+    return _frame(path, COUNTING.split(), {*TEXT, "baseline"})
+
+
+def _frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (FileNotFoundError, pd.errors.EmptyDataError):
@@ -59,7 +66,7 @@ def _frame(path: Path, columns: list[str]) -> pd.DataFrame:
     if missing := [column for column in columns if column not in frame]:
         raise UserError(f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; run dvc repro")
     for column in columns:
-        if column not in TEXT:
+        if column not in text:
             try:
                 frame[column] = pd.to_numeric(frame[column].replace("", None))
             except ValueError as error:

@@ -2,7 +2,9 @@
 
 from stages.heads.family import Family
 from stages.page.inputs import COLUMNS, Slot
+from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
+from stages.store.paths import COUNTING
 
 STATISTICS = {
     "mass": "share of attention on the target, mean over queries",
@@ -51,6 +53,7 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
         [slot.path(file), what, COLUMNS.get(file.removesuffix(".csv"), "").replace(" ", ", ")]
         for slot in slots for file, what in FILES.items()
     ]  # fmt: skip
+    files.append([COUNTING.as_posix(), "what counting words can do on the same prompts", COUNTED.replace(" ", ", ")])
     return [
         Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())]),
         Section("data", "Where the data lie", [

@@ -3,12 +3,11 @@
 import pandas as pd
 
 from stages.heads.family import Family
-from stages.page import charts, head_maps, rows, sentences
+from stages.page import charts, counting, head_maps, rows, sentences
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import MEASURES, TASKS, number
 
-CHANCE = {"blimp": 0.5}
 SERIES = [
     (charts.BLUE, "circle", "the family's top heads"),
     (charts.GREY, "square", "matched random heads (the control)"),
@@ -17,14 +16,15 @@ SERIES = [
 ]
 
 
-def build(slot: Slot, families: dict[str, Family], tasks: list[str]) -> list[Section]:
-    """Return all sections of a slot, or one that says that it has no results."""
+def build(slot: Slot, families: dict[str, Family], tasks: list[str], counted: pd.DataFrame) -> list[Section]:
+    """Return all sections of a slot, or one that says that it has no results; `counted`: the n-gram baselines."""
     if not slot.model:
         text = f"No results yet: {slot.path('model.json')} does not exist. Run `dvc repro`."
         return [Section("model", "What was studied", [Note(text)])]
     parts = {
         ("model", "What was studied"): studied(slot),
         ("intact", "What the intact model can do"): intact(slot),
+        ("counting", "What counting words can do"): counting.counting(slot, counted),
         ("heads", "The heads"): heads(slot, families),
         ("effects", "What happens without them"): effects(slot, families),
         ("retrieval", "Retrieval heads, one after another"): curve(slot),
@@ -80,7 +80,7 @@ def intact(slot: Slot) -> list:
     for task, what in (("blimp", "phenomena"), ("icl", "functions")):
         found = rows.by_group(slot.effects, task)
         if len(found):
-            chart = charts.groups(found, "accuracy", CHANCE.get(task))
+            chart = charts.groups(found, "accuracy", counting.CHANCE.get(task))
             label = f"{TASKS[task].capitalize()} by {'phenomenon' if task == 'blimp' else 'function'}"
             figure.append(Chart(chart, label, sentences.spread(found, what)))
     places = rows.by_place(rows.by_group(slot.effects, "needle"))

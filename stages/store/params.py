@@ -123,6 +123,13 @@ class Tasks(Section):
     repeats: Repeats | None = None
 
 
+class Ngram(Section):
+    """The n-gram baseline: what counting the words of a text can do."""
+
+    path: str = Field(min_length=1)
+    order: Annotated[int, Field(ge=2, le=9)]
+
+
 class Extract(Section):
     """How prompts go through the model."""
 
@@ -199,6 +206,7 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
+    ngram: Ngram
     extract: Extract
     trace: Trace
     classify: Classify

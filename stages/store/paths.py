@@ -6,6 +6,8 @@ PARAMS = Path("params.yaml")
 LOCK = Path("requirements.lock")
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
+NGRAM = Path("data/ngram.parquet")  # what counting alone makes of every prompt
+COUNTING = Path("reports/baselines/ngram.csv")  # its git-tracked summary
 
 
 def prompts(task: str) -> Path:

@@ -141,6 +141,17 @@ STEERING = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
 )
 
+NGRAM = _schema(
+    baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
+    task=(pa.string(), "task"),
+    group=(pa.string(), "group of the prompt"),
+    category=(pa.string(), "category of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    prompt=(pa.string(), "id of the prompt"),
+    measure=(pa.string(), "accuracy, ties (1 = both sentences equally likely) or loss (nats per token)"),
+    value=(pa.float32(), "value on the prompt"),
+)
+
 
 def empty(schema: pa.Schema, reason: str) -> pa.Table:
     """Return a table of no rows that says why: `reason` goes to the schema metadata."""

@@ -1,0 +1,107 @@
+"""What counting words can do on the model's own prompts, beside what the intact model does: rows, sentences, blocks.
+
+A claim is made only where 95 % intervals do not overlap, which is stricter than a test of the difference.
+"""
+
+import pandas as pd
+
+from stages.page import charts, rows
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note
+from stages.page.sentences import TASKS, capital, interval, listed, number
+from stages.store.paths import COUNTING
+
+CHANCE = {"blimp": 0.5}
+SHOWN = {"blimp": ("phenomenon", "phenomena"), "icl": ("function", "functions")}
+BASELINES = ("ngram", "ngram_prompt")
+NOTE = (
+    "A control that knows only which words followed which: n-grams (interpolated modified Kneser-Ney, Chen & Goodman "
+    "1999) counted on the text at `ngram.path` in params.yaml, and the same with the prompt so far counted too, which "
+    "is what copying by counting gives. Where the model is no better, its score is no evidence of more than that; "
+    "where it is, more text could still bring the n-grams closer."
+)
+
+
+def counting(slot: Slot, counted: pd.DataFrame) -> list:
+    """Show accuracy per phenomenon and function beside both baselines', and the loss on random repeats."""
+    path = COUNTING.as_posix()
+    if counted.empty:
+        return [Note(f"No n-gram baseline was measured ({path} has no rows).")]
+    figure = []
+    for task, (one, many) in SHOWN.items():
+        found = beside(slot.effects, counted, task)
+        if len(found):
+            chart = charts.series(found, "accuracy", CHANCE.get(task), order(found))
+            says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
+            figure.append(Chart(chart, f"{capital(TASKS[task])} by {one}", says))
+    says = [ties(counted), whole(slot.effects, counted, "repeats", "loss", 3)]
+    text = " ".join(filter(None, [*says, "Lines are 95 % intervals; dashed: chance (0.5 for minimal pairs)."]))
+    if not figure:
+        return [Note(NOTE), Note(f"{text} Data: `{path}`.")]
+    legend = [(colour, shape, label) for label, colour, shape in charts.SERIES.values()]
+    return [Note(NOTE), Figure(figure, text, path, "cards", legend)]
+
+
+def beside(effects: pd.DataFrame, counted: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Return accuracy per group of a task: the intact model's (series 'model') and both baselines'."""
+    mine = rows.by_group(effects, task).assign(series="model")
+    other = counted[(counted["task"] == task) & (counted["measure"] == "accuracy") & (counted["group"] != "all")]
+    other = other.rename(columns={"baseline": "series"})
+    columns = ["group", "series", "value", "low", "high", "trials"]
+    return pd.concat([part[columns] for part in (mine, other) if len(part)] or [other[columns]], ignore_index=True)
+
+
+def order(found: pd.DataFrame) -> list[str]:
+    """Return the groups, those where the model is best first; without a model, the best counted first."""
+    wide = found.pivot(index="group", columns="series", values="value")
+    by = [name for name in charts.SERIES if name in wide]
+    return list(wide.sort_index().sort_values(by, ascending=False, kind="stable").index)
+
+
+def compared(found: pd.DataFrame, many: str) -> str:
+    """Say on which groups the model's interval lies above both baselines', overlaps one, or lies below one."""
+    bounds = found.pivot(index="group", columns="series", values=["low", "high"]).sort_index()
+    names = [name for name in BASELINES if name in bounds["low"]]
+    if "model" not in bounds["low"] or not names:
+        return ""
+    bounds = bounds[bounds["low"]["model"].notna() & bounds["low"][names].notna().all(axis=1)]
+    low, high = bounds["low"], bounds["high"]
+    below = (high["model"] < low[names].max(axis=1)).to_numpy()
+    above = (low["model"] > high[names].max(axis=1)).to_numpy()
+    groups = bounds.index
+    text = f"The model's interval lies above both baselines' on {above.sum()} of {len(groups)} {many}"
+    if below.any():
+        text += f"; below one of them on {listed(groups[below])}"
+    rest = groups[~above & ~below]
+    if len(rest):
+        text += f"; not told apart from the better one: {listed(rest)}"
+    return f"{text}."
+
+
+def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str, digits: int) -> str:
+    """Say what the model and both baselines reach on a whole task; trials where they differ."""
+    mine = rows.intact(effects)
+    parts = [("the intact model", mine[(mine["task"] == task) & (mine["measure"] == measure)])]
+    other = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["group"] == "all")]
+    parts += [(charts.SERIES[name][0], other[other["baseline"] == name]) for name in BASELINES]
+    parts = [(name, part.iloc[0]) for name, part in parts if len(part)]
+    if not parts:
+        return ""
+    same = len({int(row["trials"]) for _, row in parts}) == 1
+    said = [
+        f"{name} {number(row['value'], digits)} {interval(row['low'], row['high'], digits)}".rstrip()
+        + ("" if same else f" ({int(row['trials'])} prompts)")
+        for name, row in parts
+    ]
+    unit = "loss, nats per token of the last copy" if measure == "loss" else measure
+    known = "" if task != "repeats" else " The text says nothing of random tokens: its loss is that of a uniform guess."
+    return f"{capital(TASKS[task])}, {unit}: {'; '.join(said)}.{known}"
+
+
+def ties(counted: pd.DataFrame) -> str:
+    """Say how many minimal pairs the baselines cannot tell apart."""
+    found = counted[(counted["measure"] == "ties") & (counted["group"] == "all")].set_index("baseline")["value"]
+    if found.empty:
+        return ""
+    shares = listed(f"{found[name]:.0%} ({charts.SERIES[name][0]})" for name in BASELINES if name in found)
+    return f"Both sentences of a minimal pair are equally likely in {shares} of the pairs; a tie counts half."
