@@ -164,5 +164,12 @@ def test_any_free_head_of_the_layer_can_stand_in_and_elsewhere_only_the_nearest(
     assert {layer for draw in draws for layer, _ in draw.heads} == {0, 2}
 
 
+def test_draws_share_no_head_while_others_are_free():
+    """One odd head must not speak for all draws."""
+    for seed in range(10):
+        draws = matched([(2, 0), (4, 3)], [], KINDS, HEADS, 3, np.random.default_rng(seed))
+        assert len({head for draw in draws for head in draw.heads}) == 6
+
+
 def test_no_control_is_possible_when_every_head_is_silenced():
     assert matched(HEADS, HEADS, KINDS, HEADS, 3, np.random.default_rng(0)) == []
