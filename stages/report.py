@@ -22,7 +22,7 @@ def main() -> None:
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:
-        title = f"{slot.model.get('name', slot.name)}: score of every head, layer x head; members outlined"
+        title = f"{slot.title}: score of every head, layer x head; members outlined"
         atlas = head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)
         if atlas is not None:
             tables.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))

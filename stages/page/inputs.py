@@ -40,6 +40,12 @@ class Slot:
     effects: pd.DataFrame
     steering: pd.DataFrame
 
+    @property
+    def title(self) -> str:
+        """The model's name, never without how its weights were stored: quantised weights are another model."""
+        stored = self.model.get("stored")
+        return self.model.get("name", "no results yet") + (f" ({stored})" if stored else "")
+
     def path(self, file: str) -> str:
         """Return the path of one of the slot's files, from the repository's folder."""
         return (self.folder / file).as_posix()
