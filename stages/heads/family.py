@@ -19,6 +19,8 @@ class Tokens:
     ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...).
     target: positions of the tokens of targets[0]; each is predicted by the position before it.
     spans: name -> list of (query token positions, key token positions), from the prompt's character spans.
+    words: token positions of each annotated word, in order; a token may belong to several.
+    arcs: name -> list of (query word, key word), indices into `words`.
     """
 
     prompt: str
@@ -27,6 +29,8 @@ class Tokens:
     special: np.ndarray
     target: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     spans: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    words: tuple[np.ndarray, ...] = ()
+    arcs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,7 +38,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Relation:
-    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix."""
+    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix; or words for positions."""
 
     queries: np.ndarray
     keys: np.ndarray
@@ -45,7 +49,8 @@ class Family:
     """One family of heads: what it looks at, how it is scored, when a head is a member, and who found it.
 
     relation: Tokens -> Relation, or None where a prompt has none; None for families that are not attentional.
-    statistic: 'mass' (share of attention), 'hits' (share of queries with the argmax on target) or 'effect'.
+    statistic: 'mass' (share of attention), 'hits' (share of queries with the argmax on target), 'hits_word' (the same
+        over words: queries and keys of the relation are indices into `Tokens.words`) or 'effect'.
     content: a fixed offset could fake it, so the lower bound must also beat the best fixed offset.
     tested: False where mass says nothing against chance, so that there is no p-value.
     """
@@ -55,7 +60,7 @@ class Family:
     task: str
     threshold: float
     convention: bool
-    statistic: Literal["mass", "hits", "effect"]
+    statistic: Literal["mass", "hits", "hits_word", "effect"]
     content: bool
     relation_text: str
     source: str

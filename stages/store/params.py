@@ -113,6 +113,23 @@ class Repeats(Task):
         return self
 
 
+class Treebank(Task):
+    """Parsed sentences (Universal Dependencies): from our generator, CoNLL-U files (`path`) or the `datasets` hub."""
+
+    hub: str = "commul/universal_dependencies"
+    config: str = "en_ewt"
+    revision: str = ""
+    sentences: Count
+    shortest: Annotated[int, Field(ge=2)]
+    longest: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Treebank":
+        if self.longest < self.shortest:
+            raise ValueError(f"longest: {self.longest} is below shortest: {self.shortest}")
+        return self
+
+
 class Tasks(Section):
     """The tasks of this run; leave one out and its families are not measured."""
 
@@ -121,6 +138,7 @@ class Tasks(Section):
     icl: Icl | None = None
     needle: Needle | None = None
     repeats: Repeats | None = None
+    treebank: Treebank | None = None
 
 
 class Ngram(Section):
@@ -168,6 +186,16 @@ class Curve(Section):
         return self
 
 
+class Grammar(Section):
+    """Silencing the best heads of groups of grammatical relations, measured on minimal pairs by phenomenon."""
+
+    groups: Annotated[
+        tuple[Literal["arguments", "modifiers", "function_words", "clauses"], ...], AfterValidator(_distinct)
+    ]
+    top: Count
+    blimp: Count
+
+
 class Ablate(Section):
     """Silencing the top heads of a family against matched draws."""
 
@@ -182,6 +210,7 @@ class Ablate(Section):
     text: Count
     text_tokens: Count
     curve: Curve
+    grammar: Grammar
 
 
 class Steer(Section):
