@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.heads.control import LEVELS, NONE, matched
+from stages.heads.grammar import ranked
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -61,7 +62,8 @@ def main(slot: str) -> None:
     ]
     beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
     plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
-    plan += _curve_plan(settings, curve, beside) + _intact_only(settings)
+    plan += _curve_plan(settings, curve, beside)
+    plan += _grammar_plan(slot, judged, record, settings) + _intact_only(settings)
     plan = [(task, fitting(loaded, rows)[0], interventions) for task, rows, interventions in plan]
     tokens = sum(_tokens(loaded, task, rows) * (1 + len(interventions)) for task, rows, interventions in plan)
     log.info(announce(f"ablate {slot}", sum(len(rows) for _, rows, _ in plan), tokens, record["parameters"]))
@@ -77,7 +79,9 @@ def main(slot: str) -> None:
 
 def _interventions(slot, judged, record, family: str, k: int, kind: str, settings) -> list[Intervention]:
     """Return the family's top k by split-a score and its matched draws; nothing where the family was not measured."""
-    rows = judged[judged.family == family].dropna(subset="score_a")
+    group = family.removeprefix("grammar:")
+    rows = judged[judged.family == family] if group == family else ranked(judged, group)
+    rows = rows.dropna(subset="score_a")
     if rows.empty:
         return []
     best = rows.sort_values(["score_a", "layer", "head"], ascending=[False, True, True]).head(k)
@@ -122,11 +126,24 @@ def _curve_plan(settings: params.Params, curve, beside) -> list[tuple[str, list[
     return [(task, rows, interventions) for task, rows, interventions in plan if rows and interventions]
 
 
+def _grammar_plan(slot, judged, record, settings) -> list[tuple[str, list[Any], list[Intervention]]]:
+    """Return the best heads of each group of relations, silenced on minimal pairs of every phenomenon."""
+    grammar = settings.ablate.grammar
+    found = [
+        one
+        for group in grammar.groups
+        for one in _interventions(slot, judged, record, f"grammar:{group}", grammar.top, "mean", settings)
+    ]
+    pairs = list(_spread(_split_b("blimp", settings), grammar.blimp).itertuples())
+    return [("blimp", pairs, found)] if pairs and found else []
+
+
 def _intact_only(settings: params.Params) -> list[tuple[str, list[Any], list[Intervention]]]:
     """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
     if settings.tasks.blimp is None:
         return []
-    done = set(_spread(_split_b("blimp", settings), settings.ablate.blimp).id)
+    most = max(settings.ablate.blimp, settings.ablate.grammar.blimp)
+    done = set(_spread(_split_b("blimp", settings), most).id)  # `_spread` takes the first ones of a fixed order
     pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
     rest = list(pairs[~pairs.id.isin(done)].itertuples())
     return [("blimp", rest, [])] if rest else []

@@ -3,13 +3,13 @@
 import json
 import logging
 import sys
-import warnings
 
 import numpy as np
 import pandas as pd
 
 from stages.heads import FAMILIES
 from stages.heads.family import Family
+from stages.heads.grammar import FEWEST
 from stages.heads.streaming import RECENT
 from stages.heads.verdict import judge
 from stages.prompts.prompt import stream
@@ -17,7 +17,6 @@ from stages.store import params, paths, tables
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
-warnings.filterwarnings("ignore", message="Mean of empty slice")
 
 
 def main(slot: str) -> None:
@@ -35,7 +34,10 @@ def main(slot: str) -> None:
             missing[family.name] = why
             continue
         columns = judge(
-            family, *_arrays(values, heads), settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}")
+            family,
+            *_arrays(values, heads, family.statistic == "hits_word"),
+            settings.classify,
+            stream(settings.seed, f"classify/{slot}/{family.name}"),
         )
         table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
         if family.name == "streaming":
@@ -65,6 +67,11 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
     table = table[table.relation == family.name]
     if table.empty:
         return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
+    if family.statistic == "hits_word":
+        counts = table.drop_duplicates("prompt").groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
+        if counts.min() < FEWEST:
+            return table, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
+        table = table.assign(null=table.baseline)
     if family.solved_only:
         trials = table.prompt.nunique()
         table = table[table.recalled == 1]
@@ -74,15 +81,16 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
     return table.assign(value=table[family.statistic]), ""
 
 
-def _arrays(values: pd.DataFrame, heads: pd.DataFrame) -> tuple[np.ndarray, ...]:
-    """Return values (P, H), null (P, H), baseline (P,), cluster (P,), split (P,), prompts sorted by id."""
+def _arrays(values: pd.DataFrame, heads: pd.DataFrame, over_words: bool = False) -> tuple[np.ndarray, ...]:
+    """Return values, null (P, H each), baseline, cluster, split and weight (P, each), prompts sorted by id."""
     order = pd.MultiIndex.from_frame(heads)
     wide = {
         name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order] for name in ("value", "null")
     }
     first = values.drop_duplicates("prompt").set_index("prompt").loc[wide["value"].index]
     arrays = [wide["value"].to_numpy(float), wide["null"].to_numpy(float), first.baseline.to_numpy(float)]
-    return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str))
+    weights = first.queries.to_numpy(float) if over_words else np.ones(len(first))
+    return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str), weights)
 
 
 def _top(table: pd.DataFrame) -> str:

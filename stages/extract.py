@@ -85,12 +85,14 @@ def _measured(
         for position, index in enumerate(chosen):
             row, scored = rows[index], found.scored[position]
             for name, sums in found.sums[position].items():
-                content = offsets.get(name) is not None
-                baseline = offset_accuracy(relations[position][name], offsets[name]) if content else np.nan
+                offset = offsets.get(name)
+                baseline = np.nan if offset is None else offset_accuracy(relations[position][name], offset)
                 at = tuple(np.array(loaded.anatomy.heads).T)
                 columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
+                columns |= {"hits": np.nan, "hits_word": np.nan, "sink": np.nan, "sink_elsewhere": np.nan}
                 columns |= {name: value[at] for name, value in sums.means().items()}
-                columns |= {"relation": name, "queries": sums.count, "hits_word": np.nan, "baseline": baseline}
+                columns |= {"relation": name, "queries": sums.count, "baseline": baseline}
+                columns["offset"] = pd.array([offset] * len(at[0]), "Int32")
                 columns["recalled"] = np.nan if scored is None else scored.recalled
                 add_relations(pd.DataFrame(columns)[tables.RELATIONS.names])
             if task == "text":
@@ -122,7 +124,8 @@ def _in_context(
 def _offset(family: Family, encoded) -> int | None:
     """Return the best fixed offset of a relation over all prompts; None where no prompt has it."""
     having = [tokens for tokens in encoded if family.relation(tokens) is not None]
-    log.info("%s: %d of %d prompts have the relation", family.name, len(having), len(encoded))
+    if having:
+        log.info("%s: %d of %d prompts have the relation", family.name, len(having), len(encoded))
     return best_offset(family.relation(tokens) for tokens in having) if having else None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from stages.heads import FAMILIES
+from stages.heads import FAMILIES, arcs
 from stages.heads.verdict import bootstrap, bounds, jaccard, over_draws, resampled
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
@@ -36,6 +36,7 @@ def main(slot: str) -> None:
     effects = summarize_effects(tables.read(paths.effects(slot), tables.EFFECTS), settings.seed)
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING), settings.seed)
     steering = pd.concat([_demonstrated(effects, steering), steering])
+    grammar = _grammar(slot, heads, settings)
     _csv(
         folder / "heads.csv",
         heads.assign(member=heads.member.astype(int)),
@@ -45,15 +46,18 @@ def main(slot: str) -> None:
     _csv(folder / "reliability.csv", reliability(heads))
     _csv(folder / "effects.csv", effects, " ".join(EFFECT_COLUMNS))
     _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
+    _csv(folder / "grammar.csv", grammar)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
-    tables.write_text(folder / "metrics.json", _json(metrics(heads, effects, steering, _sink_rate(slot, settings))))
+    tables.write_text(
+        folder / "metrics.json", _json(metrics(heads, effects, steering, grammar, _sink_rate(slot, settings)))
+    )
 
 
 def overlap(heads: pd.DataFrame) -> pd.DataFrame:
-    """Return the chance-corrected Jaccard overlap of the members of every two families."""
+    """Return the chance-corrected Jaccard overlap of the members of every two families; grammar counts as one."""
     members = {
-        name: rows.sort_values(["layer", "head"]).member.to_numpy(bool)
-        for name, rows in heads.groupby("family", sort=False)
+        name: rows.groupby(["layer", "head"]).member.any().to_numpy(bool)
+        for name, rows in heads.groupby(heads.family.str.split(":").str[0], sort=False)
     }
     rows = []
     for a, b in combinations_with_replacement(members, 2):
@@ -96,8 +100,10 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
         label = mine.category if task == "blimp" else mine.group
         if task in ("blimp", "icl", "needle"):
             rows += [_intact(none, task, measure, group, part, seed) for group, part in mine.groupby(label)]
-    changed = raw[raw.intervention != "none"].assign(change=lambda table: table.value - table.intact)
-    keys = ["intervention", "k", "kind", "task", "measure"]
+    changed = raw[raw.intervention != "none"].assign(change=lambda table: table.value - table.intact, group="all")
+    pairs = changed[changed.task == "blimp"]
+    changed = pd.concat([changed, pairs.assign(group=pairs.category)])
+    keys = ["intervention", "k", "kind", "task", "group", "measure"]
     groups = dict(iter(changed.groupby(keys)))
     for (name, *same), mine in groups.items():
         rows.append(_effect(name, same, mine, groups.get((f"matched:{name}", *same)), seed))
@@ -113,8 +119,8 @@ def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def _effect(name: str, same: list, mine: pd.DataFrame, control: pd.DataFrame | None, seed: int) -> dict:
     """Return one intervention's row; prompts and, for matched heads, draws are resampled."""
-    k, kind, task, measure = same
-    rng = stream(seed, f"summarize/{name}/{k}/{kind}/{task}/{measure}")
+    k, kind, task, group, measure = same
+    rng = stream(seed, f"summarize/{name}/{k}/{kind}/{task}/{group}/{measure}")
     names = mine.drop_duplicates("prompt").set_index("prompt").cluster.sort_index()
     sides = [mine] if control is None else [mine, control]
     wide = [side.pivot(index="prompt", columns="draw", values="change") for side in sides]
@@ -122,7 +128,7 @@ def _effect(name: str, same: list, mine: pd.DataFrame, control: pd.DataFrame | N
     own, other = np.split(means_RD, [wide[0].shape[1]], axis=1)
     own_R = over_draws(own, rng)
     low, high = bounds(own_R)
-    row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": "all", "measure": measure}
+    row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": group, "measure": measure}
     row |= {"value": mine.value.mean(), "change": mine.change.mean(), "low": low, "high": high}
     row |= {"trials": len(names), "control": mine.control.iloc[0], "draws": wide[-1].shape[1]}
     if control is not None:
@@ -188,6 +194,18 @@ def _sink_rate(slot: str, settings: params.Params) -> float | None:
         return None
     table = tables.read(paths.relations(slot, "text"), tables.RELATIONS, ["relation", "mass"])
     return float((table[table.relation == "sink"].mass > FAMILIES["sink"].threshold).mean())
+
+
+def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
+    """Return the best head per grammatical relation (empty without a treebank)."""
+    if settings.tasks.treebank is None or tables.reason(paths.relations(slot, "treebank")):
+        return pd.DataFrame(columns=arcs.COLUMNS)
+    relations = tables.read(paths.relations(slot, "treebank"), tables.RELATIONS)
+    metadata = tables.read_schema(paths.heads(slot)).metadata or {}
+    missing = json.loads(metadata.get(b"not_measured", b"{}"))
+    causal = json.loads(paths.model(slot).read_text(encoding="utf-8"))["kind"] == "decoder"
+    seed = settings.seed
+    return arcs.table(relations, heads, missing, causal, lambda name: stream(seed, f"summarize/grammar/{slot}/{name}"))
 
 
 def _model(slot: str, settings: params.Params) -> dict:

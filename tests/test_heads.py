@@ -106,7 +106,14 @@ def judged(family: str, values, null=0.01, baseline=0.1):
     count = len(values)
     settings = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
     arrays = (values, np.full_like(values, null), np.full(count, baseline), np.arange(count).astype(str))
-    return judge(FAMILIES[family], *arrays, np.array(list("ab") * (count // 2)), settings, np.random.default_rng(0))
+    return judge(
+        FAMILIES[family],
+        *arrays,
+        np.array(list("ab") * (count // 2)),
+        np.ones(count),
+        settings,
+        np.random.default_rng(0),
+    )
 
 
 def test_membership_needs_threshold_significance_margin_and_baseline():

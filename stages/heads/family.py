@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+WORD = "word"  # the annotated relation of a word with itself: it says where the words are
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -38,10 +40,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Relation:
-    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix; or words for positions."""
+    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix."""
 
     queries: np.ndarray
     keys: np.ndarray
+    words: bool = False  # queries and keys are indices into `Tokens.words`
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ most attended word is the right one; what it must beat is the best fixed offset 
 Dependencies (de Marneffe+ 2021), in UD's own groups; subtypes that English treebanks count apart stand by themselves.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
+import pandas as pd
 
 from stages.heads.family import Family, Relation, Tokens
 
@@ -29,12 +30,14 @@ def name(label: str, direction: str) -> str:
     return f"grammar:{label}:{direction}"
 
 
+@cache
 def parts(family: str) -> tuple[str, str]:
     """Return label and direction of a grammar family's name."""
     _, *label, direction = family.split(":")
     return ":".join(label), direction
 
 
+@cache
 def measured_label(label: str) -> str | None:
     """Return the label that an arc counts under: its own, else its universal part; None for what is not measured."""
     universal = label.split(":")[0]
@@ -56,7 +59,19 @@ def relation(tokens: Tokens, family: str) -> Relation | None:
     keys = np.zeros((len(queries), len(tokens.words)), dtype=bool)
     for query, key in pairs:
         keys[queries.index(query), key] = True
-    return Relation(np.array(queries), keys)
+    return Relation(np.array(queries), keys, words=True)
+
+
+def ranked(judged: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Return all heads with `score_a`, their largest lead over the best offset in a label of the group on split a.
+
+    judged: the heads table. `member`: the head is one in any of the group's families.
+    """
+    inside = [family for family in judged.family.unique() if family.startswith("grammar:")]
+    inside = [family for family in inside if GROUP[parts(family)[0]] == group]
+    rows = judged[judged.family.isin(inside)].copy()
+    rows["score_a"] = rows.score_a - rows.baseline
+    return rows.groupby(["layer", "head"], as_index=False)[["score_a", "member"]].max()
 
 
 FAMILIES = tuple(

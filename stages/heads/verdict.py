@@ -17,12 +17,15 @@ from scipy.stats import false_discovery_control
 from stages.heads.family import Family, Relation
 
 
-def clusters(values_PH: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (C, H) and sizes (C,) of the clusters, in order of their names."""
+def clusters(
+    values_PH: np.ndarray, names: np.ndarray, weights_P: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weighted sums (C, H) and weights (C,) of the clusters, in order of their names."""
+    weights_P = np.ones(len(names)) if weights_P is None else weights_P
     unique, inverse = np.unique(names, return_inverse=True)
     sums = np.zeros((len(unique), values_PH.shape[1]))
-    np.add.at(sums, inverse, values_PH)
-    return sums, np.bincount(inverse).astype(float)
+    np.add.at(sums, inverse, values_PH * weights_P[:, None])
+    return sums, np.bincount(inverse, weights_P).astype(float)
 
 
 def bounds(resampled: np.ndarray) -> np.ndarray:
@@ -30,16 +33,28 @@ def bounds(resampled: np.ndarray) -> np.ndarray:
     return np.percentile(resampled, [2.5, 97.5], axis=0)
 
 
-def resampled(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+def resampled(
+    values_PH: np.ndarray,
+    names: np.ndarray,
+    samples: int,
+    rng: np.random.Generator,
+    weights_P: np.ndarray | None = None,
+) -> np.ndarray:
     """Return bootstrap means (R, H), clusters resampled with replacement, the same for all columns."""
-    sums, sizes = clusters(values_PH, names)
+    sums, sizes = clusters(values_PH, names, weights_P)
     weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
     return (weights @ sums) / (weights @ sizes)[:, None]
 
 
-def bootstrap(values_PH: np.ndarray, names: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+def bootstrap(
+    values_PH: np.ndarray,
+    names: np.ndarray,
+    samples: int,
+    rng: np.random.Generator,
+    weights_P: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the bounds (2, H) of the mean over prompts."""
-    return bounds(resampled(values_PH, names, samples, rng))
+    return bounds(resampled(values_PH, names, samples, rng, weights_P))
 
 
 def over_draws(means_RD: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -67,13 +82,15 @@ def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.
 def best_offset(relations: Iterable[Relation]) -> int:
     """Return the offset d (query t -> key t - d) that hits most often when every query of every prompt uses it.
 
+    Prompts weigh equally; of relations between words, queries do, as in their score.
     Choosing it on the prompts it is then scored on favours the baseline. Memory: one number per offset.
     """
     totals: Counter[int] = Counter()
     for relation in relations:
         rows, keys = np.nonzero(relation.keys)
         offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
-        for offset, hits in zip(offsets.tolist(), (counts / len(relation.queries)).tolist(), strict=True):
+        shares = counts if relation.words else counts / len(relation.queries)
+        for offset, hits in zip(offsets.tolist(), shares.tolist(), strict=True):
             totals[offset] += hits
     return max(sorted(totals), key=totals.__getitem__)
 
@@ -92,35 +109,44 @@ def judge(
     baseline_P: np.ndarray,
     names: np.ndarray,
     split: np.ndarray,
+    weights_P: np.ndarray,
     settings,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Return the columns of the heads table for one family, (H,) each.
 
     values, null: per prompt and head; baseline: accuracy of the best offset per prompt; names: cluster of each prompt;
-    split: 'a' or 'b'; settings: resamples, bootstrap, alpha, margin.
+    split: 'a' or 'b'; weights: of the prompts (ones, or queries where these weigh equally); settings: resamples,
+    bootstrap, alpha, margin.
     """
-    score, null = values_PH.mean(axis=0), np.nanmean(null_PH, axis=0)
-    low, high = bootstrap(values_PH, names, settings.bootstrap, rng)
-    halves = {half: _mean(values_PH[split == half]) for half in "ab"}
+    score = _mean(values_PH, weights_P)
+    null = _mean(null_PH, weights_P)
+    low, high = bootstrap(values_PH, names, settings.bootstrap, rng, weights_P)
+    halves = {half: _mean(values_PH[split == half], weights_P[split == half]) for half in "ab"}
     member = score >= family.threshold
     p = q = np.full(len(score), np.nan)
     if family.tested:
-        p = sign_flip(values_PH - np.nan_to_num(null_PH), names, settings.resamples, rng)
+        beyond_PH = (values_PH - np.nan_to_num(null_PH)) * weights_P[:, None]
+        p = sign_flip(beyond_PH, names, settings.resamples, rng)
         q = false_discovery_control(p)
         member &= q < settings.alpha
     if family.statistic != "effect":
         member &= score - null >= settings.margin
     baseline = np.full(len(score), np.nan)
     if family.content:
-        baseline[:] = baseline_P.mean()
+        baseline[:] = np.average(baseline_P, weights=weights_P)
         member &= low > baseline
     columns = {"score": score, "score_a": halves["a"], "score_b": halves["b"], "null": null, "baseline": baseline}
     return columns | {"low": low, "high": high, "p": p, "q": q, "member": member}
 
 
-def _mean(values_PH: np.ndarray) -> np.ndarray:
-    return values_PH.mean(axis=0) if len(values_PH) else np.full(values_PH.shape[1], np.nan)
+def _mean(values_PH: np.ndarray, weights_P: np.ndarray) -> np.ndarray:
+    """Return the weighted mean over prompts, of those that have a value; nan where none has."""
+    there = ~np.isnan(values_PH)
+    total = (there * weights_P[:, None]).sum(axis=0)
+    return np.where(
+        total > 0, (np.nan_to_num(values_PH) * weights_P[:, None]).sum(axis=0) / np.maximum(total, 1e-12), np.nan
+    )
 
 
 def jaccard(members_a: np.ndarray, members_b: np.ndarray) -> dict[str, float]:

@@ -24,6 +24,7 @@ from stages.model.forward import forward
 from stages.model.intervene import capturing
 from stages.model.load import Loaded
 from stages.model.score import Scored, score_rows
+from stages.model.words import Pooled, Words
 
 BLOCK = 1 << 26  # attention weights held at once, at most (256 MB)
 
@@ -55,7 +56,8 @@ class Sums:
         number = others_QS.sum(1)
         mass_HQ = (weights_HQS * keys_QS).sum(2)
         null_HQ = (weights_HQS * others_QS).sum(2) * ((visible_QS & keys_QS).sum(1) / number.clamp(min=1))
-        hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, weights_HQS.argmax(2, keepdim=True))[..., 0]
+        top_HQ, at_HQ = weights_HQS.max(2)
+        hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, at_HQ[..., None])[..., 0] & (top_HQ > 0)
         heads = len(weights_HQS)
         self.mass[layer, :heads] += mass_HQ.double().sum(1).cpu()
         self.hits[layer, :heads] += hits_HQ.double().sum(1).cpu()
@@ -67,6 +69,32 @@ class Sums:
         null = torch.where(self.with_null > 0, self.null / self.with_null.clamp(min=1), torch.nan)
         values = {"mass": self.mass / self.count, "hits": self.hits / self.count, "null": null}
         return {name: value.float().numpy() for name, value in values.items()}
+
+
+class WordSums(Sums):
+    """The same over words, and how much of the attention goes to sinks, at words with the relation and at others."""
+
+    def __init__(self, relation: Relation, layers: int, heads: int, device: torch.device) -> None:
+        super().__init__(relation, np.zeros(relation.keys.shape[1], dtype=bool), layers, heads, device)
+        self.sink, self.elsewhere = (torch.zeros(layers, heads, dtype=torch.float64) for _ in range(2))
+        self.others = 0
+
+    def add_layer(self, layer: int, pooled: Pooled) -> None:
+        """Add a layer. Words that see no other word are left out: they can only look at sinks."""
+        self.add(layer, pooled.weights_HWW, pooled.visible_WW, 0)
+        others_W = pooled.visible_WW.any(1)
+        others_W[self.queries] = False
+        heads, self.others = len(pooled.sink_HW), int(others_W.sum())
+        self.sink[layer, :heads] += pooled.sink_HW[:, self.queries].double().sum(1).cpu()
+        self.elsewhere[layer, :heads] += pooled.sink_HW[:, others_W].double().sum(1).cpu()
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Return mass, hits_word, null, sink and sink_elsewhere, (L, H) float32 each."""
+        values = super().means()
+        values["hits_word"] = values.pop("hits")
+        values["sink"] = (self.sink / self.count).float().numpy()
+        elsewhere = self.elsewhere / self.others if self.others else torch.full_like(self.elsewhere, torch.nan)
+        return values | {"sink_elsewhere": elsewhere.float().numpy()}
 
 
 @dataclass(frozen=True)
@@ -82,15 +110,25 @@ def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping
     """Run one batch; measure relations, score targets (decoders only), capture head outputs."""
     anatomy, device = loaded.anatomy, loaded.model.device
     heads = max(layer.heads for layer in anatomy.layers)
+    shape = len(anatomy.layers), heads, device
     sums = [
-        {name: Sums(relation, tokens.special, len(anatomy.layers), heads, device) for name, relation in mine.items()}
+        {
+            name: WordSums(relation, *shape) if relation.words else Sums(relation, tokens.special, *shape)
+            for name, relation in mine.items()
+        }
         for tokens, mine in zip(batch, relations, strict=True)
     ]
+    words = [Words(tokens, device) if tokens.words else None for tokens in batch]
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor | None, start: int) -> None:
         for row, mine in enumerate(sums):
+            visible_TS = None if visible_BTS is None else visible_BTS[row]
+            pooled = words[row] and words[row].add(weights_BHTS[row], visible_TS, start)
             for relation in mine.values():
-                relation.add(layer, weights_BHTS[row], None if visible_BTS is None else visible_BTS[row], start)
+                if not isinstance(relation, WordSums):
+                    relation.add(layer, weights_BHTS[row], visible_TS, start)
+                elif pooled is not None:
+                    relation.add_layer(layer, pooled)
 
     targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
     rows = [target - 1 for target in targets] if sum(map(len, targets)) else None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from stages.heads.family import Tokens
+from stages.heads.family import WORD, Tokens
 from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,13 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
         if not decoder and special[-1]:
             keep[-1] = len(ids) - 1  # [SEP] stays last
         ids, special, offsets = ids[keep], special[keep], offsets[keep]
+    words, arcs = _words(offsets, prompt.relations, causal=decoder)
     spans: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for span in prompt.relations:
+    for span in () if words else prompt.relations:
         query = _within(offsets, span["query_start"], span["query_end"])
         spans.setdefault(span["name"], []).append((query, _within(offsets, span["key_start"], span["key_end"])))
     goal = np.flatnonzero(~special & (offsets[:, 1] > len(prompt.text))) if len(prompt.targets) else np.empty(0, int)
-    return Tokens(prompt.id, prompt.role, ids, special, goal[goal > 0], spans)
+    return Tokens(prompt.id, prompt.role, ids, special, goal[goal > 0], spans, words, arcs)
 
 
 def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
@@ -102,6 +103,26 @@ def _random(loaded: Loaded, prompt: Any) -> Tokens:
     special = np.zeros(len(ids), dtype=bool)
     special[: before is not None], special[len(ids) - (after is not None) :] = True, True
     return Tokens(prompt.id, prompt.role, ids, special)
+
+
+def _words(offsets: np.ndarray, relations: Sequence[dict[str, Any]], causal: bool) -> tuple[tuple, dict[str, list]]:
+    """Return the words' token positions, and arcs between words as pairs (query word, key word) by name.
+
+    Words without tokens are left out, and arcs that no attention could show: between words that share a token and, in
+    a causal model, to a key word that does not end before the query word begins.
+    """
+    at = {(span["query_start"], span["query_end"]) for span in relations if span["name"] == WORD}
+    places = {span: found for span in sorted(at) if len(found := _within(offsets, *span))}
+    index = {span: number for number, span in enumerate(places)}
+    arcs: dict[str, list[tuple[int, int]]] = {}
+    for span in relations:
+        ends = (span["query_start"], span["query_end"]), (span["key_start"], span["key_end"])
+        if span["name"] == WORD or not all(end in index for end in ends):
+            continue
+        query, key = (places[end] for end in ends)
+        if key[-1] < query[0] or not (causal or np.intersect1d(query, key).size):
+            arcs.setdefault(span["name"], []).append((index[ends[0]], index[ends[1]]))
+    return tuple(places.values()), arcs
 
 
 def _within(offsets: np.ndarray, start: int, end: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The fixed list of metrics that branches compare, and how each follows from the summaries.
 
-`<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}`, and what an
-ablation or a vector does: `ablation.<family>.<task>` (change beyond the matched draws), `steering.<vector>` (mean
-zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it as missing.
+`<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}` (grammar
+counts as one family), `grammar.{uas,uas_offset,arcs}`, `grammar.gain.<label>:<direction>` (accuracy beyond the best
+offset), and what an ablation or a vector does: `ablation.<family>.<task>` (change beyond the matched draws),
+`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
+as missing.
 """
 
 import pandas as pd
@@ -17,8 +19,14 @@ INTACT = (
 VECTORS = ("none", "heads", "function", "layer_average", "random")
 
 
-def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, sink_rate: float | None) -> dict:
-    """Return the nested metrics of one slot from its heads, effects and steering summaries (empty ones allowed)."""
+def metrics(
+    heads: pd.DataFrame,
+    effects: pd.DataFrame,
+    steering: pd.DataFrame,
+    grammar: pd.DataFrame,
+    sink_rate: float | None,
+) -> dict:
+    """Return the nested metrics of one slot from its summaries (empty ones allowed)."""
     found: dict = {}
     overall = effects[effects.group == "all"] if len(effects) else effects
     for task, measure in INTACT:
@@ -30,13 +38,24 @@ def metrics(heads: pd.DataFrame, effects: pd.DataFrame, steering: pd.DataFrame, 
         if len(row):
             found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
             found[task]["trials"] = int(row.trials.iloc[0])
-    for family, rows in heads.groupby("family", sort=False):
+    syntactic = heads.family.str.startswith("grammar:")
+    if syntactic.any():
+        members = heads[syntactic].groupby(["layer", "head"]).member.any()
+        found["heads"] = {"grammar": {"members": int(members.sum())}}
+    for family, rows in heads[~syntactic].groupby("family", sort=False):
         top = rows.loc[rows.score.idxmax()]
         found.setdefault("heads", {})[family] = {
             "members": int(rows.member.sum()),
             "top_score": round(float(top.score), 5),
             "top_layer": int(top.layer),
         }
+    for row in grammar[grammar.accuracy.notna()].itertuples():
+        mine = found.setdefault("grammar", {})
+        if row.label == "all":
+            values = {"uas": row.accuracy, "uas_offset": row.baseline}
+            mine |= {name: round(float(value), 5) for name, value in values.items()} | {"arcs": int(row.trials)}
+        else:
+            mine.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
     if sink_rate is not None:
         found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     if len(overall):

@@ -63,6 +63,7 @@ RELATIONS = _schema(
     sink_elsewhere=(pa.float32(), "the same of the prompt's words without the relation; null where there are none"),
     null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
     baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
+    offset=(pa.int32(), "that offset: query - key, in tokens (grammar: in words); null where there is no baseline"),
     recalled=(pa.float32(), "share of target tokens that are the intact model's argmax, 0..1; null without a target"),
 )
 
