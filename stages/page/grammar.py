@@ -94,9 +94,9 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
     columns = ["relation", "head", "accuracy, %", "best offset, %", "gain, points",
                "attention on it (on another word), %", "query words", "Clark+ 2019 (BERT-base, WSJ), %"]  # fmt: skip
     says = (
-        "→ head: from the dependent to its head; → dependents: from the head to its dependents of that label. Bold: the "
-        "95 % interval of the gain lies above 0. '1 left': the word before; query words: those reported on, of all. The "
-        "head was chosen on the other half of the sentences."
+        "→ head: from the dependent to its head; → dependents: from the head to its dependents of that label. Bold: "
+        "the 95 % interval of the gain lies above 0. '1 left': the word before. Query words: those reported on, of "
+        "all; the head was chosen on the other half of the sentences."
     )
     return Table(columns, cells, says, path, (2, 3, 4, 5, 6), tuple(marked))
 
@@ -138,13 +138,15 @@ def nothing_to_say(found: pd.DataFrame, path: str) -> list:
         difference=[percents(*pair, sign=True) for pair in zip(found["others_low"], found["others_high"], strict=True)],
     )  # fmt: skip
     keep = "label name sink sink_elsewhere rise low high interval others difference beyond trials".split()
+    ends = data[["low", "high", "others"]].stack()
+    domain = (min(0.0, float(ends.min())), max(0.0, float(ends.max())))
     cards = [
-        Chart(grammar_charts.rise(part[keep], [x for x in LABELS if x in set(part["label"])]), capital(words))
+        Chart(grammar_charts.rise(part[keep], [x for x in LABELS if x in set(part["label"])], domain), capital(words))
         for direction, words in DIRECTIONS.items()
         if len(part := data[data["direction"] == direction])
     ]
     legend = [(ORANGE, "circle", "chosen head, rises more than the others"),
-              (BLUE, "hollow circle", "chosen head, it does not"),
+              (BLUE, "hollow circle", "chosen head, not told apart from them, or less"),
               (GREY, "square", "the other heads' mean")]  # fmt: skip
     return [Figure(cards, says, path, "cards", legend)]
 

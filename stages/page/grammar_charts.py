@@ -57,10 +57,11 @@ def relation_map(cells: pd.DataFrame, rows: pd.DataFrame, layers: pd.DataFrame) 
     )
 
 
-def rise(rows: pd.DataFrame, order: list[str]) -> alt.LayerChart:
+def rise(rows: pd.DataFrame, order: list[str], domain: tuple[float, float]) -> alt.LayerChart:
     """Draw how much attention to first and special tokens rises where the relation is absent, beside other heads.
 
     rows: label, name (of the head), rise, low, high, others, beyond (1: above that of the others), and the tooltip's.
+    domain: ends of the axis, the same for both directions.
     """
     base = alt.Chart(rows, width="container", height=alt.Step(15)).encode(
         y=alt.Y("label:N", sort=order, title=None),
@@ -77,7 +78,8 @@ def rise(rows: pd.DataFrame, order: list[str]) -> alt.LayerChart:
         ],
     )
     x = alt.X("rise:Q", title="rise of attention to first and special tokens",
-              axis=alt.Axis(format="+.0%", tickCount=6))  # fmt: skip
+              scale=alt.Scale(domain=domain, nice=False),
+              axis=alt.Axis(format="+.0%", tickCount=6, labelExpr="datum.value == 0 ? '0' : datum.label"))  # fmt: skip
     colour = alt.condition("datum.beyond == 1", alt.value(ORANGE), alt.value(BLUE))
     fill = alt.condition("datum.beyond == 1", alt.value(ORANGE), alt.value("#ffffff"))
     zero = alt.Chart(pd.DataFrame({"rise": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="rise:Q")
@@ -101,7 +103,7 @@ def without(rows: pd.DataFrame, measure: str, groups: list[str], phenomena: list
         y=alt.Y("group:N", sort=phenomena, title=None, axis=alt.Axis(ticks=False)),
         tooltip=[
             alt.Tooltip("family:N", title="silenced"),
-            alt.Tooltip("group:N", title="minimal pairs"),
+            alt.Tooltip("group:N", title="phenomenon"),
             alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
             alt.Tooltip("control_change:Q", title="with matched heads", format="+.3f"),
             alt.Tooltip("versus_control:Q", title="difference", format="+.3f"),
