@@ -9,10 +9,9 @@ from stages.heads.grammar import DIRECTIONS, GROUPS, LABELS
 from stages.page import clark, grammar_charts, rows
 from stages.page.charts import BLUE, GREY, INK, ORANGE, PALE
 from stages.page.grammar_rows import leads, measured, placed, unmeasured
-from stages.page.head_maps import head_name
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.sentences import MEASURES, by_chance, capital, interval, listed, number, percent, percents, versus
+from stages.page.sentences import MEASURES, by_chance, controls, interval, listed, number, percent, percents, versus
 
 NAMED = 8  # cells named in a sentence, at most
 CAUSAL = (
@@ -25,10 +24,11 @@ SILENT = (
 )
 PUBLISHED = (
     "Clark+ 2019: accuracy and, in brackets, best offset, as printed by the notebook behind Table 1 of arXiv "
-    "1906.04341, with their label and head. That is another model (BERT-base, which sees both sides of a word), "
-    "another treebank (WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on the first conjunct "
-    "there, on the next one here; `case`, `obl` and `nmod` have no counterpart), and their head was chosen on the "
-    "words it is reported on. Their row for all words is one head for all labels; ours takes each label's own."
+    "1906.04341, with their label; all from the dependent to its head. That is another model (BERT-base, which sees "
+    "both sides of a word), another treebank (WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on "
+    "the first conjunct there, on the next one here; `case`, `obl` and `nmod` have no counterpart), and their head was "
+    "chosen on the words it is reported on. Their row for all words is one head for all labels; ours takes each "
+    "label's own."
 )
 
 
@@ -79,7 +79,7 @@ def findings(grammar: pd.DataFrame, causal: bool) -> str:
 def table(grammar: pd.DataFrame, path: str) -> Table:
     """Return the table in the shape of Clark's Table 1, with the published numbers beside ours."""
     cells, marked = [], []
-    whole = grammar[grammar["label"] == "all"].assign(name="each label's", relation="all")
+    whole = grammar[grammar["label"] == "all"].assign(name="by label", relation="all")
     for _, row in pd.concat([whole, measured(grammar)]).iterrows():
         if row["gain_low"] > 0:
             marked.append(len(cells))
@@ -102,12 +102,11 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
 
 
 def published(label: str, direction: str) -> str:
-    """Write what Clark+ 2019 printed for a relation: accuracy (best offset), their label and head."""
+    """Write what Clark+ 2019 printed for a relation: accuracy (best offset), and their label."""
     one = clark.ALL if label == "all" else clark.COUNTERPARTS.get(label) if direction == "dep-to-head" else None
     if one is None:
         return "–"
-    head = "one head for all" if label == "all" else one.label
-    return f"{one.accuracy:.1f} ({one.baseline:.1f}, {offset(-one.offset)}) {head} {head_name(one.layer, one.head)}"
+    return f"{one.accuracy:.1f} ({one.baseline:.1f}, {offset(-one.offset)}) {one.label}"
 
 
 def offset(words: float) -> str:
@@ -140,11 +139,12 @@ def nothing_to_say(found: pd.DataFrame, path: str) -> list:
     keep = "label name sink sink_elsewhere rise low high interval others difference beyond trials".split()
     ends = data[["low", "high", "others"]].stack()
     domain = (min(0.0, float(ends.min())), max(0.0, float(ends.max())))
-    cards = [
-        Chart(grammar_charts.rise(part[keep], [x for x in LABELS if x in set(part["label"])], domain), capital(words))
-        for direction, words in DIRECTIONS.items()
-        if len(part := data[data["direction"] == direction])
-    ]
+    cards = []
+    for direction, words in DIRECTIONS.items():
+        part = data[data["direction"] == direction]
+        if len(part):
+            there = [label for label in LABELS if label in set(part["label"])]
+            cards.append(Chart(grammar_charts.rise(part[keep], there, domain), f"Nothing to say: {words}"))
     legend = [(ORANGE, "circle", "chosen head, rises more than the others"),
               (BLUE, "hollow circle", "chosen head, not told apart from them, or less"),
               (GREY, "square", "the other heads' mean")]  # fmt: skip
@@ -179,7 +179,7 @@ def without(slot: Slot) -> list:
     says = (
         f"Without them: the {k} heads that lead most over the best offset in a group of relations are replaced by "
         f"their mean output, and compared with as many matched random heads on the same minimal pairs. "
-        f"{cells_said(found)}"
+        f"{cells_said(found)} {controls(found)}"
     )
     return [Figure(cards, says, path, "cards", [(INK, "outline", "the interval of the difference excludes 0")])]
 

@@ -50,7 +50,7 @@ def relation_map(cells: pd.DataFrame, rows: pd.DataFrame, layers: pd.DataFrame) 
         middle.mark_point(filled=True, size=16, color=ORANGE, opacity=1).encode(x="mx:Q", y="my:Q"),
         relation.encode(x=alt.value(-6)),
         group.encode(x=alt.value(0)),
-        alt.Chart(layers).mark_text(fontSize=10.5, color=INK).encode(x="x:Q", y=alt.value(-8), text="text:N"),
+        alt.Chart(layers).mark_text(fontSize=10.5, color=INK).encode(x="x:Q", y=alt.value(-12), text="text:N"),
         width=round(wide * step),
         height=round(high * 13),
         view=alt.ViewConfig(fill=None),
@@ -97,7 +97,7 @@ def without(rows: pd.DataFrame, measure: str, groups: list[str], phenomena: list
     rows: family (the group), group (the phenomenon), versus_control, sure, text, interval, change, control, trials.
     """
     top = max(1e-6, float(rows["versus_control"].abs().max()))
-    scale = alt.Scale(domain=[-top, 0, top], range=DIVERGING)
+    scale = alt.Scale(domain=[-top, 0, top], range=DIVERGING, interpolate="lab")
     base = alt.Chart(rows, width="container", height=alt.Step(21)).encode(
         x=alt.X("family:N", sort=groups, title=None, axis=alt.Axis(labelAngle=0, orient="top", ticks=False)),
         y=alt.Y("group:N", sort=phenomena, title=None, axis=alt.Axis(ticks=False)),
