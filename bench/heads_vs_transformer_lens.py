@@ -44,9 +44,9 @@ def main() -> None:
     totals = {name: 0.0 for name in PATTERNS}
     for tokens in prompts:
         relations = {name: FAMILIES[name].relation(tokens) for name in PATTERNS}
-        (sums,) = measure(loaded, [tokens], [relations]).sums
+        (sums,) = measure(loaded, [tokens], [relations]).means
         for name, relation in relations.items():
-            rescaled = sums[name].means()["mass"] * len(relation.queries) / len(tokens)
+            rescaled = sums[name].values["mass"] * len(relation.queries) / len(tokens)
             totals[name] = totals[name] + rescaled / len(prompts)
     seconds = time.perf_counter() - start
     del loaded

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.heads import FAMILIES
-from stages.heads.family import Family
+from stages.heads.family import Family, Relation
 from stages.heads.verdict import best_offset, offset_accuracy
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -83,18 +83,9 @@ def _measured(
         relations = [{f.name: found for f in families if (found := f.relation(one)) is not None} for one in tokens]
         found = measure(loaded, tokens, relations)
         for position, index in enumerate(chosen):
-            row, scored = rows[index], found.scored[position]
-            for name, sums in found.sums[position].items():
-                offset = offsets.get(name)
-                baseline = np.nan if offset is None else offset_accuracy(relations[position][name], offset)
-                at = tuple(np.array(loaded.anatomy.heads).T)
-                columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": at[0], "head": at[1]}
-                columns |= {"hits": np.nan, "hits_word": np.nan, "sink": np.nan, "sink_elsewhere": np.nan}
-                columns |= {name: value[at] for name, value in sums.means().items()}
-                columns |= {"relation": name, "queries": sums.count, "baseline": baseline}
-                columns["offset"] = pd.array([offset] * len(at[0]), "Int32")
-                columns["recalled"] = np.nan if scored is None else scored.recalled
-                add_relations(pd.DataFrame(columns)[tables.RELATIONS.names])
+            row, mine, scored = rows[index], found.means[position], found.scored[position]
+            if mine:
+                add_relations(_relation_rows(loaded, row, mine, relations[position], offsets, scored))
             if task == "text":
                 ordinary = ~tokens[position].special
                 z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in found.outputs.items()}
@@ -119,6 +110,32 @@ def _in_context(
             last = int(tokens[position].target[0]) - 1 - batch.cut
             z = {layer: x[position, last] for layer, x in outputs.items()}
             add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
+
+
+def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], offsets: dict, scored) -> pa.Table:
+    """Return the rows of one prompt: one per relation and head."""
+    layer, head = np.array(loaded.anatomy.heads).T
+    size = len(layer)
+    statistics = {name for one in means.values() for name in one.values}
+    offset = {name: offsets.get(name) for name in means}
+    accuracy = {name: None if at is None else offset_accuracy(relations[name], at) for name, at in offset.items()}
+    columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
+    columns |= {"recalled": None if scored is None else scored.recalled}
+    columns = {name: [value] * size * len(means) for name, value in columns.items()}
+    columns |= {"layer": np.tile(layer, len(means)), "head": np.tile(head, len(means))}
+    each = {"relation": list(means), "queries": [one.count for one in means.values()]}
+    each |= {"baseline": list(accuracy.values()), "offset": list(offset.values())}
+    columns |= {name: [value for value in values for _ in range(size)] for name, values in each.items()}
+    for name in statistics:
+        columns[name] = np.concatenate([one.values[name][layer, head] for one in means.values()])
+    missing = [None] * size * len(means)
+    return pa.table(
+        {
+            field.name: pa.array(columns.get(field.name, missing), field.type, from_pandas=True)
+            for field in tables.RELATIONS
+        },
+        schema=tables.RELATIONS,
+    )
 
 
 def _offset(family: Family, encoded) -> int | None:

@@ -53,7 +53,7 @@ def closure(module: Path) -> set[Path]:
             todo += [
                 path.relative_to(ROOT)
                 for path in (ROOT / "stages/heads").glob("*.py")
-                if "\nFAMILY = " in path.read_text()
+                if re.search(r"^FAMIL(Y|IES) = ", path.read_text(), re.M)
             ]
     return done
 

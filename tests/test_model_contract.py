@@ -61,12 +61,12 @@ def test_statistics_equal_those_from_eager_weights(name, monkeypatch):
     monkeypatch.setattr("stages.model.measure.BLOCK", 4 * 23 * 5)  # several blocks of queries per layer
     loaded = make(name, scale=5.0)
     tokens = prompt(23, 0)
-    sums = measure(loaded, [tokens], [relations(tokens)]).sums
+    sums = measure(loaded, [tokens], [relations(tokens)]).means
     loaded.model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = loaded.model(input_ids=torch.from_numpy(tokens.ids)[None], output_attentions=True).attentions
     for relation_name, relation in relations(tokens).items():
-        means = sums[0][relation_name].means()
+        means = sums[0][relation_name].values
         for layer, weights in enumerate(attentions):
             for head in range(4):
                 expected = naive(weights[0, head].numpy(), relation, tokens, loaded, layer)
@@ -134,8 +134,8 @@ def test_right_padded_equals_unpadded(name):
     short, long = prompt(9, 2), prompt(17, 3)
     together = measure(loaded, [short, long], [relations(short), relations(long)])
     alone = measure(loaded, [short], [relations(short)])
-    for key, value in alone.sums[0]["random"].means().items():
-        np.testing.assert_allclose(together.sums[0]["random"].means()[key], value, atol=1e-5)
+    for key, value in alone.means[0]["random"].values.items():
+        np.testing.assert_allclose(together.means[0]["random"].values[key], value, atol=1e-5)
     for layer, z in alone.outputs.items():
         torch.testing.assert_close(together.outputs[layer][:1, :9], z, atol=1e-5, rtol=1e-4)
     rows = forward(loaded, [short.ids, long.ids], [np.arange(9), np.arange(17)])

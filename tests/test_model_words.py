@@ -114,11 +114,11 @@ def test_scores_of_100_sentences_equal_loops_over_words(name, block, monkeypatch
         tokens = [encode(loaded, prompt) for prompt in prompts[start : start + 20]]
         families = [FAMILIES[f"grammar:{label}:{direction}"] for label in LABELS for direction in DIRECTIONS]
         relations = [{f.name: r for f in families if (r := f.relation(one)) is not None} for one in tokens]
-        for prompt, sums in zip(prompts[start : start + 20], measure(loaded, tokens, relations).sums, strict=True):
+        for prompt, found in zip(prompts[start : start + 20], measure(loaded, tokens, relations).means, strict=True):
             wanted = naive(loaded, prompt)
-            assert set(wanted) == set(sums)
+            assert set(wanted) == set(found)
             for relation, values in wanted.items():
-                means = sums[relation].means()
+                means = found[relation].values
                 assert np.array_equal(means["hits_word"], values["hits_word"].astype(np.float32)), relation
                 for statistic in ("mass", "null", "sink", "sink_elsewhere"):
                     np.testing.assert_allclose(means[statistic], values[statistic], atol=2e-6, err_msg=statistic)

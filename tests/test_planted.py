@@ -74,7 +74,7 @@ def members(loaded: Loaded, vocabulary: int) -> dict[str, set[tuple[int, int]]]:
             relation = family.relation(tokens)
             if relation is None:
                 continue
-            means = measure(loaded, [tokens], [{name: relation}]).sums[0][name].means()
+            means = measure(loaded, [tokens], [{name: relation}]).means[0][name].values
             for layer, head in loaded.anatomy.heads:
                 row = {"prompt": tokens.prompt, "cluster": tokens.prompt, "split": "ab"[index % 2], "baseline": 0.2}
                 row |= {"layer": layer, "head": head, "value": means["mass"][layer, head]}

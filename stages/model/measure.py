@@ -24,9 +24,17 @@ from stages.model.forward import forward
 from stages.model.intervene import capturing
 from stages.model.load import Loaded
 from stages.model.score import Scored, score_rows
-from stages.model.words import Pooled, Words
+from stages.model.words import Words
 
 BLOCK = 1 << 26  # attention weights held at once, at most (256 MB)
+
+
+@dataclass(frozen=True)
+class Means:
+    """One (prompt, relation): its number of queries and, per statistic, the mean over them, (L, H) float32."""
+
+    count: int
+    values: dict[str, np.ndarray]
 
 
 class Sums:
@@ -36,10 +44,8 @@ class Sums:
         self.queries = torch.from_numpy(relation.queries).to(device)
         self.keys_QS = torch.from_numpy(relation.keys).to(device)
         self.ordinary_S = torch.from_numpy(~special).to(device)
-        self.count = len(relation.queries)
-        self.mass, self.hits, self.null, self.with_null = (
-            torch.zeros(layers, heads, dtype=torch.float64) for _ in range(4)
-        )
+        self.sums = torch.zeros(3, layers, heads, dtype=torch.float64)  # of mass, hits, null
+        self.with_null = torch.zeros(layers, 1, dtype=torch.float64)
 
     def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
         """Add the queries of one block: weights and visibility of query positions start, start + 1, ..."""
@@ -50,58 +56,96 @@ class Sums:
             return
         at, keys_QS = self.queries[low:high] - start, self.keys_QS[low:high]
         size = keys_QS.shape[1]
-        weights_HQS = weights_HTS[:, at, :size]
         visible_QS = torch.ones_like(keys_QS) if visible_TS is None else visible_TS[at][:, :size]
-        others_QS = visible_QS & self.ordinary_S & ~keys_QS
-        number = others_QS.sum(1)
-        mass_HQ = (weights_HQS * keys_QS).sum(2)
-        null_HQ = (weights_HQS * others_QS).sum(2) * ((visible_QS & keys_QS).sum(1) / number.clamp(min=1))
-        top_HQ, at_HQ = weights_HQS.max(2)
-        hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, at_HQ[..., None])[..., 0] & (top_HQ > 0)
-        heads = len(weights_HQS)
-        self.mass[layer, :heads] += mass_HQ.double().sum(1).cpu()
-        self.hits[layer, :heads] += hits_HQ.double().sum(1).cpu()
-        self.null[layer, :heads] += null_HQ.double().sum(1).cpu()  # 0 where there is no other key
-        self.with_null[layer, :heads] += float((number > 0).sum())
+        found_3HQ, number_Q = _on_target(weights_HTS[:, at, :size], keys_QS, visible_QS, self.ordinary_S)
+        self.sums[:, layer, : len(weights_HTS)] += found_3HQ.double().sum(2).cpu()
+        self.with_null[layer] += float((number_Q > 0).sum())
 
-    def means(self) -> dict[str, np.ndarray]:
-        """Return mass, hits and null, (L, H) float32 each."""
-        null = torch.where(self.with_null > 0, self.null / self.with_null.clamp(min=1), torch.nan)
-        values = {"mass": self.mass / self.count, "hits": self.hits / self.count, "null": null}
-        return {name: value.float().numpy() for name, value in values.items()}
+    def means(self) -> Means:
+        """Return mass, hits and null."""
+        return Means(len(self.queries), _means(self.sums, len(self.queries), self.with_null))
 
 
-class WordSums(Sums):
-    """The same over words, and how much of the attention goes to sinks, at words with the relation and at others."""
+class WordSums:
+    """All relations between the words of one prompt at once: the queries of all of them, one after another.
 
-    def __init__(self, relation: Relation, layers: int, heads: int, device: torch.device) -> None:
-        super().__init__(relation, np.zeros(relation.keys.shape[1], dtype=bool), layers, heads, device)
-        self.sink, self.elsewhere = (torch.zeros(layers, heads, dtype=torch.float64) for _ in range(2))
-        self.others = 0
+    Beside mass, hits and null: attention to sinks, at words with a relation and at all others. Words that see no other
+    word are left out there: they can only look at sinks.
+    """
 
-    def add_layer(self, layer: int, pooled: Pooled) -> None:
-        """Add a layer. Words that see no other word are left out: they can only look at sinks."""
-        self.add(layer, pooled.weights_HWW, pooled.visible_WW, 0)
-        others_W = pooled.visible_WW.any(1)
-        others_W[self.queries] = False
-        heads, self.others = len(pooled.sink_HW), int(others_W.sum())
-        self.sink[layer, :heads] += pooled.sink_HW[:, self.queries].double().sum(1).cpu()
-        self.elsewhere[layer, :heads] += pooled.sink_HW[:, others_W].double().sum(1).cpu()
+    def __init__(
+        self, relations: Mapping[str, Relation], tokens: Tokens, layers: int, heads: int, device: torch.device
+    ) -> None:
+        self.words, self.names = Words(tokens, device), list(relations)
+        queries = [relation.queries for relation in relations.values()]
+        owner_QR = np.repeat(np.eye(len(queries)), list(map(len, queries)), axis=0)
+        has_WR = np.zeros((len(tokens.words), len(queries)), dtype=bool)
+        has_WR[np.concatenate(queries), owner_QR.argmax(1)] = True
+        self.queries = torch.from_numpy(np.concatenate(queries)).to(device)
+        self.keys_QW = torch.from_numpy(np.concatenate([r.keys for r in relations.values()])).to(device)
+        self.owner_QR, self.has_WR = torch.from_numpy(owner_QR).to(device), torch.from_numpy(has_WR).to(device)
+        self.ordinary_W = torch.ones(len(tokens.words), dtype=torch.bool, device=device)
+        self.sums = torch.zeros(
+            5, layers, heads, len(queries), dtype=torch.float64
+        )  # mass, hits, null, sink, elsewhere
+        self.with_null, self.others = (torch.zeros(layers, 1, len(queries), dtype=torch.float64) for _ in range(2))
 
-    def means(self) -> dict[str, np.ndarray]:
-        """Return mass, hits_word, null, sink and sink_elsewhere, (L, H) float32 each."""
-        values = super().means()
-        values["hits_word"] = values.pop("hits")
-        values["sink"] = (self.sink / self.count).float().numpy()
-        elsewhere = self.elsewhere / self.others if self.others else torch.full_like(self.elsewhere, torch.nan)
-        return values | {"sink_elsewhere": elsewhere.float().numpy()}
+    def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
+        """Add a block of query tokens; the layer counts once all of them are there."""
+        pooled = self.words.add(weights_HTS, visible_TS, start)
+        if pooled is None:
+            return
+        weights_HQW, visible_QW = pooled.weights_HWW[:, self.queries], pooled.visible_WW[self.queries]
+        found_3HQ, number_Q = _on_target(weights_HQW, self.keys_QW, visible_QW, self.ordinary_W)
+        rest_WR = pooled.visible_WW.any(1, keepdim=True) & ~self.has_WR
+        found_4HQ = torch.cat([found_3HQ, pooled.sink_HW[None, :, self.queries]]).double()
+        heads = len(weights_HQW)
+        self.sums[:4, layer, :heads] += (found_4HQ @ self.owner_QR).cpu()
+        self.sums[4, layer, :heads] += (pooled.sink_HW.double() @ rest_WR.double()).cpu()
+        self.with_null[layer] += ((number_Q > 0).double() @ self.owner_QR).cpu()
+        self.others[layer] += rest_WR.sum(0).cpu()
+
+    def means(self) -> dict[str, Means]:
+        """Return mass, hits_word, null, sink and sink_elsewhere of every relation."""
+        counts, found = self.owner_QR.sum(0).int().tolist(), {}
+        for index, (name, count) in enumerate(zip(self.names, counts, strict=True)):
+            values = _means(self.sums[:3, ..., index], count, self.with_null[..., index])
+            values["hits_word"] = values.pop("hits")
+            values["sink"] = (self.sums[3, ..., index] / count).float().numpy()
+            values["sink_elsewhere"] = _ratio(self.sums[4, ..., index], self.others[..., index])
+            found[name] = Means(count, values)
+        return found
+
+
+def _on_target(
+    weights_HQS: torch.Tensor, keys_QS: torch.Tensor, visible_QS: torch.Tensor, ordinary_S: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mass, hits and null per head and query, (3, H, Q), and how many other keys each query sees, (Q,)."""
+    others_QS = visible_QS & ordinary_S & ~keys_QS
+    number_Q = others_QS.sum(1)
+    mass_HQ = (weights_HQS * keys_QS).sum(2)
+    null_HQ = (weights_HQS * others_QS).sum(2) * ((visible_QS & keys_QS).sum(1) / number_Q.clamp(min=1))
+    top_HQ, at_HQ = weights_HQS.max(2)
+    hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, at_HQ[..., None])[..., 0] & (top_HQ > 0)
+    return torch.stack([mass_HQ, hits_HQ, null_HQ]), number_Q  # null is 0 where there is no other key
+
+
+def _means(sums_3LH: torch.Tensor, count: int, with_null_L1: torch.Tensor) -> dict[str, np.ndarray]:
+    mass_LH, hits_LH, null_LH = sums_3LH
+    values = {"mass": (mass_LH / count).float().numpy(), "hits": (hits_LH / count).float().numpy()}
+    return values | {"null": _ratio(null_LH, with_null_L1)}
+
+
+def _ratio(sums_LH: torch.Tensor, counts_L1: torch.Tensor) -> np.ndarray:
+    """Return means as float32, nan where nothing was counted."""
+    return torch.where(counts_L1 > 0, sums_LH / counts_L1.clamp(min=1), torch.nan).float().numpy()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One batch's findings: per prompt the sums by relation name and its scored target; per layer z (B, T, H K)."""
+    """One batch's findings: per prompt the means by relation name and its scored target; per layer z (B, T, H K)."""
 
-    sums: list[dict[str, Sums]]
+    means: list[dict[str, Means]]
     scored: list[Scored | None]
     outputs: dict[int, torch.Tensor]
 
@@ -109,33 +153,29 @@ class Measured:
 def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping[str, Relation]]) -> Measured:
     """Run one batch; measure relations, score targets (decoders only), capture head outputs."""
     anatomy, device = loaded.anatomy, loaded.model.device
-    heads = max(layer.heads for layer in anatomy.layers)
-    shape = len(anatomy.layers), heads, device
-    sums = [
-        {
-            name: WordSums(relation, *shape) if relation.words else Sums(relation, tokens.special, *shape)
-            for name, relation in mine.items()
-        }
-        for tokens, mine in zip(batch, relations, strict=True)
-    ]
-    words = [Words(tokens, device) if tokens.words else None for tokens in batch]
+    shape = len(anatomy.layers), max(layer.heads for layer in anatomy.layers), device
+    sums: list[dict[str, Sums]] = []
+    words: list[WordSums | None] = []
+    for tokens, mine in zip(batch, relations, strict=True):
+        sums.append({name: Sums(r, tokens.special, *shape) for name, r in mine.items() if not r.words})
+        between = {name: relation for name, relation in mine.items() if relation.words}
+        words.append(WordSums(between, tokens, *shape) if between else None)
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor | None, start: int) -> None:
-        for row, mine in enumerate(sums):
-            visible_TS = None if visible_BTS is None else visible_BTS[row]
-            pooled = words[row] and words[row].add(weights_BHTS[row], visible_TS, start)
-            for relation in mine.values():
-                if not isinstance(relation, WordSums):
-                    relation.add(layer, weights_BHTS[row], visible_TS, start)
-                elif pooled is not None:
-                    relation.add_layer(layer, pooled)
+        for row in range(len(batch)):
+            for one in [*sums[row].values(), *filter(None, [words[row]])]:
+                one.add(layer, weights_BHTS[row], None if visible_BTS is None else visible_BTS[row], start)
 
     targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
     rows = [target - 1 for target in targets] if sum(map(len, targets)) else None
     with weighing(loaded, reduce), capturing(loaded) as outputs:
         logits_NV = forward(loaded, [tokens.ids for tokens in batch], rows, headless=rows is None)
     scored = [None] * len(batch) if rows is None else score_rows(logits_NV, [t.ids for t in batch], targets)
-    return Measured(sums, scored, outputs)
+    means = [
+        {name: one.means() for name, one in mine.items()} | (between.means() if between else {})
+        for mine, between in zip(sums, words, strict=True)
+    ]
+    return Measured(means, scored, outputs)
 
 
 @contextmanager
