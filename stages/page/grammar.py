@@ -172,7 +172,8 @@ def without(slot: Slot) -> list:
             keep = "family group change control_change versus_control text interval sure trials".split()
             there = [group for group in names if group in set(data["family"])]
             chart = grammar_charts.without(data[keep], measure, there, phenomena)
-            cards.append(Chart(chart, f"Difference in {MEASURES.get(measure, (measure,))[0]}", excluding(part)))
+            label = f"Without them: difference in {MEASURES.get(measure, (measure,))[0]}"
+            cards.append(Chart(chart, label, excluding(part)))
     if not cards:
         return [Note(f"Grammar heads were silenced, but there is no matched control ({path}).")]
     k = listed(str(k) for k in sorted(set(found["k"].astype(int))))
