@@ -208,10 +208,14 @@ def test_a_data_set_of_the_hub_through_the_same_call(tmp_path, monkeypatch):
     folder.mkdir()
     row = {"sent_id": "s1", "text": "I like cats.", "tokens": ["I", "like", "cats", "."], "head": ["2", "0", "2", "2"],
            "deprel": ["nsubj", "root", "obj", "punct"]}  # fmt: skip
-    pd.DataFrame([row]).to_parquet(folder / "validation.parquet")
+    other = row | {"sent_id": "s2", "text": "I don't.", "tokens": ["I", "don't", "do", "n't", "."],
+                   "head": ["2", "None", "0", "2", "2"], "deprel": ["nsubj", "_", "root", "advmod", "punct"]}  # fmt: skip
+    lost = other | {"sent_id": "s3", "text": "I dont."}
+    pd.DataFrame([row, other, lost]).to_parquet(folder / "validation.parquet")
     values = {"source": "hub", "path": "", "hub": str(folder), "config": "default", "sentences": 5, "shortest": 2}
-    (prompt,) = treebank.build(Treebank(**values, longest=9, revision="0" * 40), seed=1)
+    prompt, second = treebank.build(Treebank(**values, longest=9, revision="0" * 40), seed=1)
     assert arcs(prompt) == [("nsubj", 0, 1), ("obj", 2, 1), ("punct", 3, 1)] and prompt.id == "treebank/s1"
+    assert words(second) == ["I", "do", "n't", "."] and ("advmod", 2, 1) in arcs(second)
     with pytest.raises(UserError, match="pinned by its full commit"):
         treebank.build(Treebank(**values, longest=9), seed=1)
 

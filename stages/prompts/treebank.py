@@ -152,13 +152,13 @@ def _hub(settings: params.Treebank, seed: int) -> Iterator[Sentence]:
         raise UserError(f"tasks.treebank.hub: {where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
     for number, record in enumerate(table):
         name = str(record.get("sent_id") or f"{number:05d}")
-        rows = [
-            Word((place,), form, int(head), label)
-            for place, (form, head, label) in enumerate(
-                zip(record["tokens"], record["head"], record["deprel"], strict=True), start=1
-            )
-        ]
-        yield _sentence(where, name, settings.config, record["text"], rows)
+        words = zip(record["tokens"], record["head"], record["deprel"], strict=True)
+        parsed = [word for word in words if str(word[1]).isdigit()]  # the others are contractions and empty nodes
+        rows = [Word((place,), form, int(head), label) for place, (form, head, label) in enumerate(parsed, start=1)]
+        try:
+            yield _sentence(where, name, settings.config, record["text"], rows)
+        except UserError as error:  # a contraction whose parts do not make up the text: the columns do not say which
+            log.info("left out: %s", error)
 
 
 def _sentence(where: str, name: str, group: str, text: str | None, rows: list[Word]) -> Sentence:
