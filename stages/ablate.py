@@ -1,7 +1,8 @@
 """Silence the top heads of each family against matched draws: `python -m stages.ablate <slot>`.
 
 Writes data/effects/<slot>.parquet: one row per (intervention, draw, prompt, measure), intact value beside. Heads are
-ranked by their score on split a; effects are measured on prompts of split b.
+ranked by their score on split a; effects are measured on prompts of split b. An encoder with a masked-LM head is scored
+intact, on minimal pairs (pseudo-log-likelihoods); the table's metadata say why the rest is missing.
 """
 
 import json
@@ -42,9 +43,7 @@ def main(slot: str) -> None:
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
-        return tables.write(
-            paths.effects(slot), tables.empty(tables.EFFECTS, "an encoder writes no text to score"), tables.EFFECTS
-        )
+        return _encoder(slot, record, settings)
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -75,6 +74,39 @@ def main(slot: str) -> None:
         for task, rows, interventions in plan:
             add(_rows(loaded, task, rows, interventions, means, settings.extract.batch_tokens, progress))
         add(_known(slot, settings))
+
+
+def _encoder(slot: str, record: dict, settings: params.Params) -> None:
+    """Score the intact encoder on all minimal pairs, or say why it cannot be; nothing is silenced."""
+    if record["kind"] != "masked":
+        return _write_empty(slot, "this encoder has no language-model head: it can neither continue nor score text")
+    if settings.tasks.blimp is None:
+        return _write_empty(slot, "an encoder can score minimal pairs only, and tasks.blimp is not in params")
+    from stages.model.load import load
+    from stages.model.pseudo import outcomes, work
+    from stages.model.tokens import fitting
+
+    loaded = load(slot)
+    if loaded.tokenizer.mask_token_id is None:
+        return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
+    rows, _ = fitting(loaded, list(tables.read(paths.prompts("blimp"), tables.PROMPTS).itertuples()))
+    log.info(announce(f"ablate {slot}", len(rows), work(loaded, rows), record["parameters"]))
+    none, found = Intervention("none", 0, "", 0, (), ""), []
+    scored = outcomes(loaded, rows, settings.extract.batch_tokens)
+    for row, measures in tqdm(scored, total=len(rows), desc="score", unit="pair"):
+        for measure, value in measures.items():
+            found.append(_row(none, "blimp", row) | {"measure": measure, "value": value, "intact": value})
+    why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
+    tables.write(
+        paths.effects(slot),
+        pd.DataFrame(found, columns=tables.EFFECTS.names),
+        tables.EFFECTS.with_metadata({"reason": why}),
+    )
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: nothing to score or silence: %s", slot, why)
+    tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
 
 
 def _interventions(slot, judged, record, family: str, k: int, kind: str, settings) -> list[Intervention]:

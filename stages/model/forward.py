@@ -1,7 +1,7 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
 Three exact shortcuts (DESIGN 6), all tested against plain full passes:
-- `rows`: the LM head sees only the rows that are scored, through a hook at its input, so that whatever the model does
+- `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
 - `resuming`: blocks below the first changed layer are skipped; the block there gets its intact input back.
@@ -75,19 +75,35 @@ def forward(
     with torch.no_grad(), _selecting(loaded, rows) if rows is not None else ExitStack():
         model = loaded.model.base_model if headless else loaded.model
         output = model(input_ids=ids_BT, attention_mask=mask_BT, **extra)
-    return output.logits[0].float() if rows is not None else None
+    if rows is None:
+        return None
+    if output.logits.shape[:2] != (1, sum(map(len, rows))):
+        raise RuntimeError(f"{type(loaded.model).__name__}: its LM head does not read what the hook before it gives")
+    return output.logits[0].float()
 
 
 @contextmanager
 def _selecting(loaded: Loaded, rows: Sequence[np.ndarray]) -> Iterator[None]:
-    """Let the LM head see only the asked rows."""
+    """Let the LM head see only the asked rows.
+
+    A decoder's head is its output embedding alone, so the cut is made there. A masked model's head begins earlier (BERT
+    transforms and normalises before it projects) but always right after the body: there the body's output is cut.
+    """
     prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long)
     position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long)
 
-    def select(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0][prompt, position][None],)
+    def before(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (args[0][prompt, position][None],)  # (1, N, D)
 
-    handle = loaded.model.get_output_embeddings().register_forward_pre_hook(select)
+    def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+        hidden_1ND = output[0][prompt, position][None]
+        return (hidden_1ND,) if isinstance(output, tuple) else type(output)(last_hidden_state=hidden_1ND)
+
+    body = loaded.model.base_model
+    if loaded.kind == "masked" and body is not loaded.model:
+        handle = body.register_forward_hook(after)
+    else:
+        handle = loaded.model.get_output_embeddings().register_forward_pre_hook(before)
     try:
         yield
     finally:

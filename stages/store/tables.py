@@ -166,7 +166,7 @@ def empty(schema: pa.Schema, reason: str) -> pa.Table:
 
 
 def reason(path: Path) -> str:
-    """Return why a table has no rows, or '' where it was measured."""
+    """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
     return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
 
 
