@@ -56,10 +56,8 @@ def main() -> None:
     peer = np.array(theirs["scores"])
     mine, other = (values[::2] - values[1::2] for values in (ours, peer))
     unequal = np.sign(mine) != np.sign(other)
-    size = loaded.model.config.vocab_size
-    print(
-        f"random BERT of {size} word pieces; smallest margin {np.abs(mine).min():.1e}, median {np.median(abs(mine)):.1f}"
-    )
+    margins = f"smallest margin {np.abs(mine).min():.1e} nats, median {np.median(np.abs(mine)):.1f}"
+    print(f"random BERT of {loaded.model.config.vocab_size} word pieces; {margins}")
     print(f"{len(prompts)} pairs of {len({p.group for p in prompts})} paradigms; equal decisions: {(~unequal).sum()}")
     print(f"accuracy: ours {np.mean((mine > 0) + (mine == 0) / 2):.4f}, ties: {np.sum(mine == 0)}; minicons "
           f"{np.mean((other > 0) + (other == 0) / 2):.4f}, ties: {np.sum(other == 0)}")  # fmt: skip
