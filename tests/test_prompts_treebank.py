@@ -208,8 +208,8 @@ def test_a_data_set_of_the_hub_through_the_same_call(tmp_path, monkeypatch):
     folder.mkdir()
     row = {"sent_id": "s1", "text": "I like cats.", "tokens": ["I", "like", "cats", "."], "head": ["2", "0", "2", "2"],
            "deprel": ["nsubj", "root", "obj", "punct"]}  # fmt: skip
-    other = row | {"sent_id": "s2", "text": "I don't.", "tokens": ["I", "don't", "do", "n't", "."],
-                   "head": ["2", "None", "0", "2", "2"], "deprel": ["nsubj", "_", "root", "advmod", "punct"]}  # fmt: skip
+    other = row | {"sent_id": "s2", "text": "I don't.", "tokens": ["I", "don't", "do", "n't", "."]}
+    other |= {"head": ["2", "None", "0", "2", "2"], "deprel": ["nsubj", "_", "root", "advmod", "punct"]}
     lost = other | {"sent_id": "s3", "text": "I dont."}
     pd.DataFrame([row, other, lost]).to_parquet(folder / "validation.parquet")
     values = {"source": "hub", "path": "", "hub": str(folder), "config": "default", "sentences": 5, "shortest": 2}
