@@ -29,7 +29,8 @@ SEED = yaml.safe_load((ROOT / "params.yaml").read_text())["seed"]
 def settings(**changed) -> params.Treebank:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
-    return params.Treebank(**{**content, "path": str(LEXICON), **changed})
+    sizes = {"sentences": 300, "shortest": 5, "longest": 25}
+    return params.Treebank(**{**content, "path": str(LEXICON), **sizes, **changed})
 
 
 def read(prompt):

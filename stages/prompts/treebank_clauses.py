@@ -28,7 +28,8 @@ from stages.prompts.treebank_words import PEOPLE, PLACES, Draw, Verb
 
 OBJECTS = ("text", "picture", "food", "garment", "device", "furniture", "vehicle", "animal")
 THINGS = (*OBJECTS, *PLACES, "plan")
-ANY = (0.42, 0.25, 0.17, 0.16)  # verbs with an object, with two, with a particle, with none
+Shares = tuple[float, float, float, float]  # of verbs with an object, with two, with one and a particle, with none
+ANY: Shares = (0.42, 0.25, 0.17, 0.16)
 PLAIN: dict[bool, tuple[Tense, ...]] = {past: tuple(t for t in EVENT[past] if t[1] != "ing") for past in EVENT}
 
 
@@ -37,7 +38,8 @@ def relative(draw: Draw, noun: Noun) -> Tree:
     human = noun.kind in PEOPLE
     pronoun = draw.either("who", "who", "who", "that") if human else draw.either("that", "that", "which")
     form = draw.weighted(*((0.45, 0.15, 0.2, 0.2) if human else (0, 0.25, 0.45, 0.3)))
-    fitting = [verb for verb in (*draw.words.transitive, *draw.words.state * human) if noun.kind in verb.objects]
+    verbs = (*draw.words.transitive, *draw.words.state) if human else draw.words.transitive
+    fitting = [verb for verb in verbs if noun.kind in verb.objects]
     if form > 1 and not fitting:
         form = 1
     if form == 0:
@@ -76,12 +78,11 @@ def embedding(tree: Tree) -> bool:
     return any(word.label == "acl:relcl" for word in tree.walk())
 
 
-def complements(draw: Draw, depth: int, weights: tuple[float, float, float, float]) -> tuple[Verb, list[Tree]]:
-    """Return a verb and its objects, in these proportions: one, two, one with a particle, none."""
-    form = draw.weighted(*weights)
-    verb = draw.pick(
-        (draw.words.transitive, draw.words.ditransitive, draw.words.particle, draw.words.intransitive)[form]
-    )
+def complements(draw: Draw, depth: int, shares: Shares) -> tuple[Verb, list[Tree]]:
+    """Return a verb of a kind drawn by its share, and its objects."""
+    words = draw.words
+    form = draw.weighted(*shares)
+    verb = draw.pick((words.transitive, words.ditransitive, words.particle, words.intransitive)[form])
     if form == 3:
         return verb, []
     kind = draw.either(*verb.objects)
@@ -95,9 +96,11 @@ def complements(draw: Draw, depth: int, weights: tuple[float, float, float, floa
     return verb, objects
 
 
-def action(draw: Draw, depth: int, number: int, weights=ANY, simple: bool = False, place: float = 0.25) -> Tree:
+def action(
+    draw: Draw, depth: int, number: int, shares: Shares = ANY, simple: bool = False, place: float = 0.25
+) -> Tree:
     """Return what someone does, without the subject: has not often lent the student a book in the library."""
-    verb, objects = complements(draw, depth, weights)
+    verb, objects = complements(draw, depth, shares)
     tree = active(draw, verb, number, (SIMPLE[draw.past],) if simple else EVENT[draw.past])
     tree = tree.after(*objects)
     if embedding(tree):
@@ -111,9 +114,9 @@ def action(draw: Draw, depth: int, number: int, weights=ANY, simple: bool = Fals
     return tree.after(adjunct(draw)) if draw.chance(place) else tree
 
 
-def unfinite(draw: Draw, depth: int, form: str, weights=ANY) -> Tree:
+def unfinite(draw: Draw, depth: int, form: str, shares: Shares = ANY) -> Tree:
     """Return what someone does as `base` or `ing` without subject: quickly repair the old car."""
-    verb, objects = complements(draw, depth, weights)
+    verb, objects = complements(draw, depth, shares)
     tree = Tree(getattr(verb, form), left=(manner(draw, verb),) if draw.chance(0.25) else ()).after(*objects)
     if embedding(tree):
         return tree

@@ -209,5 +209,6 @@ def seeming(draw: Draw) -> Tree:
     subject = modified(draw, topic(draw, 1), 0.3)
     tree = active(draw, draw.pick(draw.words.seeming), subject.number, STATE[draw.past], how=0)
     tree = tree.after(state(draw, subject.kind or "person").labeled("xcomp"))
-    tree = tree.after(when(draw)) if draw.chance(0.3) else tree
+    if not subject.kind or subject.kind in PEOPLE:
+        tree = tree.after(when(draw)) if draw.chance(0.4) else tree
     return opened(draw, tree.before(subject.tree.labeled("nsubj")), 0.2)
