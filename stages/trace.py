@@ -40,9 +40,7 @@ def main(slot: str) -> None:
     if not solved:
         best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
-    from stages.model.intervene import Edit
     from stages.model.load import load
-    from stages.model.score import LastToken
     from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
@@ -51,22 +49,32 @@ def main(slot: str) -> None:
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
-    heads = loaded.anatomy.heads
     rows, encoded = fitting(loaded, list(shuffled.itertuples()))
     # a patched run is one token and a row of the LM head, which costs about three
-    tokens = sum(map(len, encoded)) + len(rows) * len(heads) * 4
+    tokens = sum(map(len, encoded)) + len(rows) * len(loaded.anatomy.heads) * 4
     log.info(announce(f"trace {slot}", len(rows), tokens, record["parameters"]))
     good = outputs[(outputs.split == "a") & outputs.solved.astype(bool) & outputs.group.isin(solved)]
     means = {function: mean_outputs(mine, loaded) for function, mine in good.groupby("group")}
-    layers, numbers = np.array(heads).T
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
         for row, tokens in tqdm(list(zip(rows, encoded, strict=True)), desc="trace", unit="prompt"):
-            last = LastToken(loaded, _first_only(tokens))
-            scored = last.edited([Edit(), *(Edit(heads={head: means[row.group][head]}) for head in heads)])
-            base, *patched = (float(np.exp(one.logprob[0])) for one in scored)
-            effects = [probability - base for probability in patched]
-            same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
-            add(pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": effects}))
+            add(indirect(loaded, row, tokens, means[row.group]))
+
+
+def indirect(loaded, row, tokens, means) -> pd.DataFrame:
+    """Return what each head's mean output at the last token adds to the probability of the right first token.
+
+    row, tokens: a shuffled prompt of the prompts table; means: mean output (K,) per head. Columns as in INDIRECT.
+    """
+    from stages.model.intervene import Edit
+    from stages.model.score import LastToken
+
+    heads = loaded.anatomy.heads
+    last = LastToken(loaded, _first_only(tokens))
+    scored = last.edited([Edit(), *(Edit(heads={head: means[head]}) for head in heads)])
+    base, *patched = (float(np.exp(one.logprob[0])) for one in scored)
+    layers, numbers = np.array(heads).T
+    same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
+    return pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": [value - base for value in patched]})
 
 
 def _first_only(tokens):

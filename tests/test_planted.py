@@ -1,32 +1,46 @@
-"""Planted truth: a transformer built by hand, whose previous-token and induction heads are known, is read correctly."""
+"""Planted truth: a transformer built by hand, whose heads are known, is read correctly; a random one has no members."""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import tiny
 import torch
 import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from stages import extract
 from stages.classify import _arrays
 from stages.heads import FAMILIES
 from stages.heads.family import Tokens
-from stages.heads.verdict import judge
-from stages.model.anatomy import find
+from stages.heads.verdict import best_offset, judge, offset_accuracy
+from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
 from stages.model.measure import measure
+from stages.model.tokens import encode, encode_all
+from stages.model.vectors import mean_outputs
+from stages.prompts import icl, needle
+from stages.prompts.prompt import Prompt
+from stages.store.params import Icl, Needle
+from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
-WIDTH = TOKENS + POSITIONS + TOKENS  # one-hot token, one-hot position, one-hot previous token
-SIZE = WIDTH // HEADS
+LEXICON = Path(__file__).parents[1] / "stages/prompts/lexicon"
 SETTINGS = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
 WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
 
-def planted() -> Loaded:
+def planted(tokens: int = TOKENS, positions: int = POSITIONS) -> Loaded:
     """GPT-2 without MLPs: L0H0 reads the previous position and writes its token; L1H0 matches it with the current."""
+    width = tokens + positions + tokens  # one-hot token, one-hot position, one-hot previous token
     config = hf.GPT2Config(
-        vocab_size=TOKENS, n_positions=POSITIONS, n_embd=WIDTH, n_head=HEADS, n_layer=2, attn_pdrop=0, resid_pdrop=0
+        vocab_size=tokens, n_positions=positions, n_embd=width, n_head=HEADS, n_layer=2, attn_pdrop=0, resid_pdrop=0
     )
     config._attn_implementation = "eager"
     model = hf.GPT2LMHeadModel(config).eval().requires_grad_(False)
@@ -34,17 +48,17 @@ def planted() -> Loaded:
         parameter.zero_()
     for block in model.transformer.h:
         block.ln_1.weight.fill_(1.0)
-    model.transformer.wte.weight.zero_()[:, :TOKENS] = torch.eye(TOKENS)
-    model.transformer.wpe.weight.zero_()[:, TOKENS : TOKENS + POSITIONS] = torch.eye(POSITIONS)
+    model.transformer.wte.weight.zero_()[:, :tokens] = torch.eye(tokens)
+    model.transformer.wpe.weight.zero_()[:, tokens : tokens + positions] = torch.eye(positions)
     first, second = (block.attn for block in model.transformer.h)
-    token, position, previous = 0, TOKENS, TOKENS + POSITIONS
-    for at in range(1, POSITIONS):
+    token, position, previous = 0, tokens, tokens + positions
+    for at in range(1, positions):
         first.c_attn.weight[position + at, at - 1] = 8.0  # query of position t asks for t - 1
-    first.c_attn.weight[position : position + POSITIONS, WIDTH : WIDTH + POSITIONS] = torch.eye(POSITIONS)
-    first.c_attn.weight[token : token + TOKENS, 2 * WIDTH : 2 * WIDTH + TOKENS] = torch.eye(TOKENS)
-    first.c_proj.weight[:TOKENS, previous : previous + TOKENS] = torch.eye(TOKENS) * 0.2
-    second.c_attn.weight[token : token + TOKENS, :TOKENS] = torch.eye(TOKENS) * 8.0  # asks: who follows my token?
-    second.c_attn.weight[previous : previous + TOKENS, WIDTH : WIDTH + TOKENS] = torch.eye(TOKENS)
+    first.c_attn.weight[position : position + positions, width : width + positions] = torch.eye(positions)
+    first.c_attn.weight[token : token + tokens, 2 * width : 2 * width + tokens] = torch.eye(tokens)
+    first.c_proj.weight[:tokens, previous : previous + tokens] = torch.eye(tokens) * 0.2
+    second.c_attn.weight[token : token + tokens, :tokens] = torch.eye(tokens) * 8.0  # asks: who follows my token?
+    second.c_attn.weight[previous : previous + tokens, width : width + tokens] = torch.eye(tokens)
     return Loaded(model, tiny.tokenizer(), find(model), "decoder")
 
 
@@ -64,24 +78,28 @@ def prompts(vocabulary: int, count: int = 24) -> dict[str, list[Tokens]]:
 
 def members(loaded: Loaded, vocabulary: int) -> dict[str, set[tuple[int, int]]]:
     """Members per family, by the pipeline's own relation, measurement and verdict."""
-    import pandas as pd
-
-    heads = pd.DataFrame(loaded.anatomy.heads, columns=["layer", "head"])
     found = {}
     for name in WATCHED:
         family, rows = FAMILIES[name], []
         for index, tokens in enumerate(prompts(vocabulary)[family.task]):
             relation = family.relation(tokens)
-            if relation is None:
-                continue
-            means = measure(loaded, [tokens], [{name: relation}]).means[0][name].values
-            for layer, head in loaded.anatomy.heads:
-                row = {"prompt": tokens.prompt, "cluster": tokens.prompt, "split": "ab"[index % 2], "baseline": 0.2}
-                row |= {"layer": layer, "head": head, "value": means["mass"][layer, head]}
-                rows.append(row | {"null": means["null"][layer, head]})
-        columns = judge(family, *_arrays(pd.DataFrame(rows), heads), SETTINGS, np.random.default_rng(0))
-        found[name] = {head for head, member in zip(loaded.anatomy.heads, columns["member"], strict=True) if member}
+            if relation is not None:
+                means = measure(loaded, [tokens], [{name: relation}]).means[0][name].values
+                same = {"prompt": tokens.prompt, "cluster": tokens.prompt, "split": "ab"[index % 2], "baseline": 0.2}
+                rows.append(per_head(loaded, same, means["mass"], means["null"]))
+        found[name] = judged(loaded, name, pd.concat(rows))
     return found
+
+
+def per_head(loaded: Loaded, same: dict, value: np.ndarray, null: np.ndarray) -> pd.DataFrame:
+    layer, head = np.array(loaded.anatomy.heads).T
+    return pd.DataFrame(same | {"layer": layer, "head": head, "value": value[layer, head], "null": null[layer, head]})
+
+
+def judged(loaded: Loaded, name: str, values: pd.DataFrame) -> set[tuple[int, int]]:
+    heads = pd.DataFrame(loaded.anatomy.heads, columns=["layer", "head"])
+    columns = judge(FAMILIES[name], *_arrays(values, heads), SETTINGS, np.random.default_rng(0))
+    return {head for head, member in zip(loaded.anatomy.heads, columns["member"], strict=True) if member}
 
 
 def test_the_planted_heads_are_found_and_no_other():
@@ -104,3 +122,99 @@ def test_without_the_previous_token_head_there_is_no_induction_head():
 @pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])
 def test_a_random_model_has_no_members(name):
     assert members(tiny.make(name), tiny.VOCABULARY) == {name: set() for name in WATCHED}
+
+
+def rows(made: list[Prompt]) -> list[SimpleNamespace]:
+    return [SimpleNamespace(**asdict(prompt)) for prompt in made]
+
+
+def whole_words(texts: list[str]) -> hf.PreTrainedTokenizerFast:
+    """A tokenizer of whole words: an answer's tokens differ from each other, as the relation asks for."""
+    core = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<bos>"]))
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<bos>")
+
+
+NEEDLES = rows(
+    needle.build(
+        Needle(path=str(LEXICON / "english"), lengths=(50,), depths=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), trials=2), 0
+    )
+)
+WORDS = whole_words([row.text + row.targets[0] for row in NEEDLES])
+
+
+def retrieving(loaded: Loaded) -> set[tuple[int, int]]:
+    """Members of retrieval on real needle prompts, all trials: a model without a trained head answers none in full."""
+    encoded = encode_all(loaded, NEEDLES)
+    relations = [FAMILIES["retrieval"].relation(tokens) for tokens in encoded]
+    offset, values = best_offset(relations), []
+    for row, tokens, relation in zip(NEEDLES, encoded, relations, strict=True):
+        means = measure(loaded, [tokens], [{"retrieval": relation}]).means[0]["retrieval"].values
+        same = {"prompt": row.id, "cluster": row.cluster, "split": row.split}
+        same["baseline"] = offset_accuracy(relation, offset)
+        values.append(per_head(loaded, same, means["hits"], means["null"]))
+    return judged(loaded, "retrieval", pd.concat(values))
+
+
+def test_a_planted_induction_head_retrieves_needles_and_no_other_head_does():
+    """After a word of the answer it looks at what followed that word before: the next one, in the needle."""
+    loaded = planted(len(WORDS), 96)
+    assert retrieving(Loaded(loaded.model, WORDS, loaded.anatomy, "decoder")) == {(1, 0)}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])
+def test_a_random_model_has_no_retrieval_heads(name, monkeypatch):
+    monkeypatch.setitem(tiny.IDS, "vocab_size", len(WORDS))
+    loaded = tiny.make(name, scale=4.0)
+    assert retrieving(Loaded(loaded.model, WORDS, loaded.anatomy, "decoder")) == set()
+
+
+FUNCTIONS = rows(
+    icl.build(
+        Icl(
+            path=str(LEXICON / "icl.yaml"),
+            functions=("country-capital", "capitalize"),
+            shots=5,
+            sets=8,
+            queries=1,
+            template="Q: {x}\nA: {y}\n\n",
+        ),
+        0,
+    )
+)
+
+
+def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
+    """Mean last-token outputs per function over clean prompts of split a; solved or not: a random model solves none."""
+    clean, found = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"], []
+    extract._in_context(loaded, clean, encode_all(loaded, clean), "icl", 2048, None, found.append)
+    return {name: mean_outputs(mine, loaded) for name, mine in pa.concat_tables(found).to_pandas().groupby("group")}
+
+
+def acting(loaded: Loaded, means: Mapping[str, Mapping[tuple[int, int], torch.Tensor]]) -> set[tuple[int, int]]:
+    """Members of function by the exact indirect effects on shuffled prompts."""
+    shuffled = [row for row in FUNCTIONS if row.role == "shuffled"]
+    effects = pd.concat([indirect(loaded, row, encode(loaded, row), means[row.group]) for row in shuffled])
+    return judged(loaded, "function", effects.assign(value=effects.effect, null=0.0, baseline=np.nan))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])
+def test_a_random_model_has_no_function_heads(name):
+    loaded = tiny.make(name, scale=8.0)  # a head changes the probability by a share of itself
+    assert acting(loaded, clean_means(loaded)) == set()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa"])
+def test_a_head_that_writes_the_answers_first_token_is_a_function_head(name):
+    loaded, planted_head = tiny.make(name, scale=8.0), (2, 1)
+    means = clean_means(loaded)
+    encoded = encode_all(loaded, FUNCTIONS)
+    ((answer, _),) = Counter(int(tokens.ids[tokens.target[0]]) for tokens in encoded).most_common(1)
+    part = loaded.anatomy.layers[2]
+    columns = torch.eye(part.head_size)
+    written_KD = torch.stack([contribution(loaded.model, part, 1, column) for column in columns])
+    toward = written_KD @ loaded.model.get_output_embeddings().weight[answer]
+    for mine in means.values():
+        mine[planted_head] = 1000 * toward / toward.norm()
+    assert acting(loaded, means) == {planted_head}
