@@ -1,200 +1,246 @@
-"""Parsed sentences: who depends on whom, as character spans, in the labels of Universal Dependencies.
+"""Parsed sentences: which word is the head of which, and by what relation (Universal Dependencies v2).
 
-All sources give one prompt per sentence, with a span `word` for every syntactic word and, for every arc but the root's,
-`grammar:<label>:dep-to-head` (from the dependent to its head) and `grammar:<label>:head-to-dep`:
-
-* `builtin`: sentences drawn as trees by `stages.prompts.treebank_grammar` from the lexicon at `path`;
-* `path`: a CoNLL-U file or a folder of *.conllu, read by the `conllu` package;
+* `builtin`: our own sentences with their trees, grown by `stages.prompts.treebank_grammar` from the lexicon at `path`;
+* `path`: a CoNLL-U file or a folder of *.conllu;
 * `hub`: a treebank from the `datasets` hub, at a pinned revision.
 
-Parts of a contraction (do + n't) are words of their own where their forms make up the text, else one word together.
+A sentence is one prompt. Its relations are a span `word` per syntactic word and, for every arc but the root's, one
+span in each direction: from `grammar:<label>:dep-to-head` and `grammar:<label>:head-to-dep`, the label as in the tree.
 """
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import conllu
 
-from stages.prompts.prompt import Prompt, Span, stream
-from stages.prompts.treebank_grammar import CONSTRUCTIONS, Speaker, load, read
+from stages.prompts import treebank_grammar, treebank_words
+from stages.prompts.prompt import Prompt
+from stages.prompts.treebank_tree import Sentence, Word, place
 from stages.store import params
 from stages.store.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TRIES = 500  # sentences drawn until one has the asked length and is new
-COLUMNS = ("text", "tokens", "head", "deprel")
+COLUMNS = ("tokens", "head", "deprel")
+NOTHING = (None, "None", "_", "")  # in a hub's column: a surface token or an empty node, which has no head
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """One sentence of any source: `size` syntactic words."""
+class Entry:
+    """A sentence as a file or table gives it: `words` are (form, head counted from 1 or 0, label) in order.
+
+    `ranges` are multiword tokens: first and last word, counted from 1, and how they are written together.
+    """
 
     name: str
     group: str
-    size: int
+    where: str
     text: str
-    relations: tuple[Span, ...]
-
-
-@dataclass(frozen=True)
-class Word:
-    """A row of a treebank: ids (several for a multiword token), form, head's id, label."""
-
-    ids: tuple[int, ...]
-    form: str
-    head: int = 0
-    label: str = ""
+    words: tuple[tuple[str, int, str], ...]
+    ranges: tuple[tuple[int, int, str], ...] = ()
 
 
 def build(settings: params.Treebank, seed: int) -> list[Prompt]:
-    """Build up to `sentences` prompts of `shortest` to `longest` words, texts all different.
+    """Build the prompts in the order of their source; `seed` matters to the builtin source only.
 
-    Raises `UserError` when the source is missing, malformed or has no sentence of these lengths.
+    Raises `UserError` when the source is missing or malformed, or has no sentence of `shortest` to `longest` words.
     """
-    sources = {"builtin": _builtin, "path": _files, "hub": _hub}
-    fitting: dict[str, Sentence] = {}
-    for one in sources[settings.source](settings, seed):
-        if settings.shortest <= one.size <= settings.longest:
-            fitting.setdefault(one.text, one)
-        if len(fitting) == settings.sentences:
+    if settings.source == "builtin":
+        words = treebank_words.load(Path(settings.path))
+        found = treebank_grammar.sentences(words, seed, settings.sentences, settings.shortest, settings.longest)
+        return [_prompt(f"{number:04d}", name, sentence) for number, (name, sentence) in enumerate(found)]
+    entries = _files(settings) if settings.source == "path" else _hub(settings)
+    return _chosen(entries, settings)
+
+
+def _prompt(name: str, group: str, sentence: Sentence) -> Prompt:
+    name = f"treebank/{name}"
+    return Prompt(id=name, group=group, cluster=name, text=sentence.text, relations=sentence.relations())
+
+
+def _chosen(entries: Iterator[Entry], settings: params.Treebank) -> list[Prompt]:
+    """Take the first sentences of the right length, each text once."""
+    prompts: dict[str, Prompt] = {}
+    ids: dict[str, str] = {}
+    for entry in entries:
+        if len(prompts) == settings.sentences:
             break
-    lengths = f"{settings.shortest} to {settings.longest} words"
-    if not fitting:
-        raise UserError(f"{settings.path}: no sentence of {lengths} (tasks.treebank.shortest, longest)")
-    if len(fitting) < settings.sentences:
-        log.warning(
-            "%s: %d sentences of %s, %d were asked for", settings.path, len(fitting), lengths, settings.sentences
+        if not settings.shortest <= len(entry.words) <= settings.longest or entry.text in prompts:
+            continue
+        name = re.sub(r"[^\w.-]+", "_", entry.name)
+        if name in ids:
+            raise UserError(f"{entry.where}: this sent_id is taken by {ids[name]}; expected one name per sentence")
+        ids[name] = entry.where
+        prompts[entry.text] = _prompt(name, entry.group, aligned(entry))
+    source = settings.path if settings.source == "path" else f"{settings.hub}/{settings.config}"
+    if not prompts:
+        raise UserError(
+            f"{source}: no sentence of {settings.shortest} to {settings.longest} words "
+            "(tasks.treebank.shortest, tasks.treebank.longest)"
         )
-    names = [f"treebank/{one.name}" for one in fitting.values()]
-    return [
-        Prompt(id=name, group=one.group, cluster=name, text=one.text, relations=one.relations)
-        for name, one in zip(names, fitting.values(), strict=True)
-    ]
+    if len(prompts) < settings.sentences:
+        log.warning("%s: %d sentences, %d were asked for", source, len(prompts), settings.sentences)
+    return list(prompts.values())
 
 
-def _builtin(settings: params.Treebank, seed: int) -> Iterator[Sentence]:
-    words, kinds, seen = load(Path(settings.path)), list(CONSTRUCTIONS), set()
-    for number in range(settings.sentences):
-        speak = Speaker(words, stream(seed, f"treebank/{number}"))
-        kind = kinds[number % len(kinds)]
-        for _ in range(TRIES):
-            tree = speak.sentence(kind)
-            text, relations = read(tree)
-            size = len(tree.words())
-            if settings.shortest <= size <= settings.longest and text not in seen:
-                seen.add(text)
-                yield Sentence(f"{number:05d}", kind.removesuffix(" again"), size, text, relations)
-                break
-        else:
-            raise UserError(
-                f"tasks.treebank.shortest = {settings.shortest}, longest = {settings.longest}: no new sentence of this "
-                f"length in {TRIES} tries; the builtin ones have about 5 to 25 words"
-            )
+def aligned(entry: Entry) -> Sentence:
+    """Find an entry's words in its text.
+
+    Words of a multiword token have their own places where they are written as they stand (do + n't), else they share
+    the token's (zum). Raises `UserError` where text and words differ.
+    """
+    forms: list[str] = []
+    token_of: dict[int, int] = {}  # word, from 1 -> its place in `forms`
+    shared = {
+        number: (first, surface)
+        for first, last, surface in entry.ranges
+        if "".join(form for form, _, _ in entry.words[first - 1 : last]) != surface
+        for number in range(first, last + 1)
+    }
+    for number, (form, _, _) in enumerate(entry.words, start=1):
+        first, surface = shared.get(number, (number, form))
+        if first == number:
+            forms.append(surface)
+        token_of[number] = len(forms) - 1
+    spans = place(entry.text, forms)
+    if spans is None:
+        raise UserError(
+            f"{entry.where}: the words {' '.join(forms)!r} do not spell the text {entry.text!r}; expected the same "
+            "characters, but for spaces"
+        )
+    words = tuple(
+        Word(*spans[token_of[number]], head - 1 if head else None, label)
+        for number, (_, head, label) in enumerate(entry.words, start=1)
+    )
+    return Sentence(entry.text, words)
 
 
-def _files(settings: params.Treebank, seed: int) -> Iterator[Sentence]:
+# CoNLL-U
+
+
+def _files(settings: params.Treebank) -> Iterator[Entry]:
     path = Path(settings.path)
     files = sorted(path.glob("*.conllu")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise UserError(f"{path}: no treebank here; expected a CoNLL-U file or a folder of *.conllu")
     for file in files:
-        yield from _parsed(file)
+        yield from _read(file)
 
 
-def _parsed(file: Path) -> Iterator[Sentence]:
+def _read(file: Path) -> Iterator[Entry]:
     number = 0
-    with file.open(encoding="utf-8") as lines:
-        sentences = conllu.parse_incr(lines)
-        while True:
-            number += 1
-            try:
-                found = next(sentences)
-            except StopIteration:
-                return
-            except (conllu.exceptions.ParseException, UnicodeDecodeError) as error:
-                raise UserError(f"{file}: sentence {number}: not CoNLL-U ({' '.join(str(error).split())})") from None
-            name = found.metadata.get("sent_id", f"{number:05d}")
-            yield _sentence(
-                str(file), name, file.stem, found.metadata.get("text"), list(_rows(found, f"{file}: {name}"))
-            )
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, sentence in enumerate(conllu.parse_incr(lines), start=1):
+                yield _entry(sentence, file, number)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except conllu.exceptions.ParseException as error:
+        raise UserError(f"{file}: sentence {number + 1} is not CoNLL-U ({' '.join(str(error).split())})") from None
 
 
-def _rows(found: conllu.TokenList, where: str) -> Iterator[Word]:
-    for token in found:
-        ids = token["id"]
-        if isinstance(ids, tuple) and ids[1] == "-":
-            yield Word(tuple(range(ids[0], ids[2] + 1)), token["form"])
-        elif isinstance(ids, int):
-            if token.get("head") is None or not token.get("deprel"):
-                raise UserError(f"{where}: word {ids} ({token['form']}): no head or label; expected a parsed sentence")
-            yield Word((ids,), token["form"], token["head"], token["deprel"])
+def _entry(sentence: conllu.TokenList, file: Path, number: int) -> Entry:
+    name = sentence.metadata.get("sent_id") or f"{file.stem}-{number:05d}"
+    where = f"{file}: sentence {number} ({name})"
+    words = [token for token in sentence if isinstance(token["id"], int)]
+    ranges = [token for token in sentence if not isinstance(token["id"], int) and token["id"][1] == "-"]
+    text = sentence.metadata.get("text") or _spaced(sentence)
+    return Entry(
+        name=name,
+        group=file.stem,
+        where=where,
+        text=" ".join(text.split()),
+        words=_checked([(word.get("form"), word.get("head"), word.get("deprel")) for word in words], where),
+        ranges=tuple((token["id"][0], token["id"][2], token["form"]) for token in ranges),
+    )
 
 
-def _hub(settings: params.Treebank, seed: int) -> Iterator[Sentence]:
+def _spaced(sentence: conllu.TokenList) -> str:
+    """Write the text from the tokens and their SpaceAfter."""
+    text, covered = "", 0
+    for token in sentence:
+        if isinstance(token["id"], int):
+            if token["id"] <= covered:
+                continue
+        elif token["id"][1] == "-":
+            covered = token["id"][2]
+        else:
+            continue
+        text += str(token["form"]) + ("" if (token.get("misc") or {}).get("SpaceAfter") == "No" else " ")
+    return text.strip()
+
+
+def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[str, int, str], ...]:
+    """Check the form, head and label of every word of a sentence."""
+    if not words:
+        raise UserError(f"{where}: no words; expected a line of ten columns for each")
+    for number, (form, head, label) in enumerate(words, start=1):
+        if not isinstance(form, str) or not form.strip():
+            raise UserError(f"{where}: word {number} has no form")
+        if not isinstance(head, int) or not 0 <= head <= len(words) or head == number:
+            raise UserError(f"{where}: word {number} ({form}): head {head!r}; expected another word, or 0")
+        if not isinstance(label, str) or not re.fullmatch(r"[a-z]+(:\w+)*", label):
+            raise UserError(f"{where}: word {number} ({form}): deprel {label!r}; expected a label such as nsubj:pass")
+    return tuple(words)
+
+
+# The hub
+
+
+def _hub(settings: params.Treebank) -> Iterator[Entry]:
     if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
-        wanted = "a hub treebank is pinned by its full commit, 40 hex digits"
-        raise UserError(f"tasks.treebank.revision: {settings.revision!r}; {wanted}")
+        raise UserError(
+            f"tasks.treebank.revision: {settings.revision!r}; a hub data set is pinned by its full commit, "
+            "40 hex digits"
+        )
     import datasets  # slow to import, and only this source needs it
 
-    where = f"{settings.hub}/{settings.config}"
     try:
-        splits = datasets.load_dataset(settings.hub, settings.config, revision=settings.revision)
+        names = datasets.get_dataset_split_names(settings.hub, settings.config, revision=settings.revision)
+        split = "validation" if "validation" in names else min(names)
+        table = datasets.load_dataset(settings.hub, settings.config, revision=settings.revision, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"tasks.treebank.hub: {where} at {settings.revision} cannot be loaded ({' '.join(str(error).split())})"
+            f"tasks.treebank.hub: {settings.hub} ({settings.config}) at {settings.revision} cannot be loaded "
+            f"({' '.join(str(error).split())})"
         ) from error
-    table = splits["validation"] if "validation" in splits else splits[min(splits)]
     if missing := [column for column in COLUMNS if column not in table.column_names]:
-        raise UserError(f"tasks.treebank.hub: {where}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-    for number, record in enumerate(table):
-        name = str(record.get("sent_id") or f"{number:05d}")
-        words = zip(record["tokens"], record["head"], record["deprel"], strict=True)
-        parsed = [word for word in words if str(word[1]).isdigit()]  # the others are contractions and empty nodes
-        rows = [Word((place,), form, int(head), label) for place, (form, head, label) in enumerate(parsed, start=1)]
-        try:
-            yield _sentence(where, name, settings.config, record["text"], rows)
-        except UserError as error:  # a contraction whose parts do not make up the text: the columns do not say which
-            log.info("left out: %s", error)
-
-
-def _sentence(where: str, name: str, group: str, text: str | None, rows: list[Word]) -> Sentence:
-    """Find the words in the text; raises `UserError` where one is not there."""
-    words = [row for row in rows if row.label]
-    text = " ".join(row.form for row in words) if text is None else text
-    at: dict[int, tuple[int, int]] = {}
-    start, pieces = 0, {row.ids: [w for w in words if w.ids[0] in row.ids] for row in rows if not row.label}
-    joint = {place: ids for ids in pieces for place in ids}
-    for row in words:
-        place = row.ids[0]
-        ids = joint.get(place)
-        surface = next((r.form for r in rows if r.ids == ids and not r.label), row.form) if ids else row.form
-        if ids and "".join(w.form for w in pieces[ids]) != surface:
-            at[place] = at.get(ids[0]) or _find(text, surface, start, where, name)
-        else:
-            at[place] = _find(text, row.form, start, where, name)
-        start = at[place][1]
-    spans = [Span("word", *span, *span) for span in dict.fromkeys(at.values())]
-    for row in words:
-        if row.head and row.head not in at:
-            raise UserError(f"{where}: {name}: word {row.ids[0]} ({row.form}): head {row.head}; no such word")
-        if row.head and at[row.ids[0]] != at[row.head]:
-            ends = at[row.ids[0]], at[row.head]
-            spans.append(Span(f"grammar:{row.label}:dep-to-head", *ends[0], *ends[1]))
-            spans.append(Span(f"grammar:{row.label}:head-to-dep", *ends[1], *ends[0]))
-    return Sentence(name, group, len(words), text, tuple(spans))
-
-
-def _find(text: str, form: str, start: int, where: str, name: str) -> tuple[int, int]:
-    """Return the characters of a word: the next ones, after any spaces."""
-    while text[start : start + 1].isspace():
-        start += 1
-    if not text.startswith(form, start):
         raise UserError(
-            f"{where}: {name}: the word {form!r} is not the next one in {text[start : start + 30]!r}; "
-            "expected words that make up the text"
+            f"tasks.treebank.hub: {settings.hub} ({settings.config}) has no column {', '.join(missing)}; expected "
+            f"{', '.join(COLUMNS)}, and text, sent_id and mwt where there are"
         )
-    return start, start + len(form)
+    for number, row in enumerate(table):
+        yield _row(row, settings.config, f"{settings.hub}/{settings.config}/{split}:{number}", number)
+
+
+def _row(row: Mapping[str, Any], group: str, where: str, number: int) -> Entry:
+    """Read one row: lists of forms, heads (numbers or their text) and labels.
+
+    Multiword tokens may stand in their own column `mwt`, or among the tokens with a head of None, which are left out.
+    """
+    lists = [row[column] for column in COLUMNS]
+    if not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        raise UserError(f"{where}: {', '.join(COLUMNS)} are no lists of one length; expected one entry per word")
+    words = [(form, _number(head), label) for form, head, label in zip(*lists, strict=True) if head not in NOTHING]
+    ranges = []
+    for token in row.get("mwt") or ():
+        found = re.findall(r"\d+", str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
+        if len(found) != 2:
+            raise UserError(f"{where}: mwt: {token!r}; expected an id such as 3-4 and a form")
+        ranges.append((int(found[0]), int(found[1]), str(token["form"])))
+    return Entry(
+        name=str(row.get("sent_id") or row.get("idx") or f"{group}-{number:05d}"),
+        group=group,
+        where=where,
+        text=" ".join(str(row.get("text") or " ".join(form for form, _, _ in words)).split()),
+        words=_checked(words, where),
+        ranges=tuple(ranges),
+    )
+
+
+def _number(head: Any) -> Any:
+    return int(head) if str(head).isdigit() else head
