@@ -1,0 +1,89 @@
+"""What a recipe's task is: batches to learn from, held-out sequences to be measured on, and what is scored on them.
+
+A task is one module here that defines `TASK`, a class of `Task`: its fields are the arguments that the user writes in
+params.yaml under `recipes.<recipe>.arguments`, its methods make the data. Pure numpy: no torch, no model.
+
+Legend: B batch, T token.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from stages.heads.family import Relation, Tokens
+from stages.store.errors import UserError
+from stages.store.params import Recipe, Section
+
+IGNORED = -100  # label of a position whose prediction is not trained
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids (B, T) and, per position, the token that the model should predict there, or `IGNORED`; both int64."""
+
+    ids_BT: np.ndarray
+    labels_BT: np.ndarray
+
+
+class Task(Section):
+    """Base of all tasks: arguments as fields; what every subclass defines is below.
+
+    relations: names of the relations that every head is measured for at every checkpoint.
+    onsets: measures whose onset is located, in the order in which theory expects them; +1 rises, -1 falls.
+    """
+
+    relations: ClassVar[tuple[str, ...]]
+    onsets: ClassVar[dict[str, int]]
+
+    @property
+    def symbols(self) -> int:
+        """Number of different tokens."""
+        raise NotImplementedError
+
+    @property
+    def positions(self) -> int:
+        """Length of the longest sequence, tokens."""
+        raise NotImplementedError
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw `size` training sequences."""
+        raise NotImplementedError
+
+    def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
+        """Draw `count` sequences that no training batch holds; `target` = the positions whose tokens are scored."""
+        raise NotImplementedError
+
+    def relation(self, name: str, tokens: Tokens) -> Relation | None:
+        """Find one of `relations` in a held-out sequence; None where it has none."""
+        raise NotImplementedError
+
+    def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
+        """Turn a held-out sequence's scored tokens into measures; one that it does not define is left out.
+
+        logprob: natural log-probability of every target token, (N,); top: it is the model's argmax, (N,).
+        """
+        raise NotImplementedError
+
+
+def create(name: str, recipe: Recipe, arguments: dict) -> Task:
+    """Build the task of a recipe from its arguments.
+
+    Raises `UserError` naming the key in params.yaml when the task or an argument is not known.
+    """
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("task", "onset"))
+    where = f"params.yaml: recipes.{name}"
+    if recipe.task not in known:
+        raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
+    kind = import_module(f"stages.recipes.{recipe.task}").TASK
+    try:
+        return kind(**arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("arguments", *first["loc"])))
+        allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}.{key} = {first['input']!r}: {what}{allowed}") from None
