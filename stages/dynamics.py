@@ -62,7 +62,8 @@ def _measured(name: str, recipe: Recipe, arm: str, task: Task, seed: int, progre
 
     one_thread()
     held = task.held_out(stream(seed, f"recipes/{name}/held_out"), recipe.study.sequences)
-    relations = [{r: found for r in task.relations if (found := task.relation(r, one)) is not None} for one in held]
+    names = dict.fromkeys(watched.relation for watched in task.watched.values())
+    relations = [{r: found for r in names if (found := task.relation(r, one)) is not None} for one in held]
     tokenizer, rows, training = numbered(task.symbols), [], recipe.arm(arm)
     for number in range(training.seeds):
         for step in training.kept:
@@ -79,10 +80,12 @@ def _rows(loaded, task: Task, tokens: Tokens, means: dict, scored) -> Iterator[t
     """Yield (measure, head, sequence, value, null) of one sequence: outcomes of the model, masses of the heads."""
     for measure, value in task.outcomes(tokens, scored.logprob, scored.top).items():
         yield measure, "", tokens.prompt, float(value), np.nan
-    for relation, found in means.items():
+    for measure, (relation, statistic, only) in task.watched.items():
         for layer, head in loaded.anatomy.heads:
-            values = (float(found.values[statistic][layer, head]) for statistic in ("mass", "null"))
-            yield relation, f"L{layer}H{head}", tokens.prompt, *values
+            if relation in means and only in (None, layer):
+                values = means[relation].values
+                null = float(values["null"][layer, head]) if statistic == "mass" else np.nan
+                yield measure, f"L{layer}H{head}", tokens.prompt, float(values[statistic][layer, head]), null
 
 
 def best(rows: pd.DataFrame) -> pd.DataFrame:

@@ -33,11 +33,11 @@ def main(name: str) -> None:
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
     log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))
-    from stages.model.train import one_thread, threads  # torch is loaded only where something is trained
+    from stages.model.train import threads  # torch is loaded only where something is trained
 
     with folders.replacing(paths.checkpoints(name)) as folder:
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(threads(), len(runs)), spawn, initializer=one_thread) as pool:
+        with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
             futures = [pool.submit(one_run, settings, name, arm, seed, folder) for arm, seed in runs]
             with tqdm(total=expected, desc=f"train {name}", unit="checkpoint") as progress:
                 waiting = futures
@@ -54,8 +54,9 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
     import torch
 
     from stages.model.build import build, save
-    from stages.model.train import train
+    from stages.model.train import one_thread, train
 
+    one_thread()
     training = settings.recipes[name].arm(arm)
     task = create(name, settings.recipes[name], training.arguments)
     torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))

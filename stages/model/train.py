@@ -22,7 +22,7 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options = training.optimizer
-    adam = torch.optim.AdamW(parameters, options.learning_rate, options.betas, weight_decay=options.decay)
+    adam = torch.optim.AdamW(parameters, options.learning_rate, options.betas, weight_decay=options.decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(options, step, training.steps))
     model.train()
     kept, losses = set(training.kept), []

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from stages.heads import FAMILIES
 from stages.heads.family import Relation, Tokens
-from stages.recipes.task import IGNORED, Batch, Task
+from stages.recipes.task import IGNORED, Batch, Task, Watched
 
 
 class Induction(Task):
@@ -28,7 +28,7 @@ class Induction(Task):
     triggers: int = Field(ge=1)
     density: float = Field(gt=0, le=1)
 
-    relations: ClassVar[tuple[str, ...]] = ("previous", "duplicate", "induction")
+    watched: ClassVar[dict[str, Watched]] = {name: Watched(name) for name in ("previous", "duplicate", "induction")}
     onsets: ClassVar[dict[str, int]] = {"previous": 1, "induction": 1, "in_context": -1}
 
     @model_validator(mode="after")

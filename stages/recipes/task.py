@@ -9,7 +9,7 @@ Legend: B batch, T token.
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -29,14 +29,22 @@ class Batch:
     labels_BT: np.ndarray
 
 
+class Watched(NamedTuple):
+    """Attention that is watched: of which relation, which statistic of `measure`, in one layer or (None) in any."""
+
+    relation: str
+    statistic: Literal["mass", "over_half"] = "mass"
+    layer: int | None = None
+
+
 class Task(Section):
     """Base of all tasks: arguments as fields; what every subclass defines is below.
 
-    relations: names of the relations that every head is measured for at every checkpoint.
+    watched: measure -> which heads' attention it is, at every checkpoint.
     onsets: measures whose onset is located, in the order in which theory expects them; +1 rises, -1 falls.
     """
 
-    relations: ClassVar[tuple[str, ...]]
+    watched: ClassVar[dict[str, Watched]]
     onsets: ClassVar[dict[str, int]]
 
     @property
@@ -58,7 +66,7 @@ class Task(Section):
         raise NotImplementedError
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
-        """Find one of `relations` in a held-out sequence; None where it has none."""
+        """Find one of the watched relations in a held-out sequence; None where it has none."""
         raise NotImplementedError
 
     def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
