@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 import vl_convert
 from dvc_render.vega import VegaRenderer
 
@@ -24,8 +25,9 @@ from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYERS, HEADS = 18, 4
-ANCHORS = ["model", "intact", "counting", "heads", "effects", "retrieval", "vectors", "overlap", "missing"]
-TASKS = ["text", "blimp", "icl", "needle", "repeats"]
+ANCHORS = ["model", "intact", "counting", "heads", "grammar", "effects", "retrieval", "vectors", "overlap", "missing"]
+PLAIN = {name: family for name, family in FAMILIES.items() if not name.startswith("grammar:")}
+TASKS = ["text", "blimp", "icl", "needle", "repeats", "treebank"]
 PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
              "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
              "subject_verb_agreement"]  # fmt: skip
@@ -50,13 +52,13 @@ def model(slot: str = "decoder") -> dict:
         "parameters": 268098176, "dtype": "float32",
         "stored": "GGUF Q4_K_M, dequantised", "files": {"gemma-3-270m.Q4_K_M.gguf": "5e" * 32}, "layers": LAYERS,
         "attention": attention, "versions": {"torch": "2.11.0", "transformers": "5.23.0"},
-        "not_measured": {"grammar": "no treebank in this run"},
+        "not_measured": {},
     }  # fmt: skip
 
 
 def heads(generator: np.random.Generator) -> pd.DataFrame:
     found = []
-    for family in FAMILIES.values():
+    for family in PLAIN.values():
         strong = {
             tuple(x) for x in generator.integers([0, 0], [LAYERS, HEADS], (6 if family.name != "sink" else 40, 2))
         }
@@ -75,7 +77,8 @@ def heads(generator: np.random.Generator) -> pd.DataFrame:
 
 
 def overlaps(table: pd.DataFrame) -> pd.DataFrame:
-    sets = {f: set(zip(r["layer"], r["head"], strict=True)) for f, r in table[table["member"] == 1].groupby("family")}
+    inside = table[table["member"] == 1].assign(family=table["family"].str.split(":").str[0])
+    sets = {f: set(zip(r["layer"], r["head"], strict=True)) for f, r in inside.groupby("family")}
     found = []
     for a in sets:
         for b in sets:
@@ -187,15 +190,18 @@ def counted() -> pd.DataFrame:
 def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     """Write a slot's files; `replaced` gives others instead, or None for no file."""
     generator = np.random.default_rng(7)
-    table = heads(generator)
+    grammar = synthetic.arcs(generator, LAYERS, HEADS, causal=True)
+    table = pd.concat([heads(generator), synthetic.heads(generator, grammar, LAYERS, HEADS)], ignore_index=True)
     reliability = pd.DataFrame(
-        [[f.name, 0.9 - 0.03 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16]
-         for f in FAMILIES.values()], columns=inputs.COLUMNS["reliability"].split())  # fmt: skip
+        [[f.name, 0.9 - 0.003 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16]
+         for f in FAMILIES.values() if f.name in set(table["family"])],
+        columns=inputs.COLUMNS["reliability"].split())  # fmt: skip
     metrics = {"blimp": {"accuracy": 0.79}, "heads": {"induction": {"members": 4}}}
     content = {
         "model": model(), "metrics": metrics, "heads": table,
-        "overlap": overlaps(table), "reliability": reliability, "effects": effects(generator),
-        "steering": steering(generator),
+        "overlap": overlaps(table), "reliability": reliability,
+        "effects": pd.concat([effects(generator), synthetic.silenced(generator, PHENOMENA)]),
+        "steering": steering(generator), "grammar": grammar,
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in content.items():
@@ -268,7 +274,7 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     assert linked <= {*anchors, "decoder"}
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
-    assert len(specs) == len(FAMILIES) + 3 + 2 + len(MEASURES) + 2 + 2 + 1 + 1
+    assert len(specs) == len(PLAIN) + 3 + 2 + len(MEASURES) + 2 + 2 + 1 + 1 + 5
     assert all(values(spec) for spec in specs.values())
 
 
@@ -308,9 +314,11 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     assert f"members · L{top['layer']}H{top['head']} {top['score']:.2f}" in page_text
     table = pd.read_csv(folder / "effects.csv")
     mean = table[(table["kind"] == "mean") & table["versus_low"].notna()]
+    mean = mean[~mean["intervention"].str.startswith("grammar:")]
     sure = mean[(mean["versus_low"] > 0) | (mean["versus_high"] < 0)]
     assert f"Of {len(mean)} differences from matched heads, {len(sure)} exclude 0" in page_text
-    assert html.count('<tr class="sure">') == len(sure)
+    better = (pd.read_csv(folder / "grammar.csv")["gain_low"] > 0).sum()
+    assert html.count('<tr class="sure">') == len(sure) + better
     zero = table[(table["kind"] == "zero") & (table["task"] == "needle") & (table["measure"] == "recall")]
     hits = zero[zero["intervention"] == "retrieval"].sort_values("k")
     values = ", ".join(f"{value:.2f}" for value in hits["value"])

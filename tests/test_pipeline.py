@@ -62,12 +62,20 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     measured = json.loads((clone / REPORTS / "metrics.json").read_text())
     assert measured["text"]["loss"] > 0 and measured["heads"]["induction"]["members"] == 0
     heads = pd.read_csv(clone / REPORTS / "heads.csv")
-    assert set(heads.family) == {"previous", "self", "local", "sink", "streaming", "duplicate", "induction"}
+    syntactic = heads.family.str.startswith("grammar:")
+    assert set(heads.family[~syntactic]) == {
+        "previous", "self", "local", "sink", "streaming", "duplicate", "induction"
+    }  # fmt: skip
+    assert "grammar:obj:dep-to-head" in set(heads.family) and "grammar:obj:head-to-dep" not in set(heads.family)
+    grammar = pd.read_csv(clone / REPORTS / "grammar.csv").set_index(["label", "direction"])
+    assert measured["grammar"]["uas"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)
+    assert grammar.loc["obj", "dep-to-head"].trials >= 20
     assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
     assert {"none", "previous", "matched:previous", "induction", "matched:induction"} == set(effects.intervention)
     model = json.loads((clone / REPORTS / "model.json").read_text())
-    assert set(model["not_measured"]) == {"family retrieval", "family function", "steering"}
+    missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
+    assert missing == {"family retrieval", "family function", "steering"}
 
 
 def test_effects_are_paired_and_intervals_hold_the_change(clone):

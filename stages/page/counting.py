@@ -27,10 +27,12 @@ def counting(slot: Slot, counted: pd.DataFrame) -> list:
     path = COUNTING.as_posix()
     if counted.empty:
         return [Note(f"No n-gram baseline was measured ({path} has no rows).")]
+    if not slot.causal and not (rows.intact(slot.effects)["task"] == "blimp").any():
+        return [Note("There is nothing to compare counting with: the model scores no sentence.")]
     figure = []
     for task, (one, many) in SHOWN.items():
         found = beside(slot.effects, counted, task)
-        if len(found):
+        if (found["series"] == "model").any():
             chart = charts.series(found, "accuracy", CHANCE.get(task), order(found))
             says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
             figure.append(Chart(chart, f"{capital(TASKS[task])} by {one}", says))

@@ -8,6 +8,8 @@ import pandas as pd
 from stages.heads.family import Family
 from stages.page.charts import GREY, ORANGE, PALE, SEQUENTIAL
 
+PREFIX = "grammar:"  # of the names of grammar families, one per label and direction
+
 
 def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> alt.LayerChart:
     """Draw one family's scores, layer x head, members outlined; `whole` = layers with global attention, in bold.
@@ -79,8 +81,9 @@ def atlas(heads: pd.DataFrame, families: dict[str, Family], whole: list[int], ti
 
 
 def by_family(heads: pd.DataFrame, families: dict[str, Family]) -> list[tuple[str, pd.DataFrame]]:
-    """Split a heads table by family, in display order, families without a score left out."""
+    """Split a heads table by family, in display order; without families that have no score, and without grammar."""
     names = [*families, *sorted(set(heads["family"]) - set(families))]
+    names = [name for name in names if not name.startswith(PREFIX)]  # 60 relations have a map of their own
     parts = [(name, heads[heads["family"] == name]) for name in names]
     return [(name, rows) for name, rows in parts if rows["score"].notna().any()]
 

@@ -14,7 +14,13 @@ import pandas as pd
 from stages.store.errors import UserError
 
 TEXT = {"family", "note", "family_a", "family_b", "intervention", "kind", "task", "group", "measure", "control"}
-TEXT |= {"function", "context", "vector"}  # all other columns are numbers, empty where not defined
+TEXT |= {
+    "function",
+    "context",
+    "vector",
+    "label",
+    "direction",
+}  # others are numbers, empty where not defined
 COLUMNS = {
     "heads": "layer head family score null baseline low high q member prompts note",
     "overlap": "family_a family_b members_a members_b both jaccard expected corrected",
@@ -22,6 +28,8 @@ COLUMNS = {
     "effects": "intervention k kind task group measure value change low high trials control draws "
     "versus_control versus_low versus_high",
     "steering": "function layer context vector accuracy low high trials heads strength",
+    "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
+    "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
 }
 COUNTING = "baseline task group measure value low high trials"
 
@@ -39,6 +47,17 @@ class Slot:
     reliability: pd.DataFrame
     effects: pd.DataFrame
     steering: pd.DataFrame
+    grammar: pd.DataFrame
+
+    @property
+    def causal(self) -> bool:
+        """Whether every position sees only what comes before."""
+        return self.model.get("kind") == "decoder"
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why tasks and families have no number, by their names."""
+        return {what.removeprefix("family "): why for what, why in self.model.get("not_measured", {}).items()}
 
     @property
     def title(self) -> str:

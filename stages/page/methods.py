@@ -1,6 +1,7 @@
 """How to read the page: definitions, thresholds, sources, and where the data lie."""
 
 from stages.heads.family import Family
+from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
@@ -9,6 +10,7 @@ from stages.store.paths import COUNTING
 STATISTICS = {
     "mass": "share of attention on the target, mean over queries",
     "hits": "share of queries whose most attended key is the target",
+    "hits_word": "share of query words whose most attended other word is the target",
     "effect": "probability that the right first answer token gains",
 }
 FILES = {
@@ -18,8 +20,10 @@ FILES = {
     "reliability.csv": "split-half rank correlation, members and threshold per family",
     "overlap.csv": "heads shared by two families",
     "effects.csv": "the intact model and every ablation, with controls and intervals",
+    "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
     "steering.csv": "accuracy with and without function vectors",
 }
+GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key; for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
@@ -28,6 +32,11 @@ READING = (
     "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects the null "
     "is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no "
     "test: its mass says whether a cut cache would lose anything.",
+    "The score of a grammar head is over words, not tokens: attention to a word is the sum over its pieces, attention "
+    "from a word the mean, and the word itself and special tokens are taken out. It is the share of query words whose "
+    "most attended word is a right one; its null is the best fixed offset in words for that label and direction. A "
+    "head word with several dependents of one label counts once, and any of them is a hit. The best head is chosen "
+    "on one half of the sentences and reported on the other.",
     "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
     "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
     "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "
@@ -46,8 +55,14 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
     table = [
         [f.name, f.relation_text, f.task, STATISTICS[f.statistic],
          f"{f.threshold:g}" + (" (our convention)" if f.convention else ""), f.source]
-        for f in families.values()
+        for f in families.values() if not f.name.startswith(PREFIX)
     ]  # fmt: skip
+    if grammatical := [f for f in families.values() if f.name.startswith(PREFIX)]:
+        first = grammatical[0]
+        table.append([
+            "grammar, one per label and direction", "dependent word → its head; head → its dependents", first.task,
+            STATISTICS[first.statistic], "above the best offset", first.source,
+        ])  # fmt: skip
     columns = ["family", "looks from → to", "task", "score", "member at", "source"]
     files = [
         [slot.path(file), what, COLUMNS.get(file.removesuffix(".csv"), "").replace(" ", ", ")]
@@ -69,11 +84,15 @@ def compared(slots: list[Slot]) -> list[Section]:
     if len(flat) < 2:
         return []
     keys = sorted({key for values in flat.values() for key in values})
-    rows = [[key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys]
-    table = Table(
-        ["measure", *flat], rows, "A dash: not measurable for that model.", "", tuple(range(1, len(flat) + 1))
-    )
-    return [Section("compared", "Side by side", [table])]
+    rows = {key: [key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys}
+    says, numeric = "A dash: not measurable for that model.", tuple(range(1, len(flat) + 1))
+    gains = [row for key, row in rows.items() if key.startswith(GAIN)]
+    tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]
+    if gains:
+        folded = f"Accuracy of grammar heads beyond the best offset ({len(gains)} relations)"
+        gains = [[name.removeprefix(GAIN), *values] for name, *values in gains]
+        tables.append(Table(["relation", *flat], gains, "", "", numeric, folded=folded))
+    return [Section("compared", "Side by side", tables)]
 
 
 def _flat(values: dict, prefix: str = "") -> list[tuple[str, float]]:

@@ -92,7 +92,7 @@ def render(
     return body.render(
         title=title,
         slots=slots,
-        families=families,
+        families=len({name.split(":")[0] for name in families}),  # grammar counts as one
         methods=methods,
         place=place,
         specs=lambda: script_json(specs),

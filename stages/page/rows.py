@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from stages.page.head_maps import head_name
+from stages.page.head_maps import PREFIX, head_name
 
 KEYS = ["k", "kind", "task", "group", "measure"]
 ONLY = {"blimp": ["accuracy"], "icl": ["accuracy"], "needle": ["recall"]}  # measures broken down by group
@@ -31,7 +31,21 @@ def pairs(effects: pd.DataFrame, kind: str) -> pd.DataFrame:
 
     `sure`: the interval of the difference from the matched heads excludes 0.
     """
-    rows = effects[(effects["kind"] == kind) & (effects["group"] == "all")]
+    return _paired(effects[(effects["kind"] == kind) & (effects["group"] == "all") & ~_grammar(effects)])
+
+
+def silenced_grammar(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return, as `pairs` does, what silencing grammar heads does to minimal pairs: of each phenomenon, and of all."""
+    rows = effects[(effects["kind"] == "mean") & (effects["task"] == "blimp") & _grammar(effects)]
+    both = _paired(rows)
+    return both.assign(family=both["family"].str.removeprefix(PREFIX))
+
+
+def _grammar(effects: pd.DataFrame) -> pd.Series:
+    return effects["intervention"].str.removeprefix("matched:").str.startswith(PREFIX)
+
+
+def _paired(rows: pd.DataFrame) -> pd.DataFrame:
     matched = rows["intervention"].str.startswith("matched:")
     control = rows[matched].assign(intervention=rows["intervention"].str.removeprefix("matched:"))
     control = control[["intervention", *KEYS, "value", "change", "low", "high", "control", "draws"]]

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from stages.heads.family import Family
-from stages.page import charts, counting, head_maps, rows, sentences
+from stages.page import charts, counting, gaps, grammar, head_maps, rows, sentences
+from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import MEASURES, TASKS, number
@@ -26,13 +27,14 @@ def build(slot: Slot, families: dict[str, Family], tasks: list[str], counted: pd
         ("intact", "What the intact model can do"): intact(slot),
         ("counting", "What counting words can do"): counting.counting(slot, counted),
         ("heads", "The heads"): heads(slot, families),
+        ("grammar", "Grammar heads"): grammar.grammar(slot),
         ("effects", "What happens without them"): effects(slot, families),
         ("retrieval", "Retrieval heads, one after another"): curve(slot),
         ("vectors", "Function vectors"): vectors(slot),
         ("overlap", "Heads in several families"): overlap(slot, families),
-        ("missing", "Not measurable"): missing(slot, families, tasks),
+        ("missing", "Not measurable"): gaps.missing(slot, families, tasks),
     }
-    return [Section(anchor, title, blocks) for (anchor, title), blocks in parts.items()]
+    return gaps.limits(slot, [Section(anchor, title, blocks) for (anchor, title), blocks in parts.items()])
 
 
 def studied(slot: Slot) -> list:
@@ -98,7 +100,8 @@ def heads(slot: Slot, families: dict[str, Family]) -> list:
     parts = head_maps.by_family(slot.heads, families)
     path = slot.path("heads.csv")
     if not parts:
-        return [Note(f"No head was scored ({path} has no rows).")]
+        other = " outside grammar" if len(slot.heads) else ""
+        return [Note(f"No head was scored{other} ({path} has no such rows).")]
     whole = whole_layers(slot.model)
     maps = [Chart(head_maps.head_map(r, families.get(f), whole), f, sentences.strongest(r)) for f, r in parts]
     says = (
@@ -108,6 +111,7 @@ def heads(slot: Slot, families: dict[str, Family]) -> list:
     legend = [(charts.ORANGE, "outline", "member"), (charts.GREY, "dot", "verdict has a note"),
               (charts.PALE, "cell", "not scored")]  # fmt: skip
     table = [_member_row(family, found, families.get(family), slot.reliability) for family, found in parts]
+    table += _grammar_row(slot)
     columns = ["family", "looks from → to", "member at", "members", "split-half ρ", "top members, strongest first"]
     return [
         Figure(maps, says, path, "maps", legend),
@@ -132,6 +136,20 @@ def _member_row(name: str, found: pd.DataFrame, family: Family | None, reliabili
     bar = "–" if threshold is None or pd.isna(threshold) else f"{threshold:g}"
     relation = family.relation_text if family else "–"
     return [name, relation, bar, str(len(names)), number(rho), (", ".join(names[:10]) + more) or "none"]
+
+
+def _grammar_row(slot: Slot) -> list[list[str]]:
+    """Return one row for all relations of grammar: who is a member of any, and the median of their reliability."""
+    inside = slot.heads[slot.heads["family"].str.startswith(PREFIX) & (slot.heads["member"] == 1)]
+    found = slot.reliability[slot.reliability["family"].str.startswith(PREFIX)]["spearman"].dropna()
+    if not slot.heads["family"].str.startswith(PREFIX).any():
+        return []
+    counts = inside.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable")
+    names = [f"{head_maps.head_name(*key)} in {count}" for key, count in counts.head(5).items()]
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    rho = f"{number(found.median())} (median of {len(found)})" if len(found) else "–"
+    top = f"{', '.join(names)}{more}; see Grammar heads" if names else "none"
+    return [["grammar", "a word → its head or dependents, by label", "best offset", str(len(counts)), rho, top]]
 
 
 def effects(slot: Slot, families: dict[str, Family]) -> list:
@@ -178,7 +196,7 @@ def curve(slot: Slot) -> list:
     path = slot.path("effects.csv")
     found = pairs[pairs["task"] == "needle"]
     if found.empty:
-        why = slot.model.get("not_measured", {}).get("needle") or slot.model.get("not_measured", {}).get("retrieval")
+        why = slot.reasons.get("needle") or slot.reasons.get("retrieval")
         return [Note(f"The retrieval curve was not measured: {why or f'{path} has no rows with kind = zero'}.")]
     cards = [
         Chart(charts.curve(rows.curve(part), MEASURES.get(m, (m,))[0], m == "recall"),
@@ -208,7 +226,7 @@ def vectors(slot: Slot) -> list:
         says = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
         blocks += [Figure(cards, says, path, "cards", legend), _steering_table(steered, contexts, labels, path)]
     else:
-        why = slot.model.get("not_measured", {}).get("function") or slot.model.get("not_measured", {}).get("icl")
+        why = slot.reasons.get("function") or slot.reasons.get("icl") or slot.reasons.get("steering")
         blocks.append(Note(f"No function vector was tested: {why or f'{path} has no rows'}."))
     shares = rows.concentration(slot.heads)
     if len(shares):
@@ -254,29 +272,7 @@ def overlap(slot: Slot, families: dict[str, Family]) -> list:
     says = sentences.overlap(found)
     if not found["corrected"].notna().any():
         return [Note(says)]
-    order = [f for f in families if f in set(found["family_a"]) | set(found["family_b"])]
+    there = set(found["family_a"]) | set(found["family_b"])
+    order = [f for f in families if f in there] + sorted(there - set(families))
     text = "Numbers are chance-corrected Jaccard indices: 1 = the same heads, 0 = chance; grey = not defined."
     return [Figure([Chart(charts.overlap(found, order))], f"{says} {text}", slot.path("overlap.csv"), "single")]
-
-
-def missing(slot: Slot, families: dict[str, Family], tasks: list[str]) -> list:
-    """List what has no number, and why."""
-    why = dict(sorted(slot.model.get("not_measured", {}).items()))
-    scored = {name for name, _ in head_maps.by_family(slot.heads, families)}
-    for task in TASKS:
-        if task not in tasks:
-            why.setdefault(task, "the task is not in params.yaml")
-    for family in families:
-        if family not in scored:
-            task = families[family].task
-            why.setdefault(family, f"no score in {slot.path('heads.csv')}" + (f"; see {task}" if task in why else ""))
-    table = [[name, "task" if name in TASKS else "family", reason] for name, reason in why.items()]
-    pairs = pd.concat([rows.pairs(slot.effects, kind) for kind in ("mean", "zero")])
-    for family in sorted(set(pairs.loc[pairs["versus_control"].isna(), "family"])):
-        found = pairs[(pairs["family"] == family) & pairs["versus_control"].isna()]
-        reason = sentences.listed(sorted({r or "no matched rows" for r in found["control"]}))
-        cells = sentences.listed(dict.fromkeys(sentences.measured(r.task, r.measure) for r in found.itertuples()))
-        table.append([f"{family} against matched heads", "control", f"{reason} ({cells})"])
-    if not table:
-        return [Note("Every task, family and control of this run has a number.")]
-    return [Table(["what", "kind", "why"], table, "", slot.path("model.json"))]

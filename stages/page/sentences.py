@@ -14,6 +14,7 @@ TASKS = {
     "needle": "needles",
     "repeats": "random repeats",
     "text": "text",
+    "treebank": "parsed sentences",
 }
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),
@@ -36,6 +37,16 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
 def interval(low: float, high: float, digits: int = 2, sign: bool = False) -> str:
     """Write an interval in brackets, or nothing where it is not defined."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
+
+
+def percent(share: float, sign: bool = False) -> str:
+    """Write a share in per cent."""
+    return number(100 * share, 1, sign)
+
+
+def percents(low: float, high: float, sign: bool = False) -> str:
+    """Write an interval of shares in per cent."""
+    return interval(100 * low, 100 * high, 1, sign)
 
 
 def change(row: Any, prefix: str = "") -> str:
@@ -123,7 +134,8 @@ def spread(rows: pd.DataFrame, what: str) -> str:
 def members(heads: pd.DataFrame) -> str:
     """Say how many heads belong to a family, and which families are the largest."""
     total = heads[["layer", "head"]].drop_duplicates()
-    inside = heads[heads["member"] == 1]
+    heads = heads.assign(family=heads["family"].str.split(":").str[0])  # grammar counts as one family
+    inside = heads[heads["member"] == 1].drop_duplicates(["layer", "head", "family"])
     belong = inside[["layer", "head"]].drop_duplicates()
     counts = inside.groupby("family").size().sort_values(ascending=False, kind="stable")
     if belong.empty:
@@ -153,8 +165,13 @@ def effects(pairs: pd.DataFrame) -> str:
     sure = tested[tested["sure"]]
     return (
         f"Of {len(tested)} differences from matched heads, {len(sure)} {'excludes' if len(sure) == 1 else 'exclude'} 0 "
-        f"(about {math.ceil(0.05 * len(tested))} would if no family mattered)."
+        f"({by_chance(len(tested))} if no family mattered)."
     )
+
+
+def by_chance(count: int, share: float = 0.05) -> str:
+    """Say how many of a number of intervals would exclude 0 (on one side: half as many) though nothing is there."""
+    return f"about {math.ceil(share * count)} would"
 
 
 def task_effects(pairs: pd.DataFrame) -> str:

@@ -1,0 +1,72 @@
+"""What a slot has no number for, and why: said once."""
+
+import pandas as pd
+
+from stages.heads.family import Family
+from stages.page import grammar_rows, head_maps, rows, sentences
+from stages.page.head_maps import PREFIX
+from stages.page.inputs import Slot
+from stages.page.page import Note, Section, Table
+from stages.page.sentences import TASKS
+
+ASKED = ("intact", "counting", "effects", "retrieval", "vectors")  # sections that need a model that predicts words
+KINDS = {
+    "encoder": "An encoder without a language-model head predicts no word: what its heads look at can be measured, "
+    "what they are for cannot, here.",
+    "masked": "A masked language model fills gaps: it can score whole sentences (pseudo-log-likelihood), but continues "
+    "no prompt.",
+}
+
+
+def limits(slot: Slot, parts: list[Section]) -> list[Section]:
+    """Put one section in the place of those that have nothing to show, in models that are no decoders."""
+    asked = [] if slot.causal else [part for part in parts if part.anchor in ASKED]
+    empty = [part for part in asked if all(block.kind == "note" for block in part.blocks)]
+    if not empty:
+        return parts
+    titles = sentences.listed(f"'{part.title}'" for part in empty)
+    says = KINDS.get(slot.model.get("kind"), "Not everything can be asked of this model.")
+    note = Note(f"{says} Left out for that: {titles}. The reasons stand under 'Not measurable'.")
+    first = parts.index(empty[0])
+    kept = [part for part in parts if part not in empty]
+    return [*kept[:first], Section("limits", "What it cannot show", [note]), *kept[first:]]
+
+
+def missing(slot: Slot, families: dict[str, Family], tasks: list[str]) -> list:
+    """List what has no number, and why; what has the same reason stands in one row."""
+    why = {what: reason for what, reason in sorted(slot.reasons.items()) if not what.startswith(PREFIX)}
+    scored = {name for name, _ in head_maps.by_family(slot.heads, families)}
+    for task in TASKS:
+        if task not in tasks:
+            why.setdefault(task, "the task is not in params.yaml")
+    for family in families:
+        if family not in scored and not family.startswith(PREFIX):
+            task = families[family].task
+            why.setdefault(family, f"no score in {slot.path('heads.csv')}" + (f"; see {task}" if task in why else ""))
+    if relations := grammar_rows.unmeasured(slot):
+        why["grammar"] = relations
+    elif grammar_rows.measured(slot.grammar).empty:
+        why["grammar"] = f"no score in {slot.path('grammar.csv')}" + ("; see treebank" if "treebank" in why else "")
+    together: dict[tuple[str, str], list[str]] = {}
+    for name, reason in why.items():
+        kind = "task" if name in TASKS else "family" if name in families or name == "grammar" else "stage"
+        together.setdefault((kind, reason), []).append(name)
+    table = [[", ".join(names), kind, reason] for (kind, reason), names in together.items()]
+    table += _controls(slot.effects)
+    if not table:
+        return [Note("Every task, family and control of this run has a number.")]
+    return [Table(["what", "kind", "why"], table, "", slot.path("model.json"))]
+
+
+def _controls(effects: pd.DataFrame) -> list[list[str]]:
+    """Return a row per family that no matched heads stand beside."""
+    grammatical = rows.silenced_grammar(effects)
+    grammatical = grammatical.assign(family=PREFIX + grammatical["family"])[grammatical["group"] == "all"]
+    pairs = pd.concat([rows.pairs(effects, "mean"), rows.pairs(effects, "zero"), grammatical])
+    table = []
+    for family in sorted(set(pairs.loc[pairs["versus_control"].isna(), "family"])):
+        found = pairs[(pairs["family"] == family) & pairs["versus_control"].isna()]
+        reason = sentences.listed(sorted({r or "no matched rows" for r in found["control"]}))
+        cells = sentences.listed(dict.fromkeys(sentences.measured(r.task, r.measure) for r in found.itertuples()))
+        table.append([f"{family} against matched heads", "control", f"{reason} ({cells})"])
+    return table
