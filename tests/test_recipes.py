@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_a_trigger_is_always_followed_by_its_partner(seed):
     assert (batch.labels_BT[:, :-1] == batch.ids_BT[:, 1:]).all() and (batch.labels_BT[:, -1] == IGNORED).all()
     partners = set()
     for ids in batch.ids_BT.tolist():
-        pairs = {(a, b) for a, b in zip(ids, ids[1:], strict=False) if a < 3}
+        pairs = {(a, b) for a, b in pairwise(ids) if a < 3}
         assert len(pairs) == len({a for a, _ in pairs})  # one partner per trigger
         partners |= pairs
     assert len(partners) > 30  # drawn anew per sequence

@@ -5,17 +5,16 @@
     polynomial  s_t = s_{t-1} x_t + 1 mod p, p prime: cannot be counted, unlike parity
 
 The written tape s (the chain of thought) lets two layers of one head iterate: layer 0 looks at ':' from the tape, which
-tells how far the tape is, layer 1 looks at x_{t+1}. The loss is on the tape and its end only. Tape symbols are redrawn at
-random with probability `corruption` in training, and each next one is right for what is written: so that a tape that
-was computed elsewhere is of no use, and the step from the written symbol must be learned.
+tells how far the tape is, layer 1 looks at x_{t+1}. The loss is on the tape and its end only. In training, tape symbols
+are redrawn at random with probability `corruption`, and each next one is right for what is written: a tape that was
+computed elsewhere is then of no use, and the step from the written symbol must be learned.
 
-Strings of the test and strings of the training differ: a string's crc32 decides which it is.
+Strings of the test and strings of the training differ: a string's hash decides which it is.
 
 Legend: B string, T token, L length of x.
 """
 
 from typing import ClassVar, Literal
-from zlib import crc32
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -66,58 +65,66 @@ class Iteration(Task):
         """Length of the longest tested sequence."""
         return 2 * self.beyond + 2
 
-    def step(self, s: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
         """Return s_t from s_{t-1} and x_t."""
         if self.function == "parity":
-            return (s + x) % 2
-        return x if self.function == "copy" else (s * x + 1) % self.base
+            return (s_B + x_B) % 2
+        return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw training strings of random lengths, right-padded, with corrupted tapes and the right next symbols."""
-        strings = [
-            self._string(rng, int(rng.integers(self.shortest, self.longest + 1)), test=False) for _ in range(size)
-        ]
-        width = 2 * max(map(len, strings)) + 1 if self.tape else max(map(len, strings)) + 1
-        ids_BT, labels_BT = np.full((size, width), self.base + 2), np.full((size, width), IGNORED)
-        for row, x_L in enumerate(strings):
-            ids_T, labels_T = self._written(x_L, rng)
-            ids_BT[row, : len(ids_T)], labels_BT[row, : len(ids_T)] = ids_T, labels_T
-        return Batch(ids_BT, labels_BT)
+        lengths_B = rng.integers(self.shortest, self.longest + 1, size)
+        return self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng)
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
-        """Draw test strings, lengths in turn from `shortest` to `beyond`, with their true tapes."""
-        lengths, found = range(self.shortest, self.beyond + 1), []
-        for number in range(count):
-            x_L = self._string(rng, lengths[number // 2 % len(lengths)], test=True)
-            ids_T, labels_T = self._written(x_L)
+        """Draw test strings, two of each length from `shortest` to `beyond` in turn, with their true tapes."""
+        lengths_B = self.shortest + np.arange(count) // 2 % (self.beyond + 1 - self.shortest)
+        batch = self._written(self._strings(rng, lengths_B, test=True), lengths_B)
+        found = []
+        for number, (ids_T, labels_T) in enumerate(zip(batch.ids_BT, batch.labels_BT, strict=True)):
             scored = np.flatnonzero(labels_T != IGNORED)
-            whole_T = np.append(ids_T, labels_T[-1])
-            found.append(Tokens(f"{number:04d}", "test", whole_T, np.zeros(len(whole_T), dtype=bool), scored + 1))
+            ids_T = np.append(ids_T[: scored[-1] + 1], labels_T[scored[-1]])
+            found.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
         return found
 
-    def _string(self, rng: np.random.Generator, length: int, test: bool) -> np.ndarray:
-        """Draw a string of the test or of the training."""
-        while True:
-            x_L = rng.integers(0, self.base, length)
-            if (crc32(x_L.astype(np.uint8).tobytes()) % HELD == 0) == test:
-                return x_L
+    def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool) -> np.ndarray:
+        """Draw strings x (B, L) of the test or of the training; symbols beyond a string's length mean nothing."""
+        inside_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
+        x_BL = rng.integers(0, self.base, inside_BL.shape)
+        while (wrong_B := (self._hash(x_BL, inside_BL) % HELD == 0) != test).any():
+            x_BL[wrong_B] = rng.integers(0, self.base, (wrong_B.sum(), inside_BL.shape[1]))
+        return x_BL
 
-    def _written(self, x_L: np.ndarray, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and labels `x : s`, without the end that the last position predicts; `rng` corrupts the tape."""
-        separator, end, length = self.base, self.base + 1, len(x_L)
-        tape_L, labels, s = [], [], 0
-        redrawn_L = (
-            np.zeros(length, dtype=bool) if rng is None or not self.tape else rng.random(length) < self.corruption
-        )
-        other_L = tape_L if rng is None else rng.integers(0, self.base, length)
-        for t, x in enumerate(x_L):
-            s = int(self.step(np.int64(s), x))
-            labels.append(s)
-            s = int(other_L[t]) if redrawn_L[t] else s
-            tape_L.append(s)
-        if not self.tape:
-            return np.array([*x_L, separator]), np.array([IGNORED] * length + [s])
-        return np.array([*x_L, separator, *tape_L]), np.array([IGNORED] * length + [*labels, end])
+    def _hash(self, x_BL: np.ndarray, inside_BL: np.ndarray) -> np.ndarray:
+        """Return a number per string that depends on all its symbols and on nothing else."""
+        factor_L = np.random.default_rng(0).integers(1, 2**31, self.beyond)[: x_BL.shape[1]]
+        return ((x_BL + 1) * inside_BL * factor_L).sum(axis=1) % 1_000_003
+
+    def _written(self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """Write `x : s` and what each position should predict; `rng` corrupts the tape."""
+        rows_B, width = np.arange(len(x_BL)), 2 * lengths_B.max() + 1
+        ids_BT = np.full((len(x_BL), width), self.base + 2)
+        labels_BT, s_B = np.full((len(x_BL), width), IGNORED), np.zeros(len(x_BL), dtype=np.int64)
+        ids_BT[rows_B, lengths_B] = self.base
+        for t in range(lengths_B.max()):
+            inside = rows_B[t < lengths_B]
+            ids_BT[inside, t] = x_BL[inside, t]
+            s_B = self.step(s_B, x_BL[:, t])
+            labels_BT[inside, (lengths_B + t)[inside]] = s_B[inside]
+            if rng is not None:
+                redrawn_B = rng.random(len(s_B)) < self.corruption
+                s_B = np.where(redrawn_B, rng.integers(0, self.base, len(s_B)), s_B)
+            ids_BT[inside, (lengths_B + t + 1)[inside]] = s_B[inside]
+        labels_BT[rows_B, 2 * lengths_B] = self.base + 1
+        return Batch(ids_BT, labels_BT) if self.tape else self._answers(ids_BT, labels_BT, lengths_B)
+
+    def _answers(self, ids_BT: np.ndarray, labels_BT: np.ndarray, lengths_B: np.ndarray) -> Batch:
+        """Leave the tape out: ':' predicts the last s."""
+        rows_B, width = np.arange(len(ids_BT)), lengths_B.max() + 1
+        answers_BT = np.full((len(ids_BT), width), IGNORED)
+        answers_BT[rows_B, lengths_B] = labels_BT[rows_B, 2 * lengths_B - 1]
+        ids_BT = np.where(np.arange(width) > lengths_B[:, None], self.base + 2, ids_BT[:, :width])
+        return Batch(ids_BT, answers_BT)
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
         """Find where the position that predicts s_{t+1} should look: at ':' (not ':' itself) or at x_{t+1}."""
