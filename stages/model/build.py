@@ -8,14 +8,44 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from stages.store.params import Architecture
 
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:
-    """Build a model with random weights from torch's global stream; no dropout."""
+    """Build a model with random weights from torch's global stream; no dropout, embeddings tied."""
+    return (_gpt2 if architecture.type == "gpt2" else _llama)(architecture, vocabulary, positions)
+
+
+def _llama(architecture: Architecture, vocabulary: int, positions: int) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            max_position_embeddings=positions,
+            hidden_size=architecture.width,
+            num_attention_heads=architecture.heads,
+            num_hidden_layers=architecture.layers,
+            intermediate_size=architecture.inner,
+            hidden_act=architecture.activation,
+            initializer_range=architecture.initializer_range,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+def _gpt2(architecture: Architecture, vocabulary: int, positions: int) -> GPT2LMHeadModel:
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=positions,

@@ -12,13 +12,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from stages.recipes.task import IGNORED, Task
+from stages.store.errors import UserError
 from stages.store.params import Optimizer, Training
 
 
 def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random.Generator, keep) -> None:
     """Train a model; `keep(step, loss)` is called at every kept step with the mean loss since the one before.
 
-    Step n is the state after n updates; at step 0 there is no loss yet (nan).
+    Step n is the state after n updates; at step 0 there is no loss yet (nan). Raises `UserError` when training diverges.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options = training.optimizer
@@ -42,6 +43,8 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
         adam.step()
         schedule.step()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"the training loss is {losses[-1]} at step {step + 1}; lower optimizer.learning_rate")
 
 
 def rate(options: Optimizer, step: int, steps: int) -> float:

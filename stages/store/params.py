@@ -227,7 +227,7 @@ class Steer(Section):
 class Architecture(Section):
     """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only."""
 
-    type: Literal["gpt2"]
+    type: Literal["gpt2", "llama"]
     layers: Count
     heads: Count
     width: Count
