@@ -3,7 +3,7 @@
 Writes, per checkpoint, every head's attention on the task's relations and the model's outcomes on held-out sequences
 (curve.csv); when each measure jumps and how that differs between measures and arms, with intervals (findings.csv);
 and the means over seeds that branches compare (metrics.json). The best head of a checkpoint is chosen on split a of the
-held-out sequences, all values are those of split b.
+held-out sequences, its values are those of split b. At the last checkpoint, each head is silenced in turn.
 """
 
 import json
@@ -45,7 +45,7 @@ def main(name: str) -> None:
         values, steps_C = arrays(rows)
         rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
         study = recipe.study
-        located[arm] = locate(values, tasks[arm].onsets, steps_C, study.window, study.bootstrap, rng)
+        located[arm] = locate(values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng)
     findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
     folder, csv = paths.study(name), {"index": False, "float_format": "%.5f"}
     tables.write_text(folder / "curve.csv", summary(pd.concat(raw)).to_csv(**csv))
@@ -72,6 +72,8 @@ def _measured(name: str, recipe: Recipe, arm: str, task: Task, seed: int, progre
             found = measure(loaded, held, relations)
             for one, means, scored in zip(held, found.means, found.scored, strict=True):
                 rows += [(arm, number, step, *row) for row in _rows(loaded, task, one, means, scored)]
+            if step == training.steps:
+                rows += [(arm, number, step, *row) for row in _silenced(loaded, task, held)]
             progress.update()
     return pd.DataFrame(rows, columns=RAW)
 
@@ -88,22 +90,38 @@ def _rows(loaded, task: Task, tokens: Tokens, means: dict, scored) -> Iterator[t
                 yield measure, f"L{layer}H{head}", tokens.prompt, float(values[statistic][layer, head]), null
 
 
-def best(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mark the head with the largest mean on split a, per seed, step and relation; keep the rows of split b.
+def _silenced(loaded, task: Task, held: list[Tokens]) -> Iterator[tuple]:
+    """Yield the outcomes without each head (zero ablation), as measures `<outcome>@without <head>`."""
+    import torch
 
-    Splits are by the order of sequences, in equal parts. A model's outcome is marked too: there is no choice in it.
+    from stages.model.score import Batch
+
+    batch = Batch(loaded, held, [tokens.target for tokens in held])
+    for layer, head in loaded.anatomy.heads:
+        zero = torch.zeros(loaded.anatomy.layers[layer].head_size)
+        for tokens, scored in zip(held, batch.ablated({(layer, head): zero}, everywhere=True), strict=True):
+            for measure, value in task.outcomes(tokens, scored.logprob, scored.top).items():
+                if "@" not in measure:
+                    yield f"{measure}@without L{layer}H{head}", "", tokens.prompt, float(value), np.nan
+
+
+def best(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mark the head with the largest mean on split a, per seed, step and relation; keep its values on split b.
+
+    Splits are by the order of sequences, in equal parts. A model's outcomes are marked too and stay on both splits, as
+    there is no choice in them.
     """
     on_a = rows.sequence.astype(int) % 2 == 0
     keys = ["arm", "seed", "step", "measure"]
     scores = rows[on_a].groupby([*keys, "head"], sort=True).value.mean().reset_index()
     top = scores.loc[scores.groupby(keys).value.idxmax(), [*keys, "head"]].assign(best=1)
-    merged = rows[~on_a].merge(top, how="left", on=[*keys, "head"])
+    merged = rows[~on_a | (rows["head"] == "")].merge(top, how="left", on=[*keys, "head"])
     return merged.assign(best=merged.best.fillna(0).astype(int))
 
 
 def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return an arm's measures as (S, C, P), best heads standing for relations, and its steps (C,)."""
-    chosen, values = rows[rows.best == 1], {}
+    chosen, values = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}
     index = [sorted(rows[column].unique()) for column in ("seed", "step", "sequence")]
     for measure, mine in chosen.groupby("measure", sort=False):
         full = mine.set_index(["seed", "step", "sequence"]).value

@@ -23,7 +23,13 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options = training.optimizer
-    adam = torch.optim.AdamW(parameters, options.learning_rate, options.betas, weight_decay=options.decay, fused=True)
+    tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    free = [p for p in parameters if p.dim() < 2 or id(p) in tables]  # no decay of biases, norms and embeddings
+    groups = [
+        {"params": free, "weight_decay": 0.0},
+        {"params": [p for p in parameters if all(p is not f for f in free)]},
+    ]
+    adam = torch.optim.AdamW(groups, options.learning_rate, options.betas, weight_decay=options.decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(options, step, training.steps))
     model.train()
     kept, losses = set(training.kept), []

@@ -52,6 +52,7 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
             chart(curve, whole, measure, arms, recipe.study.window), capital(said(measure)), jumps(whole, measure, arms)
         )
         for measure in dict.fromkeys(curve["measure"])
+        if "@" not in measure
     ]
     legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
     says = (

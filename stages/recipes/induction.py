@@ -29,7 +29,8 @@ class Induction(Task):
     density: float = Field(gt=0, le=1)
 
     watched: ClassVar[dict[str, Watched]] = {name: Watched(name) for name in ("previous", "duplicate", "induction")}
-    onsets: ClassVar[dict[str, int]] = {"previous": 1, "induction": 1, "in_context": -1}
+    falls: ClassVar[frozenset[str]] = frozenset({"loss", "in_context"})
+    onsets: ClassVar[tuple[str, ...]] = ("previous", "induction", "in_context")
 
     @model_validator(mode="after")
     def _fits(self) -> "Induction":

@@ -42,7 +42,8 @@ class Iteration(Task):
         "attention_to_separator_mean": Watched("separator", "mass", 0),
         "attention_to_input_mean": Watched("input", "mass", 1),
     }
-    onsets: ClassVar[dict[str, int]] = {"attention_to_separator": 1, "attention_to_input": 1, "accuracy": 1}
+    falls: ClassVar[frozenset[str]] = frozenset({"loss", "loss_beyond"})
+    onsets: ClassVar[tuple[str, ...]] = ("attention_to_separator", "attention_to_input", "accuracy")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Iteration":
@@ -135,13 +136,14 @@ class Iteration(Task):
         return one_key(len(tokens), queries, queries - length)
 
     def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
-        """Return whether the whole tape is right, on trained lengths and beyond, and the loss of its tokens.
+        """Return whether the whole tape is right, on trained lengths, beyond and per length, and the loss of its tokens.
 
         Every token being the argmax given the right ones before is the same as greedy decoding writing the right tape.
         """
         length = int(np.flatnonzero(tokens.ids == self.base)[0])
         suffix = "" if length <= self.longest else "_beyond"
-        return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": float(top.all())}
+        right = float(top.all())
+        return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}
 
 
 TASK = Iteration

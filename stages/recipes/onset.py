@@ -11,7 +11,7 @@ on, seeds too: what other sequences and other initial weights would have given, 
 Legend: S seed, C checkpoint, P held-out sequence, R resample, G grid of steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,16 @@ class Located:
 
 
 def locate(
-    values: Mapping[str, np.ndarray], signs: Mapping[str, int], steps_C: np.ndarray, window: int, resamples: int, rng
+    values: Mapping[str, np.ndarray],
+    falls: Set[str],
+    steps_C: np.ndarray,
+    window: int,
+    resamples: int,
+    rng: np.random.Generator,
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
-    values: per measure (S, C, P), nan where a sequence does not define it; signs: -1 where a fall is the jump.
+    values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump.
     """
     seeds, _, prompts = next(iter(values.values())).shape
     weights_RP = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
@@ -46,7 +51,7 @@ def locate(
         weights_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
     found = {}
     for name, values_SCP in values.items():
-        sign = signs.get(name, 1)
+        sign = -1 if name in falls else 1
         once = jump(sign * means(values_SCP, np.ones((1, prompts)))[0], steps_C, window)
         again = jump(sign * means(values_SCP, weights_RP), steps_C, window)
         scale = (1, sign, sign)

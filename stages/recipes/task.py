@@ -41,11 +41,15 @@ class Task(Section):
     """Base of all tasks: arguments as fields; what every subclass defines is below.
 
     watched: measure -> which heads' attention it is, at every checkpoint.
-    onsets: measures whose onset is located, in the order in which theory expects them; +1 rises, -1 falls.
+    falls: measures that are better when lower.
+    onsets: measures whose onsets are compared, in the order in which theory expects them.
+
+    The last checkpoint's outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences.
     """
 
     watched: ClassVar[dict[str, Watched]]
-    onsets: ClassVar[dict[str, int]]
+    falls: ClassVar[frozenset[str]] = frozenset({"loss"})
+    onsets: ClassVar[tuple[str, ...]]
 
     @property
     def symbols(self) -> int:
