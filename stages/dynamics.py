@@ -28,9 +28,11 @@ log = logging.getLogger(__name__)
 RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null"]
 FINDINGS = ["finding", "arm", "measure", "versus", "seed", "value", "low", "high"]
 
+PICTURE = ["head", "query", "token", "predicts", "key", "looks_at", "weight"]
+
 
 def main(name: str) -> None:
-    """Measure all checkpoints, locate the jumps, write the three summaries."""
+    """Measure all checkpoints, locate the jumps, write the summaries."""
     settings = params.load()
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
@@ -50,6 +52,7 @@ def main(name: str) -> None:
     folder, csv = paths.study(name), {"index": False, "float_format": "%.5f"}
     tables.write_text(folder / "curve.csv", summary(pd.concat(raw)).to_csv(**csv))
     tables.write_text(folder / "findings.csv", findings.to_csv(**csv))
+    tables.write_text(folder / "picture.csv", pictured(name, recipe, settings.seed).to_csv(**csv))
     tables.write_text(folder / "metrics.json", json.dumps(metrics(findings, recipe), indent=2) + "\n")
 
 
@@ -103,6 +106,45 @@ def _silenced(loaded, task: Task, held: list[Tokens]) -> Iterator[tuple]:
             for measure, value in task.outcomes(tokens, scored.logprob, scored.top).items():
                 if "@" not in measure:
                     yield f"{measure}@without L{layer}H{head}", "", tokens.prompt, float(value), np.nan
+
+
+def pictured(name: str, recipe: Recipe, seed: int) -> pd.DataFrame:
+    """Return where every head of the first arm's first run looks in one held-out sequence: rows of picture.csv.
+
+    Where the task says so, the sequence is written by greedy decoding. One row per head, query and key, from the token
+    that predicts the first target on: token = what stands at the query, predicts = the argmax there.
+    """
+    from stages.model.build import numbered, read
+    from stages.model.forward import forward
+    from stages.model.load import Loaded, find
+    from stages.model.measure import weighing
+
+    arm = next(iter(recipe.arms))
+    task, step = create(name, recipe, recipe.arm(arm).arguments), recipe.arm(arm).steps
+    held = task.held_out(stream(seed, f"recipes/{name}/held_out"), recipe.study.sequences)
+    model = read(paths.checkpoint(name, arm, 0, step))
+    loaded = Loaded(model, numbered(task.symbols), find(model), "decoder")
+    tokens = held[task.shown(held)]
+    ids, first = tokens.ids, int(tokens.target[0])
+    if task.decoded:
+        ids = ids[:first]
+        for _ in tokens.target:
+            ids = np.append(ids, int(forward(loaded, [ids], [np.array([len(ids) - 1])])[0].argmax()))
+    seen: dict[int, np.ndarray] = {}
+
+    def keep(layer: int, weights_BHTS, visible, start: int) -> None:
+        seen[layer] = weights_BHTS[0].numpy()
+
+    with weighing(loaded, keep):
+        predicted = forward(loaded, [ids], [np.arange(len(ids))]).argmax(1).numpy()
+    rows = [
+        (f"L{layer}H{head}", query, task.symbol(ids[query]), task.symbol(predicted[query]), key, task.symbol(ids[key]),
+         seen[layer][head, query, key])
+        for layer, head in loaded.anatomy.heads
+        for query in range(first - 1, len(ids) - 1)
+        for key in range(query + 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=PICTURE)
 
 
 def best(rows: pd.DataFrame) -> pd.DataFrame:

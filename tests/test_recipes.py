@@ -22,6 +22,7 @@ from stages.model.train import rate
 from stages.prompts.prompt import stream
 from stages.recipes import onset
 from stages.recipes.induction import Induction
+from stages.recipes.iteration import Iteration
 from stages.recipes.task import IGNORED, create
 from stages.store import params, paths
 from stages.store.errors import UserError
@@ -255,7 +256,7 @@ def test_an_arm_that_does_not_jump_is_told_apart():
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction"),
+        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration"),
         (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],
@@ -295,3 +296,46 @@ def test_held_out_sequences_are_drawn_from_another_stream(tmp_path):
     trained = task.batch(stream(settings.seed, "recipes/induction/0/batches"), 64).ids_BT
     held = task.held_out(stream(settings.seed, "recipes/induction/held_out"), 64)
     assert not {tuple(one.ids) for one in held} & set(map(tuple, trained.tolist()))
+
+
+@pytest.mark.parametrize("function", ["parity", "copy", "polynomial"])
+def test_the_tape_is_computed_step_by_step_from_what_is_written(function):
+    task = Iteration(function=function, shortest=4, longest=7, beyond=9, corruption=0.5)
+    step = {"parity": lambda s, x: s ^ x, "copy": lambda s, x: x, "polynomial": lambda s, x: (s * x + 1) % 5}[function]
+    batch, corrupted = task.batch(np.random.default_rng(0), 200), 0
+    for ids, labels in zip(batch.ids_BT.tolist(), batch.labels_BT.tolist(), strict=True):
+        length = ids.index(task.base)
+        x, tape = ids[:length], ids[length + 1 : 2 * length + 1]
+        assert 4 <= length <= 7 and set(ids[2 * length + 1 :]) <= {task.base + 2}
+        assert labels[:length] == [IGNORED] * length and labels[2 * length] == task.base + 1
+        assert labels[length : 2 * length] == [step(s, a) for s, a in zip([0, *tape], x, strict=False)]
+        corrupted += labels[length : 2 * length] != tape
+    assert 100 < corrupted < 200
+
+
+@pytest.mark.parametrize("tape", [True, False])
+def test_test_strings_are_never_trained_on_and_have_true_tapes(tape):
+    task = Iteration(function="parity", shortest=4, longest=6, beyond=8, corruption=0.5, tape=tape)
+    held = task.held_out(np.random.default_rng(0), 60)
+    batch = task.batch(np.random.default_rng(1), 3000)
+    trained = {tuple(ids[: ids.index(2)]) for ids in batch.ids_BT.tolist()}
+    strings = []
+    for tokens in held:
+        ids = tokens.ids.tolist()
+        strings.append(tuple(ids[: ids.index(2)]))
+        parity = (np.cumsum(strings[-1]) % 2).tolist()
+        assert ids[ids.index(2) + 1 :] == ([*parity, 3] if tape else parity[-1:])
+        assert tokens.ids[tokens.target].tolist() == ids[ids.index(2) + 1 :]
+    assert not set(strings) & trained and len(trained) > 60
+    assert {len(string) for string in strings} == {4, 5, 6, 7, 8}
+    outcomes = task.outcomes(held[0], np.zeros(len(held[0].target)), np.ones(len(held[0].target), dtype=bool))
+    assert outcomes == {"loss": 0.0, "accuracy": 1.0, "accuracy@04": 1.0}
+
+
+def test_heads_should_look_at_the_separator_and_at_the_next_input():
+    task = Iteration(function="copy", shortest=4, longest=4, beyond=4, corruption=0.0)
+    tokens = task.held_out(np.random.default_rng(0), 1)[0]  # x1 x2 x3 x4 : s1 s2 s3 s4 .
+    separator, inputs = task.relation("separator", tokens), task.relation("input", tokens)
+    assert separator.queries.tolist() == [5, 6, 7] and separator.keys.argmax(1).tolist() == [4, 4, 4]
+    assert inputs.queries.tolist() == [4, 5, 6, 7] and inputs.keys.argmax(1).tolist() == [0, 1, 2, 3]
+    assert task.symbol(tokens.ids[4]) == ":" and task.symbol(tokens.ids[-1]) == "."

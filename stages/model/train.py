@@ -19,17 +19,14 @@ from stages.store.params import Optimizer, Training
 def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random.Generator, keep) -> None:
     """Train a model; `keep(step, loss)` is called at every kept step with the mean loss since the one before.
 
-    Step n is the state after n updates; at step 0 there is no loss yet (nan). Raises `UserError` when training diverges.
+    Step n is the state after n updates; at step 0 there is no loss yet (nan). Raises `UserError` when it diverges.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options = training.optimizer
+    options, parameters = training.optimizer, [p for p in model.parameters() if p.requires_grad]
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    free = [p for p in parameters if p.dim() < 2 or id(p) in tables]  # no decay of biases, norms and embeddings
-    groups = [
-        {"params": free, "weight_decay": 0.0},
-        {"params": [p for p in parameters if all(p is not f for f in free)]},
-    ]
-    adam = torch.optim.AdamW(groups, options.learning_rate, options.betas, weight_decay=options.decay, fused=True)
+    decayed = [p for p in parameters if p.dim() > 1 and id(p) not in tables]  # no biases, norms and embeddings
+    free = [p for p in parameters if p.dim() < 2 or id(p) in tables]
+    groups = [{"params": decayed, "weight_decay": options.decay}, {"params": free, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, options.learning_rate, options.betas, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(options, step, training.steps))
     model.train()
     kept, losses = set(training.kept), []

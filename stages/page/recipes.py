@@ -18,13 +18,24 @@ from stages.store.params import Recipe
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
 LEARNING = "arm seed step loss"
-TEXT = {"arm", "measure", "head", "finding", "versus"}
+PICTURE = "head query token predicts key looks_at weight"
+PICTURED = (
+    "Where each head of the first run looks in one held-out sequence, at the last checkpoint; darker: more attention. "
+    "A tape, after ':', was written by the model itself, one token at a time (greedy decoding)."
+)
+TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
-    "accuracy": ("accuracy", "accuracy on predictable tokens"),
+    "accuracy": ("accuracy", "share right (tokens, or whole tapes)"),
     "in_context": ("in-context score", "in-context score: loss late − early, nats"),
     "previous": ("previous-token score", "attention to the token before, best head"),
     "duplicate": ("duplicate-token score", "attention to earlier copies, best head"),
+    "accuracy_beyond": ("accuracy beyond", "whole tapes right, lengths never trained on"),
+    "loss_beyond": ("loss beyond", "loss on lengths never trained on, nats per token"),
+    "attention_to_separator": ("attention to ':'", "share of queries with attention to ':' > 0.5, layer 0"),
+    "attention_to_input": ("attention to the input", "share of queries with attention to x(t+1) > 0.5, layer 1"),
+    "attention_to_separator_mean": ("mean attention to ':'", "attention to ':', layer 0"),
+    "attention_to_input_mean": ("mean attention to the input", "attention to x(t+1), layer 1"),
     "induction": ("induction score", "attention to what followed earlier copies, best head"),
 }
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
@@ -60,7 +71,67 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
-    return [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
+    blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
+    for says in (parts(curve, arms[0]), without(curve, arms[0])):
+        blocks += [Note(says)] if says else []
+    seen = inputs._frame(folder / "picture.csv", PICTURE.split(), TEXT)
+    if len(seen):
+        maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
+        blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
+    return blocks
+
+
+def parts(curve: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's outcomes by part of the held-out sequences, as means over seeds."""
+    rows = _last(curve, arm, r"@(?!without)")
+    names = rows.groupby("measure")["value"].agg(["mean", "min"])
+    shares = [f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})" for name, row in names.iterrows()]
+    return (
+        f"Accuracy by length at the last checkpoint, mean over seeds (worst seed): {'; '.join(shares)}."
+        if shares
+        else ""
+    )
+
+
+def without(curve: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's accuracy with each head silenced, as means over seeds."""
+    rows = _last(curve, arm, r"^accuracy@without")
+    means = rows.groupby("measure")["value"].agg(["mean", "min", "max"])
+    shares = [
+        f"without {name.split('without ')[1]} {number(row['mean'])} ({number(row['min'])} to {number(row['max'])})"
+        for name, row in means.iterrows()
+    ]
+    return (
+        f"Accuracy with a head silenced (zero ablation), mean and range over seeds: {'; '.join(shares)}."
+        if shares
+        else ""
+    )
+
+
+def _last(curve: pd.DataFrame, arm: str, pattern: str) -> pd.DataFrame:
+    rows = curve[(curve["arm"] == arm) & curve["measure"].str.contains(pattern)]
+    return rows[rows["step"] == curve.loc[curve["arm"] == arm, "step"].max()]
+
+
+def looks(seen: pd.DataFrame) -> alt.Chart:
+    """Draw where one head looks: a row per query, `token → what is predicted there`, a column per token."""
+    queries = seen.drop_duplicates("query").sort_values("query")
+    keys = seen.drop_duplicates("key").sort_values("key")
+    labels = [f"{token} → {predicts}" for token, predicts in zip(queries["token"], queries["predicts"], strict=True)]
+    first = int(queries["query"].iloc[0])
+    base = alt.Chart(seen[["query", "key", "weight"]], width=alt.Step(15), height=alt.Step(15)).encode(
+        x=alt.X(
+            "key:O",
+            title="looks at",
+            axis=alt.Axis(labelAngle=0, orient="top", labelExpr=f"{list(keys['looks_at'])}[datum.value]", ticks=False),
+        ),
+        y=alt.Y(
+            "query:O", title="at → predicts", axis=alt.Axis(labelExpr=f"{labels}[datum.value - {first}]", ticks=False)
+        ),
+        tooltip=[alt.Tooltip("query:O"), alt.Tooltip("key:O"), alt.Tooltip("weight:Q", format=".2f")],
+    )
+    scale = alt.Scale(domain=[0, 1], range=charts.SEQUENTIAL, clamp=True)
+    return base.mark_rect(stroke="#ffffff").encode(color=alt.Color("weight:Q", scale=scale, legend=None))
 
 
 def design(recipe: Recipe) -> str:

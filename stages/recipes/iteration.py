@@ -45,6 +45,8 @@ class Iteration(Task):
     falls: ClassVar[frozenset[str]] = frozenset({"loss", "loss_beyond"})
     onsets: ClassVar[tuple[str, ...]] = ("attention_to_separator", "attention_to_input", "accuracy")
 
+    decoded: ClassVar[bool] = True
+
     @model_validator(mode="after")
     def _ordered(self) -> "Iteration":
         if not self.shortest <= self.longest <= self.beyond:
@@ -65,6 +67,10 @@ class Iteration(Task):
     def positions(self) -> int:
         """Length of the longest tested sequence."""
         return 2 * self.beyond + 2
+
+    def symbol(self, token: int) -> str:
+        """Write a token: symbols as digits, then ':' and the end, '.'."""
+        return str(token) if token < self.base else ":. "[token - self.base]
 
     def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
         """Return s_t from s_{t-1} and x_t."""
@@ -87,6 +93,11 @@ class Iteration(Task):
             ids_T = np.append(ids_T[: scored[-1] + 1], labels_T[scored[-1]])
             found.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
         return found
+
+    def shown(self, held: list[Tokens]) -> int:
+        """Return the first string of ten symbols, or of the longest trained length."""
+        lengths = [int(np.flatnonzero(tokens.ids == self.base)[0]) for tokens in held]
+        return lengths.index(min(10, self.longest)) if min(10, self.longest) in lengths else 0
 
     def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool) -> np.ndarray:
         """Draw strings x (B, L) of the test or of the training; symbols beyond a string's length mean nothing."""
@@ -136,7 +147,7 @@ class Iteration(Task):
         return one_key(len(tokens), queries, queries - length)
 
     def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
-        """Return whether the whole tape is right, on trained lengths, beyond and per length, and the loss of its tokens.
+        """Return whether the whole tape is right (trained lengths, beyond, per length) and the loss of its tokens.
 
         Every token being the argmax given the right ones before is the same as greedy decoding writing the right tape.
         """

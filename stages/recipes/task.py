@@ -44,12 +44,15 @@ class Task(Section):
     falls: measures that are better when lower.
     onsets: measures whose onsets are compared, in the order in which theory expects them.
 
+    decoded: what is pictured is written by the model itself, from the first target on.
+
     The last checkpoint's outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences.
     """
 
     watched: ClassVar[dict[str, Watched]]
     falls: ClassVar[frozenset[str]] = frozenset({"loss"})
     onsets: ClassVar[tuple[str, ...]]
+    decoded: ClassVar[bool] = False
 
     @property
     def symbols(self) -> int:
@@ -61,6 +64,10 @@ class Task(Section):
         """Length of the longest sequence, tokens."""
         raise NotImplementedError
 
+    def symbol(self, token: int) -> str:
+        """Write a token."""
+        return str(token)
+
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw `size` training sequences."""
         raise NotImplementedError
@@ -68,6 +75,10 @@ class Task(Section):
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
         """Draw `count` sequences that no training batch holds; `target` = the positions whose tokens are scored."""
         raise NotImplementedError
+
+    def shown(self, held: list[Tokens]) -> int:
+        """Return which held-out sequence is pictured."""
+        return 0
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
         """Find one of the watched relations in a held-out sequence; None where it has none."""

@@ -71,5 +71,5 @@ def checkpoint(recipe: str, arm: str, seed: int, step: int) -> Path:
 
 
 def study(recipe: str) -> Path:
-    """Folder of a recipe's git-tracked results: learning.csv, curve.csv, metrics.json."""
+    """Folder of a recipe's git-tracked results: learning.csv, curve.csv, findings.csv, picture.csv, metrics.json."""
     return Path(f"reports/recipes/{recipe}")
