@@ -17,10 +17,10 @@ from test_planted import POSITIONS, TOKENS, planted
 
 from stages import dynamics, train
 from stages.model.build import build, read, save, sinusoids
-from stages.model.measure import measure
+from stages.model.study import measured
 from stages.model.train import rate
 from stages.prompts.prompt import stream
-from stages.recipes import onset
+from stages.recipes import findings, onset
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import Iteration
 from stages.recipes.task import IGNORED, create
@@ -115,7 +115,7 @@ def test_a_diverging_run_ends_all_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_summaries_hold_every_arm_seed_and_step(trained):
     folder = trained / paths.study("induction")
-    curve, findings = pd.read_csv(folder / "curve.csv"), pd.read_csv(folder / "findings.csv")
+    curve, said = pd.read_csv(folder / "curve.csv"), pd.read_csv(folder / "findings.csv")
     assert set(curve.arm) == {"two_layers", "one_layer"} and set(curve.seed) == {0, 1}
     broken = curve.measure.str.contains("@")
     assert set(curve[broken].measure) == {
@@ -129,8 +129,8 @@ def test_the_summaries_hold_every_arm_seed_and_step(trained):
     chosen = curve[curve.best == 1]
     assert not chosen.duplicated(["arm", "seed", "step", "measure"]).any()
     assert len(chosen) == 2 * 2 * 5 * 6
-    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond"} == set(findings.finding)
-    whole = findings[findings.seed.isna()]
+    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond"} == set(said.finding)
+    whole = said[said.seed.isna()]
     assert (whole.low <= whole.high + 1e-9).all()
     learning = pd.read_csv(folder / "learning.csv")
     assert len(learning) == 4 * 4 and learning.loss.notna().all()
@@ -190,15 +190,8 @@ def test_outcomes_are_what_their_names_say():
 def test_the_planted_induction_head_is_the_best_one():
     task = Induction(vocabulary=TOKENS, length=POSITIONS, triggers=5, density=0.5)
     held = task.held_out(np.random.default_rng(0), 8)
-    relations = [{name: task.relation(name, one) for name in task.watched} for one in held]
-    loaded = planted()
-    found = measure(loaded, held, relations)
-    rows = [
-        ("arm", 0, 0, *row)
-        for one, means, scored in zip(held, found.means, found.scored, strict=True)
-        for row in dynamics._rows(loaded, task, one, means, scored)
-    ]
-    chosen = dynamics.summary(dynamics.best(pd.DataFrame(rows, columns=dynamics.RAW)))
+    rows = [("arm", 0, 0, *row) for row in measured(planted(), task, held)]
+    chosen = findings.summary(findings.best(pd.DataFrame(rows, columns=dynamics.RAW)))
     chosen = chosen[chosen.best == 1].set_index("measure")
     assert chosen.loc["induction", "head"] == "L1H0" and chosen.loc["induction", "value"] > 0.9
     assert chosen.loc["previous", "head"] == "L0H0" and chosen.loc["duplicate", "value"] < 0.3
@@ -245,9 +238,9 @@ def test_an_arm_that_does_not_jump_is_told_apart():
         onset.locate({"induction": part, "previous": part}, set(), steps_C, 200, 300, np.random.default_rng(0))
         for part in (tall, low)
     ]
-    rows = dynamics.compared(dict(zip(("two_layers", "one_layer"), both, strict=True)), dict.fromkeys(
+    rows = findings.compared(dict(zip(("two_layers", "one_layer"), both, strict=True)), dict.fromkeys(
         ("two_layers", "one_layer"), TASK))  # fmt: skip
-    found = pd.DataFrame(rows, columns=dynamics.FINDINGS).set_index(["finding", "measure"])
+    found = pd.DataFrame(rows, columns=findings.FINDINGS).set_index(["finding", "measure"])
     assert found.loc[("rise beyond", "induction"), "low"].min() > 0.6
     after = found.loc[("after", "induction")]
     assert (after.low <= 0).all() and (after.high >= 0).all()  # the same curve twice: no order
