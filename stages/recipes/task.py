@@ -98,8 +98,7 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Task:
     Raises `UserError` naming the key in params.yaml when the task or an argument is not known.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
-    known = [path.stem for path in files if "
-TASK = " in path.read_text(encoding="utf-8")]
+    known = [path.stem for path in files if "\nTASK = " in path.read_text(encoding="utf-8")]
     where = f"params.yaml: recipes.{name}"
     if recipe.task not in known:
         raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
