@@ -339,7 +339,7 @@ class Params(Section):
     classify: Classify
     ablate: Ablate
     steer: Steer
-    recipes: dict[Name, Recipe]
+    recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
 
