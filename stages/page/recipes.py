@@ -167,13 +167,13 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
     text += f"around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]."
     for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
         other = row.versus.replace("_", " ")
-        sure = row.low > 0 or row.high < 0
-        text += (
-            f" Its change exceeds that of {other} by {number(row.value, sign=True)} "
-            f"{interval(row.low, row.high, sign=True)}."
-            if sure
-            else f" Not told apart from the steepest change of {other}."
-        )
+        found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        if row.low > 0:
+            text += f" Its change exceeds that of {other} by {found}."
+        elif row.high < 0:
+            text += f" Its change is smaller than that of {other}: {found}."
+        else:
+            text += f" Not told apart from the steepest change of {other}."
     return text
 
 

@@ -51,8 +51,8 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
     """Yield the rows of findings.csv.
 
     onset, rise, final: of a measure, mean over seeds with its interval, and per seed without one. after: by how many
-    steps a measure's onset follows that of the one named in `versus`. beyond: how much larger the first arm's rise or
-    last value (`versus` = arm) is than another arm's.
+    steps a measure's onset follows that of the one named in `versus`. beyond: how much further the first arm's
+    rise or last value goes than another arm's (`versus`), positive in the direction of the jump, down for losses.
     """
     first = next(iter(located))
     for arm, measures in located.items():
@@ -70,10 +70,11 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
             for measure, other in measures.items():
                 one = located[first].get(measure)
                 if one is not None:
+                    sign = -1 if measure in tasks[arm].falls else 1
                     for finding in ("rise", "final"):
-                        means = [getattr(x, f"{finding}_S").mean() for x in (one, other)]
-                        bounds = _bounds(getattr(one, f"{finding}_R") - getattr(other, f"{finding}_R"))
-                        yield f"{finding} beyond", first, measure, arm, "", means[0] - means[1], *bounds
+                        value = sign * (getattr(one, f"{finding}_S").mean() - getattr(other, f"{finding}_S").mean())
+                        bounds = _bounds(sign * (getattr(one, f"{finding}_R") - getattr(other, f"{finding}_R")))
+                        yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
 def _bounds(values_R: np.ndarray) -> tuple[float, float]:
