@@ -3,7 +3,7 @@
 import logging
 
 from stages.heads import FAMILIES
-from stages.page import head_maps, inputs, methods, page, sections
+from stages.page import head_maps, inputs, methods, page, recipes, sections
 from stages.store import params, paths, tables
 from stages.store.errors import run
 
@@ -18,7 +18,8 @@ def main() -> None:
     counted = inputs.counting(paths.COUNTING)
     parts = [(slot, sections.build(slot, FAMILIES, tasks, counted)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
-    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + closing)
+    emerging = recipes.sections(settings.recipes, {name: paths.study(name) for name in settings.recipes})
+    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:

@@ -69,6 +69,10 @@ def test_deps_are_the_import_closure(stage):
         assert "stages/prompts/${key}.py" in body(stage)["deps"]
         own = {Path(f"stages/prompts/{task}.py") for task in PARAMS["tasks"]}
         expected = expected.union(*map(closure, own)) - own
+    if stage in ("train", "dynamics"):  # the same by recipe
+        assert "stages/recipes/${item.task}.py" in body(stage)["deps"]
+        own = {Path(f"stages/recipes/{recipe['task']}.py") for recipe in PARAMS["recipes"].values()}
+        expected = expected.union(*map(closure, own)) - own
     assert code(stage) == expected
 
 
@@ -86,7 +90,7 @@ def test_every_params_key_is_used_by_a_stage():
 def test_every_leaf_of_params_is_read_by_the_code():
     source = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py") if path.name != "params.py")
     for section, model in Params.model_fields.items():
-        if section in ("models", "tasks", "seed"):
+        if section in ("models", "tasks", "recipes", "seed"):
             continue
         for key in model.annotation.model_fields:
             assert f".{key}" in source, f"{section}.{key} is never read"
@@ -104,6 +108,11 @@ def test_outs_are_where_paths_says():
     assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
+    assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
+    assert list(body("train")["plots"][0]) == [str(paths.study("${key}") / "learning.csv")]
+    assert {Path(*out).parent for kind in ("outs", "metrics", "plots") for out in body("dynamics")[kind]} == {
+        paths.study("${key}")
+    }
     summaries = body("summarize")
     listed = [
         next(iter(out)) if isinstance(out, dict) else out
@@ -117,15 +126,16 @@ def test_rooms_keep_their_doors():
     """Only model imports torch; prompts import no models; dependencies point one way."""
     for path in (ROOT / "stages").rglob("*.py"):
         room, text = path.parent.name, path.read_text()
-        if room in ("heads", "store", "prompts", "page", "baseline"):
+        if room in ("heads", "store", "prompts", "page", "baseline", "recipes"):
             assert not re.search(r"(import|from) (torch|transformers|stages\.model)", text), path
         if room == "store":
-            assert not re.search(r"(import|from) stages\.(heads|model|page|prompts|baseline)", text), path
+            assert not re.search(r"(import|from) stages\.(heads|model|page|prompts|baseline|recipes)", text), path
 
 
 def test_reports_hold_no_folder_of_a_slot_that_is_gone():
-    tracked = {path.name for path in (ROOT / "reports/slots").glob("*") if path.is_dir()}
-    assert tracked <= set(PARAMS["models"])
+    for folder, key in (("slots", "models"), ("recipes", "recipes")):
+        tracked = {path.name for path in (ROOT / "reports" / folder).glob("*") if path.is_dir()}
+        assert tracked <= set(PARAMS[key])
 
 
 def test_every_family_names_its_source_and_task():
@@ -145,5 +155,6 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram"]
+    names += ["train", "dynamics"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

@@ -50,6 +50,8 @@ def clone(tmp_path_factory) -> Path:
     content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
     content["ablate"] |= {"families": ["previous", "induction"], "top": 2}
     content["classify"]["bootstrap"] = 200
+    content["recipes"]["induction"]["train"] |= {"steps": 4, "seeds": 1, "checkpoints": {"even": 2}}
+    content["recipes"]["induction"]["study"] |= {"sequences": 8, "bootstrap": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     sh(folder, "git init -q -b main && git config user.email t@t && git config user.name t")
     sh(folder, "dvc repro -q && git add -A && git commit -qm run")
@@ -59,6 +61,9 @@ def clone(tmp_path_factory) -> Path:
 def test_the_run_leaves_page_summaries_and_lock(clone):
     page = (clone / "reports/index.html").read_text()
     assert "<html" in page and "../model0" in page
+    assert "Heads that emerge: induction" in page
+    studied = json.loads((clone / "reports/recipes/induction/metrics.json").read_text())
+    assert studied["loss"] > 0 and studied["one_layer_loss"] > 0
     measured = json.loads((clone / REPORTS / "metrics.json").read_text())
     assert measured["text"]["loss"] > 0 and measured["heads"]["induction"]["members"] == 0
     heads = pd.read_csv(clone / REPORTS / "heads.csv")

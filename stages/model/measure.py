@@ -44,7 +44,7 @@ class Sums:
         self.queries = torch.from_numpy(relation.queries).to(device)
         self.keys_QS = torch.from_numpy(relation.keys).to(device)
         self.ordinary_S = torch.from_numpy(~special).to(device)
-        self.sums = torch.zeros(3, layers, heads, dtype=torch.float64)  # of mass, hits, null
+        self.sums = torch.zeros(4, layers, heads, dtype=torch.float64)  # of mass, hits, null, over_half
         self.with_null = torch.zeros(layers, 1, dtype=torch.float64)
 
     def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
@@ -58,12 +58,15 @@ class Sums:
         size = keys_QS.shape[1]
         visible_QS = torch.ones_like(keys_QS) if visible_TS is None else visible_TS[at][:, :size]
         found_3HQ, number_Q = _on_target(weights_HTS[:, at, :size], keys_QS, visible_QS, self.ordinary_S)
-        self.sums[:, layer, : len(weights_HTS)] += found_3HQ.double().sum(2).cpu()
+        found_4HQ = torch.cat([found_3HQ, found_3HQ[:1] > 0.5])
+        self.sums[:, layer, : len(weights_HTS)] += found_4HQ.double().sum(2).cpu()
         self.with_null[layer] += float((number_Q > 0).sum())
 
     def means(self) -> Means:
-        """Return mass, hits and null."""
-        return Means(len(self.queries), _means(self.sums, len(self.queries), self.with_null))
+        """Return mass, hits, null and over_half, the share of queries whose mass is above 0.5."""
+        count = len(self.queries)
+        values = _means(self.sums[:3], count, self.with_null)
+        return Means(count, values | {"over_half": (self.sums[3] / count).float().numpy()})
 
 
 class WordSums:

@@ -14,6 +14,7 @@ from stages.store.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Ablatable = Literal["sink", "previous", "local", "streaming", "duplicate", "induction", "retrieval", "function", "self"]
 
@@ -223,6 +224,103 @@ class Steer(Section):
     draws: Count
 
 
+class Architecture(Section):
+    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only."""
+
+    type: Literal["gpt2", "llama"]
+    layers: Count
+    heads: Count
+    width: Count
+    inner: Annotated[int, Field(ge=0)]
+    activation: Literal["relu", "gelu_new", "silu"] = "gelu_new"
+    initializer_range: Positive
+    positions: Literal["learned", "sinusoids"] = "learned"
+    amplitude: Positive = 0.2
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Architecture":
+        if self.width % self.heads:
+            raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW: warm-up to `learning_rate`, then constant or down to 0 along a cosine; gradients clipped by norm."""
+
+    learning_rate: Positive
+    schedule: Literal["constant", "cosine"]
+    warmup: Annotated[int, Field(ge=0)]
+    decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Share, Share]
+    clip: Positive
+
+
+class Checkpoints(Section):
+    """When weights are kept: step 0, `even` evenly spaced steps up to the last, `early` logarithmically spaced ones."""
+
+    even: Count
+    early: Annotated[int, Field(ge=0)] = 0
+
+
+class Training(Section):
+    """One model trained from scratch, `seeds` times."""
+
+    arguments: dict[str, Any]
+    architecture: Architecture
+    optimizer: Optimizer
+    steps: Count
+    batch: Count
+    seeds: Count
+    checkpoints: Checkpoints
+
+    @property
+    def kept(self) -> list[int]:
+        """Steps at which a checkpoint is kept, ascending; step n = after n updates."""
+        even = {round(self.steps * index / self.checkpoints.even) for index in range(self.checkpoints.even + 1)}
+        early = range(self.checkpoints.early)
+        return sorted(even | {round(self.steps ** (index / self.checkpoints.early)) for index in early})
+
+
+class Study(Section):
+    """How checkpoints are measured: held-out sequences, the steps in which a rise counts as one, bootstrap samples."""
+
+    sequences: Annotated[int, Field(ge=8)]
+    window: Count
+    bootstrap: Annotated[int, Field(ge=200)]
+
+
+class Recipe(Section):
+    """A task (stages/recipes/<task>.py), how a model learns it, variants of that (`arms`), and how they are measured.
+
+    An arm changes keys of `train`, such as {architecture: {layers: 1}}; the first arm is the one that others control.
+    """
+
+    task: Name
+    train: Training
+    arms: dict[Name, dict[str, Any]] = Field(min_length=1)
+    study: Study
+
+    def arm(self, name: str) -> Training:
+        """Return what an arm trains: `train` with the arm's keys in their places."""
+        return Training.model_validate(_changed(self.train.model_dump(), self.arms[name]))
+
+    @model_validator(mode="after")
+    def _arms(self) -> "Recipe":
+        for name in self.arms:
+            try:
+                self.arm(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"arm {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
+
+
+def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the changes in it; dictionaries are changed key by key."""
+    both = [key for key in changes if isinstance(changes[key], dict) and isinstance(base.get(key), dict)]
+    return base | changes | {key: _changed(base[key], changes[key]) for key in both}
+
+
 class Report(Section):
     """The page."""
 
@@ -241,6 +339,7 @@ class Params(Section):
     classify: Classify
     ablate: Ablate
     steer: Steer
+    recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
 

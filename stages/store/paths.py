@@ -58,3 +58,18 @@ def steering(slot: str) -> Path:
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")
+
+
+def checkpoints(recipe: str) -> Path:
+    """Folder of a recipe's checkpoints: <arm>-<seed>/<step>/{config.json, model.safetensors}."""
+    return Path(f"data/checkpoints/{recipe}")
+
+
+def checkpoint(recipe: str, arm: str, seed: int, step: int) -> Path:
+    """One checkpoint, in Hugging Face format."""
+    return checkpoints(recipe) / f"{arm}-{seed}" / f"{step:06d}"
+
+
+def study(recipe: str) -> Path:
+    """Folder of a recipe's git-tracked results: learning.csv, curve.csv, findings.csv, picture.csv, metrics.json."""
+    return Path(f"reports/recipes/{recipe}")

@@ -1,0 +1,225 @@
+"""What stands on the page for models trained from scratch: curves over training, onsets marked, and what they say.
+
+A claim is made only where a 95 % interval allows it; intervals are over seeds from three seeds on, else over held-out
+sequences, and the page says which.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from stages.page import charts, inputs
+from stages.page.page import Chart, Figure, Note, Section
+from stages.page.sentences import capital, interval, listed, number
+from stages.store.params import Recipe
+
+CURVE = "arm seed step measure head best value null"
+FINDINGS = "finding arm measure versus seed value low high"
+LEARNING = "arm seed step loss"
+PICTURE = "head query token predicts key looks_at weight"
+PICTURED = (
+    "Where each head of the first run looks in one held-out sequence, at the last checkpoint; darker: more attention. "
+    "A tape, after ':', was written by the model itself, one token at a time (greedy decoding)."
+)
+TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
+MEASURES = {  # measure: (what it is called, what the axis says)
+    "loss": ("loss", "loss on held-out sequences, nats per token"),
+    "accuracy": ("accuracy", "share right (tokens, or whole tapes)"),
+    "in_context": ("in-context score", "in-context score: loss late − early, nats"),
+    "previous": ("previous-token score", "attention to the token before, best head"),
+    "duplicate": ("duplicate-token score", "attention to earlier copies, best head"),
+    "accuracy_beyond": ("accuracy beyond", "whole tapes right, lengths never trained on"),
+    "loss_beyond": ("loss beyond", "loss on lengths never trained on, nats per token"),
+    "attention_to_separator": ("attention to ':'", "share of queries with attention to ':' > 0.5, layer 0"),
+    "attention_to_input": ("attention to the input", "share of queries with attention to x(t+1) > 0.5, layer 1"),
+    "attention_to_separator_mean": ("mean attention to ':'", "attention to ':', layer 0"),
+    "attention_to_input_mean": ("mean attention to the input", "attention to x(t+1), layer 1"),
+    "induction": ("induction score", "attention to what followed earlier copies, best head"),
+}
+COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
+
+
+def sections(recipes: Mapping[str, Recipe], folders: Mapping[str, Path]) -> list[Section]:
+    """Return one section per recipe of params.yaml, read from its folder of results."""
+    return [
+        Section(f"recipe-{name}", f"Heads that emerge: {name}", _blocks(recipe, folders[name]))
+        for name, recipe in recipes.items()
+    ]
+
+
+def _blocks(recipe: Recipe, folder: Path) -> list:
+    path = (folder / "curve.csv").as_posix()
+    curve = inputs._frame(folder / "curve.csv", CURVE.split(), TEXT)
+    findings = inputs._frame(folder / "findings.csv", FINDINGS.split(), TEXT)
+    if curve.empty:
+        return [Note(f"No results yet: {path} has no rows. Run `dvc repro`.")]
+    arms = list(recipe.arms)
+    whole = findings[findings["seed"].isna()]
+    cards = [
+        Chart(
+            chart(curve, whole, measure, arms, recipe.study.window), capital(said(measure)), jumps(whole, measure, arms)
+        )
+        for measure in dict.fromkeys(curve["measure"])
+        if "@" not in measure
+    ]
+    legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
+    says = (
+        f"Thin lines: seeds; the band: the {recipe.study.window} steps with the steepest change of the first variant, "
+        "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
+        "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
+    )
+    blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
+    for says in (parts(curve, arms[0]), without(curve, arms[0])):
+        blocks += [Note(says)] if says else []
+    seen = inputs._frame(folder / "picture.csv", PICTURE.split(), TEXT)
+    if len(seen):
+        maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
+        blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
+    return blocks
+
+
+def parts(curve: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's outcomes by part of the held-out sequences, as means over seeds."""
+    rows = _last(curve, arm, r"@(?!without)")
+    names = rows.groupby("measure")["value"].agg(["mean", "min"])
+    shares = [f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})" for name, row in names.iterrows()]
+    return (
+        f"Accuracy by length at the last checkpoint, mean over seeds (worst seed): {'; '.join(shares)}."
+        if shares
+        else ""
+    )
+
+
+def without(curve: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's accuracy with each head silenced, as means over seeds."""
+    rows = _last(curve, arm, r"^accuracy@without")
+    means = rows.groupby("measure")["value"].agg(["mean", "min", "max"])
+    shares = [
+        f"without {name.split('without ')[1]} {number(row['mean'])} ({number(row['min'])} to {number(row['max'])})"
+        for name, row in means.iterrows()
+    ]
+    return (
+        f"Accuracy with a head silenced (zero ablation), mean and range over seeds: {'; '.join(shares)}."
+        if shares
+        else ""
+    )
+
+
+def _last(curve: pd.DataFrame, arm: str, pattern: str) -> pd.DataFrame:
+    rows = curve[(curve["arm"] == arm) & curve["measure"].str.contains(pattern)]
+    return rows[rows["step"] == curve.loc[curve["arm"] == arm, "step"].max()]
+
+
+def looks(seen: pd.DataFrame) -> alt.Chart:
+    """Draw where one head looks: a row per query, `token → what is predicted there`, a column per token."""
+    queries = seen.drop_duplicates("query").sort_values("query")
+    keys = seen.drop_duplicates("key").sort_values("key")
+    labels = [f"{token} → {predicts}" for token, predicts in zip(queries["token"], queries["predicts"], strict=True)]
+    first = int(queries["query"].iloc[0])
+    base = alt.Chart(seen[["query", "key", "weight"]], width=alt.Step(15), height=alt.Step(15)).encode(
+        x=alt.X(
+            "key:O",
+            title="looks at",
+            axis=alt.Axis(labelAngle=0, orient="top", labelExpr=f"{list(keys['looks_at'])}[datum.value]", ticks=False),
+        ),
+        y=alt.Y(
+            "query:O", title="at → predicts", axis=alt.Axis(labelExpr=f"{labels}[datum.value - {first}]", ticks=False)
+        ),
+        tooltip=[alt.Tooltip("query:O"), alt.Tooltip("key:O"), alt.Tooltip("weight:Q", format=".2f")],
+    )
+    scale = alt.Scale(domain=[0, 1], range=charts.SEQUENTIAL, clamp=True)
+    return base.mark_rect(stroke="#ffffff").encode(color=alt.Color("weight:Q", scale=scale, legend=None))
+
+
+def design(recipe: Recipe) -> str:
+    """Say what was trained, how often, and what the intervals are over."""
+    shape = recipe.train.architecture
+    mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
+    layers = listed(
+        f"{arm.replace('_', ' ')} ({recipe.arm(arm).architecture.layers} x {recipe.arm(arm).architecture.heads} heads)"
+        for arm in recipe.arms
+    )
+    seeds = recipe.train.seeds
+    over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
+    return (
+        f"Trained from scratch on the task `{recipe.task}`, {seeds} seeds each, {recipe.train.steps} steps of "
+        f"{recipe.train.batch} sequences: {layers}; width {shape.width}, {mlp}. Every checkpoint is measured on "
+        f"{recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
+        f"95 % bootstrap intervals over {over}."
+    )
+
+
+def said(measure: str) -> str:
+    """Return what a measure is called on the page."""
+    return MEASURES.get(measure, (measure.replace("_", " "), ""))[0]
+
+
+def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
+    """Say where the first arm's measure changes fastest and by how much, and whether other arms' do so less."""
+    rows = whole[whole["measure"] == measure]
+    mine = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
+    onset, rise, final = (mine.loc[finding] for finding in ("onset", "rise", "final"))
+    text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
+    text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)} "
+    text += f"around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]."
+    for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
+        other = row.versus.replace("_", " ")
+        found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        if row.low > 0:
+            text += f" Its change exceeds that of {other} by {found}."
+        elif row.high < 0:
+            text += f" Its change is smaller than that of {other}: {found}."
+        else:
+            text += f" Not told apart from the steepest change of {other}."
+    return text
+
+
+def order(whole: pd.DataFrame, arm: str) -> str:
+    """Say in which order the first arm's measures jump, as far as the intervals allow."""
+    parts = []
+    for row in whole[(whole["finding"] == "after") & (whole["arm"] == arm)].itertuples():
+        pair = f"the {said(row.measure)} and the {said(row.versus)}"
+        steps = f"{row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+        if row.low > 0:
+            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)} ({steps})")
+        elif row.high < 0:
+            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({steps})")
+        else:
+            parts.append(f"the onsets of {pair} are not told apart ({steps})")
+    return f"{capital('; '.join(parts))}." if parts else "No order of onsets was asked for."
+
+
+def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], window: int) -> alt.LayerChart:
+    """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval."""
+    rows = curve[(curve["measure"] == measure) & (curve["best"] == 1)]
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=COLOURS[: len(arms)]), legend=None)
+    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=DASHES[: len(arms)]), legend=None)
+    onset = whole[(whole["finding"] == "onset") & (whole["measure"] == measure) & (whole["arm"] == arms[0])]
+    onset = onset.assign(start=onset["value"] - window / 2, end=onset["value"] + window / 2)
+    title = MEASURES.get(measure, ("", said(measure)))[1]
+    lines = (
+        alt.Chart(rows[["arm", "seed", "step", "head", "value"]], width="container", height=170)
+        .mark_line(strokeWidth=1.3, opacity=0.85)
+        .encode(
+            x=alt.X("step:Q", title="training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5)),
+            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
+            color=colour,
+            strokeDash=dash,
+            detail="seed:N",
+            tooltip=[
+                alt.Tooltip("arm:N"),
+                alt.Tooltip("seed:N"),
+                alt.Tooltip("step:Q"),
+                alt.Tooltip("head:N", title="best head"),
+                alt.Tooltip("value:Q", title=said(measure), format=".3f"),
+            ],
+        )
+    )
+    marks = alt.Chart(onset[["start", "end", "value", "low", "high"]])
+    band = marks.mark_rect(color=charts.PALE).encode(x="start:Q", x2="end:Q")
+    bar = marks.mark_rule(color=charts.INK, strokeWidth=3).encode(x="low:Q", x2="high:Q", y=alt.value(4))
+    at = marks.mark_point(color=charts.INK, filled=True, size=40, opacity=1).encode(x="value:Q", y=alt.value(4))
+    return alt.layer(band, lines, bar, at)

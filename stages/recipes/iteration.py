@@ -1,0 +1,160 @@
+"""Step by step through a string: `x_1 ... x_L : s_1 ... s_L .`, where s_t = f(s_{t-1}, x_t) (Cabannes+ NeurIPS 2024).
+
+    parity      s_t = s_{t-1} + x_t mod 2,  s_0 = 0
+    copy        s_t = x_t, of ten symbols
+    polynomial  s_t = s_{t-1} x_t + 1 mod p, p prime: cannot be counted, unlike parity
+
+The written tape s (the chain of thought) lets two layers of one head iterate: layer 0 looks at ':' from the tape, which
+tells how far the tape is, layer 1 looks at x_{t+1}. The loss is on the tape and its end only. In training, tape symbols
+are redrawn at random with probability `corruption`, and each next one is right for what is written: a tape that was
+computed elsewhere is then of no use, and the step from the written symbol must be learned.
+
+Strings of the test and strings of the training differ: a string's hash decides which it is.
+
+Legend: B string, T token, L length of x.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stages.heads.family import Relation, Tokens, one_key
+from stages.recipes.task import IGNORED, Batch, Task, Watched
+
+SYMBOLS = {"parity": 2, "copy": 10, "polynomial": 5}
+HELD = 5  # one string in so many is a test string
+
+
+class Iteration(Task):
+    """Strings of `shortest` to `longest` symbols; `beyond`: tested up to so many; `tape` False: the last s only."""
+
+    function: Literal["parity", "copy", "polynomial"]
+    shortest: int = Field(ge=4)
+    longest: int = Field(ge=1)
+    beyond: int = Field(ge=1)
+    corruption: float = Field(ge=0, le=1)
+    tape: bool = True
+
+    watched: ClassVar[dict[str, Watched]] = {
+        "attention_to_separator": Watched("separator", "over_half", 0),
+        "attention_to_input": Watched("input", "over_half", 1),
+        "attention_to_separator_mean": Watched("separator", "mass", 0),
+        "attention_to_input_mean": Watched("input", "mass", 1),
+    }
+    falls: ClassVar[frozenset[str]] = frozenset({"loss", "loss_beyond"})
+    onsets: ClassVar[tuple[str, ...]] = ("attention_to_separator", "attention_to_input", "accuracy")
+
+    decoded: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Iteration":
+        if not self.shortest <= self.longest <= self.beyond:
+            raise ValueError(f"shortest, longest, beyond: {self.shortest}, {self.longest}, {self.beyond} do not ascend")
+        return self
+
+    @property
+    def base(self) -> int:
+        """Number of symbols of x and s; the separator, the end and the padding follow them."""
+        return SYMBOLS[self.function]
+
+    @property
+    def symbols(self) -> int:
+        """Symbols, ':', the end and padding."""
+        return self.base + 3
+
+    @property
+    def positions(self) -> int:
+        """Length of the longest tested sequence."""
+        return 2 * self.beyond + 2
+
+    def symbol(self, token: int) -> str:
+        """Write a token: symbols as digits, then ':' and the end, '.'."""
+        return str(token) if token < self.base else ":. "[token - self.base]
+
+    def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
+        """Return s_t from s_{t-1} and x_t."""
+        if self.function == "parity":
+            return (s_B + x_B) % 2
+        return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw training strings of random lengths, right-padded, with corrupted tapes and the right next symbols."""
+        lengths_B = rng.integers(self.shortest, self.longest + 1, size)
+        return self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng)
+
+    def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
+        """Draw test strings, two of each length from `shortest` to `beyond` in turn, with their true tapes."""
+        lengths_B = self.shortest + np.arange(count) // 2 % (self.beyond + 1 - self.shortest)
+        batch = self._written(self._strings(rng, lengths_B, test=True), lengths_B)
+        found = []
+        for number, (ids_T, labels_T) in enumerate(zip(batch.ids_BT, batch.labels_BT, strict=True)):
+            scored = np.flatnonzero(labels_T != IGNORED)
+            ids_T = np.append(ids_T[: scored[-1] + 1], labels_T[scored[-1]])
+            found.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
+        return found
+
+    def shown(self, held: list[Tokens]) -> int:
+        """Return the first string of ten symbols, or of the longest trained length."""
+        lengths = [int(np.flatnonzero(tokens.ids == self.base)[0]) for tokens in held]
+        return lengths.index(min(10, self.longest)) if min(10, self.longest) in lengths else 0
+
+    def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool) -> np.ndarray:
+        """Draw strings x (B, L) of the test or of the training; symbols beyond a string's length mean nothing."""
+        inside_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
+        x_BL = rng.integers(0, self.base, inside_BL.shape)
+        while (wrong_B := (self._hash(x_BL, inside_BL) % HELD == 0) != test).any():
+            x_BL[wrong_B] = rng.integers(0, self.base, (wrong_B.sum(), inside_BL.shape[1]))
+        return x_BL
+
+    def _hash(self, x_BL: np.ndarray, inside_BL: np.ndarray) -> np.ndarray:
+        """Return a number per string that depends on all its symbols and on nothing else."""
+        factor_L = np.random.default_rng(0).integers(1, 2**31, self.beyond)[: x_BL.shape[1]]
+        return ((x_BL + 1) * inside_BL * factor_L).sum(axis=1) % 1_000_003
+
+    def _written(self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """Write `x : s` and what each position should predict; `rng` corrupts the tape."""
+        rows_B, width = np.arange(len(x_BL)), 2 * lengths_B.max() + 1
+        ids_BT = np.full((len(x_BL), width), self.base + 2)
+        labels_BT, s_B = np.full((len(x_BL), width), IGNORED), np.zeros(len(x_BL), dtype=np.int64)
+        ids_BT[rows_B, lengths_B] = self.base
+        for t in range(lengths_B.max()):
+            inside = rows_B[t < lengths_B]
+            ids_BT[inside, t] = x_BL[inside, t]
+            s_B = self.step(s_B, x_BL[:, t])
+            labels_BT[inside, (lengths_B + t)[inside]] = s_B[inside]
+            if rng is not None:
+                redrawn_B = rng.random(len(s_B)) < self.corruption
+                s_B = np.where(redrawn_B, rng.integers(0, self.base, len(s_B)), s_B)
+            ids_BT[inside, (lengths_B + t + 1)[inside]] = s_B[inside]
+        labels_BT[rows_B, 2 * lengths_B] = self.base + 1
+        return Batch(ids_BT, labels_BT) if self.tape else self._answers(ids_BT, labels_BT, lengths_B)
+
+    def _answers(self, ids_BT: np.ndarray, labels_BT: np.ndarray, lengths_B: np.ndarray) -> Batch:
+        """Leave the tape out: ':' predicts the last s."""
+        rows_B, width = np.arange(len(ids_BT)), lengths_B.max() + 1
+        answers_BT = np.full((len(ids_BT), width), IGNORED)
+        answers_BT[rows_B, lengths_B] = labels_BT[rows_B, 2 * lengths_B - 1]
+        ids_BT = np.where(np.arange(width) > lengths_B[:, None], self.base + 2, ids_BT[:, :width])
+        return Batch(ids_BT, answers_BT)
+
+    def relation(self, name: str, tokens: Tokens) -> Relation | None:
+        """Find where the position that predicts s_{t+1} should look: at ':' (not ':' itself) or at x_{t+1}."""
+        length = int(np.flatnonzero(tokens.ids == self.base)[0])
+        queries = np.arange(length, 2 * length) if self.tape else np.empty(0, dtype=int)  # ':' predicts s_1
+        if name == "separator":
+            return one_key(len(tokens), queries[1:], np.full(len(queries[1:]), length))
+        return one_key(len(tokens), queries, queries - length)
+
+    def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
+        """Return whether the whole tape is right (trained lengths, beyond, per length) and the loss of its tokens.
+
+        Every token being the argmax given the right ones before is the same as greedy decoding writing the right tape.
+        """
+        length = int(np.flatnonzero(tokens.ids == self.base)[0])
+        suffix = "" if length <= self.longest else "_beyond"
+        right = float(top.all())
+        return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}
+
+
+TASK = Iteration

@@ -1,0 +1,113 @@
+"""What a recipe's task is: batches to learn from, held-out sequences to be measured on, and what is scored on them.
+
+A task is one module here that defines `TASK`, a class of `Task`: its fields are the arguments that the user writes in
+params.yaml under `recipes.<recipe>.arguments`, its methods make the data. Pure numpy: no torch, no model.
+
+Legend: B batch, T token.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from stages.heads.family import Relation, Tokens
+from stages.store.errors import UserError
+from stages.store.params import Recipe, Section
+
+IGNORED = -100  # label of a position whose prediction is not trained
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids (B, T) and, per position, the token that the model should predict there, or `IGNORED`; both int64."""
+
+    ids_BT: np.ndarray
+    labels_BT: np.ndarray
+
+
+class Watched(NamedTuple):
+    """Attention that is watched: of which relation, which statistic of `measure`, in one layer or (None) in any."""
+
+    relation: str
+    statistic: Literal["mass", "over_half"] = "mass"
+    layer: int | None = None
+
+
+class Task(Section):
+    """Base of all tasks: arguments as fields; what every subclass defines is below.
+
+    watched: measure -> which heads' attention it is, at every checkpoint.
+    falls: measures that are better when lower.
+    onsets: measures whose onsets are compared, in the order in which theory expects them.
+
+    decoded: what is pictured is written by the model itself, from the first target on.
+
+    The last checkpoint's outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences.
+    """
+
+    watched: ClassVar[dict[str, Watched]]
+    falls: ClassVar[frozenset[str]] = frozenset({"loss"})
+    onsets: ClassVar[tuple[str, ...]]
+    decoded: ClassVar[bool] = False
+
+    @property
+    def symbols(self) -> int:
+        """Number of different tokens."""
+        raise NotImplementedError
+
+    @property
+    def positions(self) -> int:
+        """Length of the longest sequence, tokens."""
+        raise NotImplementedError
+
+    def symbol(self, token: int) -> str:
+        """Write a token."""
+        return str(token)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw `size` training sequences."""
+        raise NotImplementedError
+
+    def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
+        """Draw `count` sequences that no training batch holds; `target` = the positions whose tokens are scored."""
+        raise NotImplementedError
+
+    def shown(self, held: list[Tokens]) -> int:
+        """Return which held-out sequence is pictured."""
+        return 0
+
+    def relation(self, name: str, tokens: Tokens) -> Relation | None:
+        """Find one of the watched relations in a held-out sequence; None where it has none."""
+        raise NotImplementedError
+
+    def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
+        """Turn a held-out sequence's scored tokens into measures; one that it does not define is left out.
+
+        logprob: natural log-probability of every target token, (N,); top: it is the model's argmax, (N,).
+        """
+        raise NotImplementedError
+
+
+def create(name: str, recipe: Recipe, arguments: dict) -> Task:
+    """Build the task of a recipe from its arguments.
+
+    Raises `UserError` naming the key in params.yaml when the task or an argument is not known.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    known = [path.stem for path in files if "\nTASK = " in path.read_text(encoding="utf-8")]
+    where = f"params.yaml: recipes.{name}"
+    if recipe.task not in known:
+        raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
+    kind = import_module(f"stages.recipes.{recipe.task}").TASK
+    try:
+        return kind(**arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("arguments", *first["loc"])))
+        allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}.{key} = {first['input']!r}: {what}{allowed}") from None

@@ -1,0 +1,76 @@
+"""Train a recipe's models from scratch: `python -m stages.train <recipe>`.
+
+Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
+once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+"""
+
+import logging
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, wait
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from stages.prompts.prompt import stream
+from stages.recipes.task import create
+from stages.store import folders, params, paths, tables
+from stages.store.errors import UserError, run
+
+log = logging.getLogger(__name__)
+
+
+def main(name: str) -> None:
+    """Train all arms and seeds; the folder of checkpoints appears when all of them are done."""
+    settings = params.load()
+    if name not in settings.recipes:
+        raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
+    recipe = settings.recipes[name]
+    arms = {arm: recipe.arm(arm) for arm in recipe.arms}
+    for training in arms.values():
+        create(name, recipe, training.arguments)  # a mistake in params ends here, before anything runs
+    runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
+    expected = sum(len(arms[arm].kept) for arm, _ in runs)
+    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))
+    from stages.model.train import threads  # torch is loaded only where something is trained
+
+    with folders.replacing(paths.checkpoints(name)) as folder:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
+            futures = [pool.submit(one_run, settings, name, arm, seed, folder) for arm, seed in runs]
+            with tqdm(total=expected, desc=f"train {name}", unit="checkpoint") as progress:
+                waiting = futures
+                while waiting:
+                    waiting = wait(waiting, timeout=0.5).not_done
+                    progress.update(len(list(folder.glob("*/*/model.safetensors"))) - progress.n)
+        rows = [row for future in futures for row in future.result()]  # raises what a run raised
+        learning = pd.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
+        tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
+
+
+def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:
+    """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint."""
+    import torch
+
+    from stages.model.build import build, save
+    from stages.model.train import one_thread, train
+
+    one_thread()
+    training = settings.recipes[name].arm(arm)
+    task = create(name, settings.recipes[name], training.arguments)
+    torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))
+    model = build(training.architecture, task.symbols, task.positions)
+    rows = []
+
+    def keep(step: int, loss: float) -> None:
+        save(model, folder / paths.checkpoint(name, arm, seed, step).relative_to(paths.checkpoints(name)))
+        if step:
+            rows.append((arm, seed, step, loss))
+
+    train(model, task, training, stream(settings.seed, f"recipes/{name}/{seed}/batches"), keep)
+    return rows
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

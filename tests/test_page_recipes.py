@@ -1,0 +1,82 @@
+"""The page on models trained from scratch: curves that exist, sentences that claim no more than their intervals."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stages.page import recipes
+from stages.store import params
+
+ROOT = Path(__file__).parents[1]
+RECIPE = params.load(ROOT / "params.yaml").recipes["induction"]
+ARMS = list(RECIPE.arms)
+
+
+def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, float, float]) -> Path:
+    """Write the summaries of a study of two measures; `rise`: beyond the other arm's, `after`: order of the onsets."""
+    curve = [
+        (arm, seed, step, measure, head, 1, 0.1 + (step > 50) * (arm == ARMS[0]) * 0.8, 0.1)
+        for arm in ARMS
+        for seed in range(2)
+        for step in (0, 50, 100)
+        for measure, head in (("induction", "L1H0"), ("accuracy", ""))
+    ]
+    curve += [(ARMS[0], 0, 100, "accuracy@without L1H0", "", 1, 0.2, "")]
+    pd.DataFrame(curve, columns=recipes.CURVE.split()).to_csv(folder / "curve.csv", index=False)
+    findings = [
+        (finding, arm, measure, "", "", value, value - 0.05, value + 0.05)
+        for finding, value in (("onset", 75.0), ("rise", 0.8), ("final", 0.9))
+        for arm in ARMS
+        for measure in ("induction", "accuracy")
+    ]
+    findings += [("rise beyond", ARMS[0], "induction", ARMS[1], "", *rise)]
+    findings += [("after", ARMS[0], "accuracy", "induction", "", *after)]
+    findings += [("onset", ARMS[0], "induction", "", 0, 70.0, "", "")]
+    pd.DataFrame(findings, columns=recipes.FINDINGS.split()).to_csv(folder / "findings.csv", index=False)
+    picture = [("L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
+    pd.DataFrame(picture, columns=recipes.PICTURE.split()).to_csv(folder / "picture.csv", index=False)
+    return folder
+
+
+def text(folder: Path) -> str:
+    section = recipes.sections({"induction": RECIPE}, {"induction": folder})[0]
+    said = [block.text if block.kind == "note" else block.says for block in section.blocks]
+    return " ".join(said + [chart.note for block in section.blocks if block.kind == "figure" for chart in block.charts])
+
+
+def test_a_recipe_without_results_says_so(tmp_path):
+    assert "No results yet" in text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rise", "said"),
+    [
+        ((0.7, 0.6, 0.8), "Its change exceeds that of one layer by +0.70 [+0.60, +0.80]"),
+        ((0.1, -0.1, 0.3), "Not told apart from the steepest change of one layer"),
+        ((-0.3, -0.4, -0.2), "Its change is smaller than that of one layer: −0.30 [−0.40, −0.20]"),
+    ],
+)
+def test_arms_are_told_apart_only_by_their_interval(tmp_path, rise, said):
+    assert said in text(results(tmp_path, rise, (0, -1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ((40, 20, 60), "the accuracy jumps after the induction score (+40 steps [+20, +60])"),
+        ((-40, -60, -20), "he accuracy jumps before the induction score (−40 steps [−60, −20])"),
+        ((5, -20, 30), "the onsets of the accuracy and the induction score are not told apart"),
+    ],
+)
+def test_an_order_is_claimed_only_where_the_interval_allows_it(tmp_path, after, said):
+    assert said.lower() in text(results(tmp_path, (0.7, 0.6, 0.8), after)).lower()
+
+
+def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
+    section = recipes.sections({"induction": RECIPE}, {"induction": results(tmp_path, (0, -1, 1), (0, -1, 1))})[0]
+    curves, maps = [block for block in section.blocks if block.kind == "figure"]
+    assert [chart.label for chart in curves.charts] == ["Induction score", "Accuracy"]
+    for chart in [*curves.charts, *maps.charts]:
+        assert chart.spec.to_dict()
+    assert "without L1H0 0.20" in text(tmp_path)

@@ -1,0 +1,334 @@
+"""Training from scratch and its dynamics: the same bytes twice, nothing trusted after a kill, planted truth found."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from test_planted import POSITIONS, TOKENS, planted
+
+from stages import dynamics, train
+from stages.model.build import build, read, save, sinusoids
+from stages.model.study import measured
+from stages.model.train import rate
+from stages.prompts.prompt import stream
+from stages.recipes import findings, onset
+from stages.recipes.induction import Induction
+from stages.recipes.iteration import Iteration
+from stages.recipes.task import IGNORED, create
+from stages.store import params, paths
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+TASK = Induction(vocabulary=20, length=24, triggers=3, density=0.8)
+
+
+def written(folder: Path, **changes) -> params.Params:
+    """Write params with one tiny recipe into a folder and load them."""
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    recipe = content["recipes"]["induction"]
+    recipe["train"] |= {"steps": 6, "batch": 4, "seeds": 2, "checkpoints": {"even": 2, "early": 2}} | changes
+    recipe["train"]["arguments"] |= {"length": 16}
+    recipe["study"] |= {"sequences": 8, "bootstrap": 200}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"induction": recipe}}))
+    return params.load(folder / "params.yaml")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which the tiny recipe was trained and measured by the stages themselves."""
+    folder, before = tmp_path_factory.mktemp("recipe"), Path.cwd()
+    written(folder)
+    os.chdir(folder)
+    try:
+        train.main("induction")
+        dynamics.main("induction")
+    finally:
+        os.chdir(before)
+        torch.use_deterministic_algorithms(False)
+    return folder
+
+
+def test_checkpoints_are_configuration_and_weights_and_nothing_else(trained):
+    found = files(trained / paths.checkpoints("induction"))
+    kept = ["000000", "000001", "000002", "000003", "000006"]
+    runs = [f"{arm}-{seed}" for arm in ("one_layer", "two_layers") for seed in range(2)]
+    names = ("config.json", "model.safetensors")
+    assert list(found) == [f"{run}/{step}/{name}" for run in runs for step in kept for name in names]
+    assert not list(trained.rglob("*.part"))
+
+
+def test_training_twice_gives_the_same_bytes(trained, tmp_path):
+    """In another process, with another number of threads, in another order."""
+    settings = params.load(trained / "params.yaml")
+    for seed in (1, 0):
+        torch.set_num_threads(2)
+        train.one_run(settings, "induction", "two_layers", seed, tmp_path)
+    torch.use_deterministic_algorithms(False)
+    expected = files(trained / paths.checkpoints("induction"))
+    found = files(tmp_path)
+    assert found == {name: content for name, content in expected.items() if name.startswith("two_layers")}
+    weights = [content for name, content in found.items() if name.endswith("safetensors")]
+    assert len(set(weights)) == len(weights)  # no two steps or seeds are alike
+
+
+def test_a_killed_training_leaves_nothing_that_is_trusted(tmp_path):
+    written(tmp_path, steps=100_000)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "stages.train", "induction"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.rglob("model.safetensors")):
+                break
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert list(tmp_path.rglob("model.safetensors")), "it was killed before its first checkpoint"
+    assert not (tmp_path / paths.checkpoints("induction")).exists()
+    assert not (tmp_path / paths.study("induction") / "learning.csv").exists()
+
+
+def test_a_diverging_run_ends_all_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wild = {"learning_rate": 1e30, "schedule": "constant", "warmup": 0, "decay": 0.0, "betas": [0.9, 0.98], "clip": 1.0}
+    written(tmp_path, seeds=1, optimizer=wild)
+    with pytest.raises(UserError, match=r"the training loss is (nan|inf) at step \d; lower optimizer.learning_rate"):
+        train.main("induction")
+    assert not [path for path in tmp_path.rglob("*") if path.name != "params.yaml" and path.is_file()]
+
+
+def test_the_summaries_hold_every_arm_seed_and_step(trained):
+    folder = trained / paths.study("induction")
+    curve, said = pd.read_csv(folder / "curve.csv"), pd.read_csv(folder / "findings.csv")
+    assert set(curve.arm) == {"two_layers", "one_layer"} and set(curve.seed) == {0, 1}
+    broken = curve.measure.str.contains("@")
+    assert set(curve[broken].measure) == {
+        f"{outcome}@without {head}"
+        for outcome in ("loss", "in_context", "accuracy")
+        for head in ("L0H0", "L0H1", "L1H0", "L1H1")
+    }
+    assert set(curve[broken].step) == {6}
+    curve = curve[~broken]
+    assert set(curve.measure) == {"loss", "in_context", "accuracy", "previous", "duplicate", "induction"}
+    chosen = curve[curve.best == 1]
+    assert not chosen.duplicated(["arm", "seed", "step", "measure"]).any()
+    assert len(chosen) == 2 * 2 * 5 * 6
+    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond"} == set(said.finding)
+    whole = said[said.seed.isna()]
+    assert (whole.low <= whole.high + 1e-9).all()
+    learning = pd.read_csv(folder / "learning.csv")
+    assert len(learning) == 4 * 4 and learning.loss.notna().all()
+
+
+def test_attention_only_models_have_silent_mlps_and_are_read_by_the_auto_class(tmp_path):
+    settings = written(tmp_path).recipes["induction"].arm("two_layers").architecture
+    model = build(settings, 20, 16)
+    save(model, tmp_path / "checkpoint")
+    again = read(tmp_path / "checkpoint")
+    x_BTD = torch.randn(2, 5, settings.width)
+    assert all(not block.mlp(x_BTD).any() for block in again.transformer.h)
+    ids_BT = torch.arange(10).view(2, 5)
+    assert torch.allclose(model.eval()(ids_BT).logits, again(ids_BT).logits, atol=1e-6)
+    table_TD = sinusoids(7, 6)
+    assert table_TD[3, 2] == pytest.approx(np.sin(3 / 10_000 ** (2 / 6)), abs=1e-6)
+    assert table_TD[3, 3] == pytest.approx(np.cos(3 / 10_000 ** (2 / 6)), abs=1e-6)
+
+
+def test_the_learning_rate_warms_up_and_then_stays_or_falls():
+    options = params.Optimizer(learning_rate=0.1, schedule="cosine", warmup=4, decay=0.0, betas=(0.9, 0.99), clip=1.0)
+    assert [rate(options, step, 10) for step in (0, 3, 4, 7)] == pytest.approx([0.25, 1.0, 1.0, 0.5])
+    assert rate(options.model_copy(update={"schedule": "constant"}), 9, 10) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trigger_is_always_followed_by_its_partner(seed):
+    batch = TASK.batch(np.random.default_rng(seed), 50)
+    assert batch.ids_BT.shape == (50, 24) and batch.ids_BT.min() >= 0 and batch.ids_BT.max() < 20
+    assert (batch.labels_BT[:, :-1] == batch.ids_BT[:, 1:]).all() and (batch.labels_BT[:, -1] == IGNORED).all()
+    partners = set()
+    for ids in batch.ids_BT.tolist():
+        pairs = {(a, b) for a, b in pairwise(ids) if a < 3}
+        assert len(pairs) == len({a for a, _ in pairs})  # one partner per trigger
+        partners |= pairs
+    assert len(partners) > 30  # drawn anew per sequence
+
+
+def test_relations_ask_only_where_the_answer_is_known():
+    for tokens in TASK.held_out(np.random.default_rng(0), 20):
+        found = TASK.relation("induction", tokens)
+        seen: set[int] = set()
+        known = [t for t, token in enumerate(tokens.ids[:-1]) if token < 3 and (token in seen or seen.add(token))]
+        assert found is None if not known else found.queries.tolist() == known
+        for query, keys in zip(found.queries if found else [], found.keys if found else [], strict=True):
+            assert set(tokens.ids[keys]) == {tokens.ids[query + 1]}  # it looks at what is to be predicted
+
+
+def test_outcomes_are_what_their_names_say():
+    tokens = TASK.held_out(np.random.default_rng(0), 1)[0]
+    logprob = np.linspace(-4, -1, 23)
+    found = TASK.outcomes(tokens, logprob, np.ones(23, dtype=bool))
+    assert found["loss"] == pytest.approx(2.5) and found["accuracy"] == 1
+    assert found["in_context"] == pytest.approx(logprob[:5].mean() - logprob[-5:].mean()) and found["in_context"] < 0
+
+
+def test_the_planted_induction_head_is_the_best_one():
+    task = Induction(vocabulary=TOKENS, length=POSITIONS, triggers=5, density=0.5)
+    held = task.held_out(np.random.default_rng(0), 8)
+    rows = [("arm", 0, 0, *row) for row in measured(planted(), task, held)]
+    chosen = findings.summary(findings.best(pd.DataFrame(rows, columns=dynamics.RAW)))
+    chosen = chosen[chosen.best == 1].set_index("measure")
+    assert chosen.loc["induction", "head"] == "L1H0" and chosen.loc["induction", "value"] > 0.9
+    assert chosen.loc["previous", "head"] == "L0H0" and chosen.loc["duplicate", "value"] < 0.3
+
+
+def curves(at: float, height: float, seeds: int = 3, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """Sigmoid curves (S, C, P) that rise by `height` within about 100 steps of `at` (20 steps apart between seeds)."""
+    rng, steps_C = np.random.default_rng(0), np.r_[0, 1, 5, np.arange(50, 1001, 50)]
+    middle_S = at + 20 * np.arange(seeds)
+    curve_SC = 0.1 + height / (1 + np.exp(-(steps_C - middle_S[:, None]) / 20))
+    return curve_SC[..., None] + rng.normal(0, noise, (seeds, len(steps_C), 16)), steps_C
+
+
+def test_a_planted_jump_is_located_and_a_flat_curve_rises_by_nothing():
+    values_SCP, steps_C = curves(500, 0.8)
+    flat_SCP, _ = curves(500, 0.0)
+    measures = {"jump": values_SCP, "fall": -values_SCP, "flat": flat_SCP}
+    found = onset.locate(measures, {"fall"}, steps_C, 200, 300, np.random.default_rng(0))
+    assert np.abs(found["jump"].onset_S - (500 + 20 * np.arange(3))).max() <= 40
+    low, high = np.percentile(found["jump"].onset_R, [2.5, 97.5])
+    assert low <= 520 <= high and high - low < 150
+    assert found["jump"].rise_S.min() > 0.7 and found["flat"].rise_S.max() < 0.05
+    assert np.allclose(found["fall"].rise_S, -found["jump"].rise_S)
+    assert np.allclose(found["fall"].onset_S, found["jump"].onset_S)
+    assert found["fall"].final_S.max() < -0.8
+
+
+def test_with_few_seeds_the_interval_is_over_sequences_only():
+    values_SCP, steps_C = curves(500, 0.8, seeds=2, noise=0.0)
+    found = onset.locate({"jump": values_SCP}, set(), steps_C, 200, 200, np.random.default_rng(0))
+    assert np.ptp(found["jump"].final_R) < 1e-9  # no noise between sequences: nothing to resample
+
+
+def test_sequences_that_do_not_define_a_measure_are_left_out():
+    values_SCP = np.full((1, 2, 3), 0.5)
+    values_SCP[..., 0] = np.nan
+    assert onset.means(values_SCP, np.ones((1, 3))).tolist() == [[[0.5, 0.5]]]
+
+
+def test_an_arm_that_does_not_jump_is_told_apart():
+    tall, steps_C = curves(500, 0.8)
+    low, _ = curves(500, 0.02)
+    both = [
+        onset.locate({"induction": part, "previous": part}, set(), steps_C, 200, 300, np.random.default_rng(0))
+        for part in (tall, low)
+    ]
+    rows = findings.compared(dict(zip(("two_layers", "one_layer"), both, strict=True)), dict.fromkeys(
+        ("two_layers", "one_layer"), TASK))  # fmt: skip
+    found = pd.DataFrame(rows, columns=findings.FINDINGS).set_index(["finding", "measure"])
+    assert found.loc[("rise beyond", "induction"), "low"].min() > 0.6
+    after = found.loc[("after", "induction")]
+    assert (after.low <= 0).all() and (after.high >= 0).all()  # the same curve twice: no order
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration"),
+        (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
+        (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
+    ],
+)
+def test_mistakes_name_their_key(tmp_path, monkeypatch, where, value, message):
+    written(tmp_path)
+    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    at = content["recipes"]["induction"]
+    for key in where[:-1]:
+        at = at[key]
+    at[where[-1]] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        train.main("induction")
+
+
+def test_a_mistake_in_an_arm_is_found_when_params_are_read(tmp_path):
+    written(tmp_path)
+    text = (tmp_path / "params.yaml").read_text().replace("layers: 1", "layres: 1")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"arm one_layer: architecture\.layres"):
+        params.load(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="no such recipe"):
+        os.chdir(tmp_path)
+        try:
+            (tmp_path / "params.yaml").write_text(text.replace("layres", "layers"))
+            train.main("parity")
+        finally:
+            os.chdir(ROOT)
+
+
+def test_held_out_sequences_are_drawn_from_another_stream(tmp_path):
+    settings = written(tmp_path)
+    recipe = settings.recipes["induction"]
+    task = create("induction", recipe, recipe.train.arguments)
+    trained = task.batch(stream(settings.seed, "recipes/induction/0/batches"), 64).ids_BT
+    held = task.held_out(stream(settings.seed, "recipes/induction/held_out"), 64)
+    assert not {tuple(one.ids) for one in held} & set(map(tuple, trained.tolist()))
+
+
+@pytest.mark.parametrize("function", ["parity", "copy", "polynomial"])
+def test_the_tape_is_computed_step_by_step_from_what_is_written(function):
+    task = Iteration(function=function, shortest=4, longest=7, beyond=9, corruption=0.5)
+    step = {"parity": lambda s, x: s ^ x, "copy": lambda s, x: x, "polynomial": lambda s, x: (s * x + 1) % 5}[function]
+    batch, corrupted = task.batch(np.random.default_rng(0), 200), 0
+    for ids, labels in zip(batch.ids_BT.tolist(), batch.labels_BT.tolist(), strict=True):
+        length = ids.index(task.base)
+        x, tape = ids[:length], ids[length + 1 : 2 * length + 1]
+        assert 4 <= length <= 7 and set(ids[2 * length + 1 :]) <= {task.base + 2}
+        assert labels[:length] == [IGNORED] * length and labels[2 * length] == task.base + 1
+        assert labels[length : 2 * length] == [step(s, a) for s, a in zip([0, *tape], x, strict=False)]
+        corrupted += labels[length : 2 * length] != tape
+    assert 100 < corrupted < 200
+
+
+@pytest.mark.parametrize("tape", [True, False])
+def test_test_strings_are_never_trained_on_and_have_true_tapes(tape):
+    task = Iteration(function="parity", shortest=4, longest=6, beyond=8, corruption=0.5, tape=tape)
+    held = task.held_out(np.random.default_rng(0), 60)
+    batch = task.batch(np.random.default_rng(1), 3000)
+    trained = {tuple(ids[: ids.index(2)]) for ids in batch.ids_BT.tolist()}
+    strings = []
+    for tokens in held:
+        ids = tokens.ids.tolist()
+        strings.append(tuple(ids[: ids.index(2)]))
+        parity = (np.cumsum(strings[-1]) % 2).tolist()
+        assert ids[ids.index(2) + 1 :] == ([*parity, 3] if tape else parity[-1:])
+        assert tokens.ids[tokens.target].tolist() == ids[ids.index(2) + 1 :]
+    assert not set(strings) & trained and len(trained) > 60
+    assert {len(string) for string in strings} == {4, 5, 6, 7, 8}
+    outcomes = task.outcomes(held[0], np.zeros(len(held[0].target)), np.ones(len(held[0].target), dtype=bool))
+    assert outcomes == {"loss": 0.0, "accuracy": 1.0, "accuracy@04": 1.0}
+
+
+def test_heads_should_look_at_the_separator_and_at_the_next_input():
+    task = Iteration(function="copy", shortest=4, longest=4, beyond=4, corruption=0.0)
+    tokens = task.held_out(np.random.default_rng(0), 1)[0]  # x1 x2 x3 x4 : s1 s2 s3 s4 .
+    separator, inputs = task.relation("separator", tokens), task.relation("input", tokens)
+    assert separator.queries.tolist() == [5, 6, 7] and separator.keys.argmax(1).tolist() == [4, 4, 4]
+    assert inputs.queries.tolist() == [4, 5, 6, 7] and inputs.keys.argmax(1).tolist() == [0, 1, 2, 3]
+    assert task.symbol(tokens.ids[4]) == ":" and task.symbol(tokens.ids[-1]) == "."
