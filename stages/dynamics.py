@@ -36,9 +36,9 @@ def main(name: str) -> None:
 
     one_thread()
     recipe, study = settings.recipes[name], settings.recipes[name].study
-    arms = {arm: recipe.arm(arm) for arm in recipe.arms}
+    arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     tasks = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
-    kept, located, first = [], {}, next(iter(arms))
+    kept, located = [], {}
     total = sum(len(training.kept) * training.seeds for training in arms.values())
     with tqdm(total=total, desc=f"dynamics {name}", unit="checkpoint") as progress:
         for arm, training in arms.items():
@@ -49,7 +49,7 @@ def main(name: str) -> None:
                     rows += [(arm, seed, step, *row) for row in measured(loaded, tasks[arm], held)]
                     progress.update()
                 rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
-                if arm == first and seed == 0:
+                if arm == recipe.main and seed == 0:
                     picture = list(pictured(loaded, tasks[arm], held[tasks[arm].shown(held)]))
             kept.append(best(pd.DataFrame(rows, columns=RAW)))
             rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm

@@ -27,7 +27,7 @@ def main(name: str) -> None:
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe = settings.recipes[name]
-    arms = {arm: recipe.arm(arm) for arm in recipe.arms}
+    arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     for training in arms.values():
         create(name, recipe, training.arguments)  # a mistake in params ends here, before anything runs
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]

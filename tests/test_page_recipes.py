@@ -10,7 +10,7 @@ from stages.store import params
 
 ROOT = Path(__file__).parents[1]
 RECIPE = params.load(ROOT / "params.yaml").recipes["induction"]
-ARMS = list(RECIPE.arms)
+ARMS = RECIPE.ordered
 
 
 def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, float, float]) -> Path:

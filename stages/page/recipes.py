@@ -56,7 +56,7 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     findings = inputs._frame(folder / "findings.csv", FINDINGS.split(), TEXT)
     if curve.empty:
         return [Note(f"No results yet: {path} has no rows. Run `dvc repro`.")]
-    arms = list(recipe.arms)
+    arms = recipe.ordered
     whole = findings[findings["seed"].isna()]
     cards = [
         Chart(
@@ -140,7 +140,7 @@ def design(recipe: Recipe) -> str:
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
     layers = listed(
         f"{arm.replace('_', ' ')} ({recipe.arm(arm).architecture.layers} x {recipe.arm(arm).architecture.heads} heads)"
-        for arm in recipe.arms
+        for arm in recipe.ordered
     )
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
@@ -161,6 +161,8 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
     """Say where the first arm's measure changes fastest and by how much, and whether other arms' do so less."""
     rows = whole[whole["measure"] == measure]
     mine = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
+    if mine.empty:
+        return ""
     onset, rise, final = (mine.loc[finding] for finding in ("onset", "rise", "final"))
     text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
     text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)} "

@@ -292,11 +292,12 @@ class Study(Section):
 class Recipe(Section):
     """A task (stages/recipes/<task>.py), how a model learns it, variants of that (`arms`), and how they are measured.
 
-    An arm changes keys of `train`, such as {architecture: {layers: 1}}; the first arm is the one that others control.
+    An arm changes keys of `train`, such as {architecture: {layers: 1}}; `main` is the arm that the others control.
     """
 
     task: Name
     train: Training
+    main: Name
     arms: dict[Name, dict[str, Any]] = Field(min_length=1)
     study: Study
 
@@ -304,8 +305,15 @@ class Recipe(Section):
         """Return what an arm trains: `train` with the arm's keys in their places."""
         return Training.model_validate(_changed(self.train.model_dump(), self.arms[name]))
 
+    @property
+    def ordered(self) -> list[str]:
+        """Names of the arms, the main one first, then by name."""
+        return [self.main, *sorted(set(self.arms) - {self.main})]
+
     @model_validator(mode="after")
     def _arms(self) -> "Recipe":
+        if self.main not in self.arms:
+            raise ValueError(f"main: {self.main} is none of arms: {', '.join(self.arms)}")
         for name in self.arms:
             try:
                 self.arm(name)
