@@ -72,16 +72,17 @@ class Slot:
 
 def read(name: str, folder: Path) -> Slot:
     """Read a slot's files; a damaged file or a missing column is a `UserError` naming it."""
-    frames = {table: _frame(folder / f"{table}.csv", columns.split()) for table, columns in COLUMNS.items()}
+    frames = {table: frame(folder / f"{table}.csv", columns.split()) for table, columns in COLUMNS.items()}
     return Slot(name, folder, _json(folder / "model.json"), _json(folder / "metrics.json"), **frames)
 
 
 def counting(path: Path) -> pd.DataFrame:
     """Read what the n-gram baselines can do, with the columns in `COUNTING`; it is the same for every slot."""
-    return _frame(path, COUNTING.split(), {*TEXT, "baseline"})
+    return frame(path, COUNTING.split(), {*TEXT, "baseline"})
 
 
-def _frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame:
+def frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame:
+    """Read a CSV file, its columns checked and typed; a missing file is an empty frame."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (FileNotFoundError, pd.errors.EmptyDataError):

@@ -36,7 +36,9 @@ READING = (
     "from a word the mean, and the word itself and special tokens are taken out. It is the share of query words whose "
     "most attended word is a right one; its null is the best fixed offset in words for that label and direction. A "
     "head word with several dependents of one label counts once, and any of them is a hit. The best head is chosen "
-    "on one half of the sentences and reported on the other.",
+    "on one half of the sentences and reported on the other. Beating every fixed offset is necessary for syntax, not "
+    "sufficient: a head that looks at the last verb, whatever the tree, beats it too on some labels, and so many heads "
+    "are members of some.",
     "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
     "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
     "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "

@@ -52,8 +52,8 @@ def sections(recipes: Mapping[str, Recipe], folders: Mapping[str, Path]) -> list
 
 def _blocks(recipe: Recipe, folder: Path) -> list:
     path = (folder / "curve.csv").as_posix()
-    curve = inputs._frame(folder / "curve.csv", CURVE.split(), TEXT)
-    findings = inputs._frame(folder / "findings.csv", FINDINGS.split(), TEXT)
+    curve = inputs.frame(folder / "curve.csv", CURVE.split(), TEXT)
+    findings = inputs.frame(folder / "findings.csv", FINDINGS.split(), TEXT)
     if curve.empty:
         return [Note(f"No results yet: {path} has no rows. Run `dvc repro`.")]
     arms = recipe.ordered
@@ -74,7 +74,7 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
     for says in (parts(curve, arms[0]), without(curve, arms[0])):
         blocks += [Note(says)] if says else []
-    seen = inputs._frame(folder / "picture.csv", PICTURE.split(), TEXT)
+    seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
     if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
         blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
