@@ -72,13 +72,24 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
     blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
-    for says in (parts(curve, arms[0]), without(curve, arms[0])):
+    for says in (by_seed(findings, arms[0]), parts(curve, arms[0]), without(curve, arms[0])):
         blocks += [Note(says)] if says else []
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
     if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
         blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
     return blocks
+
+
+def by_seed(findings: pd.DataFrame, arm: str) -> str:
+    """Say every run's last values: a mean over seeds hides that some found the mechanism and some did not."""
+    rows = findings[(findings["finding"] == "final") & (findings["arm"] == arm) & findings["seed"].notna()]
+    values = [
+        f"{said(measure)} {', '.join(number(value) for value in mine.sort_values('seed')['value'])}"
+        for measure, mine in rows.groupby("measure", sort=False)
+        if "@" not in measure
+    ]
+    return f"Last values of {arm.replace('_', ' ')}, seed by seed: {'; '.join(values)}." if values else ""
 
 
 def parts(curve: pd.DataFrame, arm: str) -> str:
