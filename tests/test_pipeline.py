@@ -71,10 +71,10 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     assert set(heads.family[~syntactic]) == {
         "previous", "self", "local", "sink", "streaming", "duplicate", "induction"
     }  # fmt: skip
-    assert "grammar:obj:dep-to-head" in set(heads.family) and "grammar:obj:head-to-dep" not in set(heads.family)
+    assert "grammar:det:head-to-dep" in set(heads.family) and "grammar:det:dep-to-head" not in set(heads.family)
     grammar = pd.read_csv(clone / REPORTS / "grammar.csv").set_index(["label", "direction"])
     assert measured["grammar"]["uas"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)
-    assert grammar.loc["obj", "dep-to-head"].trials >= 20
+    assert grammar.loc["det", "head-to-dep"].trials >= 20
     assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
     assert {"none", "previous", "matched:previous", "induction", "matched:induction"} == set(effects.intervention)
