@@ -136,13 +136,15 @@ def test_the_summaries_hold_every_arm_seed_and_step(trained):
     assert len(learning) == 4 * 4 and learning.loss.notna().all()
 
 
-def test_attention_only_models_have_silent_mlps_and_are_read_by_the_auto_class(tmp_path):
-    settings = written(tmp_path).recipes["induction"].arm("two_layers").architecture
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_attention_only_models_have_silent_mlps_and_are_read_by_the_auto_class(tmp_path, kind):
+    settings = written(tmp_path).recipes["induction"].arm("two_layers").architecture.model_copy(update={"type": kind})
     model = build(settings, 20, 16)
     save(model, tmp_path / "checkpoint")
     again = read(tmp_path / "checkpoint")
     x_BTD = torch.randn(2, 5, settings.width)
-    assert all(not block.mlp(x_BTD).any() for block in again.transformer.h)
+    blocks = again.transformer.h if kind == "gpt2" else again.model.layers
+    assert all(not block.mlp(x_BTD).any() for block in blocks)
     ids_BT = torch.arange(10).view(2, 5)
     assert torch.allclose(model.eval()(ids_BT).logits, again(ids_BT).logits, atol=1e-6)
     table_TD = sinusoids(7, 6)
