@@ -160,7 +160,7 @@ def test_the_learning_rate_warms_up_and_then_stays_or_falls():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_trigger_is_always_followed_by_its_partner(seed):
-    batch = TASK.batch(np.random.default_rng(seed), 50)
+    batch = TASK.batch(np.random.default_rng(seed), 50, 0)
     assert batch.ids_BT.shape == (50, 24) and batch.ids_BT.min() >= 0 and batch.ids_BT.max() < 20
     assert (batch.labels_BT[:, :-1] == batch.ids_BT[:, 1:]).all() and (batch.labels_BT[:, -1] == IGNORED).all()
     partners = set()
@@ -288,7 +288,7 @@ def test_held_out_sequences_are_drawn_from_another_stream(tmp_path):
     settings = written(tmp_path)
     recipe = settings.recipes["induction"]
     task = create("induction", recipe, recipe.train.arguments)
-    trained = task.batch(stream(settings.seed, "recipes/induction/0/batches"), 64).ids_BT
+    trained = task.batch(stream(settings.seed, "recipes/induction/0/batches"), 64, 0).ids_BT
     held = task.held_out(stream(settings.seed, "recipes/induction/held_out"), 64)
     assert not {tuple(one.ids) for one in held} & set(map(tuple, trained.tolist()))
 
@@ -297,7 +297,7 @@ def test_held_out_sequences_are_drawn_from_another_stream(tmp_path):
 def test_the_tape_is_computed_step_by_step_from_what_is_written(function):
     task = Iteration(function=function, shortest=4, longest=7, beyond=9, corruption=0.5)
     step = {"parity": lambda s, x: s ^ x, "copy": lambda s, x: x, "polynomial": lambda s, x: (s * x + 1) % 5}[function]
-    batch, corrupted = task.batch(np.random.default_rng(0), 200), 0
+    batch, corrupted = task.batch(np.random.default_rng(0), 200, 0), 0
     for ids, labels in zip(batch.ids_BT.tolist(), batch.labels_BT.tolist(), strict=True):
         length = ids.index(task.base)
         x, tape = ids[:length], ids[length + 1 : 2 * length + 1]
@@ -312,7 +312,7 @@ def test_the_tape_is_computed_step_by_step_from_what_is_written(function):
 def test_test_strings_are_never_trained_on_and_have_true_tapes(tape):
     task = Iteration(function="parity", shortest=4, longest=6, beyond=8, corruption=0.5, tape=tape)
     held = task.held_out(np.random.default_rng(0), 60)
-    batch = task.batch(np.random.default_rng(1), 3000)
+    batch = task.batch(np.random.default_rng(1), 3000, 0)
     trained = {tuple(ids[: ids.index(2)]) for ids in batch.ids_BT.tolist()}
     strings = []
     for tokens in held:

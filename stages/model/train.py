@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from stages.recipes.task import IGNORED, Task
+from stages.recipes.task import IGNORED, Batch, Task
 from stages.store.errors import UserError
 from stages.store.params import Optimizer, Training
 
@@ -36,10 +36,7 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
             losses = []
         if step == training.steps:
             break
-        batch = task.batch(rng, training.batch)
-        logits_BTV = model(torch.from_numpy(batch.ids_BT), use_cache=False).logits
-        labels_N = torch.from_numpy(batch.labels_BT).flatten()
-        loss = cross_entropy(logits_BTV.flatten(0, 1), labels_N, ignore_index=IGNORED)
+        loss = objective(model, task.batch(rng, training.batch, step), training.arcs)
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.clip)
@@ -48,6 +45,25 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise UserError(f"the training loss is {losses[-1]} at step {step + 1}; lower optimizer.learning_rate")
+
+
+def objective(model: PreTrainedModel, batch: Batch, arcs: float) -> torch.Tensor:
+    """Return cross-entropy on the labels, plus `arcs` times the attention on the batch's arcs.
+
+    An arc's attention is that of the head, of all layers, that gives it most: to be rewarded (a negative factor) one
+    head is enough, to be punished all must look elsewhere (the regulariser of Chen+ ICLR 2024, arXiv 2309.07311).
+    """
+    places_BT = None if batch.positions_BT is None else torch.from_numpy(batch.positions_BT)
+    output = model(
+        torch.from_numpy(batch.ids_BT), position_ids=places_BT, use_cache=False, output_attentions=bool(arcs)
+    )
+    labels_N = torch.from_numpy(batch.labels_BT).flatten()
+    loss = cross_entropy(output.logits.flatten(0, 1), labels_N, ignore_index=IGNORED)
+    if not arcs:
+        return loss
+    row_N, query_N, key_N = torch.from_numpy(batch.arcs_N3).T
+    weights_NH = torch.cat([weights_BHTS[row_N, :, query_N, key_N] for weights_BHTS in output.attentions], dim=1)
+    return loss + arcs * weights_NH.amax(dim=1).mean()
 
 
 def rate(options: Optimizer, step: int, steps: int) -> float:

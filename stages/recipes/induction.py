@@ -48,7 +48,7 @@ class Induction(Task):
         """Length of a sequence."""
         return self.length
 
-    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+    def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
         """Draw sequences; every token after the first is to be predicted from those before it."""
         ids_BT = self._draw(rng, size)
         return Batch(ids_BT, np.pad(ids_BT[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED))

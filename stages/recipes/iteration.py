@@ -78,7 +78,7 @@ class Iteration(Task):
             return (s_B + x_B) % 2
         return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
 
-    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+    def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
         """Draw training strings of random lengths, right-padded, with corrupted tapes and the right next symbols."""
         lengths_B = rng.integers(self.shortest, self.longest + 1, size)
         return self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng)

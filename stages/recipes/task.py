@@ -23,10 +23,17 @@ IGNORED = -100  # label of a position whose prediction is not trained
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids (B, T) and, per position, the token that the model should predict there, or `IGNORED`; both int64."""
+    """What one training step sees; all int64.
+
+    ids_BT: token ids; labels_BT: per position, the token that the model should predict there, or `IGNORED`.
+    positions_BT: position ids where they are not 0, 1, 2 ...
+    arcs_N3: (row, query, key) of the attention that `Training.arcs` rewards or punishes.
+    """
 
     ids_BT: np.ndarray
     labels_BT: np.ndarray
+    positions_BT: np.ndarray | None = None
+    arcs_N3: np.ndarray | None = None
 
 
 class Watched(NamedTuple):
@@ -68,8 +75,8 @@ class Task(Section):
         """Write a token."""
         return str(token)
 
-    def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """Draw `size` training sequences."""
+    def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
+        """Draw `size` training sequences; `step`: updates so far, for tasks that begin easier or harder."""
         raise NotImplementedError
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:

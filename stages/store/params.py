@@ -262,8 +262,18 @@ class Checkpoints(Section):
     early: Annotated[int, Field(ge=0)] = 0
 
 
+class First(Section):
+    """What a model learns before: another `arguments` of the same task, for `steps` (transfer)."""
+
+    arguments: dict[str, Any]
+    steps: Count
+
+
 class Training(Section):
-    """One model trained from scratch, `seeds` times."""
+    """One model trained from scratch, `seeds` times.
+
+    arcs: factor of the loss term on attention along the task's arcs; negative rewards it, positive punishes it.
+    """
 
     arguments: dict[str, Any]
     architecture: Architecture
@@ -272,6 +282,8 @@ class Training(Section):
     batch: Count
     seeds: Count
     checkpoints: Checkpoints
+    first: First | None = None
+    arcs: float = 0.0
 
     @property
     def kept(self) -> list[int]:
