@@ -19,6 +19,8 @@ def main() -> None:
     parts = [(slot, sections.build(slot, FAMILIES, tasks, counted)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
     emerging = recipes.sections(settings.recipes, {name: paths.study(name) for name in settings.recipes})
+    full = params.load(paths.FULL)
+    emerging += recipes.longer(full, {name: paths.full(name) for name in full.recipes})
     html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)

@@ -1,12 +1,13 @@
 """The page on models trained from scratch: curves that exist, sentences that claim no more than their intervals."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from stages.page import recipes
-from stages.store import params
+from stages.store import params, paths
 
 ROOT = Path(__file__).parents[1]
 RECIPE = params.load(ROOT / "params.yaml").recipes["induction"]
@@ -80,3 +81,22 @@ def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
     for chart in [*curves.charts, *maps.charts]:
         assert chart.spec.to_dict()
     assert "without L1H0 0.20" in text(tmp_path)
+
+
+def test_committed_long_studies_carry_the_hash_of_their_params():
+    settings = params.load(ROOT / paths.FULL)
+    for name, recipe in settings.recipes.items():
+        stamp = json.loads((ROOT / paths.full(name) / "params.json").read_text())
+        assert stamp == {"params": "params.full.yaml", "sha256": params.digest(settings.seed, recipe)}, name
+
+
+def test_a_long_study_made_with_other_params_says_so(tmp_path):
+    settings = params.load(ROOT / "params.yaml")
+    settings = settings.model_copy(update={"recipes": {"induction": RECIPE}})
+    results(tmp_path, (0, -1, 1), (0, -1, 1))
+    assert recipes.longer(settings, {"induction": tmp_path}) == []  # no stamp: nothing to trust
+    for digest, stale in ((params.digest(settings.seed, RECIPE), False), ("0" * 64, True)):
+        (tmp_path / "params.json").write_text(json.dumps({"params": "params.full.yaml", "sha256": digest}))
+        [section] = recipes.longer(settings, {"induction": tmp_path})
+        assert digest[:12] in section.blocks[0].text
+        assert ("HAVE CHANGED" in section.blocks[0].text) == stale

@@ -4,6 +4,7 @@ A claim is made only where a 95 % interval allows it; intervals are over seeds f
 sequences, and the page says which.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 from stages.page import charts, inputs
 from stages.page.page import Chart, Figure, Note, Section
 from stages.page.sentences import capital, interval, listed, number
-from stages.store.params import Recipe
+from stages.store.params import Params, Recipe, digest
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
@@ -48,6 +49,21 @@ def sections(recipes: Mapping[str, Recipe], folders: Mapping[str, Path]) -> list
         Section(f"recipe-{name}", f"Heads that emerge: {name}", _blocks(recipe, folders[name]))
         for name, recipe in recipes.items()
     ]
+
+
+def longer(settings: Params, folders: Mapping[str, Path]) -> list[Section]:
+    """Return one section per recipe of params.full.yaml with results in git, saying whether its params still hold."""
+    found = []
+    for name, recipe in settings.recipes.items():
+        stamp = folders[name] / "params.json"
+        if stamp.exists():
+            then, now = json.loads(stamp.read_text())["sha256"], digest(settings.seed, recipe)
+            says = f"Not made by `dvc repro` but by `python -m bench.full_recipes {name}`, from `params.full.yaml` "
+            says += f"(sha256 of seed and recipe: {then[:12]}). "
+            says += "" if then == now else f"THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again."
+            title = f"Heads that emerge, the longer study: {name}"
+            found.append(Section(f"full-{name}", title, [Note(says.strip()), *_blocks(recipe, folders[name])]))
+    return found
 
 
 def _blocks(recipe: Recipe, folder: Path) -> list:

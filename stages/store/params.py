@@ -3,6 +3,8 @@
 `load` validates the whole file, so that a misspelt key is found by the first stage that runs.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -333,6 +335,12 @@ class Recipe(Section):
                 first = error.errors()[0]
                 raise ValueError(f"arm {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         return self
+
+
+def digest(seed: int, recipe: Recipe) -> str:
+    """Return the sha256 of all that a recipe's results depend on in params: the seed and the recipe, as sorted JSON."""
+    content = json.dumps({"seed": seed, "recipe": recipe.model_dump(mode="json")}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

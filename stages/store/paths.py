@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+FULL = Path("params.full.yaml")  # recipes with more seeds, arms and transfer, run by bench/full_recipes.py
 LOCK = Path("requirements.lock")
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
@@ -73,3 +74,8 @@ def checkpoint(recipe: str, arm: str, seed: int, step: int) -> Path:
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: learning.csv, curve.csv, findings.csv, picture.csv, metrics.json."""
     return Path(f"reports/recipes/{recipe}")
+
+
+def full(recipe: str) -> Path:
+    """Folder of a recipe's results with params.full.yaml: as `study`, and params.json, the hash of its params."""
+    return Path(f"bench/full/{recipe}")
