@@ -30,6 +30,16 @@ def best(rows: pd.DataFrame) -> pd.DataFrame:
     return merged.assign(best=merged.best.fillna(0).astype(int))
 
 
+def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:
+    """Return the seed whose last value of a measure is best on split a, the first of equals: the run that is pictured.
+
+    rows: as `measured` yields them, of one arm; falls: the measure is better when lower.
+    """
+    on_a = (rows.sequence.astype(int) % 2 == 0) & (rows.measure == measure) & (rows.step == rows.step.max())
+    means = rows[on_a].groupby("seed").value.mean()
+    return int(means.idxmin() if falls else means.idxmax())
+
+
 def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return an arm's measures as (S, C, P), best heads standing for relations, and its steps (C,)."""
     chosen, values = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}
@@ -53,11 +63,15 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
     onset, rise, final: of a measure, mean over seeds with its interval, and per seed without one. after: by how many
     steps a measure's onset follows that of the one named in `versus`. beyond: how much further the first arm's
     rise or last value goes than another arm's (`versus`), positive in the direction of the jump, down for losses.
+    solved: the first checkpoint at which a measure is at its task's level, without a value where a seed never is.
+    later: by how many steps an arm's onset (`onset later`) or its being solved follows that of the first arm
+    (`versus`), negative where the arm is ahead. Resamples are the same for both.
     """
     first = next(iter(located))
     for arm, measures in located.items():
         for measure, one in measures.items():
-            for finding in ("onset", "rise", "final"):
+            solved = ("solved",) if measure in tasks[arm].solved else ()
+            for finding in ("onset", "rise", "final", *solved):
                 values_S, values_R = getattr(one, f"{finding}_S"), getattr(one, f"{finding}_R")
                 yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R)
                 yield from ((finding, arm, measure, "", s, value, np.nan, np.nan) for s, value in enumerate(values_S))
@@ -67,6 +81,13 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
             change = (b.onset_S - a.onset_S).mean()
             yield "after", arm, later, earlier, "", change, *_bounds(b.onset_R - a.onset_R)
         if arm != first:
+            for measure in onsets:
+                one, other = located[first].get(measure), measures[measure]
+                solved = ("solved",) if measure in tasks[arm].solved else ()
+                for finding in ("onset", *solved) if one is not None else ():
+                    value = getattr(other, f"{finding}_S").mean() - getattr(one, f"{finding}_S").mean()
+                    bounds = _bounds(getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R"))
+                    yield f"{finding} later", arm, measure, first, "", value, *bounds
             for measure, other in measures.items():
                 one = located[first].get(measure)
                 if one is not None:
@@ -78,7 +99,7 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
 
 
 def _bounds(values_R: np.ndarray) -> tuple[float, float]:
-    low, high = np.nanpercentile(values_R, [2.5, 97.5])
+    low, high = np.percentile(values_R, [2.5, 97.5])  # not a number where one of the resamples is none
     return float(low), float(high)
 
 

@@ -225,7 +225,11 @@ class Steer(Section):
 
 
 class Architecture(Section):
-    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only."""
+    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only.
+
+    embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
+    weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
+    """
 
     type: Literal["gpt2", "llama"]
     layers: Count
@@ -236,6 +240,14 @@ class Architecture(Section):
     initializer_range: Positive
     positions: Literal["learned", "sinusoids"] = "learned"
     amplitude: Positive = 0.2
+    embedding_range: Positive | None = None
+    attention_range: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Architecture":
+        if self.type != "gpt2" and (self.embedding_range or self.attention_range):
+            raise ValueError(f"embedding_range and attention_range are of gpt2, not of {self.type}")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "Architecture":
