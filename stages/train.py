@@ -31,7 +31,9 @@ def main(name: str) -> None:
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
         task = create(name, recipe, training.arguments)
         if training.first is not None:
-            _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, training.first.arguments))
+            _fits(
+                f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, training.first.arguments)
+            )
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
     log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))

@@ -18,11 +18,12 @@ from stages.store.params import Recipe
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
 LEARNING = "arm seed step loss"
-PICTURE = "head query token predicts key looks_at weight"
+PICTURE = "seed head query token predicts key looks_at weight"
 PICTURED = (
-    "Where each head of the first run looks in one held-out sequence, at the last checkpoint; darker: more attention. "
-    "A tape, after ':', was written by the model itself, one token at a time (greedy decoding)."
+    "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "
+    "best on one half of the held-out sequences, the first of equals. Darker: more attention."
 )
+WRITTEN = " After '{string}' the model itself wrote '{tape}', one token at a time (greedy decoding)."
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
@@ -72,13 +73,66 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
     blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
-    for says in (by_seed(findings, arms[0]), parts(curve, arms[0]), without(curve, arms[0])):
+    said_last = (*ahead(recipe, whole), solved(findings, arms), by_seed(findings, arms[0]), parts(curve, arms[0]))
+    for says in (*said_last, without(curve, arms[0])):
         blocks += [Note(says)] if says else []
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
     if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
-        blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
+        blocks.append(Figure(maps, pictured(seen, arms[0]), (folder / "picture.csv").as_posix(), "maps"))
     return blocks
+
+
+def pictured(seen: pd.DataFrame, arm: str) -> str:
+    """Say which run is pictured and, where a ':' divides the sequence, what it wrote after it."""
+    says = PICTURED.format(seed=int(seen["seed"].iloc[0]), arm=arm.replace("_", " "))
+    words = seen.sort_values("key").drop_duplicates("key")["looks_at"].tolist()
+    last = seen.loc[seen["query"].idxmax(), "predicts"]
+    if words.count(":") != 1:
+        return says
+    at = words.index(":") + 1
+    return says + WRITTEN.format(string="".join(words[:at]), tape="".join([*words[at:], last]))
+
+
+def ahead(recipe: Recipe, whole: pd.DataFrame) -> list[str]:
+    """Say for every arm that learned something else first whether it is ahead of the main arm, and by how much."""
+    said_each = []
+    for arm in recipe.ordered:
+        first = recipe.arm(arm).first
+        rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
+        if first is None or rows.empty:
+            continue
+        parts = []
+        for row in rows.itertuples():
+            name = f"the {said(row.measure)} " + ("is solved" if row.finding == "solved later" else "jumps")
+            steps = f"{abs(row.value):.0f} steps" if row.value == row.value else ""
+            bounds = f"[{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+            if pd.isna(row.value) or pd.isna(row.low):
+                parts.append(f"{name} in not every run of both")
+            elif row.low > 0 or row.high < 0:
+                parts.append(f"{name} {steps} {'later' if row.low > 0 else 'earlier'} {bounds}")
+            else:
+                parts.append(f"when {name} is not told apart ({row.value:+.0f} {bounds})".replace("(-", "(−"))
+        changed = {key: value for key, value in first.arguments.items() if recipe.train.arguments.get(key) != value}
+        what = ", ".join(f"{key} {value}" for key, value in changed.items())
+        said_each.append(
+            f"{capital(arm.replace('_', ' '))} learned something else first, for {first.steps} steps ({what}). Counted "
+            f"from there, against {recipe.main.replace('_', ' ')}: {'; '.join(parts)}."
+        )
+    return said_each
+
+
+def solved(findings: pd.DataFrame, arms: list[str]) -> str:
+    """Say at which checkpoint every run counts as solved."""
+    rows = findings[(findings["finding"] == "solved") & findings["seed"].notna()]
+    texts = []
+    for measure in dict.fromkeys(rows["measure"]):
+        for arm in arms:
+            mine = rows[(rows["arm"] == arm) & (rows["measure"] == measure)].sort_values("seed")["value"]
+            steps = ", ".join("never" if pd.isna(step) else f"{step:.0f}" for step in mine)
+            texts += [f"{arm.replace('_', ' ')} {steps}"] if len(mine) else []
+        texts[-1] += f" (the first checkpoint at which the {said(measure)} is at least the task's level)"
+    return f"Steps until solved, seed by seed: {'; '.join(texts)}." if texts else ""
 
 
 def by_seed(findings: pd.DataFrame, arm: str) -> str:
