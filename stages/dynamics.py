@@ -46,7 +46,8 @@ def main(name: str) -> None:
             for seed in range(training.seeds):
                 for step in training.kept:
                     loaded = opened(name, arm, seed, step, tasks[arm])
-                    rows += [(arm, seed, step, *row) for row in measured(loaded, tasks[arm], held)]
+                    found = measured(loaded, tasks[arm], held)
+                    rows += [(arm, seed, step, *row) for row in found if step == training.kept[-1] or "@" not in row[0]]
                     progress.update()
                 rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
             table = pd.DataFrame(rows, columns=RAW)

@@ -72,7 +72,11 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
-    blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
+    blocks = [
+        Note(design(recipe) + schedule(recipe)),
+        Figure(cards, says, path, "cards", legend),
+        Note(order(whole, arms[0])),
+    ]
     said_last = (*ahead(recipe, whole), solved(findings, arms), by_seed(findings, arms[0]), parts(curve, arms[0]))
     for says in (*said_last, without(curve, arms[0])):
         blocks += [Note(says)] if says else []
@@ -203,18 +207,49 @@ def design(recipe: Recipe) -> str:
     """Say what was trained, how often, and what the intervals are over."""
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
-    layers = listed(
-        f"{arm.replace('_', ' ')} ({recipe.arm(arm).architecture.layers} x {recipe.arm(arm).architecture.heads} heads)"
+    variants = listed(
+        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layers of {_count(shape.heads)}'})"
         for arm in recipe.ordered
     )
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
     return (
         f"Trained from scratch on the task `{recipe.task}`, {seeds} seeds each, {recipe.train.steps} steps of "
-        f"{recipe.train.batch} sequences: {layers}; width {shape.width}, {mlp}. Every checkpoint is measured on "
+        f"{recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. Every checkpoint is measured on "
         f"{recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
         f"95 % bootstrap intervals over {over}."
     )
+
+
+def schedule(recipe: Recipe) -> str:
+    """Say which training data change with the step: onsets are then those of this schedule."""
+    ends = {
+        key: value["until"]
+        for key, value in recipe.train.arguments.items()
+        if isinstance(value, dict) and "until" in value
+    }
+    if not ends:
+        return ""
+    each = listed(f"{key} until step {step}" for key, step in ends.items())
+    return (
+        f" The training data get harder on the way ({each}): the onsets are those of this schedule, which may set when "
+        "and in which order heads appear."
+    )
+
+
+def _changes(changes: dict) -> str:
+    """Write what an arm changes, `key: value`; of a section that is no number or word, its name."""
+    said_each = []
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
+        else:
+            said_each.append(f"{key.replace('_', ' ')}: {'none' if value is None or value is False else value}")
+    return ", ".join(said_each)
+
+
+def _count(heads: int) -> str:
+    return f"{heads} head{'s' if heads > 1 else ''}"
 
 
 def said(measure: str) -> str:
