@@ -34,7 +34,7 @@ def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, 
     findings += [("after", ARMS[0], "accuracy", "induction", "", *after)]
     findings += [("onset", ARMS[0], "induction", "", 0, 70.0, "", "")]
     pd.DataFrame(findings, columns=recipes.FINDINGS.split()).to_csv(folder / "findings.csv", index=False)
-    picture = [("L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
+    picture = [(1, "L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
     pd.DataFrame(picture, columns=recipes.PICTURE.split()).to_csv(folder / "picture.csv", index=False)
     return folder
 
@@ -80,3 +80,46 @@ def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
     for chart in [*curves.charts, *maps.charts]:
         assert chart.spec.to_dict()
     assert "without L1H0 0.20" in text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (("solved later", -300, -400, -200), "the accuracy is solved 300 steps earlier [−400, −200]"),
+        (("solved later", 300, 200, 400), "the accuracy is solved 300 steps later [+200, +400]"),
+        (("solved later", -50, -150, 20), "when the accuracy is solved is not told apart (−50 [−150, +20])"),
+        (("solved later", None, None, None), "the accuracy is solved in not every run of both"),
+        (("onset later", -300, -400, -200), "the accuracy jumps 300 steps earlier [−400, −200]"),
+    ],
+)
+def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_it(row, expected):
+    first = {"arguments": RECIPE.train.arguments | {"length": 12}, "steps": 70}
+    recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": {"first": first}}})
+    finding, *numbers = row
+    whole = pd.DataFrame([(finding, "after", "accuracy", ARMS[0], None, *numbers)], columns=recipes.FINDINGS.split())
+    (says,) = recipes.ahead(recipe, whole.astype({"value": float, "low": float, "high": float}))
+    assert says.startswith("After learned something else first, for 70 steps (length 12).") and expected in says
+    assert recipes.ahead(RECIPE, whole) == []
+
+
+def test_a_run_that_is_never_solved_is_called_so():
+    rows = [("solved", ARMS[0], "accuracy", "", seed, value, None, None) for seed, value in enumerate((800, None))]
+    findings = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).astype({"value": float})
+    assert "two layers 800, never" in recipes.solved(findings, ARMS)
+
+
+def test_the_picture_says_which_run_it_is_of_and_what_was_written():
+    rows = [
+        (2, "L0H0", query, word, predicts, key, looked, 0.1)
+        for query, word, predicts in ((2, ":", "1"), (3, "1", "0"), (4, "0", "."))
+        for key, looked in enumerate("11:10"[: query + 1])
+    ]
+    says = recipes.pictured(pd.DataFrame(rows, columns=recipes.PICTURE.split()), "two_layers")
+    assert "seed 2 of two layers" in says and "After '11:' the model itself wrote '10.'" in says
+
+
+def test_data_that_change_with_the_step_are_named():
+    assert recipes.schedule(RECIPE) == ""
+    arguments = {"restarts": {"share": 0.8, "until": 400}, "gap": None}
+    train = RECIPE.train.model_copy(update={"arguments": arguments})
+    assert "restarts until step 400" in recipes.schedule(RECIPE.model_copy(update={"train": train}))

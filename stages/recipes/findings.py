@@ -73,7 +73,7 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
             solved = ("solved",) if measure in tasks[arm].solved else ()
             for finding in ("onset", "rise", "final", *solved):
                 values_S, values_R = getattr(one, f"{finding}_S"), getattr(one, f"{finding}_R")
-                yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R)
+                yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R, finding == "solved")
                 yield from ((finding, arm, measure, "", s, value, np.nan, np.nan) for s, value in enumerate(values_S))
         onsets = [measure for measure in tasks[arm].onsets if measure in measures]
         for earlier, later in pairwise(onsets):
@@ -86,7 +86,8 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
                 solved = ("solved",) if measure in tasks[arm].solved else ()
                 for finding in ("onset", *solved) if one is not None else ():
                     value = getattr(other, f"{finding}_S").mean() - getattr(one, f"{finding}_S").mean()
-                    bounds = _bounds(getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R"))
+                    later_R = getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R")
+                    bounds = _bounds(later_R, finding == "solved")
                     yield f"{finding} later", arm, measure, first, "", value, *bounds
             for measure, other in measures.items():
                 one = located[first].get(measure)
@@ -98,13 +99,16 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
-def _bounds(values_R: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values_R, [2.5, 97.5])  # not a number where one of the resamples is none
+def _bounds(values_R: np.ndarray, unless_never: bool = False) -> tuple[float, float]:
+    """Return the percentile interval; `unless_never`: none where a resample has no value, as of what never comes."""
+    if unless_never and np.isnan(values_R).any():
+        return np.nan, np.nan
+    low, high = np.nanpercentile(values_R, [2.5, 97.5])
     return float(low), float(high)
 
 
 def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | int]:
-    """Return the means over seeds that branches compare: last values, and onsets of the first arm.
+    """Return the means over seeds that branches compare: last values; the first arm's onsets and solved step.
 
     `<measure>` and `<measure>_onset` are the first arm's, `<arm>_<measure>` those of the others; seeds: runs per arm.
     """
@@ -115,4 +119,6 @@ def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float
             found[row.measure if row.arm == first else f"{row.arm}_{row.measure}"] = round(row.value, 5)
         elif row.finding == "onset" and row.arm == first:
             found[f"{row.measure}_onset"] = round(row.value, 1)
+        elif row.finding == "solved" and row.arm == first and not np.isnan(row.value):
+            found[f"{row.measure}_solved"] = round(row.value, 1)
     return found
