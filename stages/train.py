@@ -30,13 +30,12 @@ def main(name: str) -> None:
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
         task = create(name, recipe, training.arguments)
-        if training.first is not None:
-            _fits(
-                f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, training.first.arguments)
-            )
+        for first in training.before:
+            _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
-    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))
+    steps = sum(arms[arm].steps + sum(first.steps for first in arms[arm].before) for arm, _ in runs)
+    log.info("train %s: %d runs, %d steps in all", name, len(runs), steps)
     from stages.model.train import threads  # torch is loaded only where something is trained
 
     with folders.replacing(paths.checkpoints(name)) as folder:
@@ -64,7 +63,10 @@ def _fits(where: str, task: Task, before: Task) -> None:
 
 
 def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:
-    """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint."""
+    """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint.
+
+    Steps count from where what was learned first ends: that is checkpoint 0, and the optimizer starts afresh.
+    """
     import torch
 
     from stages.model.build import build, save
@@ -76,10 +78,10 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
     torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))
     model = build(training.architecture, task.symbols, task.positions)
     rows = []
-    if training.first is not None:  # the same batches follow as without it
-        before = training.model_copy(update={"steps": training.first.steps})
-        earlier = create(name, settings.recipes[name], training.first.arguments)
-        train(model, earlier, before, stream(settings.seed, f"recipes/{name}/{seed}/first"), lambda step, loss: None)
+    for number, first in enumerate(training.before):  # the same batches follow as without it
+        earlier, rng = create(name, settings.recipes[name], first.arguments), f"recipes/{name}/{seed}/first/{number}"
+        alone = training.model_copy(update={"steps": first.steps})
+        train(model, earlier, alone, stream(settings.seed, rng), lambda step, loss: None)
 
     def keep(step: int, loss: float) -> None:
         save(model, folder / paths.checkpoint(name, arm, seed, step).relative_to(paths.checkpoints(name)))

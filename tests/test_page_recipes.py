@@ -97,9 +97,13 @@ def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_i
     recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": {"first": first}}})
     finding, *numbers = row
     whole = pd.DataFrame([(finding, "after", "accuracy", ARMS[0], None, *numbers)], columns=recipes.FINDINGS.split())
-    (says,) = recipes.ahead(recipe, whole.astype({"value": float, "low": float, "high": float}))
-    assert says.startswith("After learned something else first, for 70 steps (length 12).") and expected in says
-    assert recipes.ahead(RECIPE, whole) == []
+    whole = whole.astype({"value": float, "low": float, "high": float})
+    start = [("after", seed, 0, "induction", "L1H0", 1, value, None) for seed, value in enumerate((0.7, 0.9))]
+    curve = pd.DataFrame(start, columns=recipes.CURVE.split())
+    (says,) = recipes.ahead(recipe, whole, curve)
+    assert says.startswith("After learned something else first: 70 steps of length 12. Counted from there")
+    assert expected in says and says.endswith("At its step 0: induction score 0.80.")
+    assert recipes.ahead(RECIPE, whole, curve) == []
 
 
 def test_a_run_that_is_never_solved_is_called_so():

@@ -388,7 +388,8 @@ def transferred(folder: Path, **first) -> params.Params:
     recipe["train"] |= {"steps": 2, "batch": 4, "seeds": 1, "checkpoints": {"even": 1}}
     recipe["train"]["arguments"] = {"function": "parity", "shortest": 4, "longest": 5, "beyond": 5}
     arguments = recipe["train"]["arguments"] | {"function": "polynomial"} | first
-    recipe["arms"] = {"scratch": {}, "after": {"first": {"arguments": arguments, "steps": 3}}}
+    before = {"arguments": arguments | {"function": "copy"}, "steps": 2}
+    recipe["arms"] = {"scratch": {}, "after": {"first": {"arguments": arguments, "steps": 3, "first": before}}}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"parity": recipe}}))
     return params.load(folder / "params.yaml")
 
@@ -398,13 +399,11 @@ def test_what_is_learned_first_is_where_the_arm_starts(tmp_path):
     for arm in ("scratch", "after"):
         train.one_run(settings, "parity", arm, 0, tmp_path)
     scratch, start = (read(tmp_path / f"{arm}-0" / "000000") for arm in ("scratch", "after"))
-    arm = settings.recipes["parity"].arm("after")
-    naive, task = (
-        scratch.train().requires_grad_(True),
-        create("parity", settings.recipes["parity"], arm.first.arguments),
-    )
-    rng = stream(settings.seed, "recipes/parity/0/first")
-    train_alone(naive, task, arm.model_copy(update={"steps": 3}), rng, lambda step, loss: None)
+    arm, naive = settings.recipes["parity"].arm("after"), scratch.train().requires_grad_(True)
+    for number, (function, steps) in enumerate((("copy", 2), ("polynomial", 3))):
+        task = create("parity", settings.recipes["parity"], arm.first.arguments | {"function": function})
+        rng = stream(settings.seed, f"recipes/parity/0/first/{number}")
+        train_alone(naive, task, arm.model_copy(update={"steps": steps}), rng, lambda step, loss: None)
     torch.use_deterministic_algorithms(False)
     for (name, one), other in zip(naive.named_parameters(), start.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6), name

@@ -13,7 +13,7 @@ import pandas as pd
 from stages.page import charts, inputs
 from stages.page.page import Chart, Figure, Note, Section
 from stages.page.sentences import capital, interval, listed, number
-from stages.store.params import Recipe
+from stages.store.params import First, Recipe
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
@@ -77,7 +77,12 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         Figure(cards, says, path, "cards", legend),
         Note(order(whole, arms[0])),
     ]
-    said_last = (*ahead(recipe, whole), solved(findings, arms), by_seed(findings, arms[0]), parts(curve, arms[0]))
+    said_last = (
+        *ahead(recipe, whole, curve),
+        solved(findings, arms),
+        by_seed(findings, arms[0]),
+        parts(curve, arms[0]),
+    )
     for says in (*said_last, without(curve, arms[0])):
         blocks += [Note(says)] if says else []
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
@@ -98,32 +103,45 @@ def pictured(seen: pd.DataFrame, arm: str) -> str:
     return says + WRITTEN.format(string="".join(words[:at]), tape="".join([*words[at:], last]))
 
 
-def ahead(recipe: Recipe, whole: pd.DataFrame) -> list[str]:
-    """Say for every arm that learned something else first whether it is ahead of the main arm, and by how much."""
-    said_each = []
+def ahead(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+    """Say for every arm that learned something else first than the main arm whether it is ahead, and by how much.
+
+    What was learned first may be there from step 0 on, without an onset: what the heads do there is said as well.
+    """
+    main, said_each = recipe.main, []
     for arm in recipe.ordered:
-        first = recipe.arm(arm).first
+        before = recipe.arm(arm).before
         rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
-        if first is None or rows.empty:
+        if before == recipe.arm(main).before or rows.empty:
             continue
+        levels = rows["measure"].isin(rows.loc[rows["finding"] == "solved later", "measure"])
         parts = []
-        for row in rows.itertuples():
+        for row in rows[levels | (not levels.any())].itertuples():
             name = f"the {said(row.measure)} " + ("is solved" if row.finding == "solved later" else "jumps")
-            steps = f"{abs(row.value):.0f} steps" if row.value == row.value else ""
             bounds = f"[{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
             if pd.isna(row.value) or pd.isna(row.low):
                 parts.append(f"{name} in not every run of both")
             elif row.low > 0 or row.high < 0:
-                parts.append(f"{name} {steps} {'later' if row.low > 0 else 'earlier'} {bounds}")
+                when = "later" if row.low > 0 else "earlier"
+                parts.append(f"{name} {abs(row.value):.0f} steps {when} {bounds}")
             else:
                 parts.append(f"when {name} is not told apart ({row.value:+.0f} {bounds})".replace("(-", "(−"))
-        changed = {key: value for key, value in first.arguments.items() if recipe.train.arguments.get(key) != value}
-        what = ", ".join(f"{key} {value}" for key, value in changed.items())
-        said_each.append(
-            f"{capital(arm.replace('_', ' '))} learned something else first, for {first.steps} steps ({what}). Counted "
-            f"from there, against {recipe.main.replace('_', ' ')}: {'; '.join(parts)}."
-        )
+        start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
+        values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
+        text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "
+        text += f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}."
+        said_each.append(text + (f" At its step 0: {', '.join(values)}." if values else ""))
     return said_each
+
+
+def learned(recipe: Recipe, before: list[First]) -> str:
+    """Say what was learned first: its steps, and in what its arguments differ."""
+    main, each = recipe.train.arguments, []
+    for first in before:
+        changed = {key: value for key, value in first.arguments.items() if main.get(key) != value}
+        what = ", ".join(f"{key} {value}" for key, value in changed.items() if isinstance(value, str | int | float))
+        each.append(f"{first.steps} steps of {what or 'other data'}")
+    return f"learned something else first: {', then '.join(each)}" if each else "learned nothing else first"
 
 
 def solved(findings: pd.DataFrame, arms: list[str]) -> str:
@@ -211,12 +229,13 @@ def design(recipe: Recipe) -> str:
         f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layers of {_count(shape.heads)}'})"
         for arm in recipe.ordered
     )
+    before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
     return (
         f"Trained from scratch on the task `{recipe.task}`, {seeds} seeds each, {recipe.train.steps} steps of "
-        f"{recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. Every checkpoint is measured on "
-        f"{recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
+        f"{recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. {before}Every checkpoint is measured "
+        f"on {recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
         f"95 % bootstrap intervals over {over}."
     )
 

@@ -275,10 +275,11 @@ class Checkpoints(Section):
 
 
 class First(Section):
-    """What a model learns before: another `arguments` of the same task, for `steps` (transfer)."""
+    """What a model learns before: other `arguments` of the same task, for `steps` (transfer); `first`: before that."""
 
     arguments: dict[str, Any]
     steps: Count
+    first: "First | None" = None
 
 
 class Training(Section):
@@ -296,6 +297,14 @@ class Training(Section):
     checkpoints: Checkpoints
     first: First | None = None
     arcs: float = 0.0
+
+    @property
+    def before(self) -> "list[First]":
+        """What is learned before, in its order."""
+        found, one = [], self.first
+        while one is not None:
+            found, one = [one, *found], one.first
+        return found
 
     @property
     def kept(self) -> list[int]:
