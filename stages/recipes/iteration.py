@@ -94,8 +94,8 @@ class Iteration(Task):
 
     @property
     def positions(self) -> int:
-        """Length of the longest tested sequence, or of the longest trained one with its gap."""
-        return 2 * max(self.beyond, self.longest) + 2 + (self.gap.positions if self.gap else 0)
+        """Length of the longest tested sequence, or of the longest trained one with its gap if that is longer."""
+        return max(2 * self.beyond + 2, 2 * self.longest + 1 + (self.gap.positions if self.gap else 0))
 
     def symbol(self, token: int) -> str:
         """Write a token: symbols as digits, then ':' and the end, '.'."""
