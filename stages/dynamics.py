@@ -2,9 +2,9 @@
 
 Writes, per checkpoint, every head's attention on the task's relations and the model's outcomes on held-out sequences
 (curve.csv); when each measure jumps and how that differs between measures and arms, with intervals (findings.csv); the
-means over seeds that branches compare (metrics.json); and where heads look in one sequence (picture.csv). The best head
-of a checkpoint is chosen on split a of the held-out sequences, its values are those of split b. At the last checkpoint,
-each head is silenced in turn.
+means over seeds that branches compare (metrics.json); and where heads look in one sequence (picture.csv), in the main
+arm's run with the best outcome on split a. The best head of a checkpoint is chosen on split a of the held-out
+sequences, its values are those of split b. At the last checkpoint, each head is silenced in turn.
 """
 
 import json
@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.prompts.prompt import stream
-from stages.recipes.findings import FINDINGS, arrays, best, compared, metrics, summary
+from stages.recipes.findings import FINDINGS, arrays, best, compared, leader, metrics, summary
 from stages.recipes.onset import locate
 from stages.recipes.task import create
 from stages.store import params, paths, tables
@@ -23,7 +23,7 @@ from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
 RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null"]
-PICTURE = ["head", "query", "token", "predicts", "key", "looks_at", "weight"]
+PICTURE = ["seed", "head", "query", "token", "predicts", "key", "looks_at", "weight"]
 
 
 def main(name: str) -> None:
@@ -46,15 +46,22 @@ def main(name: str) -> None:
             for seed in range(training.seeds):
                 for step in training.kept:
                     loaded = opened(name, arm, seed, step, tasks[arm])
-                    rows += [(arm, seed, step, *row) for row in measured(loaded, tasks[arm], held)]
+                    found = measured(loaded, tasks[arm], held)
+                    rows += [(arm, seed, step, *row) for row in found if step == training.kept[-1] or "@" not in row[0]]
                     progress.update()
                 rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
-                if arm == recipe.main and seed == 0:
-                    picture = list(pictured(loaded, tasks[arm], held[tasks[arm].shown(held)]))
-            kept.append(best(pd.DataFrame(rows, columns=RAW)))
+            table = pd.DataFrame(rows, columns=RAW)
+            if arm == recipe.main:
+                seed = leader(table, tasks[arm].onsets[-1], tasks[arm].onsets[-1] in tasks[arm].falls)
+                loaded = opened(name, arm, seed, training.kept[-1], tasks[arm])
+                shown = held[tasks[arm].shown(held)]
+                picture = [(seed, *row) for row in pictured(loaded, tasks[arm], shown)]
+            kept.append(best(table))
             rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
             values, steps_C = arrays(kept[-1])
-            located[arm] = locate(values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng)
+            located[arm] = locate(
+                values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng, tasks[arm].solved
+            )
     findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)

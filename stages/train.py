@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.prompts.prompt import stream
-from stages.recipes.task import create
+from stages.recipes.task import Task, create
 from stages.store import folders, params, paths, tables
 from stages.store.errors import UserError, run
 
@@ -28,11 +28,14 @@ def main(name: str) -> None:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe = settings.recipes[name]
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
-    for training in arms.values():
-        create(name, recipe, training.arguments)  # a mistake in params ends here, before anything runs
+    for arm, training in arms.items():  # a mistake in params ends here, before anything runs
+        task = create(name, recipe, training.arguments)
+        for first in training.before:
+            _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
-    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))
+    steps = sum(arms[arm].steps + sum(first.steps for first in arms[arm].before) for arm, _ in runs)
+    log.info("train %s: %d runs, %d steps in all", name, len(runs), steps)
     from stages.model.train import threads  # torch is loaded only where something is trained
 
     with folders.replacing(paths.checkpoints(name)) as folder:
@@ -49,8 +52,21 @@ def main(name: str) -> None:
         tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
 
 
+def _fits(where: str, task: Task, before: Task) -> None:
+    """Refuse to let a model learn first what its vocabulary or its positions cannot hold."""
+    for what, has, needs in (
+        ("tokens", task.symbols, before.symbols),
+        ("positions", task.positions, before.positions),
+    ):
+        if needs > has:
+            raise UserError(f"{where}.arguments need {needs} {what}; the model of the arm has {has}")
+
+
 def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:
-    """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint."""
+    """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint.
+
+    Steps count from where what was learned first ends: that is checkpoint 0, and the optimizer starts afresh.
+    """
     import torch
 
     from stages.model.build import build, save
@@ -62,6 +78,10 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
     torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))
     model = build(training.architecture, task.symbols, task.positions)
     rows = []
+    for number, first in enumerate(training.before):  # the same batches follow as without it
+        earlier, rng = create(name, settings.recipes[name], first.arguments), f"recipes/{name}/{seed}/first/{number}"
+        alone = training.model_copy(update={"steps": first.steps})
+        train(model, earlier, alone, stream(settings.seed, rng), lambda step, loss: None)
 
     def keep(step: int, loss: float) -> None:
         save(model, folder / paths.checkpoint(name, arm, seed, step).relative_to(paths.checkpoints(name)))

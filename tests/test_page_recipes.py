@@ -35,7 +35,7 @@ def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, 
     findings += [("after", ARMS[0], "accuracy", "induction", "", *after)]
     findings += [("onset", ARMS[0], "induction", "", 0, 70.0, "", "")]
     pd.DataFrame(findings, columns=recipes.FINDINGS.split()).to_csv(folder / "findings.csv", index=False)
-    picture = [("L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
+    picture = [(1, "L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
     pd.DataFrame(picture, columns=recipes.PICTURE.split()).to_csv(folder / "picture.csv", index=False)
     return folder
 
@@ -100,3 +100,50 @@ def test_a_long_study_made_with_other_params_says_so(tmp_path):
         [section] = recipes.longer(settings, {"induction": tmp_path})
         assert digest[:12] in section.blocks[0].text
         assert ("HAVE CHANGED" in section.blocks[0].text) == stale
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (("solved later", -300, -400, -200), "the accuracy is solved 300 steps earlier [−400, −200]"),
+        (("solved later", 300, 200, 400), "the accuracy is solved 300 steps later [+200, +400]"),
+        (("solved later", -50, -150, 20), "when the accuracy is solved is not told apart (−50 [−150, +20])"),
+        (("solved later", None, None, None), "the accuracy is solved in not every run of both"),
+        (("onset later", -300, -400, -200), "the accuracy jumps 300 steps earlier [−400, −200]"),
+    ],
+)
+def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_it(row, expected):
+    first = {"arguments": RECIPE.train.arguments | {"length": 12}, "steps": 70}
+    recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": {"first": first}}})
+    finding, *numbers = row
+    whole = pd.DataFrame([(finding, "after", "accuracy", ARMS[0], None, *numbers)], columns=recipes.FINDINGS.split())
+    whole = whole.astype({"value": float, "low": float, "high": float})
+    start = [("after", seed, 0, "induction", "L1H0", 1, value, None) for seed, value in enumerate((0.7, 0.9))]
+    curve = pd.DataFrame(start, columns=recipes.CURVE.split())
+    (says,) = recipes.ahead(recipe, whole, curve)
+    assert says.startswith("After learned something else first: 70 steps of length 12. Counted from there")
+    assert expected in says and says.endswith("At its step 0: induction score 0.80.")
+    assert recipes.ahead(RECIPE, whole, curve) == []
+
+
+def test_a_run_that_is_never_solved_is_called_so():
+    rows = [("solved", ARMS[0], "accuracy", "", seed, value, None, None) for seed, value in enumerate((800, None))]
+    findings = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).astype({"value": float})
+    assert "two layers 800, never" in recipes.solved(findings, ARMS)
+
+
+def test_the_picture_says_which_run_it_is_of_and_what_was_written():
+    rows = [
+        (2, "L0H0", query, word, predicts, key, looked, 0.1)
+        for query, word, predicts in ((2, ":", "1"), (3, "1", "0"), (4, "0", "."))
+        for key, looked in enumerate("11:10"[: query + 1])
+    ]
+    says = recipes.pictured(pd.DataFrame(rows, columns=recipes.PICTURE.split()), "two_layers")
+    assert "seed 2 of two layers" in says and "After '11:' the model itself wrote '10.'" in says
+
+
+def test_data_that_change_with_the_step_are_named():
+    assert recipes.schedule(RECIPE) == ""
+    arguments = {"restarts": {"share": 0.8, "until": 400}, "gap": None}
+    train = RECIPE.train.model_copy(update={"arguments": arguments})
+    assert "restarts until step 400" in recipes.schedule(RECIPE.model_copy(update={"train": train}))

@@ -19,10 +19,11 @@ from stages import dynamics, train
 from stages.model.build import build, read, save, sinusoids
 from stages.model.study import measured
 from stages.model.train import rate
+from stages.model.train import train as train_alone
 from stages.prompts.prompt import stream
 from stages.recipes import findings, onset
 from stages.recipes.induction import Induction
-from stages.recipes.iteration import Iteration
+from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
 from stages.recipes.task import IGNORED, create
 from stages.store import params, paths
 from stages.store.errors import UserError
@@ -129,7 +130,7 @@ def test_the_summaries_hold_every_arm_seed_and_step(trained):
     chosen = curve[curve.best == 1]
     assert not chosen.duplicated(["arm", "seed", "step", "measure"]).any()
     assert len(chosen) == 2 * 2 * 5 * 6
-    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond"} == set(said.finding)
+    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond", "onset later"} == set(said.finding)
     whole = said[said.seed.isna()]
     assert (whole.low <= whole.high + 1e-9).all()
     learning = pd.read_csv(folder / "learning.csv")
@@ -299,10 +300,10 @@ def test_the_tape_is_computed_step_by_step_from_what_is_written(function):
     step = {"parity": lambda s, x: s ^ x, "copy": lambda s, x: x, "polynomial": lambda s, x: (s * x + 1) % 5}[function]
     batch, corrupted = task.batch(np.random.default_rng(0), 200, 0), 0
     for ids, labels in zip(batch.ids_BT.tolist(), batch.labels_BT.tolist(), strict=True):
-        length = ids.index(task.base)
+        length = ids.index(SEPARATOR)
         x, tape = ids[:length], ids[length + 1 : 2 * length + 1]
-        assert 4 <= length <= 7 and set(ids[2 * length + 1 :]) <= {task.base + 2}
-        assert labels[:length] == [IGNORED] * length and labels[2 * length] == task.base + 1
+        assert 4 <= length <= 7 and set(ids[2 * length + 1 :]) <= {PADDING}
+        assert labels[:length] == [IGNORED] * length and labels[2 * length] == END
         assert labels[length : 2 * length] == [step(s, a) for s, a in zip([0, *tape], x, strict=False)]
         corrupted += labels[length : 2 * length] != tape
     assert 100 < corrupted < 200
@@ -313,14 +314,14 @@ def test_test_strings_are_never_trained_on_and_have_true_tapes(tape):
     task = Iteration(function="parity", shortest=4, longest=6, beyond=8, corruption=0.5, tape=tape)
     held = task.held_out(np.random.default_rng(0), 60)
     batch = task.batch(np.random.default_rng(1), 3000, 0)
-    trained = {tuple(ids[: ids.index(2)]) for ids in batch.ids_BT.tolist()}
+    trained = {tuple(ids[: ids.index(SEPARATOR)]) for ids in batch.ids_BT.tolist()}
     strings = []
     for tokens in held:
         ids = tokens.ids.tolist()
-        strings.append(tuple(ids[: ids.index(2)]))
+        strings.append(tuple(ids[: ids.index(SEPARATOR)]))
         parity = (np.cumsum(strings[-1]) % 2).tolist()
-        assert ids[ids.index(2) + 1 :] == ([*parity, 3] if tape else parity[-1:])
-        assert tokens.ids[tokens.target].tolist() == ids[ids.index(2) + 1 :]
+        assert ids[ids.index(SEPARATOR) + 1 :] == ([*parity, END] if tape else parity[-1:])
+        assert tokens.ids[tokens.target].tolist() == ids[ids.index(SEPARATOR) + 1 :]
     assert not set(strings) & trained and len(trained) > 60
     assert {len(string) for string in strings} == {4, 5, 6, 7, 8}
     outcomes = task.outcomes(held[0], np.zeros(len(held[0].target)), np.ones(len(held[0].target), dtype=bool))
@@ -334,3 +335,133 @@ def test_heads_should_look_at_the_separator_and_at_the_next_input():
     assert separator.queries.tolist() == [5, 6, 7] and separator.keys.argmax(1).tolist() == [4, 4, 4]
     assert inputs.queries.tolist() == [4, 5, 6, 7] and inputs.keys.argmax(1).tolist() == [0, 1, 2, 3]
     assert task.symbol(tokens.ids[4]) == ":" and task.symbol(tokens.ids[-1]) == "."
+
+
+def test_longer_strings_are_drawn_in_proportion_to_their_length_and_none_is_asked_for_attention_beyond():
+    task = Iteration(function="copy", shortest=4, longest=8, beyond=10)
+    batch = task.batch(np.random.default_rng(0), 6000, 0)
+    found = np.bincount((batch.ids_BT == SEPARATOR).argmax(1), minlength=9)[4:] / 6000
+    assert found == pytest.approx(np.arange(4, 9) / 30, abs=0.02)
+    for tokens in task.held_out(np.random.default_rng(0), 14):
+        length = tokens.ids.tolist().index(SEPARATOR)
+        assert (task.relation("input", tokens) is None) == (length > 8) == (task.relation("separator", tokens) is None)
+
+
+def test_all_functions_share_one_vocabulary():
+    tasks = [Iteration(function=f, shortest=4, longest=5, beyond=6) for f in ("parity", "copy", "polynomial")]
+    assert {task.symbols for task in tasks} == {13} and {task.positions for task in tasks} == {14}
+    assert [task.symbol(token) for task in tasks for token in (9, SEPARATOR, END)] == ["9", ":", "."] * 3
+
+
+@pytest.mark.parametrize(("function", "told"), [("parity", 0), ("copy", 0), ("polynomial", 1)])
+def test_after_a_restart_the_input_alone_tells_what_follows(function, told):
+    """With every symbol started over, what follows is x, plus one in the polynomial; later it is drawn as any other."""
+    task = Iteration(
+        function=function, shortest=4, longest=4, beyond=4, corruption=1.0, restarts={"share": 1.0, "until": 10}
+    )
+    batch = task.batch(np.random.default_rng(0), 300, 0)
+    assert (batch.ids_BT[:, 5:] == told).all()  # x1 x2 x3 x4 : s1 s2 s3 s4
+    assert (batch.labels_BT[:, 5:8] == (batch.ids_BT[:, 1:4] + told) % task.base).all()
+    half, after = (task.batch(np.random.default_rng(0), 300, step).ids_BT[:, 5:] == told for step in (5, 10))
+    assert after.mean() == pytest.approx(1 / task.base, abs=0.05)
+    assert half.mean() == pytest.approx(0.5 + 0.5 / task.base, abs=0.05)
+
+
+def test_the_gap_shifts_the_positions_from_the_separator_on_and_closes():
+    task = Iteration(function="parity", shortest=4, longest=6, beyond=6, gap={"positions": 2, "until": 100})
+    for step, widest in ((0, 2), (49, 2), (50, 1), (99, 1)):
+        batch = task.batch(np.random.default_rng(0), 200, step)
+        shift_BT = batch.positions_BT - np.arange(batch.ids_BT.shape[1])
+        lengths_B = (batch.ids_BT == SEPARATOR).argmax(1)
+        tape_BT = np.arange(batch.ids_BT.shape[1]) >= lengths_B[:, None]
+        assert set(shift_BT[~tape_BT]) == {0}
+        assert (np.ptp(np.where(tape_BT, shift_BT, shift_BT[:, -1:]), axis=1) == 0).all()  # one shift per string
+        assert set(shift_BT[:, -1]) == set(range(widest + 1))
+        assert batch.positions_BT.max() < task.positions
+    assert task.batch(np.random.default_rng(0), 5, 100).positions_BT is None
+
+
+def transferred(folder: Path, **first) -> params.Params:
+    """Write params with a tiny recipe whose second arm learns another function first."""
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    recipe = content["recipes"]["induction"] | {"task": "iteration", "main": "scratch"}
+    recipe["train"] |= {"steps": 2, "batch": 4, "seeds": 1, "checkpoints": {"even": 1}}
+    recipe["train"]["arguments"] = {"function": "parity", "shortest": 4, "longest": 5, "beyond": 5}
+    arguments = recipe["train"]["arguments"] | {"function": "polynomial"} | first
+    before = {"arguments": arguments | {"function": "copy"}, "steps": 2}
+    recipe["arms"] = {"scratch": {}, "after": {"first": {"arguments": arguments, "steps": 3, "first": before}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"parity": recipe}}))
+    return params.load(folder / "params.yaml")
+
+
+def test_what_is_learned_first_is_where_the_arm_starts(tmp_path):
+    settings = transferred(tmp_path)
+    for arm in ("scratch", "after"):
+        train.one_run(settings, "parity", arm, 0, tmp_path)
+    scratch, start = (read(tmp_path / f"{arm}-0" / "000000") for arm in ("scratch", "after"))
+    arm, naive = settings.recipes["parity"].arm("after"), scratch.train().requires_grad_(True)
+    for number, (function, steps) in enumerate((("copy", 2), ("polynomial", 3))):
+        task = create("parity", settings.recipes["parity"], arm.first.arguments | {"function": function})
+        rng = stream(settings.seed, f"recipes/parity/0/first/{number}")
+        train_alone(naive, task, arm.model_copy(update={"steps": steps}), rng, lambda step, loss: None)
+    torch.use_deterministic_algorithms(False)
+    for (name, one), other in zip(naive.named_parameters(), start.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6), name
+    before = files(tmp_path / "scratch-0")["000000/model.safetensors"]
+    assert files(tmp_path / "after-0")["000000/model.safetensors"] != before
+
+
+def test_a_model_learns_first_only_what_fits_it(tmp_path, monkeypatch):
+    transferred(tmp_path, longest=9, beyond=9)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"parity\.arms\.after\.first\.arguments need 20 positions; .* has 12"):
+        train.main("parity")
+
+
+def test_queries_keys_and_embeddings_may_start_smaller_or_larger():
+    shape = {"type": "gpt2", "layers": 2, "heads": 1, "width": 64, "inner": 8, "initializer_range": 0.1}
+    model = build(params.Architecture(**shape, embedding_range=0.4, attention_range=0.01), 50, 16)
+    queries_DD, keys_DD, values_DD = model.transformer.h[1].attn.c_attn.weight.split(64, dim=1)
+    found = [float(weight.detach().std()) for weight in (queries_DD, keys_DD, values_DD, model.transformer.wte.weight)]
+    assert found == pytest.approx([0.01, 0.01, 0.1, 0.4], rel=0.1)
+    with pytest.raises(ValueError, match="of gpt2, not of llama"):
+        params.Architecture(**shape | {"type": "llama"}, embedding_range=0.4)
+
+
+def test_the_run_that_is_pictured_is_the_best_one_on_split_a_at_the_last_checkpoint():
+    rows = pd.DataFrame(
+        [
+            ("main", seed, step, "accuracy", "", f"{sequence:04d}", value, np.nan)
+            for seed, ends in enumerate([(0.5, 1.0), (0.9, 0.0), (0.9, 0.5)])
+            for step in (0, 10)
+            for sequence in range(8)
+            for value in [ends[sequence % 2] if step else 1.0 - seed]
+        ],
+        columns=dynamics.RAW,
+    )
+    assert findings.leader(rows, "accuracy", falls=False) == 1
+    assert findings.leader(rows, "accuracy", falls=True) == 0
+
+
+def test_an_arm_that_is_ahead_is_told_by_onset_and_by_when_it_is_solved():
+    task = Iteration(function="parity", shortest=4, longest=5, beyond=5)
+    both = {}
+    for arm, at in (("scratch", 500), ("after", 300)):
+        values_SCP, steps_C = curves(at, 0.9)
+        rng, levels = np.random.default_rng(0), {"accuracy": 0.9}
+        both[arm] = onset.locate({"accuracy": values_SCP}, set(), steps_C, 200, 300, rng, levels)
+    found = pd.DataFrame(findings.compared(both, dict.fromkeys(both, task)), columns=findings.FINDINGS)
+    found = found[found.seed == ""].set_index(["finding", "arm"])
+    for finding in ("onset later", "solved later"):
+        row = found.loc[(finding, "after")]
+        assert row.versus == "scratch" and row.low <= row.value <= row.high < -100 and abs(row.value + 200) < 60
+    assert 500 < found.loc[("solved", "scratch"), "value"] < 650
+
+
+def test_a_run_that_never_reaches_the_level_has_no_step_and_no_mean():
+    steps_C = np.array([0, 10, 20])
+    assert onset.reached(np.array([[0.0, 0.99, 0.5], [0.0, 0.5, 0.98]]), steps_C, 0.99)[0] == 10
+    values_SCP = np.stack([np.full((3, 8), 0.1), np.full((3, 8), 1.0), np.full((3, 8), 1.0)])
+    found = onset.locate({"a": values_SCP}, set(), steps_C, 10, 200, np.random.default_rng(0), {"a": 0.5})["a"]
+    assert np.isnan(found.solved_S).tolist() == [True, False, False]
+    assert np.isnan(found.solved_R).mean() == pytest.approx(1 - (2 / 3) ** 3, abs=0.1)  # the resamples that draw it

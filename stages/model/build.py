@@ -66,8 +66,15 @@ def _gpt2(architecture: Architecture, vocabulary: int, positions: int) -> GPT2LM
         for block in model.transformer.h:
             block.mlp.requires_grad_(False)
             block.mlp.c_proj.weight.zero_()
-    if architecture.positions == "sinusoids":
-        with torch.no_grad():
+    with torch.no_grad():
+        if architecture.embedding_range:
+            model.transformer.wte.weight *= architecture.embedding_range / architecture.initializer_range
+        if architecture.attention_range:
+            for block in model.transformer.h:  # columns: queries, keys, values
+                block.attn.c_attn.weight[:, : 2 * architecture.width] *= (
+                    architecture.attention_range / architecture.initializer_range
+                )
+        if architecture.positions == "sinusoids":
             model.transformer.wpe.weight.copy_(architecture.amplitude * sinusoids(positions, architecture.width))
     return model
 

@@ -14,16 +14,17 @@ import pandas as pd
 from stages.page import charts, inputs
 from stages.page.page import Chart, Figure, Note, Section
 from stages.page.sentences import capital, interval, listed, number
-from stages.store.params import Params, Recipe, digest
+from stages.store.params import First, Params, Recipe, digest
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
 LEARNING = "arm seed step loss"
-PICTURE = "head query token predicts key looks_at weight"
+PICTURE = "seed head query token predicts key looks_at weight"
 PICTURED = (
-    "Where each head of the first run looks in one held-out sequence, at the last checkpoint; darker: more attention. "
-    "A tape, after ':', was written by the model itself, one token at a time (greedy decoding)."
+    "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "
+    "best on one half of the held-out sequences, the first of equals. Darker: more attention."
 )
+WRITTEN = " After '{string}' the model itself wrote '{tape}', one token at a time (greedy decoding)."
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
@@ -87,14 +88,89 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
-    blocks = [Note(design(recipe)), Figure(cards, says, path, "cards", legend), Note(order(whole, arms[0]))]
-    for says in (by_seed(findings, arms[0]), parts(curve, arms[0]), without(curve, arms[0])):
+    blocks = [
+        Note(design(recipe) + schedule(recipe)),
+        Figure(cards, says, path, "cards", legend),
+        Note(order(whole, arms[0])),
+    ]
+    said_last = (
+        *ahead(recipe, whole, curve),
+        solved(findings, arms),
+        by_seed(findings, arms[0]),
+        parts(curve, arms[0]),
+    )
+    for says in (*said_last, without(curve, arms[0])):
         blocks += [Note(says)] if says else []
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
     if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
-        blocks.append(Figure(maps, PICTURED, (folder / "picture.csv").as_posix(), "maps"))
+        blocks.append(Figure(maps, pictured(seen, arms[0]), (folder / "picture.csv").as_posix(), "maps"))
     return blocks
+
+
+def pictured(seen: pd.DataFrame, arm: str) -> str:
+    """Say which run is pictured and, where a ':' divides the sequence, what it wrote after it."""
+    says = PICTURED.format(seed=int(seen["seed"].iloc[0]), arm=arm.replace("_", " "))
+    words = seen.sort_values("key").drop_duplicates("key")["looks_at"].tolist()
+    last = seen.loc[seen["query"].idxmax(), "predicts"]
+    if words.count(":") != 1:
+        return says
+    at = words.index(":") + 1
+    return says + WRITTEN.format(string="".join(words[:at]), tape="".join([*words[at:], last]))
+
+
+def ahead(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+    """Say for every arm that learned something else first than the main arm whether it is ahead, and by how much.
+
+    What was learned first may be there from step 0 on, without an onset: what the heads do there is said as well.
+    """
+    main, said_each = recipe.main, []
+    for arm in recipe.ordered:
+        before = recipe.arm(arm).before
+        rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
+        if before == recipe.arm(main).before or rows.empty:
+            continue
+        levels = rows["measure"].isin(rows.loc[rows["finding"] == "solved later", "measure"])
+        parts = []
+        for row in rows[levels | (not levels.any())].itertuples():
+            name = f"the {said(row.measure)} " + ("is solved" if row.finding == "solved later" else "jumps")
+            bounds = f"[{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+            if pd.isna(row.value) or pd.isna(row.low):
+                parts.append(f"{name} in not every run of both")
+            elif row.low > 0 or row.high < 0:
+                when = "later" if row.low > 0 else "earlier"
+                parts.append(f"{name} {abs(row.value):.0f} steps {when} {bounds}")
+            else:
+                parts.append(f"when {name} is not told apart ({row.value:+.0f} {bounds})".replace("(-", "(−"))
+        start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
+        values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
+        text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "
+        text += f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}."
+        said_each.append(text + (f" At its step 0: {', '.join(values)}." if values else ""))
+    return said_each
+
+
+def learned(recipe: Recipe, before: list[First]) -> str:
+    """Say what was learned first: its steps, and in what its arguments differ."""
+    main, each = recipe.train.arguments, []
+    for first in before:
+        changed = {key: value for key, value in first.arguments.items() if main.get(key) != value}
+        what = ", ".join(f"{key} {value}" for key, value in changed.items() if isinstance(value, str | int | float))
+        each.append(f"{first.steps} steps of {what or 'other data'}")
+    return f"learned something else first: {', then '.join(each)}" if each else "learned nothing else first"
+
+
+def solved(findings: pd.DataFrame, arms: list[str]) -> str:
+    """Say at which checkpoint every run counts as solved."""
+    rows = findings[(findings["finding"] == "solved") & findings["seed"].notna()]
+    texts = []
+    for measure in dict.fromkeys(rows["measure"]):
+        for arm in arms:
+            mine = rows[(rows["arm"] == arm) & (rows["measure"] == measure)].sort_values("seed")["value"]
+            steps = ", ".join("never" if pd.isna(step) else f"{step:.0f}" for step in mine)
+            texts += [f"{arm.replace('_', ' ')} {steps}"] if len(mine) else []
+        texts[-1] += f" (the first checkpoint at which the {said(measure)} is at least the task's level)"
+    return f"Steps until solved, seed by seed: {'; '.join(texts)}." if texts else ""
 
 
 def by_seed(findings: pd.DataFrame, arm: str) -> str:
@@ -165,18 +241,50 @@ def design(recipe: Recipe) -> str:
     """Say what was trained, how often, and what the intervals are over."""
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
-    layers = listed(
-        f"{arm.replace('_', ' ')} ({recipe.arm(arm).architecture.layers} x {recipe.arm(arm).architecture.heads} heads)"
+    variants = listed(
+        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layers of {_count(shape.heads)}'})"
         for arm in recipe.ordered
     )
+    before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
     return (
         f"Trained from scratch on the task `{recipe.task}`, {seeds} seeds each, {recipe.train.steps} steps of "
-        f"{recipe.train.batch} sequences: {layers}; width {shape.width}, {mlp}. Every checkpoint is measured on "
-        f"{recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
+        f"{recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. {before}Every checkpoint is measured "
+        f"on {recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
         f"95 % bootstrap intervals over {over}."
     )
+
+
+def schedule(recipe: Recipe) -> str:
+    """Say which training data change with the step: onsets are then those of this schedule."""
+    ends = {
+        key: value["until"]
+        for key, value in recipe.train.arguments.items()
+        if isinstance(value, dict) and "until" in value
+    }
+    if not ends:
+        return ""
+    each = listed(f"{key} until step {step}" for key, step in ends.items())
+    return (
+        f" The training data get harder on the way ({each}): the onsets are those of this schedule, which may set when "
+        "and in which order heads appear."
+    )
+
+
+def _changes(changes: dict) -> str:
+    """Write what an arm changes, `key: value`; of a section that is no number or word, its name."""
+    said_each = []
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
+        else:
+            said_each.append(f"{key.replace('_', ' ')}: {'none' if value is None or value is False else value}")
+    return ", ".join(said_each)
+
+
+def _count(heads: int) -> str:
+    return f"{heads} head{'s' if heads > 1 else ''}"
 
 
 def said(measure: str) -> str:

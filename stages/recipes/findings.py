@@ -30,6 +30,16 @@ def best(rows: pd.DataFrame) -> pd.DataFrame:
     return merged.assign(best=merged.best.fillna(0).astype(int))
 
 
+def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:
+    """Return the seed whose last value of a measure is best on split a, the first of equals: the run that is pictured.
+
+    rows: as `measured` yields them, of one arm; falls: the measure is better when lower.
+    """
+    on_a = (rows.sequence.astype(int) % 2 == 0) & (rows.measure == measure) & (rows.step == rows.step.max())
+    means = rows[on_a].groupby("seed").value.mean()
+    return int(means.idxmin() if falls else means.idxmax())
+
+
 def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return an arm's measures as (S, C, P), best heads standing for relations, and its steps (C,)."""
     chosen, values = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}
@@ -53,13 +63,17 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
     onset, rise, final: of a measure, mean over seeds with its interval, and per seed without one. after: by how many
     steps a measure's onset follows that of the one named in `versus`. beyond: how much further the first arm's
     rise or last value goes than another arm's (`versus`), positive in the direction of the jump, down for losses.
+    solved: the first checkpoint at which a measure is at its task's level, without a value where a seed never is.
+    later: by how many steps an arm's onset (`onset later`) or its being solved follows that of the first arm
+    (`versus`), negative where the arm is ahead. Resamples are the same for both.
     """
     first = next(iter(located))
     for arm, measures in located.items():
         for measure, one in measures.items():
-            for finding in ("onset", "rise", "final"):
+            solved = ("solved",) if measure in tasks[arm].solved else ()
+            for finding in ("onset", "rise", "final", *solved):
                 values_S, values_R = getattr(one, f"{finding}_S"), getattr(one, f"{finding}_R")
-                yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R)
+                yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R, finding == "solved")
                 yield from ((finding, arm, measure, "", s, value, np.nan, np.nan) for s, value in enumerate(values_S))
         onsets = [measure for measure in tasks[arm].onsets if measure in measures]
         for earlier, later in pairwise(onsets):
@@ -67,6 +81,14 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
             change = (b.onset_S - a.onset_S).mean()
             yield "after", arm, later, earlier, "", change, *_bounds(b.onset_R - a.onset_R)
         if arm != first:
+            for measure in onsets:
+                one, other = located[first].get(measure), measures[measure]
+                solved = ("solved",) if measure in tasks[arm].solved else ()
+                for finding in ("onset", *solved) if one is not None else ():
+                    value = getattr(other, f"{finding}_S").mean() - getattr(one, f"{finding}_S").mean()
+                    later_R = getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R")
+                    bounds = _bounds(later_R, finding == "solved")
+                    yield f"{finding} later", arm, measure, first, "", value, *bounds
             for measure, other in measures.items():
                 one = located[first].get(measure)
                 if one is not None:
@@ -77,13 +99,16 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
-def _bounds(values_R: np.ndarray) -> tuple[float, float]:
+def _bounds(values_R: np.ndarray, unless_never: bool = False) -> tuple[float, float]:
+    """Return the percentile interval; `unless_never`: none where a resample has no value, as of what never comes."""
+    if unless_never and np.isnan(values_R).any():
+        return np.nan, np.nan
     low, high = np.nanpercentile(values_R, [2.5, 97.5])
     return float(low), float(high)
 
 
 def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | int]:
-    """Return the means over seeds that branches compare: last values, and onsets of the first arm.
+    """Return the means over seeds that branches compare: last values; the first arm's onsets and solved step.
 
     `<measure>` and `<measure>_onset` are the first arm's, `<arm>_<measure>` those of the others; seeds: runs per arm.
     """
@@ -94,4 +119,6 @@ def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float
             found[row.measure if row.arm == first else f"{row.arm}_{row.measure}"] = round(row.value, 5)
         elif row.finding == "onset" and row.arm == first:
             found[f"{row.measure}_onset"] = round(row.value, 1)
+        elif row.finding == "solved" and row.arm == first and not np.isnan(row.value):
+            found[f"{row.measure}_solved"] = round(row.value, 1)
     return found

@@ -5,15 +5,25 @@
     polynomial  s_t = s_{t-1} x_t + 1 mod p, p prime: cannot be counted, unlike parity
 
 The written tape s (the chain of thought) lets two layers of one head iterate: layer 0 looks at ':' from the tape, which
-tells how far the tape is, layer 1 looks at x_{t+1}. The loss is on the tape and its end only. In training, tape symbols
-are redrawn at random with probability `corruption`, and each next one is right for what is written: a tape that was
-computed elsewhere is then of no use, and the step from the written symbol must be learned.
+tells how far the tape is, layer 1 looks at x_{t+1}. The loss is on the tape and its end only.
 
-Strings of the test and strings of the training differ: a string's hash decides which it is.
+A solved task is not yet this mechanism: a tape can be computed ahead and looked up by position. In training, therefore,
+
+    corruption  tape symbols are redrawn at random with this probability, and each next one is right for what is
+                written: a tape computed ahead is of no use, the step from the written symbol must be learned
+    restarts    of those redrawn, a share falling to 0 is set to the symbol from which s_{t+1} is x_{t+1} (plus one in
+                the polynomial): where to look can be learned before what to compute, which alone has no first-order
+                signal (parity of two unknowns correlates with neither)
+    gap         the position ids of ':' and the tape are shifted by a random number that falls to 0: where x_{t+1} lies
+                cannot be told from the tape's own position, so that layer 0 has to find ':'
+
+All three functions share one vocabulary, so that a model can learn one after another. Strings of the test and strings
+of the training differ: a string's hash decides which it is.
 
 Legend: B string, T token, L length of x.
 """
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,9 +31,26 @@ from pydantic import Field, model_validator
 
 from stages.heads.family import Relation, Tokens, one_key
 from stages.recipes.task import IGNORED, Batch, Task, Watched
+from stages.store.params import Section
 
 SYMBOLS = {"parity": 2, "copy": 10, "polynomial": 5}
+RESTART = {"parity": 0, "copy": 0, "polynomial": 1}  # the symbol whose successor is told by x alone, one to one
+SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
 HELD = 5  # one string in so many is a test string
+
+
+class Restarts(Section):
+    """Which share of redrawn symbols starts over; falls linearly to 0 at step `until`."""
+
+    share: float = Field(ge=0, le=1)
+    until: int = Field(ge=1)
+
+
+class Gap(Section):
+    """The largest shift of the positions from ':' on; falls in equal stretches of steps to 0 at step `until`."""
+
+    positions: int = Field(ge=1)
+    until: int = Field(ge=1)
 
 
 class Iteration(Task):
@@ -33,7 +60,9 @@ class Iteration(Task):
     shortest: int = Field(ge=4)
     longest: int = Field(ge=1)
     beyond: int = Field(ge=1)
-    corruption: float = Field(ge=0, le=1)
+    corruption: float = Field(default=0.0, ge=0, le=1)
+    restarts: Restarts | None = None
+    gap: Gap | None = None
     tape: bool = True
 
     watched: ClassVar[dict[str, Watched]] = {
@@ -44,7 +73,7 @@ class Iteration(Task):
     }
     falls: ClassVar[frozenset[str]] = frozenset({"loss", "loss_beyond"})
     onsets: ClassVar[tuple[str, ...]] = ("attention_to_separator", "attention_to_input", "accuracy")
-
+    solved: ClassVar[dict[str, float]] = {"accuracy": 0.99}
     decoded: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -55,22 +84,22 @@ class Iteration(Task):
 
     @property
     def base(self) -> int:
-        """Number of symbols of x and s; the separator, the end and the padding follow them."""
+        """Number of symbols of x and s."""
         return SYMBOLS[self.function]
 
     @property
     def symbols(self) -> int:
-        """Symbols, ':', the end and padding."""
-        return self.base + 3
+        """Ten symbols, ':', the end and padding."""
+        return PADDING + 1
 
     @property
     def positions(self) -> int:
-        """Length of the longest tested sequence."""
-        return 2 * self.beyond + 2
+        """Length of the longest tested sequence, or of the longest trained one with its gap if that is longer."""
+        return max(2 * self.beyond + 2, 2 * self.longest + 1 + (self.gap.positions if self.gap else 0))
 
     def symbol(self, token: int) -> str:
         """Write a token: symbols as digits, then ':' and the end, '.'."""
-        return str(token) if token < self.base else ":. "[token - self.base]
+        return str(token) if token < SEPARATOR else ":. "[token - SEPARATOR]
 
     def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
         """Return s_t from s_{t-1} and x_t."""
@@ -79,9 +108,19 @@ class Iteration(Task):
         return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
 
     def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
-        """Draw training strings of random lengths, right-padded, with corrupted tapes and the right next symbols."""
-        lengths_B = rng.integers(self.shortest, self.longest + 1, size)
-        return self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng)
+        """Draw training strings, right-padded, with corrupted tapes and the right next symbols.
+
+        A length's probability is proportional to it: the longer, the more places there are to look at.
+        """
+        lengths = np.arange(self.shortest, self.longest + 1)
+        lengths_B = rng.choice(lengths, size, p=lengths / lengths.sum())
+        batch = self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng, step)
+        widest = max(0, math.ceil(self.gap.positions * (1 - step / self.gap.until))) if self.gap else 0
+        if not widest:
+            return batch
+        places_T, gap_B = np.arange(batch.ids_BT.shape[1]), rng.integers(0, widest + 1, size)
+        positions_BT = places_T + gap_B[:, None] * (places_T >= lengths_B[:, None])
+        return Batch(batch.ids_BT, batch.labels_BT, positions_BT)
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
         """Draw test strings, two of each length from `shortest` to `beyond` in turn, with their true tapes."""
@@ -96,7 +135,7 @@ class Iteration(Task):
 
     def shown(self, held: list[Tokens]) -> int:
         """Return the first string of ten symbols, or of the longest trained length."""
-        lengths = [int(np.flatnonzero(tokens.ids == self.base)[0]) for tokens in held]
+        lengths = [int(np.flatnonzero(tokens.ids == SEPARATOR)[0]) for tokens in held]
         return lengths.index(min(10, self.longest)) if min(10, self.longest) in lengths else 0
 
     def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool) -> np.ndarray:
@@ -112,12 +151,15 @@ class Iteration(Task):
         factor_L = np.random.default_rng(0).integers(1, 2**31, self.beyond)[: x_BL.shape[1]]
         return ((x_BL + 1) * inside_BL * factor_L).sum(axis=1) % 1_000_003
 
-    def _written(self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
-        """Write `x : s` and what each position should predict; `rng` corrupts the tape."""
+    def _written(
+        self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None, step: int = 0
+    ) -> Batch:
+        """Write `x : s` and what each position should predict; `rng` corrupts the tape as it is at a training step."""
+        again = self.restarts.share * max(0.0, 1 - step / self.restarts.until) if self.restarts else 0.0
         rows_B, width = np.arange(len(x_BL)), 2 * lengths_B.max() + 1
-        ids_BT = np.full((len(x_BL), width), self.base + 2)
+        ids_BT = np.full((len(x_BL), width), PADDING)
         labels_BT, s_B = np.full((len(x_BL), width), IGNORED), np.zeros(len(x_BL), dtype=np.int64)
-        ids_BT[rows_B, lengths_B] = self.base
+        ids_BT[rows_B, lengths_B] = SEPARATOR
         for t in range(lengths_B.max()):
             inside = rows_B[t < lengths_B]
             ids_BT[inside, t] = x_BL[inside, t]
@@ -125,9 +167,11 @@ class Iteration(Task):
             labels_BT[inside, (lengths_B + t)[inside]] = s_B[inside]
             if rng is not None:
                 redrawn_B = rng.random(len(s_B)) < self.corruption
-                s_B = np.where(redrawn_B, rng.integers(0, self.base, len(s_B)), s_B)
+                drawn_B = rng.integers(0, self.base, len(s_B))
+                drawn_B[rng.random(len(s_B)) < again] = RESTART[self.function]
+                s_B = np.where(redrawn_B, drawn_B, s_B)
             ids_BT[inside, (lengths_B + t + 1)[inside]] = s_B[inside]
-        labels_BT[rows_B, 2 * lengths_B] = self.base + 1
+        labels_BT[rows_B, 2 * lengths_B] = END
         return Batch(ids_BT, labels_BT) if self.tape else self._answers(ids_BT, labels_BT, lengths_B)
 
     def _answers(self, ids_BT: np.ndarray, labels_BT: np.ndarray, lengths_B: np.ndarray) -> Batch:
@@ -135,13 +179,19 @@ class Iteration(Task):
         rows_B, width = np.arange(len(ids_BT)), lengths_B.max() + 1
         answers_BT = np.full((len(ids_BT), width), IGNORED)
         answers_BT[rows_B, lengths_B] = labels_BT[rows_B, 2 * lengths_B - 1]
-        ids_BT = np.where(np.arange(width) > lengths_B[:, None], self.base + 2, ids_BT[:, :width])
+        ids_BT = np.where(np.arange(width) > lengths_B[:, None], PADDING, ids_BT[:, :width])
         return Batch(ids_BT, answers_BT)
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
-        """Find where the position that predicts s_{t+1} should look: at ':' (not ':' itself) or at x_{t+1}."""
-        length = int(np.flatnonzero(tokens.ids == self.base)[0])
-        queries = np.arange(length, 2 * length) if self.tape else np.empty(0, dtype=int)  # ':' predicts s_1
+        """Find where the position that predicts s_{t+1} should look: at ':' (not ':' itself) or at x_{t+1}.
+
+        Without a tape there are no such positions. Strings longer than any trained one are left out: their positions
+        are untrained.
+        """
+        length = int(np.flatnonzero(tokens.ids == SEPARATOR)[0])
+        if length > self.longest or not self.tape:
+            return None
+        queries = np.arange(length, 2 * length)  # ':' predicts s_1
         if name == "separator":
             return one_key(len(tokens), queries[1:], np.full(len(queries[1:]), length))
         return one_key(len(tokens), queries, queries - length)
@@ -151,7 +201,7 @@ class Iteration(Task):
 
         Every token being the argmax given the right ones before is the same as greedy decoding writing the right tape.
         """
-        length = int(np.flatnonzero(tokens.ids == self.base)[0])
+        length = int(np.flatnonzero(tokens.ids == SEPARATOR)[0])
         suffix = "" if length <= self.longest else "_beyond"
         right = float(top.all())
         return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}

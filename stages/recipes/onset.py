@@ -8,11 +8,15 @@ Every curve has such a stretch, also one that never jumps: the rise says whether
 are percentile bootstraps in which held-out sequences are drawn again, the same for all measures, and, from three seeds
 on, seeds too: what other sequences and other initial weights would have given, as far as so few seeds can tell.
 
+Where a measure has a level from which on its task counts as solved, the first checkpoint at that level is found as
+well: not a number for a seed that never reaches it, and for a mean over seeds of which one never does.
+
 Legend: S seed, C checkpoint, P held-out sequence, R resample, G grid of steps.
 """
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,14 +26,16 @@ GRID = 20  # points in a window
 
 @dataclass(frozen=True)
 class Located:
-    """A measure's onset, rise and last value per seed, (S,), and their bootstrap means over seeds, (R,) each."""
+    """A measure's onset, rise, last value and first step at its level per seed, (S,), and bootstrap means, (R,)."""
 
     onset_S: np.ndarray
     rise_S: np.ndarray
     final_S: np.ndarray
+    solved_S: np.ndarray
     onset_R: np.ndarray
     rise_R: np.ndarray
     final_R: np.ndarray
+    solved_R: np.ndarray
 
 
 def locate(
@@ -39,10 +45,12 @@ def locate(
     window: int,
     resamples: int,
     rng: np.random.Generator,
+    levels: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
-    values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump.
+    values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump;
+    levels: from where on a measure's task counts as solved, for some measures.
     """
     seeds, _, prompts = next(iter(values.values())).shape
     weights_RP = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
@@ -52,10 +60,16 @@ def locate(
     found = {}
     for name, values_SCP in values.items():
         sign = -1 if name in falls else 1
-        once = jump(sign * means(values_SCP, np.ones((1, prompts)))[0], steps_C, window)
-        again = jump(sign * means(values_SCP, weights_RP), steps_C, window)
-        scale = (1, sign, sign)
-        over_seeds = [(part * weights_RS).sum(axis=1) * factor for part, factor in zip(again, scale, strict=True)]
+        level = sign * levels.get(name, np.nan)
+        curve_SC = sign * means(values_SCP, np.ones((1, prompts)))[0]
+        curve_RSC = sign * means(values_SCP, weights_RP)
+        once = (*jump(curve_SC, steps_C, window), reached(curve_SC, steps_C, level))
+        again = (*jump(curve_RSC, steps_C, window), reached(curve_RSC, steps_C, level))
+        scale, drawn_RS = (1, sign, sign, 1), weights_RS > 0
+        over_seeds = [
+            np.where(drawn_RS, part * weights_RS, 0.0).sum(axis=1) * factor
+            for part, factor in zip(again, scale, strict=True)
+        ]
         found[name] = Located(*(part * factor for part, factor in zip(once, scale, strict=True)), *over_seeds)
     return found
 
@@ -79,3 +93,9 @@ def jump(curve_C: np.ndarray, steps_C: np.ndarray, window: int) -> tuple[np.ndar
     at = rise_G.argmax(axis=-1)
     rise = np.take_along_axis(rise_G, at[..., None], axis=-1)[..., 0]
     return grid_G[at] + window / 2, rise, curve_C[..., -1]
+
+
+def reached(curve_C: np.ndarray, steps_C: np.ndarray, level: float) -> np.ndarray:
+    """Return the first of the steps at which curves (..., C) are at a level or above; nan where they never are."""
+    there_C = curve_C >= level
+    return np.where(there_C.any(axis=-1), steps_C[there_C.argmax(axis=-1)], np.nan)

@@ -49,7 +49,8 @@ class Task(Section):
 
     watched: measure -> which heads' attention it is, at every checkpoint.
     falls: measures that are better when lower.
-    onsets: measures whose onsets are compared, in the order in which theory expects them.
+    onsets: measures whose onsets are compared, in the order in which theory expects them; the last is what is learned.
+    solved: measure -> the level from which on it counts as solved.
 
     decoded: what is pictured is written by the model itself, from the first target on.
 
@@ -59,6 +60,7 @@ class Task(Section):
     watched: ClassVar[dict[str, Watched]]
     falls: ClassVar[frozenset[str]] = frozenset({"loss"})
     onsets: ClassVar[tuple[str, ...]]
+    solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
 
     @property

@@ -227,7 +227,11 @@ class Steer(Section):
 
 
 class Architecture(Section):
-    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only."""
+    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only.
+
+    embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
+    weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
+    """
 
     type: Literal["gpt2", "llama"]
     layers: Count
@@ -238,6 +242,14 @@ class Architecture(Section):
     initializer_range: Positive
     positions: Literal["learned", "sinusoids"] = "learned"
     amplitude: Positive = 0.2
+    embedding_range: Positive | None = None
+    attention_range: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Architecture":
+        if self.type != "gpt2" and (self.embedding_range or self.attention_range):
+            raise ValueError(f"embedding_range and attention_range are of gpt2, not of {self.type}")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "Architecture":
@@ -265,10 +277,11 @@ class Checkpoints(Section):
 
 
 class First(Section):
-    """What a model learns before: another `arguments` of the same task, for `steps` (transfer)."""
+    """What a model learns before: other `arguments` of the same task, for `steps` (transfer); `first`: before that."""
 
     arguments: dict[str, Any]
     steps: Count
+    first: "First | None" = None
 
 
 class Training(Section):
@@ -286,6 +299,14 @@ class Training(Section):
     checkpoints: Checkpoints
     first: First | None = None
     arcs: float = 0.0
+
+    @property
+    def before(self) -> "list[First]":
+        """What is learned before, in its order."""
+        found, one = [], self.first
+        while one is not None:
+            found, one = [one, *found], one.first
+        return found
 
     @property
     def kept(self) -> list[int]:
