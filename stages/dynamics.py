@@ -5,6 +5,9 @@ Writes, per checkpoint, every head's attention on the task's relations and the m
 means over seeds that branches compare (metrics.json); and where heads look in one sequence (picture.csv). The best head
 of a checkpoint is chosen on split a of the held-out sequences, its values are those of split b. At the last checkpoint,
 each head is silenced in turn.
+
+Revisions of a pretrained model are measured likewise, on the prompts of slots (stages/recipes/families.py); nothing is
+silenced there and nothing pictured.
 """
 
 import json
@@ -31,6 +34,7 @@ def main(name: str) -> None:
     settings = params.load()
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
+    from stages.model import revisions, survey
     from stages.model.study import measured, opened, pictured, silenced
     from stages.model.train import one_thread
 
@@ -38,23 +42,30 @@ def main(name: str) -> None:
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     tasks = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
-    kept, located = [], {}
+    kept, located, picture = [], {}, []
     total = sum(len(training.kept) * training.seeds for training in arms.values())
     with tqdm(total=total, desc=f"dynamics {name}", unit="checkpoint") as progress:
         for arm, training in arms.items():
             held, rows = tasks[arm].held_out(stream(settings.seed, f"recipes/{name}/held_out"), study.sequences), []
             for seed in range(training.seeds):
                 for step in training.kept:
-                    loaded = opened(name, arm, seed, step, tasks[arm])
-                    rows += [(arm, seed, step, *row) for row in measured(loaded, tasks[arm], held)]
+                    if isinstance(training, params.Revisions):
+                        loaded = revisions.opened(name, arm, training, step)
+                        found = survey.measured(loaded, tasks[arm], held)
+                    else:
+                        loaded = opened(name, arm, seed, step, tasks[arm])
+                        found = measured(loaded, tasks[arm], held)
+                    rows += [(arm, seed, step, *row) for row in found]
                     progress.update()
+                if isinstance(training, params.Revisions):
+                    continue  # silencing every head of a large model takes too long
                 rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
                 if arm == recipe.main and seed == 0:
                     picture = list(pictured(loaded, tasks[arm], held[tasks[arm].shown(held)]))
             kept.append(best(pd.DataFrame(rows, columns=RAW)))
             rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
             values, steps_C = arrays(kept[-1])
-            located[arm] = locate(values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng)
+            located[arm] = locate(values, tasks[arm].falls, steps_C, study.steps, study.bootstrap, rng, study.factor)
     findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)

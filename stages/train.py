@@ -2,8 +2,11 @@
 
 Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
 once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+
+Where `train` lists revisions of a pretrained model, nothing is trained: they are found, checked and written down.
 """
 
+import json
 import logging
 import multiprocessing
 import sys
@@ -30,6 +33,8 @@ def main(name: str) -> None:
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     for training in arms.values():
         create(name, recipe, training.arguments)  # a mistake in params ends here, before anything runs
+    if isinstance(recipe.train, params.Revisions):
+        return found(name, arms)
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
     log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(arms[arm].steps for arm, _ in runs))
@@ -47,6 +52,20 @@ def main(name: str) -> None:
         rows = [row for future in futures for row in future.result()]  # raises what a run raised
         learning = pd.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
         tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
+
+
+def found(name: str, arms: dict[str, params.Revisions]) -> None:
+    """Find the revisions that others trained, and write down what each is; there is no training loss."""
+    from stages.model.revisions import record
+
+    todo = [(arm, step) for arm, revisions in arms.items() for step in revisions.kept]
+    log.info("train %s: %d revisions to find, none to train", name, len(todo))
+    with folders.replacing(paths.checkpoints(name)) as folder:
+        for arm, step in tqdm(todo, desc=f"train {name}", unit="revision"):
+            file = folder / paths.revision(name, arm, step).relative_to(paths.checkpoints(name))
+            text = json.dumps(record(name, arm, arms[arm], step), indent=1, ensure_ascii=False)
+            tables.write_text(file, text + "\n")
+        tables.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
 
 
 def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:

@@ -4,9 +4,12 @@ For a curve f over training steps (linear between checkpoints) and a window w:
 
     onset = t* + w/2,  rise = f(t* + w) - f(t*),  t* = argmax_t f(t + w) - f(t)
 
-Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Intervals
-are percentile bootstraps in which held-out sequences are drawn again, the same for all measures, and, from three seeds
-on, seeds too: what other sequences and other initial weights would have given, as far as so few seeds can tell.
+Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Where
+checkpoints double apart, steps are counted in doublings of 1 + step, curves are linear between checkpoints on that
+scale, and the window is a factor: onset = the geometric middle of the stretch over which 1 + step grows by it.
+
+Intervals are percentile bootstraps in which held-out sequences are drawn again, the same for all measures, and, from
+three seeds on, seeds too: what other sequences and other initial weights would have given, as far as so few can tell.
 
 Legend: S seed, C checkpoint, P held-out sequence, R resample, G grid of steps.
 """
@@ -18,6 +21,7 @@ import numpy as np
 
 SEEDS = 3  # from so many on, an interval is also over seeds
 GRID = 20  # points in a window
+DOUBLING = 1000  # grid units in a doubling of 1 + step, where the window is a factor
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,15 @@ def locate(
     window: int,
     resamples: int,
     rng: np.random.Generator,
+    factor: float | None = None,
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
-    values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump.
+    values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump;
+    factor: the window as a factor on 1 + step, in the place of a number of steps.
     """
+    if factor is not None:
+        steps_C, window = DOUBLING * np.log2(1 + steps_C), round(DOUBLING * np.log2(factor))
     seeds, _, prompts = next(iter(values.values())).shape
     weights_RP = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
     weights_RS = np.full((resamples, seeds), 1 / seeds)
@@ -52,11 +60,13 @@ def locate(
     found = {}
     for name, values_SCP in values.items():
         sign = -1 if name in falls else 1
-        once = jump(sign * means(values_SCP, np.ones((1, prompts)))[0], steps_C, window)
-        again = jump(sign * means(values_SCP, weights_RP), steps_C, window)
+        once = list(jump(sign * means(values_SCP, np.ones((1, prompts)))[0], steps_C, window))
+        again = list(jump(sign * means(values_SCP, weights_RP), steps_C, window))
+        if factor is not None:
+            once[0], again[0] = (2 ** (part[0] / DOUBLING) - 1 for part in (once, again))
         scale = (1, sign, sign)
-        over_seeds = [(part * weights_RS).sum(axis=1) * factor for part, factor in zip(again, scale, strict=True)]
-        found[name] = Located(*(part * factor for part, factor in zip(once, scale, strict=True)), *over_seeds)
+        over_seeds = [(part * weights_RS).sum(axis=1) * turn for part, turn in zip(again, scale, strict=True)]
+        found[name] = Located(*(part * turn for part, turn in zip(once, scale, strict=True)), *over_seeds)
     return found
 
 
@@ -69,13 +79,13 @@ def means(values_SCP: np.ndarray, weights_RP: np.ndarray) -> np.ndarray:
 
 
 def jump(curve_C: np.ndarray, steps_C: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return onset, rise and last value of curves (..., C)."""
-    window = min(window, int(steps_C[-1]))
-    grid_G = np.arange(0, steps_C[-1] + 1, max(1, window // GRID))
+    """Return onset, rise and last value of curves (..., C); an onset is nan where nothing defines the curve."""
+    window = min(window, int(steps_C[-1] - steps_C[0]))
+    grid_G = np.arange(steps_C[0], steps_C[-1] + 1, max(1, window // GRID))
     ahead = max(1, round(window / (grid_G[1] - grid_G[0])))
     mixing_CG = np.stack([np.interp(grid_G, steps_C, row) for row in np.eye(len(steps_C))])
     curve_G = curve_C @ mixing_CG
     rise_G = curve_G[..., ahead:] - curve_G[..., :-ahead]
     at = rise_G.argmax(axis=-1)
     rise = np.take_along_axis(rise_G, at[..., None], axis=-1)[..., 0]
-    return grid_G[at] + window / 2, rise, curve_C[..., -1]
+    return np.where(np.isnan(rise), np.nan, grid_G[at] + window / 2), rise, curve_C[..., -1]

@@ -372,6 +372,11 @@ class Study(Section):
     bootstrap: Annotated[int, Field(ge=200)]
 
     @property
+    def steps(self) -> int:
+        """The window as a number of steps; 0 where it is a factor."""
+        return self.window if isinstance(self.window, int) else 0
+
+    @property
     def factor(self) -> float | None:
         """The window as a factor on 1 + step; None where it is a number of steps."""
         return float(self.window[1:]) if isinstance(self.window, str) else None
