@@ -118,7 +118,7 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Task:
     try:
         return kind(**arguments)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what the user wrote comes first
         key = ".".join(map(str, ("arguments", *first["loc"])))
         allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
         what = first["msg"].removeprefix("Value error, ")
