@@ -5,11 +5,16 @@ Writes, per checkpoint, every head's attention on the task's relations and the m
 means over seeds that branches compare (metrics.json); and where heads look in one sequence (picture.csv), in the main
 arm's run with the best outcome on split a. The best head of a checkpoint is chosen on split a of the held-out
 sequences, its values are those of split b. At the last checkpoint, each head is silenced in turn.
+
+Revisions of a pretrained model are measured likewise, on the prompts of slots (stages/recipes/families.py); nothing is
+silenced there and nothing pictured.
 """
 
 import json
 import logging
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import pandas as pd
 from tqdm import tqdm
@@ -27,41 +32,37 @@ PICTURE = ["seed", "head", "query", "token", "predicts", "key", "looks_at", "wei
 
 
 def main(name: str) -> None:
-    """Measure all checkpoints, locate the jumps, write the summaries."""
+    """Measure all checkpoints, locate the jumps, write the summaries; runs share the processor's cores."""
     settings = params.load()
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
-    from stages.model.study import measured, opened, pictured, silenced
-    from stages.model.train import one_thread
-
-    one_thread()
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     tasks = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
+    runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
+    checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
+    log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
+    from stages.model.train import threads  # torch is loaded only where something is measured
+
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
+        futures = {run: pool.submit(one_run, settings, name, *run) for run in runs}
+        for done in tqdm(as_completed(futures.values()), f"dynamics {name}", len(runs), unit="run"):
+            done.result()  # raises at once what a run raised
     kept, located = [], {}
-    total = sum(len(training.kept) * training.seeds for training in arms.values())
-    with tqdm(total=total, desc=f"dynamics {name}", unit="checkpoint") as progress:
-        for arm, training in arms.items():
-            held, rows = tasks[arm].held_out(stream(settings.seed, f"recipes/{name}/held_out"), study.sequences), []
-            for seed in range(training.seeds):
-                for step in training.kept:
-                    loaded = opened(name, arm, seed, step, tasks[arm])
-                    found = measured(loaded, tasks[arm], held)
-                    rows += [(arm, seed, step, *row) for row in found if step == training.kept[-1] or "@" not in row[0]]
-                    progress.update()
-                rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
-            table = pd.DataFrame(rows, columns=RAW)
-            if arm == recipe.main:
-                seed = leader(table, tasks[arm].onsets[-1], tasks[arm].onsets[-1] in tasks[arm].falls)
-                loaded = opened(name, arm, seed, training.kept[-1], tasks[arm])
-                shown = held[tasks[arm].shown(held)]
-                picture = [(seed, *row) for row in pictured(loaded, tasks[arm], shown)]
-            kept.append(best(table))
-            rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
-            values, steps_C = arrays(kept[-1])
-            located[arm] = locate(
-                values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng, tasks[arm].solved
-            )
+    for arm in arms:
+        mine = [futures[run].result()[0] for run in runs if run[0] == arm]
+        table = pd.DataFrame([row for rows in mine for row in rows], columns=RAW)
+        if arm == recipe.main:
+            seed = leader(table, tasks[arm].onsets[-1], tasks[arm].onsets[-1] in tasks[arm].falls)
+            picture = [(seed, *row) for row in futures[arm, seed].result()[1]]
+        kept.append(best(table))
+        rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
+        values, steps_C = arrays(kept[-1])
+        levels = tasks[arm].solved
+        located[arm] = locate(
+            values, tasks[arm].falls, steps_C, study.steps, study.bootstrap, rng, levels, study.factor
+        )
     findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
@@ -69,6 +70,31 @@ def main(name: str) -> None:
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
     tables.write_text(paths.study(name) / "metrics.json", json.dumps(metrics(findings, counts), indent=2) + "\n")
+
+
+def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
+    """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
+    from stages.model import revisions, study, survey
+    from stages.model.train import one_thread
+
+    one_thread()
+    recipe = settings.recipes[name]
+    training = recipe.arm(arm)
+    task = create(name, recipe, training.arguments)
+    held = task.held_out(stream(settings.seed, f"recipes/{name}/held_out"), recipe.study.sequences)
+    rows, last = [], training.kept[-1]
+    if isinstance(training, params.Revisions):
+        for step in training.kept:
+            loaded = revisions.opened(name, arm, training, step)
+            rows += [(arm, seed, step, *row) for row in survey.measured(loaded, task, held)]
+        return rows, []  # silencing every head of a large model takes too long
+    for step in training.kept:
+        loaded = study.opened(name, arm, seed, step, task)
+        found = study.measured(loaded, task, held)
+        rows += [(arm, seed, step, *row) for row in found if step == last or "@" not in row[0]]
+    rows += [(arm, seed, last, *row) for row in study.silenced(loaded, task, held)]
+    shown = held[task.shown(held)]
+    return rows, list(study.pictured(loaded, task, shown)) if arm == recipe.main else []
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from stages.model.anatomy import check
-from stages.model.load import FILES, fingerprint, locate, open_folder, stored
+from stages.model.load import described, locate, open_folder, stored
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
@@ -22,7 +22,6 @@ def main(slot: str) -> None:
     origin = locate(slot, source)
     loaded = open_folder(origin.folder)
     check(loaded.model, loaded.anatomy)
-    files = sorted({file for pattern in FILES for file in origin.folder.glob(pattern)})
     record = {
         "slot": slot,
         **source.model_dump(),
@@ -33,7 +32,7 @@ def main(slot: str) -> None:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "stored": stored(origin.folder),
         "dtype": "float32",
-        "files": {file.name: fingerprint(file) for file in files},
+        "files": described(origin),
         "attention": [{"layer": i, **asdict(part), "kind": part.kind} for i, part in enumerate(loaded.anatomy.layers)],
         "skipped": loaded.anatomy.skipped,
     }

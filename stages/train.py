@@ -2,8 +2,11 @@
 
 Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
 once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+
+Where `train` lists revisions of a pretrained model, nothing is trained: they are found, checked and written down.
 """
 
+import json
 import logging
 import multiprocessing
 import sys
@@ -28,6 +31,10 @@ def main(name: str) -> None:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe = settings.recipes[name]
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
+    if isinstance(recipe.train, params.Revisions):
+        for revisions in arms.values():
+            create(name, recipe, revisions.arguments)
+        return found(name, arms)
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
         task = create(name, recipe, training.arguments)
         for first in training.before:
@@ -60,6 +67,20 @@ def _fits(where: str, task: Task, before: Task) -> None:
     ):
         if needs > has:
             raise UserError(f"{where}.arguments need {needs} {what}; the model of the arm has {has}")
+
+
+def found(name: str, arms: dict[str, params.Revisions]) -> None:
+    """Find the revisions that others trained, and write down what each is; there is no training loss."""
+    from stages.model.revisions import record
+
+    todo = [(arm, step) for arm, revisions in arms.items() for step in revisions.kept]
+    log.info("train %s: %d revisions to find, none to train", name, len(todo))
+    with folders.replacing(paths.checkpoints(name)) as folder:
+        for arm, step in tqdm(todo, desc=f"train {name}", unit="revision"):
+            file = folder / paths.revision(name, arm, step).relative_to(paths.checkpoints(name))
+            text = json.dumps(record(name, arm, arms[arm], step), indent=1, ensure_ascii=False)
+            tables.write_text(file, text + "\n")
+        tables.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
 
 
 def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:

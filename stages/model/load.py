@@ -70,13 +70,23 @@ def load(slot: str) -> Loaded:
     """
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
-    changed = [name for name, sha in record["files"].items() if fingerprint(origin.folder / name) != sha]
-    if changed:
+    if name := changed(origin, record["files"]):
         raise UserError(
-            f"models.{slot} = {record['name']}: {changed[0]} differs from {paths.model(slot)}; "
+            f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
     return open_folder(origin.folder)
+
+
+def described(origin: Origin) -> dict[str, str]:
+    """Return the sha256 of every file of a model, by name."""
+    files = sorted({file for pattern in FILES for file in origin.folder.glob(pattern)})
+    return {file.name: fingerprint(file) for file in files}
+
+
+def changed(origin: Origin, recorded: dict[str, str]) -> str:
+    """Return the name of the first file that is not as recorded, '' where all are."""
+    return next((name for name, sha in recorded.items() if fingerprint(origin.folder / name) != sha), "")
 
 
 def open_folder(folder: Path) -> Loaded:
@@ -111,11 +121,15 @@ def _opened(folder: Path) -> Loaded:
 
 
 def locate(slot: str, model: Model) -> Origin:
+    """Return the folder of a slot's original files; see `find_origin`."""
+    return find_origin(f"params.yaml: models.{slot}.name = {model.name!r}", model)
+
+
+def find_origin(where: str, model: Model) -> Origin:
     """Return the folder of original files, fetching from the hub where needed.
 
-    Raises `UserError` naming the slot, the model and what to do.
+    where: the key in params.yaml and its value. Raises `UserError` that begins with it and says what to do.
     """
-    where = f"params.yaml: models.{slot}.name = {model.name!r}"
     if model.source == "package":
         return _package(where, model)
     if model.source == "hub":

@@ -1,7 +1,7 @@
-"""What stands on the page for models trained from scratch: curves over training, onsets marked, and what they say.
+"""What stands on the page for checkpoints: curves over training, onsets marked, and what they say.
 
-A claim is made only where a 95 % interval allows it; intervals are over seeds from three seeds on, else over held-out
-sequences, and the page says which.
+Checkpoints are of models trained here from scratch, or revisions of a pretrained one. A claim is made only where a 95 %
+interval allows it; intervals are over seeds from three seeds on, else over held-out sequences, and the page says which.
 """
 
 import json
@@ -14,7 +14,7 @@ import pandas as pd
 from stages.page import charts, inputs
 from stages.page.page import Chart, Figure, Note, Section
 from stages.page.sentences import capital, interval, listed, number
-from stages.store.params import First, Params, Recipe, digest
+from stages.store.params import First, Params, Recipe, Revisions, Study, digest
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
@@ -39,6 +39,15 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "attention_to_separator_mean": ("mean attention to ':'", "attention to ':', layer 0"),
     "attention_to_input_mean": ("mean attention to the input", "attention to x(t+1), layer 1"),
     "induction": ("induction score", "attention to what followed earlier copies, best head"),
+    "self": ("self score", "attention to the token itself, best head"),
+    "local": ("local score", "attention to the last 8 tokens, best head"),
+    "sink": ("sink score", "attention to first and special tokens, best head"),
+    "streaming": ("streaming score", "attention to 4 sinks and the last 64 tokens, best head"),
+    "retrieval": ("retrieval score", "needle tokens found, all needles, best head"),
+    "grammar": ("grammar score", "share of arcs found, best head per label"),
+    "repeats_loss": ("loss on repeats", "loss in the last quarter of random repeats, nats per token"),
+    "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
+    "recall": ("needle recall", "share of answer tokens right"),
 }
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
@@ -76,15 +85,17 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     arms = recipe.ordered
     whole = findings[findings["seed"].isna()]
     cards = [
-        Chart(
-            chart(curve, whole, measure, arms, recipe.study.window), capital(said(measure)), jumps(whole, measure, arms)
-        )
+        Chart(chart(curve, whole, measure, arms, recipe.study), capital(said(measure)), jumps(whole, measure, arms))
         for measure in dict.fromkeys(curve["measure"])
         if "@" not in measure
     ]
     legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
+    factor = recipe.study.factor
+    stretch = (
+        f"{recipe.study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
+    )
     says = (
-        f"Thin lines: seeds; the band: the {recipe.study.window} steps with the steepest change of the first variant, "
+        f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
@@ -93,6 +104,8 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         Figure(cards, says, path, "cards", legend),
         Note(order(whole, arms[0])),
     ]
+    if isinstance(recipe.train, Revisions):
+        return blocks
     said_last = (
         *ahead(recipe, whole, curve),
         solved(findings, arms),
@@ -239,6 +252,8 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
 
 def design(recipe: Recipe) -> str:
     """Say what was trained, how often, and what the intervals are over."""
+    if isinstance(recipe.train, Revisions):
+        return surveyed(recipe)
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
     variants = listed(
@@ -287,6 +302,27 @@ def _count(heads: int) -> str:
     return f"{heads} head{'s' if heads > 1 else ''}"
 
 
+def surveyed(recipe: Recipe) -> str:
+    """Say whose checkpoints are measured, on what, and what is left out."""
+    names = []
+    for arm in recipe.ordered:
+        one = recipe.arm(arm)
+        first, last = one.kept[0], one.kept[-1]
+        says = f"{arm.replace('_', ' ')} (`{one.name}`, {one.source}, {len(one.kept)} checkpoints, "
+        names.append(f"{says}steps {first:,} to {last:,})")
+    axis = ""
+    if recipe.study.factor is not None:
+        axis = "Steps are drawn, and curves joined, on a logarithmic axis of 1 + step. "
+    kinds = listed(recipe.train.arguments["tasks"])
+    return (
+        f"Checkpoints that others trained: {listed(names)}; their weights are pinned by hash, not kept here. Each is "
+        f"measured on up to {recipe.study.sequences} prompts of every kind of {kinds}, those that slots are measured "
+        "on, by the same code. No head is silenced, and the function family, which is no attention, is left out. "
+        f"{axis}Intervals are 95 % bootstrap intervals over prompts only: each variant is one run, and another "
+        "may differ. What happens between two neighbouring checkpoints is not known, nor an order of onsets there."
+    )
+
+
 def said(measure: str) -> str:
     """Return what a measure is called on the page."""
     return MEASURES.get(measure, (measure.replace("_", " "), ""))[0]
@@ -329,19 +365,25 @@ def order(whole: pd.DataFrame, arm: str) -> str:
     return f"{capital('; '.join(parts))}." if parts else "No order of onsets was asked for."
 
 
-def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], window: int) -> alt.LayerChart:
+def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Study) -> alt.LayerChart:
     """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval."""
     rows = curve[(curve["measure"] == measure) & (curve["best"] == 1)]
     colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=COLOURS[: len(arms)]), legend=None)
     dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=DASHES[: len(arms)]), legend=None)
     onset = whole[(whole["finding"] == "onset") & (whole["measure"] == measure) & (whole["arm"] == arms[0])]
-    onset = onset.assign(start=onset["value"] - window / 2, end=onset["value"] + window / 2)
+    scale = alt.Scale(nice=False)
+    if study.factor is None:
+        onset = onset.assign(start=onset["value"] - study.steps / 2, end=onset["value"] + study.steps / 2)
+    else:
+        scale = alt.Scale(nice=False, type="symlog", constant=1)
+        half = study.factor**0.5
+        onset = onset.assign(start=(1 + onset["value"]) / half - 1, end=(1 + onset["value"]) * half - 1)
     title = MEASURES.get(measure, ("", said(measure)))[1]
     lines = (
         alt.Chart(rows[["arm", "seed", "step", "head", "value"]], width="container", height=170)
         .mark_line(strokeWidth=1.3, opacity=0.85)
         .encode(
-            x=alt.X("step:Q", title="training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5)),
+            x=alt.X("step:Q", title="training step", scale=scale, axis=alt.Axis(tickCount=5)),
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
             color=colour,
             strokeDash=dash,

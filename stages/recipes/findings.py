@@ -27,7 +27,7 @@ def best(rows: pd.DataFrame) -> pd.DataFrame:
     scores = rows[on_a].groupby([*keys, "head"], sort=True).value.mean().reset_index()
     top = scores.loc[scores.groupby(keys).value.idxmax(), [*keys, "head"]].assign(best=1)
     merged = rows[~on_a | (rows["head"] == "")].merge(top, how="left", on=[*keys, "head"])
-    return merged.assign(best=merged.best.fillna(0).astype(int))
+    return merged.assign(best=merged.best.fillna(0).where(merged["head"] != "", 1).astype(int))
 
 
 def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:

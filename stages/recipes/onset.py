@@ -4,9 +4,12 @@ For a curve f over training steps (linear between checkpoints) and a window w:
 
     onset = t* + w/2,  rise = f(t* + w) - f(t*),  t* = argmax_t f(t + w) - f(t)
 
-Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Intervals
-are percentile bootstraps in which held-out sequences are drawn again, the same for all measures, and, from three seeds
-on, seeds too: what other sequences and other initial weights would have given, as far as so few seeds can tell.
+Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Where
+checkpoints double apart, steps are counted in doublings of 1 + step, curves are linear between checkpoints on that
+scale, and the window is a factor: onset = the geometric middle of the stretch over which 1 + step grows by it.
+
+Intervals are percentile bootstraps in which held-out sequences are drawn again, the same for all measures, and, from
+three seeds on, seeds too: what other sequences and other initial weights would have given, as far as so few can tell.
 
 Where a measure has a level from which on its task counts as solved, the first checkpoint at that level is found as
 well: not a number for a seed that never reaches it, and for a mean over seeds of which one never does.
@@ -22,6 +25,7 @@ import numpy as np
 
 SEEDS = 3  # from so many on, an interval is also over seeds
 GRID = 20  # points in a window
+DOUBLING = 1000  # grid units in a doubling of 1 + step, where the window is a factor
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,16 @@ def locate(
     resamples: int,
     rng: np.random.Generator,
     levels: Mapping[str, float] = MappingProxyType({}),
+    factor: float | None = None,
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
     values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump;
-    levels: from where on a measure's task counts as solved, for some measures.
+    levels: from where on a measure's task counts as solved, for some measures;
+    factor: the window as a factor on 1 + step, in the place of a number of steps.
     """
+    if factor is not None:
+        steps_C, window = DOUBLING * np.log2(1 + steps_C), round(DOUBLING * np.log2(factor))
     seeds, _, prompts = next(iter(values.values())).shape
     weights_RP = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
     weights_RS = np.full((resamples, seeds), 1 / seeds)
@@ -63,14 +71,17 @@ def locate(
         level = sign * levels.get(name, np.nan)
         curve_SC = sign * means(values_SCP, np.ones((1, prompts)))[0]
         curve_RSC = sign * means(values_SCP, weights_RP)
-        once = (*jump(curve_SC, steps_C, window), reached(curve_SC, steps_C, level))
-        again = (*jump(curve_RSC, steps_C, window), reached(curve_RSC, steps_C, level))
+        once = [*jump(curve_SC, steps_C, window), reached(curve_SC, steps_C, level)]
+        again = [*jump(curve_RSC, steps_C, window), reached(curve_RSC, steps_C, level)]
+        if factor is not None:
+            for place in (0, 3):
+                once[place], again[place] = (2 ** (part[place] / DOUBLING) - 1 for part in (once, again))
         scale, drawn_RS = (1, sign, sign, 1), weights_RS > 0
         over_seeds = [
-            np.where(drawn_RS, part * weights_RS, 0.0).sum(axis=1) * factor
-            for part, factor in zip(again, scale, strict=True)
+            np.where(drawn_RS, part * weights_RS, 0.0).sum(axis=1) * turn
+            for part, turn in zip(again, scale, strict=True)
         ]
-        found[name] = Located(*(part * factor for part, factor in zip(once, scale, strict=True)), *over_seeds)
+        found[name] = Located(*(part * turn for part, turn in zip(once, scale, strict=True)), *over_seeds)
     return found
 
 
@@ -83,16 +94,16 @@ def means(values_SCP: np.ndarray, weights_RP: np.ndarray) -> np.ndarray:
 
 
 def jump(curve_C: np.ndarray, steps_C: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return onset, rise and last value of curves (..., C)."""
-    window = min(window, int(steps_C[-1]))
-    grid_G = np.arange(0, steps_C[-1] + 1, max(1, window // GRID))
+    """Return onset, rise and last value of curves (..., C); an onset is nan where nothing defines the curve."""
+    window = min(window, int(steps_C[-1] - steps_C[0]))
+    grid_G = np.arange(steps_C[0], steps_C[-1] + 1, max(1, window // GRID))
     ahead = max(1, round(window / (grid_G[1] - grid_G[0])))
     mixing_CG = np.stack([np.interp(grid_G, steps_C, row) for row in np.eye(len(steps_C))])
     curve_G = curve_C @ mixing_CG
     rise_G = curve_G[..., ahead:] - curve_G[..., :-ahead]
     at = rise_G.argmax(axis=-1)
     rise = np.take_along_axis(rise_G, at[..., None], axis=-1)[..., 0]
-    return grid_G[at] + window / 2, rise, curve_C[..., -1]
+    return np.where(np.isnan(rise), np.nan, grid_G[at] + window / 2), rise, curve_C[..., -1]
 
 
 def reached(curve_C: np.ndarray, steps_C: np.ndarray, level: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from stages.heads.family import Relation, Tokens
 from stages.store.errors import UserError
-from stages.store.params import Recipe, Section
+from stages.store.params import Recipe, Section, Training
 
 IGNORED = -100  # label of a position whose prediction is not trained
 
@@ -40,7 +40,7 @@ class Watched(NamedTuple):
     """Attention that is watched: of which relation, which statistic of `measure`, in one layer or (None) in any."""
 
     relation: str
-    statistic: Literal["mass", "over_half"] = "mass"
+    statistic: Literal["mass", "over_half", "hits"] = "mass"
     layer: int | None = None
 
 
@@ -53,6 +53,7 @@ class Task(Section):
     solved: measure -> the level from which on it counts as solved.
 
     decoded: what is pictured is written by the model itself, from the first target on.
+    trained: models are trained from scratch; False: `train` lists revisions of a pretrained model.
 
     The last checkpoint's outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences.
     """
@@ -62,6 +63,7 @@ class Task(Section):
     onsets: ClassVar[tuple[str, ...]]
     solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
+    trained: ClassVar[bool] = True
 
     @property
     def symbols(self) -> int:
@@ -112,10 +114,13 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Task:
     if recipe.task not in known:
         raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
     kind = import_module(f"stages.recipes.{recipe.task}").TASK
+    if kind.trained != isinstance(recipe.train, Training):
+        needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
+        raise UserError(f"{where}.task = {recipe.task!r}: this task {needs}; allowed under train: see README.md")
     try:
         return kind(**arguments)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what the user wrote comes first
         key = ".".join(map(str, ("arguments", *first["loc"])))
         allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
         what = first["msg"].removeprefix("Value error, ")

@@ -5,11 +5,24 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stages.store import paths
 from stages.store.errors import UserError
@@ -18,6 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+SHOWN = 200  # characters of a wrong value in a message
 Ablatable = Literal["sink", "previous", "local", "streaming", "duplicate", "induction", "retrieval", "function", "self"]
 
 
@@ -316,29 +330,98 @@ class Training(Section):
         return sorted(even | {round(self.steps ** (index / self.checkpoints.early)) for index in early})
 
 
+class Revisions(Section):
+    """Checkpoints that others trained, in the place of a `Training`: revisions of a model, by training step.
+
+    revisions: training step -> commit (`hub`, 40 hex digits) or subfolder of the folder `name` (`path`).
+    """
+
+    arguments: dict[str, Any]
+    source: Literal["hub", "path"]
+    name: str = Field(min_length=1)
+    revisions: dict[Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+
+    @field_validator("revisions")
+    @classmethod
+    def _pinned(cls, revisions: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        for step, revision in revisions.items():
+            if info.data.get("source") == "hub" and not re.fullmatch("[0-9a-f]{40}", revision):
+                raise ValueError(f"step {step}: {revision!r} is no full commit; allowed: 40 hex digits")
+        return revisions
+
+    @property
+    def kept(self) -> list[int]:
+        """Training steps of the revisions, ascending."""
+        return sorted(self.revisions)
+
+    @property
+    def steps(self) -> int:
+        """The last step."""
+        return max(self.revisions)
+
+    @property
+    def seeds(self) -> int:
+        """Revisions are of one run."""
+        return 1
+
+
+VARIANTS = {"[training]": Training, "[revisions]": Revisions}  # what may stand under `train`
+
+
+def _variant(value: Any) -> str:
+    """Tell which of the two a user wrote: a `Training` has no source."""
+    if isinstance(value, dict):
+        return "[revisions]" if {"source", "revisions"} & set(value) else "[training]"
+    return "[revisions]" if isinstance(value, Revisions) else "[training]"
+
+
+def _window(value: Any) -> int | str:
+    factor = isinstance(value, str) and re.fullmatch(r"x\d+(\.\d+)?", value)
+    if (type(value) is int and value >= 1) or (factor and float(value[1:]) > 1):
+        return value
+    raise ValueError("allowed: a number of steps, such as 200, or a factor above 1, such as x4")
+
+
 class Study(Section):
-    """How checkpoints are measured: held-out sequences, the steps in which a rise counts as one, bootstrap samples."""
+    """How checkpoints are measured: held-out sequences, where a rise counts as one, bootstrap samples.
+
+    window: a number of steps, or a factor by which the step grows (`x4`) for checkpoints that double apart.
+    """
 
     sequences: Annotated[int, Field(ge=8)]
-    window: Count
+    window: Annotated[int | str, PlainValidator(_window)]
     bootstrap: Annotated[int, Field(ge=200)]
+
+    @property
+    def steps(self) -> int:
+        """The window as a number of steps; 0 where it is a factor."""
+        return self.window if isinstance(self.window, int) else 0
+
+    @property
+    def factor(self) -> float | None:
+        """The window as a factor on 1 + step; None where it is a number of steps."""
+        return float(self.window[1:]) if isinstance(self.window, str) else None
 
 
 class Recipe(Section):
     """A task (stages/recipes/<task>.py), how a model learns it, variants of that (`arms`), and how they are measured.
 
+    `train` is a `Training`, or `Revisions` where others did the training.
+
     An arm changes keys of `train`, such as {architecture: {layers: 1}}; `main` is the arm that the others control.
     """
 
     task: Name
-    train: Training
+    train: Annotated[
+        Annotated[Training, Tag("[training]")] | Annotated[Revisions, Tag("[revisions]")], Discriminator(_variant)
+    ]
     main: Name
     arms: dict[Name, dict[str, Any]] = Field(min_length=1)
     study: Study
 
-    def arm(self, name: str) -> Training:
+    def arm(self, name: str) -> Training | Revisions:
         """Return what an arm trains: `train` with the arm's keys in their places."""
-        return Training.model_validate(_changed(self.train.model_dump(), self.arms[name]))
+        return type(self.train).model_validate(_changed(self.train.model_dump(), self.arms[name]))
 
     @property
     def ordered(self) -> list[str]:
@@ -412,14 +495,16 @@ def load(path: Path = paths.PARAMS) -> Params:
 def _explain(path: Path, error: ValidationError) -> str:
     # a misspelt key is also a missing one: the key that the user wrote comes first
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = tuple(part for part in first["loc"] if part != "[key]")
+    where = tuple(part for part in first["loc"] if not str(part).startswith("["))  # [key], [training], [revisions]
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = f"unknown key; allowed: {', '.join(sorted(_allowed(where[:-1])))}"
+        what = f"unknown key; allowed: {', '.join(sorted(_allowed(first['loc'][:-1])))}"
     elif first["type"] == "missing":
         what = "missing key"
-    value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+    value = "" if first["type"] == "missing" else f" = {shown}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{path}: {key}{value}: {what}{more}"
 
@@ -428,8 +513,11 @@ def _allowed(where: tuple[Any, ...]) -> list[str]:
     """Return the keys allowed in the section at a key path."""
     section: Any = Params
     for part in where:
-        fields = getattr(section, "model_fields", None)
-        annotation = fields[part].annotation if fields and part in fields else Model
-        options = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        section = options[0] if options else Model
+        fields = getattr(section, "model_fields", {})
+        if part in VARIANTS:
+            section = VARIANTS[part]
+        elif part in fields:
+            annotation = fields[part].annotation
+            options = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+            section = options[0] if options else None
     return list(getattr(section, "model_fields", {}))

@@ -71,6 +71,11 @@ def checkpoint(recipe: str, arm: str, seed: int, step: int) -> Path:
     return checkpoints(recipe) / f"{arm}-{seed}" / f"{step:06d}"
 
 
+def revision(recipe: str, arm: str, step: int) -> Path:
+    """Where a revision of a pretrained model comes from and the sha256 of its files: its weights are not kept here."""
+    return checkpoint(recipe, arm, 0, step) / "model.json"
+
+
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: learning.csv, curve.csv, findings.csv, picture.csv, metrics.json."""
     return Path(f"reports/recipes/{recipe}")
