@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.heads.family import Relation, Tokens, one_key
+from stages.prompts.tape import SYMBOLS, step
 from stages.recipes.task import IGNORED, Batch, Task, Watched
 
-SYMBOLS = {"parity": 2, "copy": 10, "polynomial": 5}
 HELD = 5  # one string in so many is a test string
 
 
@@ -74,9 +74,7 @@ class Iteration(Task):
 
     def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
         """Return s_t from s_{t-1} and x_t."""
-        if self.function == "parity":
-            return (s_B + x_B) % 2
-        return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
+        return step(self.function, s_B, x_B)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw training strings of random lengths, right-padded, with corrupted tapes and the right next symbols."""

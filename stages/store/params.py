@@ -131,6 +131,25 @@ class Treebank(Task):
         return self
 
 
+class Iteration(Task):
+    """Strings of letters and their tapes: `prompts` per function, each with `examples` solved ones (lines) before.
+
+    Strings have `shortest` to `longest` symbols; no example is as long as the last string.
+    """
+
+    source: Literal["builtin"] = "builtin"
+    prompts: Annotated[int, Field(ge=2)]
+    examples: Count
+    shortest: Annotated[int, Field(ge=2)]
+    longest: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Iteration":
+        if self.longest <= self.shortest:
+            raise ValueError(f"longest: {self.longest} is not above shortest: {self.shortest}; lengths must vary")
+        return self
+
+
 class Tasks(Section):
     """The tasks of this run; leave one out and its families are not measured."""
 
@@ -140,6 +159,7 @@ class Tasks(Section):
     needle: Needle | None = None
     repeats: Repeats | None = None
     treebank: Treebank | None = None
+    iteration: Iteration | None = None
 
 
 class Ngram(Section):
