@@ -160,7 +160,10 @@ NGRAM = _schema(
     category=(pa.string(), "category of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
     prompt=(pa.string(), "id of the prompt"),
-    measure=(pa.string(), "accuracy, ties (1 = both sentences equally likely) or loss (nats per token)"),
+    measure=(
+        pa.string(),
+        "accuracy, ties (1 = both sentences equally likely), loss (nats per token), symbols or tapes (shares right)",
+    ),
     value=(pa.float32(), "value on the prompt"),
 )
 
