@@ -17,9 +17,9 @@ NOTE = (
     "A string is followed by its tape, s(t+1) = f(s(t), x(t+1)), after a few solved examples; small models trained "
     "from scratch on this grow iteration heads, which look from the position that predicts s(t+1) at x(t+1) "
     "(Cabannes+ 2024, arXiv 2406.02128). Here the same is asked of a pretrained model, teacher-forced. A guess knows "
-    "the tape so far but not the string; counting is the n-gram control with the prompt counted too. Copying can be done without stepping: "
-    "after a symbol, what followed it before. The other functions cannot, so that only there attention to x(t+1) would "
-    "be stepping proper."
+    "the tape so far but not the string; counting is the n-gram control with the prompt counted too. Copying can be "
+    "done without stepping: after a symbol, what followed it before. The other functions cannot, so that only there "
+    "attention to x(t+1) would be stepping proper."
 )
 
 
