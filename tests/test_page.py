@@ -402,10 +402,30 @@ def test_stepping_claims_only_what_intervals_allow(folder, html):
     for function in ("copy", "parity", "polynomial"):
         inside = table[(table["family"] == f"iteration:{function}") & (table["member"] == 1)]
         top = inside.sort_values("score", ascending=False).iloc[0]
-        others = table[(table["family"] == "induction") & (table["member"] == 1)]
-        both = len(inside.merge(others, on=["layer", "head"]))
-        assert f"Members: L{top['layer']}H{top['head']}" in shown
-        assert f"of these {len(inside)}, members also {both} of induction" in shown
+        induction = table[(table["family"] == "induction") & (table["layer"] == top["layer"])]
+        score = induction[induction["head"] == top["head"]]["score"].iloc[0]
+        assert f"as induction heads: L{top['layer']}H{top['head']} (induction {score:.2f})" in shown
+    assert "Silencing" not in shown.split("Stepping through a string")[-1].split("What happens without them")[0]
+
+
+def test_silenced_steppers_stand_beside_matched_heads(tmp_path):
+    same = {"k": 1, "kind": "mean", "task": "iteration", "group": "all", "measure": "recall", "trials": 18,
+            "control": "same layers, no members", "draws": 2}  # fmt: skip
+    mine = same | {"intervention": "iteration:copy", "value": 0.44, "change": -0.53, "low": -0.6, "high": -0.45}
+    mine |= {"versus_control": -0.46, "versus_low": -0.56, "versus_high": -0.36}
+    other = same | {
+        "intervention": "matched:iteration:copy",
+        "value": 0.9,
+        "change": -0.07,
+        "low": -0.13,
+        "high": -0.01,
+    }
+    none = same | {"intervention": "none", "kind": "", "k": 0, "value": 0.97, "low": 0.94, "high": 0.99}
+    table = pd.concat([effects(np.random.default_rng(7)), pd.DataFrame([none, mine, other])])
+    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table)))
+    said = "changes recall on strings and tapes by −0.53 [−0.60, −0.45]; matched heads by −0.07 [−0.13, −0.01]; "
+    assert shown.count(f"{said}difference −0.46 [−0.56, −0.36].") == 1
+    assert "strings and tapes 0.97" not in shown  # one function says nothing of the task
 
 
 def test_a_slot_that_steps_through_nothing_says_why(tmp_path):

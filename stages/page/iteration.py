@@ -7,10 +7,11 @@ against the best fixed offset. Shares are written in per cent.
 import pandas as pd
 
 from stages.heads.iteration import name
+from stages.page import rows, sentences
 from stages.page.head_maps import head_name
 from stages.page.inputs import Slot
 from stages.page.page import Note, Table
-from stages.page.sentences import capital, listed, percent, percents
+from stages.page.sentences import capital, listed, number, percent, percents
 
 TARGETS = {"input": "next input symbol", "separator": "':' before the tape"}
 NOTE = (
@@ -33,7 +34,10 @@ def iteration(slot: Slot, counted: pd.DataFrame) -> list:
         )
         return [Note(f"No head was measured while it steps through a string: {why}.")]
     counts = counted[(counted["task"] == "iteration") & (counted["baseline"] == "ngram_prompt")]
-    findings = [Note(finding(row, slot.heads, counts)) for _, row in stepping.iterrows()]
+    findings = [
+        Note(f"{finding(row, slot.heads, counts)} {silenced(slot.effects, row['function'])}".strip())
+        for _, row in stepping.iterrows()
+    ]
     return [Note(NOTE), *findings, table(slot.iteration, path)]
 
 
@@ -63,14 +67,23 @@ def written(row: pd.Series, counts: pd.DataFrame) -> str:
 
 
 def members(heads: pd.DataFrame, mine: pd.DataFrame) -> str:
-    """Name the members of a family, and say how many of them are in the two families that copy by content."""
+    """Name the members of a family, and how they score as induction heads, which copy by content."""
     if mine.empty:
         return "No head is a member of the family."
     mine = mine.sort_values("score", ascending=False, kind="stable")
-    names = [head_name(*pair) for pair in zip(mine["layer"], mine["head"], strict=True)]
-    inside = heads[heads["member"] == 1].merge(mine[["layer", "head"]], on=["layer", "head"])["family"]
-    also = [f"{(inside == family).sum()} of {family}" for family in ("induction", "retrieval")]
-    return f"Members: {listed(names)}; of these {len(names)}, members also {listed(also)}."
+    induction = heads[heads["family"] == "induction"].set_index(["layer", "head"])["score"]
+    names = [
+        f"{head_name(*pair)} (induction {number(induction.get(pair))})"
+        for pair in zip(mine["layer"], mine["head"], strict=True)
+    ]
+    return f"Members, with their scores as induction heads: {listed(names)}."
+
+
+def silenced(effects: pd.DataFrame, function: str) -> str:
+    """Say what silencing the best heads of a function does to the tapes written; nothing where it was not tried."""
+    found = rows.pairs(effects, "mean")
+    found = found[(found["family"] == name(function)) & (found["task"] == "iteration") & (found["measure"] == "recall")]
+    return " ".join(sentences.beside(row) for _, row in found.iterrows())
 
 
 def beside(low: float, high: float, other_low: float, other_high: float | None = None) -> str:

@@ -67,6 +67,7 @@ def studied(slot: Slot) -> list:
 def intact(slot: Slot) -> list:
     """Show accuracy and trials of the untouched model."""
     whole = rows.intact(slot.effects)
+    whole = whole[whole["task"] != "iteration"]  # has a section of its own: only some functions are scored here
     path = slot.path("effects.csv")
     if whole.empty:
         return [Note(f"No task was measured on the intact model ({path} has no such rows).")]

@@ -217,6 +217,14 @@ class Grammar(Section):
     blimp: Count
 
 
+class Steps(Section):
+    """Silencing the `top` heads that step through a string while the model writes tapes: `prompts` of each function."""
+
+    functions: Annotated[tuple[Literal["copy", "parity", "polynomial"], ...], AfterValidator(_distinct)]
+    top: Count
+    prompts: Count
+
+
 class Ablate(Section):
     """Silencing the top heads of a family against matched draws."""
 
@@ -232,6 +240,7 @@ class Ablate(Section):
     text_tokens: Count
     curve: Curve
     grammar: Grammar
+    iteration: Steps
 
 
 class Steer(Section):
