@@ -27,7 +27,8 @@ FILES = {
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
-    "A score is not a verdict. Its null is the mass that the same queries give an average other visible key; for "
+    "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
+    "score counts queries with more than half of it on the target: how many give another key that much); for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
     "bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
     "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
