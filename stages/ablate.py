@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from stages.heads.control import LEVELS, NONE, matched
 from stages.heads.grammar import ranked
+from stages.heads.iteration import name
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -62,7 +63,8 @@ def main(slot: str) -> None:
     beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
     plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
     plan += _curve_plan(settings, curve, beside)
-    plan += _grammar_plan(slot, judged, record, settings) + _intact_only(settings)
+    plan += _grammar_plan(slot, judged, record, settings) + _iteration_plan(slot, judged, record, settings)
+    plan += _intact_only(settings)
     plan = [(task, fitting(loaded, rows)[0], interventions) for task, rows, interventions in plan]
     tokens = sum(_tokens(loaded, task, rows) * (1 + len(interventions)) for task, rows, interventions in plan)
     log.info(announce(f"ablate {slot}", sum(len(rows) for _, rows, _ in plan), tokens, record["parameters"]))
@@ -168,6 +170,16 @@ def _grammar_plan(slot, judged, record, settings) -> list[tuple[str, list[Any], 
     ]
     pairs = list(_spread(_split_b("blimp", settings), grammar.blimp).itertuples())
     return [("blimp", pairs, found)] if pairs and found else []
+
+
+def _iteration_plan(slot, judged, record, settings) -> list[tuple[str, list[Any], list[Intervention]]]:
+    """Return the best heads of each function of the iteration task, silenced while its tapes are written."""
+    plan, table = [], _split_b("iteration", settings)
+    for function in settings.ablate.iteration.functions:
+        found = _interventions(slot, judged, record, name(function), settings.ablate.iteration.top, "mean", settings)
+        prompts = _spread(table[table.group == function], settings.ablate.iteration.prompts)
+        plan.append(("iteration", list(prompts.itertuples()), found))
+    return [(task, rows, found) for task, rows, found in plan if rows and found]
 
 
 def _intact_only(settings: params.Params) -> list[tuple[str, list[Any], list[Intervention]]]:

@@ -74,6 +74,8 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         if counts.min() < FEWEST:
             return table, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
         table = table.assign(null=table.baseline)
+    if family.statistic == "over_half":
+        table = table.assign(null=table.over_half_null)
     if family.solved_only:
         trials = table.prompt.nunique()
         table = table[table.recalled == 1]

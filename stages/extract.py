@@ -55,7 +55,7 @@ def main(slot: str, task: str) -> None:
 
 
 def _senseless(kind: str, task: str) -> str:
-    if kind != "decoder" and task in ("icl", "needle"):
+    if kind != "decoder" and task in ("icl", "needle", "iteration"):
         return "an encoder writes no continuation"
     if not any(family.task == task for family in FAMILIES.values()):
         return "no head family is measured on this task; it is scored under ablation"

@@ -22,18 +22,22 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 2000  # bootstrap samples
 COLUMNS = "baseline task group measure value low high trials".split()
-GROUP = {"blimp": "category", "icl": "group"}  # what a task is broken down by: phenomenon, function
+GROUP = {
+    "blimp": "category",
+    "icl": "group",
+    "iteration": "group",
+}  # what a task is broken down by: phenomenon, function
 
 
 def main() -> None:
-    """Count the text, score the prompts of blimp, icl (clean) and repeats, write values and summary."""
+    """Count the text, score the prompts of blimp, icl (clean), repeats and iteration, write values and summary."""
     settings = params.load()
     counted = sentences(read_text(Path(settings.ngram.path)))
     baselines = Baselines(counted, settings.ngram.order)
     size = baselines.vocabulary.size - 2  # without <unk> and the end of a sentence
     log.info("ngram: %s, %d words, %d different", settings.ngram.path, sum(map(len, counted)), size)
     rows = []
-    for task in ("blimp", "icl", "repeats"):
+    for task in ("blimp", "icl", "repeats", "iteration"):
         if getattr(settings.tasks, task) is not None:
             prompts = tables.read(paths.prompts(task), tables.PROMPTS)
             rows += score(baselines, task, prompts)
@@ -52,6 +56,8 @@ def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[di
             found = baselines.blimp(*prompt.targets)
         elif task == "icl":
             found = baselines.icl(prompt.text, prompt.targets[0])
+        elif task == "iteration":
+            found = baselines.iteration(prompt.text, prompt.targets[0])
         else:
             found = baselines.repeats(prompt.ordinals.tolist())
         same = {"task": task, "group": prompt.group, "category": prompt.category, "cluster": prompt.cluster}

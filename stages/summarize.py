@@ -1,7 +1,8 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
-Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, effects.csv,
-steering.csv. Every interval is a 95 % bootstrap over clusters of prompts; effects are paired on the same prompts.
+Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
+iteration.csv, effects.csv, steering.csv. Every interval is a 95 % bootstrap over clusters of prompts; effects are
+paired on the same prompts.
 """
 
 import importlib.metadata
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from stages.heads import FAMILIES, arcs
+from stages.heads import FAMILIES, arcs, stepping
 from stages.heads.verdict import bootstrap, bounds, jaccard, over_draws, resampled
 from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
@@ -36,7 +37,7 @@ def main(slot: str) -> None:
     effects = summarize_effects(tables.read(paths.effects(slot), tables.EFFECTS), settings.seed)
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING), settings.seed)
     steering = pd.concat([_demonstrated(effects, steering), steering])
-    grammar = _grammar(slot, heads, settings)
+    grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
         heads.assign(member=heads.member.astype(int)),
@@ -47,9 +48,10 @@ def main(slot: str) -> None:
     _csv(folder / "effects.csv", effects, " ".join(EFFECT_COLUMNS))
     _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
     _csv(folder / "grammar.csv", grammar)
+    _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     tables.write_text(
-        folder / "metrics.json", _json(metrics(heads, effects, steering, grammar, _sink_rate(slot, settings)))
+        folder / "metrics.json", _json(metrics(heads, effects, steering, grammar, steps, _sink_rate(slot, settings)))
     )
 
 
@@ -206,6 +208,14 @@ def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
     causal = json.loads(paths.model(slot).read_text(encoding="utf-8"))["kind"] == "decoder"
     seed = settings.seed
     return arcs.table(relations, heads, missing, causal, lambda name: stream(seed, f"summarize/grammar/{slot}/{name}"))
+
+
+def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
+    """Return the best head per function and relation of the iteration task (empty where it was not measured)."""
+    if settings.tasks.iteration is None or tables.reason(paths.relations(slot, "iteration")):
+        return pd.DataFrame(columns=stepping.COLUMNS)
+    relations = tables.read(paths.relations(slot, "iteration"), tables.RELATIONS)
+    return stepping.table(relations, heads, lambda name: stream(settings.seed, f"summarize/{slot}/{name}"))
 
 
 def _model(slot: str, settings: params.Params) -> dict:

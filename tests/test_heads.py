@@ -58,6 +58,25 @@ def test_retrieval_is_asked_by_the_position_before_each_answer_token():
     assert pairs("retrieval", tokens(other, "test", span)) == set()  # cut into other tokens
 
 
+def test_iteration_is_asked_by_the_position_before_each_tape_symbol():
+    """` b a : b b`, after a line: positions 4, 5 are the string, 6 the colon, 7, 8 the tape."""
+    ids = [1, 30, 31, 32, 21, 20, 40, 21, 21]
+    steps = [(np.array([7]), np.array([4])), (np.array([8]), np.array([5]))]
+    spans = {"iteration:parity": steps, "separator": [(np.array([8]), np.array([6]))]}
+    prompt = tokens(ids, "test", spans)
+    assert pairs("iteration:parity", prompt) == {(6, 4), (7, 5)}
+    assert pairs("separator", prompt) == {(7, 6)}
+    assert pairs("iteration:copy", prompt) == set()
+
+
+def test_iteration_needs_a_token_per_symbol():
+    together = [(np.array([7]), np.array([4])), (np.array([7]), np.array([4]))]  # two digits in one token
+    apart = [(np.array([7]), np.array([3, 4]))]
+    cut = [(np.array([], dtype=int), np.array([4]))]
+    for spans in (together, apart, cut):
+        assert pairs("iteration:copy", tokens([1, *range(2, 10)], "test", {"iteration:copy": spans})) == set()
+
+
 @given(st.lists(st.integers(2, 9), min_size=2, max_size=30))
 def test_induction_is_duplicate_shifted_by_one(ids):
     prompt = tokens([1, *ids])

@@ -56,6 +56,9 @@ def test_contributions_sum_to_the_projection(name):
         torch.testing.assert_close(summed + (0 if bias is None else bias), seen[index], atol=1e-5, rtol=1e-5)
 
 
+STATISTICS = ("mass", "hits", "null", "over_half", "over_half_null")
+
+
 @pytest.mark.parametrize("name", TEXTUAL)
 def test_statistics_equal_those_from_eager_weights(name, monkeypatch):
     monkeypatch.setattr("stages.model.measure.BLOCK", 4 * 23 * 5)  # several blocks of queries per layer
@@ -70,23 +73,26 @@ def test_statistics_equal_those_from_eager_weights(name, monkeypatch):
         for layer, weights in enumerate(attentions):
             for head in range(4):
                 expected = naive(weights[0, head].numpy(), relation, tokens, loaded, layer)
-                got = [means[key][layer, head] for key in ("mass", "hits", "null")]
+                got = [means[key][layer, head] for key in STATISTICS]
                 np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def naive(weights, relation, tokens, loaded, layer):
-    """Mass, hits and null by loops, straight from their definitions."""
-    mass, hits, null = [], [], []
+    """The statistics by loops, straight from their definitions."""
+    mass, hits, null, half, half_null = [], [], [], [], []
     window = loaded.anatomy.layers[layer].window or 10**6
     for query, wanted in zip(relation.queries, relation.keys, strict=True):
         causal = loaded.kind == "decoder"
         seen = [k for k in range(len(tokens)) if (k <= query if causal else True) and abs(query - k) < window]
         mass.append(sum(weights[query, k] for k in range(len(tokens)) if wanted[k]))
+        half.append(mass[-1] > 0.5)
         hits.append(bool(wanted[int(np.argmax(weights[query]))]))
         others = [k for k in seen if not wanted[k] and not tokens.special[k]]
         if others:
-            null.append(np.mean([weights[query, k] for k in others]) * sum(wanted[k] for k in seen))
-    return np.mean(mass), np.mean(hits), np.mean(null)
+            targets = sum(wanted[k] for k in seen)
+            null.append(np.mean([weights[query, k] for k in others]) * targets)
+            half_null.append(np.mean([weights[query, k] > 0.5 for k in others]) * targets)
+    return [np.mean(each) for each in (mass, hits, null, half, half_null)]
 
 
 @pytest.mark.parametrize("name", TEXTUAL)

@@ -192,9 +192,19 @@ def test_repeats_are_copied_by_the_prompt_and_uniform_to_the_text(baselines):
     assert found["ngram_prompt"]["loss"] == pytest.approx(np.mean(losses))
 
 
+def test_a_tape_is_counted_symbol_by_symbol(baselines):
+    """After `q b :` came q twice: counting says q again, then what followed that q most often."""
+    text = " q b : q b\n q b : q b\n q b :"
+    right = {"symbols": 1.0, "tapes": 1.0}
+    assert baselines.iteration(text, " q b")["ngram_prompt"] == right
+    assert baselines.iteration(text, " q q")["ngram_prompt"] == {"symbols": 0.5, "tapes": 0.0}
+    assert baselines.iteration(text, " z")["ngram_prompt"]["symbols"] == 0.0  # a symbol never shown
+    assert baselines.iteration(text, " q b")["ngram"]["symbols"] == 0.0  # the text knows no such words
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch) -> Path:
-    """A folder with params, a small text and prompts of three tasks."""
+    """A folder with params, a small text and prompts of four tasks."""
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["ngram"]["path"] = "text.txt"
@@ -211,7 +221,11 @@ def clone(tmp_path, monkeypatch) -> Path:
         for role, text in (("clean", "Q: a\nA: b\n\nQ: a\nA:"), ("shuffled", "Q: a\nA: c\n\nQ: a\nA:"))
     ]
     repeated = [Prompt(id=f"repeats/{n}", group="random", cluster=f"{n}", ordinals=(5, 7, 2, 9) * 3) for n in range(3)]
-    for task, prompts in (("blimp", pairs), ("icl", asked), ("repeats", repeated)):
+    taped = [
+        Prompt(id=f"iteration/copy/{n}", group="copy", cluster=f"{n}", text=" q b : q b\n q b :", targets=(" q b",))
+        for n in range(2)
+    ]
+    for task, prompts in (("blimp", pairs), ("icl", asked), ("repeats", repeated), ("iteration", taped)):
         tables.write(paths.prompts(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
     return tmp_path
 
@@ -225,6 +239,9 @@ def test_the_stage_writes_values_and_summary_the_same_twice(clone):
         value["blimp", "ngram", "all", "accuracy"] == value["blimp", "ngram", "subject_verb_agreement", "accuracy"] == 1
     )
     assert value["icl", "ngram", "f", "accuracy"] == 0 and value["icl", "ngram_prompt", "f", "accuracy"] == 1
+    assert (
+        value["iteration", "ngram_prompt", "copy", "symbols"] == 1 == value["iteration", "ngram_prompt", "all", "tapes"]
+    )
     assert value["repeats", "ngram", "all", "loss"] == pytest.approx(math.log(TOKENS), abs=1e-4)
     assert summary.trials[summary.task == "icl"].eq(4).all() and "random" not in set(summary.group)
     first = [path.read_bytes() for path in (paths.NGRAM, paths.COUNTING)]

@@ -25,9 +25,21 @@ from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYERS, HEADS = 18, 4
-ANCHORS = ["model", "intact", "counting", "heads", "grammar", "effects", "retrieval", "vectors", "overlap", "missing"]
+ANCHORS = [
+    "model",
+    "intact",
+    "counting",
+    "heads",
+    "grammar",
+    "iteration",
+    "effects",
+    "retrieval",
+    "vectors",
+    "overlap",
+    "missing",
+]
 PLAIN = {name: family for name, family in FAMILIES.items() if not name.startswith("grammar:")}
-TASKS = ["text", "blimp", "icl", "needle", "repeats", "treebank"]
+TASKS = ["text", "blimp", "icl", "needle", "repeats", "treebank", "iteration"]
 PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
              "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
              "subject_verb_agreement"]  # fmt: skip
@@ -173,6 +185,22 @@ def steering(generator: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
 
 
+def steps() -> pd.DataFrame:
+    """Copy is done and stepped through, parity is neither; for polynomial nothing is told apart."""
+    found = []
+    for function, symbols, guess, share in (("copy", 0.95, 0.1, 0.6), ("parity", 0.4, 0.5, 0.02),
+                                            ("polynomial", 0.42, 0.41, 0.12)):  # fmt: skip
+        for relation in ("input", "separator"):
+            found.append({
+                "function": function, "relation": relation, "layer": 5, "head": 3, "share": share, "low": share - 0.02,
+                "high": share + 0.02, "null": 0.001, "offset": 4, "baseline": 0.11, "mass": share / 2,
+                "mass_null": 0.004, "trials": 18, "members": 0, "symbols": symbols, "symbols_low": symbols - 0.03,
+                "symbols_high": symbols + 0.03, "symbols_chance": guess, "tapes": 0.25, "tapes_low": 0.1,
+                "tapes_high": 0.4, "tapes_chance": 0.01, "prompts": 36,
+            })  # fmt: skip
+    return pd.DataFrame(found, columns=inputs.COLUMNS["iteration"].split())
+
+
 def counted() -> pd.DataFrame:
     """N-grams: 0.55 on every phenomenon and 0 on every function, the prompt's a little more; copying is certain."""
     found = []
@@ -184,6 +212,7 @@ def counted() -> pd.DataFrame:
         found.append([name, "icl", "all", "accuracy", more, 0.0, 2 * more, 100])
         loss = 0.02 if more else 12.477
         found.append([name, "repeats", "all", "loss", loss, loss, loss, 24])
+        found += [[name, "iteration", f, "symbols", 0.5, 0.45, 0.55, 36] for f in ("copy", "parity", "polynomial")]
     return pd.DataFrame(found, columns=inputs.COUNTING.split())
 
 
@@ -201,7 +230,7 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
         "model": model(), "metrics": metrics, "heads": table,
         "overlap": overlaps(table), "reliability": reliability,
         "effects": pd.concat([effects(generator), synthetic.silenced(generator, PHENOMENA)]),
-        "steering": steering(generator), "grammar": grammar,
+        "steering": steering(generator), "grammar": grammar, "iteration": steps(),
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in content.items():
@@ -318,7 +347,8 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     sure = mean[(mean["versus_low"] > 0) | (mean["versus_high"] < 0)]
     assert f"Of {len(mean)} differences from matched heads, {len(sure)} exclude 0" in page_text
     better = (pd.read_csv(folder / "grammar.csv")["gain_low"] > 0).sum()
-    assert html.count('<tr class="sure">') == len(sure) + better
+    steps_ = pd.read_csv(folder / "iteration.csv")
+    assert html.count('<tr class="sure">') == len(sure) + better + (steps_["low"] > steps_["baseline"]).sum()
     zero = table[(table["kind"] == "zero") & (table["task"] == "needle") & (table["measure"] == "recall")]
     hits = zero[zero["intervention"] == "retrieval"].sort_values("k")
     values = ", ".join(f"{value:.2f}" for value in hits["value"])
@@ -354,6 +384,58 @@ def test_counting_claims_only_what_intervals_allow(folder, html):
     assert "on 0 of 12" in text and f"below one of them on {sentences.listed(PHENOMENA)}." in text
     nobody = counting.beside(table[table["task"] == "text"], counts, "blimp")
     assert counting.compared(nobody, "phenomena") == "" and set(nobody["series"]) == {"ngram", "ngram_prompt"}
+
+
+def test_stepping_claims_only_what_intervals_allow(folder, html):
+    shown = text_of(html)
+    said = "Copy: it writes 95.0 % [92.0, 98.0] of the symbols, more than a guess (10.0 %), more than counting (50.0 %"
+    assert said in shown
+    assert "60.0 % [58.0, 62.0] of the positions of the other half: more than what the best fixed offset hits" in shown
+    said = (
+        "Parity: it writes 40.0 % [37.0, 43.0] of the symbols, less than a guess (50.0 %), less than counting (50.0 %"
+    )
+    assert said in shown and "2.0 % [0.0, 4.0] of the positions of the other half: less than what" in shown
+    assert "Polynomial: it writes 42.0 % [39.0, 45.0] of the symbols, not told apart from a guess (41.0 %)" in shown
+    assert "12.0 % [10.0, 14.0] of the positions of the other half: not told apart from what" in shown
+    assert shown.count("Nothing shows that it can") == 2
+    table = pd.read_csv(folder / "heads.csv")
+    for function in ("copy", "parity", "polynomial"):
+        inside = table[(table["family"] == f"iteration:{function}") & (table["member"] == 1)]
+        top = inside.sort_values("score", ascending=False).iloc[0]
+        induction = table[(table["family"] == "induction") & (table["layer"] == top["layer"])]
+        score = induction[induction["head"] == top["head"]]["score"].iloc[0]
+        assert f"as induction heads: L{top['layer']}H{top['head']} (induction {score:.2f})" in shown
+    assert "Silencing" not in shown.split("Stepping through a string")[-1].split("What happens without them")[0]
+
+
+def test_silenced_steppers_stand_beside_matched_heads(tmp_path):
+    same = {"k": 1, "kind": "mean", "task": "iteration", "group": "all", "measure": "recall", "trials": 18,
+            "control": "same layers, no members", "draws": 2}  # fmt: skip
+    mine = same | {"intervention": "iteration:copy", "value": 0.44, "change": -0.53, "low": -0.6, "high": -0.45}
+    mine |= {"versus_control": -0.46, "versus_low": -0.56, "versus_high": -0.36}
+    other = same | {
+        "intervention": "matched:iteration:copy",
+        "value": 0.9,
+        "change": -0.07,
+        "low": -0.13,
+        "high": -0.01,
+    }
+    none = same | {"intervention": "none", "kind": "", "k": 0, "value": 0.97, "low": 0.94, "high": 0.99}
+    table = pd.concat([effects(np.random.default_rng(7)), pd.DataFrame([none, mine, other])])
+    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table)))
+    said = "changes recall on strings and tapes by −0.53 [−0.60, −0.45]; matched heads by −0.07 [−0.13, −0.01]; "
+    assert shown.count(f"{said}difference −0.46 [−0.56, −0.36].") == 1
+    assert "strings and tapes 0.97" not in shown  # one function says nothing of the task
+
+
+def test_a_slot_that_steps_through_nothing_says_why(tmp_path):
+    why = "the answer is cut into other tokens"
+    bare = model() | {"not_measured": {"family iteration:copy": why}}
+    html = render(write_slot(tmp_path / "decoder", model=bare, iteration=None))
+    assert f"No head was measured while it steps through a string: {why}." in text_of(html)
+    table = heads(np.random.default_rng(7)).query("not family.str.startswith('iteration')")
+    html = render(write_slot(tmp_path / "other", heads=table))
+    assert text_of(html).count("No head is a member of the family.") == 3
 
 
 def test_without_counted_words_a_sentence_says_so(folder, tmp_path):

@@ -46,7 +46,7 @@ def clone(tmp_path_factory) -> Path:
         save(name, folder.parent / f"model{number}", seed=number)
     content = yaml.safe_load((folder / "params.quick.yaml").read_text())
     content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
-    content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "treebank")}
+    content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "treebank", "iteration")}
     content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
     content["ablate"] |= {"families": ["previous", "induction"], "top": 2}
     content["classify"]["bootstrap"] = 200

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from stages import extract
 from stages.classify import _arrays
@@ -25,9 +25,9 @@ from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import mean_outputs
-from stages.prompts import icl, needle
+from stages.prompts import icl, iteration, needle
 from stages.prompts.prompt import Prompt
-from stages.store.params import Icl, Needle
+from stages.store.params import Icl, Iteration, Needle
 from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
@@ -218,3 +218,102 @@ def test_a_head_that_writes_the_answers_first_token_is_a_function_head(name):
     for mine in means.values():
         mine[planted_head] = 1000 * toward / toward.norm()
     assert acting(loaded, means) == {planted_head}
+
+
+STRINGS = rows(
+    iteration.build(Iteration(path="stages/prompts/iteration.py", prompts=20, examples=3, shortest=3, longest=8), 0)
+)
+LONGEST = 128  # positions
+
+
+def letters() -> hf.PreTrainedTokenizerFast:
+    """A tokenizer of letters with their spaces, ' :' and the end of a line."""
+    core = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r" .|\n"), "isolated")
+    texts = [row.text + row.targets[0] for row in STRINGS]
+    core.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<bos>"]))
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<bos>")
+
+
+def stepper() -> Loaded:
+    """GPT-2 without MLPs that steps through the last line, whatever its length: the circuit of Cabannes+ 2024.
+
+    L0H0 looks at the last ':', L0H1 at the last end of a line, and each writes where that is. Position q of the tape
+    then knows the place k = q - colon + end + 1 of its next input, and L1H0 scores keys by 2 k k' - k'^2, which is
+    largest at k' = k and needs k only linearly. L1H1 looks everywhere.
+    """
+    tokenizer = letters()
+    tokens = len(tokenizer)
+    width = tokens + 3 * LONGEST  # one-hot token, position, position of ':', position of the end of the line
+    config = hf.GPT2Config(
+        vocab_size=tokens, n_positions=LONGEST, n_embd=width, n_head=HEADS, n_layer=2, attn_pdrop=0, resid_pdrop=0
+    )
+    config._attn_implementation = "eager"
+    model = hf.GPT2LMHeadModel(config).eval().requires_grad_(False)
+    for parameter in model.transformer.h.parameters():
+        parameter.zero_()
+    own, colon, end = (slice(tokens + i * LONGEST, tokens + (i + 1) * LONGEST) for i in range(3))
+    model.transformer.wte.weight.zero_()[:, :tokens] = torch.eye(tokens)
+    model.transformer.wpe.weight.zero_()[:, own] = torch.eye(LONGEST)
+    gains = []
+    for hot, block in zip((2, 4), model.transformer.h, strict=True):  # how much LayerNorm widens so many ones
+        block.ln_1.weight.fill_(1.0)
+        share = hot / width
+        gains.append(1 / np.sqrt(share * (1 - share)))
+    place = torch.arange(LONGEST) - (LONGEST - 1) / 2  # its mean is 0, so that LayerNorm's shift does not move it
+    first, second = (block.attn for block in model.transformer.h)
+    size = width // HEADS
+    for head, mark, written in ((0, " :", colon), (1, "\n", end)):
+        at = head * size
+        first.c_attn.bias[at] = np.sqrt(size)  # every query asks the same: the mark, the later the better
+        first.c_attn.weight[tokenizer.convert_tokens_to_ids(mark), width + at] = 400.0
+        first.c_attn.weight[own, width + at] = 2.0 * place
+        kept = min(size, LONGEST)
+        first.c_attn.weight[own, 2 * width + at : 2 * width + at + kept] = torch.eye(LONGEST)[:, :kept]
+        first.c_proj.weight[at : at + kept, written] = torch.eye(LONGEST)[:kept] / gains[0]
+        first.c_proj.bias[written] = 2 / width
+    for part, sign in ((own, 1.0), (colon, -1.0), (end, 1.0)):
+        second.c_attn.weight[part, 0] = 2.0 * sign * place
+    second.c_attn.bias[0] = 2.0 * gains[1]  # the input begins one after the end of the line
+    second.c_attn.bias[1] = -gains[1]
+    second.c_attn.weight[own, width] = place
+    second.c_attn.weight[own, width + 1] = place**2
+    return Loaded(model, tokenizer, find(model), "decoder")
+
+
+def stepping(loaded: Loaded) -> dict[str, set[tuple[int, int]]]:
+    """Members of the families of the iteration task."""
+    encoded, found = encode_all(loaded, STRINGS), {}
+    families = {name: family for name, family in FAMILIES.items() if family.task == "iteration"}
+    relations = [{n: r for n, f in families.items() if (r := f.relation(tokens)) is not None} for tokens in encoded]
+    measured = measure(loaded, encoded, relations).means
+    for name in families:
+        having = [at for at, mine in enumerate(relations) if name in mine]
+        offset, values = best_offset(relations[at][name] for at in having), []
+        for at in having:
+            row, means = STRINGS[at], measured[at][name].values
+            same = {"prompt": row.id, "cluster": row.cluster, "split": row.split}
+            same["baseline"] = offset_accuracy(relations[at][name], offset)
+            values.append(per_head(loaded, same, means["over_half"], means["over_half_null"]))
+        found[name] = judged(loaded, name, pd.concat(values))
+    return found
+
+
+def test_a_planted_stepper_is_found_in_every_function_and_so_is_its_separator_head():
+    functions = {f"iteration:{function}": {(1, 0)} for function in ("copy", "parity", "polynomial")}
+    assert stepping(stepper()) == functions | {"separator": {(0, 0)}}
+
+
+def test_without_the_separator_head_nothing_steps():
+    loaded = stepper()
+    loaded.model.transformer.h[0].attn.c_proj.weight[: loaded.model.config.n_embd // HEADS].zero_()
+    assert not any(found for name, found in stepping(loaded).items() if name != "separator")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])
+def test_a_random_model_does_not_step(name, monkeypatch):
+    tokenizer = letters()
+    monkeypatch.setitem(tiny.IDS, "vocab_size", len(tokenizer))
+    loaded = tiny.make(name, scale=4.0)
+    found = stepping(Loaded(loaded.model, tokenizer, loaded.anatomy, "decoder"))
+    assert len(found) == 4 and not any(found.values())

@@ -10,6 +10,7 @@ the probability of <unk>). Random tokens (`repeats`) are no words: there `ngram`
 blimp: accuracy = whole-sentence log-probability of the good sentence, its end included, above the bad one's: 1, tie
 1/2, else 0; ties = 1 for a tie (equal to 1e-9: such as two unknown words in one place).
 icl: accuracy = every word of the answer is the argmax, the words before it given. Case is ignored, which can only help.
+iteration: symbols = share of tape symbols that are the argmax, those before given; tapes = 1 where all are.
 repeats: the last copy only: loss = mean negative log-probability, nats per token; accuracy = share of argmaxes.
 An argmax shared by m words counts 1/m, what a guess among them would be worth.
 """
@@ -70,6 +71,20 @@ class Baselines:
                 if value:
                     value *= _top(reader, earlier + target[:index], word) if word != UNKNOWN else 0.0
             found[name] = {"accuracy": value}
+        return found
+
+    def iteration(self, text: str, tape: str) -> dict[str, dict[str, float]]:
+        """Return baseline -> measure -> value of a tape after its string; an unknown symbol is never right."""
+        shown, right = words(text), words(tape)
+        more = self.vocabulary.widened(shown)
+        earlier, target = self.vocabulary.encode(shown, more), self.vocabulary.encode(right, more)
+        found = {}
+        for name, reader in readers(Widened(self.text, len(more)), self.order).items():
+            hits = [
+                _top(reader, earlier + target[:index], word) if word != UNKNOWN else 0.0
+                for index, word in enumerate(target)
+            ]
+            found[name] = {"symbols": float(np.mean(hits)), "tapes": float(np.prod(hits))}
         return found
 
     def repeats(self, ordinals: Sequence[int]) -> dict[str, dict[str, float]]:

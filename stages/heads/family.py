@@ -52,8 +52,9 @@ class Family:
     """One family of heads: what it looks at, how it is scored, when a head is a member, and who found it.
 
     relation: Tokens -> Relation, or None where a prompt has none; None for families that are not attentional.
-    statistic: 'mass' (share of attention), 'hits' (share of queries with the argmax on target), 'hits_word' (the same
-        over words: queries and keys of the relation are indices into `Tokens.words`) or 'effect'.
+    statistic: 'mass' (share of attention), 'over_half' (share of queries with more than half of it on target), 'hits'
+        (share of queries with the argmax on target), 'hits_word' (the same over words: queries and keys of the relation
+        are indices into `Tokens.words`) or 'effect'.
     content: a fixed offset could fake it, so the lower bound must also beat the best fixed offset.
     tested: False where mass says nothing against chance, so that there is no p-value.
     """
@@ -63,7 +64,7 @@ class Family:
     task: str
     threshold: float
     convention: bool
-    statistic: Literal["mass", "hits", "hits_word", "effect"]
+    statistic: Literal["mass", "over_half", "hits", "hits_word", "effect"]
     content: bool
     relation_text: str
     source: str

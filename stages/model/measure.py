@@ -4,8 +4,10 @@ For every query of a relation, over the keys it can see:
     mass     = sum of attention on the target keys
     hit      = the most attended key is a target
     null     = (attention on visible, non-special, non-target keys / their number) x visible targets
-so `null` is what the targets would get if they were average keys; a query with no other key to look at has none.
-`mass`, `hits` and `null` are means over the prompt's queries. The numbers are the model's own: its masks, windows,
+    over_half      = the mass is above 0.5
+    over_half_null = (how many of the same other keys have more than 0.5 alone / their number) x visible targets
+so the nulls are what the targets would get if they were average keys; a query with no other key to look at has none.
+All are means over the prompt's queries. The numbers are the model's own: its masks, windows,
 soft-caps and biases are in the weights that its own eager attention returns.
 
 Legend: B batch, H head, T query token, S key token, Q query of a relation, K head size.
@@ -27,6 +29,7 @@ from stages.model.score import Scored, score_rows
 from stages.model.words import Words
 
 BLOCK = 1 << 26  # attention weights held at once, at most (256 MB)
+HALF = 0.5  # a key (or all targets together) with more of the attention than this has most of it
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Sums:
         self.queries = torch.from_numpy(relation.queries).to(device)
         self.keys_QS = torch.from_numpy(relation.keys).to(device)
         self.ordinary_S = torch.from_numpy(~special).to(device)
-        self.sums = torch.zeros(4, layers, heads, dtype=torch.float64)  # of mass, hits, null, over_half
+        self.sums = torch.zeros(5, layers, heads, dtype=torch.float64)  # mass, hits, null, over_half, over_half_null
         self.with_null = torch.zeros(layers, 1, dtype=torch.float64)
 
     def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
@@ -57,16 +60,19 @@ class Sums:
         at, keys_QS = self.queries[low:high] - start, self.keys_QS[low:high]
         size = keys_QS.shape[1]
         visible_QS = torch.ones_like(keys_QS) if visible_TS is None else visible_TS[at][:, :size]
-        found_3HQ, number_Q = _on_target(weights_HTS[:, at, :size], keys_QS, visible_QS, self.ordinary_S)
-        found_4HQ = torch.cat([found_3HQ, found_3HQ[:1] > 0.5])
-        self.sums[:, layer, : len(weights_HTS)] += found_4HQ.double().sum(2).cpu()
+        weights_HQS = weights_HTS[:, at, :size]
+        found_3HQ, number_Q = _on_target(weights_HQS, keys_QS, visible_QS, self.ordinary_S)
+        half_3HQ, _ = _on_target((weights_HQS > HALF).float(), keys_QS, visible_QS, self.ordinary_S)
+        found_5HQ = torch.cat([found_3HQ, found_3HQ[:1] > HALF, half_3HQ[2:]])
+        self.sums[:, layer, : len(weights_HTS)] += found_5HQ.double().sum(2).cpu()
         self.with_null[layer] += float((number_Q > 0).sum())
 
     def means(self) -> Means:
-        """Return mass, hits, null and over_half, the share of queries whose mass is above 0.5."""
+        """Return mass, hits, null, over_half and its null."""
         count = len(self.queries)
         values = _means(self.sums[:3], count, self.with_null)
-        return Means(count, values | {"over_half": (self.sums[3] / count).float().numpy()})
+        values["over_half"] = (self.sums[3] / count).float().numpy()
+        return Means(count, values | {"over_half_null": _ratio(self.sums[4], self.with_null)})
 
 
 class WordSums:

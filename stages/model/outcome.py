@@ -4,7 +4,8 @@ blimp:   margin = log P(good) - log P(bad) of whole sentences (nats), accuracy =
          two sentences share at their start have the same probability in both: scoring begins where they differ.
 icl:     accuracy = every answer token is the argmax, teacher-forced: greedy decoding gives the answer.
 needle:  recall = share of answer tokens that are the argmax, teacher-forced (Wu+ take the share of answer words found).
-both:    logprob = mean over the answer's tokens (nats).
+iteration: the same of the tape's tokens.
+these:   logprob = mean over the answer's tokens (nats).
 repeats, text: loss = mean negative log-probability (nats per token), of the last copy / of every `STRIDE`th token.
 """
 
@@ -63,7 +64,7 @@ def outcome(task: str, scored: Sequence[Scored]) -> dict[str, float]:
     (one,) = scored
     if task in ("text", "repeats"):
         return {"loss": -float(one.logprob.mean(dtype=np.float64))}
-    right = {"recall": one.recalled} if task == "needle" else {"accuracy": float(one.solved)}
+    right = {"recall": one.recalled} if task in ("needle", "iteration") else {"accuracy": float(one.solved)}
     return right | {"logprob": float(one.logprob.mean())}
 
 

@@ -9,7 +9,14 @@ from stages.page.inputs import Slot
 from stages.page.page import Note, Section, Table
 from stages.page.sentences import TASKS
 
-ASKED = ("intact", "counting", "effects", "retrieval", "vectors")  # sections that need a model that predicts words
+ASKED = (
+    "intact",
+    "counting",
+    "iteration",
+    "effects",
+    "retrieval",
+    "vectors",
+)  # sections that need a model that predicts words
 KINDS = {
     "encoder": "An encoder without a language-model head predicts no word: what its heads look at can be measured, "
     "what they are for cannot, here.",

@@ -76,7 +76,8 @@ def atlas(heads: pd.DataFrame, families: dict[str, Family], whole: list[int], ti
     ]
     if not parts:
         return None
-    chart = alt.concat(*parts, columns=9 if heads["head"].nunique() <= 8 else 3, spacing=18)
+    lines = math.ceil(len(parts) / (9 if heads["head"].nunique() <= 8 else 3))
+    chart = alt.concat(*parts, columns=math.ceil(len(parts) / lines), spacing=18)
     return chart.resolve_scale(color="independent").properties(title=alt.Title(title, fontSize=14, offset=12))
 
 

@@ -20,6 +20,7 @@ TEXT |= {
     "vector",
     "label",
     "direction",
+    "relation",
 }  # others are numbers, empty where not defined
 COLUMNS = {
     "heads": "layer head family score null baseline low high q member prompts note",
@@ -30,6 +31,8 @@ COLUMNS = {
     "steering": "function layer context vector accuracy low high trials heads strength",
     "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
+    "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
+    "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
 }
 COUNTING = "baseline task group measure value low high trials"
 
@@ -48,6 +51,7 @@ class Slot:
     effects: pd.DataFrame
     steering: pd.DataFrame
     grammar: pd.DataFrame
+    iteration: pd.DataFrame
 
     @property
     def causal(self) -> bool:

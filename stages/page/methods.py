@@ -9,6 +9,7 @@ from stages.store.paths import COUNTING
 
 STATISTICS = {
     "mass": "share of attention on the target, mean over queries",
+    "over_half": "share of queries with more than half of their attention on the target",
     "hits": "share of queries whose most attended key is the target",
     "hits_word": "share of query words whose most attended other word is the target",
     "effect": "probability that the right first answer token gains",
@@ -21,11 +22,13 @@ FILES = {
     "overlap.csv": "heads shared by two families",
     "effects.csv": "the intact model and every ablation, with controls and intervals",
     "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
+    "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
     "steering.csv": "accuracy with and without function vectors",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
-    "A score is not a verdict. Its null is the mass that the same queries give an average other visible key; for "
+    "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
+    "score counts queries with more than half of it on the target: how many give another key that much); for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
     "bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
     "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "

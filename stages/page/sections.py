@@ -3,7 +3,7 @@
 import pandas as pd
 
 from stages.heads.family import Family
-from stages.page import charts, counting, gaps, grammar, head_maps, rows, sentences
+from stages.page import charts, counting, gaps, grammar, head_maps, iteration, rows, sentences
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Section, Table
@@ -28,6 +28,7 @@ def build(slot: Slot, families: dict[str, Family], tasks: list[str], counted: pd
         ("counting", "What counting words can do"): counting.counting(slot, counted),
         ("heads", "The heads"): heads(slot, families),
         ("grammar", "Grammar heads"): grammar.grammar(slot),
+        ("iteration", "Stepping through a string"): iteration.iteration(slot, counted),
         ("effects", "What happens without them"): effects(slot, families),
         ("retrieval", "Retrieval heads, one after another"): curve(slot),
         ("vectors", "Function vectors"): vectors(slot),
@@ -66,6 +67,7 @@ def studied(slot: Slot) -> list:
 def intact(slot: Slot) -> list:
     """Show accuracy and trials of the untouched model."""
     whole = rows.intact(slot.effects)
+    whole = whole[whole["task"] != "iteration"]  # has a section of its own: only some functions are scored here
     path = slot.path("effects.csv")
     if whole.empty:
         return [Note(f"No task was measured on the intact model ({path} has no such rows).")]

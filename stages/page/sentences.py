@@ -15,6 +15,7 @@ TASKS = {
     "repeats": "random repeats",
     "text": "text",
     "treebank": "parsed sentences",
+    "iteration": "strings and tapes",
 }
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),

@@ -30,10 +30,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.heads.family import Relation, Tokens, one_key
+from stages.prompts.tape import SYMBOLS
+from stages.prompts.tape import step as following
 from stages.recipes.task import IGNORED, Batch, Task, Watched
 from stages.store.params import Section
 
-SYMBOLS = {"parity": 2, "copy": 10, "polynomial": 5}
 RESTART = {"parity": 0, "copy": 0, "polynomial": 1}  # the symbol whose successor is told by x alone, one to one
 SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
 HELD = 5  # one string in so many is a test string
@@ -103,9 +104,7 @@ class Iteration(Task):
 
     def step(self, s_B: np.ndarray, x_B: np.ndarray) -> np.ndarray:
         """Return s_t from s_{t-1} and x_t."""
-        if self.function == "parity":
-            return (s_B + x_B) % 2
-        return x_B if self.function == "copy" else (s_B * x_B + 1) % self.base
+        return following(self.function, s_B, x_B)
 
     def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
         """Draw training strings, right-padded, with corrupted tapes and the right next symbols.

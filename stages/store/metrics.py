@@ -2,9 +2,11 @@
 
 `<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}` (grammar
 counts as one family), `grammar.{uas,uas_offset,arcs}`, `grammar.gain.<label>:<direction>` (accuracy beyond the best
-offset), and what an ablation or a vector does: `ablation.<family>.<task>` (change beyond the matched draws),
-`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
-as missing.
+offset), `iteration.<function>.{symbols,tapes,chance,share,offset,trials}` (tape symbols and whole tapes the model
+writes, the symbols a guess gets, the best head's share of queries with more than half of their attention on the next
+input, what a fixed offset gets), and what an ablation or a vector does: `ablation.<family>.<task>` (change beyond the
+matched draws), `steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that
+a diff shows it as missing.
 """
 
 import pandas as pd
@@ -24,6 +26,7 @@ def metrics(
     effects: pd.DataFrame,
     steering: pd.DataFrame,
     grammar: pd.DataFrame,
+    steps: pd.DataFrame,
     sink_rate: float | None,
 ) -> dict:
     """Return the nested metrics of one slot from its summaries (empty ones allowed)."""
@@ -56,6 +59,10 @@ def metrics(
             mine |= {name: round(float(value), 5) for name, value in values.items()} | {"arcs": int(row.trials)}
         else:
             mine.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
+    for row in steps[steps.relation == "input"].itertuples():
+        values = {"symbols": row.symbols, "tapes": row.tapes, "chance": row.symbols_chance, "share": row.share}
+        values = {name: round(float(value), 5) for name, value in (values | {"offset": row.baseline}).items()}
+        found.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
     if sink_rate is not None:
         found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     if len(overall):

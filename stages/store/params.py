@@ -147,6 +147,25 @@ class Treebank(Task):
         return self
 
 
+class Iteration(Task):
+    """Strings of letters and their tapes: `prompts` per function, each with `examples` solved ones (lines) before.
+
+    Strings have `shortest` to `longest` symbols; no example is as long as the last string.
+    """
+
+    source: Literal["builtin"] = "builtin"
+    prompts: Annotated[int, Field(ge=2)]
+    examples: Count
+    shortest: Annotated[int, Field(ge=2)]
+    longest: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Iteration":
+        if self.longest <= self.shortest:
+            raise ValueError(f"longest: {self.longest} is not above shortest: {self.shortest}; lengths must vary")
+        return self
+
+
 class Tasks(Section):
     """The tasks of this run; leave one out and its families are not measured."""
 
@@ -156,6 +175,7 @@ class Tasks(Section):
     needle: Needle | None = None
     repeats: Repeats | None = None
     treebank: Treebank | None = None
+    iteration: Iteration | None = None
 
 
 class Ngram(Section):
@@ -213,6 +233,14 @@ class Grammar(Section):
     blimp: Count
 
 
+class Steps(Section):
+    """Silencing the `top` heads that step through a string while the model writes tapes: `prompts` of each function."""
+
+    functions: Annotated[tuple[Literal["copy", "parity", "polynomial"], ...], AfterValidator(_distinct)]
+    top: Count
+    prompts: Count
+
+
 class Ablate(Section):
     """Silencing the top heads of a family against matched draws."""
 
@@ -228,6 +256,7 @@ class Ablate(Section):
     text_tokens: Count
     curve: Curve
     grammar: Grammar
+    iteration: Steps
 
 
 class Steer(Section):

@@ -58,10 +58,15 @@ RELATIONS = _schema(
     queries=(pa.int32(), "query positions that have the relation"),
     mass=(pa.float32(), "share of attention on the target keys, mean over queries, 0..1"),
     hits=(pa.float32(), "share of queries whose most attended visible key is a target, 0..1; null for grammar"),
-    hits_word=(pa.float32(), "the same over words, self and special tokens removed (grammar); null elsewhere"),
+    over_half=(
+        pa.float32(),
+        "share of queries with more than half of the attention on the target keys; null for grammar",
+    ),
+    hits_word=(pa.float32(), "hits over words, self and special tokens removed (grammar); null elsewhere"),
     sink=(pa.float32(), "attention of the queries to first and special tokens, 0..1 (grammar); null elsewhere"),
     sink_elsewhere=(pa.float32(), "the same of the prompt's words without the relation; null where there are none"),
     null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
+    over_half_null=(pa.float32(), "share of queries with more than half on one other key, per target key; as `null`"),
     baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
     offset=(pa.int32(), "that offset: query - key, in tokens (grammar: in words); null where there is no baseline"),
     recalled=(pa.float32(), "share of target tokens that are the intact model's argmax, 0..1; null without a target"),
@@ -102,8 +107,8 @@ HEADS = _schema(
     score_b=(pa.float32(), "the same on split b"),
     null=(
         pa.float32(),
-        "attention that the same queries give an average other key, 0..1; 0 for effects; = baseline "
-        "for grammar, whose score is an accuracy",
+        "attention that the same queries give an average other key, 0..1 (iteration: share of queries that give "
+        "it more than half); 0 for effects; = baseline for grammar, whose score is an accuracy",
     ),
     baseline=(pa.float32(), "accuracy of the best fixed offset (content families); null elsewhere"),
     low=(pa.float32(), "2.5 % bootstrap bound of the score, prompts resampled by cluster"),
@@ -155,7 +160,10 @@ NGRAM = _schema(
     category=(pa.string(), "category of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
     prompt=(pa.string(), "id of the prompt"),
-    measure=(pa.string(), "accuracy, ties (1 = both sentences equally likely) or loss (nats per token)"),
+    measure=(
+        pa.string(),
+        "accuracy, ties (1 = both sentences equally likely), loss (nats per token), symbols or tapes (shares right)",
+    ),
     value=(pa.float32(), "value on the prompt"),
 )
 

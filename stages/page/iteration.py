@@ -1,0 +1,118 @@
+"""Stepping through a string on the page: does the model write the tape, and does any head look where it should?
+
+A claim is made only where a 95 % interval allows it: ability against a guess and against counting, the best head
+against the best fixed offset. Shares are written in per cent.
+"""
+
+import pandas as pd
+
+from stages.heads.iteration import name
+from stages.page import rows, sentences
+from stages.page.head_maps import head_name
+from stages.page.inputs import Slot
+from stages.page.page import Note, Table
+from stages.page.sentences import capital, listed, number, percent, percents
+
+TARGETS = {"input": "next input symbol", "separator": "':' before the tape"}
+NOTE = (
+    "A string is followed by its tape, s(t+1) = f(s(t), x(t+1)), after a few solved examples; small models trained "
+    "from scratch on this grow iteration heads, which look from the position that predicts s(t+1) at x(t+1) "
+    "(Cabannes+ 2024, arXiv 2406.02128). Here the same is asked of a pretrained model, teacher-forced. A guess knows "
+    "the tape so far but not the string; counting is the n-gram control with the prompt counted too. Copying can be "
+    "done without stepping: after a symbol, what followed it before. The other functions cannot, so that only there "
+    "attention to x(t+1) would be stepping proper."
+)
+
+
+def iteration(slot: Slot, counted: pd.DataFrame) -> list:
+    """Return the blocks of the section, or the reason why there is none."""
+    stepping = slot.iteration[slot.iteration["relation"] == "input"]
+    path = slot.path("iteration.csv")
+    if stepping.empty:
+        why = next(
+            (slot.reasons[key] for key in ("iteration", name("copy")) if key in slot.reasons), f"{path} has no rows"
+        )
+        return [Note(f"No head was measured while it steps through a string: {why}.")]
+    counts = counted[(counted["task"] == "iteration") & (counted["baseline"] == "ngram_prompt")]
+    findings = [
+        Note(f"{finding(row, slot.heads, counts)} {silenced(slot.effects, row['function'])}".strip())
+        for _, row in stepping.iterrows()
+    ]
+    return [Note(NOTE), *findings, table(slot.iteration, path)]
+
+
+def finding(row: pd.Series, heads: pd.DataFrame, counts: pd.DataFrame) -> str:
+    """Say of one function what the model writes, which heads step, and how the best one stands to the best offset."""
+    mine = heads[(heads["family"] == name(row["function"])) & (heads["member"] == 1)]
+    return " ".join([
+        f"{capital(row['function'])}: {written(row, counts)} {members(heads, mine)}",
+        f"The head that does it most on one half of the prompts, {head_name(row['layer'], row['head'])}, has more than",
+        f"half of its attention there at {share(row)} of the positions of the other half:",
+        f"{beside(row['low'], row['high'], row['baseline'])} what the best fixed offset hits "
+        f"({percent(row['baseline'])} %).",
+    ])  # fmt: skip
+
+
+def written(row: pd.Series, counts: pd.DataFrame) -> str:
+    """Say how much of the tapes the model writes, against a guess and against counting."""
+    low, high, guess = row["symbols_low"], row["symbols_high"], row["symbols_chance"]
+    text = f"it writes {percent(row['symbols'])} % {percents(low, high)} of the symbols, "
+    text += f"{beside(low, high, guess)} a guess ({percent(guess)} %)"
+    found = counts[(counts["group"] == row["function"]) & (counts["measure"] == "symbols")]
+    for other in found.itertuples():
+        value = f"{percent(other.value)} % {percents(other.low, other.high)}"
+        text += f", {beside(low, high, other.low, other.high)} counting ({value})"
+    text += f", and {percent(row['tapes'])} % of {int(row['prompts'])} whole tapes."
+    return text if low > guess else f"{text} Nothing shows that it can: attention then says where it looks, no more."
+
+
+def members(heads: pd.DataFrame, mine: pd.DataFrame) -> str:
+    """Name the members of a family, and how they score as induction heads, which copy by content."""
+    if mine.empty:
+        return "No head is a member of the family."
+    mine = mine.sort_values("score", ascending=False, kind="stable")
+    induction = heads[heads["family"] == "induction"].set_index(["layer", "head"])["score"]
+    names = [
+        f"{head_name(*pair)} (induction {number(induction.get(pair))})"
+        for pair in zip(mine["layer"], mine["head"], strict=True)
+    ]
+    return f"Members, with their scores as induction heads: {listed(names)}."
+
+
+def silenced(effects: pd.DataFrame, function: str) -> str:
+    """Say what silencing the best heads of a function does to the tapes written; nothing where it was not tried."""
+    found = rows.pairs(effects, "mean")
+    found = found[(found["family"] == name(function)) & (found["task"] == "iteration") & (found["measure"] == "recall")]
+    return " ".join(sentences.beside(row) for _, row in found.iterrows())
+
+
+def beside(low: float, high: float, other_low: float, other_high: float | None = None) -> str:
+    """Say on which side of a number, or of another interval, an interval lies."""
+    if low > (other_low if other_high is None else other_high):
+        return "more than"
+    return "less than" if high < other_low else "not told apart from"
+
+
+def share(row: pd.Series) -> str:
+    """Write the best head's share with its interval."""
+    return f"{percent(row['share'])} % {percents(row['low'], row['high'])}"
+
+
+def table(steps: pd.DataFrame, path: str) -> Table:
+    """Return one row per function and relation."""
+    cells, marked = [], []
+    for _, row in steps.iterrows():
+        if row["low"] > row["baseline"]:
+            marked.append(len(cells))
+        cells.append([
+            row["function"], TARGETS[row["relation"]], head_name(row["layer"], row["head"]), share(row),
+            percent(row["null"]), f"{percent(row['baseline'])} ({int(row['offset'])} back)",
+            f"{percent(row['mass'])} ({percent(row['mass_null'])})", str(int(row["members"])), str(int(row["trials"])),
+        ])  # fmt: skip
+    columns = ["function", "looks at", "head", "more than half of its attention there, %", "average other key, %",
+               "best offset, %", "mean attention (other key), %", "members", "prompts"]  # fmt: skip
+    says = (
+        "Tape positions, in per cent; the head was chosen on the other half of the prompts. Bold: the 95 % interval "
+        "lies above the best fixed offset. Members: of the family, on all prompts; ':' is one family for all functions."
+    )
+    return Table(columns, cells, says, path, (3, 4, 5, 6, 7, 8), tuple(marked))

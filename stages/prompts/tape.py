@@ -1,0 +1,43 @@
+"""Functions that go through a string one symbol at a time: s_t = f(s_{t-1}, x_t), s_0 = 0 (Cabannes+ NeurIPS 2024).
+
+    copy        s_t = x_t, of ten symbols
+    parity      s_t = s_{t-1} + x_t mod 2
+    polynomial  s_t = s_{t-1} x_t + 1 mod p, p prime: cannot be counted, unlike parity
+
+The tape is s_1 ... s_L, written. Pure numpy, shared by the prompts for pretrained models and the training recipe.
+"""
+
+import numpy as np
+
+SYMBOLS = {"copy": 10, "parity": 2, "polynomial": 5}  # different symbols of x and s
+
+
+def step(function: str, s, x):
+    """Return s_t from s_{t-1} and x_t: integers or arrays of them."""
+    if function == "parity":
+        return (s + x) % 2
+    return x if function == "copy" else (s * x + 1) % SYMBOLS[function]
+
+
+def tape(function: str, x: np.ndarray) -> np.ndarray:
+    """Return s_1 ... s_L of a string x (L,)."""
+    written = [0]
+    for symbol in x:
+        written.append(step(function, written[-1], symbol))
+    return np.array(written[1:])
+
+
+def chance(function: str, length: int) -> tuple[float, float]:
+    """Return what the best guess gets that knows the tape so far but not the string: share of symbols, whole tapes.
+
+    Exact, over all strings of the length: M[s, s'] is the share of symbols x that lead from s to s'.
+    """
+    size = SYMBOLS[function]
+    s, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    led = np.eye(size)[np.broadcast_to(step(function, s, x), s.shape)].mean(axis=1)  # (s, s')
+    at, right, whole = np.eye(size)[0], 0.0, np.ones(size)
+    for _ in range(length):
+        right += at @ led.max(axis=1)
+        at = at @ led
+        whole = (led * whole).max(axis=1)
+    return float(right / length), float(whole[0])
