@@ -92,6 +92,8 @@ def encoder() -> dict:
         "attention": [shape | {"layer": layer} for layer in range(6)], "versions": {"torch": "2.11.0"},
         "not_measured": {
             "family retrieval": why, "family function": why, "steering": why, "ablation": unscored,
+            **{f"family iteration:{function}": why for function in ("copy", "parity", "polynomial")},
+            "family separator": why,
             "family streaming": "an encoder keeps no cache of past keys",
             **{f"family {name('csubj', direction)}": "no prompt has this relation" for direction in DIRECTIONS},
         },

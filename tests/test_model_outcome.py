@@ -83,7 +83,7 @@ def test_repeats_are_scored_on_the_last_copy():
 
 def test_recall_counts_tokens_and_accuracy_needs_all():
     scored = Scored(np.array([-0.1, -0.2, -3.0], dtype=np.float32), np.array([True, True, False]))
-    assert outcome("needle", [scored])["recall"] == pytest.approx(2 / 3)
+    assert outcome("needle", [scored])["recall"] == outcome("iteration", [scored])["recall"] == pytest.approx(2 / 3)
     assert outcome("icl", [scored])["accuracy"] == 0.0
     assert outcome("icl", [Scored(scored.logprob, np.ones(3, dtype=bool))])["accuracy"] == 1.0
 

@@ -26,7 +26,7 @@ def write_encoder(folder: Path, **replaced) -> Path:
     local = scores[scores["family"] == name("det", "dep-to-head")].assign(family="local", baseline=None, null=0.1)
     scores = pd.concat([local, scores], ignore_index=True)
     content = {"model": synthetic.encoder(), "metrics": {"grammar": {"uas": 0.5}}, "heads": scores, "grammar": arcs}
-    content |= {"effects": None, "steering": None, "overlap": overlaps(scores)}
+    content |= {"effects": None, "steering": None, "iteration": None, "overlap": overlaps(scores)}
     return write_slot(folder, **content | replaced)
 
 
@@ -134,7 +134,7 @@ def test_sixty_families_are_one_elsewhere(slot, shown, folder):
     measured = int((slot.grammar["label"] != "all").sum() - slot.grammar["note"].ne("").sum())
     assert f"(median of {measured})" in elsewhere and "see Grammar heads" in elsewhere
     assert "grammar, one per label and direction" in elsewhere
-    assert "measured for 10 families of heads" in shown
+    assert "measured for 12 families of heads" in shown
     pair = "family fewer than 20 query words in one half of the sentences: iobj (12), compound:prt (7)"
     assert f"grammar {pair}" in elsewhere
     charts = [chart for chart in specs_of(render(folder)).values() if "family_a" in json.dumps(chart)]

@@ -69,15 +69,19 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     heads = pd.read_csv(clone / REPORTS / "heads.csv")
     syntactic = heads.family.str.startswith("grammar:")
     assert set(heads.family[~syntactic]) == {
-        "previous", "self", "local", "sink", "streaming", "duplicate", "induction"
+        "previous", "self", "local", "sink", "streaming", "duplicate", "induction", "separator", "iteration:copy",
+        "iteration:parity", "iteration:polynomial",
     }  # fmt: skip
+    steps = pd.read_csv(clone / REPORTS / "iteration.csv")
+    assert set(measured["iteration"]) == set(steps.function) == {"copy", "parity", "polynomial"}
     assert "grammar:det:head-to-dep" in set(heads.family) and "grammar:det:dep-to-head" not in set(heads.family)
     grammar = pd.read_csv(clone / REPORTS / "grammar.csv").set_index(["label", "direction"])
     assert measured["grammar"]["uas"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)
     assert grammar.loc["det", "head-to-dep"].trials >= 20
     assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
-    assert {"none", "previous", "matched:previous", "induction", "matched:induction"} == set(effects.intervention)
+    silenced = {"previous", "induction", "iteration:copy"}
+    assert {"none", *silenced, *(f"matched:{family}" for family in silenced)} == set(effects.intervention)
     model = json.loads((clone / REPORTS / "model.json").read_text())
     missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
     assert missing == {"family retrieval", "family function", "steering"}
