@@ -4,6 +4,8 @@ For a curve f over training steps (linear between checkpoints) and a window w:
 
     onset = t* + w/2,  rise = f(t* + w) - f(t*),  t* = argmax_t f(t + w) - f(t)
 
+Where several t are as steep (a jump shorter than w, or checkpoints further apart than w), t* is the middle of them.
+
 Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Where
 checkpoints double apart, steps are counted in doublings of 1 + step, curves are linear between checkpoints on that
 scale, and the window is a factor: onset = the geometric middle of the stretch over which 1 + step grows by it.
@@ -25,6 +27,7 @@ import numpy as np
 
 SEEDS = 3  # from so many on, an interval is also over seeds
 GRID = 20  # points in a window
+TIE = 1e-9  # rises that differ by less are equal
 DOUBLING = 1000  # grid units in a doubling of 1 + step, where the window is a factor
 
 
@@ -101,8 +104,9 @@ def jump(curve_C: np.ndarray, steps_C: np.ndarray, window: int) -> tuple[np.ndar
     mixing_CG = np.stack([np.interp(grid_G, steps_C, row) for row in np.eye(len(steps_C))])
     curve_G = curve_C @ mixing_CG
     rise_G = curve_G[..., ahead:] - curve_G[..., :-ahead]
-    at = rise_G.argmax(axis=-1)
-    rise = np.take_along_axis(rise_G, at[..., None], axis=-1)[..., 0]
+    rise = rise_G.max(axis=-1)
+    ties_G = rise_G >= rise[..., None] - TIE
+    at = (ties_G.argmax(axis=-1) + ties_G.shape[-1] - 1 - ties_G[..., ::-1].argmax(axis=-1)) // 2
     return np.where(np.isnan(rise), np.nan, grid_G[at] + window / 2), rise, curve_C[..., -1]
 
 
