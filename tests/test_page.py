@@ -574,6 +574,7 @@ def test_a_bound_that_is_not_0_does_not_read_as_0():
 def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "params.full.yaml", tmp_path)
     write_slot(tmp_path / "reports/slots/decoder")
     report.main()
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".html", ".svg")}
@@ -594,4 +595,5 @@ def test_dvc_plot_template_draws_members_of_two_revisions(folder):
     spec = VegaRenderer(points, "heads", template=template, x="head", y="layer").get_filled_template()
     assert "DVC_METRIC" not in json.dumps(spec)
     drawn = vl_convert.vegalite_to_svg(spec, vl_version="5.8")
-    assert drawn.count('stroke="#d55e00"') == 2 * (table["member"] == "1").sum()
+    shown = ~table["family"].str.startswith("grammar:")  # 60 families more: too many for one picture
+    assert drawn.count('stroke="#d55e00"') == 2 * (shown & (table["member"] == "1")).sum()
