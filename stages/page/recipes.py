@@ -262,7 +262,7 @@ def _changes(changes: dict) -> str:
         if isinstance(value, dict):
             said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
         else:
-            said_each.append(f"{key.replace('_', ' ')}: {'none' if value is None or value is False else value}")
+            said_each.append(f"{key.replace('_', ' ')}: {'no' if value is None or value is False else value}")
     return ", ".join(said_each)
 
 
