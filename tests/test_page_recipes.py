@@ -144,6 +144,8 @@ def test_the_picture_says_which_run_it_is_of_and_what_was_written():
 
 def test_data_that_change_with_the_step_are_named():
     assert recipes.schedule(RECIPE) == ""
-    arguments = {"restarts": {"share": 0.8, "until": 400}, "gap": None}
+    arguments = {"copying": 400, "gap": {"positions": 2, "until": 200}}
     train = RECIPE.train.model_copy(update={"arguments": arguments})
-    assert "restarts until step 400" in recipes.schedule(RECIPE.model_copy(update={"train": train}))
+    assert "copying until step 400 and gap until step 200" in recipes.schedule(
+        RECIPE.model_copy(update={"train": train})
+    )

@@ -217,7 +217,10 @@ def test_choices_are_made_on_split_a_and_reported_on_b(here):
     [
         ({"revisions": {0: "step0", 9: "step9"}}, r"revisions\.9 of arm standard = 'step9': no such subfolder of run"),
         ({"name": "nowhere"}, r"revisions\.0 of arm standard = 'step0': no such subfolder of nowhere; there is none"),
-        ({"arguments": {"tasks": ["blimp"]}}, r"arguments\.tasks = .*allowed: any of text, repeats, needle, treebank, iteration"),
+        (
+            {"arguments": {"tasks": ["blimp"]}},
+            r"arguments\.tasks = .*allowed: any of text, repeats, needle, treebank, iteration",
+        ),
         ({"arguments": {"taks": ["text"]}}, r"recipes\.steps\.arguments\.taks = .*; allowed: tasks"),
         ({"source": "hub"}, r"train\.revisions = .*step 0: 'step0' is no full commit; allowed: 40 hex digits"),
         ({"revision": "x"}, r"train\.revision = 'x': unknown key; allowed: arguments, name, revisions, source"),

@@ -273,16 +273,15 @@ def design(recipe: Recipe) -> str:
 
 def schedule(recipe: Recipe) -> str:
     """Say which training data change with the step: onsets are then those of this schedule."""
-    ends = {
-        key: value["until"]
-        for key, value in recipe.train.arguments.items()
-        if isinstance(value, dict) and "until" in value
-    }
+    given = recipe.train.arguments
+    ends = {key: value["until"] for key, value in given.items() if isinstance(value, dict) and "until" in value}
+    if given.get("copying"):
+        ends = {"copying": given["copying"], **ends}
     if not ends:
         return ""
     each = listed(f"{key} until step {step}" for key, step in ends.items())
     return (
-        f" The training data get harder on the way ({each}): the onsets are those of this schedule, which may set when "
+        f" The training data change on the way ({each}): the onsets are those of this schedule, which may set when "
         "and in which order heads appear."
     )
 
@@ -294,7 +293,7 @@ def _changes(changes: dict) -> str:
         if isinstance(value, dict):
             said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
         else:
-            said_each.append(f"{key.replace('_', ' ')}: {'none' if value is None or value is False else value}")
+            said_each.append(f"{key.replace('_', ' ')}: {'no' if value is None or value is False else value}")
     return ", ".join(said_each)
 
 

@@ -11,9 +11,8 @@ A solved task is not yet this mechanism: a tape can be computed ahead and looked
 
     corruption  tape symbols are redrawn at random with this probability, and each next one is right for what is
                 written: a tape computed ahead is of no use, the step from the written symbol must be learned
-    restarts    of those redrawn, a share falling to 0 is set to the symbol from which s_{t+1} is x_{t+1} (plus one in
-                the polynomial): where to look can be learned before what to compute, which alone has no first-order
-                signal (parity of two unknowns correlates with neither)
+    copying     in the first steps, the tape copies strings of all ten symbols: where to look can be learned before what
+                to compute, which alone has no first-order signal (a sum mod 2 correlates with neither of its parts)
     gap         the position ids of ':' and the tape are shifted by a random number that falls to 0: where x_{t+1} lies
                 cannot be told from the tape's own position, so that layer 0 has to find ':'
 
@@ -35,16 +34,8 @@ from stages.prompts.tape import step as following
 from stages.recipes.task import IGNORED, Batch, Task, Watched
 from stages.store.params import Section
 
-RESTART = {"parity": 0, "copy": 0, "polynomial": 1}  # the symbol whose successor is told by x alone, one to one
 SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
 HELD = 5  # one string in so many is a test string
-
-
-class Restarts(Section):
-    """Which share of redrawn symbols starts over; falls linearly to 0 at step `until`."""
-
-    share: float = Field(ge=0, le=1)
-    until: int = Field(ge=1)
 
 
 class Gap(Section):
@@ -55,14 +46,17 @@ class Gap(Section):
 
 
 class Iteration(Task):
-    """Strings of `shortest` to `longest` symbols; `beyond`: tested up to so many; `tape` False: the last s only."""
+    """Strings of `shortest` to `longest` symbols; `beyond`: tested up to so many; `tape` False: the last s only.
+
+    corruption: share of redrawn tape symbols; copying: steps of copies before all others; gap: of the first steps.
+    """
 
     function: Literal["parity", "copy", "polynomial"]
     shortest: int = Field(ge=4)
     longest: int = Field(ge=1)
     beyond: int = Field(ge=1)
     corruption: float = Field(default=0.0, ge=0, le=1)
-    restarts: Restarts | None = None
+    copying: int = Field(default=0, ge=0)
     gap: Gap | None = None
     tape: bool = True
 
@@ -111,9 +105,11 @@ class Iteration(Task):
 
         A length's probability is proportional to it: the longer, the more places there are to look at.
         """
+        if step < self.copying and self.function != "copy":
+            return self.model_copy(update={"function": "copy"}).batch(rng, size, step)
         lengths = np.arange(self.shortest, self.longest + 1)
         lengths_B = rng.choice(lengths, size, p=lengths / lengths.sum())
-        batch = self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng, step)
+        batch = self._written(self._strings(rng, lengths_B, test=False), lengths_B, rng)
         widest = max(0, math.ceil(self.gap.positions * (1 - step / self.gap.until))) if self.gap else 0
         if not widest:
             return batch
@@ -150,11 +146,8 @@ class Iteration(Task):
         factor_L = np.random.default_rng(0).integers(1, 2**31, self.beyond)[: x_BL.shape[1]]
         return ((x_BL + 1) * inside_BL * factor_L).sum(axis=1) % 1_000_003
 
-    def _written(
-        self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None, step: int = 0
-    ) -> Batch:
-        """Write `x : s` and what each position should predict; `rng` corrupts the tape as it is at a training step."""
-        again = self.restarts.share * max(0.0, 1 - step / self.restarts.until) if self.restarts else 0.0
+    def _written(self, x_BL: np.ndarray, lengths_B: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """Write `x : s` and what each position should predict; `rng` corrupts the tape."""
         rows_B, width = np.arange(len(x_BL)), 2 * lengths_B.max() + 1
         ids_BT = np.full((len(x_BL), width), PADDING)
         labels_BT, s_B = np.full((len(x_BL), width), IGNORED), np.zeros(len(x_BL), dtype=np.int64)
@@ -166,9 +159,7 @@ class Iteration(Task):
             labels_BT[inside, (lengths_B + t)[inside]] = s_B[inside]
             if rng is not None:
                 redrawn_B = rng.random(len(s_B)) < self.corruption
-                drawn_B = rng.integers(0, self.base, len(s_B))
-                drawn_B[rng.random(len(s_B)) < again] = RESTART[self.function]
-                s_B = np.where(redrawn_B, drawn_B, s_B)
+                s_B = np.where(redrawn_B, rng.integers(0, self.base, len(s_B)), s_B)
             ids_BT[inside, (lengths_B + t + 1)[inside]] = s_B[inside]
         labels_BT[rows_B, 2 * lengths_B] = END
         return Batch(ids_BT, labels_BT) if self.tape else self._answers(ids_BT, labels_BT, lengths_B)
