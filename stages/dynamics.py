@@ -15,14 +15,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.prompts.prompt import stream
-from stages.recipes.findings import FINDINGS, arrays, best, compared, metrics, summary
+from stages.recipes.findings import FINDINGS, arrays, best, compared, levelled, metrics, summary, together
 from stages.recipes.onset import locate
 from stages.recipes.task import create
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
-RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null"]
+RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null", "weight"]
 PICTURE = ["head", "query", "token", "predicts", "key", "looks_at", "weight"]
 
 
@@ -38,7 +38,7 @@ def main(name: str) -> None:
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     tasks = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
-    kept, located = [], {}
+    kept, located, levels = [], {}, {}
     total = sum(len(training.kept) * training.seeds for training in arms.values())
     with tqdm(total=total, desc=f"dynamics {name}", unit="checkpoint") as progress:
         for arm, training in arms.items():
@@ -51,11 +51,12 @@ def main(name: str) -> None:
                 rows += [(arm, seed, step, *row) for row in silenced(loaded, tasks[arm], held)]
                 if arm == recipe.main and seed == 0:
                     picture = list(pictured(loaded, tasks[arm], held[tasks[arm].shown(held)]))
-            kept.append(best(pd.DataFrame(rows, columns=RAW)))
+            kept.append(together(best(pd.DataFrame(rows, columns=RAW))))
+            levels = levels or tasks[arm].levels(held)  # of the main arm
             rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
-            values, steps_C = arrays(kept[-1])
-            located[arm] = locate(values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng)
-    findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
+            values, steps_C, weights = arrays(kept[-1])
+            located[arm] = locate(values, tasks[arm].falls, steps_C, study.window, study.bootstrap, rng, weights)
+    findings = pd.DataFrame([*compared(located, tasks), *levelled(levels, recipe.main)], columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     for file, table in summaries.items():

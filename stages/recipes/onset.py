@@ -39,10 +39,12 @@ def locate(
     window: int,
     resamples: int,
     rng: np.random.Generator,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
     values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump.
+    weights: per measure (P,) where sequences do not weigh equally: a measure is then a ratio of sums, resampled as one.
     """
     seeds, _, prompts = next(iter(values.values())).shape
     weights_RP = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
@@ -52,8 +54,9 @@ def locate(
     found = {}
     for name, values_SCP in values.items():
         sign = -1 if name in falls else 1
-        once = jump(sign * means(values_SCP, np.ones((1, prompts)))[0], steps_C, window)
-        again = jump(sign * means(values_SCP, weights_RP), steps_C, window)
+        weight_1P = np.ones((1, prompts)) if weights is None else weights[name][None]
+        once = jump(sign * means(values_SCP, weight_1P)[0], steps_C, window)
+        again = jump(sign * means(values_SCP, weights_RP * weight_1P), steps_C, window)
         scale = (1, sign, sign)
         over_seeds = [(part * weights_RS).sum(axis=1) * factor for part, factor in zip(again, scale, strict=True)]
         found[name] = Located(*(part * factor for part, factor in zip(once, scale, strict=True)), *over_seeds)

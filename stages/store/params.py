@@ -227,9 +227,9 @@ class Steer(Section):
 
 
 class Architecture(Section):
-    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only."""
+    """A GPT-2, Llama or (masked) BERT built small: `inner` = hidden units of its MLPs, 0 = attention only (no BERT)."""
 
-    type: Literal["gpt2", "llama"]
+    type: Literal["gpt2", "llama", "bert"]
     layers: Count
     heads: Count
     width: Count
@@ -243,6 +243,8 @@ class Architecture(Section):
     def _divides(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
+        if self.type == "bert" and not self.inner:
+            raise ValueError("inner: 0; bert needs MLPs")
         return self
 
 
