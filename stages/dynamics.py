@@ -20,14 +20,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.prompts.prompt import stream
-from stages.recipes.findings import FINDINGS, arrays, best, compared, leader, metrics, summary
+from stages.recipes.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
 from stages.recipes.onset import locate
-from stages.recipes.task import create
+from stages.recipes.task import Task, create
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
-RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null"]
+RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null", "weight"]
 PICTURE = ["seed", "head", "query", "token", "predicts", "key", "looks_at", "weight"]
 
 
@@ -56,20 +56,24 @@ def main(name: str) -> None:
         if arm == recipe.main:
             seed = leader(table, tasks[arm].onsets[-1], tasks[arm].onsets[-1] in tasks[arm].falls)
             picture = [(seed, *row) for row in futures[arm, seed].result()[1]]
-        kept.append(best(table))
+        kept.append(together(best(table)))
         rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
-        values, steps_C = arrays(kept[-1])
-        levels = tasks[arm].solved
-        located[arm] = locate(
-            values, tasks[arm].falls, steps_C, study.steps, study.bootstrap, rng, levels, study.factor
-        )
-    findings = pd.DataFrame(compared(located, tasks), columns=FINDINGS)
+        values, steps_C, weights = arrays(kept[-1])
+        falls, solved = tasks[arm].falls, tasks[arm].solved
+        located[arm] = locate(values, falls, steps_C, study.steps, study.bootstrap, rng, solved, study.factor, weights)
+    levels = tasks[recipe.main].levels(held_out(settings, name, tasks[recipe.main]))
+    findings = pd.DataFrame([*compared(located, tasks), *levelled(levels, recipe.main)], columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     for file, table in summaries.items():
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
     tables.write_text(paths.study(name) / "metrics.json", json.dumps(metrics(findings, counts), indent=2) + "\n")
+
+
+def held_out(settings: params.Params, name: str, task: Task) -> list:
+    """Draw the sequences that all checkpoints of a recipe are measured on."""
+    return task.held_out(stream(settings.seed, f"recipes/{name}/held_out"), settings.recipes[name].study.sequences)
 
 
 def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
@@ -81,7 +85,7 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[li
     recipe = settings.recipes[name]
     training = recipe.arm(arm)
     task = create(name, recipe, training.arguments)
-    held = task.held_out(stream(settings.seed, f"recipes/{name}/held_out"), recipe.study.sequences)
+    held = held_out(settings, name, task)
     rows, last = [], training.kept[-1]
     if isinstance(training, params.Revisions):
         for step in training.kept:
@@ -91,7 +95,7 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[li
     for step in training.kept:
         loaded = study.opened(name, arm, seed, step, task)
         found = study.measured(loaded, task, held)
-        rows += [(arm, seed, step, *row) for row in found if step == last or "@" not in row[0]]
+        rows += [(arm, seed, step, *row) for row in found if step == last or row[1] or "@" not in row[0]]
     rows += [(arm, seed, last, *row) for row in study.silenced(loaded, task, held)]
     shown = held[task.shown(held)]
     return rows, list(study.pictured(loaded, task, shown)) if arm == recipe.main else []

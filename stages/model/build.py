@@ -10,6 +10,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -24,7 +27,26 @@ from stages.store.params import Architecture
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:
     """Build a model with random weights from torch's global stream; no dropout, embeddings tied."""
-    return (_gpt2 if architecture.type == "gpt2" else _llama)(architecture, vocabulary, positions)
+    kinds = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}
+    return kinds[architecture.type](architecture, vocabulary, positions)
+
+
+def _bert(architecture: Architecture, vocabulary: int, positions: int) -> BertForMaskedLM:
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocabulary,
+            max_position_embeddings=positions,
+            type_vocab_size=1,
+            hidden_size=architecture.width,
+            num_attention_heads=architecture.heads,
+            num_hidden_layers=architecture.layers,
+            intermediate_size=architecture.inner,
+            hidden_act=architecture.activation,
+            initializer_range=architecture.initializer_range,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
 
 
 def _llama(architecture: Architecture, vocabulary: int, positions: int) -> LlamaForCausalLM:
@@ -93,16 +115,16 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def read(folder: Path) -> PreTrainedModel:
+def read(folder: Path, masked: bool = False) -> PreTrainedModel:
     """Load a checkpoint, in evaluation mode and with the attention that is measured."""
     transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
-    )
+    kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
     return model.eval().requires_grad_(False)
 
 
-def numbered(vocabulary: int) -> PreTrainedTokenizerFast:
+def numbered(vocabulary: int, mask: int | None = None) -> PreTrainedTokenizerFast:
     """Return a tokenizer whose words are the numbers of its tokens: recipes have tokens, no text."""
     words = {str(number): number for number in range(vocabulary)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
+    hidden = {} if mask is None else {"mask_token": str(mask)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")), **hidden)

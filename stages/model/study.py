@@ -9,55 +9,94 @@ import numpy as np
 import torch
 
 from stages.heads.family import Tokens
+from stages.heads.verdict import best_offset, offset_accuracy
+from stages.model import pseudo
 from stages.model.anatomy import find
 from stages.model.build import numbered, read
 from stages.model.forward import forward
+from stages.model.intervene import ablating
 from stages.model.load import Loaded
 from stages.model.measure import measure, weighing
-from stages.model.score import Batch
-from stages.recipes.task import Task
+from stages.model.score import Batch, Scored
+from stages.recipes.task import Pair, Task
 from stages.store import paths
 
-Row = tuple[str, str, str, float, float]  # measure, head ('' = the whole model), sequence, value, null
+Row = tuple[str, str, str, float, float, float]  # measure, head ('' = the whole model), sequence, value, null, weight
+COPIES = 8192  # tokens of masked copies that run together
 
 
 def opened(recipe: str, arm: str, seed: int, step: int, task: Task) -> Loaded:
     """Load a checkpoint and find its anatomy."""
-    model = read(paths.checkpoint(recipe, arm, seed, step))
-    return Loaded(model, numbered(task.symbols), find(model), "decoder")
+    masked = task.mask is not None
+    model = read(paths.checkpoint(recipe, arm, seed, step), masked)
+    return Loaded(model, numbered(task.symbols, task.mask), find(model), "masked" if masked else "decoder")
 
 
 def measured(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
-    """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations."""
+    """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations.
+
+    A relation between words weighs as many queries as the sequence has of it, and its null is the best fixed offset's.
+    """
     names = dict.fromkeys(watched.relation for watched in task.watched.values())
     relations = [{r: found for r in names if (found := task.relation(r, one)) is not None} for one in held]
     found = measure(loaded, held, relations)
-    for tokens, means, scored in zip(held, found.means, found.scored, strict=True):
-        for outcome, value in task.outcomes(tokens, scored.logprob, scored.top).items():
-            yield outcome, "", tokens.prompt, float(value), np.nan
+    yield from _outcomes(task, held, scores(loaded, held) if task.mask is not None else found.scored)
+    offsets = {
+        name: best_offset(some)
+        for name in names
+        if (some := [one[name] for one in relations if name in one and one[name].words])
+    }
+    for tokens, mine, means in zip(held, relations, found.means, strict=True):
         for name, (relation, statistic, only) in task.watched.items():
+            if relation not in means:
+                continue
+            weight, null = 1.0, np.nan
+            if relation in offsets:
+                weight, null = float(means[relation].count), offset_accuracy(mine[relation], offsets[relation])
+            values = means[relation].values
             for layer, head in loaded.anatomy.heads:
-                if relation in means and only in (None, layer):
-                    values = means[relation].values
-                    null = float(values["null"][layer, head]) if statistic == "mass" else np.nan
-                    yield name, f"L{layer}H{head}", tokens.prompt, float(values[statistic][layer, head]), null
+                if only in (None, layer):
+                    null = float(values["null"][layer, head]) if statistic == "mass" else null
+                    value = float(values[statistic][layer, head])
+                    yield name, f"L{layer}H{head}", tokens.prompt, value, null, weight
+
+
+def scores(loaded: Loaded, held: list[Tokens]) -> list[Scored]:
+    """Score sequences by pseudo-log-likelihood, then the bad ones of pairs, in the same order."""
+    return pseudo.score(loaded, [*held, *(one.bad for one in held if isinstance(one, Pair))], COPIES)
+
+
+def _outcomes(task: Task, held: list[Tokens], scored: list[Scored], suffix: str = "") -> Iterator[Row]:
+    """Yield outcomes; with a suffix only whole measures."""
+    bad = iter(scored[len(held) :])
+    for tokens, one in zip(held, scored, strict=False):
+        if isinstance(tokens, Pair):
+            found = task.preferred(tokens, one.logprob, next(bad).logprob)
+        else:
+            found = task.outcomes(tokens, one.logprob, one.top)
+        for outcome, value in found.items():
+            if not (suffix and "@" in outcome):
+                yield outcome + suffix, "", tokens.prompt, float(value), np.nan, 1.0
 
 
 def silenced(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
     """Yield the outcomes without each head (zero ablation), as measures `<outcome>@without <head>`."""
-    batch = Batch(loaded, held, [tokens.target for tokens in held])
+    batch = Batch(loaded, held, [tokens.target for tokens in held]) if task.mask is None else None
     for layer, head in loaded.anatomy.heads:
-        zero = torch.zeros(loaded.anatomy.layers[layer].head_size)
-        for tokens, scored in zip(held, batch.ablated({(layer, head): zero}, everywhere=True), strict=True):
-            for outcome, value in task.outcomes(tokens, scored.logprob, scored.top).items():
-                if "@" not in outcome:
-                    yield f"{outcome}@without L{layer}H{head}", "", tokens.prompt, float(value), np.nan
+        zero = {(layer, head): torch.zeros(loaded.anatomy.layers[layer].head_size)}
+        if batch is not None:
+            scored = batch.ablated(zero, everywhere=True)
+        else:
+            with ablating(loaded, zero, None):
+                scored = scores(loaded, held)
+        yield from _outcomes(task, held, scored, f"@without L{layer}H{head}")
 
 
 def pictured(loaded: Loaded, task: Task, tokens: Tokens) -> Iterator[tuple]:
     """Yield (head, query, token, prediction, key, token looked at, weight) of one sequence, from its first target on.
 
-    Where the task says so, the targets are written by the model itself, greedily.
+    Where the task says so, the targets are written by the model itself, greedily. A model that fills gaps looks at the
+    whole sequence, and predicts each token with that one left out.
     """
     ids, first = tokens.ids, int(tokens.target[0])
     if task.decoded:
@@ -71,9 +110,15 @@ def pictured(loaded: Loaded, task: Task, tokens: Tokens) -> Iterator[tuple]:
 
     with weighing(loaded, keep):
         predicted = forward(loaded, [ids], [np.arange(len(ids))]).argmax(1).tolist()
+    queries = range(first - 1, len(ids) - 1)
+    if task.mask is not None:
+        queries = tokens.target.tolist()
+        gaps = [np.where(np.arange(len(ids)) == place, task.mask, ids) for place in queries]
+        filled = forward(loaded, gaps, [np.array([place]) for place in queries]).argmax(1).tolist()
+        predicted = dict(zip(queries, filled, strict=True))
     words = [task.symbol(int(token)) for token in ids]
     for layer, head in loaded.anatomy.heads:
-        for query in range(first - 1, len(ids) - 1):
-            for key in range(query + 1):
+        for query in queries:
+            for key in range(query + 1 if task.mask is None else len(ids)):
                 weight = float(seen[layer][head, query, key])
                 yield f"L{layer}H{head}", query, words[query], task.symbol(predicted[query]), key, words[key], weight

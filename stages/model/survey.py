@@ -38,7 +38,7 @@ def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> Iterator[
             asked, tokens = kept[index]
             if scored is not None and len(tokens.target):
                 for outcome, value in task.results(asked, scored.logprob, scored.top).items():
-                    yield outcome, "", asked.sequence, float(value), np.nan
+                    yield outcome, "", asked.sequence, float(value), np.nan, 1.0
             if asked.task == GRAMMAR:
                 arcs[asked.sequence] = mine
                 hits[asked.sequence] = {name: one.values["hits_word"] for name, one in means.items()}
@@ -49,9 +49,9 @@ def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> Iterator[
                     if name != "streaming" or _streams(loaded, layer):
                         null = float(one.values["null"][layer, head]) if statistic == "mass" else np.nan
                         value = float(one.values[statistic][layer, head])
-                        yield name, f"L{layer}H{head}", asked.sequence, value, null
+                        yield name, f"L{layer}H{head}", asked.sequence, value, null, 1.0
     for sentence, (share, by_offset) in grammar(arcs, hits).items():
-        yield "grammar", "", sentence, share, by_offset
+        yield "grammar", "", sentence, share, by_offset, 1.0
 
 
 def _sensible(loaded: Loaded, asked: Asked) -> bool:

@@ -29,6 +29,8 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
     adam = torch.optim.AdamW(groups, options.learning_rate, options.betas, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(options, step, training.steps))
     model.train()
+    if training.arcs:
+        model.set_attn_implementation("eager")  # others return no attention
     kept, losses = set(training.kept), []
     for step in range(training.steps + 1):
         if step in kept:

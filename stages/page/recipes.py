@@ -25,10 +25,16 @@ PICTURED = (
     "best on one half of the held-out sequences, the first of equals. Darker: more attention."
 )
 WRITTEN = " After '{string}' the model itself wrote '{tape}', one token at a time (greedy decoding)."
+FILLED = " Behind the arrow: what the model fills in where that word is left out."
+LEVELS = {  # simpler means: what they are called
+    "ngram": "a 5-gram counted on the same sentences",
+    "offset": "the best fixed offset of each label",
+}
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
-    "accuracy": ("accuracy", "share right (tokens, or whole tapes)"),
+    "accuracy": ("accuracy", "share right (tokens, whole tapes or minimal pairs)"),
+    "uas": ("UAS of heads", "arcs found by the best head of their label, share"),
     "in_context": ("in-context score", "in-context score: loss late − early, nats"),
     "previous": ("previous-token score", "attention to the token before, best head"),
     "duplicate": ("duplicate-token score", "attention to earlier copies, best head"),
@@ -94,7 +100,7 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     stretch = (
         f"{recipe.study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
     )
-    says = (
+    says = ("Dashed and level: what simpler means reach. " if (whole["finding"] == "level").any() else "") + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
@@ -108,16 +114,18 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
         return blocks
     said_last = (
         *ahead(recipe, whole, curve),
+        against(whole, [arm for arm in arms if not recipe.arms[arm].get("first")]),
         solved(findings, arms),
         by_seed(findings, arms[0]),
-        parts(curve, arms[0]),
+        parts(curve, whole, arms[0]),
     )
     for says in (*said_last, without(curve, arms[0])):
         blocks += [Note(says)] if says else []
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
     if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
-        blocks.append(Figure(maps, pictured(seen, arms[0]), (folder / "picture.csv").as_posix(), "maps"))
+        says = pictured(seen, arms[0]) + (FILLED if recipe.train.architecture.type == "bert" else "")
+        blocks.append(Figure(maps, says, (folder / "picture.csv").as_posix(), "maps"))
     return blocks
 
 
@@ -197,16 +205,58 @@ def by_seed(findings: pd.DataFrame, arm: str) -> str:
     return f"Last values of {arm.replace('_', ' ')}, seed by seed: {'; '.join(values)}." if values else ""
 
 
-def parts(curve: pd.DataFrame, arm: str) -> str:
-    """Say the last checkpoint's outcomes by part of the held-out sequences, as means over seeds."""
+def against(whole: pd.DataFrame, arms: list[str]) -> str:
+    """Say, for the measures whose onsets are compared, where every arm ends and how that differs from the first arm."""
+    onsets = whole[whole["finding"] == "after"]
+    measures = list(dict.fromkeys([*onsets["versus"], *onsets["measure"]]))
+    ends = whole[whole["finding"] == "final"].set_index(["arm", "measure"])
+    told = []
+    for arm in arms:
+        values = [
+            f"{said(one)} {number(ends.loc[(arm, one), 'value'])} {interval(*ends.loc[(arm, one), ['low', 'high']])}"
+            for one in measures
+            if (arm, one) in ends.index
+        ]
+        told += [f"{arm.replace('_', ' ')}: {', '.join(values)}"] if values else []
+    differences = [
+        f"{said(row.measure)} of {arms[0].replace('_', ' ')} over that of {row.versus.replace('_', ' ')} "
+        f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        f"{'' if row.low > 0 or row.high < 0 else ' (not told apart)'}"
+        for row in whole[
+            (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
+        ].itertuples()
+    ]
+    text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
+    if differences:
+        text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
+    for row in whole[
+        (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
+    ].itertuples():
+        steps = f"({row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}])".replace("-", "−")
+        pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
+        if row.low > 0 or row.high < 0:
+            text += f" {capital(pair[0])} jumps {'before' if row.low > 0 else 'after'} that of {pair[1]} {steps}."
+        else:
+            text += f" The onsets of {pair[0]} and of {pair[1]} are not told apart {steps}."
+    return text
+
+
+def parts(curve: pd.DataFrame, whole: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's measures by part of the held-out sequences, as means over seeds."""
     rows = _last(curve, arm, r"@(?!without)")
-    names = rows.groupby("measure")["value"].agg(["mean", "min"])
-    shares = [f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})" for name, row in names.iterrows()]
-    return (
-        f"Accuracy by length at the last checkpoint, mean over seeds (worst seed): {'; '.join(shares)}."
-        if shares
-        else ""
-    )
+    levels = whole[whole["finding"] == "level"].set_index("measure")
+    rows = rows.assign(whole=rows["measure"].str.split("@").str[0])
+    told = []
+    for measure, mine in rows.groupby("whole", sort=False):
+        shares = []
+        for name, row in mine.groupby("measure")["value"].agg(["mean", "min"]).iterrows():
+            share = f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})"
+            if name in levels.index:
+                share += f", {levels.loc[name, 'versus']} {number(levels.loc[name, 'value'])}"
+            shares.append(share)
+        head = f"{capital(said(measure))} by part at the last checkpoint, mean over seeds (worst seed)"
+        told.append(f"{head}: {'; '.join(shares)}.")
+    return " ".join(told)
 
 
 def without(curve: pd.DataFrame, arm: str) -> str:
@@ -292,6 +342,9 @@ def _changes(changes: dict) -> str:
     for key, value in changes.items():
         if isinstance(value, dict):
             said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
+        elif key == "arcs":
+            kind = "punished" if value > 0 else "rewarded"
+            said_each.append(f"attention on gold arcs {kind} with a factor of {abs(value):g}")
         else:
             said_each.append(f"{key.replace('_', ' ')}: {'no' if value is None or value is False else value}")
     return ", ".join(said_each)
@@ -337,6 +390,9 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
     text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
     text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)} "
     text += f"around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]."
+    for row in rows[rows["finding"] == "level"].itertuples():
+        side = "above" if final.low > row.value else "below" if final.high < row.value else "not told apart from"
+        text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {number(row.value)}."
     for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
         other = row.versus.replace("_", " ")
         found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
@@ -400,4 +456,7 @@ def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str
     band = marks.mark_rect(color=charts.PALE).encode(x="start:Q", x2="end:Q")
     bar = marks.mark_rule(color=charts.INK, strokeWidth=3).encode(x="low:Q", x2="high:Q", y=alt.value(4))
     at = marks.mark_point(color=charts.INK, filled=True, size=40, opacity=1).encode(x="value:Q", y=alt.value(4))
-    return alt.layer(band, lines, bar, at)
+    level = whole[(whole["finding"] == "level") & (whole["measure"] == measure)][["value", "versus"]]
+    rule = alt.Chart(level).mark_rule(color=charts.GREY, strokeDash=[3, 3])
+    rule = rule.encode(y="value:Q", tooltip=[alt.Tooltip("versus:N"), alt.Tooltip("value:Q", format=".3f")])
+    return alt.layer(band, lines, bar, at, *([rule] if len(level) else []))

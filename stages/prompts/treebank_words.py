@@ -119,6 +119,9 @@ class Lexicon(Entry):
     subordinators: Subordinators
     a: tuple[str, ...]
     an: tuple[str, ...]
+    reflexives: Annotated[tuple[str, ...], Field(min_length=3, max_length=3)]
+    feminine: Texts
+    masculine: Texts
 
     @model_validator(mode="after")
     def _closed(self) -> "Lexicon":

@@ -17,14 +17,14 @@ FINDINGS = ["finding", "arm", "measure", "versus", "seed", "value", "low", "high
 
 
 def best(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mark the head with the largest mean on split a, per seed, step and relation; keep its values on split b.
+    """Mark the head with the largest weighted mean on split a, per seed, step and relation; keep its values on split b.
 
     Splits are by the order of sequences, in equal parts. A model's outcomes are marked too and stay on both splits, as
     there is no choice in them.
     """
     on_a = rows.sequence.astype(int) % 2 == 0
     keys = ["arm", "seed", "step", "measure"]
-    scores = rows[on_a].groupby([*keys, "head"], sort=True).value.mean().reset_index()
+    scores = averaged(rows[on_a], [*keys, "head"], sort=True)
     top = scores.loc[scores.groupby(keys).value.idxmax(), [*keys, "head"]].assign(best=1)
     merged = rows[~on_a | (rows["head"] == "")].merge(top, how="left", on=[*keys, "head"])
     return merged.assign(best=merged.best.fillna(0).where(merged["head"] != "", 1).astype(int))
@@ -40,21 +40,47 @@ def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:
     return int(means.idxmin() if falls else means.idxmax())
 
 
-def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return an arm's measures as (S, C, P), best heads standing for relations, and its steps (C,)."""
-    chosen, values = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}
+def averaged(rows: pd.DataFrame, keys: list[str], sort: bool = False) -> pd.DataFrame:
+    """Return means of value and null by keys, every sequence with its weight."""
+    sums = rows.assign(value=rows.value * rows.weight, null=rows.null * rows.weight)
+    sums["there"] = rows.weight.where(rows.null.notna(), 0.0)
+    sums = sums.groupby(keys, sort=sort)[["value", "null", "weight", "there"]].sum().reset_index()
+    with np.errstate(invalid="ignore"):
+        return sums.assign(value=sums.value / sums.weight, null=sums.null / sums.there)
+
+
+def together(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add, to rows with their best heads, the average over a measure's parts (`uas@obj` ...) as that measure (`uas`).
+
+    Of relations between words (they have a head): an arc counts once, found or not by the best head of its label. A
+    sequence has the share of its arcs that are found, weighed by their number. Of the parts only the best heads stay.
+    """
+    part = rows.measure.str.contains("@") & (rows["head"] != "")
+    if not part.any():
+        return rows
+    arcs = rows[part & (rows.best == 1)]
+    keys = ["arm", "seed", "step", "measure", "sequence"]
+    whole = averaged(arcs.assign(measure=arcs.measure.str.split("@").str[0]), keys)
+    whole = whole.assign(head="", best=1)[rows.columns]
+    return pd.concat([rows[~part], arcs, whole], ignore_index=True)
+
+
+def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
+    """Return an arm's measures as (S, C, P), best heads standing for relations, its steps (C,) and the weights (P,)."""
+    chosen, values, weights = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}, {}
     index = [sorted(rows[column].unique()) for column in ("seed", "step", "sequence")]
     for measure, mine in chosen.groupby("measure", sort=False):
         full = mine.set_index(["seed", "step", "sequence"]).value
         full = full.reindex(pd.MultiIndex.from_product(index))
         values[measure] = full.to_numpy().reshape(*map(len, index))
-    return values, np.array(index[1])
+        weights[measure] = mine.groupby("sequence").weight.first().reindex(index[2]).fillna(0.0).to_numpy()
+    return values, np.array(index[1]), weights
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of curve.csv: means over sequences, with the checkpoint's best head marked."""
     keys = ["arm", "seed", "step", "measure", "head", "best"]
-    return rows.groupby(keys, sort=False)[["value", "null"]].mean().reset_index()
+    return averaged(rows, keys)[[*keys, "value", "null"]]
 
 
 def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> Iterator[tuple]:
@@ -66,6 +92,7 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
     solved: the first checkpoint at which a measure is at its task's level, without a value where a seed never is.
     later: by how many steps an arm's onset (`onset later`) or its being solved follows that of the first arm
     (`versus`), negative where the arm is ahead. Resamples are the same for both.
+    level: see `levelled`.
     """
     first = next(iter(located))
     for arm, measures in located.items():
@@ -99,6 +126,12 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
+def levelled(levels: Mapping[tuple[str, str], float], arm: str) -> Iterator[tuple]:
+    """Yield what simpler means (`versus`) reach on the held-out sequences: rows of findings.csv without intervals."""
+    for (measure, means), value in levels.items():
+        yield "level", arm, measure, means, "", value, np.nan, np.nan
+
+
 def _bounds(values_R: np.ndarray, unless_never: bool = False) -> tuple[float, float]:
     """Return the percentile interval; `unless_never`: none where a resample has no value, as of what never comes."""
     if unless_never and np.isnan(values_R).any():
@@ -111,6 +144,7 @@ def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float
     """Return the means over seeds that branches compare: last values; the first arm's onsets and solved step.
 
     `<measure>` and `<measure>_onset` are the first arm's, `<arm>_<measure>` those of the others; seeds: runs per arm.
+    `<means>_<measure>`: what simpler means reach on the same sequences, such as ngram_accuracy.
     """
     first = next(iter(seeds))
     found: dict[str, float | int] = {"seeds": seeds[first]}
@@ -121,4 +155,6 @@ def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float
             found[f"{row.measure}_onset"] = round(row.value, 1)
         elif row.finding == "solved" and row.arm == first and not np.isnan(row.value):
             found[f"{row.measure}_solved"] = round(row.value, 1)
+        elif row.finding == "level" and "@" not in row.measure:
+            found[f"{row.versus}_{row.measure}"] = round(row.value, 5)
     return found

@@ -54,12 +54,14 @@ def locate(
     rng: np.random.Generator,
     levels: Mapping[str, float] = MappingProxyType({}),
     factor: float | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Located]:
     """Locate every measure's jump.
 
     values: per measure (S, C, P), nan where a sequence does not define it; falls: measures whose fall is the jump;
     levels: from where on a measure's task counts as solved, for some measures;
-    factor: the window as a factor on 1 + step, in the place of a number of steps.
+    factor: the window as a factor on 1 + step, in the place of a number of steps;
+    weights: per measure (P,) where sequences do not weigh equally: a measure is then a ratio of sums, resampled as one.
     """
     if factor is not None:
         steps_C, window = DOUBLING * np.log2(1 + steps_C), round(DOUBLING * np.log2(factor))
@@ -72,8 +74,9 @@ def locate(
     for name, values_SCP in values.items():
         sign = -1 if name in falls else 1
         level = sign * levels.get(name, np.nan)
-        curve_SC = sign * means(values_SCP, np.ones((1, prompts)))[0]
-        curve_RSC = sign * means(values_SCP, weights_RP)
+        weight_1P = np.ones((1, prompts)) if weights is None else weights[name][None]
+        curve_SC = sign * means(values_SCP, weight_1P)[0]
+        curve_RSC = sign * means(values_SCP, weights_RP * weight_1P)
         once = [*jump(curve_SC, steps_C, window), reached(curve_SC, steps_C, level)]
         again = [*jump(curve_RSC, steps_C, window), reached(curve_RSC, steps_C, level)]
         if factor is not None:

@@ -36,11 +36,18 @@ class Batch:
     arcs_N3: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Pair(Tokens):
+    """A held-out sequence and the one that it should be preferred to."""
+
+    bad: Tokens = None
+
+
 class Watched(NamedTuple):
     """Attention that is watched: of which relation, which statistic of `measure`, in one layer or (None) in any."""
 
     relation: str
-    statistic: Literal["mass", "over_half", "hits"] = "mass"
+    statistic: Literal["mass", "over_half", "hits", "hits_word"] = "mass"
     layer: int | None = None
 
 
@@ -55,7 +62,10 @@ class Task(Section):
     decoded: what is pictured is written by the model itself, from the first target on.
     trained: models are trained from scratch; False: `train` lists revisions of a pretrained model.
 
-    The last checkpoint's outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences.
+    mask: token that hides another one, for models that fill gaps; None for those that read from left to right.
+
+    Outcomes are also broken down: `<measure>@<part>` is a measure on a part of the sequences. Where the parts are
+    watched relations between words, their average over arcs, each with its own best head, is the measure (uas).
     """
 
     watched: ClassVar[dict[str, Watched]]
@@ -64,6 +74,7 @@ class Task(Section):
     solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
     trained: ClassVar[bool] = True
+    mask: ClassVar[int | None] = None
 
     @property
     def symbols(self) -> int:
@@ -101,6 +112,15 @@ class Task(Section):
         logprob: natural log-probability of every target token, (N,); top: it is the model's argmax, (N,).
         """
         raise NotImplementedError
+
+    def preferred(self, pair: Pair, good: np.ndarray, bad: np.ndarray) -> dict[str, float]:
+        """Turn both sequences' log-probabilities into measures: a tie is half right."""
+        margin = float(good.astype(float).sum() - bad.astype(float).sum())
+        return {"accuracy": 0.5 if margin == 0 else float(margin > 0)}
+
+    def levels(self, held: list[Tokens]) -> dict[tuple[str, str], float]:
+        """Return what simpler means reach on the held-out sequences: (measure, name of the means) -> value."""
+        return {}
 
 
 def create(name: str, recipe: Recipe, arguments: dict) -> Task:

@@ -270,13 +270,13 @@ class Steer(Section):
 
 
 class Architecture(Section):
-    """A GPT-2 or another decoder built small: `inner` = hidden units of its MLPs, 0 = attention only.
+    """A GPT-2, Llama or (masked) BERT built small: `inner` = hidden units of its MLPs, 0 = attention only (no BERT).
 
     embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
     weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
     """
 
-    type: Literal["gpt2", "llama"]
+    type: Literal["gpt2", "llama", "bert"]
     layers: Count
     heads: Count
     width: Count
@@ -298,6 +298,8 @@ class Architecture(Section):
     def _divides(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
+        if self.type == "bert" and not self.inner:
+            raise ValueError("inner: 0; bert needs MLPs")
         return self
 
 
