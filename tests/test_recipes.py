@@ -129,7 +129,7 @@ def test_the_summaries_hold_every_arm_seed_and_step(trained):
     chosen = curve[curve.best == 1]
     assert not chosen.duplicated(["arm", "seed", "step", "measure"]).any()
     assert len(chosen) == 2 * 2 * 5 * 6
-    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond"} == set(said.finding)
+    assert {"onset", "rise", "final", "after", "rise beyond", "final beyond", "ahead"} == set(said.finding)
     whole = said[said.seed.isna()]
     assert (whole.low <= whole.high + 1e-9).all()
     learning = pd.read_csv(folder / "learning.csv")
@@ -251,7 +251,7 @@ def test_an_arm_that_does_not_jump_is_told_apart():
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration"),
+        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration, masked"),
         (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],
