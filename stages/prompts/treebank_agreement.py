@@ -109,13 +109,12 @@ def _verbs(value) -> list[Verb]:
 
 
 def _named(draw: Draw, number: int, feminine: bool | None) -> Tree:
-    """Return `the`, in some cases an adjective, and a noun: of a gender where one is asked for."""
+    """Return `the`, none to three adjectives and a noun: of a gender where one is asked for."""
     pool = [noun for kind in SUBJECTS for noun in draw.words.nouns[kind]]
     if feminine is not None:
         pool = [noun for noun in pool if noun in (draw.words.feminine if feminine else draw.words.masculine)]
     noun = Tree(draw.words.inflect(draw.pick(pool), number))
-    before = adjectives(draw, "person")[:1] if draw.chance(0.5) else []
-    return noun.before(Tree("the", "det"), *before)
+    return noun.before(Tree("the", "det"), *adjectives(draw, "person"))
 
 
 def _phrase(draw: Draw, other: Tree) -> Tree:
