@@ -251,7 +251,11 @@ def test_an_arm_that_does_not_jump_is_told_apart():
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration, masked"),
+        (
+            ("task",),
+            "inducktion",
+            "recipes.induction.task = 'inducktion': no such task; allowed: induction, iteration",
+        ),
         (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],
