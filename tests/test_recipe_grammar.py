@@ -18,6 +18,7 @@ from stages.model.build import build, numbered
 from stages.model.load import Loaded
 from stages.model.study import measured
 from stages.model.train import objective
+from stages.page import recipes as page
 from stages.prompts.prompt import stream
 from stages.prompts.treebank_agreement import FRAMES, agreement, chosen, subjects
 from stages.prompts.treebank_tree import Tree
@@ -317,3 +318,36 @@ def test_held_out_sentences_are_new_and_drawn_from_another_stream():
     known = {row.tobytes() for ids_BT in TASK.corpus.ids.values() for row in ids_BT}
     assert not known & {tokens.ids.tobytes() for tokens in held} and len(held) == 40
     assert [tokens.prompt for tokens in held] == [f"{number:04d}" for number in range(40)]
+
+
+def test_the_page_shows_levels_arms_and_what_is_filled_in(studied):
+    settings = params.load(studied / "params.yaml")
+    [section] = page.sections(settings.recipes, {"grammar": studied / paths.study("grammar")})
+    curves, maps = [block for block in section.blocks if block.kind == "figure"]
+    assert {chart.label for chart in curves.charts} == {"UAS of heads", "Accuracy", "Loss"}
+    for chart in [*curves.charts, *maps.charts]:
+        assert chart.spec.to_dict()
+    by_label = {chart.label: chart for chart in curves.charts}
+    said = " ".join(block.text for block in section.blocks if block.kind == "note")
+    assert "what a 5-gram counted on the same sentences reaches" in by_label["Accuracy"].note
+    assert "what the best fixed offset of each label reaches" in by_label["UAS of heads"].note
+    assert "suppressed (1 x 2 heads, attention on gold arcs punished with a factor of 1)" in said
+    assert "Last values, arm by arm: plain: UAS of heads" in said and "verb after a phrase: " in said
+    assert "fills in where that word is left out" in maps.says
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((30.0, 10.0, 50.0), "The UAS of heads of plain jumps before that of promoted (+30 steps [+10, +50])"),
+        ((-30.0, -50.0, -10.0), "The UAS of heads of plain jumps after that of promoted (−30 steps [−50, −10])"),
+        ((5.0, -10.0, 50.0), "not told apart"),
+    ],
+)
+def test_arms_come_earlier_only_where_the_interval_says_so(interval, said):
+    rows = [
+        ("after", "plain", "accuracy", "uas", "", 1.0, 0.0, 2.0),
+        ("ahead", "plain", "uas", "promoted", "", *interval),
+    ]
+    whole = pd.DataFrame(rows, columns=page.FINDINGS.split())
+    assert said in page.against(whole, ["plain", "promoted"])

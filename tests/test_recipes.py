@@ -430,7 +430,7 @@ def test_queries_keys_and_embeddings_may_start_smaller_or_larger():
 def test_the_run_that_is_pictured_is_the_best_one_on_split_a_at_the_last_checkpoint():
     rows = pd.DataFrame(
         [
-            ("main", seed, step, "accuracy", "", f"{sequence:04d}", value, np.nan)
+            ("main", seed, step, "accuracy", "", f"{sequence:04d}", value, np.nan, 1.0)
             for seed, ends in enumerate([(0.5, 1.0), (0.9, 0.0), (0.9, 0.5)])
             for step in (0, 10)
             for sequence in range(8)

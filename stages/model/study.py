@@ -3,7 +3,7 @@
 Legend: B batch, H head, T query token, S key token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,14 +39,16 @@ def measured(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
     """
     names = dict.fromkeys(watched.relation for watched in task.watched.values())
     relations = [{r: found for r in names if (found := task.relation(r, one)) is not None} for one in held]
-    found = measure(loaded, held, relations)
-    yield from _outcomes(task, held, scores(loaded, held) if task.mask is not None else found.scored)
+    sequences = _sequences(held)
+    found = measure(loaded, sequences, [*relations, *({} for _ in sequences[len(held) :])])
+    scored = found.scored if task.mask is None else pseudo.score(loaded, sequences, COPIES)
+    yield from _outcomes(task, held, scored)
     offsets = {
         name: best_offset(some)
         for name in names
         if (some := [one[name] for one in relations if name in one and one[name].words])
     }
-    for tokens, mine, means in zip(held, relations, found.means, strict=True):
+    for tokens, mine, means in zip(held, relations, found.means, strict=False):
         for name, (relation, statistic, only) in task.watched.items():
             if relation not in means:
                 continue
@@ -61,13 +63,13 @@ def measured(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
                     yield name, f"L{layer}H{head}", tokens.prompt, value, null, weight
 
 
-def scores(loaded: Loaded, held: list[Tokens]) -> list[Scored]:
-    """Score sequences by pseudo-log-likelihood, then the bad ones of pairs, in the same order."""
-    return pseudo.score(loaded, [*held, *(one.bad for one in held if isinstance(one, Pair))], COPIES)
+def _sequences(held: list[Tokens]) -> list[Tokens]:
+    """Return what is scored: the held-out sequences, then the bad ones of pairs, in the same order."""
+    return [*held, *(one.bad for one in held if isinstance(one, Pair))]
 
 
-def _outcomes(task: Task, held: list[Tokens], scored: list[Scored], suffix: str = "") -> Iterator[Row]:
-    """Yield outcomes; with a suffix only whole measures."""
+def _outcomes(task: Task, held: list[Tokens], scored: Sequence[Scored], suffix: str = "") -> Iterator[Row]:
+    """Yield outcomes from the scores of all sequences; with a suffix only whole measures."""
     bad = iter(scored[len(held) :])
     for tokens, one in zip(held, scored, strict=False):
         if isinstance(tokens, Pair):
@@ -81,14 +83,15 @@ def _outcomes(task: Task, held: list[Tokens], scored: list[Scored], suffix: str 
 
 def silenced(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
     """Yield the outcomes without each head (zero ablation), as measures `<outcome>@without <head>`."""
-    batch = Batch(loaded, held, [tokens.target for tokens in held]) if task.mask is None else None
+    sequences = _sequences(held)
+    batch = Batch(loaded, sequences, [tokens.target for tokens in sequences]) if task.mask is None else None
     for layer, head in loaded.anatomy.heads:
         zero = {(layer, head): torch.zeros(loaded.anatomy.layers[layer].head_size)}
         if batch is not None:
             scored = batch.ablated(zero, everywhere=True)
         else:
             with ablating(loaded, zero, None):
-                scored = scores(loaded, held)
+                scored = pseudo.score(loaded, sequences, COPIES)
         yield from _outcomes(task, held, scored, f"@without L{layer}H{head}")
 
 

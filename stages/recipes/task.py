@@ -40,7 +40,7 @@ class Batch:
 class Pair(Tokens):
     """A held-out sequence and the one that it should be preferred to."""
 
-    bad: Tokens = None
+    bad: Tokens | None = None
 
 
 class Watched(NamedTuple):
