@@ -52,6 +52,20 @@ def clone(tmp_path_factory) -> Path:
     content["classify"]["bootstrap"] = 200
     content["recipes"]["induction"]["train"] |= {"steps": 4, "seeds": 1, "checkpoints": {"even": 2}}
     content["recipes"]["induction"]["study"] |= {"sequences": 8, "bootstrap": 200}
+    for step in range(2):
+        save("llama_gqa", folder.parent / "run" / f"step{step}", seed=step)
+    content["recipes"]["steps"] = {
+        "task": "families",
+        "train": {
+            "arguments": {"tasks": ["text", "repeats", "treebank"]},
+            "source": "path",
+            "name": "../run",
+            "revisions": {0: "step0", 512: "step1"},
+        },
+        "main": "tiny",
+        "arms": {"tiny": {}},
+        "study": {"sequences": 8, "window": "x4", "bootstrap": 200},
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     sh(folder, "git init -q -b main && git config user.email t@t && git config user.name t")
     sh(folder, "dvc repro -q && git add -A && git commit -qm run")
@@ -62,6 +76,8 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     page = (clone / "reports/index.html").read_text()
     assert "<html" in page and "../model0" in page
     assert "Heads that emerge: induction" in page
+    assert "Checkpoints that others trained: tiny (<code>../run" in page
+    assert "streaming" in json.loads((clone / "reports/recipes/steps/metrics.json").read_text())
     studied = json.loads((clone / "reports/recipes/induction/metrics.json").read_text())
     assert studied["loss"] > 0 and studied["one_layer_loss"] > 0
     measured = json.loads((clone / REPORTS / "metrics.json").read_text())

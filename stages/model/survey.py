@@ -10,16 +10,22 @@ from stages.model.forward import batches
 from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.tokens import encode, longest
-from stages.recipes.families import GRAMMAR, Asked, Families, grammar
+from stages.recipes.families import GRAMMAR, OUTCOMES, Asked, Families, grammar
 from stages.store.errors import UserError
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 2048  # in a batch, at most (one prompt at least)
-Row = tuple[str, str, str, float, float]  # measure, head ('' = the whole model), sequence, value, null
+Row = tuple[str, str, str, float, float, float]  # measure, head ("" = the whole model), sequence, value, null, weight
 
 
-def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> Iterator[Row]:
-    """Yield the model's outcomes on every prompt and every head's statistic of every family there.
+def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> list[Row]:
+    """Return the model's outcomes on every prompt and every head's statistic of every family there, in this order."""
+    order = [*OUTCOMES, *task.watched, "grammar"]
+    return sorted(_measured(loaded, task, held), key=lambda row: order.index(row[0]))
+
+
+def _measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> Iterator[Row]:
+    """Yield these rows batch by batch.
 
     Prompts that the model cannot read whole, or has no use for, are left out. Raises `UserError` when none is left.
     """

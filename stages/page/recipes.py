@@ -371,7 +371,8 @@ def surveyed(recipe: Recipe) -> str:
         f"measured on up to {recipe.study.sequences} prompts of every kind of {kinds}, those that slots are measured "
         "on, by the same code. No head is silenced, and the function family, which is no attention, is left out. "
         f"{axis}Intervals are 95 % bootstrap intervals over prompts only: each variant is one run, and another "
-        "may differ. What happens between two neighbouring checkpoints is not known, nor an order of onsets there."
+        "may differ. What happens between two neighbouring checkpoints is not known, nor an order of onsets there: an "
+        "interval of no width says only that the steepest change is always between the same two."
     )
 
 

@@ -29,6 +29,7 @@ from stages.store import paths, tables
 from stages.store.errors import UserError
 
 STRIDE = 4  # text is scored at every so many tokens: the LM head is most of the cost
+OUTCOMES = ("loss", "in_context", "repeats_loss", "repeats_in_context", "recall")
 GRAMMAR = "treebank"  # the task whose families are one measure
 MEASURED = list(dict.fromkeys(family.task for family in FAMILIES.values() if family.relation))
 
