@@ -41,12 +41,15 @@ def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:
 
 
 def averaged(rows: pd.DataFrame, keys: list[str], sort: bool = False) -> pd.DataFrame:
-    """Return means of value and null by keys, every sequence with its weight."""
+    """Return means of value and null by keys, every sequence with its weight, and the values' standard deviation."""
     sums = rows.assign(value=rows.value * rows.weight, null=rows.null * rows.weight)
+    sums["square"] = rows.value**2 * rows.weight
     sums["there"] = rows.weight.where(rows.null.notna(), 0.0)
-    sums = sums.groupby(keys, sort=sort)[["value", "null", "weight", "there"]].sum().reset_index()
+    sums = sums.groupby(keys, sort=sort)[["value", "square", "null", "weight", "there"]].sum().reset_index()
     with np.errstate(invalid="ignore"):
-        return sums.assign(value=sums.value / sums.weight, null=sums.null / sums.there)
+        mean = sums.value / sums.weight
+        spread = np.sqrt(np.maximum(0.0, sums.square / sums.weight - mean**2))
+        return sums.assign(value=mean, spread=spread, null=sums.null / sums.there)
 
 
 def together(rows: pd.DataFrame) -> pd.DataFrame:
@@ -78,9 +81,9 @@ def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray, dict[
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of curve.csv: means over sequences, with the checkpoint's best head marked."""
+    """Return the rows of curve.csv: mean and spread over sequences, with the checkpoint's best head marked."""
     keys = ["arm", "seed", "step", "measure", "head", "best"]
-    return averaged(rows, keys)[[*keys, "value", "null"]]
+    return averaged(rows, keys)[[*keys, "value", "spread", "null"]]
 
 
 def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> Iterator[tuple]:
