@@ -55,6 +55,7 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
     "recall": ("needle recall", "share of answer tokens right"),
 }
+JUMPED = 0.5  # an arm's onset is compared where its steepest change is at least so much of the first arm's
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
@@ -226,12 +227,16 @@ def against(whole: pd.DataFrame, arms: list[str]) -> str:
             (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
         ].itertuples()
     ]
+    rise = whole[whole["finding"] == "rise"].set_index(["arm", "measure"])["value"]
     text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
     if differences:
         text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
     for row in whole[
         (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
     ].itertuples():
+        rises = [abs(rise.get((arm, row.measure), 0.0)) for arm in (arms[0], row.arm)]
+        if rises[1] < JUMPED * rises[0]:
+            continue  # an arm that hardly rises has no onset
         steps = f"({row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}])".replace("-", "−")
         pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
         if row.low > 0 or row.high < 0:
@@ -314,10 +319,10 @@ def design(recipe: Recipe) -> str:
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
     return (
-        f"Trained from scratch on the task `{recipe.task}`, {seeds} seeds each, {recipe.train.steps} steps of "
-        f"{recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. {before}Every checkpoint is measured "
-        f"on {recipe.study.sequences} held-out sequences with the code that measures pretrained models. Intervals are "
-        f"95 % bootstrap intervals over {over}."
+        f"Trained from scratch on the task `{recipe.task}`, {seeds} seed{'s' * (seeds > 1)} each, "
+        f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. "
+        f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
+        f"measures pretrained models. Intervals are 95 % bootstrap intervals over {over}."
     )
 
 
