@@ -149,3 +149,12 @@ def test_data_that_change_with_the_step_are_named():
     assert "copying until step 400 and gap until step 200" in recipe_design.schedule(
         RECIPE.model_copy(update={"train": train})
     )
+
+
+def test_every_run_of_every_arm_is_in_a_table():
+    rows = [("after", ARMS[0], "accuracy", "induction", None, 5.0), ("final", ARMS[0], "accuracy", "", None, 0.75)]
+    rows += [("final", ARMS[0], "accuracy", "", seed, value) for seed, value in ((1, 0.5), (0, 1.0))]
+    findings = pd.DataFrame(rows, columns=["finding", "arm", "measure", "versus", "seed", "value"])
+    columns, table = recipe_findings.every_run(findings, ARMS)
+    assert columns == ["variant", "induction score", "accuracy"]
+    assert table == [["two layers", "–", "1.00 0.50"], ["one layer", "–", "–"]]

@@ -83,10 +83,23 @@ def order(whole: pd.DataFrame, arm: str) -> str:
     return f"{capital('; '.join(parts))}." if parts else "No order of onsets was asked for."
 
 
+def every_run(findings: pd.DataFrame, arms: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of a table: every run's last values of the measures whose onsets are compared."""
+    measures = _compared(findings)
+    last = findings[(findings["finding"] == "final") & findings["seed"].notna()].sort_values("seed")
+    values = {key: [number(value) for value in rows["value"]] for key, rows in last.groupby(["arm", "measure"])}
+    rows = [[arm.replace("_", " "), *(" ".join(values.get((arm, one), ["–"])) for one in measures)] for arm in arms]
+    return ["variant", *(said(measure) for measure in measures)], rows
+
+
+def _compared(findings: pd.DataFrame) -> list[str]:
+    onsets = findings[findings["finding"] == "after"]
+    return list(dict.fromkeys([*onsets["versus"], *onsets["measure"]]))
+
+
 def against(whole: pd.DataFrame, arms: list[str]) -> str:
     """Say, for the measures whose onsets are compared, where every arm ends and how that differs from the first arm."""
-    onsets = whole[whole["finding"] == "after"]
-    measures = list(dict.fromkeys([*onsets["versus"], *onsets["measure"]]))
+    measures = _compared(whole)
     ends = whole[whole["finding"] == "final"].set_index(["arm", "measure"])
     told = []
     for arm in arms:
@@ -165,17 +178,6 @@ def solved(findings: pd.DataFrame, arms: list[str]) -> str:
             texts += [f"{arm.replace('_', ' ')} {steps}"] if len(mine) else []
         texts[-1] += f" (the first checkpoint at which the {said(measure)} is at least the task's level)"
     return f"Steps until solved, seed by seed: {'; '.join(texts)}." if texts else ""
-
-
-def by_seed(findings: pd.DataFrame, arm: str) -> str:
-    """Say every run's last values: a mean over seeds hides that some found the mechanism and some did not."""
-    rows = findings[(findings["finding"] == "final") & (findings["arm"] == arm) & findings["seed"].notna()]
-    values = [
-        f"{said(measure)} {', '.join(number(value) for value in mine.sort_values('seed')['value'])}"
-        for measure, mine in rows.groupby("measure", sort=False)
-        if "@" not in measure
-    ]
-    return f"Last values of {arm.replace('_', ' ')}, seed by seed: {'; '.join(values)}." if values else ""
 
 
 def parts(curve: pd.DataFrame, whole: pd.DataFrame, arm: str) -> str:

@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from stages.page import charts, inputs, recipe_design, recipe_findings
-from stages.page.page import Chart, Figure, Note, Section
+from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
 from stages.store.params import Params, Recipe, Revisions, Study, digest
 
@@ -82,11 +82,14 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     ]
     if isinstance(recipe.train, Revisions):
         return blocks
+    header, rows = say.every_run(findings, arms)
+    if len(header) > 1:
+        runs = "Every run's last values, seed by seed: a mean over seeds hides who found the mechanism and who did not."
+        blocks.append(Table(header, rows, runs, (folder / "findings.csv").as_posix()))
     notes = [
         *say.ahead(recipe, whole, curve),
         say.against(whole, [arm for arm in arms if not recipe.arms[arm].get("first")]),
         say.solved(findings, arms),
-        say.by_seed(findings, arms[0]),
         say.parts(curve, whole, arms[0]),
         say.without(curve, arms[0]),
     ]
