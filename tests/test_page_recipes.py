@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.page import recipes
+from stages.page import recipe_design, recipe_findings, recipes
 from stages.store import params, paths
 
 ROOT = Path(__file__).parents[1]
@@ -120,16 +120,16 @@ def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_i
     whole = whole.astype({"value": float, "low": float, "high": float})
     start = [("after", seed, 0, "induction", "L1H0", 1, value, None) for seed, value in enumerate((0.7, 0.9))]
     curve = pd.DataFrame(start, columns=recipes.CURVE.split())
-    (says,) = recipes.ahead(recipe, whole, curve)
+    (says,) = recipe_findings.ahead(recipe, whole, curve)
     assert says.startswith("After learned something else first: 70 steps of length 12. Counted from there")
     assert expected in says and says.endswith("At its step 0: induction score 0.80.")
-    assert recipes.ahead(RECIPE, whole, curve) == []
+    assert recipe_findings.ahead(RECIPE, whole, curve) == []
 
 
 def test_a_run_that_is_never_solved_is_called_so():
     rows = [("solved", ARMS[0], "accuracy", "", seed, value, None, None) for seed, value in enumerate((800, None))]
     findings = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).astype({"value": float})
-    assert "two layers 800, never" in recipes.solved(findings, ARMS)
+    assert "two layers 800, never" in recipe_findings.solved(findings, ARMS)
 
 
 def test_the_picture_says_which_run_it_is_of_and_what_was_written():
@@ -138,14 +138,23 @@ def test_the_picture_says_which_run_it_is_of_and_what_was_written():
         for query, word, predicts in ((2, ":", "1"), (3, "1", "0"), (4, "0", "."))
         for key, looked in enumerate("11:10"[: query + 1])
     ]
-    says = recipes.pictured(pd.DataFrame(rows, columns=recipes.PICTURE.split()), "two_layers")
+    says = recipe_findings.pictured(pd.DataFrame(rows, columns=recipes.PICTURE.split()), "two_layers")
     assert "seed 2 of two layers" in says and "After '11:' the model itself wrote '10.'" in says
 
 
 def test_data_that_change_with_the_step_are_named():
-    assert recipes.schedule(RECIPE) == ""
+    assert recipe_design.schedule(RECIPE) == ""
     arguments = {"copying": 400, "gap": {"positions": 2, "until": 200}}
     train = RECIPE.train.model_copy(update={"arguments": arguments})
-    assert "copying until step 400 and gap until step 200" in recipes.schedule(
+    assert "copying until step 400 and gap until step 200" in recipe_design.schedule(
         RECIPE.model_copy(update={"train": train})
     )
+
+
+def test_every_run_of_every_arm_is_in_a_table():
+    rows = [("after", ARMS[0], "accuracy", "induction", None, 5.0), ("final", ARMS[0], "accuracy", "", None, 0.75)]
+    rows += [("final", ARMS[0], "accuracy", "", seed, value) for seed, value in ((1, 0.5), (0, 1.0))]
+    findings = pd.DataFrame(rows, columns=["finding", "arm", "measure", "versus", "seed", "value"])
+    columns, table = recipe_findings.every_run(findings, ARMS)
+    assert columns == ["variant", "induction score", "accuracy"]
+    assert table == [["two layers", "–", "1.00 0.50"], ["one layer", "–", "–"]]

@@ -1,0 +1,90 @@
+"""What stands on the page about how a recipe's models were trained and measured: read from params."""
+
+from stages.page.sentences import listed
+from stages.store.params import First, Recipe, Revisions
+
+
+def design(recipe: Recipe) -> str:
+    """Say what was trained, how often, and what the intervals are over."""
+    if isinstance(recipe.train, Revisions):
+        return surveyed(recipe)
+    shape = recipe.train.architecture
+    mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
+    variants = listed(
+        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layers of {_count(shape.heads)}'})"
+        for arm in recipe.ordered
+    )
+    before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
+    seeds = recipe.train.seeds
+    over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
+    return (
+        f"Trained from scratch on the task `{recipe.task}`, {seeds} seed{'s' * (seeds > 1)} each, "
+        f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. "
+        f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
+        f"measures pretrained models. Intervals are 95 % bootstrap intervals over {over}."
+    )
+
+
+def schedule(recipe: Recipe) -> str:
+    """Say which training data change with the step: onsets are then those of this schedule."""
+    given = recipe.train.arguments
+    ends = {key: value["until"] for key, value in given.items() if isinstance(value, dict) and "until" in value}
+    if given.get("copying"):
+        ends = {"copying": given["copying"], **ends}
+    if not ends:
+        return ""
+    each = listed(f"{key} until step {step}" for key, step in ends.items())
+    return (
+        f" The training data change on the way ({each}): the onsets are those of this schedule, which may set when "
+        "and in which order heads appear."
+    )
+
+
+def learned(recipe: Recipe, before: list[First]) -> str:
+    """Say what was learned first: its steps, and in what its arguments differ."""
+    main, each = recipe.train.arguments, []
+    for first in before:
+        changed = {key: value for key, value in first.arguments.items() if main.get(key) != value}
+        what = ", ".join(f"{key} {value}" for key, value in changed.items() if isinstance(value, str | int | float))
+        each.append(f"{first.steps} steps of {what or 'other data'}")
+    return f"learned something else first: {', then '.join(each)}" if each else "learned nothing else first"
+
+
+def _changes(changes: dict) -> str:
+    """Write what an arm changes, `key: value`; of a section that is no number or word, its name."""
+    said_each = []
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
+        elif key == "arcs":
+            kind = "punished" if value > 0 else "rewarded"
+            said_each.append(f"attention on gold arcs {kind} with a factor of {abs(value):g}")
+        else:
+            said_each.append(f"{key.replace('_', ' ')}: {'no' if value is None or value is False else value}")
+    return ", ".join(said_each)
+
+
+def _count(heads: int) -> str:
+    return f"{heads} head{'s' if heads > 1 else ''}"
+
+
+def surveyed(recipe: Recipe) -> str:
+    """Say whose checkpoints are measured, on what, and what is left out."""
+    names = []
+    for arm in recipe.ordered:
+        one = recipe.arm(arm)
+        first, last = one.kept[0], one.kept[-1]
+        says = f"{arm.replace('_', ' ')} (`{one.name}`, {one.source}, {len(one.kept)} checkpoints, "
+        names.append(f"{says}steps {first:,} to {last:,})")
+    axis = ""
+    if recipe.study.factor is not None:
+        axis = "Steps are drawn, and curves joined, on a logarithmic axis of 1 + step. "
+    kinds = listed(recipe.train.arguments["tasks"])
+    return (
+        f"Checkpoints that others trained: {listed(names)}; their weights are pinned by hash, not kept here. Each is "
+        f"measured on up to {recipe.study.sequences} prompts of every kind of {kinds}, those that slots are measured "
+        "on, by the same code. No head is silenced, and the function family, which is no attention, is left out. "
+        f"{axis}Intervals are 95 % bootstrap intervals over prompts only: each variant is one run, and another "
+        "may differ. What happens between two neighbouring checkpoints is not known, nor an order of onsets there: an "
+        "interval of no width says only that the steepest change is always between the same two."
+    )

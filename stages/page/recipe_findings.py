@@ -1,0 +1,234 @@
+"""What a recipe's findings say, in sentences that claim no more than a 95 % interval allows."""
+
+import pandas as pd
+
+from stages.page.recipe_design import learned
+from stages.page.sentences import capital, interval, number
+from stages.store.params import Recipe
+
+PICTURED = (
+    "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "
+    "best on one half of the held-out sequences, the first of equals. Darker: more attention."
+)
+WRITTEN = " After '{string}' the model itself wrote '{tape}', one token at a time (greedy decoding)."
+FILLED = " Behind the arrow: what the model fills in where that word is left out."
+LEVELS = {  # simpler means: what they are called
+    "ngram": "a 5-gram counted on the same sentences",
+    "offset": "the best fixed offset of each label",
+}
+MEASURES = {  # measure: (what it is called, what the axis says)
+    "loss": ("loss", "loss on held-out sequences, nats per token"),
+    "accuracy": ("accuracy", "share right (tokens, whole tapes or minimal pairs)"),
+    "uas": ("UAS of heads", "arcs found by the best head of their label, share"),
+    "in_context": ("in-context score", "in-context score: loss late − early, nats"),
+    "previous": ("previous-token score", "attention to the token before, best head"),
+    "duplicate": ("duplicate-token score", "attention to earlier copies, best head"),
+    "accuracy_beyond": ("accuracy beyond", "whole tapes right, lengths never trained on"),
+    "loss_beyond": ("loss beyond", "loss on lengths never trained on, nats per token"),
+    "attention_to_separator": ("attention to ':'", "share of queries with attention to ':' > 0.5, layer 0"),
+    "attention_to_input": ("attention to the input", "share of queries with attention to x(t+1) > 0.5, layer 1"),
+    "attention_to_separator_mean": ("mean attention to ':'", "attention to ':', layer 0"),
+    "attention_to_input_mean": ("mean attention to the input", "attention to x(t+1), layer 1"),
+    "induction": ("induction score", "attention to what followed earlier copies, best head"),
+    "self": ("self score", "attention to the token itself, best head"),
+    "local": ("local score", "attention to the last 8 tokens, best head"),
+    "sink": ("sink score", "attention to first and special tokens, best head"),
+    "streaming": ("streaming score", "attention to 4 sinks and the last 64 tokens, best head"),
+    "retrieval": ("retrieval score", "needle tokens found, all needles, best head"),
+    "grammar": ("grammar score", "share of arcs found, best head per label"),
+    "repeats_loss": ("loss on repeats", "loss in the last quarter of random repeats, nats per token"),
+    "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
+    "recall": ("needle recall", "share of answer tokens right"),
+}
+JUMPED = 0.5  # an arm's onset is compared where its steepest change is at least so much of the first arm's
+
+
+def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
+    """Say where the first arm's measure changes fastest and by how much, and whether other arms' do so less."""
+    rows = whole[whole["measure"] == measure]
+    mine = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
+    if mine.empty:
+        return ""
+    onset, rise, final = (mine.loc[finding] for finding in ("onset", "rise", "final"))
+    text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
+    text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)} "
+    text += f"around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]."
+    for row in rows[rows["finding"] == "level"].itertuples():
+        side = "above" if final.low > row.value else "below" if final.high < row.value else "not told apart from"
+        text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {number(row.value)}."
+    for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
+        other = row.versus.replace("_", " ")
+        found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        if row.low > 0:
+            text += f" Its change exceeds that of {other} by {found}."
+        elif row.high < 0:
+            text += f" Its change is smaller than that of {other}: {found}."
+        else:
+            text += f" Not told apart from the steepest change of {other}."
+    return text
+
+
+def order(whole: pd.DataFrame, arm: str) -> str:
+    """Say in which order the first arm's measures jump, as far as the intervals allow."""
+    parts = []
+    for row in whole[(whole["finding"] == "after") & (whole["arm"] == arm)].itertuples():
+        pair = f"the {said(row.measure)} and the {said(row.versus)}"
+        steps = f"{row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+        if row.low > 0:
+            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)} ({steps})")
+        elif row.high < 0:
+            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({steps})")
+        else:
+            parts.append(f"the onsets of {pair} are not told apart ({steps})")
+    return f"{capital('; '.join(parts))}." if parts else "No order of onsets was asked for."
+
+
+def every_run(findings: pd.DataFrame, arms: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of a table: every run's last values of the measures whose onsets are compared."""
+    measures = _compared(findings)
+    last = findings[(findings["finding"] == "final") & findings["seed"].notna()].sort_values("seed")
+    values = {key: [number(value) for value in rows["value"]] for key, rows in last.groupby(["arm", "measure"])}
+    rows = [[arm.replace("_", " "), *(" ".join(values.get((arm, one), ["–"])) for one in measures)] for arm in arms]
+    return ["variant", *(said(measure) for measure in measures)], rows
+
+
+def _compared(findings: pd.DataFrame) -> list[str]:
+    onsets = findings[findings["finding"] == "after"]
+    return list(dict.fromkeys([*onsets["versus"], *onsets["measure"]]))
+
+
+def against(whole: pd.DataFrame, arms: list[str]) -> str:
+    """Say, for the measures whose onsets are compared, where every arm ends and how that differs from the first arm."""
+    measures = _compared(whole)
+    ends = whole[whole["finding"] == "final"].set_index(["arm", "measure"])
+    told = []
+    for arm in arms:
+        values = [
+            f"{said(one)} {number(ends.loc[(arm, one), 'value'])} {interval(*ends.loc[(arm, one), ['low', 'high']])}"
+            for one in measures
+            if (arm, one) in ends.index
+        ]
+        told += [f"{arm.replace('_', ' ')}: {', '.join(values)}"] if values else []
+    differences = [
+        f"{said(row.measure)} of {arms[0].replace('_', ' ')} over that of {row.versus.replace('_', ' ')} "
+        f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        f"{'' if row.low > 0 or row.high < 0 else ' (not told apart)'}"
+        for row in whole[
+            (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
+        ].itertuples()
+    ]
+    rise = whole[whole["finding"] == "rise"].set_index(["arm", "measure"])["value"]
+    text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
+    if differences:
+        text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
+    for row in whole[
+        (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
+    ].itertuples():
+        rises = [abs(rise.get((arm, row.measure), 0.0)) for arm in (arms[0], row.arm)]
+        if rises[1] < JUMPED * rises[0]:
+            continue  # an arm that hardly rises has no onset
+        steps = f"({row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}])".replace("-", "−")
+        pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
+        if row.low > 0 or row.high < 0:
+            text += f" {capital(pair[0])} jumps {'before' if row.low > 0 else 'after'} that of {pair[1]} {steps}."
+        else:
+            text += f" The onsets of {pair[0]} and of {pair[1]} are not told apart {steps}."
+    return text
+
+
+def ahead(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+    """Say for every arm that learned something else first than the main arm whether it is ahead, and by how much.
+
+    What was learned first may be there from step 0 on, without an onset: what the heads do there is said as well.
+    """
+    main, said_each = recipe.main, []
+    for arm in recipe.ordered:
+        before = recipe.arm(arm).before
+        rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
+        if before == recipe.arm(main).before or rows.empty:
+            continue
+        levels = rows["measure"].isin(rows.loc[rows["finding"] == "solved later", "measure"])
+        parts = []
+        for row in rows[levels | (not levels.any())].itertuples():
+            name = f"the {said(row.measure)} " + ("is solved" if row.finding == "solved later" else "jumps")
+            bounds = f"[{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+            if pd.isna(row.value) or pd.isna(row.low):
+                parts.append(f"{name} in not every run of both")
+            elif row.low > 0 or row.high < 0:
+                when = "later" if row.low > 0 else "earlier"
+                parts.append(f"{name} {abs(row.value):.0f} steps {when} {bounds}")
+            else:
+                parts.append(f"when {name} is not told apart ({row.value:+.0f} {bounds})".replace("(-", "(−"))
+        start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
+        values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
+        text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "
+        text += f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}."
+        said_each.append(text + (f" At its step 0: {', '.join(values)}." if values else ""))
+    return said_each
+
+
+def solved(findings: pd.DataFrame, arms: list[str]) -> str:
+    """Say at which checkpoint every run counts as solved."""
+    rows = findings[(findings["finding"] == "solved") & findings["seed"].notna()]
+    texts = []
+    for measure in dict.fromkeys(rows["measure"]):
+        for arm in arms:
+            mine = rows[(rows["arm"] == arm) & (rows["measure"] == measure)].sort_values("seed")["value"]
+            steps = ", ".join("never" if pd.isna(step) else f"{step:.0f}" for step in mine)
+            texts += [f"{arm.replace('_', ' ')} {steps}"] if len(mine) else []
+        texts[-1] += f" (the first checkpoint at which the {said(measure)} is at least the task's level)"
+    return f"Steps until solved, seed by seed: {'; '.join(texts)}." if texts else ""
+
+
+def parts(curve: pd.DataFrame, whole: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's measures by part of the held-out sequences, as means over seeds."""
+    rows = _last(curve, arm, r"@(?!without)")
+    levels = whole[whole["finding"] == "level"].set_index("measure")
+    rows = rows.assign(whole=rows["measure"].str.split("@").str[0])
+    told = []
+    for measure, mine in rows.groupby("whole", sort=False):
+        shares = []
+        for name, row in mine.groupby("measure")["value"].agg(["mean", "min"]).iterrows():
+            share = f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})"
+            if name in levels.index:
+                share += f", {levels.loc[name, 'versus']} {number(levels.loc[name, 'value'])}"
+            shares.append(share)
+        head = f"{capital(said(measure))} by part at the last checkpoint, mean over seeds (worst seed)"
+        told.append(f"{head}: {'; '.join(shares)}.")
+    return " ".join(told)
+
+
+def without(curve: pd.DataFrame, arm: str) -> str:
+    """Say the last checkpoint's accuracy with each head silenced, as means over seeds."""
+    rows = _last(curve, arm, r"^accuracy@without")
+    means = rows.groupby("measure")["value"].agg(["mean", "min", "max"])
+    shares = [
+        f"without {name.split('without ')[1]} {number(row['mean'])} ({number(row['min'])} to {number(row['max'])})"
+        for name, row in means.iterrows()
+    ]
+    return (
+        f"Accuracy with a head silenced (zero ablation), mean and range over seeds: {'; '.join(shares)}."
+        if shares
+        else ""
+    )
+
+
+def _last(curve: pd.DataFrame, arm: str, pattern: str) -> pd.DataFrame:
+    rows = curve[(curve["arm"] == arm) & curve["measure"].str.contains(pattern)]
+    return rows[rows["step"] == curve.loc[curve["arm"] == arm, "step"].max()]
+
+
+def pictured(seen: pd.DataFrame, arm: str) -> str:
+    """Say which run is pictured and, where a ':' divides the sequence, what it wrote after it."""
+    says = PICTURED.format(seed=int(seen["seed"].iloc[0]), arm=arm.replace("_", " "))
+    words = seen.sort_values("key").drop_duplicates("key")["looks_at"].tolist()
+    last = seen.loc[seen["query"].idxmax(), "predicts"]
+    if words.count(":") != 1:
+        return says
+    at = words.index(":") + 1
+    return says + WRITTEN.format(string="".join(words[:at]), tape="".join([*words[at:], last]))
+
+
+def said(measure: str) -> str:
+    """Return what a measure is called on the page."""
+    return MEASURES.get(measure, (measure.replace("_", " "), ""))[0]
