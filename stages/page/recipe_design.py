@@ -11,7 +11,7 @@ def design(recipe: Recipe) -> str:
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
     variants = listed(
-        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layers of {_count(shape.heads)}'})"
+        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layer{'s' * (shape.layers > 1)} of {_count(shape.heads)}'})"
         for arm in recipe.ordered
     )
     before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""

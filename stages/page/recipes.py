@@ -44,11 +44,12 @@ def longer(settings: Params, folders: Mapping[str, Path]) -> list[Section]:
             text += f"(sha256 of seed and recipe: {then[:12]}). "
             text += "" if then == now else f"THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again."
             title = f"Heads that emerge, the longer study: {name}"
-            found.append(Section(f"full-{name}", title, [Note(text.strip()), *_blocks(recipe, folders[name])]))
+            blocks = _blocks(recipe, folders[name], pictured=False)
+            found.append(Section(f"full-{name}", title, [Note(text.strip()), *blocks]))
     return found
 
 
-def _blocks(recipe: Recipe, folder: Path) -> list:
+def _blocks(recipe: Recipe, folder: Path, pictured: bool = True) -> list:
     path = (folder / "curve.csv").as_posix()
     curve = inputs.frame(folder / "curve.csv", CURVE.split(), TEXT)
     findings = inputs.frame(folder / "findings.csv", FINDINGS.split(), TEXT)
@@ -95,7 +96,7 @@ def _blocks(recipe: Recipe, folder: Path) -> list:
     ]
     blocks += [Note(note) for note in notes if note]
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
-    if len(seen):
+    if pictured and len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
         filled = say.FILLED if recipe.train.architecture.type == "bert" else ""
         caption = say.pictured(seen, arms[0]) + filled
@@ -108,8 +109,8 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     queries = seen.drop_duplicates("query").sort_values("query")
     keys = seen.drop_duplicates("key").sort_values("key")
     labels = [f"{token} → {predicts}" for token, predicts in zip(queries["token"], queries["predicts"], strict=True)]
-    first = int(queries["query"].iloc[0])
-    base = alt.Chart(seen[["query", "key", "weight"]], width=alt.Step(15), height=alt.Step(15)).encode(
+    first, step = int(queries["query"].iloc[0]), alt.Step(15 if len(keys) <= 24 else 9)
+    base = alt.Chart(seen[["query", "key", "weight"]], width=step, height=step).encode(
         x=alt.X(
             "key:O",
             title="looks at",
