@@ -10,10 +10,8 @@ def design(recipe: Recipe) -> str:
         return surveyed(recipe)
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
-    variants = listed(
-        f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or f'{shape.layers} layer{'s' * (shape.layers > 1)} of {_count(shape.heads)}'})"
-        for arm in recipe.ordered
-    )
+    size = f"{_count(shape.layers, 'layer')} of {_count(shape.heads, 'head')}"
+    variants = listed(f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or size})" for arm in recipe.ordered)
     before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds
     over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
@@ -64,8 +62,8 @@ def _changes(changes: dict) -> str:
     return ", ".join(said_each)
 
 
-def _count(heads: int) -> str:
-    return f"{heads} head{'s' if heads > 1 else ''}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def surveyed(recipe: Recipe) -> str:
