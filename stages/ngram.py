@@ -22,11 +22,8 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 2000  # bootstrap samples
 COLUMNS = "baseline task group measure value low high trials".split()
-GROUP = {
-    "blimp": "category",
-    "icl": "group",
-    "iteration": "group",
-}  # what a task is broken down by: phenomenon, function
+# what a task is broken down by: phenomenon, function
+GROUP = {"blimp": "category", "icl": "group", "iteration": "group"}
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from test_planted import planted
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages import dynamics, prepare, train
-from stages.heads.family import Relation
+from stages.heads.family import Tokens
 from stages.page import recipes as page
-from stages.recipes import onset
-from stages.recipes.families import grammar
+from stages.recipes import findings, onset
+from stages.recipes.families import Families
 from stages.store import params, paths
 from stages.store.errors import UserError
 
@@ -164,7 +164,12 @@ def test_the_model_learns_in_context_when_the_induction_head_is_there(studied):
 def test_all_attentional_families_of_the_tasks_are_there_and_no_other(studied):
     curve = pd.read_csv(studied / paths.study("steps") / "curve.csv")
     attention = {"previous", "self", "local", "sink", "duplicate", "induction", "grammar"}  # streaming needs 256 tokens
-    assert set(curve.measure) == attention | {"loss", "in_context", "repeats_loss", "repeats_in_context"}
+    assert set(curve.measure[~curve.measure.str.contains("@")]) == attention | {
+        "loss",
+        "in_context",
+        "repeats_loss",
+        "repeats_in_context",
+    }
     heads = curve[(curve.measure == "sink") & (curve.arm == "standard")].groupby("step")["head"].nunique()
     assert (heads == 4).all()
     rows = best(studied, "grammar")
@@ -291,21 +296,34 @@ def test_a_measure_that_no_drawn_sequence_defines_has_no_onset():
 
 
 def test_grammar_is_the_share_of_arcs_that_the_heads_chosen_on_split_a_find():
-    def arcs(count: int, back: int) -> Relation:
-        keys = np.zeros((count, count + back), dtype=bool)
-        keys[np.arange(count), np.arange(count)] = True
-        return Relation(np.arange(count) + back, keys, words=True)
-
-    relations = {"0": {"det": arcs(10, 1), "obj": arcs(5, 3)}, "1": {"det": arcs(20, 1), "obj": arcs(10, 2)}}
-    relations["3"] = {"only here": arcs(9, 1)}
-    hits = {
-        "0": {"det": np.array([[0.9, 0.1]]), "obj": np.array([[0.2, 0.4]])},
-        "1": {"det": np.array([[0.5, 1.0]]), "obj": np.array([[1.0, 0.8]])},
-        "3": {"only here": np.array([[1.0, 1.0]])},
+    hits = {  # sentence (even: split a), label: arcs, share that each head finds, share that the offset finds
+        ("0", "det"): (10, (0.9, 0.1), 1.0),
+        ("0", "obj"): (5, (0.2, 0.4), 1.0),
+        ("1", "det"): (20, (0.5, 1.0), 1.0),
+        ("1", "obj"): (10, (1.0, 0.8), 0.0),
+        ("3", "only here"): (9, (1.0, 1.0), 1.0),
     }
-    assert grammar(relations, hits) == {"1": (pytest.approx((0.5 * 20 + 0.8 * 10) / 30), pytest.approx(20 / 30))}
-    relations["1"] = {"det": arcs(19, 1)}
-    assert grammar(relations, hits) == {}  # fewer than 20 arcs
+    rows = [
+        ("main", 0, 8, f"grammar@{label}", f"L0H{head}", sentence, share, offset, float(arcs))
+        for (sentence, label), (arcs, shares, offset) in hits.items()
+        for head, share in enumerate(shares)
+    ]
+    whole = findings.together(findings.best(pd.DataFrame(rows, columns=dynamics.RAW)))
+    [row] = whole[whole.measure == "grammar"].itertuples()
+    assert (row.sequence, row.weight) == ("1", 30)
+    assert (row.value, row.null) == pytest.approx(((0.5 * 20 + 0.8 * 10) / 30, 20 / 30))
+
+
+def test_labels_with_few_arcs_are_left_out():
+    def sentence(arcs: int) -> Tokens:
+        words = tuple(np.array([index]) for index in range(arcs + 1))
+        pairs = {"grammar:det:dep-to-head": [(index + 1, index) for index in range(arcs)]}
+        return Tokens("0", "", np.arange(arcs + 1), np.zeros(arcs + 1, dtype=bool), words=words, arcs=pairs)
+
+    task = Families(tasks=("treebank",))
+    for last, kept in ((10, True), (9, False)):
+        found = task.relations([sentence(10), sentence(last)], ["treebank"] * 2)
+        assert [set(one) for one in found] == [{"grammar:det:dep-to-head"} if kept else set()] * 2
 
 
 def test_the_page_says_whose_checkpoints_they_are_and_draws_steps_logarithmically(studied):

@@ -3,12 +3,12 @@
 Legend: B batch, H head, T query token, S key token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from stages.heads.family import Tokens
+from stages.heads.family import Relation, Tokens
 from stages.heads.verdict import best_offset, offset_accuracy
 from stages.model import pseudo
 from stages.model.anatomy import find
@@ -16,7 +16,7 @@ from stages.model.build import numbered, read
 from stages.model.forward import forward
 from stages.model.intervene import ablating
 from stages.model.load import Loaded
-from stages.model.measure import measure, weighing
+from stages.model.measure import Means, measure, weighing
 from stages.model.score import Batch, Scored
 from stages.recipes.task import Pair, Task
 from stages.store import paths
@@ -33,34 +33,52 @@ def opened(recipe: str, arm: str, seed: int, step: int, task: Task) -> Loaded:
 
 
 def measured(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
-    """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations.
-
-    A relation between words weighs as many queries as the sequence has of it, and its null is the best fixed offset's.
-    """
+    """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations."""
     names = dict.fromkeys(watched.relation for watched in task.watched.values())
     relations = [{r: found for r in names if (found := task.relation(r, one)) is not None} for one in held]
     sequences = _sequences(held)
     found = measure(loaded, sequences, [*relations, *({} for _ in sequences[len(held) :])])
     scored = found.scored if task.mask is None else pseudo.score(loaded, sequences, COPIES)
     yield from _outcomes(task, held, scored)
-    offsets = {
-        name: best_offset(some)
-        for name in names
-        if (some := [one[name] for one in relations if name in one and one[name].words])
-    }
+    best = offsets(relations)
     for tokens, mine, means in zip(held, relations, found.means, strict=False):
-        for name, (relation, statistic, only) in task.watched.items():
-            if relation not in means:
-                continue
-            weight, null = 1.0, np.nan
-            if relation in offsets:
-                weight, null = float(means[relation].count), offset_accuracy(mine[relation], offsets[relation])
-            values = means[relation].values
-            for layer, head in loaded.anatomy.heads:
-                if only in (None, layer):
-                    null = float(values["null"][layer, head]) if statistic == "mass" else null
-                    value = float(values[statistic][layer, head])
-                    yield name, f"L{layer}H{head}", tokens.prompt, value, null, weight
+        yield from attention(loaded, task, tokens.prompt, mine, means, best)
+
+
+def offsets(relations: Sequence[Mapping[str, Relation]]) -> dict[str, int]:
+    """Return the fixed offset that hits most queries of each relation between words, on all sequences, as for slots."""
+    words: dict[str, list[Relation]] = {}
+    for mine in relations:
+        for name, relation in mine.items():
+            if relation.words:
+                words.setdefault(name, []).append(relation)
+    return {name: best_offset(some) for name, some in words.items()}
+
+
+def attention(
+    loaded: Loaded,
+    task: Task,
+    sequence: str,
+    relations: Mapping[str, Relation],
+    means: Mapping[str, Means],
+    best: Mapping[str, int],
+) -> Iterator[Row]:
+    """Yield every head's attention on the watched relations of one sequence.
+
+    A relation between words weighs as many queries as the sequence has of it, and its null is what its best fixed
+    offset (`best`) hits there.
+    """
+    for name, (relation, statistic, only) in task.watched.items():
+        if relation not in means:
+            continue
+        weight, null = 1.0, np.nan
+        if relations[relation].words:
+            weight, null = float(means[relation].count), offset_accuracy(relations[relation], best[relation])
+        values = means[relation].values
+        for layer, head in loaded.anatomy.heads:
+            if only in (None, layer):
+                null = float(values["null"][layer, head]) if statistic == "mass" else null
+                yield name, f"L{layer}H{head}", sequence, float(values[statistic][layer, head]), null, weight
 
 
 def _sequences(held: list[Tokens]) -> list[Tokens]:

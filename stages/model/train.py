@@ -53,7 +53,8 @@ def objective(model: PreTrainedModel, batch: Batch, arcs: float) -> torch.Tensor
     """Return cross-entropy on the labels, plus `arcs` times the attention on the batch's arcs.
 
     An arc's attention is that of the head, of all layers, that gives it most: to be rewarded (a negative factor) one
-    head is enough, to be punished all must look elsewhere (the regulariser of Chen+ ICLR 2024, arXiv 2309.07311).
+    head is enough, to be punished all must look elsewhere. The intervention is that of Chen+ ICLR 2024 (arXiv
+    2309.07311); this form of the term is ours.
     """
     places_BT = None if batch.positions_BT is None else torch.from_numpy(batch.positions_BT)
     output = model(

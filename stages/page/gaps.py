@@ -9,14 +9,8 @@ from stages.page.inputs import Slot
 from stages.page.page import Note, Section, Table
 from stages.page.sentences import TASKS
 
-ASKED = (
-    "intact",
-    "counting",
-    "iteration",
-    "effects",
-    "retrieval",
-    "vectors",
-)  # sections that need a model that predicts words
+# sections that need a model that predicts words
+ASKED = ("intact", "counting", "iteration", "effects", "retrieval", "vectors")
 KINDS = {
     "encoder": "An encoder without a language-model head predicts no word: what its heads look at can be measured, "
     "what they are for cannot, here.",

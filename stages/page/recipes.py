@@ -18,7 +18,6 @@ from stages.store.params import Params, Recipe, Revisions, Study, digest
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
-LEARNING = "arm seed step loss"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]

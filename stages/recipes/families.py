@@ -8,12 +8,14 @@ out. Beside them, where the model writes text and the task is there:
     loss, in_context                  of long text (every 4th token): mean, and late minus early quarter (Olsson+ 2022)
     repeats_loss, repeats_in_context  of random repeats: loss in the last quarter, and the same minus the first one's
     recall                            share of a needle's answer tokens that are the argmax, teacher-forced
-    grammar                           share of arcs that the best heads find; see `grammar`
+    grammar                           share of arcs that the best head of each label and direction finds, labels given;
+                                      beside it that of the best fixed offsets (see `findings.together`)
 
 Retrieval is scored on all needles, answered or not, so that every checkpoint is measured on the same ones.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,14 +25,12 @@ from pydantic import field_validator
 from stages.heads import FAMILIES
 from stages.heads.family import Relation, Tokens
 from stages.heads.grammar import FEWEST
-from stages.heads.verdict import best_offset, offset_accuracy
 from stages.recipes.task import Task, Watched
 from stages.store import paths, tables
 from stages.store.errors import UserError
 
 STRIDE = 4  # text is scored at every so many tokens: the LM head is most of the cost
 OUTCOMES = ("loss", "in_context", "repeats_loss", "repeats_in_context", "recall")
-GRAMMAR = "treebank"  # the task whose families are one measure
 MEASURED = list(dict.fromkeys(family.task for family in FAMILIES.values() if family.relation))
 
 
@@ -60,9 +60,9 @@ class Families(Task):
 
     @property
     def watched(self) -> dict[str, Watched]:
-        """Families of the tasks, by name, except grammar's."""
-        mine = [one for one in FAMILIES.values() if one.relation and one.task in self.tasks and one.task != GRAMMAR]
-        return {family.name: Watched(family.name, family.statistic) for family in mine}
+        """Families of the tasks, by name; grammar's are parts of one measure: `grammar@obj:dep-to-head`."""
+        mine = [one for one in FAMILIES.values() if one.relation and one.task in self.tasks]
+        return {one.name.replace("grammar:", "grammar@"): Watched(one.name, one.statistic) for one in mine}
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Asked]:
         """Draw `count` prompts of every kind, half of them of split a, no two of one cluster.
@@ -86,10 +86,15 @@ class Families(Task):
                 start += max(map(len, halves))
         return found
 
-    def relations(self, asked: Asked, tokens: Tokens) -> dict[str, Relation]:
-        """Return the relations that a prompt has, by family."""
-        mine = [family for family in FAMILIES.values() if family.relation and family.task == asked.task]
-        return {family.name: found for family in mine if (found := family.relation(tokens)) is not None}
+    def relations(self, prompts: Sequence[Tokens], tasks: Sequence[str]) -> list[dict[str, Relation]]:
+        """Return the relations that each prompt of a task has, by family; between words those with FEWEST queries in all."""
+        measured = [family for family in FAMILIES.values() if family.relation]
+        found = [
+            {one.name: has for one in measured if one.task == task and (has := one.relation(tokens)) is not None}
+            for tokens, task in zip(prompts, tasks, strict=True)
+        ]
+        counts = Counter(name for mine in found for name, one in mine.items() if one.words for _ in one.queries)
+        return [{name: one for name, one in mine.items() if counts.get(name, FEWEST) >= FEWEST} for mine in found]
 
     def scored(self, asked: Asked, tokens: Tokens) -> Tokens:
         """Return a prompt's tokens under the study's name for it, with the positions that are to be scored."""
@@ -110,33 +115,6 @@ class Families(Task):
         if asked.task == "text":
             return {"loss": -logprob.mean(), "in_context": late - early}
         return {"repeats_loss": late, "repeats_in_context": late - early}
-
-
-def grammar(
-    relations: Mapping[str, Mapping[str, Relation]], hits: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, tuple[float, float]]:
-    """Return, per sentence of split b, the share of its arcs that heads find, and that the best offsets find.
-
-    Per label and direction the head (and the offset) that finds most arcs on split a; labels are given. A label that
-    only one half has is left out; fewer than FEWEST arcs in all: nothing is measured.
-    relations: sentence -> family -> its arcs; hits: sentence -> family -> share found by every head, (L, H).
-    """
-    odd = {sentence: int(sentence) % 2 for sentence in relations}
-    found, counts, by_offset = ({sentence: 0.0 for sentence in relations if odd[sentence]} for _ in range(3))
-    for family in dict.fromkeys(name for mine in relations.values() for name in mine):
-        halves = [[s for s in relations if odd[s] == half and family in relations[s]] for half in (0, 1)]
-        if not all(halves):
-            continue
-        total_LH = sum(hits[s][family].astype(float) * len(relations[s][family].queries) for s in halves[0])
-        head, offset = int(total_LH.argmax()), best_offset(relations[s][family] for s in halves[0])
-        for sentence in halves[1]:
-            mine = relations[sentence][family]
-            counts[sentence] += len(mine.queries)
-            found[sentence] += float(hits[sentence][family].flat[head]) * len(mine.queries)
-            by_offset[sentence] += offset_accuracy(mine, offset) * len(mine.queries)
-    if sum(counts.values()) < FEWEST:
-        return {}
-    return {s: (found[s] / count, by_offset[s] / count) for s, count in counts.items() if count}
 
 
 TASK = Families
