@@ -15,8 +15,8 @@ import numpy as np
 from bench.peer import default_model, run
 from stages.model.load import open_folder
 from stages.model.outcome import outcomes
-from stages.prompts import blimp
 from stages.store.params import Blimp
+from stages.tasks.blimp import prompts as blimp
 
 
 def main() -> None:

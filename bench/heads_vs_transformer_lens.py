@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from bench.peer import default_model, run
-from stages.heads import FAMILIES
+from stages.families import FAMILIES
 from stages.model.load import open_folder
 from stages.model.measure import measure
 from stages.model.tokens import encode_all
-from stages.prompts import repeats
 from stages.store.params import Repeats
+from stages.tasks.repeats import prompts as repeats
 
 PATTERNS = {
     "previous": "previous_token_head",

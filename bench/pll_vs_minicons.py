@@ -25,11 +25,11 @@ from bench.peer import ROOT, run
 from stages.model.load import open_folder
 from stages.model.pseudo import score
 from stages.model.tokens import encode
-from stages.prompts import blimp
-from stages.prompts.prompt import read_text
 from stages.store.params import Blimp
+from stages.tasks.blimp import prompts as blimp
+from stages.tasks.prompt import read_text
 
-TEXT = ROOT / "stages/prompts/lexicon/english"
+TEXT = ROOT / "stages/tasks/text/english"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

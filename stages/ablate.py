@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from stages.heads.control import LEVELS, NONE, matched
-from stages.heads.grammar import ranked
-from stages.heads.iteration import name
-from stages.prompts.prompt import stream
+from stages.families.iteration.iteration import name
+from stages.families.treebank.grammar import ranked
+from stages.statistics.control import LEVELS, NONE, matched
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
+from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pandas as pd
 
-from stages.heads import FAMILIES
-from stages.heads.family import Family
-from stages.heads.grammar import FEWEST
-from stages.heads.streaming import RECENT
-from stages.heads.verdict import judge
-from stages.prompts.prompt import stream
+from stages.families import FAMILIES
+from stages.families.family import Family
+from stages.families.text.streaming import RECENT
+from stages.families.treebank.grammar import FEWEST
+from stages.statistics.verdict import judge
 from stages.store import params, paths, tables
 from stages.store.errors import run
+from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,17 @@ def main(slot: str) -> None:
         if why:
             missing[family.name] = why
             continue
-        columns = judge(
-            family,
-            *_arrays(values, heads, family.statistic == "hits_word"),
-            settings.classify,
-            stream(settings.seed, f"classify/{slot}/{family.name}"),
-        )
+        arrays = _arrays(values, heads, family.statistic == "hits_word")
+        columns = judge(family, *arrays, settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}"))
+        on_a = arrays[4] == "a"
+        columns["member_a"] = np.zeros(len(heads), dtype=bool)
+        if on_a.any():  # judged again without any prompt that effects are reported on
+            rng = stream(settings.seed, f"classify/{slot}/{family.name}/a")
+            columns["member_a"] = judge(family, *(part[on_a] for part in arrays), settings.classify, rng)["member"]
         table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
-            table.loc[narrow, ["member", "note"]] = [False, "by architecture"]
+            table.loc[narrow, ["member", "member_a", "note"]] = [False, False, "by architecture"]
         judged.append(table)
         log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
     rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)

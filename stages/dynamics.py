@@ -19,12 +19,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import pandas as pd
 from tqdm import tqdm
 
-from stages.prompts.prompt import stream
 from stages.recipes.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
 from stages.recipes.onset import locate
 from stages.recipes.task import Task, create
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
+from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
 RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null", "weight"]
@@ -42,7 +42,7 @@ def main(name: str) -> None:
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
     log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
-    from stages.model.train import threads  # torch is loaded only where something is measured
+    from stages.training.train import threads  # torch is loaded only where something is measured
 
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
@@ -78,8 +78,8 @@ def held_out(settings: params.Params, name: str, task: Task) -> list:
 
 def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
-    from stages.model import revisions, study, survey
-    from stages.model.train import one_thread
+    from stages.training import revisions, study, survey
+    from stages.training.train import one_thread
 
     one_thread()
     recipe = settings.recipes[name]

@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.heads import FAMILIES
-from stages.heads.family import Family, Relation
-from stages.heads.verdict import best_offset, offset_accuracy
+from stages import families
+from stages.families.family import Family, Relation
+from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
@@ -57,7 +57,7 @@ def main(slot: str, task: str) -> None:
 def _senseless(kind: str, task: str) -> str:
     if kind != "decoder" and task in ("icl", "needle", "iteration"):
         return "an encoder writes no continuation"
-    if not any(family.task == task for family in FAMILIES.values()):
+    if not families.of(task):
         return "no head family is measured on this task; it is scored under ablation"
     return ""
 
@@ -75,12 +75,12 @@ def _measured(
     from stages.model.forward import batches
     from stages.model.measure import measure
 
-    families = [family for family in FAMILIES.values() if family.task == task and family.relation]
-    offsets = {family.name: _offset(family, encoded) for family in families if family.content}
+    attentional = [family for family in families.of(task).values() if family.relation]
+    offsets = {family.name: _offset(family, encoded) for family in attentional if family.content}
     progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
     for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
         tokens = [encoded[index] for index in chosen]
-        relations = [{f.name: found for f in families if (found := f.relation(one)) is not None} for one in tokens]
+        relations = [{f.name: found for f in attentional if (found := f.relation(one)) is not None} for one in tokens]
         found = measure(loaded, tokens, relations)
         for position, index in enumerate(chosen):
             row, mine, scored = rows[index], found.means[position], found.scored[position]

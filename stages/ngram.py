@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from stages.baseline.outcome import Baselines
 from stages.baseline.words import sentences
-from stages.heads.verdict import bootstrap
-from stages.prompts.prompt import read_text, stream
+from stages.statistics.verdict import bootstrap
 from stages.store import params, paths, tables
 from stages.store.errors import run
+from stages.tasks.prompt import read_text, stream
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ def main(task: str) -> None:
     source = getattr(settings.tasks, task, None)
     if source is None:
         raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
-    prompts = importlib.import_module(f"stages.prompts.{task}").build(source, settings.seed)
+    prompts = importlib.import_module(f"stages.tasks.{task}.prompts").build(source, settings.seed)
     prompts = sorted(prompts, key=lambda prompt: prompt.id)
     tables.write(paths.prompts(task), [asdict(prompt) for prompt in prompts], tables.PROMPTS)
     groups = len({prompt.group for prompt in prompts})

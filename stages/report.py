@@ -2,7 +2,7 @@
 
 import logging
 
-from stages.heads import FAMILIES
+from stages.families import FAMILIES
 from stages.page import head_maps, inputs, methods, page, recipes, sections
 from stages.store import params, paths, tables
 from stages.store.errors import run

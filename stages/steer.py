@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.prompts.prompt import stream
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
+from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
     from stages.model.score import LastToken, Scored

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from stages.heads import FAMILIES, arcs, stepping
-from stages.heads.verdict import bootstrap, bounds, jaccard, over_draws, resampled
-from stages.prompts.prompt import stream
+from stages.families import FAMILIES
+from stages.statistics import arcs, stepping
+from stages.statistics.verdict import bootstrap, bounds, jaccard, over_draws, resampled
 from stages.store import params, paths, tables
 from stages.store.errors import run
 from stages.store.metrics import VECTORS, metrics
+from stages.tasks.prompt import stream
 
 SAMPLES = 2000  # bootstrap samples
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")

@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from stages.prompts.prompt import stream
 from stages.recipes.task import Task, create
 from stages.store import folders, params, paths, tables
 from stages.store.errors import UserError, run
+from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def main(name: str) -> None:
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
     steps = sum(arms[arm].steps + sum(first.steps for first in arms[arm].before) for arm, _ in runs)
     log.info("train %s: %d runs, %d steps in all", name, len(runs), steps)
-    from stages.model.train import threads  # torch is loaded only where something is trained
+    from stages.training.train import threads  # torch is loaded only where something is trained
 
     with folders.replacing(paths.checkpoints(name)) as folder:
         spawn = multiprocessing.get_context("spawn")
@@ -71,7 +71,7 @@ def _fits(where: str, task: Task, before: Task) -> None:
 
 def found(name: str, arms: dict[str, params.Revisions]) -> None:
     """Find the revisions that others trained, and write down what each is; there is no training loss."""
-    from stages.model.revisions import record
+    from stages.training.revisions import record
 
     todo = [(arm, step) for arm, revisions in arms.items() for step in revisions.kept]
     log.info("train %s: %d revisions to find, none to train", name, len(todo))
@@ -90,8 +90,8 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
     """
     import torch
 
-    from stages.model.build import build, save
-    from stages.model.train import one_thread, train
+    from stages.training.build import build, save
+    from stages.training.train import one_thread, train
 
     one_thread()
     training = settings.recipes[name].arm(arm)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from stages.heads.grammar import DIRECTIONS, GROUP, GROUPS, LABELS, name
+from stages.families.treebank.grammar import DIRECTIONS, GROUP, GROUPS, LABELS, name
 from stages.page import inputs
 
 RARE = {"iobj": 12, "csubj": 0, "compound:prt": 7}  # query words

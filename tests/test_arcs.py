@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.heads import FAMILIES, arcs
-from stages.heads.family import Tokens
-from stages.heads.grammar import DIRECTIONS, GROUPS, LABELS, measured_label, name, parts, ranked
+from stages.families import FAMILIES
+from stages.families.family import Tokens
+from stages.families.treebank.grammar import DIRECTIONS, GROUPS, LABELS, measured_label, name, parts, ranked
+from stages.statistics import arcs
 
 OBJ, DET = name("obj", "dep-to-head"), name("det", "head-to-dep")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.heads import FAMILIES
+from stages.families import FAMILIES
 from stages.store import paths
 from stages.store.params import Params
 

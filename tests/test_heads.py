@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.heads import FAMILIES
-from stages.heads.control import LEVELS, matched
-from stages.heads.family import Tokens, one_key
-from stages.heads.verdict import best_offset, bootstrap, jaccard, judge, offset_accuracy, sign_flip
+from stages.families import FAMILIES
+from stages.families.family import Tokens, one_key
+from stages.statistics.control import LEVELS, matched
+from stages.statistics.verdict import best_offset, bootstrap, jaccard, judge, offset_accuracy, sign_flip
 
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
 

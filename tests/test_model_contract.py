@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import DECODERS, ENCODERS, VISION, VOCABULARY, make
 
-from stages.heads.family import Relation, Tokens
+from stages.families.family import Relation, Tokens
 from stages.model.anatomy import check, contribution, find, probe_inputs
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating, capturing

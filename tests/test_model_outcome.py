@@ -15,7 +15,7 @@ from stages.model.outcome import STRIDE, outcome, outcomes
 from stages.model.score import Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
-from stages.prompts.prompt import Prompt
+from stages.tasks.prompt import Prompt
 
 
 def row(name: str, **fields) -> SimpleNamespace:

@@ -18,8 +18,8 @@ from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
 from stages.model.tokens import encode
-from stages.prompts.prompt import Prompt
 from stages.store import paths, tables
+from stages.tasks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
 SIZES = dict(tiny.SMALL, **tiny.IDS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import LETTERS, WORDS, make
 
 from stages.model.tokens import encode, ordinary
-from stages.prompts.prompt import Prompt, Span
+from stages.tasks.prompt import Prompt, Span
 
 DECODER, ENCODER = make("gpt2"), make("bert")
 

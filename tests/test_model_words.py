@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 
-from stages.heads import FAMILIES
-from stages.heads.family import WORD
-from stages.heads.verdict import best_offset, offset_accuracy
+from stages.families import FAMILIES
+from stages.families.family import WORD
 from stages.model import measure as measuring
 from stages.model.measure import measure
 from stages.model.tokens import encode
+from stages.statistics.verdict import best_offset, offset_accuracy
 
 LABELS = ("obj", "det", "nsubj")
 DIRECTIONS = ("dep-to-head", "head-to-dep")

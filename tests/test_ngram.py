@@ -16,8 +16,8 @@ from stages.baseline.base import Uniform, Widened
 from stages.baseline.kneser_ney import START, KneserNey, discounts
 from stages.baseline.outcome import TOKENS, Baselines
 from stages.baseline.words import Vocabulary, sentences, words
-from stages.prompts.prompt import Prompt
 from stages.store import paths, tables
+from stages.tasks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
 A, B, C, D, E = range(5)

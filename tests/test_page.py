@@ -19,7 +19,7 @@ import vl_convert
 from dvc_render.vega import VegaRenderer
 
 from stages import report
-from stages.heads import FAMILIES
+from stages.families import FAMILIES
 from stages.page import counting, head_maps, inputs, methods, page, rows, sections, sentences
 from stages.store.errors import UserError
 

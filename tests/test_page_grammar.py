@@ -12,7 +12,7 @@ import synthetic
 from test_page import HEADS as WIDTH
 from test_page import LAYERS, PHENOMENA, effects, model, overlaps, render, specs_of, text_of, values, write_slot
 
-from stages.heads.grammar import DIRECTIONS, GROUPS, LABELS, name
+from stages.families.treebank.grammar import DIRECTIONS, GROUPS, LABELS, name
 from stages.page import clark, gaps, grammar, grammar_rows, inputs, rows, sections
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/published/clark_notebook_all_relations.csv"

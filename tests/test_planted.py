@@ -17,21 +17,23 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from stages import extract
 from stages.classify import _arrays
-from stages.heads import FAMILIES
-from stages.heads.family import Tokens
-from stages.heads.verdict import best_offset, judge, offset_accuracy
+from stages.families import FAMILIES
+from stages.families.family import Tokens
 from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import mean_outputs
-from stages.prompts import icl, iteration, needle
-from stages.prompts.prompt import Prompt
+from stages.statistics.verdict import best_offset, judge, offset_accuracy
 from stages.store.params import Icl, Iteration, Needle
+from stages.tasks.icl import prompts as icl
+from stages.tasks.iteration import prompts as iteration
+from stages.tasks.needle import prompts as needle
+from stages.tasks.prompt import Prompt
 from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
-LEXICON = Path(__file__).parents[1] / "stages/prompts/lexicon"
+TASKS = Path(__file__).parents[1] / "stages/tasks"
 SETTINGS = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
 WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
@@ -138,7 +140,7 @@ def whole_words(texts: list[str]) -> hf.PreTrainedTokenizerFast:
 
 NEEDLES = rows(
     needle.build(
-        Needle(path=str(LEXICON / "english"), lengths=(50,), depths=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), trials=2), 0
+        Needle(path=str(TASKS / "text/english"), lengths=(50,), depths=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), trials=2), 0
     )
 )
 WORDS = whole_words([row.text + row.targets[0] for row in NEEDLES])
@@ -173,7 +175,7 @@ def test_a_random_model_has_no_retrieval_heads(name, monkeypatch):
 FUNCTIONS = rows(
     icl.build(
         Icl(
-            path=str(LEXICON / "icl.yaml"),
+            path=str(TASKS / "icl/lexicon.yaml"),
             functions=("country-capital", "capitalize"),
             shots=5,
             sets=8,
@@ -221,7 +223,9 @@ def test_a_head_that_writes_the_answers_first_token_is_a_function_head(name):
 
 
 STRINGS = rows(
-    iteration.build(Iteration(path="stages/prompts/iteration.py", prompts=20, examples=3, shortest=3, longest=8), 0)
+    iteration.build(
+        Iteration(path="stages/tasks/iteration/prompts.py", prompts=20, examples=3, shortest=3, longest=8), 0
+    )
 )
 LONGEST = 128  # positions
 

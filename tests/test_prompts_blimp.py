@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.prompts import blimp, blimp_grammar, blimp_words
 from stages.store import params
 from stages.store.errors import UserError
+from stages.tasks.blimp import grammar as blimp_grammar
+from stages.tasks.blimp import prompts as blimp
+from stages.tasks.blimp import words as blimp_words
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/prompts/lexicon/blimp.yaml"
+LEXICON = ROOT / "stages/tasks/blimp/lexicon.yaml"
 REAL = Path(__file__).parents[2] / "shared/data/blimp"
 PHENOMENA = {
     "anaphor_agreement",

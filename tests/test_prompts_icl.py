@@ -10,12 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts.icl import build, derangement, query_rows
 from stages.store.errors import UserError
 from stages.store.params import Icl
+from stages.tasks.icl.prompts import build, derangement, query_rows
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/prompts/lexicon/icl.yaml"
+LEXICON = ROOT / "stages/tasks/icl/lexicon.yaml"
 TODD = Path(__file__).parents[2] / "shared/data/todd_icl"
 FUNCTIONS = {
     "country-capital": "knowledge",

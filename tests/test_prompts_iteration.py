@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.heads.iteration import FUNCTIONS, name
-from stages.prompts.iteration import LETTERS, build
-from stages.prompts.tape import SYMBOLS, chance, step, tape
+from stages.families.iteration.iteration import FUNCTIONS, name
 from stages.store.params import Iteration
+from stages.tasks.iteration.prompts import LETTERS, build
+from stages.tasks.iteration.tape import SYMBOLS, chance, step, tape
 
-PATH = "stages/prompts/iteration.py"
+PATH = "stages/tasks/iteration/prompts.py"
 
 
 def settings(**changed) -> Iteration:

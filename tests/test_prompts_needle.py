@@ -11,13 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts.needle import END, FACTS, WORDS, _ask, build, haystack
-from stages.prompts.prompt import read_text
 from stages.store.errors import UserError
 from stages.store.params import Needle
+from stages.tasks.needle.prompts import END, FACTS, WORDS, _ask, build, haystack
+from stages.tasks.prompt import read_text
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/prompts/lexicon/english"
+PROSE = ROOT / "stages/tasks/text/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 

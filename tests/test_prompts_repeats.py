@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts.repeats import build
 from stages.store import tables
 from stages.store.params import Repeats
+from stages.tasks.repeats.prompts import build
 
-PATH = "stages/prompts/repeats.py"
+PATH = "stages/tasks/repeats/prompts.py"
 
 
 @given(shortest=st.integers(4, 40), more=st.integers(0, 40), copies=st.integers(2, 4), seed=st.integers(0, 2**32 - 1))

@@ -9,13 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts.prompt import read_text
-from stages.prompts.text import build, cut
 from stages.store.errors import UserError
 from stages.store.params import Text
+from stages.tasks.prompt import read_text
+from stages.tasks.text.prompts import build, cut
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/prompts/lexicon/english"
+PROSE = ROOT / "stages/tasks/text/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 
 

@@ -10,13 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.prompts import treebank, treebank_grammar
-from stages.prompts.treebank_tree import Sentence, Tree, Word, place, spell
 from stages.store import params
 from stages.store.errors import UserError
+from stages.tasks.treebank import grammar as treebank_grammar
+from stages.tasks.treebank import prompts as treebank
+from stages.tasks.treebank.tree import Sentence, Tree, Word, place, spell
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/prompts/lexicon/treebank.yaml"
+LEXICON = ROOT / "stages/tasks/treebank/lexicon.yaml"
 REAL = Path(__file__).parents[2] / "shared/data/ud/EWT"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real treebank files are not at {REAL}")
 LABELS = (

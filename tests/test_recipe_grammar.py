@@ -11,23 +11,23 @@ import torch
 import yaml
 
 from stages import dynamics, train
-from stages.heads import grammar
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
+from stages.families.treebank import grammar
 from stages.model.anatomy import find
-from stages.model.build import build, numbered
 from stages.model.load import Loaded
-from stages.model.study import measured
-from stages.model.train import objective
 from stages.page import recipe_findings
 from stages.page import recipes as page
-from stages.prompts.prompt import stream
-from stages.prompts.treebank_agreement import FRAMES, agreement, chosen, subjects
-from stages.prompts.treebank_tree import Tree
-from stages.prompts.treebank_words import Draw
 from stages.recipes import findings, masked, onset
 from stages.recipes.task import IGNORED, Pair
 from stages.store import params, paths
 from stages.store.params import Architecture
+from stages.tasks.prompt import stream
+from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, subjects
+from stages.tasks.treebank.tree import Tree
+from stages.tasks.treebank.words import Draw
+from stages.training.build import build, numbered
+from stages.training.study import measured
+from stages.training.train import objective
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {"words": 4, "sentences": 400, "shortest": 5, "longest": 14, "agreement": 0.6, "masked": 0.2}

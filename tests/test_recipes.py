@@ -16,17 +16,17 @@ import yaml
 from test_planted import POSITIONS, TOKENS, planted
 
 from stages import dynamics, train
-from stages.model.build import build, read, save, sinusoids
-from stages.model.study import measured
-from stages.model.train import rate
-from stages.model.train import train as train_alone
-from stages.prompts.prompt import stream
 from stages.recipes import findings, onset
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
 from stages.recipes.task import IGNORED, create
 from stages.store import params, paths
 from stages.store.errors import UserError
+from stages.tasks.prompt import stream
+from stages.training.build import build, read, save, sinusoids
+from stages.training.study import measured
+from stages.training.train import rate
+from stages.training.train import train as train_alone
 
 ROOT = Path(__file__).parents[1]
 TASK = Induction(vocabulary=20, length=24, triggers=3, density=0.8)

@@ -15,7 +15,7 @@ from test_planted import planted
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages import dynamics, prepare, train
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
 from stages.page import recipes as page
 from stages.recipes import findings, onset
 from stages.recipes.families import Families
@@ -23,7 +23,7 @@ from stages.store import params, paths
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/prompts/lexicon"
+TASKS = ROOT / "stages/tasks"
 WORDS = [f"{a}{b}{a}" for a in "bdfgklmnpr" for b in "aeiou"]  # bab, beb ...: ordinary words of ASCII letters
 STEPS = {0: "step0", 1: "step1", 8: "step8", 64: "step64", 512: "step512"}
 PREVIOUS, INDUCTION = 8, 64  # the steps from which the planted heads are there
@@ -78,7 +78,7 @@ def written(folder: Path, **train) -> params.Params:
     sizes = {"passages": 12, "tokens": 90, "short_passages": 12, "short_tokens": 32}
     content["tasks"]["text"] |= {"path": str(folder / "text.txt"), **sizes}
     content["tasks"]["repeats"] |= {"prompts": 16, "shortest": 10, "longest": 20}
-    content["tasks"]["treebank"] |= {"path": str(LEXICON / "treebank.yaml")}
+    content["tasks"]["treebank"] |= {"path": str(TASKS / "treebank/lexicon.yaml")}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"steps": recipe(**train)}}))
     return params.load(folder / "params.yaml")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.heads import stepping
-from stages.heads.iteration import name
-from stages.prompts.prompt import stream
-from stages.prompts.tape import chance
+from stages.families.iteration.iteration import name
+from stages.statistics import stepping
 from stages.store.metrics import metrics
 from stages.summarize import EFFECT_COLUMNS
+from stages.tasks.iteration.tape import chance
+from stages.tasks.prompt import stream
 
 PROMPTS = 20
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.heads.verdict import over_draws
+from stages.statistics.verdict import over_draws
 from stages.store import tables
 from stages.summarize import overlap, reliability, summarize_effects, summarize_steering
 

@@ -18,7 +18,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
 from stages.model.load import Loaded
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stages.heads.family import Relation, Tokens
+from stages.families.family import Relation, Tokens
 from stages.model.anatomy import observing
 from stages.model.forward import forward
 from stages.model.intervene import capturing

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
 from stages.model.forward import batches, forward
 from stages.model.load import Loaded
 from stages.model.outcome import outcome

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
 from stages.model.forward import forward, frozen, prefill, remembering, resuming
 from stages.model.intervene import Edit, Head, ablating, editing
 from stages.model.load import Loaded

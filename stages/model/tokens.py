@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from stages.heads.family import WORD, Tokens
+from stages.families.family import WORD, Tokens
 from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stages.heads.family import Tokens
+from stages.families.family import Tokens
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from stages.heads.family import Family
+from stages.families.family import Family
 from stages.page import grammar_rows, head_maps, rows, sentences
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot

@@ -5,7 +5,7 @@ A claim is made only where a 95 % interval allows it. Shares are written in per 
 
 import pandas as pd
 
-from stages.heads.grammar import DIRECTIONS, GROUPS, LABELS
+from stages.families.treebank.grammar import DIRECTIONS, GROUPS, LABELS
 from stages.page import clark, grammar_charts, rows
 from stages.page.charts import BLUE, GREY, INK, ORANGE, PALE
 from stages.page.grammar_rows import leads, measured, placed, unmeasured

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from stages.heads.grammar import DIRECTIONS, GROUP, LABELS, name, parts
+from stages.families.treebank.grammar import DIRECTIONS, GROUP, LABELS, name, parts
 from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
 from stages.page.sentences import percents

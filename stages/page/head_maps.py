@@ -5,7 +5,7 @@ import math
 import altair as alt
 import pandas as pd
 
-from stages.heads.family import Family
+from stages.families.family import Family
 from stages.page.charts import GREY, ORANGE, PALE, SEQUENTIAL
 
 PREFIX = "grammar:"  # of the names of grammar families, one per label and direction

@@ -6,7 +6,7 @@ against the best fixed offset. Shares are written in per cent.
 
 import pandas as pd
 
-from stages.heads.iteration import name
+from stages.families.iteration.iteration import name
 from stages.page import rows, sentences
 from stages.page.head_maps import head_name
 from stages.page.inputs import Slot

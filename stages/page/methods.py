@@ -1,6 +1,6 @@
 """How to read the page: definitions, thresholds, sources, and where the data lie."""
 
-from stages.heads.family import Family
+from stages.families.family import Family
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED

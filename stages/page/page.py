@@ -12,7 +12,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from stages.heads.family import Family
+from stages.families.family import Family
 from stages.page.charts import CONFIG
 from stages.page.inputs import Slot
 from stages.store.paths import PAGE

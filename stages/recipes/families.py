@@ -22,9 +22,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import field_validator
 
-from stages.heads import FAMILIES
-from stages.heads.family import Relation, Tokens
-from stages.heads.grammar import FEWEST
+from stages.families import FAMILIES
+from stages.families.family import Relation, Tokens
+from stages.families.treebank.grammar import FEWEST
 from stages.recipes.task import Task, Watched
 from stages.store import paths, tables
 from stages.store.errors import UserError
@@ -87,7 +87,7 @@ class Families(Task):
         return found
 
     def relations(self, prompts: Sequence[Tokens], tasks: Sequence[str]) -> list[dict[str, Relation]]:
-        """Return the relations that each prompt of a task has, by family; between words those with FEWEST queries in all."""
+        """Return each prompt's relations by family; between words those with FEWEST queries in all."""
         measured = [family for family in FAMILIES.values() if family.relation]
         found = [
             {one.name: has for one in measured if one.task == task and (has := one.relation(tokens)) is not None}

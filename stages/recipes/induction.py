@@ -15,8 +15,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from stages.heads import FAMILIES
-from stages.heads.family import Relation, Tokens
+from stages.families import FAMILIES
+from stages.families.family import Relation, Tokens
 from stages.recipes.task import IGNORED, Batch, Task, Watched
 
 

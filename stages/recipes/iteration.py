@@ -28,11 +28,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from stages.heads.family import Relation, Tokens, one_key
-from stages.prompts.tape import SYMBOLS
-from stages.prompts.tape import step as following
+from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.task import IGNORED, Batch, Task, Watched
 from stages.store.params import Section
+from stages.tasks.iteration.tape import SYMBOLS
+from stages.tasks.iteration.tape import step as following
 
 SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
 HELD = 5  # one string in so many is a test string

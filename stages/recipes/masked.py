@@ -1,7 +1,7 @@
 """Words left out of parsed sentences: what a masked model must fill in, and whether its heads find the grammar.
 
 The corpus is the built-in treebank's grammar over a part of its lexicon, mixed with the agreement frames of
-`stages.prompts.treebank_agreement`: sentences with gold trees, one token a word, lower-cased, between [CLS] and [SEP].
+`stages.tasks.treebank.agreement`: sentences with gold trees, one token a word, lower-cased, between [CLS] and [SEP].
 15-25 % of the words are to be predicted, of which 80 % are shown as [MASK], 10 % as another word, 10 % as they are
 (Devlin+ 2019). It is drawn once, from its arguments alone: all arms and seeds learn from the same sentences, in other
 orders and with other words left out, and the 5-gram is counted on exactly these.
@@ -33,19 +33,19 @@ from pydantic import Field, model_validator
 
 from stages.baseline.base import Uniform
 from stages.baseline.kneser_ney import KneserNey
-from stages.heads import grammar
-from stages.heads.family import Relation, Tokens
-from stages.heads.verdict import best_offset, offset_accuracy
-from stages.prompts import treebank_words
-from stages.prompts.prompt import stream
-from stages.prompts.treebank_agreement import FRAMES, agreement, chosen, fewer, lemmas, subjects
-from stages.prompts.treebank_grammar import CONSTRUCTIONS
-from stages.prompts.treebank_tree import Sentence, Tree, spell
-from stages.prompts.treebank_words import Draw
+from stages.families.family import Relation, Tokens
+from stages.families.treebank import grammar
 from stages.recipes.task import IGNORED, Batch, Pair, Task, Watched
+from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store.errors import UserError
+from stages.tasks.prompt import stream
+from stages.tasks.treebank import words as treebank_words
+from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, fewer, lemmas, subjects
+from stages.tasks.treebank.grammar import CONSTRUCTIONS
+from stages.tasks.treebank.tree import Sentence, Tree, spell
+from stages.tasks.treebank.words import Draw
 
-LEXICON = Path(__file__).parents[1] / "prompts/lexicon/treebank.yaml"
+LEXICON = Path(__file__).parents[1] / "tasks/treebank/lexicon.yaml"
 PAD, CLS, SEP, MASK = range(4)
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 HELD = 6  # one in so many combinations of subject and predicate is never trained on

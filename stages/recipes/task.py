@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from stages.heads.family import Relation, Tokens
+from stages.families.family import Relation, Tokens
 from stages.store.errors import UserError
 from stages.store.params import Recipe, Section, Training
 

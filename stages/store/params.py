@@ -32,7 +32,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 SHOWN = 200  # characters of a wrong value in a message
-Ablatable = Literal["sink", "previous", "local", "streaming", "duplicate", "induction", "retrieval", "function", "self"]
 
 
 def _distinct(values: tuple) -> tuple:
@@ -205,58 +204,35 @@ class Classify(Section):
     bootstrap: Annotated[int, Field(ge=200)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
+    thresholds: dict[str, float] = {}
 
 
-class Curve(Section):
-    """The retrieval curve: recall against heads silenced."""
+class Plan(Section):
+    """Which heads are silenced: the best of every family that asks for causal evidence, against control sets."""
 
-    ks: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    tokens: Count
-    needles: Count
+    leave_out: tuple[str, ...]
+    top: Count
+    least: Count
     draws: Count
-    blimp_k: Count
+    kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    specificity: tuple[Name, ...]
+    named: Annotated[int, Field(ge=0)]
+    sample: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _beside(self) -> "Curve":
-        if self.blimp_k not in self.ks:
-            raise ValueError(f"blimp_k: {self.blimp_k} is none of ks: {list(self.ks)}")
+    def _enough(self) -> "Plan":
+        if self.least > self.top:
+            raise ValueError(f"least: {self.least} is above top: {self.top}")
         return self
 
 
-class Grammar(Section):
-    """Silencing the best heads of groups of grammatical relations, measured on minimal pairs by phenomenon."""
-
-    groups: Annotated[
-        tuple[Literal["arguments", "modifiers", "function_words", "clauses"], ...], AfterValidator(_distinct)
-    ]
-    top: Count
-    blimp: Count
-
-
-class Steps(Section):
-    """Silencing the `top` heads that step through a string while the model writes tapes: `prompts` of each function."""
-
-    functions: Annotated[tuple[Literal["copy", "parity", "polynomial"], ...], AfterValidator(_distinct)]
-    top: Count
-    prompts: Count
-
-
 class Ablate(Section):
-    """Silencing the top heads of a family against matched draws."""
+    """How many prompts of split b every intervention is run on, per task, and how long they may be."""
 
-    families: Annotated[tuple[Ablatable, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    top: Count
-    draws: Count
-    blimp: Count
-    icl: Count
-    needles: Count
+    prompts: dict[Name, Count]
+    single: dict[Name, Count]
     needle_tokens: Count
-    repeats: Count
-    text: Count
     text_tokens: Count
-    curve: Curve
-    grammar: Grammar
-    iteration: Steps
 
 
 class Steer(Section):
@@ -500,6 +476,7 @@ class Params(Section):
     extract: Extract
     trace: Trace
     classify: Classify
+    plan: Plan
     ablate: Ablate
     steer: Steer
     recipes: dict[Name, Recipe] = Field(min_length=1)

@@ -41,6 +41,16 @@ def heads(slot: str) -> Path:
     return Path(f"data/heads/{slot}.parquet")
 
 
+def plan(slot: str) -> Path:
+    """All interventions of a slot: which heads are silenced, how, on which tasks."""
+    return Path(f"data/plans/{slot}.parquet")
+
+
+def first_order(slot: str) -> Path:
+    """First-order effects of every head by gradients, per prompt."""
+    return Path(f"data/effects/{slot}.first_order.parquet")
+
+
 def effects(slot: str) -> Path:
     """Raw paired values of every ablation."""
     return Path(f"data/effects/{slot}.parquet")

@@ -116,17 +116,33 @@ HEADS = _schema(
     p=(pa.float32(), "one-sided sign-flip p-value of score - null; null where not tested"),
     q=(pa.float32(), "Benjamini-Hochberg within the family over heads"),
     member=(pa.bool_(), "score >= threshold, q < alpha, score - null >= margin, low > baseline (content families)"),
+    member_a=(pa.bool_(), "the same verdict from split a alone: which heads are silenced is chosen by it"),
     prompts=(pa.int32(), "prompts behind the score"),
     note=(pa.string(), "'' or why the verdict is special, such as 'by architecture'"),
 )
 
-EFFECTS = _schema(
-    intervention=(pa.string(), "'none', a family, or 'matched:<family>'"),
-    k=(pa.int16(), "heads silenced; 0 for 'none'"),
-    kind=(pa.string(), "'mean' or 'zero'; '' for 'none'"),
-    draw=(pa.int16(), "number of the matched draw; 0 elsewhere"),
+PLANS = _schema(
+    id=(pa.string(), "name of the intervention: <purpose>/<family>/<k>/<kind>/<draw>, or single/<head>/<kind>"),
+    purpose=(pa.string(), "'single' (one head), 'family' (its best heads) or 'control' (matched heads)"),
+    family=(pa.string(), "family, or name of the families silenced together; '' for single heads"),
+    k=(pa.int16(), "heads silenced"),
+    kind=(pa.string(), "what is written in their place: 'mean', 'zero' or 'resample'"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
     heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
-    control=(pa.string(), "how well the matched draws are matched, or 'no control possible'; '' for 'none'"),
+    members=(pa.int16(), "how many of them are members of the family, judged on split a alone"),
+    tasks=(pa.list_(pa.string()), "tasks on whose prompts of split b it is run"),
+    group=(pa.string(), "the group of prompts that it is run on; '' for all"),
+    matching=(pa.string(), "how well a control set is matched; why there is none; '' elsewhere"),
+)
+
+EFFECTS = _schema(
+    intervention=(pa.string(), "id of the plan's row; 'none' for the intact model"),
+    purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
+    family=(pa.string(), "family of the plan's row"),
+    k=(pa.int16(), "heads silenced; 0 for 'none'"),
+    kind=(pa.string(), "'mean', 'zero' or 'resample'; '' for 'none'"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
     task=(pa.string(), "task"),
     group=(pa.string(), "group of the prompt"),
     category=(pa.string(), "category of the prompt"),
@@ -135,6 +151,17 @@ EFFECTS = _schema(
     measure=(pa.string(), "accuracy, margin, recall, logprob (nats per answer token) or loss (nats per token)"),
     value=(pa.float32(), "value under the intervention"),
     intact=(pa.float32(), "value of the intact model on the same prompt"),
+)
+
+FIRST_ORDER = _schema(
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    kind=(pa.string(), "what would be written in the head's place: 'mean' or 'zero'"),
+    task=(pa.string(), "task"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    prompt=(pa.string(), "id of the prompt"),
+    measure=(pa.string(), "the task's differentiable measure: margin, logprob or loss"),
+    change=(pa.float32(), "first-order estimate of the measure's change when the head is silenced"),
 )
 
 STEERING = _schema(

@@ -1,0 +1,94 @@
+"""A head family is a relation between positions: from which queries to which keys a head of that family looks.
+
+`Tokens` is one prompt in a model's tokens; a family's `relation` turns it into the query positions that have the
+relation and, for each, the keys it should look at. Measuring is `stages.model.measure`'s work, verdicts are
+`stages.statistics.verdict`'s; a family itself knows neither torch nor tables.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+WORD = "word"  # the annotated relation of a word with itself: it says where the words are
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tokenised prompt: what a relation may look at.
+
+    ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...).
+    target: positions of the tokens of targets[0]; each is predicted by the position before it.
+    spans: name -> list of (query token positions, key token positions), from the prompt's character spans.
+    words: token positions of each annotated word, in order; a token may belong to several.
+    arcs: name -> list of (query word, key word), indices into `words`.
+    """
+
+    prompt: str
+    role: str
+    ids: np.ndarray
+    special: np.ndarray
+    target: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    spans: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    words: tuple[np.ndarray, ...] = ()
+    arcs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+    words: bool = False  # queries and keys are indices into `Tokens.words`
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of heads: what it looks at, how it is scored, when a head is a member, and who found it.
+
+    relation: Tokens -> Relation, or None where a prompt has none; None for families that are not attentional.
+    statistic: 'mass' (share of attention), 'over_half' (share of queries with more than half of it on target), 'hits'
+        (share of queries with the argmax on target), 'hits_word' (the same over words: queries and keys of the relation
+        are indices into `Tokens.words`) or 'effect'.
+    content: a fixed offset could fake it, so the lower bound must also beat the best fixed offset.
+    tested: False where mass says nothing against chance, so that there is no p-value.
+    home: tasks that the family's heads are asked about by silencing them; none: no causal evidence is sought.
+    home_group: the group of prompts of its home tasks that it is asked about; '' for all.
+    joint: families with the same `joint` name are silenced together, under it: their best heads in any of them.
+    """
+
+    name: str
+    order: int
+    task: str
+    threshold: float
+    convention: bool
+    statistic: Literal["mass", "over_half", "hits", "hits_word", "effect"]
+    content: bool
+    relation_text: str
+    source: str
+    relation: Callable[[Tokens], Relation | None] | None = None
+    tested: bool = True
+    solved_only: bool = False
+    home: tuple[str, ...] = ()
+    home_group: str = ""
+    joint: str = ""
+
+
+def one_key(length: int, queries: np.ndarray, keys: np.ndarray) -> Relation | None:
+    """Build the relation in which query i looks at the single key i."""
+    if not len(queries):
+        return None
+    matrix = np.zeros((len(queries), length), dtype=bool)
+    matrix[np.arange(len(queries)), keys] = True
+    return Relation(np.asarray(queries), matrix)
+
+
+def where(queries: np.ndarray, keys: np.ndarray) -> Relation | None:
+    """Keep the queries that have a target key; None if none has."""
+    has = keys.any(axis=1)
+    return Relation(np.asarray(queries)[has], keys[has]) if has.any() else None

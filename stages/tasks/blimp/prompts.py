@@ -1,0 +1,156 @@
+"""Minimal pairs: two sentences that differ in one point of grammar; a model knows it if the good one is likelier.
+
+All sources give the same paradigms under BLiMP's names (Warstadt et al. 2020, TACL 8:377), in 12 phenomena:
+
+* `builtin`: our own sentences, drawn by `stages.tasks.blimp.grammar` from the lexicon at `path`;
+* `path`: a folder of BLiMP's *.jsonl files, the first `pairs` rows of each;
+* `hub`: the same from the `datasets` hub, at a pinned revision.
+
+A pair is one prompt with text '' and targets (good, bad).
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stages.store import params
+from stages.store.errors import UserError
+from stages.tasks.blimp import (  # the paradigm modules register their paradigms
+    agreement,  # noqa: F401
+    extraction,  # noqa: F401
+    grammar,
+    structure,  # noqa: F401
+    words,
+)
+from stages.tasks.prompt import Prompt
+
+log = logging.getLogger(__name__)
+
+KEYS = ("sentence_good", "sentence_bad", "linguistics_term", "UID", "pairID")
+RENAMED = {"s_selection": "argument_structure"}  # in the files, but not in the paper's twelve phenomena
+
+
+@dataclass(frozen=True)
+class Row:
+    """One minimal pair, whatever its source."""
+
+    uid: str
+    phenomenon: str
+    number: int
+    good: str
+    bad: str
+
+
+def build(settings: params.Blimp, seed: int) -> list[Prompt]:
+    """Build the prompts, ordered by paradigm (path: by file) and pair; `seed` matters to the builtin source only.
+
+    Raises `UserError` when the source is missing, malformed or too small for the builtin `pairs`.
+    """
+    sources = {"builtin": _builtin, "path": _folder, "hub": _hub}
+    prompts: dict[str, Prompt] = {}
+    for row in sources[settings.source](settings, seed):
+        prompt = _prompt(row, settings)
+        if prompt.id in prompts:
+            raise UserError(f"{settings.path}: UID {row.uid} with pairID {row.number} occurs twice; expected once")
+        prompts[prompt.id] = prompt
+    return list(prompts.values())
+
+
+def _prompt(row: Row, settings: params.Blimp) -> Prompt:
+    name = f"blimp/{row.uid}/{row.number:04d}"
+    space = " " if settings.leading_space else ""
+    return Prompt(
+        id=name,
+        group=row.uid,
+        category=row.phenomenon,
+        cluster=name,
+        targets=(space + row.good, space + row.bad),
+        bos=settings.bos,
+    )
+
+
+def _builtin(settings: params.Blimp, seed: int) -> Iterator[Row]:
+    lexicon = words.load(Path(settings.path))
+    for uid, paradigm in sorted(grammar.PARADIGMS.items()):
+        for number, (good, bad) in enumerate(grammar.pairs(uid, lexicon, seed, settings.pairs)):
+            yield Row(uid, paradigm.phenomenon, number, good, bad)
+
+
+def _folder(settings: params.Blimp, seed: int) -> Iterator[Row]:
+    folder = Path(settings.path)
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{folder}: no *.jsonl file here; expected a folder of BLiMP's files, one per paradigm")
+    for file in files:
+        yield from _first(_lines(file), settings.pairs, str(file))
+
+
+def _lines(file: Path) -> Iterator[Row]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise UserError(f"{file}:{number}: not a line of JSON ({error})") from None
+            yield _row(record, f"{file}:{number}")
+
+
+def _hub(settings: params.Blimp, seed: int) -> Iterator[Row]:
+    if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
+        raise UserError(
+            f"tasks.blimp.revision: {settings.revision!r}; a hub data set is pinned by its full commit, 40 hex digits"
+        )
+    import datasets  # slow to import, and only this source needs it
+
+    try:
+        names = sorted(datasets.get_dataset_config_names(settings.hub, revision=settings.revision))
+        tables = [
+            datasets.load_dataset(settings.hub, name, revision=settings.revision, split="train") for name in names
+        ]
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"tasks.blimp.hub: {settings.hub} at {settings.revision} cannot be loaded ({' '.join(str(error).split())})"
+        ) from error
+    for name, table in zip(names, tables, strict=True):
+        where = f"{settings.hub}/{name}"
+        rows = (_row(record, f"{where}:{number}") for number, record in enumerate(table))
+        yield from _first(rows, settings.pairs, where)
+
+
+def _row(record: Any, where: str) -> Row:
+    """Check one record of BLiMP; the hub calls `pairID` `pair_id`."""
+    if isinstance(record, dict) and "pairID" not in record and "pair_id" in record:
+        record = {**record, "pairID": record["pair_id"]}
+    if not isinstance(record, dict) or (missing := [key for key in KEYS if key not in record]):
+        lacks = f"no {', '.join(missing)}" if isinstance(record, dict) else f"a {type(record).__name__}, not an object"
+        raise UserError(f"{where}: {lacks}; expected the keys {', '.join(KEYS)}")
+    for key in KEYS[:3]:
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise UserError(f"{where}: {key}: {record[key]!r}; expected text")
+    if not isinstance(record["UID"], str) or not re.fullmatch(r"[\w.-]+", record["UID"]):
+        raise UserError(f"{where}: UID: {record['UID']!r}; expected a name of letters, digits and underscores")
+    if not re.fullmatch(r"[0-9]+", str(record["pairID"])):
+        raise UserError(f"{where}: pairID: {record['pairID']!r}; expected a whole number")
+    term = re.sub(r"[^a-z0-9]+", "_", record["linguistics_term"].lower()).strip("_")
+    return Row(
+        uid=record["UID"],
+        phenomenon=RENAMED.get(term, term),
+        number=int(record["pairID"]),
+        good=record["sentence_good"],
+        bad=record["sentence_bad"],
+    )
+
+
+def _first(rows: Iterable[Row], count: int, where: str) -> list[Row]:
+    """The first rows that are pairs: BLiMP has a few whose two sentences are the same, which nothing can tell apart."""
+    chosen = list(islice((row for row in rows if row.good != row.bad), count))
+    if len(chosen) < count:
+        log.warning("%s: %d pairs, %d were asked for", where, len(chosen), count)
+    return chosen

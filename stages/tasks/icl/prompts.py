@@ -1,0 +1,161 @@
+"""In-context functions: a prompt shows pairs x -> y and asks for the y of a new x (Todd+ ICLR 2024).
+
+The items of a function are split once, half for demonstrations and half for questions. Even sets of demonstrations are
+split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives three
+prompts with one answer: `clean` (the demonstrations as they are), `shuffled` (the same ones, labels deranged by VALUE:
+none keeps a label equal to its own, so what still works is not the function) and `zero_shot` (none). The
+prompts of a set share their demonstrations and their derangement, so also their long prefix and their cache.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stages.store.errors import UserError
+from stages.store.params import Icl
+from stages.tasks.prompt import Prompt, stream
+
+Pair = tuple[str, str]
+
+
+def build(settings: Icl, seed: int) -> list[Prompt]:
+    """Build three prompts (clean, shuffled, zero_shot) per function, demonstration set and query.
+
+    More sets, queries or functions leave the prompts of the first ones as they are.
+    Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
+    """
+    if settings.template.index("{x}") > settings.template.index("{y}"):
+        raise UserError(f"tasks.icl.template = {settings.template!r}: {{x}} must come before {{y}}")
+    path = Path(settings.path)
+    functions = _from_folder(path) if settings.source == "path" else _from_lexicon(path)
+    for name in settings.functions:
+        if name not in functions:
+            raise UserError(f"tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}")
+    names = dict.fromkeys(settings.functions or functions)
+    return [prompt for name in names for prompt in _function(name, *functions[name], settings, seed)]
+
+
+def _function(name: str, kind: str, pairs: list[Pair], settings: Icl, seed: int) -> list[Prompt]:
+    order = stream(seed, f"icl/{name}/split").permutation(len(pairs))
+    demonstrations, questions = np.split(order, [len(order) // 2])
+    where = f"{settings.path}: {name}: {len(pairs)} distinct items, "
+    halves = questions[::2], questions[1::2]
+    if len(halves[1]) < settings.queries:
+        raise UserError(
+            f"{where}{len(halves[1])} of them questions of a split; tasks.icl.queries = {settings.queries} needs more"
+        )
+    before, _, rest = settings.template.partition("{x}")
+    middle, _, after = rest.partition("{y}")
+    colon = middle.rstrip()  # the query ends here; the answer starts with the white space that follows
+    prompts = []
+    rows = [query_rows(half, settings.sets) for half in halves]
+    for number in range(settings.sets):
+        asked = rows[number % 2][number // 2]
+        rng = stream(seed, f"icl/{name}/{number}")
+        shown = [pairs[item] for item in _demonstrations(rng.permutation(demonstrations), pairs, settings.shots)]
+        if len(shown) < settings.shots:
+            raise UserError(
+                f"{where}{len(demonstrations)} of them demonstrations, {len(shown)} fit in one prompt (a label fills "
+                f"half of it at most, for the shuffled one); tasks.icl.shots = {settings.shots} needs more"
+            )
+        labels = [y for _, y in shown]
+        false = zip((x for x, _ in shown), (labels[source] for source in derangement(labels, rng)), strict=True)
+        clean, shuffled = ("".join(before + x + middle + y + after for x, y in each) for each in (shown, false))
+        for query, item in enumerate(asked[: settings.queries]):
+            x, y = pairs[item]
+            prompts += [
+                Prompt(
+                    id=f"icl/{name}/{number:02d}-{query:02d}#{role}",
+                    role=role,
+                    group=name,
+                    category=kind,
+                    cluster=f"{name}/{number}" if context else f"{name}/{x}",
+                    split="ab"[number % 2],
+                    text=context + before + x + colon,
+                    targets=(middle[len(colon) :] + y,),
+                )
+                for role, context in (("clean", clean), ("shuffled", shuffled), ("zero_shot", ""))
+            ]
+    return prompts
+
+
+def query_rows(questions: np.ndarray, sets: int) -> list[list[int]]:
+    """Order the questions for each set so that the first n of every set differ as long as sets * n items exist.
+
+    A set takes last what earlier sets take first: an item's urgency is its best place so far. With s sets before it,
+    at most s * n items stand among anyone's first n, so at least n others exist, and they sort first. Neither the
+    number of sets nor that of queries enters, so asking for more keeps the first ones.
+    """
+    best = {int(item): len(questions) for item in questions}
+    rows = []
+    for _ in range(sets):
+        rows.append(sorted(best, key=lambda item: -best[item]))  # stable: ties stay in the shuffled order
+        best = {item: min(best[item], place) for place, item in enumerate(rows[-1])}
+    return rows
+
+
+def derangement(labels: list[str], rng: np.random.Generator) -> np.ndarray:
+    """Return `source` such that labels[source[i]] != labels[i] for all i, by value.
+
+    Labels in random order, equal ones side by side, turned by the size of the largest group: no group lands on
+    itself. Exists iff no label fills more than half of the places; raises `ValueError` else.
+    """
+    values, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if 2 * sizes.max() > len(labels):
+        raise ValueError(f"{values[sizes.argmax()]!r} is {sizes.max()} of {len(labels)} labels: no derangement")
+    order = np.lexsort([rng.random(len(labels)), rng.permutation(len(values))[group]])
+    source = np.empty(len(labels), dtype=int)
+    source[order] = np.roll(order, -sizes.max())
+    return source
+
+
+def _demonstrations(order: np.ndarray, pairs: list[Pair], shots: int) -> list[int]:
+    """Take items in order, skipping those whose label already fills half of the places."""
+    chosen: list[int] = []
+    for item in order:
+        if len(chosen) < shots and sum(pairs[item][1] == pairs[other][1] for other in chosen) < shots // 2:
+            chosen.append(item)
+    return chosen
+
+
+def _from_lexicon(path: Path) -> dict[str, tuple[str, list[Pair]]]:
+    """Read {function: {kind, pairs: [[x, y], ...]}} from YAML."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {str(name): (str(f["kind"]), _distinct(path, name, f["pairs"], 0, 1)) for name, f in content.items()}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable YAML: {' '.join(str(error).split())}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: expected <function>: {{kind: ..., pairs: [[input, output], ...]}}") from None
+
+
+def _from_folder(path: Path) -> dict[str, tuple[str, list[Pair]]]:
+    """Read <function>.json files, each a list of {"input": ..., "output": ...} (Todd+'s format)."""
+    functions = {}
+    for file in sorted(path.glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: not readable JSON: {error}") from None
+        if not isinstance(content, list):
+            raise UserError(f'{file}: expected a list of {{"input": ..., "output": ...}}')
+        functions[file.stem] = ("", _distinct(file, file.stem, content, "input", "output"))
+    if not functions:
+        raise UserError(f"{path}: no <function>.json here; expected a folder of them")
+    return functions
+
+
+def _distinct(file: Path, name: str, rows: list, *keys: int | str) -> list[Pair]:
+    """Return the pairs of row[key] for the two keys, of repeated inputs only the first."""
+    pairs: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        try:
+            x, y = (row[key].strip() for key in keys)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            x = y = ""
+        if not x or not y or isinstance(row, str):
+            raise UserError(f"{file}: {name}, item {number} = {row!r}: {keys[0]!r} and {keys[1]!r} must be text")
+        pairs.setdefault(x, y)
+    return list(pairs.items())

@@ -1,0 +1,89 @@
+"""A needle in a haystack: one odd fact in plain text, and a question that the fact alone answers (Wu+ ICLR 2025).
+
+    ... haystack. The password of the Halden lighthouse is copper violin under seven lemons. More haystack ...
+
+    Question: What is the password of the Halden lighthouse?
+    Answer: The password of the Halden lighthouse is| copper violin under seven lemons
+
+The relation `retrieval` goes from the answer (after the bar: the target) to the same words in the needle. The answer
+starts with the needle's own words so that a small base model can finish it by copying.
+"""
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stages.store.errors import UserError
+from stages.store.params import Needle
+from stages.tasks.prompt import Prompt, Span, read_text, stream
+
+FACTS = Path(__file__).parent / "facts.yaml"
+WORDS = 0.87  # per token of English prose
+LONGEST = 100  # words; what has no full stop for longer (tables, verse) is no sentence and left out
+ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
+END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
+
+
+def build(settings: Needle, seed: int) -> list[Prompt]:
+    """Build `trials` prompts per length and depth, trial by trial, so that more trials keep the first ones.
+
+    Even trials are split a and take facts of one half, odd ones b and of the other. Cells (length, depth, trial) take
+    different facts as long as there are any, then start again; the fact is the cluster. Raises `UserError` where the
+    text is shorter than the longest prompt.
+    """
+    sentences = [s for p in read_text(Path(settings.path)) for s in END.split(p) if len(s.split()) <= LONGEST]
+    sizes = np.array([len(sentence.split()) for sentence in sentences])
+    needed = round(max(settings.lengths) * WORDS)
+    if sizes.sum() < needed:
+        raise UserError(
+            f"{settings.path}: {sizes.sum():,} words in sentences; tasks.needle.lengths = {max(settings.lengths)} "
+            f"tokens needs {needed:,}"
+        )
+    facts = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
+    keys = stream(seed, "needle/facts").permutation(list(facts))
+    cells = list(itertools.product(settings.lengths, settings.depths))
+    prompts = []
+    for trial, (number, (length, depth)) in itertools.product(range(settings.trials), enumerate(cells)):
+        half = keys[trial % 2 :: 2]
+        key = str(half[(trial // 2 * len(cells) + number) % len(half)])
+        name = f"needle/{length}/{round(100 * depth):03d}-{trial:02d}"
+        start = stream(seed, name).integers(len(sentences))
+        bare, _ = _ask([], depth, **facts[key])
+        words = round(length * WORDS) - len(f"{bare} {facts[key]['answer']}".split())
+        text, relation = _ask([sentences[place] for place in haystack(sizes, start, words)], depth, **facts[key])
+        prompts.append(
+            Prompt(
+                id=name,
+                group=f"{length}@{depth:g}",
+                category=str(length),
+                cluster=key,
+                split="ab"[trial % 2],
+                text=text,
+                targets=(f" {facts[key]['answer']}",),
+                relations=(relation,),
+            )
+        )
+    if len({prompt.id for prompt in prompts}) < len(prompts):
+        raise UserError(
+            f"tasks.needle.lengths = {list(settings.lengths)}, depths = {list(settings.depths)}: two are equal; "
+            "lengths must differ, depths by at least 0.01"
+        )
+    return prompts
+
+
+def haystack(sizes: np.ndarray, start: int, words: int) -> np.ndarray:
+    """Return consecutive sentences from `start`, wrapping at the end, nearest to `words`: one at least, none twice."""
+    places = (start + np.arange(len(sizes))) % len(sizes)
+    return places[: 1 + np.abs(np.cumsum(sizes[places]) - words).argmin()]
+
+
+def _ask(hay: list[str], depth: float, statement: str, question: str, answer: str) -> tuple[str, Span]:
+    """Put the needle between the sentences nearest to `depth` (share of the words), the question at the end."""
+    before = np.cumsum([0, *(len(sentence.split()) for sentence in hay)])  # words before each place
+    place = int(np.abs(before - depth * before[-1]).argmin())
+    lead = " ".join([*hay[:place], statement, ""])
+    text = " ".join([lead + answer + ".", *hay[place:]]) + f"\n\nQuestion: {question}\nAnswer: {statement}"
+    return text, Span("retrieval", len(text) + 1, len(text) + 1 + len(answer), len(lead), len(lead) + len(answer))

@@ -1,0 +1,247 @@
+"""Parsed sentences: which word is the head of which, and by what relation (Universal Dependencies v2).
+
+* `builtin`: our own sentences with their trees, grown by `stages.tasks.treebank.grammar` from the lexicon at `path`;
+* `path`: a CoNLL-U file or a folder of *.conllu;
+* `hub`: a treebank from the `datasets` hub, at a pinned revision.
+
+A sentence is one prompt. Its relations are a span `word` per syntactic word and, for every arc but the root's, one
+span in each direction: from `grammar:<label>:dep-to-head` and `grammar:<label>:head-to-dep`, the label as in the tree.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import conllu
+
+from stages.store import params
+from stages.store.errors import UserError
+from stages.tasks.prompt import Prompt
+from stages.tasks.treebank import grammar as treebank_grammar
+from stages.tasks.treebank import words as treebank_words
+from stages.tasks.treebank.tree import Sentence, Word, place
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("tokens", "head", "deprel")
+NOTHING = (None, "None", "_", "")  # in a hub's column: a surface token or an empty node, which has no head
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sentence as a file or table gives it: `words` are (form, head counted from 1 or 0, label) in order.
+
+    `ranges` are multiword tokens: first and last word, counted from 1, and how they are written together.
+    """
+
+    name: str
+    group: str
+    where: str
+    text: str
+    words: tuple[tuple[str, int, str], ...]
+    ranges: tuple[tuple[int, int, str], ...] = ()
+
+
+def build(settings: params.Treebank, seed: int) -> list[Prompt]:
+    """Build the prompts in the order of their source; `seed` matters to the builtin source only.
+
+    Raises `UserError` when the source is missing or malformed, or has no sentence of `shortest` to `longest` words.
+    """
+    if settings.source == "builtin":
+        words = treebank_words.load(Path(settings.path))
+        found = treebank_grammar.sentences(words, seed, settings.sentences, settings.shortest, settings.longest)
+        return [_prompt(f"{number:04d}", name, sentence) for number, (name, sentence) in enumerate(found)]
+    entries = _files(settings) if settings.source == "path" else _hub(settings)
+    return _chosen(entries, settings)
+
+
+def _prompt(name: str, group: str, sentence: Sentence) -> Prompt:
+    name = f"treebank/{name}"
+    return Prompt(id=name, group=group, cluster=name, text=sentence.text, relations=sentence.relations())
+
+
+def _chosen(entries: Iterator[Entry], settings: params.Treebank) -> list[Prompt]:
+    """Take the first sentences of the right length, each text once."""
+    prompts: dict[str, Prompt] = {}
+    ids: dict[str, str] = {}
+    for entry in entries:
+        if len(prompts) == settings.sentences:
+            break
+        if not settings.shortest <= len(entry.words) <= settings.longest or entry.text in prompts:
+            continue
+        name = re.sub(r"[^\w.-]+", "_", entry.name)
+        if name in ids:
+            raise UserError(f"{entry.where}: this sent_id is taken by {ids[name]}; expected one name per sentence")
+        ids[name] = entry.where
+        prompts[entry.text] = _prompt(name, entry.group, aligned(entry))
+    source = settings.path if settings.source == "path" else f"{settings.hub}/{settings.config}"
+    if not prompts:
+        raise UserError(
+            f"{source}: no sentence of {settings.shortest} to {settings.longest} words "
+            "(tasks.treebank.shortest, tasks.treebank.longest)"
+        )
+    if len(prompts) < settings.sentences:
+        log.warning("%s: %d sentences, %d were asked for", source, len(prompts), settings.sentences)
+    return list(prompts.values())
+
+
+def aligned(entry: Entry) -> Sentence:
+    """Find an entry's words in its text.
+
+    Words of a multiword token have their own places where they are written as they stand (do + n't), else they share
+    the token's (zum). Raises `UserError` where text and words differ.
+    """
+    forms: list[str] = []
+    token_of: dict[int, int] = {}  # word, from 1 -> its place in `forms`
+    shared = {
+        number: (first, surface)
+        for first, last, surface in entry.ranges
+        if "".join(form for form, _, _ in entry.words[first - 1 : last]) != surface
+        for number in range(first, last + 1)
+    }
+    for number, (form, _, _) in enumerate(entry.words, start=1):
+        first, surface = shared.get(number, (number, form))
+        if first == number:
+            forms.append(surface)
+        token_of[number] = len(forms) - 1
+    spans = place(entry.text, forms)
+    if spans is None:
+        raise UserError(
+            f"{entry.where}: the words {' '.join(forms)!r} do not spell the text {entry.text!r}; expected the same "
+            "characters, but for spaces"
+        )
+    words = tuple(
+        Word(*spans[token_of[number]], head - 1 if head else None, label)
+        for number, (_, head, label) in enumerate(entry.words, start=1)
+    )
+    return Sentence(entry.text, words)
+
+
+# CoNLL-U
+
+
+def _files(settings: params.Treebank) -> Iterator[Entry]:
+    path = Path(settings.path)
+    files = sorted(path.glob("*.conllu")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise UserError(f"{path}: no treebank here; expected a CoNLL-U file or a folder of *.conllu")
+    for file in files:
+        yield from _read(file)
+
+
+def _read(file: Path) -> Iterator[Entry]:
+    number = 0
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, sentence in enumerate(conllu.parse_incr(lines), start=1):
+                yield _entry(sentence, file, number)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except conllu.exceptions.ParseException as error:
+        raise UserError(f"{file}: sentence {number + 1} is not CoNLL-U ({' '.join(str(error).split())})") from None
+
+
+def _entry(sentence: conllu.TokenList, file: Path, number: int) -> Entry:
+    name = sentence.metadata.get("sent_id") or f"{file.stem}-{number:05d}"
+    where = f"{file}: sentence {number} ({name})"
+    words = [token for token in sentence if isinstance(token["id"], int)]
+    ranges = [token for token in sentence if not isinstance(token["id"], int) and token["id"][1] == "-"]
+    text = sentence.metadata.get("text") or _spaced(sentence)
+    return Entry(
+        name=name,
+        group=file.stem,
+        where=where,
+        text=" ".join(text.split()),
+        words=_checked([(word.get("form"), word.get("head"), word.get("deprel")) for word in words], where),
+        ranges=tuple((token["id"][0], token["id"][2], token["form"]) for token in ranges),
+    )
+
+
+def _spaced(sentence: conllu.TokenList) -> str:
+    """Write the text from the tokens and their SpaceAfter."""
+    text, covered = "", 0
+    for token in sentence:
+        if isinstance(token["id"], int):
+            if token["id"] <= covered:
+                continue
+        elif token["id"][1] == "-":
+            covered = token["id"][2]
+        else:
+            continue
+        text += str(token["form"]) + ("" if (token.get("misc") or {}).get("SpaceAfter") == "No" else " ")
+    return text.strip()
+
+
+def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[str, int, str], ...]:
+    """Check the form, head and label of every word of a sentence."""
+    if not words:
+        raise UserError(f"{where}: no words; expected a line of ten columns for each")
+    for number, (form, head, label) in enumerate(words, start=1):
+        if not isinstance(form, str) or not form.strip():
+            raise UserError(f"{where}: word {number} has no form")
+        if not isinstance(head, int) or not 0 <= head <= len(words) or head == number:
+            raise UserError(f"{where}: word {number} ({form}): head {head!r}; expected another word, or 0")
+        if not isinstance(label, str) or not re.fullmatch(r"[a-z]+(:\w+)*", label):
+            raise UserError(f"{where}: word {number} ({form}): deprel {label!r}; expected a label such as nsubj:pass")
+    return tuple(words)
+
+
+# The hub
+
+
+def _hub(settings: params.Treebank) -> Iterator[Entry]:
+    if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
+        raise UserError(
+            f"tasks.treebank.revision: {settings.revision!r}; a hub data set is pinned by its full commit, "
+            "40 hex digits"
+        )
+    import datasets  # slow to import, and only this source needs it
+
+    try:
+        names = datasets.get_dataset_split_names(settings.hub, settings.config, revision=settings.revision)
+        split = "validation" if "validation" in names else min(names)
+        table = datasets.load_dataset(settings.hub, settings.config, revision=settings.revision, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"tasks.treebank.hub: {settings.hub} ({settings.config}) at {settings.revision} cannot be loaded "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    if missing := [column for column in COLUMNS if column not in table.column_names]:
+        raise UserError(
+            f"tasks.treebank.hub: {settings.hub} ({settings.config}) has no column {', '.join(missing)}; expected "
+            f"{', '.join(COLUMNS)}, and text, sent_id and mwt where there are"
+        )
+    for number, row in enumerate(table):
+        yield _row(row, settings.config, f"{settings.hub}/{settings.config}/{split}:{number}", number)
+
+
+def _row(row: Mapping[str, Any], group: str, where: str, number: int) -> Entry:
+    """Read one row: lists of forms, heads (numbers or their text) and labels.
+
+    Multiword tokens may stand in their own column `mwt`, or among the tokens with a head of None, which are left out.
+    """
+    lists = [row[column] for column in COLUMNS]
+    if not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        raise UserError(f"{where}: {', '.join(COLUMNS)} are no lists of one length; expected one entry per word")
+    words = [(form, _number(head), label) for form, head, label in zip(*lists, strict=True) if head not in NOTHING]
+    ranges = []
+    for token in row.get("mwt") or ():
+        found = re.findall(r"\d+", str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
+        if len(found) != 2:
+            raise UserError(f"{where}: mwt: {token!r}; expected an id such as 3-4 and a form")
+        ranges.append((int(found[0]), int(found[1]), str(token["form"])))
+    return Entry(
+        name=str(row.get("sent_id") or row.get("idx") or f"{group}-{number:05d}"),
+        group=group,
+        where=where,
+        text=" ".join(str(row.get("text") or " ".join(form for form, _, _ in words)).split()),
+        words=_checked(words, where),
+        ranges=tuple(ranges),
+    )
+
+
+def _number(head: Any) -> Any:
+    return int(head) if str(head).isdigit() else head
