@@ -17,8 +17,9 @@ from stages.model.anatomy import find
 from stages.model.load import Loaded
 from stages.page import recipe_findings
 from stages.page import recipes as page
-from stages.recipes import findings, masked, onset
-from stages.recipes.task import IGNORED, Pair
+from stages.recipes import masked
+from stages.statistics import findings, onset
+from stages.recipes.lesson import IGNORED, Pair
 from stages.store import params, paths
 from stages.store.params import Architecture
 from stages.tasks.prompt import stream

@@ -16,10 +16,10 @@ import yaml
 from test_planted import POSITIONS, TOKENS, planted
 
 from stages import dynamics, train
-from stages.recipes import findings, onset
+from stages.statistics import findings, onset
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
-from stages.recipes.task import IGNORED, create
+from stages.recipes.lesson import IGNORED, create
 from stages.store import params, paths
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream

@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
-from stages.recipes.task import IGNORED, Batch, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 
 
-class Induction(Task):
+class Induction(Lesson):
     """Sequences of `length` tokens of a `vocabulary`; `triggers` per sequence, at `density` of the free positions."""
 
     vocabulary: int = Field(ge=4)
@@ -94,4 +94,4 @@ class Induction(Task):
         return np.setdiff1d(np.flatnonzero(ids < self.triggers), first)
 
 
-TASK = Induction
+LESSON = Induction

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.families.family import Relation, Tokens, one_key
-from stages.recipes.task import IGNORED, Batch, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 from stages.store.params import Section
 from stages.tasks.iteration.tape import SYMBOLS
 from stages.tasks.iteration.tape import step as following
@@ -45,7 +45,7 @@ class Gap(Section):
     until: int = Field(ge=1)
 
 
-class Iteration(Task):
+class Iteration(Lesson):
     """Strings of `shortest` to `longest` symbols; `beyond`: tested up to so many; `tape` False: the last s only.
 
     corruption: share of redrawn tape symbols; copying: steps of copies before all others; gap: of the first steps.
@@ -197,4 +197,4 @@ class Iteration(Task):
         return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}
 
 
-TASK = Iteration
+LESSON = Iteration

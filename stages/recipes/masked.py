@@ -35,7 +35,7 @@ from stages.baseline.base import Uniform
 from stages.baseline.kneser_ney import KneserNey
 from stages.families.family import Relation, Tokens
 from stages.families.treebank import grammar
-from stages.recipes.task import IGNORED, Batch, Pair, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Pair, Lesson, Watched
 from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream
@@ -68,7 +68,7 @@ class Corpus:
         return {word: index for index, word in enumerate(self.words)}
 
 
-class Masked(Task):
+class Masked(Lesson):
     """A corpus of `sentences` of `shortest` to `longest` words, `words` of every list of the lexicon.
 
     agreement: share of sentences that are agreement frames; masked: share of words to be predicted.
@@ -296,4 +296,4 @@ def _logprob(model: KneserNey, ids: Sequence[int]) -> float:
     return math.fsum(math.log(model.probability(word, words[:index])) for index, word in enumerate(words))
 
 
-TASK = Masked
+LESSON = Masked

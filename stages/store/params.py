@@ -411,14 +411,16 @@ class Study(Section):
 
 
 class Recipe(Section):
-    """A task (stages/recipes/<task>.py), how a model learns it, variants of that (`arms`), and how they are measured.
+    """A lesson (`task`: stages/recipes/<task>.py), how a model learns it, variants (`arms`), how they are measured.
 
-    `train` is a `Training`, or `Revisions` where others did the training.
+    `train` is a `Training`, or `Revisions` where others did the training; `reads`: what the lesson's data come from
+    besides, a dep of `train` and `dynamics` in dvc.yaml.
 
     An arm changes keys of `train`, such as {architecture: {layers: 1}}; `main` is the arm that the others control.
     """
 
     task: Name
+    reads: str = Field(min_length=1)
     train: Annotated[
         Annotated[Training, Tag("[training]")] | Annotated[Revisions, Tag("[revisions]")], Discriminator(_variant)
     ]
@@ -450,7 +452,7 @@ class Recipe(Section):
 
 def digest(seed: int, recipe: Recipe) -> str:
     """Return the sha256 of all that a recipe's results depend on in params: the seed and the recipe, as sorted JSON."""
-    content = json.dumps({"seed": seed, "recipe": recipe.model_dump(mode="json")}, sort_keys=True)
+    content = json.dumps({"seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"reads"})}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -466,10 +468,16 @@ class Report(Section):
     title: str
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+class Studies(Section):
+    """The whole of full/params.yaml: recipes alone, the longer studies."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+
+
+class Params(Studies):
+    """The whole of params.yaml."""
+
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
     ngram: Ngram
@@ -479,7 +487,6 @@ class Params(Section):
     plan: Plan
     ablate: Ablate
     steer: Steer
-    recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
 
@@ -488,14 +495,28 @@ def load(path: Path = paths.PARAMS) -> Params:
 
     Raises `UserError` with the file, the key path, the value and what is allowed (the first mistake; the count of all).
     """
+    return _valid(path, Params, _content(path))
+
+
+def load_studies(path: Path = paths.PARAMS) -> Studies:
+    """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
+    content = _content(path)
+    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    return _valid(path, Studies if alone else Params, content)
+
+
+def _content(path: Path) -> Any:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the repository's folder") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _valid[Kind: Studies](path: Path, kind: type[Kind], content: Any) -> Kind:
     try:
-        return Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(_explain(path, error)) from None
 

@@ -1,6 +1,6 @@
 """What a recipe's task is: batches to learn from, held-out sequences to be measured on, and what is scored on them.
 
-A task is one module here that defines `TASK`, a class of `Task`: its fields are the arguments that the user writes in
+A task is one module here that defines `TASK`, a class of `Lesson`: its fields are the arguments that the user writes in
 params.yaml under `recipes.<recipe>.arguments`, its methods make the data. Pure numpy: no torch, no model.
 
 Legend: B batch, T token.
@@ -51,7 +51,7 @@ class Watched(NamedTuple):
     layer: int | None = None
 
 
-class Task(Section):
+class Lesson(Section):
     """Base of all tasks: arguments as fields; what every subclass defines is below.
 
     watched: measure -> which heads' attention it is, at every checkpoint.
@@ -123,17 +123,17 @@ class Task(Section):
         return {}
 
 
-def create(name: str, recipe: Recipe, arguments: dict) -> Task:
+def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     """Build the task of a recipe from its arguments.
 
     Raises `UserError` naming the key in params.yaml when the task or an argument is not known.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
-    known = [path.stem for path in files if "\nTASK = " in path.read_text(encoding="utf-8")]
+    known = [path.stem for path in files if "\nLESSON = " in path.read_text(encoding="utf-8")]
     where = f"params.yaml: recipes.{name}"
     if recipe.task not in known:
         raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
-    kind = import_module(f"stages.recipes.{recipe.task}").TASK
+    kind = import_module(f"stages.recipes.{recipe.task}").LESSON
     if kind.trained != isinstance(recipe.train, Training):
         needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
         raise UserError(f"{where}.task = {recipe.task!r}: this task {needs}; allowed under train: see README.md")
