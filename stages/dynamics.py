@@ -3,8 +3,9 @@
 Writes, per checkpoint, every head's attention on the task's relations and the model's outcomes on held-out sequences
 (curve.csv); when each measure jumps and how that differs between measures and arms, with intervals (findings.csv); the
 means over seeds that branches compare (metrics.json); the hash of the params behind all this (params.json); and where
-heads look in one sequence (picture.csv), in the main arm's run with the best outcome on split a. The best head of a checkpoint is chosen on split a of the held-out
-sequences, its values are those of split b. At the last checkpoint, each head is silenced in turn.
+heads look in one sequence (picture.csv), in the main arm's run with the best outcome on split a. The best head of a
+checkpoint is chosen on split a of the held-out sequences, its values are those of split b. At the last checkpoint, each
+head is silenced in turn. Params are read and results written in the folder it runs in, as by `stages.train`.
 
 Revisions of a pretrained model are measured likewise, on the prompts of slots (stages/recipes/families.py); nothing is
 silenced there and nothing pictured.
@@ -19,9 +20,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import pandas as pd
 from tqdm import tqdm
 
+from stages.recipes.lesson import Lesson, create
 from stages.statistics.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
 from stages.statistics.onset import locate
-from stages.recipes.lesson import Lesson, create
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream

@@ -1,8 +1,8 @@
 """Train a recipe's models from scratch: `python -m stages.train <recipe>`.
 
 Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
-once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss. Params are read
-and results written in the folder it runs in: full/, with its own params.yaml, is the pipeline of the longer studies.
+once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+Params are read and results written in the folder it runs in: full/, with a params.yaml of its own, has longer studies.
 
 Where `train` lists revisions of a pretrained model, nothing is trained: they are found, checked and written down.
 """
@@ -84,7 +84,9 @@ def find(name: str, arms: dict[str, params.Revisions]) -> None:
         tables.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
 
 
-def one_run(settings: params.Studies, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:
+def one_run(
+    settings: params.Studies, name: str, arm: str, seed: int, folder: Path
+) -> list[tuple[str, int, int, float]]:
     """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint.
 
     Steps count from where what was learned first ends: that is checkpoint 0, and the optimizer starts afresh.

@@ -18,8 +18,8 @@ from stages.model.load import Loaded
 from stages.page import recipe_findings
 from stages.page import recipes as page
 from stages.recipes import masked
-from stages.statistics import findings, onset
 from stages.recipes.lesson import IGNORED, Pair
+from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.params import Architecture
 from stages.tasks.prompt import stream

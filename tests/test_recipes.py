@@ -16,10 +16,10 @@ import yaml
 from test_planted import POSITIONS, TOKENS, planted
 
 from stages import dynamics, train
-from stages.statistics import findings, onset
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
 from stages.recipes.lesson import IGNORED, create
+from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream
@@ -252,7 +252,7 @@ def test_an_arm_that_does_not_jump_is_told_apart():
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: families, induction,"),
+        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such lesson; allowed: families, induction,"),
         (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],

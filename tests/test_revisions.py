@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from stages import dynamics, prepare, train
 from stages.families.family import Tokens
 from stages.page import recipes as page
-from stages.statistics import findings, onset
 from stages.recipes.families import Families
+from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.errors import UserError
 

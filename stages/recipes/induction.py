@@ -87,6 +87,10 @@ class Induction(Lesson):
         found = {"loss": -logprob.mean(), "in_context": logprob[:quarter].mean() - logprob[-quarter:].mean()}
         return found | ({"accuracy": top[partners].mean()} if len(partners) else {})
 
+    def chance(self, count: int) -> dict[str, float]:
+        """Return what guessing any token that may be a partner gets."""
+        return {"accuracy": 1 / (self.vocabulary - self.triggers)}
+
     def _repeated(self, tokens: Tokens) -> np.ndarray:
         """Return the positions of triggers that stood before: what follows them can be known."""
         ids = tokens.ids[:-1]

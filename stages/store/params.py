@@ -514,7 +514,7 @@ def _content(path: Path) -> Any:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _valid[Kind: Studies](path: Path, kind: type[Kind], content: Any) -> Kind:
+def _valid(path: Path, kind: type[Studies], content: Any) -> Any:
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from stages.model.intervene import ablating
 from stages.model.load import Loaded
 from stages.model.measure import Means, measure, weighing
 from stages.model.score import Batch, Scored
-from stages.recipes.lesson import Pair, Lesson
+from stages.recipes.lesson import Lesson, Pair
 from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store import paths
 from stages.training.build import numbered, read
@@ -116,8 +116,8 @@ def silenced(loaded: Loaded, lesson: Lesson, held: list[Tokens]) -> Iterator[Row
 def pictured(loaded: Loaded, lesson: Lesson, tokens: Tokens) -> Iterator[tuple]:
     """Yield (head, query, token, prediction, key, token looked at, weight) of one sequence, from its first target on.
 
-    Where the lesson says so, the targets are written by the model itself, greedily. A model that fills gaps looks at the
-    whole sequence, and predicts each token with that one left out.
+    Where the lesson says so, the targets are written by the model itself, greedily. A model that fills gaps looks at
+    the whole sequence, and predicts each token with that one left out.
     """
     ids, first = tokens.ids, int(tokens.target[0])
     if lesson.decoded:
