@@ -32,8 +32,8 @@ from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 from stages.store.errors import UserError
 from stages.store.params import Section
-from stages.tasks.iteration.tape import SYMBOLS, last_chance
-from stages.tasks.iteration.tape import chance as chances
+from stages.tasks.iteration.tape import SYMBOLS, last_chance, uncertainty
+from stages.tasks.iteration.tape import chance as tape_chance
 from stages.tasks.iteration.tape import step as following
 
 SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
@@ -216,16 +216,17 @@ class Iteration(Lesson):
         return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}
 
     def chance(self, count: int) -> dict[str, float]:
-        """Return the best guess without the string: of the whole tape, or without a tape of its last symbol."""
-        lengths_B = self._lengths(count)
-        guess = {length: chances(self.function, length)[1] for length in set(lengths_B.tolist())}
-        if not self.tape:
-            guess = {length: last_chance(self.function, length) for length in guess}
-        found = {f"accuracy@{length:02d}": value for length, value in guess.items()}
+        """Return what knowing all but the string gets: of the whole tape, or without a tape of its last symbol."""
+        lengths_B, which, levels = self._lengths(count), 0 if self.tape else 1, {}
+        right, loss = {}, {}
+        for length in sorted(set(lengths_B.tolist())):
+            right[length] = (tape_chance(self.function, length)[1], last_chance(self.function, length))[which]
+            loss[length] = uncertainty(self.function, length)[which]
+            levels[f"accuracy@{length:02d}"] = right[length]
         for suffix, some in (("", lengths_B <= self.longest), ("_beyond", lengths_B > self.longest)):
-            if some.any():
-                found[f"accuracy{suffix}"] = float(np.mean([guess[length] for length in lengths_B[some].tolist()]))
-        return found
+            for measure, by_length in (("accuracy", right), ("loss", loss)) if some.any() else ():
+                levels[measure + suffix] = float(np.mean([by_length[length] for length in lengths_B[some].tolist()]))
+        return levels
 
     @property
     def remarks(self) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from stages.statistics.onset import Located
+from stages.statistics.onset import SEEDS, Located, rises
 
 
 class Lesson(Protocol):
@@ -136,6 +136,50 @@ def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesso
                         value = sign * (getattr(one, f"{finding}_S").mean() - getattr(other, f"{finding}_S").mean())
                         bounds = _bounds(sign * (getattr(one, f"{finding}_R") - getattr(other, f"{finding}_R")))
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
+
+
+def supported(
+    whole: pd.DataFrame, falls: Set[str], spans: Mapping[str, float], seeds: int, spacing: float = 0
+) -> pd.DataFrame:
+    """Return the rows of findings.csv, without those per seed, that a sentence may be made of.
+
+    Dropped are onsets of what does not rise (`onset.rises`, `spans`: range by measure) or ends at chance (`level` by
+    the means `chance`); orders of onsets, and arms ahead of others, where one of the two has no onset or there are
+    fewer than SEEDS seeds; differences between arms whose chance differs, since they are not of the same thing. The
+    difference of two onsets is not known better than `spacing`, the steps between checkpoints: its interval is wider
+    by as much on both sides.
+    """
+    keyed = whole[whole["versus"].fillna("") == ""].set_index(["finding", "arm", "measure"])[["value", "low", "high"]]
+    chance = whole[(whole["finding"] == "level") & (whole["versus"] == "chance")]
+    chance = chance.set_index(["arm", "measure"])["value"].to_dict()
+
+    def learned(arm: str, measure: str) -> bool:
+        if ("rise", arm, measure) not in keyed.index or not rises(
+            *keyed.loc[("rise", arm, measure)], measure in falls, spans[measure]
+        ):
+            return False
+        final, guess = keyed.loc[("final", arm, measure)], chance.get((arm, measure), np.nan)
+        return not (final["high"] >= guess if measure in falls else final["low"] <= guess)
+
+    def alike(measure: str, *arms: str) -> bool:
+        return len({chance.get((arm, measure)) for arm in arms}) == 1
+
+    def kept(row) -> bool:
+        match row.finding:
+            case "onset":
+                return learned(row.arm, row.measure)
+            case "after":
+                return seeds >= SEEDS and learned(row.arm, row.measure) and learned(row.arm, row.versus)
+            case "onset later" | "solved later":
+                both = learned(row.arm, row.measure) and learned(row.versus, row.measure)
+                return seeds >= SEEDS and both and alike(row.measure, row.arm, row.versus)
+            case "rise beyond" | "final beyond":
+                return alike(row.measure, row.arm, row.versus)
+        return True
+
+    found = whole[[kept(row) for row in whole.itertuples()]]
+    margin = spacing * found["finding"].isin(("after", "onset later", "solved later"))
+    return found.assign(low=found["low"] - margin, high=found["high"] + margin)
 
 
 def levelled(levels: Mapping[tuple[str, str], float], arm: str) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ The tape is s_1 ... s_L, written. Pure numpy, shared by the prompts for pretrain
 """
 
 import numpy as np
+from scipy.stats import entropy
 
 SYMBOLS = {"copy": 10, "parity": 2, "polynomial": 5}  # different symbols of x and s
 
@@ -44,6 +45,18 @@ def chance(function: str, length: int) -> tuple[float, float]:
 def last_chance(function: str, length: int) -> float:
     """Return the share of strings of a length that end in the most frequent last symbol: the best guess without x."""
     return float(np.linalg.matrix_power(_led(function), length)[0].max())
+
+
+def uncertainty(function: str, length: int) -> tuple[float, float]:
+    """Return the least losses, nats, that are possible without the string: of the tape with its end, of s_L alone.
+
+    The first is a mean over tokens, of the entropies of s_t given s_{t-1} and of the end, which is sure.
+    """
+    led, at, total = _led(function), np.eye(SYMBOLS[function])[0], 0.0
+    for _ in range(length):
+        total += float(at @ entropy(led, axis=1))
+        at = at @ led
+    return total / (length + 1), float(entropy(at))
 
 
 def _led(function: str) -> np.ndarray:
