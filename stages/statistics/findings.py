@@ -177,9 +177,9 @@ def supported(
                 return alike(row.measure, row.arm, row.versus)
         return True
 
-    found = whole[[kept(row) for row in whole.itertuples()]]
-    margin = spacing * found["finding"].isin(("after", "onset later", "solved later"))
-    return found.assign(low=found["low"] - margin, high=found["high"] + margin)
+    rows = whole[[kept(row) for row in whole.itertuples()]]
+    margin = spacing * rows["finding"].isin(("after", "onset later", "solved later"))
+    return rows.assign(low=rows["low"] - margin, high=rows["high"] + margin)
 
 
 def levelled(levels: Mapping[tuple[str, str], float], arm: str) -> Iterator[tuple]:
