@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from stages.store.errors import UserError
-from stages.store.params import Needle
+from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import Prompt, Span, read_text, stream
 
 FACTS = Path(__file__).parent / "facts.yaml"
@@ -27,7 +27,7 @@ ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr"
 END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
 
 
-def build(settings: Needle, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `trials` prompts per length and depth, trial by trial, so that more trials keep the first ones.
 
     Even trials are split a and take facts of one half, odd ones b and of the other. Cells (length, depth, trial) take
