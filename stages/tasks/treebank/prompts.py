@@ -179,6 +179,8 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
     """Check the form, head and label of every word of a sentence."""
     if not words:
         raise UserError(f"{where}: no words; expected a line of ten columns for each")
+    if all(form == "_" for form, _, _ in words):
+        raise UserError(f"{where}: every form is '_': a treebank without its text; expected words, merge them in first")
     for number, (form, head, label) in enumerate(words, start=1):
         if not isinstance(form, str) or not form.strip():
             raise UserError(f"{where}: word {number} has no form")
