@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
-from stages.store.params import Needle
 from stages.tasks.needle.prompts import END, FACTS, WORDS, _ask, build, haystack
+from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import read_text
 
 ROOT = Path(__file__).parents[1]
@@ -22,10 +22,10 @@ BOOKS = Path(__file__).parents[2] / "shared/data/books"
 SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 
 
-def settings(path: Path, **changed) -> Needle:
+def settings(path: Path, **changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["needle"]
-    return Needle(**{**content, "path": str(path), **changed})
+    return Settings(**{**content, "path": str(path), **changed})
 
 
 @cache

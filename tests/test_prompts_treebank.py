@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.store import params
 from stages.store.errors import UserError
 from stages.tasks.treebank import grammar as treebank_grammar
 from stages.tasks.treebank import prompts as treebank
+from stages.tasks.treebank.settings import Settings
 from stages.tasks.treebank.tree import Sentence, Tree, Word, place, spell
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,11 @@ LABELS = (
 SEED = yaml.safe_load((ROOT / "params.yaml").read_text())["seed"]
 
 
-def settings(**changed) -> params.Treebank:
+def settings(**changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
     sizes = {"sentences": 300, "shortest": 5, "longest": 25}
-    return params.Treebank(**{**content, "path": str(LEXICON), **sizes, **changed})
+    return Settings(**{**content, "path": str(LEXICON), **sizes, **changed})
 
 
 def read(prompt):

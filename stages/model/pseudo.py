@@ -31,9 +31,9 @@ PAIRS = 32  # minimal pairs of similar length whose copies are made together: th
 
 
 def outcomes(
-    loaded: Loaded, rows: Sequence[Any], max_tokens: int, task: str = "blimp", within_word: bool = False
+    loaded: Loaded, rows: Sequence[Any], max_tokens: int, within_word: bool = False
 ) -> Iterator[tuple[Any, dict[str, float]]]:
-    """Yield (row, measures) of minimal pairs, short ones first: accuracy (ties 1/2), margin PLL(good) - PLL(bad) ..."""
+    """Yield (row, measures) of pairs, short ones first; what is measured is up to the task, the first part of an id."""
     pairs = [_pair(loaded, row) for row in rows]
     order = sorted(range(len(rows)), key=lambda index: (max(map(len, pairs[index])), rows[index].id))
     for start in range(0, len(order), PAIRS):
@@ -41,6 +41,7 @@ def outcomes(
         words = [_words(loaded, rows[i], target) for i in chosen for target in (0, 1)] if within_word else None
         scored = score(loaded, [sentence for index in chosen for sentence in pairs[index]], max_tokens, words)
         for index, both in zip(chosen, zip(scored[::2], scored[1::2], strict=True), strict=True):
+            task, _, _ = rows[index].id.partition("/")
             yield rows[index], outcome(task, pairs[index], both)
 
 

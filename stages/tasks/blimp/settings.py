@@ -9,8 +9,8 @@ from stages.tasks.task import Source
 class Settings(Source):
     """Minimal pairs.
 
-    pseudo: how models that fill gaps score a sentence: each token masked `original`ly alone (Salazar+ ACL 2020), or with
-    what follows it `within_word` (Kauf & Ivanova ACL 2023).
+    pseudo: how models that fill gaps score a sentence: with each token masked alone (`original`, Salazar+ ACL 2020), or
+        with what follows it in its word (`within_word`, Kauf & Ivanova ACL 2023).
     """
 
     hub: str = "nyu-mll/blimp"
