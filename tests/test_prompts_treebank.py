@@ -381,6 +381,7 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         (block("1 Anna _ nsubj", "2 sleeps 0 root"), r"word 1 \(Anna\): head None; expected another"),
         (block("1 Anna 2 NSUBJ", "2 sleeps 0 root"), r"word 1 \(Anna\): deprel 'NSUBJ'; expected a label such as"),
         (block(*ANNA, sent_id="s") + block(*ANNA[:2], sent_id="s"), r"2 \(s\): this sent_id is taken by .*1 \(s\)"),
+        (block("1 _ 2 nsubj", "2 _ 0 root", sent_id="s1"), r"\(s1\): every form is '_': a treebank without its text"),
         (block("1 Go 0 root"), r"a\.conllu: no sentence of 2 to 25 words"),
         ("", r"a\.conllu: no sentence of 2 to 25 words"),
     ],

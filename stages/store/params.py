@@ -37,6 +37,14 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
+def _tasks(names: Any) -> Any:
+    """Check that names, or the keys of a dictionary, are folders of stages/tasks."""
+    known = import_module("stages.tasks").names()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no task; allowed: {', '.join(known)}")
+    return names
+
+
 class Model(Section):
     """Where a slot's weights come from."""
 
@@ -97,7 +105,7 @@ class Plan(Section):
     least: Count
     draws: Count
     kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
-    specificity: tuple[Name, ...]
+    specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
 
@@ -111,8 +119,8 @@ class Plan(Section):
 class Ablate(Section):
     """How many prompts of split b every intervention is run on, per task, and how long they may be."""
 
-    prompts: dict[Name, Count]
-    single: dict[Name, Count]
+    prompts: Annotated[dict[Name, Count], AfterValidator(_tasks)]
+    single: Annotated[dict[Name, Count], AfterValidator(_tasks)]
     needle_tokens: Count
     text_tokens: Count
 
