@@ -1,12 +1,13 @@
 """From raw paired values to the table of effects: each family's set of heads beside its control sets.
 
-The claim 'these heads matter for this task' is a rank: p = (1 + number of control sets at least as harmful) / (1 + D), D
-sets, printed with its floor 1 / (1 + D); q = Benjamini-Hochberg over the claims: each family on its home tasks, in the
-task's main measure. low and high bound the change of THESE heads over other prompts: they say nothing of other heads.
+The claim 'these heads matter for this task' is a rank among D control sets: p = (1 + number of them at least as
+harmful) / (1 + D), printed with its floor 1 / (1 + D); q = Benjamini-Hochberg over the claims: each family on its home
+tasks, in the task's main measure. low and high bound the change of THESE heads over other prompts: they say nothing of
+other heads.
 
 A cell is `not measurable` where the intact model cannot do the task on those prompts: accuracy or recall below `ABLE`,
-or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is left
-out. Below ln V a change says how much was lost; above it the silenced model is outside its distribution, which is noted.
+or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is
+left out. A silenced model whose own loss is above ln V has left its distribution: 'worse than uniform'.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ COLUMNS = (
 SHARES = ("accuracy", "recall", "ties", "equal_ids", "unequal_length")  # measures in 0..1
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
-# accuracy or recall of guessing, by task or by its only group (tape symbols: stages/tasks/iteration/tape.py); 0 elsewhere
+# accuracy or recall of guessing, by task or its only group (tapes: stages/tasks/iteration/tape.py); 0 elsewhere
 CHANCE = {"blimp": 0.5, "iteration/parity": 0.5, "iteration/polynomial": 0.412}
 BY = {"blimp": "category", "icl": "group", "needle": "group", "iteration": "group"}  # what a task is broken down by
 ALL = "all"
@@ -52,35 +53,32 @@ def table(
     ]
     planned = plan.set_index("id")
     sets = raw[raw.purpose.isin(["family", "control"])].assign(change=lambda frame: frame.value - frame.intact)
-    order = {name: place for place, name in enumerate(planned.index)}
-    for name in sorted(
-        sets[sets.purpose == "family"].intervention.unique(), key=lambda name: order.get(name, len(order))
-    ):
+    names = set(sets[sets.purpose == "family"].intervention)
+    for name in [name for name in planned.index if name in names]:
         family = sets[sets.intervention == name]
         first = family.iloc[0]
         same = (sets.purpose == "control") & (sets.family == first.family) & (sets.k == first.k)
         controls = sets[same & (sets.kind == first.kind)]
-        told = planned.loc[name] if name in planned.index else {"members": np.nan}
-        matching = [planned.matching.get(control, "") for control in controls.intervention.unique()]
-        matching = "; ".join(sorted({text for text in matching if text})) or told.get("matching", "")
+        levels = {*planned.matching.reindex(controls.intervention.unique()).dropna(), planned.matching[name]}
+        told = {"members": planned.members[name], "matching": "; ".join(sorted(levels - {""}))}
         for task, group, cell in _cells(family, by):
             beside = controls[(controls.task == task) & controls.prompt.isin(cell.prompt)]
             why = _unable(cell.assign(value=cell.intact), limit, _guessing(task, cell, chance))
             for measure in sorted(cell.measure.unique()):
                 row = _family_row(task, group, cell, beside, measure, why, limit)
-                rows.append(row | {"members": told["members"], "matching": matching if row["controls"] else ""})
+                rows.append(row | told)
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     claim = frame.p.notna() & (frame.group == ALL)
-    claim &= [measure == main for measure, main in zip(frame.measure, main_measures(frame), strict=True)]
+    claim &= frame.measure == main_measures(frame)
     return frame.assign(q=adjusted(frame.p.where(claim)))
 
 
-def main_measures(frame: pd.DataFrame) -> list[str]:
+def main_measures(frame: pd.DataFrame) -> pd.Series:
     """Return the main measure of each row's task: the first of `MAIN` that an intervention was read by there."""
     silenced = frame[frame.purpose == "family"]
     of_task = {task: _main(rows.measure.unique()) for task, rows in silenced.groupby("task")}
-    return [of_task.get(task, "") for task in frame.task]
+    return frame.task.map(of_task)
 
 
 def _main(measures) -> str:
@@ -136,9 +134,7 @@ def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
         row = {key: read.iloc[0][key] for key in ("purpose", "family", "k", "kind", "heads")} | {"draw": draw}
         row |= {"task": task, "group": ALL, "measure": measure, "value": read.value.mean(), "note": ""}
         row |= {"intact": read.intact.mean(), "change": read.change.mean(), **_counts(read)}
-        if name in planned.index:
-            row |= {"members": planned.members[name], "matching": planned.matching[name]}
-        rows.append(row)
+        rows.append(row | {"members": planned.members[name], "matching": planned.matching[name]})
     return sorted(rows, key=lambda row: (row["task"], row["measure"], row["draw"]))
 
 

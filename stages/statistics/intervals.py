@@ -1,11 +1,11 @@
 """The 95 % interval of a mean over prompts whose clusters are what is independent. Pure numpy, no random numbers.
 
 The mean is a ratio of cluster sums, sum(S) / sum(W). Its standard error is the jackknife's over clusters; t has
-(sum W)^2 / sum(W^2) - 1 degrees of freedom, as if clusters were equal and that many. Skewed values: Hall's (1992, Journal
-of the Royal Statistical Society B 54) cubic transformation of t takes the skewness of the cluster residuals out.
-Shares: Wilson's interval with the number of prompts that this standard error would come from (Korn & Graubard 1998);
-where all are 0 or all 1 that is the number of clusters. Simulated (tests/test_statistics.py): 8, 20, 67 unequal
-clusters of normal, exponential, binary values are covered in 92-98 %, where percentile bootstraps fall to 80 %.
+(sum W)^2 / sum(W^2) - 1 degrees of freedom, as if clusters were equal and that many, and the cubic transformation of
+t by Hall (1992, Journal of the Royal Statistical Society B 54) takes the skewness of the cluster residuals out. Shares:
+Wilson's interval with the number of prompts that this standard error would come from (Korn & Graubard 1998), t with
+C - 1 degrees; where all are 0 or all 1 that number is C, the clusters'. Simulated (tests/test_statistics.py): 8, 20, 67
+unequal clusters of normal, exponential, binary values are covered in 92-98 %; percentile bootstraps fall to 82 %.
 """
 
 import numpy as np
@@ -37,14 +37,14 @@ def interval(
     mean = sums_C.sum() / sizes_C.sum()
     left_out_C = (sums_C.sum() - sums_C) / (sizes_C.sum() - sizes_C)
     error = np.sqrt((count - 1) / count * np.sum((left_out_C - mean) ** 2))
-    reach = t.ppf(LEVEL, max(1.0, sizes_C.sum() ** 2 / np.sum(sizes_C**2) - 1))
+    reach = t.ppf(LEVEL, count - 1)
     if np.ptp(values_P[there]) == 0 and (share or change):
-        reach = t.ppf(LEVEL, count - 1)
         beyond = wilson(0.0, count, reach)[1]
         low, high = mean - beyond, mean + beyond
     elif share and 0 < mean < 1 and error > 0:
         low, high = wilson(mean, mean * (1 - mean) / error**2, reach)
     else:
+        reach = t.ppf(LEVEL, max(1.0, sizes_C.sum() ** 2 / np.sum(sizes_C**2) - 1))
         residual_C = sums_C - mean * sizes_C
         spread = np.mean(residual_C**2)
         skew = np.mean(residual_C**3) / spread**1.5 if spread > 0 else 0.0

@@ -58,10 +58,7 @@ def score_with_effect(
         return np.nan, np.nan
     order = np.argsort(layers[there], kind="stable")
     layers_H = layers[there][order]
-    scores_H, effects_H = (rankdata(values[there])[order] for values in (scores, effects))
-    scores_H, effects_H = (
-        (ranks - ranks.mean()) / np.linalg.norm(ranks - ranks.mean()) for ranks in (scores_H, effects_H)
-    )
+    scores_H, effects_H = (_unit_ranks(values[there])[order] for values in (scores, effects))
     rho, count = float(scores_H @ effects_H), 0
     bounds = np.flatnonzero(np.diff(layers_H)) + 1
     for start in range(0, resamples, 1000):
@@ -70,3 +67,9 @@ def score_with_effect(
             shuffled_RH[:, part] = rng.permuted(shuffled_RH[:, part], axis=1)
         count += int((shuffled_RH @ scores_H >= rho - 1e-9).sum())
     return rho, (1 + count) / (1 + resamples)
+
+
+def _unit_ranks(values_H: np.ndarray) -> np.ndarray:
+    """Return ranks with mean 0 and length 1: their product is Spearman's rho."""
+    ranks_H = rankdata(values_H)
+    return (ranks_H - ranks_H.mean()) / np.linalg.norm(ranks_H - ranks_H.mean())

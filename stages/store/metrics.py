@@ -3,12 +3,12 @@
 `<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}`: the head that
 scores best on split a, and its score on split b (grammar counts as one family, members only); `grammar.{uas,uas_offset,
 arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` over both directions,
-`grammar.gain.<label>:<direction>` (accuracy beyond the best offset), `iteration.<function>.{symbols,tapes,chance,share,
-offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of queries
-with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a vector
-does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank among control sets where there are
-any), `steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff
-shows it as missing.
+`grammar.gain.<label>:<direction>` (accuracy beyond the best offset), `iteration.<function>.{symbols,tapes,chance,
+share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
+queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
+vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
+`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
+as missing.
 """
 
 import pandas as pd
