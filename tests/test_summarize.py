@@ -1,13 +1,17 @@
 """Summaries of raw outcomes: steering, overlap, reliability, and metrics that a choice has not seen."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from stages.statistics import arcs, effects, stepping
-from stages.store import tables
+from stages.store import paths, tables
 from stages.store.metrics import metrics
-from stages.summarize import CAUSAL, overlap, reliability, summarize_steering, with_single_effect
+from stages.summarize import AGREEMENT, CAUSAL, main, overlap, reliability, summarize_steering, with_single_effect
 
 
 def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
@@ -106,3 +110,62 @@ def test_what_mixes_directions_is_a_hit_rate():
     rows = [row | {"direction": "dep-to-head"}, row | {"direction": "", "accuracy": 0.75, "trials": 3000}]
     found = small(grammar=pd.DataFrame(rows, columns=arcs.COLUMNS))["grammar"]
     assert found == {"uas": 0.7, "uas_offset": 0.4, "arcs": 600, "hit_rate": 0.75, "hit_rate_offset": 0.4}
+
+
+def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
+    """One family of two layers, silenced on needles against 19 control sets; no text, treebank or iteration task."""
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["tasks"] = {"needle": content["tasks"]["needle"]}
+    content["classify"]["thresholds"] = {"retrieval": 0.25}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    rng, slot, parts = np.random.default_rng(0), "decoder", range(21)
+    heads = pd.DataFrame([(layer, head) for layer in (0, 1) for head in parts], columns=["layer", "head"])
+    score = rng.random(len(heads))
+    judged = heads.assign(
+        family="retrieval", score=score, score_a=score, score_b=score, null=0.0, baseline=0.1, note=""
+    )
+    judged = judged.assign(low=score, high=score, p=0.01, q=0.01, member=score > 0.9, member_a=score > 0.9, prompts=40)
+    tables.write(paths.heads(slot), judged[tables.HEADS.names], tables.HEADS)
+    sets = [("family/retrieval/1/mean", "family", 0, "L0H0")]
+    sets += [(f"control/retrieval/1/mean/{draw}", "control", draw, f"L0H{draw}") for draw in range(1, 20)]
+    plan, raw = [], []
+    for name, purpose, draw, silenced in [("none", "none", 0, ""), *sets]:
+        run = {"purpose": purpose, "family": "retrieval", "k": 1, "kind": "mean", "draw": draw, "heads": silenced}
+        if purpose == "none":
+            run |= {"family": "", "k": 0, "kind": ""}
+        else:
+            plan.append(run | {"id": name, "members": 0, "tasks": ["needle"], "group": "", "matching": "same layers"})
+        where = {"intervention": name, "task": "needle", "group": "200@0.5", "category": "200", "measure": "recall"}
+        lost = {"none": 0.0, "family": 0.8, "control": 0.1}[purpose]
+        for number in range(24):
+            prompt = {"cluster": f"c{number}", "prompt": f"p{number}", "value": 1.0 - lost, "intact": 1.0}
+            raw.append(run | where | prompt)
+    tables.write(paths.plan(slot), pd.DataFrame(plan)[tables.PLANS.names], tables.PLANS)
+    tables.write(paths.effects(slot), pd.DataFrame(raw)[tables.EFFECTS.names], tables.EFFECTS)
+    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, "none"), tables.FIRST_ORDER)
+    tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
+    attention = [{"layer": layer, "heads": 21} for layer in (0, 1)]
+    record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
+    tables.write_text(paths.model(slot), json.dumps(record))
+
+    main(slot)
+    folder = paths.report(slot)
+    names = "agreement causal effects grammar heads iteration overlap reliability steering".split()
+    assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
+    silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
+    assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)
+    assert silenced.p["family"] == silenced.q["family"] == 0.05 and silenced.controls["family"] == 19
+    assert (silenced.low["family"], silenced.high["family"]) == pytest.approx((-0.99, -0.6), abs=0.1)
+    assert list(pd.read_csv(folder / "causal.csv").columns) == CAUSAL
+    assert list(pd.read_csv(folder / "agreement.csv").columns) == AGREEMENT
+    row = pd.read_csv(folder / "reliability.csv").iloc[0]
+    assert (row.family, row.threshold) == ("retrieval", 0.25) and np.isnan(row.effect_rho)
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
+    assert found["needle"] == {"recall": 1.0, "trials": 24}
+    columns = "layer head family score score_a score_b null baseline low high q member member_a prompts note"
+    assert list(pd.read_csv(folder / "heads.csv").columns) == columns.split()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    main(slot)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -120,7 +120,7 @@ def _family_row(
     row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
     if len(changes_D):
         row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
-        if not why:
+        if measure in MAIN and not why:
             row["p"], row["p_floor"] = rank_p(harm(change, measure), harm(changes_D.to_numpy(), measure))
     beyond = {"loss": row["value"] > limit, "logprob": row["value"] < -limit}.get(measure, False)
     notes = [why, "worse than uniform" if beyond else "", _few(read)]

@@ -28,24 +28,6 @@ def clusters(
     return sums, np.bincount(inverse, weights_P).astype(float)
 
 
-def bounds(resampled: np.ndarray) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % bounds over the first axis."""
-    return np.percentile(resampled, [2.5, 97.5], axis=0)
-
-
-def resampled(
-    values_PH: np.ndarray,
-    names: np.ndarray,
-    samples: int,
-    rng: np.random.Generator,
-    weights_P: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return bootstrap means (R, H), clusters resampled with replacement, the same for all columns; nan stays nan."""
-    sums, sizes = clusters(values_PH, names, weights_P)
-    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
-    return (weights @ sums) / (weights @ sizes)[:, None]
-
-
 def bootstrap(
     values_PH: np.ndarray,
     names: np.ndarray,
@@ -53,8 +35,13 @@ def bootstrap(
     rng: np.random.Generator,
     weights_P: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the bounds (2, H) of the mean over prompts."""
-    return bounds(resampled(values_PH, names, samples, rng, weights_P))
+    """Return the 2.5 % and 97.5 % bounds (2, H) of the mean over prompts; nan for a column that holds nan.
+
+    Clusters are resampled with replacement, the same ones for all columns.
+    """
+    sums, sizes = clusters(values_PH, names, weights_P)
+    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
+    return np.percentile((weights @ sums) / (weights @ sizes)[:, None], [2.5, 97.5], axis=0)
 
 
 def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

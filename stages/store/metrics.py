@@ -64,7 +64,9 @@ def metrics(
         found.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
     if sink_rate is not None:
         found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
-    silenced = overall[(overall.purpose == "family") & (overall.kind == "mean")]
+    silenced = overall[overall.purpose == "family"]
+    against = silenced[silenced.controls > 0].kind  # control sets run with one kind of ablation
+    silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
     for (family, task), rows in silenced.groupby(["family", "task"], sort=False):
         main = next((row for measure in MAIN for row in rows[rows.measure == measure].itertuples()), None)
         if main is not None:
