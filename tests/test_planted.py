@@ -25,10 +25,12 @@ from stages.model.measure import measure
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import mean_outputs
 from stages.statistics.verdict import best_offset, judge, offset_accuracy
-from stages.store.params import Icl, Iteration, Needle
 from stages.tasks.icl import prompts as icl
+from stages.tasks.icl.settings import Settings as Icl
 from stages.tasks.iteration import prompts as iteration
+from stages.tasks.iteration.settings import Settings as Iteration
 from stages.tasks.needle import prompts as needle
+from stages.tasks.needle.settings import Settings as Needle
 from stages.tasks.prompt import Prompt
 from stages.trace import indirect
 
