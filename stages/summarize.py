@@ -15,14 +15,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from stages import tasks
 from stages.families import FAMILIES
 from stages.statistics import arcs, effects, stepping
 from stages.statistics.intervals import interval
-from stages.statistics.ranks import harm, score_with_effect
+from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.store.metrics import MAIN, VECTORS, metrics
+from stages.store.metrics import VECTORS, metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -57,9 +58,9 @@ def main(slot: str) -> None:
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
-    tables.write_text(
-        folder / "metrics.json", _json(metrics(heads, silenced, steering, grammar, steps, _sink_rate(slot, settings)))
-    )
+    mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
+    numbers = metrics(heads, silenced, steering, grammar, steps, _sink_rate(slot, settings), mains)
+    tables.write_text(folder / "metrics.json", _json(numbers))
 
 
 def overlap(heads: pd.DataFrame) -> pd.DataFrame:
@@ -109,9 +110,9 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
             of_task = single[(single.task == task) & single.first_order.notna()]
             if of_task.empty:
                 continue
-            measure = next((main for main in MAIN if (of_task.measure == main).any()), of_task.measure.iloc[0])
+            measure = tasks.of(task).smooth
             both = of_family.merge(of_task[of_task.measure == measure], on=["layer", "head"])
-            harm_H = harm(both.first_order.to_numpy(float), measure)
+            harm_H = both.first_order.to_numpy(float) * (1 if measure in tasks.of(task).falls else -1)
             rng = stream(seed, f"summarize/effect/{name}/{task}")
             rho, p = score_with_effect(both.score_a.to_numpy(float), harm_H, both.layer.to_numpy(), rng, resamples)
             rows.append({"family": name, "effect_task": task, "effect_rho": rho, "effect_p": p})

@@ -70,7 +70,7 @@ def test_functions_that_were_not_measured_have_no_row_and_metrics_hold_the_other
     steps = stepping.table(relations(("parity",)), heads())
     assert set(steps.function) == {"parity"}
     nothing = pd.DataFrame(columns=["accuracy"])
-    found = metrics(heads(), pd.DataFrame(columns=effects.COLUMNS), pd.DataFrame(), nothing, steps, None)
+    found = metrics(heads(), pd.DataFrame(columns=effects.COLUMNS), pd.DataFrame(), nothing, steps, None, {})
     assert found["iteration"] == {
         "parity": {"symbols": 0.5, "tapes": 0.0, "chance": 0.5, "share": 0.6, "offset": 0.33333, "trials": PROMPTS}
     }

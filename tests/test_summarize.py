@@ -81,6 +81,7 @@ def small(heads=None, silenced=None, grammar=None) -> dict:
         pd.DataFrame(columns=arcs.COLUMNS) if grammar is None else grammar,
         pd.DataFrame(columns=stepping.COLUMNS),
         None,
+        {"blimp": "accuracy", "needle": "recall"},
     )
 
 

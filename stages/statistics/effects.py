@@ -10,119 +10,138 @@ or, where two answers are to choose from, not above chance; loss not below that 
 left out. A silenced model whose own loss is above ln V has left its distribution: 'worse than uniform'.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from stages import tasks
 from stages.statistics.intervals import FEWEST, interval
-from stages.statistics.ranks import adjusted, harm, overlap, rank_p
-from stages.store.metrics import MAIN
+from stages.statistics.ranks import adjusted, overlap, rank_p
+from stages.tasks.task import Task
 
 COLUMNS = (
     "purpose family k kind draw heads members task group measure value intact change low high trials clusters "
     "controls control_change p p_floor q overlap matching note"
 ).split()
-SHARES = ("accuracy", "recall", "ties", "equal_ids", "unequal_length")  # measures in 0..1
+SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
-# accuracy or recall of guessing, by task or its only group (tapes: stages/tasks/iteration/tape.py); 0 elsewhere
-CHANCE = {"blimp": 0.5, "iteration/parity": 0.5, "iteration/polynomial": 0.412}
-BY = {"blimp": "category", "icl": "group", "needle": "group", "iteration": "group"}  # what a task is broken down by
 ALL = "all"
 
 
-def table(
-    raw: pd.DataFrame,
-    plan: pd.DataFrame,
-    vocabulary: int,
-    by: Mapping[str, str] = BY,
-    chance: Mapping[str, float] = CHANCE,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Cell:
+    """The values of one set of heads (or of the intact model) on all prompts of a task or on one of its groups.
+
+    values: rows of EFFECTS, with `change`; limit: the loss of a uniform guess, ln V (nats per token).
+    """
+
+    task: Task
+    group: str
+    values: pd.DataFrame
+    limit: float
+
+    def of(self, measure: str) -> pd.DataFrame:
+        """Return the rows of one measure."""
+        return self.values[self.values.measure == measure]
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures that were read, in alphabetical order."""
+        return sorted(self.values.measure.unique())
+
+    def share(self, measure: str) -> bool:
+        """Tell whether a measure lies in 0..1."""
+        return measure in SHARES or measure in self.task.beside
+
+    def unable(self) -> str:
+        """Return why the intact model has nothing to lose here, '' where it has."""
+        measure, read = self.task.main, self.of(self.task.main)
+        value = read.intact.mean()
+        if measure == "loss" and value >= self.limit:
+            return (
+                f"not measurable: the intact model's loss, {value:.2f}, is not below a uniform guess, {self.limit:.2f}"
+            )
+        if measure not in SHARES:
+            return ""
+        chance = self.task.chance.get(measure, 0.0)
+        low, _ = interval(read.intact, read.cluster, share=True)
+        if chance and (value <= chance or low <= chance):
+            return f"not measurable: the intact model's {measure}, {value:.2f}, is not above chance, {chance:.2f}"
+        if value < chance + ABLE * (1 - chance):
+            return f"not measurable: the intact model's {measure} is {value:.2f}"
+        return ""
+
+
+def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
     """Return effects.csv: rows of the intact model ('none'), of families and of their control sets.
 
-    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens; by: column that a task's rows
-    are broken down by; chance: as `CHANCE`.
+    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens.
     """
+    raw = raw.assign(change=raw.value - raw.intact)
     intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
-    limit = np.log(vocabulary)
-    rows = [
-        _intact_row(task, group, cell, measure, limit, _guessing(task, cell, chance))
-        for task, group, cell in _cells(intact, by)
-        for measure in sorted(cell.measure.unique())
-    ]
+    limit = float(np.log(vocabulary))
+    rows = [_intact_row(cell, measure) for cell in _cells(intact, limit) for measure in cell.measures]
     planned = plan.set_index("id")
-    sets = raw[raw.purpose.isin(["family", "control"])].assign(change=lambda frame: frame.value - frame.intact)
-    names = set(sets[sets.purpose == "family"].intervention)
+    names = set(raw[raw.purpose == "family"].intervention)
     for name in [name for name in planned.index if name in names]:
-        family = sets[sets.intervention == name]
+        family = raw[raw.intervention == name]
         first = family.iloc[0]
-        same = (sets.purpose == "control") & (sets.family == first.family) & (sets.k == first.k)
-        controls = sets[same & (sets.kind == first.kind)]
+        same = (raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)
+        controls = raw[same & (raw.kind == first.kind)]
         levels = {*planned.matching.reindex(controls.intervention.unique()).dropna(), planned.matching[name]}
         told = {"members": planned.members[name], "matching": "; ".join(sorted(levels - {""}))}
-        for task, group, cell in _cells(family, by):
-            beside = controls[(controls.task == task) & controls.prompt.isin(cell.prompt)]
-            why = _unable(cell.assign(value=cell.intact), limit, _guessing(task, cell, chance))
-            for measure in sorted(cell.measure.unique()):
-                row = _family_row(task, group, cell, beside, measure, why, limit)
-                rows.append(row | told)
+        for cell in _cells(family, limit):
+            beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
+            rows += [_family_row(cell, measure, beside) | told for measure in cell.measures]
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    claim = frame.p.notna() & (frame.group == ALL)
-    claim &= frame.measure == main_measures(frame)
+    claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
     return frame.assign(q=adjusted(frame.p.where(claim)))
 
 
-def main_measures(frame: pd.DataFrame) -> pd.Series:
-    """Return the main measure of each row's task: the first of `MAIN` that an intervention was read by there."""
-    silenced = frame[frame.purpose == "family"]
-    of_task = {task: _main(rows.measure.unique()) for task, rows in silenced.groupby("task")}
-    return frame.task.map(of_task)
+def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
+    """Yield all prompts of a task, then each of its groups where there are several."""
+    for name, of_task in rows.groupby("task"):
+        task = tasks.of(name)
+        yield Cell(task, ALL, of_task, limit)
+        if task.parts and of_task[task.parts].nunique() > 1:
+            for group, of_group in of_task.groupby(task.parts):
+                yield Cell(task, group, of_group, limit)
 
 
-def _main(measures) -> str:
-    return next((measure for measure in MAIN if measure in measures), "")
-
-
-def _cells(rows: pd.DataFrame, by: Mapping[str, str]):
-    """Yield (task, group, rows): all prompts of a task, then each of its groups where there are several."""
-    for task, of_task in rows.groupby("task"):
-        yield task, ALL, of_task
-        if task in by and of_task[by[task]].nunique() > 1:
-            for group, of_group in of_task.groupby(by[task]):
-                yield task, group, of_group
-
-
-def _intact_row(task: str, group: str, cell: pd.DataFrame, measure: str, limit: float, chance: float) -> dict:
-    read = cell[cell.measure == measure]
-    low, high = interval(read.value, read.cluster, share=measure in SHARES)
-    row = {"purpose": "none", "family": "", "k": 0, "kind": "", "draw": 0, "heads": "", "task": task, "group": group}
-    row |= {"measure": measure, "value": read.value.mean(), "low": low, "high": high, **_counts(read)}
-    ties = cell[cell.measure == "ties"].value.mean()
-    notes = [_unable(cell, limit, chance), _few(read)]
-    notes += [f"{100 * ties:.1f} % ties, counted half"] if measure == "accuracy" and ties > 0 else []
+def _intact_row(cell: Cell, measure: str) -> dict:
+    read = cell.of(measure)
+    low, high = interval(read.value, read.cluster, share=cell.share(measure))
+    row = {"purpose": "none", "family": "", "k": 0, "kind": "", "draw": 0, "heads": ""}
+    row |= {"task": cell.task.name, "group": cell.group, "measure": measure}
+    row |= {"value": read.value.mean(), "low": low, "high": high, **_counts(read)}
+    ties = cell.of("ties").value.mean()
+    notes = [cell.unable(), _few(read)]
+    notes += [f"{100 * ties:.1f} % ties, counted half"] if measure == cell.task.main and ties > 0 else []
     return row | {"note": "; ".join(filter(None, notes))}
 
 
-def _family_row(
-    task: str, group: str, cell: pd.DataFrame, controls: pd.DataFrame, measure: str, why: str, limit: float
-) -> dict:
-    read = cell[cell.measure == measure]
-    change = read.change.mean()
-    low, high = interval(read.change, read.cluster, change=measure in SHARES)
-    first = read.iloc[0]
-    row = {name: first[name] for name in ("purpose", "family", "k", "kind", "draw", "heads")}
-    row |= {"task": task, "group": group, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
+def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
+    """Return the row of a family's set; controls: rows of its control sets on the same prompts."""
+    read = cell.of(measure)
+    first, change = read.iloc[0], read.change.mean()
+    low, high = interval(read.change, read.cluster, change=cell.share(measure))
+    row = {name: first[name] for name in ("purpose", "family", "k", "kind", "draw", "heads", "task")}
+    row |= {"group": cell.group, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
     row |= {"change": change, "low": low, "high": high, **_counts(read)}
     beside = controls[controls.measure == measure]
     changes_D = beside.groupby("draw").change.mean()
     row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
+    why = cell.unable()
     if len(changes_D):
         row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
-        if measure in MAIN and not why:
-            row["p"], row["p_floor"] = rank_p(harm(change, measure), harm(changes_D.to_numpy(), measure))
-    beyond = {"loss": row["value"] > limit, "logprob": row["value"] < -limit}.get(measure, False)
+        if measure not in cell.task.beside and not why:
+            sign = 1 if measure in cell.task.falls else -1  # harm is above 0
+            row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
+    beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
     notes = [why, "worse than uniform" if beyond else "", _few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
 
@@ -138,11 +157,6 @@ def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
     return sorted(rows, key=lambda row: (row["task"], row["measure"], row["draw"]))
 
 
-def _guessing(task: str, cell: pd.DataFrame, chance: Mapping[str, float]) -> float:
-    groups = cell.group.unique()
-    return chance.get(f"{task}/{groups[0]}" if len(groups) == 1 else task, chance.get(task, 0.0))
-
-
 def _counts(read: pd.DataFrame) -> dict[str, int]:
     return {"trials": int(read.prompt.nunique()), "clusters": int(read.cluster.nunique())}
 
@@ -153,20 +167,3 @@ def _few(read: pd.DataFrame) -> str:
     notes = [f"{trials} prompts: fewer than {PROMPTS}"] if trials < PROMPTS else []
     notes += [f"{clusters} clusters: fewer than {FEWEST}, no interval"] if clusters < FEWEST else []
     return "; ".join(notes)
-
-
-def _unable(cell: pd.DataFrame, limit: float, chance: float) -> str:
-    """Return why nothing can be lost on these prompts, '' where something can; `value` is the intact model's."""
-    measure = _main(cell.measure.unique())
-    read = cell[cell.measure == measure]
-    value = read.value.mean()
-    if measure == "loss" and value >= limit:
-        return f"not measurable: the intact model's loss, {value:.2f}, is not below a uniform guess's, {limit:.2f}"
-    if measure not in ("accuracy", "recall"):
-        return ""
-    low, _ = interval(read.value, read.cluster, share=True)
-    if chance and (value <= chance or low <= chance):
-        return f"not measurable: the intact model's {measure}, {value:.2f}, is not above chance, {chance:.2f}"
-    if value < chance + ABLE * (1 - chance):
-        return f"not measurable: the intact model's {measure} is {value:.2f}"
-    return ""

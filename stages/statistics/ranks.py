@@ -12,13 +12,6 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import false_discovery_control, rankdata
 
-LOSSES = ("loss",)  # measures of which more is worse
-
-
-def harm(change: float | np.ndarray, measure: str) -> float | np.ndarray:
-    """Return the change as harm: above 0 where the model got worse."""
-    return change if measure in LOSSES else -1 * change
-
 
 def rank_p(effect: float, controls: Iterable[float]) -> tuple[float, float]:
     """Return p and its floor; (nan, nan) without controls or where a value is nan. Effects: the larger, the worse."""

@@ -11,16 +11,10 @@ vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main me
 as missing.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
-INTACT = (
-    ("blimp", "accuracy"),
-    ("icl", "accuracy"),
-    ("needle", "recall"),
-    ("repeats", "loss"),
-    ("text", "loss"),
-)
-MAIN = ("recall", "accuracy", "loss", "logprob", "margin")  # a task's main measure is the first of these that it has
 VECTORS = ("none", "heads", "function", "layer_average", "random")
 
 
@@ -31,11 +25,15 @@ def metrics(
     grammar: pd.DataFrame,
     steps: pd.DataFrame,
     sink_rate: float | None,
+    mains: Mapping[str, str],
 ) -> dict:
-    """Return the nested metrics of one slot from its summaries (empty ones allowed)."""
+    """Return the nested metrics of one slot from its summaries (empty ones allowed).
+
+    sink_rate: share of short passages' heads that are sinks, None without text; mains: task -> its main measure.
+    """
     found: dict = {}
     overall = effects[effects.group == "all"]
-    for task, measure in INTACT:
+    for task, measure in mains.items():
         row = overall[(overall.purpose == "none") & (overall.task == task) & (overall.measure == measure)]
         if len(row):
             found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
@@ -68,8 +66,7 @@ def metrics(
     against = silenced[silenced.controls > 0].kind  # control sets run with one kind of ablation
     silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
     for (family, task), rows in silenced.groupby(["family", "task"], sort=False):
-        main = next((row for measure in MAIN for row in rows[rows.measure == measure].itertuples()), None)
-        if main is not None:
+        for main in rows[rows.measure == mains.get(task)].itertuples():
             values = {"change": round(float(main.change), 5)}
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
             found.setdefault("ablation", {}).setdefault(family, {})[task] = values
