@@ -50,7 +50,7 @@ def closure(module: Path) -> set[Path]:
 
 
 def rooms(stage: str) -> set[str]:
-    """Rooms of stages/ that a stage's module reaches; a room that looks its files up by name counts when it is asked."""
+    """Rooms of stages/ that a stage's module reaches."""
     reached = closure(Path(f"stages/{stage}.py"))
     names = {file.parts[1] for file in reached if len(file.parts) > 2}
     if stage in ("train", "dynamics"):  # the recipe's file is found by its name
