@@ -494,7 +494,7 @@ def test_a_run_that_never_reaches_the_level_has_no_step_and_no_mean():
 
 
 ECHO = '''"""The same token all the time: what came before."""
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -508,9 +508,10 @@ class Echo(Lesson):
 
     length: int
 
-    watched = {"previous": Watched("previous")}
-    onsets = ("previous", "accuracy")
-    symbols, positions = 9, 12
+    watched: ClassVar[dict] = {"previous": Watched("previous")}
+    onsets: ClassVar[tuple] = ("previous", "accuracy")
+    symbols: ClassVar[int] = 9
+    positions: ClassVar[int] = 12
 
     def batch(self, rng, size, step):
         ids_BT = np.repeat(rng.integers(0, 8, (size, 1)), self.length, axis=1)
