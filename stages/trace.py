@@ -44,7 +44,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
-    loaded = load(slot)
+    loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])

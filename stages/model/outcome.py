@@ -6,7 +6,8 @@ icl:     accuracy = every answer token is the argmax, teacher-forced: greedy dec
 needle:  recall = share of answer tokens that are the argmax, teacher-forced (Wu+ take the share of answer words found).
 iteration: the same of the tape's tokens.
 these:   logprob = mean over the answer's tokens (nats).
-repeats, text: loss = mean negative log-probability (nats per token), of the last copy / of every `STRIDE`th token.
+repeats, text: loss = mean negative log-probability (nats per token), of `COPIED` tokens of the last copy / of every
+         `STRIDE`th token.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from stages.model.score import Batch, Scored
 from stages.model.tokens import encode
 
 STRIDE = 4  # LM-head rows cost twice what the body costs a token: text is scored at every 4th position
+COPIED = 16  # tokens of the last copy that are scored, at most, evenly spaced: for the same reason
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def trial(loaded: Loaded, task: str, row: Any) -> Trial:
         return Trial(row, (tokens,), (np.arange(STRIDE, len(tokens), STRIDE),))
     if task == "repeats":
         first = int(np.flatnonzero(~tokens.special)[0])
-        return Trial(row, (tokens,), (np.arange(len(tokens) - _period(tokens.ids[first:]), len(tokens)),))
+        period = _period(tokens.ids[first:])
+        return Trial(row, (tokens,), (np.arange(len(tokens) - period, len(tokens), -(-period // COPIED)),))
     return Trial(row, (tokens,), (tokens.target,))
 
 

@@ -28,6 +28,7 @@ from stages.store import paths
 from stages.store.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate checks
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -214,7 +215,7 @@ class Plan(Section):
     top: Count
     least: Count
     draws: Count
-    kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: tuple[Name, ...]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
@@ -233,6 +234,7 @@ class Ablate(Section):
     single: dict[Name, Count]
     needle_tokens: Count
     text_tokens: Count
+    shard: Count
 
 
 class Steer(Section):
