@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 if TYPE_CHECKING:
-    from stages.engine.shards import Intervention, Shard
+    from stages.engine.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
         return _encoder(slot, record, settings)
-    from stages.engine.shards import forget, keys, run, run_all
+    from stages.engine import shards
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -43,7 +44,7 @@ def main(slot: str) -> None:
         table = _prompts(slot, task, settings)
         prompts[task] = table[table.id.isin({row.id for row in fitting(loaded, list(table.itertuples()))[0]})]
     todo = [
-        shard for task, table in prompts.items() for shard in planned(task, table, plan, settings.ablate) if len(table)
+        shard for task, table in prompts.items() if len(table) for shard in planned(task, table, plan, settings.ablate)
     ]
     todo += _intact_only(settings, {row.id for shard in todo for row in shard.prompts})
     tokens = sum(_tokens(loaded, shard) for shard in todo)
@@ -54,15 +55,14 @@ def main(slot: str) -> None:
         tables.writer(paths.effects(slot), tables.EFFECTS) as add,
         tqdm(total=sum(shard.passes for shard in todo), desc="ablate", unit="pass") as progress,
     ):
-        key = keys(record, means, limit)
-        for table in run_all(
-            todo, lambda shard: run(loaded, means, shard, limit), key, paths.shards(slot), progress.update
-        ):
+        key = shards.keys(record, means, limit)
+        work = partial(shards.run, loaded, means, max_tokens=limit)
+        for table in shards.run_all(todo, work, key, paths.shards(slot), progress.update):
             add(table)
         add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
     _first_order(slot, loaded, rows, means, settings)
-    forget(paths.shards(slot))
+    shards.forget(paths.shards(slot))
 
 
 def _check_kinds(plan: pd.DataFrame) -> None:
@@ -70,7 +70,9 @@ def _check_kinds(plan: pd.DataFrame) -> None:
 
     for kind in plan.kind.unique():
         if kind not in KINDS:
-            raise UserError(f"{paths.PARAMS}: plan.kinds: {kind!r}: no such way to silence; allowed: {', '.join(KINDS)}")
+            raise UserError(
+                f"{paths.PARAMS}: plan.kinds: {kind!r}: no such way to silence; allowed: {', '.join(KINDS)}"
+            )
 
 
 def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: params.Ablate) -> "list[Shard]":
@@ -79,7 +81,7 @@ def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: para
     A set of heads is silenced on `prompts[task]` of the prompts, a single head on the first `single[task]` of these. A
     row with a group is silenced on prompts of that group, wherever the task has such a group.
     """
-    from stages.engine.shards import Intervention, shards
+    from stages.engine.shards import Intervention, cut
 
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
@@ -91,7 +93,7 @@ def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: para
             chosen[prompt.id] = prompt
             asked.setdefault(prompt.id, []).append(intervention)
     in_order = sorted(chosen.values(), key=lambda prompt: prompt.id)
-    return shards(task, in_order, asked, settings.shard)
+    return cut(task, in_order, asked, settings.shard)
 
 
 def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -145,12 +147,12 @@ def _solved(slot: str) -> list[str]:
 
 def _intact_only(settings: params.Params, done: set[str]) -> "list[Shard]":
     """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
-    from stages.engine.shards import shards
+    from stages.engine.shards import cut
 
     if settings.tasks.blimp is None:
         return []
     pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
-    return shards("blimp", list(pairs[~pairs.id.isin(done)].itertuples()), {}, settings.ablate.shard)
+    return cut("blimp", list(pairs[~pairs.id.isin(done)].itertuples()), {}, settings.ablate.shard)
 
 
 def _tokens(loaded, shard: "Shard") -> int:
@@ -173,12 +175,15 @@ def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:
     """Write the first-order effects of all heads on the prompts that sets of heads are silenced on."""
     from stages.model.first_order import first_order
+
     from stages.model.silence import KINDS
 
     kinds = tuple(kind for kind in settings.plan.kinds if KINDS[kind].constant)
     asked = {task: prompts for task, prompts in rows.items() if len(prompts)}
     if not asked or not kinds:
-        why = "no kind of params plan.kinds writes the same everywhere" if asked else "no task has prompts to silence on"
+        why = (
+            "no kind of params plan.kinds writes the same everywhere" if asked else "no task has prompts to silence on"
+        )
         return tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
     with tables.writer(paths.first_order(slot), tables.FIRST_ORDER) as add:
         for task, prompts in tqdm(asked.items(), desc="first order", unit="task"):

@@ -1,8 +1,8 @@
 """The engine: interventions run on shards of prompts, and nothing else silences a head.
 
-`run` is a pure function of (model, mean outputs, shard): the prompts of a shard that run together depend on nothing but
-the shard. Shards are cut by the order of prompts and a size, never by workers, and their tables come back in shard order.
-A finished shard is kept under a key of all that it depends on until its stage ends: a killed stage goes on where it was.
+`run` is a pure function of (model, mean outputs, shard). Shards are cut by the order of prompts and a size, never by
+workers, and batches inside a shard by the shard alone; tables come back in shard order. A finished shard is kept under
+a key of all that it depends on until its stage ends: a killed stage goes on where it was.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class Shard:
         return len(self.prompts) * (1 + len(self.interventions))
 
 
-def shards(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Intervention]], size: int) -> list[Shard]:
+def cut(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Intervention]], size: int) -> list[Shard]:
     """Cut prompts into shards of at most `size`: those that the same interventions are run on, in the order given.
 
     asked: prompt id -> its interventions. A prompt is in one shard, so it is scored intact once.

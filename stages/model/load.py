@@ -68,7 +68,8 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     """Load the model of a slot as fetch recorded it.
 
     attention: "sdpa", fused and faster, gives no attention weights; where a model does not offer it or it is not the
-    same function there, the model runs eager. Raises `UserError` when the origin is gone or its weights are not those recorded.
+    same function there, the model runs eager.
+    Raises `UserError` when the origin is gone or its weights are not those recorded.
     """
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
