@@ -54,7 +54,7 @@ class Intervention:
 INTACT = Intervention("none", "none", "", 0, "", 0, "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # rows of tables hold arrays, which have no one truth of being equal
 class Shard:
     """Prompts of one task and the interventions that all of them are scored under, besides intact.
 
