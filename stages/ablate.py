@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
@@ -85,7 +86,7 @@ def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: para
 
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
-    for row in plan[[task in tasks for tasks in plan.tasks]].itertuples():
+    for row in plan[[task in asked_on for asked_on in plan.tasks]].itertuples():
         inside = prompts[prompts.group == row.group]
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
         intervention = Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
@@ -118,8 +119,10 @@ def _prompts(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
     table = _split_b(task, settings)
     if table.empty:
         return table
+    if tasks.of(task).roles:
+        table = table[table.role.isin(tasks.of(task).roles)]
     if task == "icl":
-        return table[(table.role == "clean") & table.group.isin(_solved(slot))]
+        return table[table.group.isin(_solved(slot))]
     if task == "text":
         return table[table.role == "short"].assign(tokens=settings.ablate.text_tokens)
     if task == "needle":
@@ -175,7 +178,6 @@ def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:
     """Write the first-order effects of all heads on the prompts that sets of heads are silenced on."""
     from stages.model.first_order import first_order
-
     from stages.model.silence import KINDS
 
     kinds = tuple(kind for kind in settings.plan.kinds if KINDS[kind].constant)
