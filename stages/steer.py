@@ -54,7 +54,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
-    loaded = load(slot)
+    loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(tables.read(paths.indirect(slot), columns=["function"]).function)]
     prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])

@@ -48,7 +48,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    loaded = load(slot)
+    loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
