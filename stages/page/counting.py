@@ -1,6 +1,6 @@
 """What counting words can do on the model's own prompts, beside what the intact model does: rows, sentences, blocks.
 
-A claim is made only where 95 % intervals do not overlap, which is stricter than a test of the difference.
+Differences are said as they are; the intervals stand beside them in the figure.
 """
 
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 from stages.page import charts, rows
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
+from stages.page.section import Context
 from stages.page.sentences import TASKS, capital, interval, listed, number
 from stages.store.paths import COUNTING
 
@@ -22,12 +23,12 @@ NOTE = (
 )
 
 
-def counting(slot: Slot, counted: pd.DataFrame) -> list:
+def counting(slot: Slot, context: Context) -> list:
     """Show accuracy per phenomenon and function beside both baselines', and the loss on random repeats."""
-    path = COUNTING.as_posix()
+    counted, path = context.counted, COUNTING.as_posix()
     if counted.empty:
         return [Note(f"No n-gram baseline was measured ({path} has no rows).")]
-    if not slot.causal and not (rows.intact(slot.effects)["task"] == "blimp").any():
+    if not slot.decoder and not (rows.intact(slot.effects)["task"] == "blimp").any():
         return [Note("There is nothing to compare counting with: the model scores no sentence.")]
     figure = []
     for task, (one, many) in SHOWN.items():
@@ -35,7 +36,7 @@ def counting(slot: Slot, counted: pd.DataFrame) -> list:
         if (found["series"] == "model").any():
             chart = charts.series(found, "accuracy", CHANCE.get(task), order(found))
             says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
-            figure.append(Chart(chart, f"{capital(TASKS[task])} by {one}", says))
+            figure.append(Chart(chart, f"{capital(context.task(task))} by {one}", says))
     says = [ties(counted), whole(slot.effects, counted, "repeats", "loss", 3)]
     text = " ".join(filter(None, [*says, "Lines are 95 % intervals; dashed: chance (0.5 for minimal pairs)."]))
     if not figure:
@@ -61,23 +62,19 @@ def order(found: pd.DataFrame) -> list[str]:
 
 
 def compared(found: pd.DataFrame, many: str) -> str:
-    """Say on which groups the model's interval lies above both baselines', overlaps one, or lies below one."""
-    bounds = found.pivot(index="group", columns="series", values=["low", "high"]).sort_index()
-    names = [name for name in BASELINES if name in bounds["low"]]
-    if "model" not in bounds["low"] or not names:
+    """Say by how much the model's accuracy lies above the better baseline's, over groups, and where most and least."""
+    wide = found.pivot(index="group", columns="series", values="value").sort_index()
+    names = [name for name in BASELINES if name in wide]
+    if "model" not in wide or not names:
         return ""
-    bounds = bounds[bounds["low"]["model"].notna() & bounds["low"][names].notna().all(axis=1)]
-    low, high = bounds["low"], bounds["high"]
-    below = (high["model"] < low[names].max(axis=1)).to_numpy()
-    above = (low["model"] > high[names].max(axis=1)).to_numpy()
-    groups = bounds.index
-    text = f"The model's interval lies above both baselines' on {above.sum()} of {len(groups)} {many}"
-    if below.any():
-        text += f"; below one of them on {listed(groups[below])}"
-    rest = groups[~above & ~below]
-    if len(rest):
-        text += f"; not told apart from the better one: {listed(rest)}"
-    return f"{text}."
+    lead = (wide["model"] - wide[names].max(axis=1)).dropna()
+    if lead.empty:
+        return ""
+    most, least = lead.idxmax(), lead.idxmin()
+    return (
+        f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: {number(lead.median(), 2, True)} in "
+        f"the median, from {number(lead[least], 2, True)} ({least}) to {number(lead[most], 2, True)} ({most})."
+    )
 
 
 def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str, digits: int) -> str:

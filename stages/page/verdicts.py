@@ -1,0 +1,113 @@
+"""Sentences on what silencing heads does: one verdict per claim, by the rank of the family among its control sets.
+
+An interval is over prompts, for exactly the heads that were silenced; whether other heads would do as much is asked of
+the control sets alone. Rows are those of `rows.silenced`.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from stages.page.sentences import (
+    TASKS,
+    capital,
+    decimals,
+    family_heads,
+    interval,
+    listed,
+    measured,
+    number,
+    p_value,
+)
+
+
+def change(row: Any) -> str:
+    """Write a row's change with its interval, where there is one."""
+    digits = decimals(row.measure)
+    if any(0 < abs(bound) < 0.5 * 10**-digits for bound in (row.low, row.high)):
+        digits += 1  # a bound that is not 0 must not read as 0
+    return f"{number(row.change, digits, True)} {interval(row.low, row.high, digits, True)}".strip()
+
+
+def heads_said(row: Any) -> str:
+    """Name the heads silenced and say how many are members: the 2 best induction heads (L5H1, L5H2; both members)."""
+    k, members = int(row.k), 0 if pd.isna(row.members) else int(row.members)
+    inside = "member" if k == members == 1 else "no member" if not members else "all members" if members == k else ""
+    inside = inside or f"{members} member{'s' if members != 1 else ''}, the others the best that are none"
+    best = f"{k} best {family_heads(row.family)}" if k > 1 else f"best of the {family_heads(row.family)}"
+    return f"the {best} ({', '.join(row.heads.split())}; {inside})"
+
+
+def claim(row: Any, alpha: float) -> str:
+    """Say what silencing a family does to a task that it is asked about, and whether control sets do as much."""
+    name, digits = measured(row.task, row.measure), decimals(row.measure)
+    if pd.isna(row.change):
+        return f"{capital(heads_said(row))}: {name} was not measured{f' ({row.note})' if row.note else ''}."
+    text = (
+        f"Silencing {heads_said(row)} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)}, "
+        f"{change(row)} for these heads over {int(row.trials)} prompts"
+    )
+    note = f" Note: {row.note}." if row.note else ""
+    return f"{text}{verdict(row, alpha)}.{note}"
+
+
+def verdict(row: Any, alpha: float) -> str:
+    """Say how the family ranks among its control sets; starts with a punctuation mark."""
+    if pd.isna(row.p) or not row.controls > 0:
+        why = f" ({row.matching})" if row.matching else ""
+        return f"; no control set was run{why}, so that this may be what any heads do"
+    sets, worse = int(row.controls), int(row.as_harmful)
+    p, q = p_value(row.p), f", q = {p_value(row.q)} over all claims" if pd.notna(row.q) else ""
+    alike = f" ({row.matching})" if row.matching else ", as many heads from the same or nearest layers,"
+    if row.harm <= 0:
+        return f", which is no harm; {worse} of {sets} control sets{alike} do at least as badly (rank p = {p}{q})"
+    if worse == 0:
+        text = f"; none of {sets} control sets{alike} does as much harm: rank p = {p}, its floor{q}"
+        if row.p_floor > alpha:
+            text += f"; with so few control sets that cannot fall below {p}, so that they are not told apart"
+        return text
+    text = f"; {worse} of {sets} control sets{alike} {'does' if worse == 1 else 'do'} as much: rank p = {p}{q}"
+    return text if row.p <= alpha else f"{text}; not told apart from other heads"
+
+
+def specificity(rows: pd.DataFrame) -> str:
+    """Say what the same heads do to tasks that the family is not asked about; no control sets are run there."""
+    parts = [f"{measured(row.task, row.measure)} by {change(row)}" for row in rows.itertuples() if pd.notna(row.change)]
+    if not parts:
+        return ""
+    return f"As a check that the damage is not general, without control sets: it changes {listed(parts)}."
+
+
+def controls(claims: pd.DataFrame) -> str:
+    """Say how many control sets there were, and how much they overlap."""
+    ranked = claims[claims["controls"] > 0].drop_duplicates("family")
+    if ranked.empty:
+        return "No control sets were run."
+    counts = listed(sorted({str(int(count)) for count in ranked["controls"]}, key=int))
+    text = f"Control sets per family: {counts}."
+    shared = ranked.dropna(subset="overlap")
+    if len(shared):
+        each = listed(f"{row.family.replace('_', ' ')} {number(row.overlap)}" for row in shared.itertuples())
+        text += f" Two control sets of a family share, as their mean Jaccard index: {each}."
+    return text
+
+
+def rank(row: Any) -> str:
+    """Write a row's rank among its control sets: 0 of 19."""
+    return f"{int(row.as_harmful)} of {int(row.controls)}" if row.controls > 0 and pd.notna(row.p) else "–"
+
+
+def agreement(row: Any) -> str:
+    """Say how far first-order effects agree with exact ones on one task's measure, as it is."""
+    name = capital(measured(row.task, row.measure))
+    if pd.isna(row.rank_correlation):
+        return f"{name}: no agreement could be computed ({int(row.heads)} heads were silenced alone)."
+    signs = "" if pd.isna(row.sign_agreement) else (
+        f"; of the {int(row.top)} largest exact effects, {row.sign_agreement:.0%} have the same sign"
+    )  # fmt: skip
+    return f"{name}: rank correlation {number(row.rank_correlation)} over {int(row.heads)} heads{signs}."
+
+
+def task_label(task: str, measure: str) -> str:
+    """Head a chart: Random repeats: loss."""
+    return capital(f"{TASKS.get(task, task)}: {'log-probability' if measure == 'logprob' else measure}")
