@@ -129,7 +129,7 @@ def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
 def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChart:
     """Draw one task's effects: per family its change with the interval for its heads, and every control set's change.
 
-    rows: columns family, series ('family' or 'control'), change, low, high, heads, apart (1: rank p small enough, filled).
+    rows: columns family, series ('family' or 'control'), change, low, high, heads, apart (1: told apart, filled).
     """
     base = alt.Chart(rows, width="container", height=alt.Step(26)).encode(
         y=alt.Y("family:N", sort=order, title=None),

@@ -72,8 +72,8 @@ def compared(found: pd.DataFrame, many: str) -> str:
         return ""
     most, least = lead.idxmax(), lead.idxmin()
     return (
-        f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: {number(lead.median(), 2, True)} in "
-        f"the median, from {number(lead[least], 2, True)} ({least}) to {number(lead[most], 2, True)} ({most})."
+        f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: "
+        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to {number(lead[most], 2, True)} ({most})."
     )
 
 

@@ -26,7 +26,7 @@ SILENT = (
 PUBLISHED = (
     "Clark+ 2019: accuracy and, in brackets, best offset, as printed by the notebook behind Table 1 of arXiv "
     "1906.04341, with their label; all from the dependent to its head. That is another model (BERT-base, which sees "
-    "both sides of a word), another set (the Penn Treebank's WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on "
+    "both sides of a word), another set (WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on "
     "the first conjunct there, on the next one here; `case`, `obl` and `nmod` have no counterpart), and their head was "
     "chosen on the words it is reported on. Their row for all words is one head for all labels; ours takes each "
     "label's own, and stands beside it only where it, too, runs from the dependent to its head alone."
@@ -102,7 +102,8 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
             published(row["label"], row["direction"]),
         ])  # fmt: skip
     columns = ["relation", "head", "accuracy, %", "best offset, %", "gain, points",
-               "attention on it (on another word), %", "query words", "another model and set: Clark+ 2019 (BERT-base, WSJ), %"]  # fmt: skip
+               "attention on it (on another word), %", "query words",
+               "another model and set: Clark+ 2019 (BERT-base, WSJ), %"]  # fmt: skip
     says = (
         "→ head: from the dependent to its head; → dependents: from the head to its dependents of that label. Bold: "
         "the 95 % interval of the gain lies above 0. '1 left': the word before. Query words: those reported on, of "

@@ -32,8 +32,8 @@ GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
-    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores are 95 "
-    "% bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
+    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of "
+    "scores are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
     "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
     "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects the null "
     "is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no "
@@ -108,10 +108,8 @@ def compared(slots: list[Slot], pairs: str = "builtin") -> list[Section]:
         return []
     keys = sorted({key for values in flat.values() for key in values})
     rows = {key: [key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys}
-    says, numeric = (
-        f"A dash: not measurable for that model. `blimp` stands for {pairs_name(pairs)}.",
-        tuple(range(1, len(flat) + 1)),
-    )
+    says = f"A dash: not measurable for that model. `blimp` stands for {pairs_name(pairs)}."
+    numeric = tuple(range(1, len(flat) + 1))
     gains = [row for key, row in rows.items() if key.startswith(GAIN)]
     tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]
     if gains:

@@ -9,8 +9,14 @@ from stages.families.family import Family
 from stages.page.head_maps import head_name
 
 ONLY = {"blimp": ["accuracy"], "icl": ["accuracy"], "needle": ["recall"]}  # measures broken down by group
-MAIN = {"blimp": "accuracy", "icl": "accuracy", "needle": "recall", "repeats": "loss", "text": "loss",
-        "iteration": "recall"}  # task: the measure that a claim is about, where the table of claims names none  # fmt: skip
+MAIN = {  # task: the measure that a claim is about, where the table of claims names none
+    "blimp": "accuracy",
+    "icl": "accuracy",
+    "needle": "recall",
+    "repeats": "loss",
+    "text": "loss",
+    "iteration": "recall",
+}
 SAME = ["family", "task", "measure", "group"]
 
 

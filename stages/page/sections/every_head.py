@@ -32,13 +32,8 @@ def every_head(slot: Slot, context: Context) -> list:
     if maps:
         blocks.append(Figure(maps, says, path, "maps"))
     agreement = [verdicts.agreement(row) for row in slot.agreement.itertuples()]
-    blocks.append(
-        Note(" ".join(["First-order against exact changes.", *agreement]))
-        if agreement
-        else Note(
-            f"How well first-order changes agree with exact ones was not measured ({slot.path('agreement.csv')})."
-        )
-    )
+    agreement = agreement or [f"Not measured ({slot.path('agreement.csv')} has no rows)."]
+    blocks.append(Note(" ".join(["How well first-order changes agree with exact ones.", *agreement])))
     return [*blocks, *exact(single, rows.silenced_in(slot.effects), context, path)]
 
 

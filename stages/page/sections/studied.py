@@ -9,9 +9,10 @@ from stages.page.section import Context, SlotSection
 def studied(slot: Slot, context: Context) -> list:
     """Return the model's facts and the checksums of its weights."""
     model = slot.model
+    architecture = f"{model.get('architecture')} ({model.get('kind')}), {model.get('parameters', 0):,} parameters"
     facts = [
         ["model", " ".join(filter(None, [model.get("name"), model.get("revision")])) + f" ({model.get('source')})"],
-        ["architecture", f"{model.get('architecture')} ({model.get('kind')}), {model.get('parameters', 0):,} parameters"],
+        ["architecture", architecture],
         ["weights", f"{model.get('stored')}; computed in {model.get('dtype')}"],
         ["licence", str(model.get("licence"))],
         ["software", ", ".join(f"{name} {version}" for name, version in sorted(model.get("versions", {}).items()))],
