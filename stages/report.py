@@ -15,15 +15,15 @@ def main() -> None:
     """Write reports/index.html and one SVG of head maps per slot."""
     settings = params.load()
     slots = [inputs.read(name, paths.report(name)) for name in settings.models]
-    pairs = settings.tasks.blimp.source if settings.tasks.blimp else ""
-    tasks = [name for name, task in settings.tasks if task is not None]
-    context = Context(FAMILIES, tasks, inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
+    tasks = {name: task for name, task in settings.tasks if task is not None}
+    pairs = tasks["blimp"].source if "blimp" in tasks else ""
+    context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
     emerging = recipes.sections(settings.recipes, {name: paths.study(name) for name in settings.recipes})
     full = params.load(paths.FULL)
     emerging += recipes.longer(full, {name: paths.full(name) for name in full.recipes})
-    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots, pairs) + emerging + closing)
+    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:

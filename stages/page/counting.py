@@ -73,7 +73,8 @@ def compared(found: pd.DataFrame, many: str) -> str:
     most, least = lead.idxmax(), lead.idxmin()
     return (
         f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: "
-        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to {number(lead[most], 2, True)} ({most})."
+        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to "
+        f"{number(lead[most], 2, True)} ({most})."
     )
 
 

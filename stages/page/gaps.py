@@ -65,7 +65,7 @@ def _controls(slot: Slot, context: Context) -> list[list[str]]:
     alone = silenced[silenced["claim"] & silenced["p"].isna()]
     table = []
     for family, part in alone.groupby("family", sort=False):
-        said = dict.fromkeys(filter(None, [*part["matching"], *part["note"]]))
+        said = dict.fromkeys(filter(None, [*part["note"]])) or dict.fromkeys(filter(None, [*part["matching"]]))
         cells = sentences.listed(dict.fromkeys(sentences.measured(r.task, r.measure) for r in part.itertuples()))
         table.append([f"{family} against control sets", "control", f"{'; '.join(said) or 'none were run'} ({cells})"])
     return table

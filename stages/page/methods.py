@@ -5,7 +5,6 @@ from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
-from stages.page.sentences import pairs_name
 from stages.store.paths import COUNTING
 
 STATISTICS = {
@@ -32,12 +31,12 @@ GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
-    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of "
-    "scores are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
-    "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
-    "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects the null "
-    "is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no "
-    "test: its mass says whether a cut cache would lose anything.",
+    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores "
+    "are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when "
+    "its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
+    "(Benjamini-Hochberg over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect "
+    "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. "
+    "Streaming has no test: its mass says whether a cut cache would lose anything.",
     "The score of a grammar head is over words, not tokens: attention to a word is the sum over its pieces, attention "
     "from a word the mean, and the word itself and special tokens are taken out. It is the share of query words whose "
     "most attended word is a right one; its null is the best fixed offset in words for that label and direction. A "
@@ -98,17 +97,14 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
     ]  # fmt: skip
 
 
-def compared(slots: list[Slot], pairs: str = "builtin") -> list[Section]:
-    """Return a section that puts the metrics of several slots side by side; none for one slot.
-
-    pairs: where the minimal pairs come from (tasks.blimp.source); their metrics are named `blimp` whatever it is.
-    """
+def compared(slots: list[Slot]) -> list[Section]:
+    """Return a section that puts the metrics of several slots side by side; none for one slot."""
     flat = {slot.name: dict(_flat(slot.metrics)) for slot in slots if slot.metrics}
     if len(flat) < 2:
         return []
     keys = sorted({key for values in flat.values() for key in values})
     rows = {key: [key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys}
-    says = f"A dash: not measurable for that model. `blimp` stands for {pairs_name(pairs)}."
+    says = "A dash: not measurable for that model. `blimp` is the task of minimal pairs, whatever its source."
     numeric = tuple(range(1, len(flat) + 1))
     gains = [row for key, row in rows.items() if key.startswith(GAIN)]
     tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]

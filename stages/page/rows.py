@@ -17,6 +17,7 @@ MAIN = {  # task: the measure that a claim is about, where the table of claims n
     "text": "loss",
     "iteration": "recall",
 }
+BESIDE = ("ties", "equal_ids", "unequal_length")  # measures that say something of the prompts, not of the model
 SAME = ["family", "task", "measure", "group"]
 
 
@@ -46,19 +47,15 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     change for the worse; `as_harmful`: control sets that do as much harm (empty without controls); `zero`: the change
     under zero ablation.
     """
-    rows = effects[effects["purpose"] == "family"]
-    main, sets = main_kind(effects), asked(families)
+    rows, sets = effects[effects["purpose"] == "family"], asked(families)
     zero = rows[rows["kind"] == "zero"].set_index(SAME)["change"]
-    rows = rows[rows["kind"] == main].copy()
-    homes = {name: family.home for name, family in sets.items()}
-    groups = {name: family.home_group for name, family in sets.items()}
-    pairs = list(zip(rows["family"], rows["task"], strict=True))
-    rows["home"] = [task in homes.get(family, ()) for family, task in pairs] | (rows["controls"] > 0)
-    own = [group in ("all", groups.get(family)) for family, group in zip(rows["family"], rows["group"], strict=True)]
-    rows["whole"] = np.array(own, dtype=bool)
-    overall = set(zip(*(rows.loc[rows["group"] == "all", name] for name in SAME[:3]), strict=True))
-    both = [key in overall for key in zip(*(rows[name] for name in SAME[:3]), strict=True)]
-    rows["whole"] &= (rows["group"] == "all") | ~np.array(both, dtype=bool)  # a group's rows only where 'all' has none
+    rows = rows[rows["kind"] == main_kind(effects)].copy()
+    homes = {(name, task) for name, family in sets.items() for task in family.home}
+    groups = {(name, family.home_group) for name, family in sets.items()}
+    rows["home"] = _in(rows, ["family", "task"], homes) | (rows["controls"] > 0)
+    overall = rows["group"] == "all"
+    both = _in(rows, SAME[:3], set(zip(*(rows.loc[overall, column] for column in SAME[:3]), strict=True)))
+    rows["whole"] = overall | (_in(rows, ["family", "group"], groups) & ~both)  # its group, where 'all' has no row
     rows["claim"] = rows["whole"] & rows["home"] & _main(rows)
     rows["harm"] = rows["change"].where(rows["measure"] == "loss", -rows["change"])
     rows["as_harmful"] = (rows["p"] * (1 + rows["controls"])).round() - 1
@@ -69,6 +66,11 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     rows["task_place"] = rows["task"].map(tasks).fillna(len(tasks))
     return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "group"],
                             ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
+
+
+def _in(rows: pd.DataFrame, columns: list[str], keys: set[tuple]) -> pd.Series:
+    """Tell which rows have one of the keys in these columns."""
+    return pd.Series([key in keys for key in zip(*(rows[column] for column in columns), strict=True)], rows.index, bool)
 
 
 def _main(rows: pd.DataFrame) -> pd.Series:

@@ -183,8 +183,8 @@ def concentration(rows: pd.DataFrame) -> str:
     count, total = int(top["rank"]), int(rows["of"].iloc[0])
     return (
         f"The top {count} of {total} heads, chosen on one half of the prompts, carry {top['share']:.0%} of all "
-        f"positive indirect effect on the other half ({rows.iloc[0]['name']} alone {rows.iloc[0]['share']:.0%}); spread evenly, "
-        f"{count} heads would carry {count / total:.0%}."
+        f"positive indirect effect on the other half ({rows.iloc[0]['name']} alone {rows.iloc[0]['share']:.0%}); "
+        f"spread evenly, {count} heads would carry {count / total:.0%}."
     )
 
 

@@ -4,6 +4,7 @@ An interval is over prompts, for exactly the heads that were silenced; whether o
 the control sets alone. Rows are those of `rows.silenced`.
 """
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,11 @@ from stages.page.sentences import (
     number,
     p_value,
 )
+
+ALIKE = re.compile(
+    r"(?P<same>\d+) of (?P<size>\d+) in the same layers, (?P<kind>\d+) of \d+ of the same attention kind"
+)
+NO_MEMBER = "no member of a causal family"
 
 
 def change(row: Any) -> str:
@@ -38,27 +44,33 @@ def heads_said(row: Any) -> str:
     return f"the {best} ({', '.join(row.heads.split())}; {inside})"
 
 
-def claim(row: Any, alpha: float) -> str:
-    """Say what silencing a family does to a task that it is asked about, and whether control sets do as much."""
+def claim(row: Any, alpha: float, again: bool = False) -> str:
+    """Say what silencing a family does to a task that it is asked about, and whether control sets do as much.
+
+    again: the sentence follows another one on the same heads.
+    """
     name, digits = measured(row.task, row.measure), decimals(row.measure)
     if pd.isna(row.change):
         return f"{capital(heads_said(row))}: {name} was not measured{f' ({row.note})' if row.note else ''}."
+    what = "Silencing the same heads" if again else f"Silencing {heads_said(row)}"
     text = (
-        f"Silencing {heads_said(row)} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)}, "
+        f"{what} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)}, "
         f"{change(row)} for these heads over {int(row.trials)} prompts"
     )
     note = f" Note: {row.note}." if row.note else ""
-    return f"{text}{verdict(row, alpha)}.{note}"
+    return f"{text}{verdict(row, alpha, again)}.{note}"
 
 
-def verdict(row: Any, alpha: float) -> str:
+def verdict(row: Any, alpha: float, again: bool = False) -> str:
     """Say how the family ranks among its control sets; starts with a punctuation mark."""
-    if pd.isna(row.p) or not row.controls > 0:
+    if not row.controls > 0:
         why = f" ({row.matching})" if row.matching else ""
         return f"; no control set was run{why}, so that this may be what any heads do"
+    if pd.isna(row.p):
+        return f"; there are {int(row.controls)} control sets, but no rank among them"
     sets, worse = int(row.controls), int(row.as_harmful)
     p, q = p_value(row.p), f", q = {p_value(row.q)} over all claims" if pd.notna(row.q) else ""
-    alike = f" ({row.matching})" if row.matching else ", as many heads from the same or nearest layers,"
+    alike = "" if again else f" (as many heads, {matched(row.matching)})"
     if row.harm <= 0:
         return f", which is no harm; {worse} of {sets} control sets{alike} do at least as badly (rank p = {p}{q})"
     if worse == 0:
@@ -68,6 +80,28 @@ def verdict(row: Any, alpha: float) -> str:
         return text
     text = f"; {worse} of {sets} control sets{alike} {'does' if worse == 1 else 'do'} as much: rank p = {p}{q}"
     return text if row.p <= alpha else f"{text}; not told apart from other heads"
+
+
+def matched(matching: str) -> str:
+    """Shorten how control sets are matched: a family's sets each have a text of their own, joined by '; '."""
+    parts = list(dict.fromkeys(part.strip() for part in matching.split(";") if part.strip()))
+    alike = [ALIKE.fullmatch(part) for part in parts]
+    said = [part for part, levels in zip(parts, alike, strict=True) if not levels]
+    if levels := [match for match in alike if match]:
+        same, kind = ([int(match[name]) for match in levels] for name in ("same", "kind"))
+        size = levels[0]["size"]
+        each = f"{_range(same)} of {size} in the same layers, the others from the nearest"
+        each = "all in the same layers" if min(same) == int(size) else each
+        each += "" if min(kind) == int(size) else f"; {_range(kind)} of {size} of the same attention kind"
+        said = [each, *said]
+    held = [part for part in said if part.startswith("holds members")]
+    if held and NO_MEMBER in said:
+        said = [part for part in said if part != NO_MEMBER and part not in held] + [f"some: {held[0]}"]
+    return "; ".join(said) or "from the same or nearest layers"
+
+
+def _range(counts: list[int]) -> str:
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def specificity(rows: pd.DataFrame) -> str:
@@ -103,7 +137,7 @@ def agreement(row: Any) -> str:
     if pd.isna(row.rank_correlation):
         return f"{name}: no agreement could be computed ({int(row.heads)} heads were silenced alone)."
     signs = "" if pd.isna(row.sign_agreement) else (
-        f"; of the {int(row.top)} largest exact effects, {row.sign_agreement:.0%} have the same sign"
+        f"; of the {int(row.top)} largest exact effects, {100 * row.sign_agreement:.0f} % have the same sign"
     )  # fmt: skip
     return f"{name}: rank correlation {number(row.rank_correlation)} over {int(row.heads)} heads{signs}."
 

@@ -14,6 +14,7 @@ METHOD = {"mean": "their mean output", "zero": "zeros", "resample": "their outpu
 def effects(slot: Slot, context: Context) -> list:
     """Return a chart per task, a verdict per claim and a table of everything."""
     silenced = rows.silenced(slot.effects, context.families)
+    silenced = silenced[~silenced["measure"].isin(rows.BESIDE)]
     path = slot.path("effects.csv")
     if silenced.empty:
         return [Note(f"No family was silenced ({path} has no such rows).")]
@@ -51,7 +52,9 @@ def _verdicts(silenced: pd.DataFrame, alpha: float) -> list[str]:
     """Return a paragraph per family: its claims, then what else its heads do."""
     texts = []
     for _, part in silenced.groupby("family", sort=False):
-        claims = [verdicts.claim(row, alpha) for row in part[part["claim"]].itertuples()]
+        claims = [
+            verdicts.claim(row, alpha, again=place > 0) for place, row in enumerate(part[part["claim"]].itertuples())
+        ]
         elsewhere = part[part["whole"] & ~part["home"] & (part["measure"] == part["task"].map(rows.MAIN))]
         texts.append(" ".join([*claims, verdicts.specificity(elsewhere)]).strip())
     return [text for text in texts if text]
