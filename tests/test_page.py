@@ -391,9 +391,9 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
     assert f"none of 19 control sets (as many heads, {synthetic.MATCHED}) does as much harm" in shown
     row = table[(table["family"] == "induction") & (table["task"] == "repeats")].iloc[0]
     said = (
-        "Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, {row['change']:+.3f} [{row['low']:+.3f}, "
-        f"{row['high']:+.3f}] for these heads over 20 prompts; none of 19 control sets does as "
-        "much harm: rank p = 0.05, its floor, q = 0.08 over all claims."
+        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, "
+        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads "
+        "over 20 prompts; none of 19 control sets does as much harm: rank p = 0.05, its floor, q = 0.08 over all claims."
     )
     assert said in shown
     assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
@@ -405,7 +405,8 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
 def row_of(**values):
     same = {"family": "induction", "task": "repeats", "measure": "loss", "k": 2, "members": 2, "heads": "L1H0 L2H0",
             "value": 2.0, "intact": 1.0, "change": 1.0, "low": 0.5, "high": 1.5, "trials": 20, "controls": 19,
-            "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "", "note": ""}  # fmt: skip
+            "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "",
+            "note": ""}  # fmt: skip
     return pd.Series(same | values)
 
 
@@ -419,13 +420,13 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"p": 0.4, "as_harmful": 7}, f"7 of 19 control sets {NEAR} do as much: rank p = 0.40; not told apart from"),
         ({"p": 0.02, "controls": 99, "as_harmful": 1}, f"1 of 99 control sets {NEAR} does as much: rank p = 0.02."),
         ({"p": 0.25, "p_floor": 0.25, "controls": 3}, "that cannot fall below 0.25, so that they are not told apart."),
-        ({"p": np.nan, "controls": 0, "matching": "too few heads"}, "; no control set was run (too few heads), so that"),
+        ({"p": np.nan, "controls": 0, "matching": "too few heads"}, "; no control set was run (too few heads), so"),
         ({"p": np.nan, "controls": np.nan}, "; no control set was run, so that this may be what any heads do."),
-        ({"p": np.nan, "note": "not measurable: 0.1"}, "control sets, but no rank among them. Note: not measurable: 0.1."),
+        ({"p": np.nan, "note": "not measurable: 0"}, "control sets, but no rank among them. Note: not measurable: 0."),
         ({"harm": -0.1, "p": 0.9, "as_harmful": 17}, ", which is no harm; 17 of 19 control sets"),
         ({"note": "worse than uniform"}, "its floor. Note: worse than uniform."),
         ({"low": np.nan, "high": np.nan}, "2.000, +1.000 for these heads over 20 prompts;"),
-        ({"change": np.nan, "note": "no solved function"}, "loss on random repeats was not measured (no solved function)."),
+        ({"change": np.nan, "note": "no function"}, "loss on random repeats was not measured (no function)."),
         ({"members": 0}, "L2H0; no member)"),
         ({}, "L2H0; all members)"),
         ({"q": 0.0704}, "its floor, q = 0.07 over all claims."),
