@@ -393,7 +393,8 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
     said = (
         f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, "
         f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads "
-        "over 20 prompts; none of 19 control sets does as much harm: rank p = 0.05, its floor, q = 0.08 over all claims."
+        "over 20 prompts; none of 19 control sets does as much harm: "
+        "rank p = 0.05, its floor, q = 0.08 over all claims."
     )
     assert said in shown
     assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
@@ -459,7 +460,7 @@ def test_every_head_by_gradients(folder, html):
     assert "Margin on minimal pairs: rank correlation 0.12 over 30 heads" in shown
     part = table[(table["task"] == "repeats") & (table["layer"] == 5) & (table["head"] == 1)].iloc[0]
     value = f"{sentences.number(part['exact'], 3, True)} ({sentences.number(part['first_order'], 3, True)})"
-    assert re.search(rf"L5H1 previous, sink, induction, [a-z:, ]+ {re.escape(value)}", shown)
+    assert re.search(rf"L5H1 sink, previous, induction, [a-z:, ]+ {re.escape(value)}", shown)
     assert "Heads silenced alone that stand for no family (1, drawn at random)" in shown
     single = rows.single_heads(table[table["task"] == "repeats"])
     spec = head_maps.change_map(single, "loss", []).to_dict()
