@@ -15,8 +15,8 @@ import numpy as np
 from bench.peer import default_model, run
 from stages.model.load import open_folder
 from stages.model.outcome import outcomes
-from stages.store.params import Blimp
 from stages.tasks.blimp import prompts as blimp
+from stages.tasks.blimp.settings import Settings
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("folder", help="folder of BLiMP *.jsonl")
     parser.add_argument("--pairs", type=int, default=10, help="pairs per paradigm")
     options = parser.parse_args()
-    settings = Blimp(source="path", path=options.folder, pairs=options.pairs, leading_space=True, bos=True)
+    settings = Settings(source="path", path=options.folder, pairs=options.pairs, leading_space=True, bos=True)
     prompts = blimp.build(settings, 0)
     folder = default_model()
     start = time.perf_counter()

@@ -19,8 +19,8 @@ from stages.families import FAMILIES
 from stages.model.load import open_folder
 from stages.model.measure import measure
 from stages.model.tokens import encode_all
-from stages.store.params import Repeats
 from stages.tasks.repeats import prompts as repeats
+from stages.tasks.repeats.settings import Settings
 
 PATTERNS = {
     "previous": "previous_token_head",
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompts", type=int, default=4, help="random repeated sequences")
     options = parser.parse_args()
-    settings = Repeats(path="", prompts=options.prompts, shortest=15, longest=30, copies=3)
+    settings = Settings(path="", prompts=options.prompts, shortest=15, longest=30, copies=3)
     folder = default_model()
     loaded = open_folder(folder)
     prompts = encode_all(loaded, repeats.build(settings, 0))

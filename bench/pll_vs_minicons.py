@@ -25,8 +25,8 @@ from bench.peer import ROOT, run
 from stages.model.load import open_folder
 from stages.model.pseudo import score
 from stages.model.tokens import encode
-from stages.store.params import Blimp
 from stages.tasks.blimp import prompts as blimp
+from stages.tasks.blimp.settings import Settings
 from stages.tasks.prompt import read_text
 
 TEXT = ROOT / "stages/tasks/text/english"
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10, help="pairs per paradigm")
     parser.add_argument("--vocabulary", type=int, default=8000, help="word pieces, at most")
     options = parser.parse_args()
-    settings = Blimp(source="path", path=options.folder, pairs=options.pairs, leading_space=False, bos=True)
+    settings = Settings(source="path", path=options.folder, pairs=options.pairs, leading_space=False, bos=True)
     prompts = blimp.build(settings, 0)
     with tempfile.TemporaryDirectory() as name:
         make(Path(name), options.vocabulary)

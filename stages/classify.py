@@ -13,7 +13,7 @@ from stages.families.text.streaming import RECENT
 from stages.families.treebank.grammar import FEWEST
 from stages.statistics.verdict import judge
 from stages.store import params, paths, tables
-from stages.store.errors import run
+from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 def main(slot: str) -> None:
     """Judge all families whose task was measured; the others' reasons go to the table's metadata."""
     settings = params.load()
+    unknown = sorted(set(settings.classify.thresholds) - set(FAMILIES))
+    if unknown:
+        raise UserError(
+            f"{paths.PARAMS}: classify.thresholds.{unknown[0]}: no such family; allowed: {', '.join(FAMILIES)}"
+        )
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
     heads = pd.DataFrame(

@@ -1,7 +1,7 @@
 """Run one task's prompts through one slot's model: `python -m stages.extract <slot> <task>`.
 
-Writes attention masses per (prompt, layer, head, relation) and head outputs per (prompt, layer, head): for in-context
-prompts z at the last prompt token, for text its mean over ordinary positions. Rows go to disk as batches finish.
+Writes attention masses per (prompt, layer, head, relation) and head outputs per (prompt, layer, head): what the task
+keeps of them, z at the last prompt token, its mean over ordinary positions, or none. Rows go to disk as batches finish.
 """
 
 import json
@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages import families
-from stages.families.family import Family, Relation
+from stages import families, tasks
+from stages.families.family import Family, Relation, Tokens
 from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -28,7 +28,8 @@ def main(slot: str, task: str) -> None:
     """Measure the pair, or write empty tables that say why it makes no sense."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     prompts = tables.read(paths.prompts(task), tables.PROMPTS)
-    why = _senseless(record["kind"], task)
+    asked = tasks.of(task)
+    why = asked.refuses(record["kind"]) or _unmeasured(task)
     size = max(layer["head_size"] for layer in record["attention"])
     if why:
         return _write_empty(slot, task, size, why)
@@ -37,35 +38,36 @@ def main(slot: str, task: str) -> None:
     from stages.model.tokens import fitting, longest
 
     loaded = load(slot)
-    if task == "icl":
-        prompts = prompts[prompts.role == "clean"]
+    if asked.roles:
+        prompts = prompts[prompts.role.isin(asked.roles)]
     rows, encoded = fitting(loaded, list(prompts.itertuples()))
     if not rows:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
     log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    relations_path, outputs_path = paths.relations(slot, task), paths.outputs(slot, task)
+    batch_tokens, schema = settings.extract.batch_tokens, tables.outputs_schema(size)
+    if not asked.outputs:
+        schema = tables.empty(schema, f"no head outputs of {asked.label} are used").schema
     with (
-        tables.writer(relations_path, tables.RELATIONS) as add_relations,
-        tables.writer(outputs_path, tables.outputs_schema(size)) as add_outputs,
+        tables.writer(paths.relations(slot, task), tables.RELATIONS) as add_relations,
+        tables.writer(paths.outputs(slot, task), schema) as add_outputs,
     ):
-        work = _in_context if task == "icl" else _measured
-        work(loaded, rows, encoded, task, settings.extract.batch_tokens, add_relations, add_outputs)
+        if any(family.relation for family in families.of(task).values()):
+            _measured(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
+        if asked.outputs == "last":
+            _in_context(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
 
 
-def _senseless(kind: str, task: str) -> str:
-    if kind != "decoder" and task in ("icl", "needle", "iteration"):
-        return "an encoder writes no continuation"
-    if not families.of(task):
-        return "no head family is measured on this task; it is scored under ablation"
-    return ""
+def _unmeasured(task: str) -> str:
+    return "" if families.of(task) else "no head family is measured on this task; it is scored under ablation"
 
 
 def _write_empty(slot: str, task: str, size: int, why: str) -> None:
     log.info("%s on %s: %s", task, slot, why)
     tables.write(paths.relations(slot, task), tables.empty(tables.RELATIONS, why), tables.RELATIONS)
-    tables.write(paths.outputs(slot, task), tables.empty(tables.outputs_schema(size), why), tables.RELATIONS)
+    schema = tables.outputs_schema(size)
+    tables.write(paths.outputs(slot, task), tables.empty(schema, why), schema)
 
 
 def _measured(
@@ -80,18 +82,24 @@ def _measured(
     progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
     for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
         tokens = [encoded[index] for index in chosen]
-        relations = [{f.name: found for f in attentional if (found := f.relation(one)) is not None} for one in tokens]
-        found = measure(loaded, tokens, relations)
+        relations = [_relations(attentional, prompt) for prompt in tokens]
+        masses = measure(loaded, tokens, relations)
         for position, index in enumerate(chosen):
-            row, mine, scored = rows[index], found.means[position], found.scored[position]
-            if mine:
-                add_relations(_relation_rows(loaded, row, mine, relations[position], offsets, scored))
-            if task == "text":
+            row, means, scored = rows[index], masses.means[position], masses.scored[position]
+            if means:
+                add_relations(_relation_rows(loaded, row, means, relations[position], offsets, scored))
+            if tasks.of(task).outputs == "mean":
                 ordinary = ~tokens[position].special
-                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in found.outputs.items()}
+                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in masses.outputs.items()}
                 add_outputs(_output_rows(loaded, row, None, z))
         progress.update(sum(map(len, tokens)))
     progress.close()
+
+
+def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]:
+    """Return the relations that a prompt has, by family."""
+    relations = {family.name: family.relation(tokens) for family in attentional}
+    return {name: relation for name, relation in relations.items() if relation is not None}
 
 
 def _in_context(
@@ -105,7 +113,7 @@ def _in_context(
     for chosen in tqdm(together, desc=task, unit="set"):
         tokens = [encoded[index] for index in chosen]
         with capturing(loaded) as outputs:
-            batch = Batch(loaded, tokens, [one.target for one in tokens])
+            batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
         for position, index in enumerate(chosen):
             last = int(tokens[position].target[0]) - 1 - batch.cut
             z = {layer: x[position, last] for layer, x in outputs.items()}
@@ -116,18 +124,18 @@ def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], off
     """Return the rows of one prompt: one per relation and head."""
     layer, head = np.array(loaded.anatomy.heads).T
     size = len(layer)
-    statistics = {name for one in means.values() for name in one.values}
+    statistics = {name for mean in means.values() for name in mean.values}
     offset = {name: offsets.get(name) for name in means}
     accuracy = {name: None if at is None else offset_accuracy(relations[name], at) for name, at in offset.items()}
     columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
     columns |= {"recalled": None if scored is None else scored.recalled}
     columns = {name: [value] * size * len(means) for name, value in columns.items()}
     columns |= {"layer": np.tile(layer, len(means)), "head": np.tile(head, len(means))}
-    each = {"relation": list(means), "queries": [one.count for one in means.values()]}
+    each = {"relation": list(means), "queries": [mean.count for mean in means.values()]}
     each |= {"baseline": list(accuracy.values()), "offset": list(offset.values())}
     columns |= {name: [value for value in values for _ in range(size)] for name, values in each.items()}
     for name in statistics:
-        columns[name] = np.concatenate([one.values[name][layer, head] for one in means.values()])
+        columns[name] = np.concatenate([mean.values[name][layer, head] for mean in means.values()])
     missing = [None] * size * len(means)
     return pa.table(
         {
@@ -152,8 +160,8 @@ def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
     heads = loaded.anatomy.heads
     values = np.zeros((len(heads), size), dtype=np.float32)
     for index, (layer, head) in enumerate(heads):
-        mine = loaded.anatomy.layers[layer].head_size
-        values[index, :mine] = z[layer][head * mine : (head + 1) * mine].cpu().numpy()
+        own = loaded.anatomy.layers[layer].head_size
+        values[index, :own] = z[layer][head * own : (head + 1) * own].cpu().numpy()
     same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
     schema = tables.outputs_schema(size)
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}

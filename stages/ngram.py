@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from stages import tasks
 from stages.baseline.outcome import Baselines
 from stages.baseline.words import sentences
 from stages.statistics.verdict import bootstrap
@@ -22,20 +23,18 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 2000  # bootstrap samples
 COLUMNS = "baseline task group measure value low high trials".split()
-# what a task is broken down by: phenomenon, function
-GROUP = {"blimp": "category", "icl": "group", "iteration": "group"}
 
 
 def main() -> None:
-    """Count the text, score the prompts of blimp, icl (clean), repeats and iteration, write values and summary."""
+    """Count the text, score the prompts of the tasks that counting can be asked about, write values and summary."""
     settings = params.load()
     counted = sentences(read_text(Path(settings.ngram.path)))
     baselines = Baselines(counted, settings.ngram.order)
     size = baselines.vocabulary.size - 2  # without <unk> and the end of a sentence
     log.info("ngram: %s, %d words, %d different", settings.ngram.path, sum(map(len, counted)), size)
     rows = []
-    for task in ("blimp", "icl", "repeats", "iteration"):
-        if getattr(settings.tasks, task) is not None:
+    for task, source in settings.tasks:
+        if source is not None and tasks.of(task).counted:
             prompts = tables.read(paths.prompts(task), tables.PROMPTS)
             rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
@@ -45,20 +44,13 @@ def main() -> None:
 
 
 def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[dict]:
-    """Yield a row per prompt, baseline and measure; of in-context prompts only the clean ones."""
-    if task == "icl":
-        prompts = prompts[prompts.role == "clean"]
+    """Yield a row per prompt, baseline and measure, of prompts in the task's roles."""
+    asked = tasks.of(task)
+    if asked.roles:
+        prompts = prompts[prompts.role.isin(asked.roles)]
     for prompt in tqdm(prompts.itertuples(index=False), total=len(prompts), desc=f"ngram {task}", unit="prompt"):
-        if task == "blimp":
-            found = baselines.blimp(*prompt.targets)
-        elif task == "icl":
-            found = baselines.icl(prompt.text, prompt.targets[0])
-        elif task == "iteration":
-            found = baselines.iteration(prompt.text, prompt.targets[0])
-        else:
-            found = baselines.repeats(prompt.ordinals.tolist())
         same = {"task": task, "group": prompt.group, "category": prompt.category, "cluster": prompt.cluster}
-        for baseline, measures in found.items():
+        for baseline, measures in asked.counted(baselines, prompt).items():
             for measure, value in measures.items():
                 yield same | {"baseline": baseline, "prompt": prompt.id, "measure": measure, "value": value}
 
@@ -67,12 +59,13 @@ def summarize(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return the mean per baseline, task, group and measure with its interval; group 'all' is the whole task."""
     rows = []
     for (task, baseline, measure), whole in raw.groupby(["task", "baseline", "measure"]):
-        parts = whole.groupby(GROUP[task]) if task in GROUP else ()
-        for group, mine in [("all", whole), *parts]:
+        column = tasks.of(task).parts
+        parts = whole.groupby(column) if column else ()
+        for group, part in [("all", whole), *parts]:
             rng = stream(seed, f"ngram/{task}/{measure}/{group}")  # the same prompts are drawn for both baselines
-            low, high = bootstrap(mine[["value"]].to_numpy(float), mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
+            low, high = bootstrap(part[["value"]].to_numpy(float), part.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
             row = {"baseline": baseline, "task": task, "group": group, "measure": measure}
-            rows.append(row | {"value": mine.value.mean(), "low": low, "high": high, "trials": len(mine)})
+            rows.append(row | {"value": part.value.mean(), "low": low, "high": high, "trials": len(part)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -1,33 +1,34 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, effects.csv, steering.csv. Every interval is a 95 % bootstrap over clusters of prompts; effects are
-paired on the same prompts.
+iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv. Every interval is a 95 % one over clusters of
+prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata
 import json
 import sys
+from collections.abc import Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, stepping
-from stages.statistics.verdict import bootstrap, bounds, jaccard, over_draws, resampled
+from stages.statistics import arcs, effects, stepping
+from stages.statistics.intervals import interval
+from stages.statistics.ranks import score_with_effect
+from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
 from stages.store.metrics import VECTORS, metrics
 from stages.tasks.prompt import stream
 
-SAMPLES = 2000  # bootstrap samples
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
-EFFECT_COLUMNS = (
-    "intervention k kind task group measure value change low high trials control draws "
-    "versus_control versus_low versus_high"
-).split()
+CAUSAL = "layer head task measure change low high q first_order exact".split()
+AGREEMENT = "task measure heads rank_correlation sign_agreement top".split()
 
 
 def main(slot: str) -> None:
@@ -35,25 +36,31 @@ def main(slot: str) -> None:
     settings = params.load()
     folder = paths.report(slot)
     heads = tables.read(paths.heads(slot), tables.HEADS)
-    effects = summarize_effects(tables.read(paths.effects(slot), tables.EFFECTS), settings.seed)
-    steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING), settings.seed)
-    steering = pd.concat([_demonstrated(effects, steering), steering])
+    raw = tables.read(paths.effects(slot), tables.EFFECTS)
+    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    silenced = effects.table(raw, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
+    single, agreement = _causal(slot, raw, settings)
+    steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING))
+    steering = pd.concat([_demonstrated(silenced, steering), steering])
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
-        heads.assign(member=heads.member.astype(int)),
-        "layer head family score null baseline low high q member prompts note",
+        heads.assign(member=heads.member.astype(int), member_a=heads.member_a.astype(int)),
+        "layer head family score score_a score_b null baseline low high q member member_a prompts note",
     )
     _csv(folder / "overlap.csv", overlap(heads))
-    _csv(folder / "reliability.csv", reliability(heads))
-    _csv(folder / "effects.csv", effects, " ".join(EFFECT_COLUMNS))
+    with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
+    _csv(folder / "reliability.csv", reliability(heads, settings.classify.thresholds).merge(with_effect, "left"))
+    _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
+    _csv(folder / "causal.csv", single, " ".join(CAUSAL))
+    _csv(folder / "agreement.csv", agreement, " ".join(AGREEMENT))
     _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
-    tables.write_text(
-        folder / "metrics.json", _json(metrics(heads, effects, steering, grammar, steps, _sink_rate(slot, settings)))
-    )
+    mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
+    numbers = metrics(heads, silenced, steering, grammar, steps, _sink_rate(slot, settings), mains)
+    tables.write_text(folder / "metrics.json", _json(numbers))
 
 
 def overlap(heads: pd.DataFrame) -> pd.DataFrame:
@@ -69,122 +76,82 @@ def overlap(heads: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns="family_a family_b members_a members_b both jaccard expected corrected".split())
 
 
-def reliability(heads: pd.DataFrame) -> pd.DataFrame:
-    """Return the rank correlation of the two splits' scores over heads, per family."""
+def reliability(heads: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """Return the rank correlation of the two splits' scores over heads, per family, and the threshold in force.
+
+    thresholds: params classify.thresholds, by family; the families' own elsewhere.
+    """
     rows = []
-    for name, mine in heads.groupby("family", sort=False):
-        both = mine.dropna(subset=["score_a", "score_b"])
-        rank = spearmanr(both.score_a, both.score_b).statistic if both.score_a.nunique() > 1 else np.nan
+    for name, of_family in heads.groupby("family", sort=False):
+        both = of_family.dropna(subset=["score_a", "score_b"])
+        alike = both.score_a.nunique() < 2 or both.score_b.nunique() < 2
         rows.append(
             {
                 "family": name,
-                "spearman": rank,
-                "members": int(mine.member.sum()),
-                "threshold": FAMILIES[name].threshold,
-                "prompts": int(mine.prompts.max()),
+                "spearman": np.nan if alike else spearmanr(both.score_a, both.score_b).statistic,
+                "members": int(of_family.member.sum()),
+                "threshold": thresholds.get(name, FAMILIES[name].threshold),
+                "prompts": int(of_family.prompts.max()),
             }
         )
     return pd.DataFrame(rows, columns=["family", "spearman", "members", "threshold", "prompts"])
 
 
-def summarize_effects(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return one row per intervention, task, group and measure, each effect beside its control.
+def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Return whether a family's score goes with the harm of losing single heads on its home task, per family.
 
-    Intervals of matched heads, and of the difference from them, hold the spread over draws as well as over prompts. For
-    'none', low and high bound the value and `change` is empty; else they bound the change.
+    single: as causal.csv, of which first-order changes count. Scores come from split a, effects from split b: no prompt
+    is in both. Columns family, effect_task, effect_rho (Spearman over heads), effect_p (permutation within layers); no
+    row for a family without a home task that effects were measured on.
     """
-    if raw.empty:
-        return pd.DataFrame(columns=EFFECT_COLUMNS)
-    none = raw[raw.intervention == "none"].drop_duplicates(["task", "prompt", "measure"])
-    rows = [
-        _intact(none, task, measure, "all", mine, seed) for (task, measure), mine in none.groupby(["task", "measure"])
-    ]
-    for (task, measure), mine in none.groupby(["task", "measure"]):
-        label = mine.category if task == "blimp" else mine.group
-        if task in ("blimp", "icl", "needle"):
-            rows += [_intact(none, task, measure, group, part, seed) for group, part in mine.groupby(label)]
-    changed = raw[raw.intervention != "none"].assign(change=lambda table: table.value - table.intact, group="all")
-    pairs = changed[changed.task == "blimp"]
-    changed = pd.concat([changed, pairs.assign(group=pairs.category)])
-    keys = ["intervention", "k", "kind", "task", "group", "measure"]
-    groups = dict(iter(changed.groupby(keys)))
-    for (name, *same), mine in groups.items():
-        rows.append(_effect(name, same, mine, groups.get((f"matched:{name}", *same)), seed))
-    order = {name: index for index, name in enumerate(["none", *FAMILIES])}
-    table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
-    rank = table.intervention.str.removeprefix("matched:").map(order)
-    return (
-        table.assign(rank=rank)
-        .sort_values(["kind", "rank", "k", "intervention", "task", "measure", "group"], kind="stable")
-        .drop(columns="rank")
-    )
+    rows = []
+    for name, of_family in heads.groupby("family", sort=False):
+        for task in FAMILIES[name].home:
+            of_task = single[(single.task == task) & single.first_order.notna()]
+            if of_task.empty:
+                continue
+            measure = tasks.of(task).smooth
+            both = of_family.merge(of_task[of_task.measure == measure], on=["layer", "head"])
+            harm_H = both.first_order.to_numpy(float) * (1 if measure in tasks.of(task).falls else -1)
+            rng = stream(seed, f"summarize/effect/{name}/{task}")
+            rho, p = score_with_effect(both.score_a.to_numpy(float), harm_H, both.layer.to_numpy(), rng, resamples)
+            rows.append({"family": name, "effect_task": task, "effect_rho": rho, "effect_p": p})
+            break  # the first home task that was measured
+    return pd.DataFrame(rows, columns=["family", "effect_task", "effect_rho", "effect_p"])
 
 
-def _effect(name: str, same: list, mine: pd.DataFrame, control: pd.DataFrame | None, seed: int) -> dict:
-    """Return one intervention's row; prompts and, for matched heads, draws are resampled."""
-    k, kind, task, group, measure = same
-    rng = stream(seed, f"summarize/{name}/{k}/{kind}/{task}/{group}/{measure}")
-    names = mine.drop_duplicates("prompt").set_index("prompt").cluster.sort_index()
-    sides = [mine] if control is None else [mine, control]
-    wide = [side.pivot(index="prompt", columns="draw", values="change") for side in sides]
-    means_RD = resampled(np.hstack(wide), names.to_numpy(str), SAMPLES, rng)
-    own, other = np.split(means_RD, [wide[0].shape[1]], axis=1)
-    own_R = over_draws(own, rng)
-    low, high = bounds(own_R)
-    row = {"intervention": name, "k": k, "kind": kind, "task": task, "group": group, "measure": measure}
-    row |= {"value": mine.value.mean(), "change": mine.change.mean(), "low": low, "high": high}
-    row |= {"trials": len(names), "control": mine.control.iloc[0], "draws": wide[-1].shape[1]}
-    if control is not None:
-        low, high = bounds(own_R - over_draws(other, rng))
-        beyond = mine.change.mean() - control.change.mean()
-        row |= {"versus_control": beyond, "versus_low": low, "versus_high": high}
-    elif not name.startswith("matched:"):
-        row["draws"] = 0
-    return row
+def _causal(slot: str, raw: pd.DataFrame, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the effects of single heads and how well first-order ones agree with exact ones; empty where none ran."""
+    first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
+    if first_order.empty:
+        return pd.DataFrame(columns=CAUSAL), pd.DataFrame(columns=AGREEMENT)
+    from stages.statistics import causal
+
+    return causal.tables(first_order, raw, lambda name: stream(settings.seed, f"summarize/causal/{slot}/{name}"))
 
 
-def _intact(none: pd.DataFrame, task: str, measure: str, group: str, mine: pd.DataFrame, seed: int) -> dict:
-    rng = stream(seed, f"summarize/none/{task}/{measure}/{group}")
-    low, high = bootstrap(mine[["value"]].to_numpy(float), mine.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
-    row = {"intervention": "none", "k": 0, "kind": "", "task": task, "group": group, "measure": measure}
-    return row | {"value": mine.value.mean(), "low": low, "high": high, "trials": len(mine), "draws": 0}
+def summarize_steering(raw: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws averaged.
 
-
-def summarize_steering(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws averaged."""
+    The interval is over prompts: a prompt's value is its mean over draws.
+    """
     columns = "function layer context vector accuracy low high trials heads strength".split()
     rows = []
-    for (function, context, vector), mine in raw[raw.chosen.astype(bool)].groupby(["function", "context", "vector"]):
-        rng = stream(seed, f"summarize/steering/{function}/{context}/{vector}")
-        names = mine.drop_duplicates("prompt").set_index("prompt").cluster.sort_index()
-        wide = mine.pivot(index="prompt", columns="draw", values="correct").astype(float)
-        low, high = bounds(over_draws(resampled(wide.to_numpy(), names.to_numpy(str), SAMPLES, rng), rng))
-        first = mine.iloc[0]
-        row = {
-            "function": function,
-            "layer": first.layer,
-            "context": context,
-            "vector": vector,
-            "heads": first["heads"],
-        }
-        rows.append(
-            row
-            | {
-                "accuracy": mine.correct.mean(),
-                "low": low,
-                "high": high,
-                "trials": len(mine),
-                "strength": first.strength,
-            }
-        )
+    for (function, context, vector), runs in raw[raw.chosen.astype(bool)].groupby(["function", "context", "vector"]):
+        prompts = runs.astype({"correct": float}).groupby("prompt").agg({"correct": "mean", "cluster": "first"})
+        low, high = interval(prompts.correct, prompts.cluster, share=True)
+        first = runs.iloc[0]
+        row = {"function": function, "layer": first.layer, "context": context, "vector": vector}
+        row |= {"accuracy": runs.correct.mean(), "low": low, "high": high, "trials": len(runs)}
+        rows.append(row | {"heads": first["heads"], "strength": first.strength})
     table = pd.DataFrame(rows, columns=columns)
     table["vector"] = pd.Categorical(table.vector, VECTORS)
     return table.sort_values(["context", "function", "vector"], ascending=[False, True, True])
 
 
-def _demonstrated(effects: pd.DataFrame, steering: pd.DataFrame) -> pd.DataFrame:
+def _demonstrated(silenced: pd.DataFrame, steering: pd.DataFrame) -> pd.DataFrame:
     """Return the intact accuracy with demonstrations of the functions that were steered, to compare with."""
-    clean = effects[(effects.intervention == "none") & (effects.task == "icl") & (effects.measure == "accuracy")]
+    clean = silenced[(silenced.purpose == "none") & (silenced.task == "icl") & (silenced.measure == "accuracy")]
     clean = clean[clean.group.isin(steering.function)]
     same = {"layer": -1, "context": "clean", "vector": "none", "heads": 0, "strength": 0.0}
     columns = clean.rename(columns={"group": "function", "value": "accuracy"}).assign(**same)
@@ -206,9 +173,7 @@ def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
     relations = tables.read(paths.relations(slot, "treebank"), tables.RELATIONS)
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = json.loads(metadata.get(b"not_measured", b"{}"))
-    causal = json.loads(paths.model(slot).read_text(encoding="utf-8"))["kind"] == "decoder"
-    seed = settings.seed
-    return arcs.table(relations, heads, missing, causal, lambda name: stream(seed, f"summarize/grammar/{slot}/{name}"))
+    return arcs.table(relations, heads, missing)
 
 
 def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
@@ -216,7 +181,7 @@ def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFr
     if settings.tasks.iteration is None or tables.reason(paths.relations(slot, "iteration")):
         return pd.DataFrame(columns=stepping.COLUMNS)
     relations = tables.read(paths.relations(slot, "iteration"), tables.RELATIONS)
-    return stepping.table(relations, heads, lambda name: stream(settings.seed, f"summarize/{slot}/{name}"))
+    return stepping.table(relations, heads)
 
 
 def _model(slot: str, settings: params.Params) -> dict:

@@ -121,9 +121,9 @@ def test_bootstrap_covers_and_widens_with_clusters():
     assert alone[0, 0] < effects.mean() < alone[1, 0]
 
 
-def judged(family: str, values, null=0.01, baseline=0.1):
+def judged(family: str, values, null=0.01, baseline=0.1, thresholds=None):
     count = len(values)
-    settings = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
+    settings = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05, thresholds=thresholds or {})
     arrays = (values, np.full_like(values, null), np.full(count, baseline), np.arange(count).astype(str))
     return judge(
         FAMILIES[family],
@@ -144,6 +144,19 @@ def test_membership_needs_threshold_significance_margin_and_baseline():
     assert not judged("induction", values, null=0.58)["member"].any()  # no margin over an average key
     assert not judged("induction", values, baseline=0.7)["member"].any()  # a fixed offset does better
     assert judged("previous", values, baseline=0.7)["member"][0]  # which is what a positional family is
+
+
+def test_a_threshold_in_params_takes_the_place_of_the_familys():
+    values = np.stack([np.full(40, 0.6), np.full(40, 0.3)], axis=1)
+    assert judged("induction", values)["member"].tolist() == [True, False]
+    assert judged("induction", values, thresholds={"induction": 0.2})["member"].tolist() == [True, True]
+    assert judged("induction", values, thresholds={"induction": 0.7, "sink": 0})["member"].tolist() == [False, False]
+
+
+def test_a_head_without_a_value_is_no_member():
+    values = np.stack([np.full(40, 0.6), np.where(np.arange(40) == 3, np.nan, 0.6)], axis=1)
+    columns = judged("induction", values)
+    assert np.isnan(columns["p"][1]) and np.isnan(columns["q"][1]) and columns["member"].tolist() == [True, False]
 
 
 def test_streaming_has_no_p_value():

@@ -9,13 +9,15 @@ import pytest
 import torch
 from tiny import make
 
+from stages import tasks
 from stages.model.forward import batches, forward
 from stages.model.intervene import ablating
-from stages.model.outcome import STRIDE, outcome, outcomes
+from stages.model.outcome import outcome, outcomes, trial
 from stages.model.score import Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
 from stages.tasks.prompt import Prompt
+from stages.tasks.text.task import STRIDE
 
 
 def row(name: str, **fields) -> SimpleNamespace:
@@ -83,9 +85,43 @@ def test_repeats_are_scored_on_the_last_copy():
 
 def test_recall_counts_tokens_and_accuracy_needs_all():
     scored = Scored(np.array([-0.1, -0.2, -3.0], dtype=np.float32), np.array([True, True, False]))
-    assert outcome("needle", [scored])["recall"] == outcome("iteration", [scored])["recall"] == pytest.approx(2 / 3)
-    assert outcome("icl", [scored])["accuracy"] == 0.0
-    assert outcome("icl", [Scored(scored.logprob, np.ones(3, dtype=bool))])["accuracy"] == 1.0
+    recall = [outcome(task, [], [scored])["recall"] for task in ("needle", "iteration")]
+    assert recall == pytest.approx([2 / 3, 2 / 3])
+    assert outcome("icl", [], [scored])["accuracy"] == 0.0
+    assert outcome("icl", [], [Scored(scored.logprob, np.ones(3, dtype=bool))])["accuracy"] == 1.0
+
+
+def test_pairs_say_whether_they_tie_are_the_same_tokens_or_differ_in_length():
+    loaded = make("gpt2")
+    pairs = [*PAIRS, row("3", targets=(" the cat sees a dog.", " the cat sees a dog of a house."))]
+    found = {pair.id[-1]: measures for pair, (measures,) in outcomes(loaded, "blimp", pairs, 200, [])}
+    beside = {name: tuple(found[name][key] for key in ("ties", "equal_ids", "unequal_length")) for name in found}
+    lengths = {pair.id[-1]: [len(encode(loaded, pair, target)) for target in (0, 1)] for pair in pairs}
+    assert beside["2"] == (1.0, 1.0, 0.0) and beside["0"][:2] == (0.0, 0.0)
+    assert beside["3"] == (0.0, 0.0, 1.0)
+    assert all(values[2] == float(len(set(lengths[name])) > 1) for name, values in beside.items())
+
+
+def test_a_head_of_zeros_ties_every_pair():
+    """All tokens are then equally likely: pairs of one length tie, though their tokens differ."""
+    loaded = make("gpt2")
+    loaded.model.get_output_embeddings().weight.data.zero_()
+    same_length = row("4", targets=(" the cat sees a dog.", " the dog sees a cat."))
+    ((_, (measures,)),) = outcomes(loaded, "blimp", [same_length], 200, [])
+    assert measures == {"accuracy": 0.5, "margin": 0.0, "ties": 1.0, "equal_ids": 0.0, "unequal_length": 0.0}
+
+
+def test_every_task_scores_as_many_sequences_as_it_has_targets():
+    loaded = make("gpt2")
+    for name in tasks.names():
+        asked = tasks.of(name)
+        prompt = row("0", text="the cat sees" * (asked.targets == 1), targets=(" the dog", " a dog")[: asked.targets])
+        made = trial(loaded, name, prompt) if name != "repeats" else trial(loaded, name, row("0", ordinals=(1, 2) * 3))
+        assert len(made.tokens) == len(made.positions) == asked.targets
+        scored = [Scored(np.full(len(at), -1.0), np.ones(len(at), dtype=bool)) for at in made.positions]
+        measures = outcome(name, made.tokens, scored)
+        assert not measures or {asked.main, asked.smooth, *asked.falls, *asked.beside, *asked.chance} <= set(measures)
+        assert bool(measures) == bool(asked.main)
 
 
 def test_batches_cover_all_prompts_in_a_fixed_order_within_the_budget():

@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 import yaml
 
-from stages import ablate, classify, extract, fetch, prepare, steer, summarize, trace
+from stages import ablate, classify, extract, fetch, prepare, steer, summarize, tasks, trace
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
@@ -48,12 +48,17 @@ PAIRS = [
 ]
 
 
-def naive(loaded: Loaded, tokens) -> np.ndarray:
-    """Mask one token, run one sentence through everything, look up the token; [CLS] and [SEP] are no tokens of it."""
+def naive(loaded: Loaded, tokens, words: list | None = None) -> np.ndarray:
+    """Mask one token, run one sentence through everything, look up the token; [CLS] and [SEP] are no tokens of it.
+
+    words: the word of each token; then the tokens that follow in the same word are masked as well.
+    """
     found = []
     for place in range(1, len(tokens) - 1):
         ids = torch.from_numpy(tokens.ids)[None].clone()
-        ids[0, place] = loaded.tokenizer.mask_token_id
+        for other in range(place, len(tokens)):
+            if other == place or (words and words[other] == words[place]):
+                ids[0, other] = loaded.tokenizer.mask_token_id
         logits = loaded.model(input_ids=ids).logits
         assert logits.shape == (1, len(tokens), tiny.VOCABULARY)
         found.append(float(logits[0, place].double().log_softmax(0)[tokens.ids[place]]))
@@ -76,13 +81,31 @@ def test_scores_equal_a_loop_over_masked_tokens(name):
 
 
 @pytest.mark.parametrize("name", tiny.ENCODERS)
+def test_within_a_word_what_follows_is_masked_too(name):
+    """`jumps` is five letters to the tokenizer: each is predicted from those before it in the word, never after."""
+    loaded = tiny.make(name, scale=4.0)
+    split, whole = pair("4", " the cat jumps on a dog.", " the cat sees a dog."), pair("5", " the cat sees", " a dog")
+    rows = {row.id: one for row, one in outcomes(loaded, [split, whole], 100, within_word=True)}
+    original = {row.id: one for row, one in outcomes(loaded, [split, whole], 100)}
+    sentences = [encode(loaded, split, target) for target in (0, 1)]
+    words = [loaded.tokenizer(split.targets[target]).word_ids() for target in (0, 1)]
+    assert len(set(words[0])) < len(words[0]) - 1
+    expected = [naive(loaded, tokens, own).sum() for tokens, own in zip(sentences, words, strict=True)]
+    assert rows[split.id]["margin"] == pytest.approx(expected[0] - expected[1], abs=1e-4)
+    assert abs(rows[split.id]["margin"] - original[split.id]["margin"]) > 1e-3
+    assert rows[whole.id]["margin"] == pytest.approx(original[whole.id]["margin"], abs=1e-4)  # no word in pieces
+
+
+@pytest.mark.parametrize("name", tiny.ENCODERS)
 def test_batches_of_any_size_give_the_same(name):
     loaded = tiny.make(name, scale=4.0)
     found = {size: dict((row.id, one) for row, one in outcomes(loaded, PAIRS, size)) for size in (1, 40, 10_000)}
     for row in PAIRS:
         for size in (1, 40):
             assert found[size][row.id] == pytest.approx(found[10_000][row.id], abs=1e-4)
-    assert found[1]["blimp/g/2"] == found[10_000]["blimp/g/2"] == {"accuracy": 0.5, "margin": 0.0}  # exactly
+    assert found[1]["blimp/g/2"] == found[10_000]["blimp/g/2"] == {
+        "accuracy": 0.5, "margin": 0.0, "ties": 1.0, "equal_ids": 1.0, "unequal_length": 0.0
+    }  # exactly # fmt: skip
 
 
 def test_the_head_reads_one_row_per_copy_and_equal_copies_run_once():
@@ -154,7 +177,11 @@ def test_a_masked_slot_is_scored_intact_and_says_what_is_not_measured(slot, tmp_
     report = slot(tiny.save("bert", tmp_path / "model"))
     raw = tables.read(paths.effects("encoder"), tables.EFFECTS)
     pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
-    assert len(raw) == 2 * len(pairs) == 2 * 67 and set(raw.measure) == {"accuracy", "margin"}
+    assert len(raw) == 5 * len(pairs) == 5 * 67 and set(raw.measure) == {
+        *tasks.of("blimp").beside,
+        "accuracy",
+        "margin",
+    }
     assert set(raw.intervention) == {"none"} and (raw.value == raw.intact).all()
     effects = pd.read_csv(report / "effects.csv")
     whole = effects[(effects.group == "all") & (effects.measure == "accuracy")]

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import ngram
+from stages import ngram, tasks
 from stages.baseline.base import Uniform, Widened
 from stages.baseline.kneser_ney import START, KneserNey, discounts
 from stages.baseline.outcome import TOKENS, Baselines
@@ -151,10 +152,10 @@ def baselines() -> Baselines:
 
 
 def test_minimal_pairs_follow_collocations_and_ties_count_half(baselines):
-    right = baselines.blimp("The cat sleeps.", "The cat sleep.")
+    right = baselines.pair("The cat sleeps.", "The cat sleep.")
     assert right["ngram"] == {"accuracy": 1.0, "ties": 0.0}
-    assert baselines.blimp("The cat sleep.", "The cat sleeps.")["ngram"]["accuracy"] == 0.0
-    unknown = baselines.blimp("The cat yawns.", "The cat yawn.")  # two words that the text does not have
+    assert baselines.pair("The cat sleep.", "The cat sleeps.")["ngram"]["accuracy"] == 0.0
+    unknown = baselines.pair("The cat yawns.", "The cat yawn.")  # two words that the text does not have
     assert unknown["ngram"] == unknown["ngram_prompt"] == {"accuracy": 0.5, "ties": 1.0}
 
 
@@ -167,24 +168,29 @@ def test_whole_sentences_are_scored_with_their_end(baselines):
             sum(math.log(naive(train, 5, known.size, word, s[:i])) for i, word in enumerate(s))
             for s in ([*known.encode(words(text), {}), 1] for text in (good, bad))
         ]
-        assert baselines.blimp(good, bad)["ngram"]["accuracy"] == float(totals[0] > totals[1])
+        assert baselines.pair(good, bad)["ngram"]["accuracy"] == float(totals[0] > totals[1])
+
+
+def answered(baselines: Baselines, task: str, text: str, target: str) -> dict:
+    """What the task makes of the baselines' answers to a prompt."""
+    return tasks.of(task).counted(baselines, SimpleNamespace(text=text, targets=(target,)))
 
 
 def test_copying_by_counting_answers_only_what_the_prompt_said(baselines):
     prompt = "Q: oko\nA: oka\n\nQ: uru\nA: ura\n\nQ: oko\nA:"
-    assert baselines.icl(prompt, " Oka") == {"ngram": {"accuracy": 0.0}, "ngram_prompt": {"accuracy": 1.0}}
-    assert baselines.icl(prompt, " ura")["ngram_prompt"]["accuracy"] == 0.0
+    assert answered(baselines, "icl", prompt, " Oka") == {"ngram": {"accuracy": 0.0}, "ngram_prompt": {"accuracy": 1.0}}
+    assert answered(baselines, "icl", prompt, " ura")["ngram_prompt"]["accuracy"] == 0.0
     new = prompt.removesuffix("oko\nA:") + "iri\nA:"  # not asked before: two answers, equally likely
-    assert baselines.icl(new, " ura")["ngram_prompt"]["accuracy"] == 0.5
-    assert baselines.icl(new, " never-shown")["ngram_prompt"]["accuracy"] == 0.0
+    assert answered(baselines, "icl", new, " ura")["ngram_prompt"]["accuracy"] == 0.5
+    assert answered(baselines, "icl", new, " never-shown")["ngram_prompt"]["accuracy"] == 0.0
     two = "Q: x\nA: new york\n\nQ: y\nA: los angeles\n\nQ: x\nA:"
-    assert baselines.icl(two, " New York")["ngram_prompt"]["accuracy"] == 1.0
-    assert baselines.icl(two, " New Angeles")["ngram_prompt"]["accuracy"] == 0.0
+    assert answered(baselines, "icl", two, " New York")["ngram_prompt"]["accuracy"] == 1.0
+    assert answered(baselines, "icl", two, " New Angeles")["ngram_prompt"]["accuracy"] == 0.0
 
 
 def test_repeats_are_copied_by_the_prompt_and_uniform_to_the_text(baselines):
     sequence = np.random.default_rng(0).choice(2**31, 30, replace=False).tolist()
-    found = baselines.repeats(sequence * 3)
+    found = baselines.repeated(sequence * 3)
     assert found["ngram"]["loss"] == pytest.approx(math.log(TOKENS)) and found["ngram"]["accuracy"] < 1e-5
     assert found["ngram_prompt"]["accuracy"] == 1.0 and found["ngram_prompt"]["loss"] < 0.1
     tokens = list(range(30)) * 2  # the reference on the same, word by word
@@ -196,10 +202,10 @@ def test_a_tape_is_counted_symbol_by_symbol(baselines):
     """After `q b :` came q twice: counting says q again, then what followed that q most often."""
     text = " q b : q b\n q b : q b\n q b :"
     right = {"symbols": 1.0, "tapes": 1.0}
-    assert baselines.iteration(text, " q b")["ngram_prompt"] == right
-    assert baselines.iteration(text, " q q")["ngram_prompt"] == {"symbols": 0.5, "tapes": 0.0}
-    assert baselines.iteration(text, " z")["ngram_prompt"]["symbols"] == 0.0  # a symbol never shown
-    assert baselines.iteration(text, " q b")["ngram"]["symbols"] == 0.0  # the text knows no such words
+    assert answered(baselines, "iteration", text, " q b")["ngram_prompt"] == right
+    assert answered(baselines, "iteration", text, " q q")["ngram_prompt"] == {"symbols": 0.5, "tapes": 0.0}
+    assert answered(baselines, "iteration", text, " z")["ngram_prompt"]["symbols"] == 0.0  # a symbol never shown
+    assert answered(baselines, "iteration", text, " q b")["ngram"]["symbols"] == 0.0  # the text knows no such words
 
 
 @pytest.fixture

@@ -25,16 +25,18 @@ from stages.model.measure import measure
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import mean_outputs
 from stages.statistics.verdict import best_offset, judge, offset_accuracy
-from stages.store.params import Icl, Iteration, Needle
 from stages.tasks.icl import prompts as icl
+from stages.tasks.icl.settings import Settings as Icl
 from stages.tasks.iteration import prompts as iteration
+from stages.tasks.iteration.settings import Settings as Iteration
 from stages.tasks.needle import prompts as needle
+from stages.tasks.needle.settings import Settings as Needle
 from stages.tasks.prompt import Prompt
 from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
 TASKS = Path(__file__).parents[1] / "stages/tasks"
-SETTINGS = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05)
+SETTINGS = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05, thresholds={})
 WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
 

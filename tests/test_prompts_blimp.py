@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.store import params
 from stages.store.errors import UserError
 from stages.tasks.blimp import grammar as blimp_grammar
 from stages.tasks.blimp import prompts as blimp
 from stages.tasks.blimp import words as blimp_words
+from stages.tasks.blimp.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 LEXICON = ROOT / "stages/tasks/blimp/lexicon.yaml"
@@ -72,7 +72,7 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real BLiMP files 
 
 def settings(**changes):
     values = {"source": "builtin", "path": str(LEXICON), "pairs": PAIRS, "leading_space": True, "bos": True}
-    return params.Blimp(**values | changes)
+    return Settings(**values | changes)
 
 
 @pytest.fixture(scope="module")

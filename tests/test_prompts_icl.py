@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
-from stages.store.params import Icl
 from stages.tasks.icl.prompts import build, derangement, query_rows
+from stages.tasks.icl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 LEXICON = ROOT / "stages/tasks/icl/lexicon.yaml"
@@ -31,10 +31,10 @@ FUNCTIONS = {
 }
 
 
-def settings(**changed) -> Icl:
+def settings(**changed) -> Settings:
     """Return the settings of params.yaml, some changed, with paths that do not depend on the working folder."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
-    return Icl(**{**content, "path": str(LEXICON), **changed})
+    return Settings(**{**content, "path": str(LEXICON), **changed})
 
 
 def lexicon() -> dict[str, list[tuple[str, str]]]:

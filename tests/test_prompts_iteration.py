@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.families.iteration.iteration import FUNCTIONS, name
-from stages.store.params import Iteration
 from stages.tasks.iteration.prompts import LETTERS, build
+from stages.tasks.iteration.settings import Settings
 from stages.tasks.iteration.tape import SYMBOLS, chance, step, tape
 
 PATH = "stages/tasks/iteration/prompts.py"
 
 
-def settings(**changed) -> Iteration:
-    return Iteration(**({"path": PATH, "prompts": 4, "examples": 3, "shortest": 4, "longest": 7} | changed))
+def settings(**changed) -> Settings:
+    return Settings(**({"path": PATH, "prompts": 4, "examples": 3, "shortest": 4, "longest": 7} | changed))
 
 
 def naive(function: str, x: list[int]) -> list[int]:

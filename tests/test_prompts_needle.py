@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
-from stages.store.params import Needle
 from stages.tasks.needle.prompts import END, FACTS, WORDS, _ask, build, haystack
+from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import read_text
 
 ROOT = Path(__file__).parents[1]
@@ -22,10 +22,10 @@ BOOKS = Path(__file__).parents[2] / "shared/data/books"
 SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 
 
-def settings(path: Path, **changed) -> Needle:
+def settings(path: Path, **changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["needle"]
-    return Needle(**{**content, "path": str(path), **changed})
+    return Settings(**{**content, "path": str(path), **changed})
 
 
 @cache
@@ -157,6 +157,16 @@ def test_bad_settings_are_user_errors(hay, tmp_path):
         build(settings(tmp_path / "verse.txt"), 17)
 
 
+def test_a_text_without_spaces_is_refused(tmp_path):
+    """Counted in words, Japanese made prompts of 8,300 tokens where 400 were asked for."""
+    japanese = (
+        "親譲りの無鉄砲で小供の時から損ばかりしている。" + "小学校に居る時分学校の二階から飛び降りて腰を抜かした。"
+    )
+    (tmp_path / "botchan.txt").write_text("\n\n".join([japanese] * 3000), encoding="utf-8")
+    with pytest.raises(UserError, match=r"botchan\.txt: 100% .* without a space; .* expected a text .* with spaces"):
+        build(settings(tmp_path / "botchan.txt"), 17)
+
+
 def test_real_book():
     if not BOOKS.is_dir():
         pytest.skip(f"no real data at {BOOKS}")
@@ -166,7 +176,7 @@ def test_real_book():
 
 def test_prose_of_this_repository_serves_params_and_holds_no_fact():
     prompts = build(settings(PROSE), 17)
-    assert len(prompts) == 60 and len({p.cluster for p in prompts}) == len(facts())
+    assert len(prompts) == 80 and len({p.cluster for p in prompts}) == len(facts())
     for prompt in prompts:
         check_prompt(prompt)
         assert len((prompt.text + prompt.targets[0]).split()) == pytest.approx(WORDS * int(prompt.category), abs=25)

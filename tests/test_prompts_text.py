@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
-from stages.store.params import Text
 from stages.tasks.prompt import read_text
 from stages.tasks.text.prompts import build, cut
+from stages.tasks.text.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PROSE = ROOT / "stages/tasks/text/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 
 
-def settings(path: Path, **changed) -> Text:
+def settings(path: Path, **changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["text"]
-    return Text(**{**content, "path": str(path), **changed})
+    return Settings(**{**content, "path": str(path), **changed})
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.store import params
 from stages.store.errors import UserError
 from stages.tasks.treebank import grammar as treebank_grammar
 from stages.tasks.treebank import prompts as treebank
+from stages.tasks.treebank.settings import Settings
 from stages.tasks.treebank.tree import Sentence, Tree, Word, place, spell
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,11 @@ LABELS = (
 SEED = yaml.safe_load((ROOT / "params.yaml").read_text())["seed"]
 
 
-def settings(**changed) -> params.Treebank:
+def settings(**changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
     sizes = {"sentences": 300, "shortest": 5, "longest": 25}
-    return params.Treebank(**{**content, "path": str(LEXICON), **sizes, **changed})
+    return Settings(**{**content, "path": str(LEXICON), **sizes, **changed})
 
 
 def read(prompt):
@@ -381,6 +381,7 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         (block("1 Anna _ nsubj", "2 sleeps 0 root"), r"word 1 \(Anna\): head None; expected another"),
         (block("1 Anna 2 NSUBJ", "2 sleeps 0 root"), r"word 1 \(Anna\): deprel 'NSUBJ'; expected a label such as"),
         (block(*ANNA, sent_id="s") + block(*ANNA[:2], sent_id="s"), r"2 \(s\): this sent_id is taken by .*1 \(s\)"),
+        (block("1 _ 2 nsubj", "2 _ 0 root", sent_id="s1"), r"\(s1\): every form is '_': a treebank without its text"),
         (block("1 Go 0 root"), r"a\.conllu: no sentence of 2 to 25 words"),
         ("", r"a\.conllu: no sentence of 2 to 25 words"),
     ],

@@ -5,11 +5,9 @@ import pandas as pd
 import pytest
 
 from stages.families.iteration.iteration import name
-from stages.statistics import stepping
+from stages.statistics import effects, stepping
 from stages.store.metrics import metrics
-from stages.summarize import EFFECT_COLUMNS
 from stages.tasks.iteration.tape import chance
-from stages.tasks.prompt import stream
 
 PROMPTS = 20
 
@@ -34,11 +32,11 @@ def heads() -> pd.DataFrame:
     return pd.DataFrame(
         [[3, 0, "iteration:copy", 0.7, True], [3, 1, "iteration:copy", 0.7, True], [3, 0, "separator", 0.1, False]],
         columns=["layer", "head", "family", "score", "member"],
-    )
+    ).assign(score_a=0.7, score_b=0.6)
 
 
 def built(table: pd.DataFrame) -> pd.DataFrame:
-    return stepping.table(table, heads(), lambda key: stream(1, key)).set_index(["function", "relation"])
+    return stepping.table(table, heads()).set_index(["function", "relation"])
 
 
 def test_chosen_on_one_half_and_reported_on_the_other():
@@ -69,10 +67,10 @@ def test_ability_stands_beside_chance_at_the_same_lengths():
 
 
 def test_functions_that_were_not_measured_have_no_row_and_metrics_hold_the_others():
-    steps = stepping.table(relations(("parity",)), heads(), lambda key: stream(1, key))
+    steps = stepping.table(relations(("parity",)), heads())
     assert set(steps.function) == {"parity"}
     nothing = pd.DataFrame(columns=["accuracy"])
-    found = metrics(heads(), pd.DataFrame(columns=EFFECT_COLUMNS), pd.DataFrame(), nothing, steps, None)
+    found = metrics(heads(), pd.DataFrame(columns=effects.COLUMNS), pd.DataFrame(), nothing, steps, None, {})
     assert found["iteration"] == {
         "parity": {"symbols": 0.5, "tapes": 0.0, "chance": 0.5, "share": 0.6, "offset": 0.33333, "trials": PROMPTS}
     }

@@ -1,11 +1,13 @@
 """Params and tables: a user's mistake gets one line that names the place; a write is whole or not at all."""
 
+import pickle
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from stages import tasks
 from stages.store import params, tables
 from stages.store.errors import UserError, run
 
@@ -37,9 +39,12 @@ def put(*path_and_value):
 
 
 def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
-    message = broken(tmp_path, put("ablate", "curve", "neddles", 3))
-    assert "ablate.curve.neddles = 3: unknown key; allowed: blimp_k, draws, ks, needles, tokens" in message
-    assert "tasks.icll" in (message := broken(tmp_path, put("tasks", "icll", {}))) and "needle" in message
+    message = broken(tmp_path, put("ablate", "neddle_tokens", 3))
+    assert "ablate.neddle_tokens = 3: unknown key; allowed: needle_tokens, prompts, single, text_tokens" in message
+    allowed = ", ".join(sorted(tasks.names()))
+    assert f"tasks.icll = {{}}: unknown key; allowed: {allowed}" in broken(tmp_path, put("tasks", "icll", {}))
+    message = broken(tmp_path, put("tasks", "needle", "length", 3))
+    assert "tasks.needle.length = 3: unknown key; allowed: depths, lengths, path, source, trials" in message
     assert (
         "models.decoder.nam" in (message := broken(tmp_path, put("models", "decoder", "nam", "x")))
         and "revision" in message
@@ -54,18 +59,18 @@ def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing(tmp_path)
 
 
 def test_lists_that_contradict_themselves_are_named(tmp_path):
-    assert "ablate.curve.ks = [1, 5, 5]: each value may stand once" in broken(
-        tmp_path, put("ablate", "curve", "ks", [1, 5, 5])
-    )
-    assert "3 is none of ks" in broken(tmp_path, put("ablate", "curve", "blimp_k", 3))
+    message = broken(tmp_path, put("plan", "kinds", ["mean", "zero", "zero"]))
+    assert "plan.kinds = ['mean', 'zero', 'zero']: each value may stand once" in message
+    assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
     assert "steer.queries = 1" in broken(tmp_path, put("steer", "queries", 1))
 
 
 def test_values_out_of_range_name_key_value_and_range(tmp_path):
     message = broken(tmp_path, put("classify", "alpha", 7))
     assert "classify.alpha = 7" in message and "less than 1" in message
-    message = broken(tmp_path, put("ablate", "families", ["sink", "sinks"]))
-    assert "ablate.families.1 = 'sinks'" in message and "'induction'" in message
+    message = broken(tmp_path, put("plan", "specificity", ["blimp", "blump"]))
+    assert "plan.specificity = ['blimp', 'blump']: 'blump' is no task; allowed: text, blimp" in message
+    assert "ablate.single = {'icll': 3}: 'icll' is no task" in broken(tmp_path, put("ablate", "single", {"icll": 3}))
     assert "Decoder" in broken(tmp_path, put("models", "Decoder", GOOD["models"]["decoder"]))
     message = broken(tmp_path, put("tasks", "icl", "template", "Q: {x}"))
     assert "{y} once" in message
@@ -80,6 +85,18 @@ def test_missing_keys_and_no_yaml(tmp_path):
         params.load(tmp_path / "params.yaml")
     with pytest.raises(UserError, match="no such file"):
         params.load(tmp_path / "absent.yaml")
+
+
+def test_tasks_are_the_folders_in_display_order(tmp_path):
+    """A task that is left out is None; every key of params.yaml is one of them."""
+    settings = params.load(ROOT / "params.yaml")
+    assert isinstance(settings, params.Params) and pickle.loads(pickle.dumps(settings)) == settings
+    assert tuple(name for name, _ in settings.tasks) == tasks.names()
+    assert {name for name, task in settings.tasks if task is not None} == set(GOOD["tasks"])
+    content = GOOD | {"tasks": {"text": GOOD["tasks"]["text"]}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    few = params.load(tmp_path / "params.yaml").tasks
+    assert few.blimp is None and few.text.passages == GOOD["tasks"]["text"]["passages"]
 
 
 def test_params_are_frozen():

@@ -1,67 +1,17 @@
-"""Summaries of raw outcomes: changes, their controls, and intervals that hold prompts and draws."""
+"""Summaries of raw outcomes: steering, overlap, reliability, and metrics that a choice has not seen."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from stages.statistics.verdict import over_draws
-from stages.store import tables
-from stages.summarize import overlap, reliability, summarize_effects, summarize_steering
-
-PROMPTS = 40
-
-
-def raw(family: np.ndarray, draws: list[np.ndarray]) -> pd.DataFrame:
-    """Raw effects of one family on one task: intact values 1, changes per prompt for it and its matched draws."""
-    runs = [("none", 0, "", 0, np.zeros(PROMPTS)), ("retrieval", 5, "mean", 0, family)]
-    runs += [("matched:retrieval", 5, "mean", number, change) for number, change in enumerate(draws)]
-    same = {"heads": "", "task": "needle", "group": "400@0.5", "category": "400", "measure": "recall", "intact": 1.0}
-    rows = [
-        same
-        | {"intervention": name, "k": k, "kind": kind, "draw": draw, "control": "same layers" if k else ""}
-        | {"cluster": f"c{prompt // 2}", "prompt": f"p{prompt:02d}", "value": 1 + change[prompt]}
-        for name, k, kind, draw, change in runs
-        for prompt in range(PROMPTS)
-    ]
-    return pd.DataFrame(rows)[tables.EFFECTS.names]
-
-
-def row(table: pd.DataFrame, name: str) -> pd.Series:
-    return table[(table.intervention == name) & (table.group == "all")].iloc[0]
-
-
-def test_a_change_stands_beside_its_control_and_their_difference():
-    rng = np.random.default_rng(0)
-    family, draws = rng.normal(-0.5, 0.1, PROMPTS), [rng.normal(-0.1, 0.1, PROMPTS) for _ in range(3)]
-    table = summarize_effects(raw(family, draws), seed=1)
-    mine, control = row(table, "retrieval"), row(table, "matched:retrieval")
-    assert mine.change == pytest.approx(family.mean()) and control.change == pytest.approx(np.mean(draws))
-    assert mine.versus_control == pytest.approx(family.mean() - np.mean(draws))
-    assert mine.low < mine.change < mine.high < -0.4 and mine.versus_high < -0.3
-    assert (mine.trials, mine.draws, control.draws) == (PROMPTS, 3, 3)
-    by_hand = np.std(family.reshape(-1, 2).mean(axis=1)) / np.sqrt(PROMPTS // 2)  # prompts of a cluster go together
-    assert (mine.high - mine.low) / (2 * 1.96) == pytest.approx(by_hand, rel=0.15)
-    assert summarize_effects(raw(family, draws), seed=1).equals(table)
-
-
-def test_draws_that_disagree_widen_the_interval_of_the_difference():
-    """Two draws without effect and one as strong as the family: other draws could have shown no difference."""
-    change, nothing = np.full(PROMPTS, -0.6), np.zeros(PROMPTS)
-    agree = row(summarize_effects(raw(change, [nothing] * 3), seed=1), "retrieval")
-    assert [agree.versus_low, agree.versus_high] == pytest.approx([-0.6, -0.6])
-    differ = row(summarize_effects(raw(change, [nothing, nothing, change]), seed=1), "retrieval")
-    assert differ.versus_control == pytest.approx(-0.4)
-    assert [differ.low, differ.high, differ.versus_low, differ.versus_high] == pytest.approx([-0.6, -0.6, -0.6, 0.0])
-
-
-def test_without_matched_draws_there_is_no_difference():
-    table = summarize_effects(raw(np.full(PROMPTS, -0.6), []), seed=1)
-    assert np.isnan(row(table, "retrieval").versus_control) and row(table, "retrieval").draws == 0
-
-
-def test_one_draw_is_resampled_to_itself():
-    means = np.arange(5.0)[:, None]
-    assert over_draws(means, np.random.default_rng(0)).tolist() == means[:, 0].tolist()
+from stages.statistics import arcs, effects, stepping
+from stages.store import paths, tables
+from stages.store.metrics import metrics
+from stages.summarize import AGREEMENT, CAUSAL, main, overlap, reliability, summarize_steering, with_single_effect
 
 
 def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
@@ -69,14 +19,15 @@ def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
     rows = [
         one | {"prompt": f"p{n}", "cluster": f"c{n}", "vector": vector, "draw": draw, "chosen": chosen,
                "correct": correct, "logprob": -1.0}
-        for n in range(6)
+        for n in range(8)
         for vector, draw, chosen, correct in (
-            ("heads", 0, True, n < 3), ("heads", 0, False, True), ("random", 0, True, False), ("random", 1, True, True)
+            ("heads", 0, True, n < 4), ("heads", 0, False, True), ("random", 0, True, False), ("random", 1, True, True)
         )
     ]  # fmt: skip
-    table = summarize_steering(pd.DataFrame(rows)[tables.STEERING.names], seed=0).set_index("vector")
+    table = summarize_steering(pd.DataFrame(rows)[tables.STEERING.names]).set_index("vector")
     assert table.accuracy.to_dict() == {"heads": 0.5, "random": 0.5}
-    assert table.trials.to_dict() == {"heads": 6, "random": 12}
+    assert table.trials.to_dict() == {"heads": 8, "random": 16}
+    assert (table.low < table.accuracy).all() and (table.accuracy < table.high).all()
 
 
 def test_overlap_and_reliability_follow_the_heads_table():
@@ -93,6 +44,129 @@ def test_overlap_and_reliability_follow_the_heads_table():
     expected = chance / (8 - chance)
     assert found.corrected["induction", "retrieval"] == pytest.approx((2 / 6 - expected) / (1 - expected))
     assert found.corrected["induction", "induction"] == pytest.approx(1.0)
-    assert reliability(table).set_index("family").spearman.to_dict() == pytest.approx(
-        {"induction": 1.0, "retrieval": -1.0}
+    by_family = reliability(table, {"retrieval": 0.3}).set_index("family")
+    assert by_family.spearman.to_dict() == pytest.approx({"induction": 1.0, "retrieval": -1.0})
+    assert by_family.threshold.to_dict() == {"induction": 0.4, "retrieval": 0.3}  # its own, that of params
+
+
+def test_a_family_is_asked_whether_its_score_goes_with_single_effects_on_its_home_task():
+    rng = np.random.default_rng(0)
+    heads = pd.DataFrame([(layer, head) for layer in range(6) for head in range(8)], columns=["layer", "head"])
+    score = rng.random(len(heads))
+    judged = pd.concat([heads.assign(family=family, score_a=score) for family in ("induction", "retrieval", "local")])
+    single = heads.assign(
+        task="repeats", measure="loss", change=np.nan, low=np.nan, high=np.nan, q=np.nan, exact=np.nan
     )
+    single = single.assign(first_order=score + 0.1 * rng.random(len(heads)))[CAUSAL]
+    needle = single.assign(task="needle", measure="logprob")  # the same numbers: the best heads raise it
+    table = with_single_effect(judged, pd.concat([single, needle]), 1000, seed=1).set_index("family")
+    assert list(table.index) == ["induction", "retrieval"]  # local has no home task
+    assert table.effect_task.to_dict() == {"induction": "repeats", "retrieval": "needle"}
+    assert table.effect_rho["induction"] > 0.9 and table.effect_p["induction"] == pytest.approx(1 / 1001)
+    assert table.effect_rho["retrieval"] == pytest.approx(-table.effect_rho["induction"])
+    assert table.effect_p["retrieval"] > 0.9
+    merged = reliability(judged.assign(score_b=judged.score_a, member=False, prompts=9), {}).merge(
+        table.reset_index(), "left"
+    )
+    assert merged.effect_rho.isna().to_list() == [False, False, True]
+
+
+def small(heads=None, silenced=None, grammar=None) -> dict:
+    """Metrics of a few rows, the other tables empty."""
+    empty = pd.DataFrame(columns=["layer", "head", "family", "score", "score_a", "score_b", "member"])
+    return metrics(
+        empty if heads is None else heads,
+        pd.DataFrame(columns=effects.COLUMNS) if silenced is None else silenced,
+        pd.DataFrame(),
+        pd.DataFrame(columns=arcs.COLUMNS) if grammar is None else grammar,
+        pd.DataFrame(columns=stepping.COLUMNS),
+        None,
+        {"blimp": "accuracy", "needle": "recall"},
+    )
+
+
+def test_the_top_score_is_that_of_split_b_of_the_head_chosen_on_split_a():
+    columns = ["layer", "head", "family", "score", "score_a", "score_b", "member"]
+    heads = pd.DataFrame([[1, 0, "sink", 0.7, 0.9, 0.5, True], [2, 0, "sink", 0.8, 0.8, 0.8, True]], columns=columns)
+    assert small(heads)["heads"] == {"sink": {"members": 2, "top_score": 0.5, "top_layer": 1}}
+    assert small(heads.assign(score_a=np.nan))["heads"] == {"sink": {"members": 2}}
+
+
+def test_metrics_hold_change_and_rank_of_the_main_measure():
+    row = {"purpose": "family", "family": "retrieval", "kind": "mean", "task": "needle", "group": "all"}
+    rows = [
+        row | {"measure": "logprob", "change": -7.0, "p": 0.05},
+        row | {"measure": "recall", "change": -0.4, "p": 0.05},
+        row | {"measure": "recall", "change": -0.6, "kind": "zero"},
+        row | {"measure": "accuracy", "change": -0.1, "task": "blimp"},
+        row | {"purpose": "none", "family": "", "kind": "", "measure": "recall", "value": 0.9, "trials": 40},
+    ]
+    found = small(silenced=pd.DataFrame(rows, columns=effects.COLUMNS))
+    assert found["ablation"] == {"retrieval": {"blimp": {"change": -0.1}, "needle": {"change": -0.4, "p": 0.05}}}
+    assert found["needle"] == {"recall": 0.9, "trials": 40}
+
+
+def test_what_mixes_directions_is_a_hit_rate():
+    row = {"label": "all", "accuracy": 0.7, "baseline": 0.4, "trials": 600}
+    rows = [row | {"direction": "dep-to-head"}, row | {"direction": "", "accuracy": 0.75, "trials": 3000}]
+    found = small(grammar=pd.DataFrame(rows, columns=arcs.COLUMNS))["grammar"]
+    assert found == {"uas": 0.7, "uas_offset": 0.4, "arcs": 600, "hit_rate": 0.75, "hit_rate_offset": 0.4}
+
+
+def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
+    """One family of two layers, silenced on needles against 19 control sets; no text, treebank or iteration task."""
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["tasks"] = {"needle": content["tasks"]["needle"]}
+    content["classify"]["thresholds"] = {"retrieval": 0.25}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    rng, slot, parts = np.random.default_rng(0), "decoder", range(21)
+    heads = pd.DataFrame([(layer, head) for layer in (0, 1) for head in parts], columns=["layer", "head"])
+    score = rng.random(len(heads))
+    judged = heads.assign(
+        family="retrieval", score=score, score_a=score, score_b=score, null=0.0, baseline=0.1, note=""
+    )
+    judged = judged.assign(low=score, high=score, p=0.01, q=0.01, member=score > 0.9, member_a=score > 0.9, prompts=40)
+    tables.write(paths.heads(slot), judged[tables.HEADS.names], tables.HEADS)
+    sets = [("family/retrieval/1/mean", "family", 0, "L0H0")]
+    sets += [(f"control/retrieval/1/mean/{draw}", "control", draw, f"L0H{draw}") for draw in range(1, 20)]
+    plan, raw = [], []
+    for name, purpose, draw, silenced in [("none", "none", 0, ""), *sets]:
+        run = {"purpose": purpose, "family": "retrieval", "k": 1, "kind": "mean", "draw": draw, "heads": silenced}
+        if purpose == "none":
+            run |= {"family": "", "k": 0, "kind": ""}
+        else:
+            plan.append(run | {"id": name, "members": 0, "tasks": ["needle"], "group": "", "matching": "same layers"})
+        where = {"intervention": name, "task": "needle", "group": "200@0.5", "category": "200", "measure": "recall"}
+        lost = {"none": 0.0, "family": 0.8, "control": 0.1}[purpose]
+        for number in range(24):
+            prompt = {"cluster": f"c{number}", "prompt": f"p{number}", "value": 1.0 - lost, "intact": 1.0}
+            raw.append(run | where | prompt)
+    tables.write(paths.plan(slot), pd.DataFrame(plan)[tables.PLANS.names], tables.PLANS)
+    tables.write(paths.effects(slot), pd.DataFrame(raw)[tables.EFFECTS.names], tables.EFFECTS)
+    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, "none"), tables.FIRST_ORDER)
+    tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
+    attention = [{"layer": layer, "heads": 21} for layer in (0, 1)]
+    record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
+    tables.write_text(paths.model(slot), json.dumps(record))
+
+    main(slot)
+    folder = paths.report(slot)
+    names = "agreement causal effects grammar heads iteration overlap reliability steering".split()
+    assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
+    silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
+    assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)
+    assert silenced.p["family"] == silenced.q["family"] == 0.05 and silenced.controls["family"] == 19
+    assert (silenced.low["family"], silenced.high["family"]) == pytest.approx((-0.99, -0.6), abs=0.1)
+    assert list(pd.read_csv(folder / "causal.csv").columns) == CAUSAL
+    assert list(pd.read_csv(folder / "agreement.csv").columns) == AGREEMENT
+    row = pd.read_csv(folder / "reliability.csv").iloc[0]
+    assert (row.family, row.threshold) == ("retrieval", 0.25) and np.isnan(row.effect_rho)
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
+    assert found["needle"] == {"recall": 1.0, "trials": 24}
+    columns = "layer head family score score_a score_b null baseline low high q member member_a prompts note"
+    assert list(pd.read_csv(folder / "heads.csv").columns) == columns.split()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    main(slot)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,17 +1,16 @@
-"""What counting alone makes of a prompt: the measures of the model's tasks, for two baselines.
+"""What counting alone makes of pairs of sentences, answers and repeated sequences, for two baselines.
 
 * `ngram`: the n-gram model of the training text. What collocations decide.
 * `ngram_prompt`: the same kind of model counted on the prompt's own earlier words, anew before every word, which backs
   off to `ngram` instead of to uniform. What copying by counting adds.
 
 Both know the words of the training text, <unk>, the end of a sentence, and the words that the prompt shows (these share
-the probability of <unk>). Random tokens (`repeats`) are no words: there `ngram` is uniform over `TOKENS`.
+the probability of <unk>). Random tokens are no words: there `ngram` is uniform over `TOKENS`.
 
-blimp: accuracy = whole-sentence log-probability of the good sentence, its end included, above the bad one's: 1, tie
+pair: accuracy = whole-sentence log-probability of the good sentence, its end included, above the bad one's: 1, tie
 1/2, else 0; ties = 1 for a tie (equal to 1e-9: such as two unknown words in one place).
-icl: accuracy = every word of the answer is the argmax, the words before it given. Case is ignored, which can only help.
-iteration: symbols = share of tape symbols that are the argmax, those before given; tapes = 1 where all are.
-repeats: the last copy only: loss = mean negative log-probability, nats per token; accuracy = share of argmaxes.
+answer: of every word, whether it is the argmax, the words before it given. Case is ignored, which can only help.
+repeated: the last copy only: loss = mean negative log-probability, nats per token; accuracy = share of argmaxes.
 An argmax shared by m words counts 1/m, what a guess among them would be worth.
 """
 
@@ -47,7 +46,7 @@ class Baselines:
         numbered = ([*self.vocabulary.encode(sentence, {}), END] for sentence in sentences)
         self.text = KneserNey(numbered, Uniform(self.vocabulary.size), order)
 
-    def blimp(self, good: str, bad: str) -> dict[str, dict[str, float]]:
+    def pair(self, good: str, bad: str) -> dict[str, dict[str, float]]:
         """Return baseline -> measure -> value of a minimal pair."""
         pair = [words(good), words(bad)]
         more = self.vocabulary.widened(pair[0] + pair[1])
@@ -59,35 +58,22 @@ class Baselines:
             found[name] = {"accuracy": 0.5 if tie else float(margin > 0), "ties": float(tie)}
         return found
 
-    def icl(self, text: str, answer: str) -> dict[str, dict[str, float]]:
-        """Return baseline -> measure -> value of a question after demonstrations; an unknown answer is never right."""
-        shown, right = words(text), words(answer)
+    def answer(self, text: str, target: str) -> dict[str, np.ndarray]:
+        """Return baseline -> whether each word of a target is the argmax (N,); an unknown word is never right."""
+        shown, right = words(text), words(target)
         more = self.vocabulary.widened(shown)
-        earlier, target = self.vocabulary.encode(shown, more), self.vocabulary.encode(right, more)
-        found = {}
-        for name, reader in readers(Widened(self.text, len(more)), self.order).items():
-            value = 1.0
-            for index, word in enumerate(target):
-                if value:
-                    value *= _top(reader, earlier + target[:index], word) if word != UNKNOWN else 0.0
-            found[name] = {"accuracy": value}
-        return found
+        earlier, numbered = self.vocabulary.encode(shown, more), self.vocabulary.encode(right, more)
+        return {
+            name: np.array(
+                [
+                    _top(reader, earlier + numbered[:index], word) if word != UNKNOWN else 0.0
+                    for index, word in enumerate(numbered)
+                ]
+            )
+            for name, reader in readers(Widened(self.text, len(more)), self.order).items()
+        }
 
-    def iteration(self, text: str, tape: str) -> dict[str, dict[str, float]]:
-        """Return baseline -> measure -> value of a tape after its string; an unknown symbol is never right."""
-        shown, right = words(text), words(tape)
-        more = self.vocabulary.widened(shown)
-        earlier, target = self.vocabulary.encode(shown, more), self.vocabulary.encode(right, more)
-        found = {}
-        for name, reader in readers(Widened(self.text, len(more)), self.order).items():
-            hits = [
-                _top(reader, earlier + target[:index], word) if word != UNKNOWN else 0.0
-                for index, word in enumerate(target)
-            ]
-            found[name] = {"symbols": float(np.mean(hits)), "tapes": float(np.prod(hits))}
-        return found
-
-    def repeats(self, ordinals: Sequence[int]) -> dict[str, dict[str, float]]:
+    def repeated(self, ordinals: Sequence[int]) -> dict[str, dict[str, float]]:
         """Return baseline -> measure -> value of a random sequence of distinct tokens, repeated."""
         number = {ordinal: index for index, ordinal in enumerate(dict.fromkeys(ordinals))}
         tokens = [number[ordinal] for ordinal in ordinals]

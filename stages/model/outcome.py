@@ -1,12 +1,6 @@
-"""What a prompt's scored tokens say about the task, intact or under an ablation: from log-probabilities to measures.
+"""What a prompt's scored tokens say about its task, intact or under an ablation: from log-probabilities to measures.
 
-blimp:   margin = log P(good) - log P(bad) of whole sentences (nats), accuracy = 1, 1/2 for a tie, 0. Tokens that the
-         two sentences share at their start have the same probability in both: scoring begins where they differ.
-icl:     accuracy = every answer token is the argmax, teacher-forced: greedy decoding gives the answer.
-needle:  recall = share of answer tokens that are the argmax, teacher-forced (Wu+ take the share of answer words found).
-iteration: the same of the tape's tokens.
-these:   logprob = mean over the answer's tokens (nats).
-repeats, text: loss = mean negative log-probability (nats per token), of the last copy / of every `STRIDE`th token.
+Which tokens are scored and what their scores say is the task's own (`stages.tasks.task.Task`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from stages import tasks
 from stages.families.family import Tokens
 from stages.model.forward import batches
 from stages.model.load import Loaded
 from stages.model.score import Batch, Scored
 from stages.model.tokens import encode
 
-STRIDE = 4  # LM-head rows cost twice what the body costs a token: text is scored at every 4th position
-
 
 @dataclass(frozen=True)
 class Trial:
-    """One prompt's token sequences (two for a minimal pair) and the positions scored in each."""
+    """One prompt's token sequences (two for rivals) and the positions scored in each."""
 
     row: Any
     tokens: tuple[Tokens, ...]
@@ -35,37 +28,13 @@ class Trial:
 
 def trial(loaded: Loaded, task: str, row: Any) -> Trial:
     """Tokenise a row of the prompts table for scoring."""
-    if task == "blimp":
-        good, bad = (encode(loaded, row, target) for target in (0, 1))
-        width = min(len(good), len(bad))
-        differs = np.flatnonzero(good.ids[:width] != bad.ids[:width])
-        first = int(differs[0]) if len(differs) else width
-        both = tuple(tokens.target[tokens.target >= first] for tokens in (good, bad))
-        return Trial(row, (good, bad), both)
-    tokens = encode(loaded, row)
-    if task == "text":
-        return Trial(row, (tokens,), (np.arange(STRIDE, len(tokens), STRIDE),))
-    if task == "repeats":
-        first = int(np.flatnonzero(~tokens.special)[0])
-        return Trial(row, (tokens,), (np.arange(len(tokens) - _period(tokens.ids[first:]), len(tokens)),))
-    return Trial(row, (tokens,), (tokens.target,))
+    tokens = tuple(encode(loaded, row, target) for target in range(tasks.of(task).targets))
+    return Trial(row, tokens, tasks.of(task).scored(tokens))
 
 
-def _period(ids: np.ndarray) -> int:
-    """Return the length of the repeated sequence."""
-    return next(p for p in range(1, len(ids) + 1) if len(ids) % p == 0 and (ids[p:] == ids[:-p]).all())
-
-
-def outcome(task: str, scored: Sequence[Scored]) -> dict[str, float]:
-    """Return measure -> value of one trial."""
-    if task == "blimp":
-        good, bad = (float(one.logprob.sum(dtype=np.float64)) for one in scored)
-        return {"accuracy": 0.5 if good == bad else float(good > bad), "margin": good - bad}
-    (one,) = scored
-    if task in ("text", "repeats"):
-        return {"loss": -float(one.logprob.mean(dtype=np.float64))}
-    right = {"recall": one.recalled} if task in ("needle", "iteration") else {"accuracy": float(one.solved)}
-    return right | {"logprob": float(one.logprob.mean())}
+def outcome(task: str, tokens: Sequence[Tokens], scored: Sequence[Scored]) -> dict[str, float]:
+    """Return measure -> value of one trial, from its sequences and their scores."""
+    return tasks.of(task).measures(tokens, scored)
 
 
 def outcomes(
@@ -77,14 +46,15 @@ def outcomes(
     """
     trials = [trial(loaded, task, row) for row in rows]
     for chosen in _together(trials, max_tokens):
-        tokens = [one for index in chosen for one in trials[index].tokens]
+        sequences = [tokens for index in chosen for tokens in trials[index].tokens]
         positions = [at for index in chosen for at in trials[index].positions]
-        batch = Batch(loaded, tokens, positions)
+        batch = Batch(loaded, sequences, positions)
         passes = [batch.intact, *[run(batch) for run in under]]
         start = 0
         for index in chosen:
             end = start + len(trials[index].tokens)
-            yield trials[index].row, [outcome(task, scored[start:end]) for scored in passes]
+            tokens = trials[index].tokens
+            yield trials[index].row, [outcome(task, tokens, scored[start:end]) for scored in passes]
             start = end
 
 

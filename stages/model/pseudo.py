@@ -8,9 +8,11 @@ once: the sentences of a pair that differ in one token share the copy that masks
 (all that an uncased vocabulary sees of some pairs) tie exactly.
 
 A PLL ranks sentences but is no probability: it does not sum to 1 over them, and a rare word cut into pieces scores
-high because its pieces give each other away (Kauf & Ivanova ACL 2023; this is the original, not their variant).
+high because its pieces give each other away. The variant of Kauf & Ivanova ACL 2023 (arXiv 2305.10588), their l2r,
+masks with each token those to its right in the same word as well (`within_word`); a word is what the tokenizer cuts
+apart before it cuts words into pieces.
 
-Legend: N masked copy, V vocabulary.
+Legend: T token, N masked copy, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,20 +30,28 @@ from stages.model.tokens import encode
 PAIRS = 32  # minimal pairs of similar length whose copies are made together: thousands of tokens, many batches at most
 
 
-def outcomes(loaded: Loaded, rows: Sequence[Any], max_tokens: int) -> Iterator[tuple[Any, dict[str, float]]]:
-    """Yield (row, measures) of minimal pairs, short ones first: accuracy (ties 1/2) and margin PLL(good) - PLL(bad)."""
+def outcomes(
+    loaded: Loaded, rows: Sequence[Any], max_tokens: int, within_word: bool = False
+) -> Iterator[tuple[Any, dict[str, float]]]:
+    """Yield (row, measures) of pairs, short ones first; what is measured is up to the task, the first part of an id."""
     pairs = [_pair(loaded, row) for row in rows]
     order = sorted(range(len(rows)), key=lambda index: (max(map(len, pairs[index])), rows[index].id))
     for start in range(0, len(order), PAIRS):
         chosen = order[start : start + PAIRS]
-        scored = score(loaded, [sentence for index in chosen for sentence in pairs[index]], max_tokens)
+        words = [_words(loaded, rows[i], target) for i in chosen for target in (0, 1)] if within_word else None
+        scored = score(loaded, [sentence for index in chosen for sentence in pairs[index]], max_tokens, words)
         for index, both in zip(chosen, zip(scored[::2], scored[1::2], strict=True), strict=True):
-            yield rows[index], outcome("blimp", both)
+            task, _, _ = rows[index].id.partition("/")
+            yield rows[index], outcome(task, pairs[index], both)
 
 
-def score(loaded: Loaded, sentences: Sequence[Tokens], max_tokens: int) -> list[Scored]:
+def score(
+    loaded: Loaded, sentences: Sequence[Tokens], max_tokens: int, words: Sequence[np.ndarray] | None = None
+) -> list[Scored]:
     """Return, per sentence, log P of each ordinary token with it alone masked, and whether the model would fill it in.
 
+    words: per sentence, the number of the word that each token belongs to (T,); then what stands to the right of a
+    token in its word is masked with it.
     At most `max_tokens` padded tokens (one copy at least) and 512 rows of the LM head run at once. Raises `ValueError`
     where the model has no LM head for gaps or its tokenizer no mask token.
     """
@@ -54,6 +64,8 @@ def score(loaded: Loaded, sentences: Sequence[Tokens], max_tokens: int) -> list[
         for place in np.flatnonzero(~sentence.special):
             ids = sentence.ids.copy()
             ids[place] = mask
+            if words is not None:
+                ids[place:][words[number][place:] == words[number][place]] = mask
             key = (int(place), ids.tobytes())
             if key not in readers:
                 copies.append(Tokens(sentence.prompt, "masked", ids, sentence.special, np.array([place])))
@@ -81,3 +93,9 @@ def work(loaded: Loaded, rows: Sequence[Any]) -> int:
 
 def _pair(loaded: Loaded, row: Any) -> tuple[Tokens, Tokens]:
     return encode(loaded, row, 0), encode(loaded, row, 1)
+
+
+def _words(loaded: Loaded, row: Any, target: int) -> np.ndarray:
+    """Return the number of the word that each token of a sentence belongs to (T,); -1 for special tokens."""
+    coded = loaded.tokenizer(row.text + row.targets[target], verbose=False)
+    return np.array([-1 if word is None else word for word in coded.word_ids()])

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from stages.families.family import Family, Relation
+from stages.statistics.ranks import adjusted
 
 
 def clusters(
@@ -28,24 +28,6 @@ def clusters(
     return sums, np.bincount(inverse, weights_P).astype(float)
 
 
-def bounds(resampled: np.ndarray) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % bounds over the first axis."""
-    return np.percentile(resampled, [2.5, 97.5], axis=0)
-
-
-def resampled(
-    values_PH: np.ndarray,
-    names: np.ndarray,
-    samples: int,
-    rng: np.random.Generator,
-    weights_P: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return bootstrap means (R, H), clusters resampled with replacement, the same for all columns."""
-    sums, sizes = clusters(values_PH, names, weights_P)
-    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
-    return (weights @ sums) / (weights @ sizes)[:, None]
-
-
 def bootstrap(
     values_PH: np.ndarray,
     names: np.ndarray,
@@ -53,30 +35,26 @@ def bootstrap(
     rng: np.random.Generator,
     weights_P: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the bounds (2, H) of the mean over prompts."""
-    return bounds(resampled(values_PH, names, samples, rng, weights_P))
+    """Return the 2.5 % and 97.5 % bounds (2, H) of the mean over prompts; nan for a column that holds nan.
 
-
-def over_draws(means_RD: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return bootstrap means (R,) over D matched draws: each resample draws among the draws again, with replacement.
-
-    So that an interval holds both what other prompts and what other matched heads would have given.
+    Clusters are resampled with replacement, the same ones for all columns.
     """
-    draws = means_RD.shape[1]
-    return (means_RD * rng.multinomial(draws, np.full(draws, 1 / draws), size=len(means_RD))).sum(axis=1) / draws
+    sums, sizes = clusters(values_PH, names, weights_P)
+    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
+    return np.percentile((weights @ sums) / (weights @ sizes)[:, None], [2.5, 97.5], axis=0)
 
 
 def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Return one-sided p-values (H,) of 'the mean is above 0': how often random signs of clusters do as well.
 
-    (1 + count) / (1 + resamples), so p is never 0 (Phipson & Smyth 2010).
+    (1 + count) / (1 + resamples), so p is never 0 (Phipson & Smyth 2010). A column that holds nan has p = nan.
     """
     sums, _ = clusters(values_PH, names)
     seen, count = sums.sum(axis=0), np.zeros(sums.shape[1])
     for start in range(0, resamples, 1000):
         signs = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums))) * 2.0 - 1  # (R, C)
         count += (signs @ sums >= seen - 1e-12).sum(axis=0)
-    return (1 + count) / (1 + resamples)
+    return np.where(np.isnan(seen), np.nan, (1 + count) / (1 + resamples))
 
 
 def best_offset(relations: Iterable[Relation]) -> int:
@@ -117,18 +95,18 @@ def judge(
 
     values, null: per prompt and head; baseline: accuracy of the best offset per prompt; names: cluster of each prompt;
     split: 'a' or 'b'; weights: of the prompts (ones, or queries where these weigh equally); settings: resamples,
-    bootstrap, alpha, margin.
+    bootstrap, alpha, margin, thresholds (by family, where they differ from the families' own).
     """
     score = _mean(values_PH, weights_P)
     null = _mean(null_PH, weights_P)
     low, high = bootstrap(values_PH, names, settings.bootstrap, rng, weights_P)
     halves = {half: _mean(values_PH[split == half], weights_P[split == half]) for half in "ab"}
-    member = score >= family.threshold
+    member = score >= settings.thresholds.get(family.name, family.threshold)
     p = q = np.full(len(score), np.nan)
     if family.tested:
         beyond_PH = (values_PH - np.nan_to_num(null_PH)) * weights_P[:, None]
         p = sign_flip(beyond_PH, names, settings.resamples, rng)
-        q = false_discovery_control(p)
+        q = adjusted(p)
         member &= q < settings.alpha
     if family.statistic != "effect":
         member &= score - null >= settings.margin

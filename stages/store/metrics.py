@@ -1,23 +1,20 @@
 """The fixed list of metrics that branches compare, and how each follows from the summaries.
 
-`<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}` (grammar
-counts as one family), `grammar.{uas,uas_offset,arcs}`, `grammar.gain.<label>:<direction>` (accuracy beyond the best
-offset), `iteration.<function>.{symbols,tapes,chance,share,offset,trials}` (tape symbols and whole tapes the model
-writes, the symbols a guess gets, the best head's share of queries with more than half of their attention on the next
-input, what a fixed offset gets), and what an ablation or a vector does: `ablation.<family>.<task>` (change beyond the
-matched draws), `steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that
-a diff shows it as missing.
+`<task>.<measure>` of the intact model, `<task>.trials`, `heads.<family>.{members,top_score,top_layer}`: the head that
+scores best on split a, and its score on split b (grammar counts as one family, members only); `grammar.{uas,uas_offset,
+arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` over both directions,
+`grammar.gain.<label>:<direction>` (accuracy beyond the best offset), `iteration.<function>.{symbols,tapes,chance,
+share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
+queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
+vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
+`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
+as missing.
 """
+
+from collections.abc import Mapping
 
 import pandas as pd
 
-INTACT = (
-    ("blimp", "accuracy"),
-    ("icl", "accuracy"),
-    ("needle", "recall"),
-    ("repeats", "loss"),
-    ("text", "loss"),
-)
 VECTORS = ("none", "heads", "function", "layer_average", "random")
 
 
@@ -28,16 +25,16 @@ def metrics(
     grammar: pd.DataFrame,
     steps: pd.DataFrame,
     sink_rate: float | None,
+    mains: Mapping[str, str],
 ) -> dict:
-    """Return the nested metrics of one slot from its summaries (empty ones allowed)."""
+    """Return the nested metrics of one slot from its summaries (empty ones allowed).
+
+    sink_rate: share of short passages' heads that are sinks, None without text; mains: task -> its main measure.
+    """
     found: dict = {}
-    overall = effects[effects.group == "all"] if len(effects) else effects
-    for task, measure in INTACT:
-        row = (
-            overall[(overall.intervention == "none") & (overall.task == task) & (overall.measure == measure)]
-            if len(overall)
-            else overall
-        )
+    overall = effects[effects.group == "all"]
+    for task, measure in mains.items():
+        row = overall[(overall.purpose == "none") & (overall.task == task) & (overall.measure == measure)]
         if len(row):
             found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
             found[task]["trials"] = int(row.trials.iloc[0])
@@ -46,17 +43,17 @@ def metrics(
         members = heads[syntactic].groupby(["layer", "head"]).member.any()
         found["heads"] = {"grammar": {"members": int(members.sum())}}
     for family, rows in heads[~syntactic].groupby("family", sort=False):
-        top = rows.loc[rows.score.idxmax()]
-        found.setdefault("heads", {})[family] = {
-            "members": int(rows.member.sum()),
-            "top_score": round(float(top.score), 5),
-            "top_layer": int(top.layer),
-        }
+        found.setdefault("heads", {})[family] = {"members": int(rows.member.sum())}
+        both = rows.dropna(subset=["score_a", "score_b"])
+        if len(both):  # chosen on split a, reported on split b
+            top = both.loc[both.score_a.idxmax()]
+            found["heads"][family] |= {"top_score": round(float(top.score_b), 5), "top_layer": int(top.layer)}
     for row in grammar[grammar.accuracy.notna()].itertuples():
         mine = found.setdefault("grammar", {})
         if row.label == "all":
-            values = {"uas": row.accuracy, "uas_offset": row.baseline}
-            mine |= {name: round(float(value), 5) for name, value in values.items()} | {"arcs": int(row.trials)}
+            name = "uas" if row.direction else "hit_rate"
+            mine |= {name: round(float(row.accuracy), 5), f"{name}_offset": round(float(row.baseline), 5)}
+            mine |= {"arcs": int(row.trials)} if row.direction else {}
         else:
             mine.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
     for row in steps[steps.relation == "input"].itertuples():
@@ -65,16 +62,14 @@ def metrics(
         found.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
     if sink_rate is not None:
         found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
-    if len(overall):
-        causal = overall[
-            (overall.kind == "mean")
-            & overall.versus_control.notna()
-            & overall.measure.isin(["accuracy", "logprob", "loss"])
-        ]
-        for row in causal[(causal.task != "icl") | (causal.measure == "accuracy")].itertuples():
-            found.setdefault("ablation", {}).setdefault(row.intervention, {})[row.task] = round(
-                float(row.versus_control), 5
-            )
+    silenced = overall[overall.purpose == "family"]
+    against = silenced[silenced.controls > 0].kind  # control sets run with one kind of ablation
+    silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
+    for (family, task), rows in silenced.groupby(["family", "task"], sort=False):
+        for main in rows[rows.measure == mains.get(task)].itertuples():
+            values = {"change": round(float(main.change), 5)}
+            values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
+            found.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
         zero = steering[steering.context == "zero_shot"]
         for vector in VECTORS:

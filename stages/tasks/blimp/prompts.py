@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.store import params
 from stages.store.errors import UserError
 from stages.tasks.blimp import (  # the paradigm modules register their paradigms
     agreement,  # noqa: F401
@@ -27,6 +26,7 @@ from stages.tasks.blimp import (  # the paradigm modules register their paradigm
     structure,  # noqa: F401
     words,
 )
+from stages.tasks.blimp.settings import Settings
 from stages.tasks.prompt import Prompt
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Row:
     bad: str
 
 
-def build(settings: params.Blimp, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build the prompts, ordered by paradigm (path: by file) and pair; `seed` matters to the builtin source only.
 
     Raises `UserError` when the source is missing, malformed or too small for the builtin `pairs`.
@@ -61,7 +61,7 @@ def build(settings: params.Blimp, seed: int) -> list[Prompt]:
     return list(prompts.values())
 
 
-def _prompt(row: Row, settings: params.Blimp) -> Prompt:
+def _prompt(row: Row, settings: Settings) -> Prompt:
     name = f"blimp/{row.uid}/{row.number:04d}"
     space = " " if settings.leading_space else ""
     return Prompt(
@@ -74,14 +74,14 @@ def _prompt(row: Row, settings: params.Blimp) -> Prompt:
     )
 
 
-def _builtin(settings: params.Blimp, seed: int) -> Iterator[Row]:
+def _builtin(settings: Settings, seed: int) -> Iterator[Row]:
     lexicon = words.load(Path(settings.path))
     for uid, paradigm in sorted(grammar.PARADIGMS.items()):
         for number, (good, bad) in enumerate(grammar.pairs(uid, lexicon, seed, settings.pairs)):
             yield Row(uid, paradigm.phenomenon, number, good, bad)
 
 
-def _folder(settings: params.Blimp, seed: int) -> Iterator[Row]:
+def _folder(settings: Settings, seed: int) -> Iterator[Row]:
     folder = Path(settings.path)
     files = sorted(folder.glob("*.jsonl"))
     if not files:
@@ -102,7 +102,7 @@ def _lines(file: Path) -> Iterator[Row]:
             yield _row(record, f"{file}:{number}")
 
 
-def _hub(settings: params.Blimp, seed: int) -> Iterator[Row]:
+def _hub(settings: Settings, seed: int) -> Iterator[Row]:
     if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
         raise UserError(
             f"tasks.blimp.revision: {settings.revision!r}; a hub data set is pinned by its full commit, 40 hex digits"

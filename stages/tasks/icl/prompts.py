@@ -14,13 +14,13 @@ import numpy as np
 import yaml
 
 from stages.store.errors import UserError
-from stages.store.params import Icl
+from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, stream
 
 Pair = tuple[str, str]
 
 
-def build(settings: Icl, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build three prompts (clean, shuffled, zero_shot) per function, demonstration set and query.
 
     More sets, queries or functions leave the prompts of the first ones as they are.
@@ -37,7 +37,7 @@ def build(settings: Icl, seed: int) -> list[Prompt]:
     return [prompt for name in names for prompt in _function(name, *functions[name], settings, seed)]
 
 
-def _function(name: str, kind: str, pairs: list[Pair], settings: Icl, seed: int) -> list[Prompt]:
+def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed: int) -> list[Prompt]:
     order = stream(seed, f"icl/{name}/split").permutation(len(pairs))
     demonstrations, questions = np.split(order, [len(order) // 2])
     where = f"{settings.path}: {name}: {len(pairs)} distinct items, "

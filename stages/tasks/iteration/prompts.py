@@ -15,19 +15,19 @@ in the others only stepping does.
 
 import numpy as np
 
-from stages.store.params import Iteration
+from stages.tasks.iteration.settings import Settings
 from stages.tasks.iteration.tape import SYMBOLS, tape
 from stages.tasks.prompt import Prompt, Span, stream
 
 LETTERS = "abcdefghij"
 
 
-def build(settings: Iteration, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `prompts` prompts per function; more prompts or functions leave the first ones as they are."""
     return [_prompt(function, number, settings, seed) for function in SYMBOLS for number in range(settings.prompts)]
 
 
-def _prompt(function: str, number: int, settings: Iteration, seed: int) -> Prompt:
+def _prompt(function: str, number: int, settings: Settings, seed: int) -> Prompt:
     """Two prompts, one of each split, have the same length, then come two of the next."""
     name = f"iteration/{function}/{number:04d}"
     rng = stream(seed, name)

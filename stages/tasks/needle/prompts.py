@@ -17,24 +17,26 @@ import numpy as np
 import yaml
 
 from stages.store.errors import UserError
-from stages.store.params import Needle
+from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import Prompt, Span, read_text, stream
 
 FACTS = Path(__file__).parent / "facts.yaml"
 WORDS = 0.87  # per token of English prose
+UNSPACED = 25  # characters: what has no space for longer is no word of a script that has spaces
 LONGEST = 100  # words; what has no full stop for longer (tables, verse) is no sentence and left out
 ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
 END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
 
 
-def build(settings: Needle, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `trials` prompts per length and depth, trial by trial, so that more trials keep the first ones.
 
     Even trials are split a and take facts of one half, odd ones b and of the other. Cells (length, depth, trial) take
     different facts as long as there are any, then start again; the fact is the cluster. Raises `UserError` where the
-    text is shorter than the longest prompt.
+    text is shorter than the longest prompt, or written without spaces.
     """
     sentences = [s for p in read_text(Path(settings.path)) for s in END.split(p) if len(s.split()) <= LONGEST]
+    _check_spaces(settings.path, sentences)
     sizes = np.array([len(sentence.split()) for sentence in sentences])
     needed = round(max(settings.lengths) * WORDS)
     if sizes.sum() < needed:
@@ -72,6 +74,17 @@ def build(settings: Needle, seed: int) -> list[Prompt]:
             "lengths must differ, depths by at least 0.01"
         )
     return prompts
+
+
+def _check_spaces(path: str, sentences: list[str]) -> None:
+    """Refuse Japanese, Chinese, Thai ...: lengths are counted in words, and the needles are English."""
+    words = [word for sentence in sentences for word in sentence.split()]
+    share = sum(len(word) for word in words if len(word) > UNSPACED) / max(1, sum(map(len, words)))
+    if share > 0.05:
+        raise UserError(
+            f"{path}: {share:.0%} of the characters lie in stretches of more than {UNSPACED} without a space; the "
+            "haystack's length is counted in words, so expected a text written with spaces"
+        )
 
 
 def haystack(sizes: np.ndarray, start: int, words: int) -> np.ndarray:

@@ -9,13 +9,13 @@ serve any model. Ordinals of a sequence are distinct; two may still meet in one 
 sequences). The length L is drawn per prompt, so that no fixed offset t -> t - L + 1 fits all.
 """
 
-from stages.store.params import Repeats
 from stages.tasks.prompt import Prompt, stream
+from stages.tasks.repeats.settings import Settings
 
 ORDINALS = 2**31
 
 
-def build(settings: Repeats, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `prompts` sequences of `shortest` to `longest` ordinals, each `copies` times in a row."""
     prompts = []
     for number in range(settings.prompts):

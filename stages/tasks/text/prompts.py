@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 from stages.store.errors import UserError
-from stages.store.params import Text
 from stages.tasks.prompt import Prompt, read_text, stream
+from stages.tasks.text.settings import Settings
 
 CHARACTERS = 6  # per token, at most, in what tokenizers make of English
 
 
-def build(settings: Text, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `passages` long and `short_passages` short prompts from all over the text at `settings.path`.
 
     No two long ones share a paragraph, nor two short ones. Asking for more keeps the first ones.

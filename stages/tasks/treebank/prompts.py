@@ -17,11 +17,11 @@ from typing import Any
 
 import conllu
 
-from stages.store import params
 from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 from stages.tasks.treebank import grammar as treebank_grammar
 from stages.tasks.treebank import words as treebank_words
+from stages.tasks.treebank.settings import Settings
 from stages.tasks.treebank.tree import Sentence, Word, place
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Entry:
     ranges: tuple[tuple[int, int, str], ...] = ()
 
 
-def build(settings: params.Treebank, seed: int) -> list[Prompt]:
+def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build the prompts in the order of their source; `seed` matters to the builtin source only.
 
     Raises `UserError` when the source is missing or malformed, or has no sentence of `shortest` to `longest` words.
@@ -63,7 +63,7 @@ def _prompt(name: str, group: str, sentence: Sentence) -> Prompt:
     return Prompt(id=name, group=group, cluster=name, text=sentence.text, relations=sentence.relations())
 
 
-def _chosen(entries: Iterator[Entry], settings: params.Treebank) -> list[Prompt]:
+def _chosen(entries: Iterator[Entry], settings: Settings) -> list[Prompt]:
     """Take the first sentences of the right length, each text once."""
     prompts: dict[str, Prompt] = {}
     ids: dict[str, str] = {}
@@ -123,7 +123,7 @@ def aligned(entry: Entry) -> Sentence:
 # CoNLL-U
 
 
-def _files(settings: params.Treebank) -> Iterator[Entry]:
+def _files(settings: Settings) -> Iterator[Entry]:
     path = Path(settings.path)
     files = sorted(path.glob("*.conllu")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -179,6 +179,8 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
     """Check the form, head and label of every word of a sentence."""
     if not words:
         raise UserError(f"{where}: no words; expected a line of ten columns for each")
+    if all(form == "_" for form, _, _ in words):
+        raise UserError(f"{where}: every form is '_': a treebank without its text; expected words, merge them in first")
     for number, (form, head, label) in enumerate(words, start=1):
         if not isinstance(form, str) or not form.strip():
             raise UserError(f"{where}: word {number} has no form")
@@ -192,7 +194,7 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
 # The hub
 
 
-def _hub(settings: params.Treebank) -> Iterator[Entry]:
+def _hub(settings: Settings) -> Iterator[Entry]:
     if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
         raise UserError(
             f"tasks.treebank.revision: {settings.revision!r}; a hub data set is pinned by its full commit, "

@@ -1,0 +1,169 @@
+"""From raw paired values to the table of effects: each family's set of heads beside its control sets.
+
+The claim 'these heads matter for this task' is a rank among D control sets: p = (1 + number of them at least as
+harmful) / (1 + D), printed with its floor 1 / (1 + D); q = Benjamini-Hochberg over the claims: each family on its home
+tasks, in the task's main measure. low and high bound the change of THESE heads over other prompts: they say nothing of
+other heads.
+
+A cell is `not measurable` where the intact model cannot do the task on those prompts: accuracy or recall below `ABLE`,
+or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is
+left out. A silenced model whose own loss is above ln V has left its distribution: 'worse than uniform'.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from stages import tasks
+from stages.statistics.intervals import FEWEST, interval
+from stages.statistics.ranks import adjusted, overlap, rank_p
+from stages.tasks.task import Task
+
+COLUMNS = (
+    "purpose family k kind draw heads members task group measure value intact change low high trials clusters "
+    "controls control_change p p_floor q overlap matching note"
+).split()
+SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
+ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
+PROMPTS = 20  # prompts that a cell needs to carry a claim
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The values of one set of heads (or of the intact model) on all prompts of a task or on one of its groups.
+
+    values: rows of EFFECTS, with `change`; limit: the loss of a uniform guess, ln V (nats per token).
+    """
+
+    task: Task
+    group: str
+    values: pd.DataFrame
+    limit: float
+
+    def of(self, measure: str) -> pd.DataFrame:
+        """Return the rows of one measure."""
+        return self.values[self.values.measure == measure]
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures that were read, in alphabetical order."""
+        return sorted(self.values.measure.unique())
+
+    def share(self, measure: str) -> bool:
+        """Tell whether a measure lies in 0..1."""
+        return measure in SHARES or measure in self.task.beside
+
+    def unable(self) -> str:
+        """Return why the intact model has nothing to lose here, '' where it has."""
+        measure, read = self.task.main, self.of(self.task.main)
+        value = read.intact.mean()
+        if measure == "loss" and value >= self.limit:
+            return (
+                f"not measurable: the intact model's loss, {value:.2f}, is not below a uniform guess, {self.limit:.2f}"
+            )
+        if measure not in SHARES:
+            return ""
+        chance = self.task.chance.get(measure, 0.0)
+        low, _ = interval(read.intact, read.cluster, share=True)
+        if chance and (value <= chance or low <= chance):
+            return f"not measurable: the intact model's {measure}, {value:.2f}, is not above chance, {chance:.2f}"
+        if value < chance + ABLE * (1 - chance):
+            return f"not measurable: the intact model's {measure} is {value:.2f}"
+        return ""
+
+
+def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
+    """Return effects.csv: rows of the intact model ('none'), of families and of their control sets.
+
+    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens.
+    """
+    raw = raw.assign(change=raw.value - raw.intact)
+    intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
+    limit = float(np.log(vocabulary))
+    rows = [_intact_row(cell, measure) for cell in _cells(intact, limit) for measure in cell.measures]
+    planned = plan.set_index("id")
+    names = set(raw[raw.purpose == "family"].intervention)
+    for name in [name for name in planned.index if name in names]:
+        family = raw[raw.intervention == name]
+        first = family.iloc[0]
+        same = (raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)
+        controls = raw[same & (raw.kind == first.kind)]
+        levels = {*planned.matching.reindex(controls.intervention.unique()).dropna(), planned.matching[name]}
+        told = {"members": planned.members[name], "matching": "; ".join(sorted(levels - {""}))}
+        for cell in _cells(family, limit):
+            beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
+            rows += [_family_row(cell, measure, beside) | told for measure in cell.measures]
+        rows += _control_rows(controls, planned)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
+    return frame.assign(q=adjusted(frame.p.where(claim)))
+
+
+def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
+    """Yield all prompts of a task, then each of its groups where there are several."""
+    for name, of_task in rows.groupby("task"):
+        task = tasks.of(name)
+        yield Cell(task, ALL, of_task, limit)
+        if task.parts and of_task[task.parts].nunique() > 1:
+            for group, of_group in of_task.groupby(task.parts):
+                yield Cell(task, group, of_group, limit)
+
+
+def _intact_row(cell: Cell, measure: str) -> dict:
+    read = cell.of(measure)
+    low, high = interval(read.value, read.cluster, share=cell.share(measure))
+    row = {"purpose": "none", "family": "", "k": 0, "kind": "", "draw": 0, "heads": ""}
+    row |= {"task": cell.task.name, "group": cell.group, "measure": measure}
+    row |= {"value": read.value.mean(), "low": low, "high": high, **_counts(read)}
+    ties = cell.of("ties").value.mean()
+    notes = [cell.unable(), _few(read)]
+    notes += [f"{100 * ties:.1f} % ties, counted half"] if measure == cell.task.main and ties > 0 else []
+    return row | {"note": "; ".join(filter(None, notes))}
+
+
+def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
+    """Return the row of a family's set; controls: rows of its control sets on the same prompts."""
+    read = cell.of(measure)
+    first, change = read.iloc[0], read.change.mean()
+    low, high = interval(read.change, read.cluster, change=cell.share(measure))
+    row = {name: first[name] for name in ("purpose", "family", "k", "kind", "draw", "heads", "task")}
+    row |= {"group": cell.group, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
+    row |= {"change": change, "low": low, "high": high, **_counts(read)}
+    beside = controls[controls.measure == measure]
+    changes_D = beside.groupby("draw").change.mean()
+    row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
+    why = cell.unable()
+    if len(changes_D):
+        row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
+        if measure not in cell.task.beside and not why:
+            sign = 1 if measure in cell.task.falls else -1  # harm is above 0
+            row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
+    beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
+    notes = [why, "worse than uniform" if beyond else "", _few(read)]
+    return row | {"note": "; ".join(filter(None, notes))}
+
+
+def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
+    """Return one row per control set, task and measure: its change, without an interval."""
+    rows = []
+    for (name, draw, task, measure), read in controls.groupby(["intervention", "draw", "task", "measure"]):
+        row = {key: read.iloc[0][key] for key in ("purpose", "family", "k", "kind", "heads")} | {"draw": draw}
+        row |= {"task": task, "group": ALL, "measure": measure, "value": read.value.mean(), "note": ""}
+        row |= {"intact": read.intact.mean(), "change": read.change.mean(), **_counts(read)}
+        rows.append(row | {"members": planned.members[name], "matching": planned.matching[name]})
+    return sorted(rows, key=lambda row: (row["task"], row["measure"], row["draw"]))
+
+
+def _counts(read: pd.DataFrame) -> dict[str, int]:
+    return {"trials": int(read.prompt.nunique()), "clusters": int(read.cluster.nunique())}
+
+
+def _few(read: pd.DataFrame) -> str:
+    """Return what a cell of few prompts does not allow."""
+    trials, clusters = _counts(read).values()
+    notes = [f"{trials} prompts: fewer than {PROMPTS}"] if trials < PROMPTS else []
+    notes += [f"{clusters} clusters: fewer than {FEWEST}, no interval"] if clusters < FEWEST else []
+    return "; ".join(notes)

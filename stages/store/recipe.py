@@ -1,0 +1,234 @@
+"""What users write under `recipes`: how small models are trained, or whose checkpoints are read, and how measured."""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from stages.store.section import Count, Name, Positive, Section, Share
+
+
+class Architecture(Section):
+    """A GPT-2, Llama or (masked) BERT built small: `inner` = hidden units of its MLPs, 0 = attention only (no BERT).
+
+    embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
+    weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
+    """
+
+    type: Literal["gpt2", "llama", "bert"]
+    layers: Count
+    heads: Count
+    width: Count
+    inner: Annotated[int, Field(ge=0)]
+    activation: Literal["relu", "gelu_new", "silu"] = "gelu_new"
+    initializer_range: Positive
+    positions: Literal["learned", "sinusoids"] = "learned"
+    amplitude: Positive = 0.2
+    embedding_range: Positive | None = None
+    attention_range: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Architecture":
+        if self.type != "gpt2" and (self.embedding_range or self.attention_range):
+            raise ValueError(f"embedding_range and attention_range are of gpt2, not of {self.type}")
+        return self
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Architecture":
+        if self.width % self.heads:
+            raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
+        if self.type == "bert" and not self.inner:
+            raise ValueError("inner: 0; bert needs MLPs")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW: warm-up to `learning_rate`, then constant or down to 0 along a cosine; gradients clipped by norm."""
+
+    learning_rate: Positive
+    schedule: Literal["constant", "cosine"]
+    warmup: Annotated[int, Field(ge=0)]
+    decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Share, Share]
+    clip: Positive
+
+
+class Checkpoints(Section):
+    """When weights are kept: step 0, `even` evenly spaced steps up to the last, `early` logarithmically spaced ones."""
+
+    even: Count
+    early: Annotated[int, Field(ge=0)] = 0
+
+
+class First(Section):
+    """What a model learns before: other `arguments` of the same task, for `steps` (transfer); `first`: before that."""
+
+    arguments: dict[str, Any]
+    steps: Count
+    first: "First | None" = None
+
+
+class Training(Section):
+    """One model trained from scratch, `seeds` times.
+
+    arcs: factor of the loss term on attention along the task's arcs; negative rewards it, positive punishes it.
+    """
+
+    arguments: dict[str, Any]
+    architecture: Architecture
+    optimizer: Optimizer
+    steps: Count
+    batch: Count
+    seeds: Count
+    checkpoints: Checkpoints
+    first: First | None = None
+    arcs: float = 0.0
+
+    @property
+    def before(self) -> "list[First]":
+        """What is learned before, in its order."""
+        found, one = [], self.first
+        while one is not None:
+            found, one = [one, *found], one.first
+        return found
+
+    @property
+    def kept(self) -> list[int]:
+        """Steps at which a checkpoint is kept, ascending; step n = after n updates."""
+        even = {round(self.steps * index / self.checkpoints.even) for index in range(self.checkpoints.even + 1)}
+        early = range(self.checkpoints.early)
+        return sorted(even | {round(self.steps ** (index / self.checkpoints.early)) for index in early})
+
+
+class Revisions(Section):
+    """Checkpoints that others trained, in the place of a `Training`: revisions of a model, by training step.
+
+    revisions: training step -> commit (`hub`, 40 hex digits) or subfolder of the folder `name` (`path`).
+    """
+
+    arguments: dict[str, Any]
+    source: Literal["hub", "path"]
+    name: str = Field(min_length=1)
+    revisions: dict[Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+
+    @field_validator("revisions")
+    @classmethod
+    def _pinned(cls, revisions: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        for step, revision in revisions.items():
+            if info.data.get("source") == "hub" and not re.fullmatch("[0-9a-f]{40}", revision):
+                raise ValueError(f"step {step}: {revision!r} is no full commit; allowed: 40 hex digits")
+        return revisions
+
+    @property
+    def kept(self) -> list[int]:
+        """Training steps of the revisions, ascending."""
+        return sorted(self.revisions)
+
+    @property
+    def steps(self) -> int:
+        """The last step."""
+        return max(self.revisions)
+
+    @property
+    def seeds(self) -> int:
+        """Revisions are of one run."""
+        return 1
+
+
+VARIANTS = {"[training]": Training, "[revisions]": Revisions}  # what may stand under `train`
+
+
+def _variant(value: Any) -> str:
+    """Tell which of the two a user wrote: a `Training` has no source."""
+    if isinstance(value, dict):
+        return "[revisions]" if {"source", "revisions"} & set(value) else "[training]"
+    return "[revisions]" if isinstance(value, Revisions) else "[training]"
+
+
+def _window(value: Any) -> int | str:
+    factor = isinstance(value, str) and re.fullmatch(r"x\d+(\.\d+)?", value)
+    if (type(value) is int and value >= 1) or (factor and float(value[1:]) > 1):
+        return value
+    raise ValueError("allowed: a number of steps, such as 200, or a factor above 1, such as x4")
+
+
+class Study(Section):
+    """How checkpoints are measured: held-out sequences, where a rise counts as one, bootstrap samples.
+
+    window: a number of steps, or a factor by which the step grows (`x4`) for checkpoints that double apart.
+    """
+
+    sequences: Annotated[int, Field(ge=8)]
+    window: Annotated[int | str, PlainValidator(_window)]
+    bootstrap: Annotated[int, Field(ge=200)]
+
+    @property
+    def steps(self) -> int:
+        """The window as a number of steps; 0 where it is a factor."""
+        return self.window if isinstance(self.window, int) else 0
+
+    @property
+    def factor(self) -> float | None:
+        """The window as a factor on 1 + step; None where it is a number of steps."""
+        return float(self.window[1:]) if isinstance(self.window, str) else None
+
+
+class Recipe(Section):
+    """A task (stages/recipes/<task>.py), how a model learns it, variants of that (`arms`), and how they are measured.
+
+    `train` is a `Training`, or `Revisions` where others did the training.
+
+    An arm changes keys of `train`, such as {architecture: {layers: 1}}; `main` is the arm that the others control.
+    """
+
+    task: Name
+    train: Annotated[
+        Annotated[Training, Tag("[training]")] | Annotated[Revisions, Tag("[revisions]")], Discriminator(_variant)
+    ]
+    main: Name
+    arms: dict[Name, dict[str, Any]] = Field(min_length=1)
+    study: Study
+
+    def arm(self, name: str) -> Training | Revisions:
+        """Return what an arm trains: `train` with the arm's keys in their places."""
+        return type(self.train).model_validate(_changed(self.train.model_dump(), self.arms[name]))
+
+    @property
+    def ordered(self) -> list[str]:
+        """Names of the arms, the main one first, then by name."""
+        return [self.main, *sorted(set(self.arms) - {self.main})]
+
+    @model_validator(mode="after")
+    def _arms(self) -> "Recipe":
+        if self.main not in self.arms:
+            raise ValueError(f"main: {self.main} is none of arms: {', '.join(self.arms)}")
+        for name in self.arms:
+            try:
+                self.arm(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"arm {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
+
+
+def digest(seed: int, recipe: Recipe) -> str:
+    """Return the sha256 of all that a recipe's results depend on in params: the seed and the recipe, as sorted JSON."""
+    content = json.dumps({"seed": seed, "recipe": recipe.model_dump(mode="json")}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the changes in it; dictionaries are changed key by key."""
+    both = [key for key in changes if isinstance(changes[key], dict) and isinstance(base.get(key), dict)]
+    return base | changes | {key: _changed(base[key], changes[key]) for key in both}

@@ -1,0 +1,28 @@
+"""All tasks: what models are asked, and how their answers are scored.
+
+A task is a folder with a `TASK` in task.py, what params.yaml may say about it in settings.py (`Settings`), and its
+prompts in prompts.py (`build`). To add one, add a folder, and its entry under `tasks` in params.yaml.
+"""
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from stages.tasks.task import Task
+
+HERE = Path(__file__).parent
+
+
+@cache
+def of(name: str) -> Task:
+    """Return a task by its name; raises `KeyError` where there is no such folder."""
+    if name not in names():
+        raise KeyError(f"{name}: no such task; allowed: {', '.join(names())}")
+    return import_module(f"{__name__}.{name}.task").TASK
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Return the names of all tasks in display order."""
+    folders = [file.parent.name for file in HERE.glob("*/task.py")]
+    return tuple(sorted(folders, key=lambda name: (import_module(f"{__name__}.{name}.task").TASK.order, name)))

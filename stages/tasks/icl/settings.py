@@ -1,0 +1,25 @@
+"""What `tasks.icl` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.store.section import Count
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """In-context functions."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    functions: tuple[str, ...]
+    shots: Annotated[int, Field(ge=2)]
+    sets: Annotated[int, Field(ge=2)]
+    queries: Count
+    template: str
+
+    @model_validator(mode="after")
+    def _slots(self) -> "Settings":
+        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1:
+            raise ValueError("template: must contain {x} once and {y} once")
+        return self

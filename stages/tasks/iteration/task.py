@@ -1,0 +1,34 @@
+"""Strings and tapes: is every step through a string written right?
+
+recall = share of the tape's symbols that are the argmax given the right ones before (what a guess gets depends on
+function and length: `stages.tasks.iteration.tape.chance`); logprob = mean over the tape's symbols (nats).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from stages.tasks.iteration.settings import Settings
+from stages.tasks.task import Task, recalled
+
+
+def counted(baselines: Any, prompt: Any) -> dict[str, dict[str, float]]:
+    """Return the share of symbols that are the baseline's argmax, and whether the whole tape is."""
+    hits = baselines.answer(prompt.text, prompt.targets[0])
+    return {name: {"symbols": float(np.mean(s)), "tapes": float(np.prod(s))} for name, s in hits.items()}
+
+
+TASK = Task(
+    name="iteration",
+    order=6,
+    label="strings and tapes",
+    unit="strings",
+    settings=Settings,
+    measures=recalled,
+    main="recall",
+    smooth="logprob",
+    needs="decoder",
+    parts="group",
+    part=("function", "functions"),
+    counted=counted,
+)

@@ -1,0 +1,17 @@
+"""What `tasks.needle` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.store.section import Share
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """One odd fact in a haystack of plain text (`path`), and a question about it."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    lengths: tuple[Annotated[int, Field(ge=50)], ...] = Field(min_length=1)
+    depths: tuple[Share, ...] = Field(min_length=1)
+    trials: Annotated[int, Field(ge=2)]

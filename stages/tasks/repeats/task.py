@@ -1,0 +1,34 @@
+"""Random tokens, repeated: the last copy can only be known by copying."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stages.tasks.repeats.settings import Settings
+from stages.tasks.task import Read, Task, mean_loss
+
+
+def last_copy(read: Sequence[Read]) -> tuple[np.ndarray, ...]:
+    """Score the tokens of the last copy."""
+    return tuple(np.arange(len(tokens) - _period(tokens), len(tokens)) for tokens in read)
+
+
+def _period(tokens: Read) -> int:
+    """Return the length of the repeated sequence."""
+    ids = tokens.ids[int(np.flatnonzero(~tokens.special)[0]) :]
+    return next(p for p in range(1, len(ids) + 1) if len(ids) % p == 0 and (ids[p:] == ids[:-p]).all())
+
+
+TASK = Task(
+    name="repeats",
+    order=4,
+    label="random repeats",
+    unit="sequences",
+    settings=Settings,
+    scored=last_copy,
+    measures=mean_loss,
+    main="loss",
+    smooth="loss",
+    falls=("loss",),
+    counted=lambda baselines, prompt: baselines.repeated(prompt.ordinals.tolist()),
+)

@@ -1,0 +1,141 @@
+"""What a task is: where its prompts come from, which tokens are scored, and what the scores say.
+
+A task knows neither torch nor tokenizers nor tables: `scored` and `measures` are given a prompt's tokens and what a
+model makes of them, and return positions and numbers. Adding a task is adding a folder (see `stages.tasks`).
+
+Legend: T token, N scored token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from stages.store.section import Section
+from stages.tasks.prompt import Prompt
+
+
+class Source(Section):
+    """Where a task's prompts come from: `builtin` (path = the lexicon), `path` (your file or folder) or `hub`."""
+
+    source: Literal["builtin", "path", "hub"] = "builtin"
+    path: str
+
+
+class Read(Protocol):
+    """One sequence as a model reads it: ids and special (T,), and the positions of the target's tokens (N,)."""
+
+    ids: np.ndarray
+    special: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        """Return T."""
+
+
+class Answered(Protocol):
+    """What a model makes of scored tokens: log-probabilities (N,), nats, and whether each is the argmax (N,)."""
+
+    logprob: np.ndarray
+    top: np.ndarray
+
+
+def unscored(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
+    """Say nothing: only attention is looked at."""
+    return {}
+
+
+def whole_target(read: Sequence[Read]) -> tuple[np.ndarray, ...]:
+    """Score every token of the target."""
+    return tuple(tokens.target for tokens in read)
+
+
+def mean_loss(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
+    """Return the mean negative log-probability of the scored tokens, nats per token."""
+    return {"loss": -float(answered[0].logprob.mean(dtype=np.float64))}
+
+
+def recalled(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
+    """Return the share of scored tokens that are the argmax, and their mean log-probability (nats)."""
+    (answer,) = answered
+    return {"recall": float(answer.top.mean()), "logprob": float(answer.logprob.mean())}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    name, order: of its folder, and its place among the others where they are shown.
+    label: what its prompts are called in a sentence ("minimal pairs").
+    unit: what its clusters are called: the units that the bootstrap resamples, such as "facts".
+    settings: the section of params.yaml, `tasks.<name>`.
+    targets: how many continuations of a prompt are scored: 2 are rivals, scored whole (models that fill gaps can too).
+    scored: the sequences of one prompt, one per target -> the positions scored in each. The position before predicts.
+    measures: those sequences and what a model makes of them -> measure -> value of the prompt.
+    main: the measure that claims are made with; "" where nothing is scored.
+    smooth: the measure that gradients are taken of: a mean, or for rivals a difference, of log-probabilities.
+    falls: measures of which less is better.
+    beside: measures that say something about the prompts, not about the model's skill; they stand beside `main`.
+    chance: measure -> what a guess gets, where that is one number.
+    needs: "decoder" where a continuation is written, else "".
+    roles: roles of the prompts that extract measures and counting answers; () for all.
+    outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
+        ordinary tokens, or "" for none.
+    parts: the column of the prompts that results are broken down by, "group" or "category"; "" for none.
+    part: what such a part is called, one and many: ("phenomenon", "phenomena").
+    counted: both n-gram baselines (`stages.baseline.outcome.Baselines`) and a prompt -> baseline -> measure -> value;
+        None where counting words says nothing.
+    """
+
+    name: str
+    order: int
+    label: str
+    unit: str
+    settings: type[Source]
+    measures: Callable[[Sequence[Read], Sequence[Answered]], dict[str, float]] = unscored
+    main: str = ""
+    smooth: str = ""
+    scored: Callable[[Sequence[Read]], tuple[np.ndarray, ...]] = whole_target
+    targets: int = 1
+    falls: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
+    needs: Literal["decoder", ""] = ""
+    roles: tuple[str, ...] = ()
+    outputs: Literal["last", "mean", ""] = ""
+    parts: Literal["group", "category", ""] = ""
+    part: tuple[str, str] = ("", "")
+    counted: Callable[[Any, Any], dict[str, dict[str, float]]] | None = None
+
+    def build(self, settings: Source, seed: int) -> list[Prompt]:
+        """Build the prompts by the folder's prompts.py; both splits get some of each role where there are two clusters.
+
+        Raises `UserError` where the source is missing, malformed or too small.
+        """
+        return in_both_splits(import_module(f"stages.tasks.{self.name}.prompts").build(settings, seed))
+
+    def refuses(self, kind: str) -> str:
+        """Return why a model of a kind (decoder, encoder, masked) cannot be asked, or ''."""
+        return "an encoder writes no continuation" if self.needs == "decoder" and kind != "decoder" else ""
+
+
+def in_both_splits(prompts: list[Prompt]) -> list[Prompt]:
+    """Return the prompts; where all of a role are in one split (few prompts), its clusters take turns instead."""
+    moved: dict[str, str] = {}  # cluster -> split
+    for role in dict.fromkeys(prompt.role for prompt in prompts):
+        inside = [prompt for prompt in prompts if prompt.role == role]
+        if len({prompt.split for prompt in inside}) == 1:
+            clusters = dict.fromkeys(prompt.cluster for prompt in inside)
+            moved |= {cluster: "ab"[number % 2] for number, cluster in enumerate(clusters)}
+    return [replace(p, split=moved[p.cluster]) if p.cluster in moved else p for p in prompts]
+
+
+def one_sided(prompts: Sequence[Prompt]) -> str:
+    """Return why a role has prompts in one split only, or ''."""
+    for role in dict.fromkeys(prompt.role for prompt in prompts):
+        inside = [prompt for prompt in prompts if prompt.role == role]
+        if len({prompt.split for prompt in inside}) < 2:
+            return f"all {role} prompts are of one cluster: nothing is left to report on; ask for more"
+    return ""

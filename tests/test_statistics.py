@@ -1,0 +1,259 @@
+"""Verdicts simulated: intervals cover, exchangeable plans are rarely significant, planted effects are found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr, t
+
+from stages.statistics import effects
+from stages.statistics.intervals import interval, wilson
+from stages.statistics.ranks import adjusted, overlap, rank_p, score_with_effect
+from stages.statistics.verdict import bootstrap, sign_flip
+from stages.store import tables
+
+
+def normal(rng, owner, clusters):
+    return rng.normal(size=clusters)[owner] + rng.normal(size=len(owner)), 0.0
+
+
+def skewed(rng, owner, clusters):
+    return 0.5 * rng.exponential(size=clusters)[owner] + rng.exponential(size=len(owner)), 1.5
+
+
+def binary(share):
+    def draw(rng, owner, clusters):
+        of_cluster = rng.beta(4 * share, 4 * (1 - share), clusters)
+        return (rng.random(len(owner)) < of_cluster[owner]).astype(float), share
+
+    return draw
+
+
+@pytest.mark.parametrize("clusters", [8, 20, 67])
+@pytest.mark.parametrize(
+    ("draw", "share"),
+    [(normal, False), (skewed, False), (binary(0.5), True), (binary(0.8), True), (binary(0.9), True)],
+)
+def test_intervals_cover(clusters, draw, share):
+    """Clusters of 1-9 prompts that share half of their variance or less; 2,000 samples: 95 % is 94-96 by chance."""
+    rng, inside, samples = np.random.default_rng(clusters), 0, 2000
+    for _ in range(samples):
+        owner = np.repeat(np.arange(clusters), rng.integers(1, 10, clusters))
+        values, truth = draw(rng, owner, clusters)
+        low, high = interval(values, owner, share=share)
+        inside += low <= truth <= high
+    assert 0.92 <= inside / samples <= 0.98
+
+
+def test_an_interval_of_equal_clusters_without_skew_is_students():
+    values = np.array([-3.0, -2, -1, 0, 0, 1, 2, 3])
+    reach = t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8)
+    assert interval(values, np.arange(8)) == pytest.approx((-reach, reach))
+    assert interval(values.repeat(3), np.arange(8).repeat(3)) == pytest.approx((-reach, reach))  # prompts go together
+    weights = np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 0])
+    assert interval([*values, 99], np.arange(9), weights) == pytest.approx((-reach, reach))
+
+
+def test_below_eight_clusters_there_is_no_interval():
+    assert np.isnan(interval(np.arange(70.0), np.arange(70) % 7)).all()
+    assert np.isnan(interval([1.0] * 7 + [np.nan], np.arange(8))).all()  # a prompt without a value is none
+    assert np.isnan(interval([], [])).all()
+
+
+def test_shares_without_spread_are_not_certain():
+    zero, one = interval([0.0] * 10, np.arange(10), share=True), interval([1.0] * 10, np.arange(10), share=True)
+    bound = wilson(0, 10, t.ppf(0.975, 9))[1]
+    assert zero == pytest.approx((0, bound)) and one == pytest.approx((1 - bound, 1)) and 0.25 < bound < 0.4
+    assert interval([0.0] * 10, np.arange(10), change=True) == pytest.approx((-bound, bound))
+    assert interval([-1.0] * 10, np.arange(10), change=True) == pytest.approx((-1, bound - 1))
+    many = interval([1.0] * 100, np.arange(10).repeat(10), share=True)
+    assert many == pytest.approx(one)  # clusters count, not prompts
+
+
+def test_wilson_is_the_published_formula():
+    """Newcombe (1998, Table I): 81 of 263, 95 %."""
+    assert wilson(81 / 263, 263, 1.959964) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+def test_nan_is_never_significant():
+    values = np.random.default_rng(0).normal(3, 1, (20, 3))
+    values[4, 1] = np.nan
+    p = sign_flip(values, np.arange(20), 1000, np.random.default_rng(0))
+    assert np.isnan(p[1]) and (p[[0, 2]] < 0.01).all()
+    low, high = bootstrap(values, np.arange(20), 200, np.random.default_rng(0))
+    assert np.isnan([low[1], high[1]]).all() and not np.isnan(low[0])
+    assert np.isnan(rank_p(np.nan, [0.0] * 19)).all() and np.isnan(rank_p(1.0, [0.0, np.nan])).all()
+    assert np.isnan(rank_p(1.0, [])).all()
+
+
+def test_rank_p_counts_sets_at_least_as_harmful():
+    assert rank_p(2.0, [1.0, 2.0, 3.0]) == (3 / 4, 1 / 4)
+    assert rank_p(4.0, np.arange(19) / 10) == (1 / 20, 1 / 20)
+
+
+def test_adjusted_leaves_untested_claims_out():
+    q = adjusted(np.array([0.01, np.nan, 0.04, 0.03]))
+    assert np.isnan(q[1]) and q[[0, 2, 3]] == pytest.approx([0.03, 0.04, 0.04])
+    assert np.isnan(adjusted(np.full(3, np.nan))).all()
+
+
+def test_overlap_is_the_mean_jaccard_of_all_pairs():
+    assert overlap([["a", "b"], ["b", "c"], ["d", "e"]]) == pytest.approx(1 / 9)
+    assert np.isnan(overlap([["a"]]))
+
+
+PROMPTS = 24
+SETS = 19
+
+
+def plan(controls: int = SETS, tasks=("needle",)) -> pd.DataFrame:
+    """A family's set of two heads, silenced by mean and zero, and its control sets."""
+    same = {"family": "retrieval", "k": 2, "tasks": list(tasks), "group": ""}
+    rows = [
+        same | {"id": f"family/{kind}", "purpose": "family", "kind": kind, "draw": 0, "heads": "L1H0 L2H0"}
+        | {"members": 2, "matching": ""}
+        for kind in ("mean", "zero")
+    ]  # fmt: skip
+    rows += [
+        same | {"id": f"control/{draw}", "purpose": "control", "kind": "mean", "draw": draw, "members": 0}
+        | {"heads": f"L1H{draw} L2H1", "matching": "same layers"}
+        for draw in range(1, controls + 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)[tables.PLANS.names]
+
+
+def raw(
+    changes: dict[str, np.ndarray], plan: pd.DataFrame, task="needle", measure="recall", intact=1.0, prompts=PROMPTS
+):
+    """Raw effects of the plan's rows on one task; changes: per prompt, by id of the intervention."""
+    of_plan = plan.set_index("id")
+    rows = []
+    for name in ["none", *changes]:
+        change = changes.get(name, np.zeros(prompts))
+        row = {"purpose": "none", "family": "", "k": 0, "kind": "", "draw": 0, "heads": ""}
+        if name != "none":
+            row = {column: of_plan.loc[name, column] for column in row}
+        for number in range(prompts):
+            where = {"group": f"400@{number % 2}", "category": "400", "cluster": f"c{number // 2}", "measure": measure}
+            value = {"prompt": f"p{number:02d}", "value": intact + change[number], "intact": intact}
+            rows.append({"intervention": name, "task": task} | row | where | value)
+    return pd.DataFrame(rows)[tables.EFFECTS.names]
+
+
+def silenced(table: pd.DataFrame, kind="mean", group="all") -> pd.Series:
+    return table[(table.purpose == "family") & (table.kind == kind) & (table.group == group)].iloc[0]
+
+
+def test_exchangeable_plans_are_rarely_significant_and_planted_effects_are_found():
+    """The family's set is one more draw from what its controls come from: between-set and prompt spread alike."""
+    rng, controls, below = np.random.default_rng(5), SETS, []
+    for _ in range(1000):
+        of_set = rng.normal(0, 1, controls + 1)
+        means = (of_set[:, None] + rng.normal(0, 1, (controls + 1, 36))).mean(axis=1)
+        below.append(rank_p(-means[0], -means[1:])[0] <= 0.05)
+    assert 0.02 <= np.mean(below) <= 0.08
+    planned = plan()
+    changes = {name: rng.normal(0, 0.1, PROMPTS) for name in planned.id}
+    changes["family/mean"] = rng.normal(-0.5, 0.1, PROMPTS)
+    row = silenced(effects.table(raw(changes, planned), planned, 1000))
+    assert row.p == row.p_floor == row.q == 1 / 20
+
+
+def test_a_family_stands_beside_its_control_sets():
+    rng, planned = np.random.default_rng(0), plan()
+    changes = {name: rng.normal(-0.1, 0.05, PROMPTS) for name in planned.id}
+    table = effects.table(raw(changes, planned), planned, 1000)
+    assert tuple(table.columns) == tuple(effects.COLUMNS)
+    row, controls = silenced(table), table[table.purpose == "control"]
+    worse = sum(changes[f"control/{draw}"].mean() <= changes["family/mean"].mean() for draw in range(1, SETS + 1))
+    assert row.p == pytest.approx((1 + worse) / 20) and row.controls == SETS == len(controls)
+    assert row.change == pytest.approx(changes["family/mean"].mean()) and row.low < row.change < row.high
+    assert row.control_change == pytest.approx(controls.change.mean())
+    assert (row.heads, row.members, row.matching) == ("L1H0 L2H0", 2, "same layers")
+    assert row.overlap == pytest.approx(1 / 3)  # any two control sets share one head of three
+    assert (row.trials, row.clusters) == (PROMPTS, PROMPTS // 2)
+    zero = silenced(table, "zero")
+    assert np.isnan(zero.p) and np.isnan(zero.q) and zero.controls == 0 and zero.low < zero.high  # no controls of it
+    assert controls.low.isna().all() and controls.p.isna().all() and list(controls.draw) == list(range(1, SETS + 1))
+    group = silenced(table, group="400@0")
+    assert group.p > 0 and np.isnan(group.q) and group.note == "12 prompts: fewer than 20"  # claims are of all prompts
+    assert list(table.purpose.unique()) == ["none", "family", "control"]
+
+
+def test_few_clusters_have_no_interval_and_say_so():
+    planned = plan()
+    changes = {name: np.full(10, -0.1) for name in planned.id}
+    row = silenced(effects.table(raw(changes, planned, prompts=10), planned, 1000))
+    assert np.isnan(row.low) and row.note == "10 prompts: fewer than 20; 5 clusters: fewer than 8, no interval"
+
+
+def test_what_the_intact_model_cannot_do_cannot_be_lost():
+    planned = plan()
+    changes = {name: np.zeros(PROMPTS) for name in planned.id}
+    row = silenced(effects.table(raw(changes, planned, intact=0.1), planned, 1000))
+    assert row.note.startswith("not measurable: the intact model's recall is 0.10") and np.isnan(row.p)
+    pairs = effects.table(raw(changes, planned, "blimp", "accuracy", 0.5), planned, 1000)
+    assert "is not above chance, 0.50" in silenced(pairs).note and np.isnan(silenced(pairs).q)
+    assert "is not above chance" in pairs[pairs.purpose == "none"].note.iloc[0]
+    text = effects.table(raw(changes, planned, "text", "loss", 7.0), planned, 1000)
+    assert "is not below a uniform guess, 6.91" in silenced(text).note
+
+
+def test_a_loss_above_a_uniform_guess_is_flagged():
+    planned = plan()
+    changes = {name: np.zeros(PROMPTS) for name in planned.id} | {"family/mean": np.full(PROMPTS, 5.0)}
+    table = effects.table(raw(changes, planned, "repeats", "loss", 3.0), planned, 1000)
+    assert silenced(table).note == "worse than uniform" and silenced(table, "zero").note == ""
+    assert silenced(table).p == 1 / 20  # more loss is more harm
+
+
+def test_every_measure_is_summarised_and_the_main_one_is_the_claim():
+    planned = plan()
+    rng = np.random.default_rng(1)
+    changes = {name: rng.normal(-0.1, 0.05, PROMPTS) for name in planned.id}
+    both = pd.concat(
+        [raw(changes, planned, "blimp", measure, level) for measure, level in (("accuracy", 0.9), ("margin", 3.0))]
+    )
+    ties = both[(both.measure == "accuracy") & (both.purpose == "none")].assign(measure="ties", value=0.05)
+    table = effects.table(pd.concat([both, ties]), planned, 1000)
+    intact = table[table.purpose == "none"].set_index("measure")
+    assert list(intact.index) == ["accuracy", "margin", "ties"] and intact.value["ties"] == pytest.approx(0.05)
+    assert intact.note["accuracy"] == "5.0 % ties, counted half"
+    family = table[(table.purpose == "family") & (table.kind == "mean")].set_index("measure")
+    assert family.p.notna().all() and family.q["accuracy"] > 0 and np.isnan(family.q["margin"])
+
+
+def test_nothing_silenced_leaves_rows_of_the_intact_model():
+    planned = plan().head(0)
+    table = effects.table(raw({}, plan()), planned, 1000)
+    assert set(table.purpose) == {"none"} and table.q.isna().all()
+    assert effects.table(raw({}, plan()).head(0), planned, 1000).empty
+
+
+def test_a_score_that_goes_with_the_effect_is_told_from_one_that_goes_with_depth():
+    rng = np.random.default_rng(3)
+    layers = np.arange(12).repeat(8)
+    effect = layers + rng.normal(0, 1, 96)  # late layers matter more
+    deep = layers + rng.normal(0, 1, 96)  # and score more, whatever the head does
+    rho, p = score_with_effect(deep, effect, layers, rng, 2000)
+    assert rho == pytest.approx(spearmanr(deep, effect).statistic) and rho > 0.8 and p > 0.01
+    within = effect + rng.normal(0, 1, 96)
+    assert score_with_effect(within, effect, layers, rng, 2000)[1] == 1 / 2001
+    shuffle = rng.permutation(96)  # the order of heads is no matter
+    assert score_with_effect(deep[shuffle], effect[shuffle], layers[shuffle], rng, 2000)[0] == pytest.approx(rho)
+
+
+def test_score_with_effect_is_calibrated_within_layers():
+    rng = np.random.default_rng(4)
+    layers = np.arange(6).repeat(4)
+    p = [
+        score_with_effect(layers + rng.normal(size=24), layers + rng.normal(size=24), layers, rng, 200)[1]
+        for _ in range(400)
+    ]
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.09
+
+
+def test_score_with_effect_leaves_out_heads_without_a_value():
+    scores, effect = np.array([1.0, 2, 3, np.nan]), np.array([1.0, 2, 3, 4])
+    assert score_with_effect(scores, effect, np.zeros(4), np.random.default_rng(0), 100)[0] == pytest.approx(1)
+    assert np.isnan(score_with_effect(scores[:2], effect[:2], np.zeros(2), np.random.default_rng(0), 10)).all()
+    assert np.isnan(score_with_effect(np.ones(4), effect, np.zeros(4), np.random.default_rng(0), 10)).all()
