@@ -463,13 +463,13 @@ def test_every_head_by_gradients(folder, html):
     assert re.search(rf"L5H1 sink, previous, induction, [a-z:, ]+ {re.escape(value)}", shown)
     assert "Heads silenced alone that stand for no family (1, drawn at random)" in shown
     single = rows.single_heads(table[table["task"] == "repeats"])
-    spec = head_maps.change_map(single, "loss", []).to_dict()
+    spec = head_maps.change_map(single, True, []).to_dict()
     assert len(values(spec)) == LAYERS * HEADS
 
-    def colours(measure: str) -> list[str]:
-        return head_maps.change_map(single, measure, []).to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"]
+    def colours(falls: bool) -> list[str]:
+        return head_maps.change_map(single, falls, []).to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"]
 
-    assert colours("loss") == colours("margin")[::-1]
+    assert colours(True) == colours(False)[::-1]
 
 
 @pytest.mark.parametrize(("pairs", "name"), [("builtin", "Minimal pairs (built in)"), ("hub", "Minimal pairs (BLiMP)")])

@@ -5,6 +5,7 @@ Differences are said as they are; the intervals stand beside them in the figure.
 
 import pandas as pd
 
+from stages import tasks
 from stages.page import charts, rows
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
@@ -12,8 +13,11 @@ from stages.page.section import Context
 from stages.page.sentences import TASKS, capital, interval, listed, number
 from stages.store.paths import COUNTING
 
-CHANCE = {"blimp": 0.5}
-SHOWN = {"blimp": ("phenomenon", "phenomena"), "icl": ("function", "functions")}
+SHOWN = {  # task: what its parts are called, one and many
+    name: tasks.of(name).part
+    for name in tasks.names()
+    if tasks.of(name).part and tasks.of(name).main == "accuracy" and tasks.of(name).counted
+}
 BASELINES = ("ngram", "ngram_prompt")
 NOTE = (
     "A control that knows only which words followed which: n-grams (interpolated modified Kneser-Ney, Chen & Goodman "
@@ -34,7 +38,7 @@ def counting(slot: Slot, context: Context) -> list:
     for task, (one, many) in SHOWN.items():
         found = beside(slot.effects, counted, task)
         if (found["series"] == "model").any():
-            chart = charts.series(found, "accuracy", CHANCE.get(task), order(found))
+            chart = charts.series(found, "accuracy", tasks.of(task).chance.get("accuracy"), order(found))
             says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
             figure.append(Chart(chart, f"{capital(context.task(task))} by {one}", says))
     says = [ties(counted), whole(slot.effects, counted, "repeats", "loss", 3)]

@@ -42,10 +42,10 @@ def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> al
     return alt.layer(cells, noted, members, view=alt.ViewConfig(fill=PALE))
 
 
-def change_map(heads: pd.DataFrame, measure: str, whole: list[int]) -> alt.LayerChart:
+def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerChart:
     """Draw one task's first-order changes, layer x head, around 0; heads with an exact change are outlined.
 
-    heads: layer, head, name, first_order, exact, change, low, high, q. Worse is orange, whichever way worse is.
+    heads: layer, head, name, first_order, exact, change, low, high, q. falls: less is better; worse is orange.
     """
     data = heads.assign(
         interval=[f"{low:+.3f} to {high:+.3f}" for low, high in zip(heads["low"], heads["high"], strict=True)],
@@ -60,7 +60,7 @@ def change_map(heads: pd.DataFrame, measure: str, whole: list[int]) -> alt.Layer
         alt.Tooltip("q:Q", title="q-value", format=".4f"),
     ]
     top = max(float(data["first_order"].abs().max()), 1e-6)
-    colours = DIVERGING[::-1] if measure == "loss" else DIVERGING
+    colours = DIVERGING[::-1] if falls else DIVERGING
     scale = alt.Scale(domain=[-top, 0, top], range=colours, interpolate="lab")
     legend = _legend(data["head"].nunique(), [-top, top], ".2g")
     base = _grid(data, whole, tooltip)

@@ -5,19 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from stages import tasks
 from stages.families.family import Family
 from stages.page.head_maps import head_name
 
-ONLY = {"blimp": ["accuracy"], "icl": ["accuracy"], "needle": ["recall"]}  # measures broken down by group
-MAIN = {  # task: the measure that a claim is about, where the table of claims names none
-    "blimp": "accuracy",
-    "icl": "accuracy",
-    "needle": "recall",
-    "repeats": "loss",
-    "text": "loss",
-    "iteration": "recall",
-}
-BESIDE = ("ties", "equal_ids", "unequal_length")  # measures that say something of the prompts, not of the model
+MAIN = {name: tasks.of(name).main for name in tasks.names()}  # task: the measure that claims are made with
+BESIDE = {measure for name in tasks.names() for measure in tasks.of(name).beside}  # say something of the prompts alone
 SAME = ["family", "task", "measure", "group"]
 
 
@@ -29,7 +22,12 @@ def intact(effects: pd.DataFrame) -> pd.DataFrame:
 def by_group(effects: pd.DataFrame, task: str) -> pd.DataFrame:
     """Return the intact model's main measure per group of a task."""
     rows = effects[(effects["purpose"] == "none") & (effects["group"] != "all") & (effects["task"] == task)]
-    return rows[rows["measure"].isin(ONLY.get(task, []))].sort_values("group")
+    return rows[rows["measure"] == MAIN.get(task)].sort_values("group")
+
+
+def falls(task: str, measure: str) -> bool:
+    """Tell whether less of a task's measure is better."""
+    return measure in tasks.of(task).falls if task in MAIN else measure == "loss"
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,13 +55,14 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     both = _in(rows, SAME[:3], set(zip(*(rows.loc[overall, column] for column in SAME[:3]), strict=True)))
     rows["whole"] = overall | (_in(rows, ["family", "group"], groups) & ~both)  # its group, where 'all' has no row
     rows["claim"] = rows["whole"] & rows["home"] & _main(rows)
-    rows["harm"] = rows["change"].where(rows["measure"] == "loss", -rows["change"])
+    less_is_better = [falls(*pair) for pair in zip(rows["task"], rows["measure"], strict=True)]
+    rows["harm"] = rows["change"] * np.where(less_is_better, 1.0, -1.0)
     rows["as_harmful"] = (rows["p"] * (1 + rows["controls"])).round() - 1
     rows["zero"] = [zero.get(key, np.nan) for key in zip(*(rows[name] for name in SAME), strict=True)]
     order = {name: place for place, name in enumerate(sets)}
     rows["place"] = rows["family"].map(order).fillna(len(order))
-    tasks = {task: place for place, task in enumerate(MAIN)}
-    rows["task_place"] = rows["task"].map(tasks).fillna(len(tasks))
+    places = {task: place for place, task in enumerate(MAIN)}
+    rows["task_place"] = rows["task"].map(places).fillna(len(places))
     return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "group"],
                             ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
 

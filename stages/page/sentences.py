@@ -5,17 +5,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from stages import tasks
 from stages.page.head_maps import head_name
 
-TASKS = {
-    "blimp": "minimal pairs",
-    "icl": "in-context functions",
-    "needle": "needles",
-    "repeats": "random repeats",
-    "text": "text",
-    "treebank": "parsed sentences",
-    "iteration": "strings and tapes",
-}
+TASKS = {name: tasks.of(name).label for name in tasks.names()}  # what a task's prompts are called
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),
     "recall": ("recall", 2),

@@ -9,17 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.page.sentences import (
-    TASKS,
-    capital,
-    decimals,
-    family_heads,
-    interval,
-    listed,
-    measured,
-    number,
-    p_value,
-)
+from stages.page.sentences import capital, decimals, family_heads, interval, listed, measured, number, p_value
 
 ALIKE = re.compile(
     r"(?P<same>\d+) of (?P<size>\d+) in the same layers, (?P<kind>\d+) of \d+ of the same attention kind"
@@ -140,8 +130,3 @@ def agreement(row: Any) -> str:
         f"; of the {int(row.top)} largest exact effects, {100 * row.sign_agreement:.0f} % have the same sign"
     )  # fmt: skip
     return f"{name}: rank correlation {number(row.rank_correlation)} over {int(row.heads)} heads{signs}."
-
-
-def task_label(task: str, measure: str) -> str:
-    """Head a chart: Random repeats: loss."""
-    return capital(f"{TASKS.get(task, task)}: {'log-probability' if measure == 'logprob' else measure}")

@@ -23,7 +23,7 @@ def every_head(slot: Slot, context: Context) -> list:
         return [Note(f"No head was measured by gradients ({path} has no rows).")]
     whole = head_maps.whole_layers(slot.model)
     maps = [
-        Chart(head_maps.change_map(part, measure, whole), capital(f"{context.task(task)}: {measure}"))
+        Chart(head_maps.change_map(part, rows.falls(task, measure), whole), capital(f"{context.task(task)}: {measure}"))
         for (task, measure), part in single.groupby(["task", "measure"], sort=False)
         if part["first_order"].notna().any()
     ]

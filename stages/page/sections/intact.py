@@ -1,6 +1,7 @@
 """Values and trials of the untouched model."""
 
-from stages.page import charts, counting, rows, sentences
+from stages import tasks
+from stages.page import charts, rows, sentences
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
@@ -24,16 +25,16 @@ def intact(slot: Slot, context: Context) -> list:
     says = f"The intact model: {says}." if says else "Only losses were measured on the intact model."
     blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
     figure = []
-    for task, what in (("blimp", "phenomena"), ("icl", "functions")):
-        grouped = rows.by_group(slot.effects, task)
-        if len(grouped):
-            chart = charts.groups(grouped, "accuracy", counting.CHANCE.get(task))
-            label = f"{sentences.capital(context.task(task))} by {'phenomenon' if task == 'blimp' else 'function'}"
-            figure.append(Chart(chart, label, sentences.spread(grouped, what)))
-    places = rows.by_place(rows.by_group(slot.effects, "needle"))
-    if len(places):
-        says = sentences.spread(places, "places (tokens@depth)")
-        figure.append(Chart(charts.grid(places, "recall"), "Needle recall by length and depth", says))
+    for task in [task for task in tasks.names() if task != "iteration" and tasks.of(task).parts]:
+        grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
+        places = rows.by_place(grouped)
+        if len(places):
+            says = sentences.spread(places, "places (tokens@depth)")
+            figure.append(Chart(charts.grid(places, kind.main), f"Needle {kind.main} by length and depth", says))
+        elif len(grouped):
+            chart = charts.groups(grouped, kind.main, kind.chance.get(kind.main))
+            label = f"{sentences.capital(context.task(task))} by {kind.part[0]}"
+            figure.append(Chart(chart, label, sentences.spread(grouped, kind.part[1])))
     if figure:
         line = "Bars with 95 % intervals; the dashed line is chance (0.5 for minimal pairs)."
         blocks.append(Figure(figure, line, path))
