@@ -53,7 +53,7 @@ def rooms(stage: str) -> set[str]:
     """Rooms of stages/ that a stage's module reaches."""
     reached = closure(Path(f"stages/{stage}.py"))
     names = {file.parts[1] for file in reached if len(file.parts) > 2}
-    if stage in ("train", "dynamics"):  # the recipe's file is found by its name
+    if stage in ("train", "dynamics", "report"):  # the recipe's file is found by its name
         files = [path.relative_to(ROOT) for path in (ROOT / "stages/recipes").glob("*.py")]
         names |= {file.parts[1] for path in files for file in closure(path) if len(file.parts) > 2}
     return names
