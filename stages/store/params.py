@@ -26,7 +26,7 @@ from stages.store.recipe import (  # noqa: F401  (all of them are `params.X` to 
     Training,
     digest,
 )
-from stages.store.section import Count, Name, Positive, Section, Share  # noqa: F401
+from stages.store.section import Count, Kind, Name, Positive, Section, Share  # noqa: F401
 
 SHOWN = 200  # characters of a wrong value in a message
 
@@ -104,7 +104,7 @@ class Plan(Section):
     top: Count
     least: Count
     draws: Count
-    kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
@@ -123,6 +123,7 @@ class Ablate(Section):
     single: Annotated[dict[Name, Count], AfterValidator(_tasks)]
     needle_tokens: Count
     text_tokens: Count
+    shard: Count = 16
 
 
 class Steer(Section):
@@ -141,10 +142,16 @@ class Report(Section):
     title: str
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+class Studies(Section):
+    """The whole of full/params.yaml: recipes alone, the longer studies."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+
+
+class Params(Studies):
+    """The whole of params.yaml."""
+
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
     ngram: Ngram
@@ -154,7 +161,6 @@ class Params(Section):
     plan: Plan
     ablate: Ablate
     steer: Steer
-    recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
     def __reduce__(self) -> tuple:
@@ -179,14 +185,28 @@ def load(path: Path = paths.PARAMS) -> Params:
 
     Raises `UserError` with the file, the key path, the value and what is allowed (the first mistake; the count of all).
     """
+    return _valid(path, whole(), _content(path))
+
+
+def load_studies(path: Path = paths.PARAMS) -> Studies:
+    """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
+    content = _content(path)
+    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    return _valid(path, Studies if alone else whole(), content)
+
+
+def _content(path: Path) -> Any:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the repository's folder") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _valid(path: Path, kind: type[Studies], content: Any) -> Any:
     try:
-        return _validated(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(_explain(path, error)) from None
 
