@@ -26,7 +26,7 @@ from stages.store.recipe import (  # noqa: F401  (all of them are `params.X` to 
     Training,
     digest,
 )
-from stages.store.section import Count, Kind, Name, Positive, Section, Share  # noqa: F401
+from stages.store.section import Count, Name, Positive, Section, Share  # noqa: F401
 
 SHOWN = 200  # characters of a wrong value in a message
 
@@ -104,7 +104,7 @@ class Plan(Section):
     top: Count
     least: Count
     draws: Count
-    kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
@@ -123,7 +123,6 @@ class Ablate(Section):
     single: Annotated[dict[Name, Count], AfterValidator(_tasks)]
     needle_tokens: Count
     text_tokens: Count
-    shard: Count = 16
 
 
 class Steer(Section):

@@ -7,16 +7,10 @@ import numpy as np
 from stages.tasks.repeats.settings import Settings
 from stages.tasks.task import Read, Task, mean_loss
 
-COPIED = 16  # tokens of the last copy that are scored, at most: LM-head rows cost twice what the body costs a token
-
 
 def last_copy(read: Sequence[Read]) -> tuple[np.ndarray, ...]:
-    """Score evenly spaced tokens of the last copy, `COPIED` at most."""
-    periods = [_period(tokens) for tokens in read]
-    return tuple(
-        np.arange(len(tokens) - period, len(tokens), -(-period // COPIED))
-        for tokens, period in zip(read, periods, strict=True)
-    )
+    """Score the tokens of the last copy."""
+    return tuple(np.arange(len(tokens) - _period(tokens), len(tokens)) for tokens in read)
 
 
 def _period(tokens: Read) -> int:
