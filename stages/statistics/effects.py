@@ -78,7 +78,8 @@ class Cell:
 def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
     """Return effects.csv: rows of the intact model ('none'), of families and of their control sets.
 
-    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens.
+    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens. Measures that say something about
+    the prompts (a task's `beside`, such as ties) are given of the intact model only.
     """
     raw = raw.assign(change=raw.value - raw.intact)
     intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
@@ -89,13 +90,15 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFram
     for name in [name for name in planned.index if name in names]:
         family = raw[raw.intervention == name]
         first = family.iloc[0]
-        same = (raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)
-        controls = raw[same & (raw.kind == first.kind)]
-        levels = {*planned.matching.reindex(controls.intervention.unique()).dropna(), planned.matching[name]}
-        told = {"members": planned.members[name], "matching": "; ".join(sorted(levels - {""}))}
+        controls = raw[(raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)]
+        controls = controls[controls.kind == first.kind]
+        levels = planned.matching.reindex(controls.intervention.unique()).dropna()
         for cell in _cells(family, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
-            rows += [_family_row(cell, measure, beside) | told for measure in cell.measures]
+            skill = [measure for measure in cell.measures if measure not in cell.task.beside]
+            told = sorted(set(levels)) if len(beside) else [planned.matching[name]]  # or why there is no control
+            same = {"members": planned.members[name], "matching": "; ".join(told)}
+            rows += [_family_row(cell, measure, beside) | same for measure in skill]
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
@@ -138,7 +141,7 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     why = cell.unable()
     if len(changes_D):
         row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
-        if measure not in cell.task.beside and not why:
+        if not why:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
     beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
@@ -150,6 +153,8 @@ def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
     """Return one row per control set, task and measure: its change, without an interval."""
     rows = []
     for (name, draw, task, measure), read in controls.groupby(["intervention", "draw", "task", "measure"]):
+        if measure in tasks.of(task).beside:
+            continue
         row = {key: read.iloc[0][key] for key in ("purpose", "family", "k", "kind", "heads")} | {"draw": draw}
         row |= {"task": task, "group": ALL, "measure": measure, "value": read.value.mean(), "note": ""}
         row |= {"intact": read.intact.mean(), "change": read.change.mean(), **_counts(read)}
