@@ -24,7 +24,7 @@ def body(stage: str) -> dict:
 
 def imports(module: Path) -> set[Path]:
     """Files of this project that a module imports, at the top or inside functions."""
-    found = set()
+    files = set()
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -34,52 +34,54 @@ def imports(module: Path) -> set[Path]:
         for name in names:
             for candidate in (name.replace(".", "/") + ".py", name.replace(".", "/") + "/__init__.py"):
                 if name.startswith("stages") and (ROOT / candidate).is_file():
-                    found.add(Path(candidate))
-    return found
+                    files.add(Path(candidate))
+    return files
 
 
 def closure(module: Path) -> set[Path]:
-    """All files that a module imports, directly or not; importing any head module imports all families."""
+    """All files that a module imports, directly or not."""
     done, todo = set(), [module]
     while todo:
         file = todo.pop()
-        if file in done:
-            continue
-        done.add(file)
-        todo += imports(file)
-        if file.parts[:2] == ("stages", "heads"):
-            todo.append(Path("stages/heads/__init__.py"))
-        if file == Path("stages/heads/__init__.py"):
-            todo += [
-                path.relative_to(ROOT)
-                for path in (ROOT / "stages/heads").glob("*.py")
-                if re.search(r"^FAMIL(Y|IES) = ", path.read_text(), re.M)
-            ]
+        if file not in done:
+            done.add(file)
+            todo += imports(file)
     return done
 
 
-def code(stage: str) -> set[Path]:
-    return {Path(dep) for dep in body(stage)["deps"] if dep.endswith(".py") and "${" not in dep}
+def rooms(stage: str) -> set[str]:
+    """Rooms of stages/ that a stage's module reaches."""
+    reached = closure(Path(f"stages/{stage}.py"))
+    names = {file.parts[1] for file in reached if len(file.parts) > 2}
+    if stage in ("train", "dynamics"):  # the recipe's file is found by its name
+        files = [path.relative_to(ROOT) for path in (ROOT / "stages/recipes").glob("*.py")]
+        names |= {file.parts[1] for path in files for file in closure(path) if len(file.parts) > 2}
+    return names
+
+
+def deps(stage: str) -> set[str]:
+    """Rooms of stages/ among a stage's deps, whole or in part."""
+    parts = [Path(dep).parts for dep in body(stage)["deps"] if dep.startswith("stages/")]
+    return {part[1] for part in parts if not part[1].endswith(".py")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_import_closure(stage):
-    expected = closure(Path(f"stages/{stage}.py"))
-    if stage == "prepare":  # dispatches by name: the instance's own module is its dep, helpers are everybody's
-        assert "stages/prompts/${key}.py" in body(stage)["deps"]
-        own = {Path(f"stages/prompts/{task}.py") for task in PARAMS["tasks"]}
-        expected = expected.union(*map(closure, own)) - own
-    if stage in ("train", "dynamics"):  # the same by recipe
-        assert "stages/recipes/${item.task}.py" in body(stage)["deps"]
-        recipes = (path.relative_to(ROOT) for path in (ROOT / "stages/recipes").glob("*.py"))
-        own = {path for path in recipes if "\nTASK = " in (ROOT / path).read_text()}  # any may stand in params
-        expected = expected.union(*map(closure, own)) - own
-    assert code(stage) == expected
+def test_deps_are_the_rooms_that_a_stage_imports(stage):
+    assert f"stages/{stage}.py" in body(stage)["deps"]
+    assert deps(stage) == rooms(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_dep_is_a_list_of_a_rooms_files(stage):
+    """A room is a dep whole, or the part of it that the instance's task names with what all tasks share."""
+    parts = [Path(dep).parts for dep in body(stage)["deps"] if dep.startswith("stages/")]
+    files = [part for part in parts if len(part) > 2 and part[-1].endswith(".py")]
+    assert len(files) <= 5 and all(part[1] in ("tasks", "families") for part in files)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("prepare", "report")])
 def test_torch_stages_depend_on_the_lock_file(stage):
-    torch = any("import torch" in (ROOT / file).read_text() for file in code(stage))
+    torch = any("import torch" in (ROOT / file).read_text() for file in closure(Path(f"stages/{stage}.py")))
     assert not torch or "requirements.lock" in body(stage)["deps"]
 
 

@@ -1,5 +1,6 @@
 """Params and tables: a user's mistake gets one line that names the place; a write is whole or not at all."""
 
+import pickle
 from pathlib import Path
 
 import pandas as pd
@@ -89,7 +90,7 @@ def test_missing_keys_and_no_yaml(tmp_path):
 def test_tasks_are_the_folders_in_display_order(tmp_path):
     """A task that is left out is None; every key of params.yaml is one of them."""
     settings = params.load(ROOT / "params.yaml")
-    assert isinstance(settings, params.Params)
+    assert isinstance(settings, params.Params) and pickle.loads(pickle.dumps(settings)) == settings
     assert tuple(name for name, _ in settings.tasks) == tasks.names()
     assert {name for name, task in settings.tasks if task is not None} == set(GOOD["tasks"])
     content = GOOD | {"tasks": {"text": GOOD["tasks"]["text"]}}

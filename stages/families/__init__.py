@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def of(task: str) -> dict[str, Family]:
     """Return the families measured on one task, by name, in display order; no other task's files are read."""
     families = []
-    for file in sorted((HERE / task).glob("*.py")):
+    for file in sorted((HERE / task).glob("[a-z]*.py")):
         module = import_module(f"{__name__}.{task}.{file.stem}")
         families += [*getattr(module, "FAMILIES", ()), *filter(None, [getattr(module, "FAMILY", None)])]
     return {family.name: family for family in sorted(families, key=lambda family: family.order)}

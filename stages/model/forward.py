@@ -59,10 +59,12 @@ def forward(
     rows: Sequence[np.ndarray] | None = None,
     cache: Cache | None = None,
     headless: bool = False,
+    gradients: bool = False,
 ) -> torch.Tensor | None:
     """Run a batch and return float logits (N, V) of the asked positions of each prompt, in order; None without rows.
 
-    ids: token ids per prompt, following the cache's prefix; rows: positions within them; headless: no LM head at all.
+    ids: token ids per prompt, following the cache's prefix; rows: positions within them; headless: no LM head at all;
+    gradients: keep the graph.
     """
     ids_BT, mask_BT = pad(loaded, ids)
     extra: dict[str, Any] = {}
@@ -72,7 +74,7 @@ def forward(
         extra = {"past_key_values": cache, "use_cache": True}
     elif loaded.kind == "decoder":
         extra = {"use_cache": False}
-    with torch.no_grad(), _selecting(loaded, rows) if rows is not None else ExitStack():
+    with torch.set_grad_enabled(gradients), _selecting(loaded, rows) if rows is not None else ExitStack():
         model = loaded.model.base_model if headless else loaded.model
         output = model(input_ids=ids_BT, attention_mask=mask_BT, **extra)
     if rows is None:

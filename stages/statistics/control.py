@@ -1,78 +1,111 @@
-"""Matched heads: the control of an ablation. Pure numpy.
+"""Control sets: other heads, as alike as possible, that an ablation is ranked against. Pure numpy.
 
-A control silences as many heads, never the ablated ones. Each ablated head gets a stand-in from the best tier that has
-one left: 0 same layer, no member of the family; 1 same kind of attention, no member; 2 any layer, no member; 3 same
-layer, member; nearer layers first within a tier, then heads that fewest earlier draws used, so that one odd head does
-not speak for all draws. The worst tier used is the draw's level, and the file says it.
+A claim about a set of heads is judged against what OTHER sets do, so a control takes as many heads, none of them
+silenced, each a stand-in for a silenced one from the same layer or the nearest ones, of the same kind of attention
+first. It holds no member of any family that causal evidence is sought for, as long as that leaves a third of the
+model's heads to draw from: heads in which no family was ever found would make every claim look strong, and far layers
+too. So the families with most members are let in, one after the other, and every row says which are inside. The window
+of nearest stand-ins grows until there are enough different sets and they share little: no odd head speaks for all.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-Head = tuple[int, int]
-LEVELS = (
-    "same layers, no members",
-    "nearest layers of the same attention kind, no members",
-    "nearest layers of any kind, no members",
-    "same layers, members among them",
-)
-NONE = "no control possible"
+Head = tuple[int, int]  # (layer, head)
+LEFT = 1 / 3  # share of the model's heads that controls are drawn from, at least
+SHARED = 1 / 3  # mean overlap (Jaccard) of two control sets, at most, where there are heads enough
+TRIES = 60  # random sets per wanted one and window
+NONE = "no control possible: too few other heads"
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One matched set and how well it is matched (index into `LEVELS`)."""
+class Pool:
+    """What a model offers: its heads, the kind of attention of each layer, and the members of every causal family."""
 
     heads: tuple[Head, ...]
-    level: int
+    kinds: Mapping[int, str]
+    members: Mapping[str, Set[Head]]
+
+    def without(self, silenced: Sequence[Head], families: Iterable[str]) -> list[Head]:
+        """Return the heads that are neither silenced nor members of these families."""
+        out = set(silenced).union(*(self.members[family] for family in families))
+        return [head for head in self.heads if head not in out]
 
 
-def matched(
-    ablated: Sequence[Head],
-    members: Sequence[Head],
-    kinds: Mapping[int, str],
-    heads: Sequence[Head],
-    draws: int,
-    rng: np.random.Generator,
-) -> list[Draw]:
-    """Return up to `draws` distinct matched sets of the best level there is; none where no control is possible.
+def controls(silenced: Sequence[Head], family: str, pool: Pool, draws: int, rng: np.random.Generator) -> list[tuple]:
+    """Return `draws` different control sets, each a sorted tuple of heads; [] where no pool gives as many.
 
-    ablated: heads silenced; members: heads of the family; kinds: attention kind per layer; heads: all heads.
+    silenced: the heads of the set that is judged; family: its name, whose members are let in last of all.
     """
-    found: dict[tuple[Head, ...], Draw] = {}
-    used: Counter[Head] = Counter()
-    for _ in range(20 * draws):
-        draw = _draw(ablated, set(members), kinds, heads, used, rng)
-        if draw is not None and draw.heads not in found:
-            found[draw.heads] = draw
-            used.update(draw.heads)
-    best = min((draw.level for draw in found.values()), default=0)
-    return [draw for draw in found.values() if draw.level == best][:draws]
+    others = sorted((name for name in pool.members if name != family), key=lambda name: len(pool.members[name]))
+    kept_out = [family, *others]
+    while True:
+        free = pool.without(silenced, kept_out)
+        if len(free) >= LEFT * len(pool.heads) or len(kept_out) < 2:  # its own members come last
+            sets = _distinct(silenced, free, pool.kinds, draws, rng)
+            if sets or not kept_out:
+                return sets
+        kept_out.pop()
 
 
-def _draw(ablated, members, kinds, heads, used, rng) -> Draw | None:
-    taken, level = set(ablated), 0
+def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
+    """Say how well one control set is matched, and which families' members it holds."""
+    layers, kinds = [head[0] for head in silenced], [pool.kinds[head[0]] for head in silenced]
+    same = _common(layers, [head[0] for head in control])
+    kind = _common(kinds, [pool.kinds[head[0]] for head in control])
+    size = len(control)
+    said = f"{same} of {size} in the same layers, {kind} of {size} of the same attention kind"
+    inside = {name: len(pool.members[name] & set(control)) for name in pool.members}
+    held = [
+        f"{count} of {name} ({len(pool.members[name])} of {len(pool.heads)} heads are)"
+        for name, count in inside.items()
+        if count
+    ]
+    return f"{said}; holds members: {', '.join(held)}" if held else f"{said}; no member of a causal family"
+
+
+def overlap(sets: Sequence[Sequence[Head]]) -> float:
+    """Return the mean Jaccard index of two of the sets; nan for fewer than two."""
+    pairs = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in combinations(sets, 2)]
+    return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def _common(left: list, right: list) -> int:
+    return sum(min(left.count(value), right.count(value)) for value in set(left))
+
+
+def _distinct(silenced, free: list[Head], kinds, draws: int, rng: np.random.Generator) -> list[tuple]:
+    """Return sets from the smallest window of nearest stand-ins that gives enough, sharing little where it can."""
+    if len(free) < len(silenced):
+        return []
+    nearest = {
+        head: sorted(free, key=lambda other: (kinds[other[0]] != kinds[head[0]], abs(other[0] - head[0]), other))
+        for head in silenced
+    }
+    enough: list[tuple] = []
+    for window in range(1, len(free) + 1):
+        sets: dict[tuple[Head, ...], None] = {}
+        for _ in range(TRIES * draws):
+            drawn = _draw(silenced, nearest, window, rng)
+            if drawn is not None:
+                sets.setdefault(drawn)
+            if len(sets) == draws:
+                break
+        if len(sets) == draws:
+            enough = list(sets)
+            if len(silenced) == 1 or overlap(enough) <= SHARED:
+                break
+    return enough
+
+
+def _draw(silenced, nearest, window: int, rng: np.random.Generator) -> tuple[Head, ...] | None:
     chosen: list[Head] = []
-    for layer, _ in ablated:
-        free = [head for head in heads if head not in taken]
-        tiers = [
-            [head for head in free if head[0] == layer and head not in members],
-            [head for head in free if kinds[head[0]] == kinds[layer] and head not in members],
-            [head for head in free if head not in members],
-            [head for head in free if head[0] == layer],
-        ]
-        tier = next((index for index, pool in enumerate(tiers) if pool), None)
-        if tier is None:
+    for head in silenced:
+        left = [other for other in nearest[head][:window] if other not in chosen]
+        if not left:
             return None
-        distance = min(abs(head[0] - layer) for head in tiers[tier])
-        near = [head for head in tiers[tier] if abs(head[0] - layer) == distance]
-        fewest = min(used[head] for head in near)
-        fresh = [head for head in near if used[head] == fewest]
-        pick = fresh[rng.integers(len(fresh))]
-        taken.add(pick)
-        chosen.append(pick)
-        level = max(level, tier)
-    return Draw(tuple(sorted(chosen)), level)
+        chosen.append(left[rng.integers(len(left))])
+    return tuple(sorted(chosen))

@@ -157,6 +157,10 @@ class Params(Section):
     recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
+    def __reduce__(self) -> tuple:
+        """Pickle as a dictionary: the class of `whole` is made anew in every process."""
+        return _validated, (self.model_dump(),)
+
 
 @cache
 def whole() -> type[Params]:
@@ -164,6 +168,10 @@ def whole() -> type[Params]:
     tasks = import_module("stages.tasks")
     fields = {name: (tasks.of(name).settings | None, None) for name in tasks.names()}
     return create_model("Params", __base__=Params, tasks=(create_model("Tasks", __base__=Tasks, **fields), ...))
+
+
+def _validated(content: Any) -> Params:
+    return whole().model_validate(content)
 
 
 def load(path: Path = paths.PARAMS) -> Params:
@@ -178,7 +186,7 @@ def load(path: Path = paths.PARAMS) -> Params:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:
-        return whole().model_validate(content)
+        return _validated(content)
     except ValidationError as error:
         raise UserError(_explain(path, error)) from None
 

@@ -1,0 +1,135 @@
+"""What silencing each head would change, to first order: one forward and one backward pass for all heads at once.
+
+For a measure m of a prompt and a head whose output is z_t, replaced by r (its mean output over text, or 0),
+
+    m(r) - m(z)  is about  sum over t of  dm/dz_t . (r - z_t)
+
+(attribution patching: Nanda 2023; Syed+ 2023, arXiv 2310.10348; for r = 0 the head importance of Michel+ NeurIPS 2019,
+arXiv 1905.10650). Positions are those of the exact ablation: all of them for zero, all but the special ones for mean.
+It is exact where m is linear in z, and wrong where a softmax or a norm saturates: so it stands beside exact effects
+wherever it is shown.
+
+A measure is a weighted sum of log-probabilities of scored tokens, which is all that `stages.tasks` ask gradients of.
+
+Legend: B sequence, T token, H head, K head size, N scored row, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stages import tasks
+from stages.model.forward import batches, forward
+from stages.model.intervene import Head
+from stages.model.load import Loaded
+from stages.model.outcome import Trial, trial
+from stages.store import tables
+
+WEIGHTS = {  # measure -> weights of the scored tokens' log-probabilities, per sequence
+    "loss": lambda counts: [np.full(count, -1 / count) for count in counts],
+    "logprob": lambda counts: [np.full(count, 1 / count) for count in counts],
+    "margin": lambda counts: [np.ones(counts[0]), -np.ones(counts[1])],
+}
+
+
+def first_order(
+    loaded: Loaded,
+    task: str,
+    rows: Sequence[Any],
+    means: Mapping[Head, torch.Tensor],
+    kinds: Sequence[str],
+    max_tokens: int,
+) -> pd.DataFrame:
+    """Return the estimates as rows of `tables.FIRST_ORDER`: prompts in the order given, then heads, then kinds.
+
+    rows: of the prompts table; means: mean output (K,) of every head; kinds: of 'mean' and 'zero', others are left out;
+    max_tokens: padded tokens in a batch, at most (one prompt at least).
+    """
+    measure, kinds = tasks.of(task).smooth, [kind for kind in kinds if kind in ("mean", "zero")]
+    layer, head = np.array(loaded.anatomy.heads).T
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for trials in _batches([trial(loaded, task, row) for row in rows] if measure else [], max_tokens):
+        for index, change in enumerate(_changes(loaded, trials, measure, means, kinds)):
+            found[trials[index].row.id] = change
+    columns = []
+    for row in rows if found else []:
+        for kind in kinds:
+            same = {"kind": kind, "task": task, "cluster": row.cluster, "prompt": row.id, "measure": measure}
+            columns.append(pd.DataFrame({"layer": layer, "head": head, "change": found[row.id][kind]} | same))
+    if not columns:
+        return pd.DataFrame(columns=tables.FIRST_ORDER.names)
+    return pd.concat(columns, ignore_index=True)[tables.FIRST_ORDER.names]
+
+
+def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds) -> list[dict[str, np.ndarray]]:
+    """Return per prompt and kind the estimate of every head, in the order of the anatomy."""
+    sequences = [tokens for one in trials for tokens in one.tokens]
+    positions = [places for one in trials for places in one.positions]
+    weights = [weight for one in trials for weight in WEIGHTS[measure]([len(places) for places in one.positions])]
+    owner_B = np.repeat(np.arange(len(trials)), [len(one.tokens) for one in trials])
+    device = loaded.model.device
+    targets_N = torch.from_numpy(
+        np.concatenate([tokens.ids[places] for tokens, places in zip(sequences, positions, strict=True)])
+    ).to(device)
+    with tracking(loaded) as outputs:
+        ids, rows = [tokens.ids for tokens in sequences], [places - 1 for places in positions]
+        logits_NV = forward(loaded, ids, rows, gradients=True)
+        logprob_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        (logprob_N * torch.from_numpy(np.concatenate(weights)).to(logprob_N)).sum().backward()
+    width = max(map(len, sequences))
+    ordinary_BT = torch.zeros(len(sequences), width, dtype=torch.bool, device=device)
+    for row, tokens in enumerate(sequences):
+        ordinary_BT[row, : len(tokens)] = torch.from_numpy(~tokens.special)
+    everywhere_BT = torch.ones_like(ordinary_BT)
+    changes: list[dict[str, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in trials]
+    for index, layer in enumerate(loaded.anatomy.layers):
+        z_BTHK = outputs[index].detach().unflatten(-1, (layer.heads, layer.head_size))
+        gradient_BTHK = outputs[index].grad.unflatten(-1, (layer.heads, layer.head_size))
+        for kind in kinds:
+            mean = kind == "mean"
+            put_HK = torch.stack([means[index, head] if mean else z_BTHK.new_zeros(layer.head_size)
+                                  for head in range(layer.heads)]).to(z_BTHK)  # fmt: skip
+            change_BTH = (gradient_BTHK * (put_HK - z_BTHK)).sum(-1)
+            change_BTH = change_BTH * (ordinary_BT if mean else everywhere_BT)[..., None]
+            change_BH = change_BTH.double().sum(1).float().cpu().numpy()
+            for prompt in range(len(trials)):
+                changes[prompt][kind].append(change_BH[owner_B == prompt].sum(0))
+    return [{kind: np.concatenate(parts) for kind, parts in change.items()} for change in changes]
+
+
+@contextmanager
+def tracking(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect every layer's head outputs z, (B, T, H K), each keeping its gradient.
+
+    The graph begins at the first layer's z: no weight needs a gradient, and nothing below it is kept.
+
+    >>> with tracking(loaded) as outputs:
+    ...     forward(loaded, ids, rows, gradients=True).sum().backward()
+    >>> outputs[0].grad.shape == outputs[0].shape
+    """
+    outputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for index, layer in enumerate(loaded.anatomy.layers):
+
+            def keep(module, args, index=index):
+                z = args[0] if args[0].requires_grad else args[0].detach().requires_grad_(True)
+                z.retain_grad()
+                outputs[index] = z
+                return (z, *args[1:])
+
+            module = loaded.model.get_submodule(layer.projection)
+            stack.callback(module.register_forward_pre_hook(keep).remove)
+        yield outputs
+
+
+def _batches(trials: Sequence[Trial], max_tokens: int) -> Iterator[list[Trial]]:
+    """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions."""
+    widest = [max(one.tokens, key=len) for one in trials]
+    scored = [sum(map(len, one.positions)) for one in trials]
+    sequences = max((len(one.tokens) for one in trials), default=1)
+    for batch in batches(widest, max_tokens // sequences, scored):
+        yield [trials[index] for index in batch]

@@ -1,0 +1,147 @@
+"""Write down every intervention before anything runs: `python -m stages.plan <slot>` writes data/plans/<slot>.parquet.
+
+    family   the best heads of a family: its members, judged on split a alone, the strongest `top` of them by split-a
+             score; best non-members, marked, only where fewer than `least` are members. On the family's home tasks, and
+             on the tasks that show whether the effect is specific.
+    control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py)
+    single   one head alone, on every task: those that head a family, and a random sample
+
+Which families have home tasks stands in their files. No torch here: every control can be read, reviewed and tested.
+"""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pandas as pd
+
+from stages.families import FAMILIES
+from stages.statistics.control import NONE, Head, Pool, controls, matching
+from stages.store import params, paths, tables
+from stages.store.errors import UserError, run
+from stages.tasks.prompt import stream
+
+log = logging.getLogger(__name__)
+
+
+def main(slot: str) -> None:
+    """Plan a decoder's interventions; an encoder's table is empty and says why."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if record["kind"] != "decoder":
+        why = "an encoder is scored intact only: no head of it is silenced"
+        return tables.write(paths.plan(slot), tables.empty(tables.PLANS, why), tables.PLANS)
+    judged = tables.read(paths.heads(slot), tables.HEADS)
+    asked = [name for name, task in settings.tasks if task is not None]
+    rows, skipped = plan(slot, judged, record, asked, settings)
+    schema = tables.PLANS.with_metadata({"skipped": json.dumps(skipped, sort_keys=True)})
+    for name, why in skipped.items():
+        log.info("%s: not silenced: %s", name, why)
+    log.info("plan %s: %d interventions", slot, len(rows))
+    tables.write(paths.plan(slot), rows, schema)
+
+
+def plan(
+    slot: str, judged: pd.DataFrame, record: dict, tasks: list[str], settings
+) -> tuple[list[dict], dict[str, str]]:
+    """Return the rows of PLANS, and why families that ask for evidence are not silenced.
+
+    judged: the heads table; record: data/models/<slot>.json; tasks: those in params.
+    """
+    unknown = sorted(set(settings.plan.leave_out) - set(_sets(FAMILIES.values())))
+    if unknown:
+        allowed = ", ".join(_sets(FAMILIES.values()))
+        raise UserError(f"{paths.PARAMS}: plan.leave_out = {unknown[0]!r}: not a set of heads; allowed: {allowed}")
+    skipped: dict[str, str] = {}
+    best: dict[str, pd.DataFrame] = {}
+    for name, families in _sets(FAMILIES.values()).items():
+        mine = judged[judged.family.isin([family.name for family in families])].dropna(subset="score_a")
+        if name in settings.plan.leave_out:
+            skipped[name] = "left out in params"
+        elif not set(families[0].home) & set(tasks):
+            skipped[name] = f"tasks.{' and tasks.'.join(families[0].home)} not in params"
+        elif mine.empty:
+            skipped[name] = "was not measured"
+        else:
+            best[name] = ranked(mine)
+    pool = Pool(
+        heads=tuple((part["layer"], head) for part in record["attention"] for head in range(part["heads"])),
+        kinds={part["layer"]: part["kind"] for part in record["attention"]},
+        members={name: set(_pairs(table[table.member | table.member_a])) for name, table in best.items()},
+    )
+    rows, named = [], []
+    for name, table in best.items():
+        family = _sets(FAMILIES.values())[name][0]
+        home = [task for task in family.home if task in tasks]
+        beside = [task for task in settings.plan.specificity if task in tasks and task not in home]
+        members = table[table.member_a]
+        size = max(min(len(members), settings.plan.top), settings.plan.least)
+        heads = _pairs(table.head(size))  # members come first
+        inside = min(len(members), size)
+        rng = stream(settings.seed, f"plan/{slot}/{name}")
+        sets = controls(heads, name, pool, settings.plan.draws, rng)
+        same = {"family": name, "k": len(heads), "group": family.home_group, "members": inside}
+        for kind in settings.plan.kinds:
+            level = "" if sets else NONE
+            rows.append(same | _row("family", kind, 0, heads, [*home, *beside], level))
+        kind = settings.plan.kinds[0]
+        for draw, control in enumerate(sets, start=1):
+            level = matching(heads, control, pool)
+            rows.append(same | _row("control", kind, draw, control, home, level) | {"members": 0})
+        named += heads[: settings.plan.named]
+        log.info("%s: %s (%d members); %d control sets", name, written(heads), inside, len(sets))
+    home = {task for families in _sets(FAMILIES.values()).values() for task in families[0].home}
+    asked = [task for task in tasks if task in home]
+    asked += [task for task in settings.plan.specificity if task in tasks and task not in asked]
+    order = stream(settings.seed, f"plan/{slot}/single").permutation(len(pool.heads))
+    alone = sorted({*named, *(pool.heads[place] for place in order[: settings.plan.sample])})
+    for head in alone if asked else []:
+        row = _row("single", settings.plan.kinds[0], 0, [head], asked, "")
+        rows.append({"family": "", "k": 1, "group": "", "members": 0} | row)
+    for row in rows:
+        where = row["heads"] if row["purpose"] == "single" else f"{row['family']}/{row['k']}"
+        row["id"] = "/".join([row["purpose"], where, row["kind"], *([str(row["draw"])] if row["draw"] else [])])
+    return [{name: row[name] for name in tables.PLANS.names} for row in rows], skipped
+
+
+def ranked(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return all heads, members by split a first, then by split-a score: layer, head, score_a, member, member_a.
+
+    judged: rows of the heads table, of one family or of several that are silenced together. Those are scored on
+    different scales, so a head's score there is its largest lead over the best offset in any of them.
+    """
+    rows = judged
+    if judged.family.nunique() > 1:
+        rows = judged.assign(score_a=judged.score_a - judged.baseline.fillna(judged.null))
+    rows = rows.groupby(["layer", "head"], as_index=False)[["score_a", "member", "member_a"]].max()
+    rows = rows.astype({"member": bool, "member_a": bool})
+    order = ["member_a", "score_a", "layer", "head"]
+    return rows.sort_values(order, ascending=[False, False, True, True], kind="stable")
+
+
+def written(heads) -> str:
+    """Write heads as people name them: 'L5H1 L11H2'."""
+    return " ".join(f"L{layer}H{head}" for layer, head in heads)
+
+
+def _sets(families) -> dict[str, list]:
+    """Return the families that ask for causal evidence, by the name that they are silenced under."""
+    sets: dict[str, list] = {}
+    for family in families:
+        if family.home:
+            sets.setdefault(family.joint or family.name, []).append(family)
+    return sets
+
+
+def _row(purpose: str, kind: str, draw: int, heads, tasks: list[str], level: str) -> dict:
+    row = {"purpose": purpose, "kind": kind, "draw": draw, "heads": written(heads), "tasks": tasks}
+    return row | {"matching": level, "k": len(heads)}
+
+
+def _pairs(table: pd.DataFrame) -> list[Head]:
+    return list(zip(np.asarray(table.layer).tolist(), np.asarray(table["head"]).tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

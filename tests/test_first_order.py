@@ -1,0 +1,93 @@
+"""First-order effects are the slope of the exact ablation, in every architecture, for every head, task and kind."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from stages.model.first_order import first_order
+from stages.model.forward import forward
+from stages.model.outcome import trial
+from stages.tasks import of
+
+SMALL = 1e-3  # part of the way to the replacement
+ARCHITECTURES = ["gpt2", "llama_gqa", "gemma3", "olmo2", "bloom", "falcon"]
+
+
+def prompt(number: int, task: str) -> SimpleNamespace:
+    words = [" the cat sees the dog", " a bird likes the old house and the river"][number]
+    targets = {"blimp": [words, words.replace("the", "a")], "icl": [" red house"], "text": []}[task]
+    text = {"blimp": "", "icl": "Q : the old\nA :", "text": words * 3}[task]
+    return SimpleNamespace(id=f"{task}/{number}", role="test", cluster=str(number), text=text, targets=targets,
+                           relations=[], ordinals=[], tokens=0, bos=True)  # fmt: skip
+
+
+def measure(loaded, task: str, row, head: tuple[int, int], kind: str, mean: torch.Tensor) -> list[float]:
+    """The task's smooth measure at 0 and at `SMALL` of the way from z to the replacement, by plain full passes."""
+    layer = loaded.anatomy.layers[head[0]]
+    here = slice(head[1] * layer.head_size, (head[1] + 1) * layer.head_size)
+    values = []
+    for step in (-SMALL, SMALL):
+        scored = []
+        one = trial(loaded, task, row)
+        for tokens, places in zip(one.tokens, one.positions, strict=True):
+            special_T = torch.from_numpy(tokens.special)
+
+            def move(module, args, special_T=special_T, step=step):
+                x = args[0].clone()
+                goal = mean if kind == "mean" else torch.zeros_like(mean)
+                moved = x[..., here] + step * (goal - x[..., here])
+                x[..., here] = torch.where(special_T[:, None], x[..., here], moved) if kind == "mean" else moved
+                return (x, *args[1:])
+
+            handle = loaded.model.get_submodule(layer.projection).register_forward_pre_hook(move)
+            logits_NV = forward(loaded, [tokens.ids], [places - 1]).double()
+            handle.remove()
+            logprob = logits_NV.log_softmax(1).gather(1, torch.from_numpy(tokens.ids[places])[:, None])[:, 0].numpy()
+            scored.append(SimpleNamespace(logprob=logprob, top=logprob > 0))
+        values.append(of(task).measures(one.tokens, scored)[of(task).smooth])
+    return values
+
+
+@pytest.mark.parametrize("task", ["blimp", "icl", "text"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_estimates_are_the_slope_of_the_exact_ablation(name, task):
+    loaded = tiny.make(name, scale=4.0)
+    loaded.model.double()  # differences of float32 passes would drown the slope
+    rng = np.random.default_rng(0)
+    means = {
+        (layer, head): torch.from_numpy(rng.normal(size=loaded.anatomy.layers[layer].head_size))
+        for layer, head in loaded.anatomy.heads
+    }
+    rows = [prompt(number, task) for number in (0, 1)]
+    estimates = first_order(loaded, task, rows, means, ("mean", "zero"), 512).set_index(
+        ["prompt", "kind", "layer", "head"]
+    )
+    scale = float(estimates.change.abs().max())
+    assert scale > 1e-6 and len(estimates) == 2 * 2 * len(loaded.anatomy.heads)
+    for head in loaded.anatomy.heads[::5]:
+        for row in rows:
+            for kind in ("mean", "zero"):
+                low, high = measure(loaded, task, row, head, kind, means[head])
+                slope = (high - low) / (2 * SMALL)
+                assert estimates.loc[(row.id, kind, *head), "change"] == pytest.approx(slope, abs=2e-2 * scale)
+
+
+def test_batches_do_not_change_the_estimates():
+    loaded = tiny.make("gemma3", scale=4.0)
+    means = {(layer, head): torch.zeros(16) for layer, head in loaded.anatomy.heads}
+    rows = [prompt(number, "text") for number in (0, 1)]
+    together, alone = (first_order(loaded, "text", rows, means, ("zero",), size) for size in (512, 1))
+    assert np.allclose(together.change, alone.change, atol=1e-5)
+
+
+def test_no_hook_and_no_gradient_stays_behind():
+    loaded = tiny.make("gpt2")
+    means = {head: torch.zeros(8) for head in loaded.anatomy.heads}
+    first_order(loaded, "text", [prompt(0, "text")], means, ("mean",), 512)
+    assert not forward(loaded, [np.arange(4)], [np.arange(4)]).requires_grad
+    assert all(parameter.grad is None for parameter in loaded.model.parameters())
+    projection = loaded.model.get_submodule(loaded.anatomy.layers[0].projection)
+    assert not projection._forward_pre_hooks
