@@ -6,8 +6,9 @@ import pytest
 from scipy.stats import spearmanr, t
 
 from stages.statistics import effects
+from stages.statistics.control import overlap
 from stages.statistics.intervals import interval, wilson
-from stages.statistics.ranks import adjusted, overlap, rank_p, score_with_effect
+from stages.statistics.ranks import adjusted, rank_p, score_with_effect
 from stages.statistics.verdict import bootstrap, sign_flip
 from stages.store import tables
 

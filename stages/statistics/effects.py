@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from stages import tasks
+from stages.statistics.control import overlap
 from stages.statistics.intervals import FEWEST, interval
-from stages.statistics.ranks import adjusted, overlap, rank_p
+from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
 
 COLUMNS = (
@@ -28,6 +29,7 @@ COLUMNS = (
 SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
+SHOWN = 3  # ways of matching that a family's row names
 ALL = "all"
 
 
@@ -96,8 +98,8 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFram
         for cell in _cells(family, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
             skill = [measure for measure in cell.measures if measure not in cell.task.beside]
-            told = sorted(set(levels)) if len(beside) else [planned.matching[name]]  # or why there is no control
-            same = {"members": planned.members[name], "matching": "; ".join(told)}
+            matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
+            same = {"members": planned.members[name], "matching": matching}
             rows += [_family_row(cell, measure, beside) | same for measure in skill]
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -140,13 +142,22 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
     why = cell.unable()
     if len(changes_D):
-        row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
+        row |= {"overlap": overlap([heads.split() for heads in beside.drop_duplicates("draw").heads])}
         if not why:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
     beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
     notes = [why, "worse than uniform" if beyond else "", _few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
+
+
+def _matched(levels: pd.Series) -> str:
+    """Return how control sets are matched, the commonest ways first; each set's own row says its own."""
+    counts = sorted(levels.value_counts().items(), key=lambda pair: (-pair[1], pair[0]))
+    if len(counts) == 1:
+        return counts[0][0]
+    shown = [f"{count} of {len(levels)} sets: {level}" for level, count in counts[:SHOWN]]
+    return " | ".join([*shown, *(["others in their rows"] if len(counts) > SHOWN else [])])
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
