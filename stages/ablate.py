@@ -1,238 +1,172 @@
-"""Silence the top heads of each family against matched draws: `python -m stages.ablate <slot>`.
+"""Run the plan: `python -m stages.ablate <slot>` silences the heads of every row of data/plans/<slot>.parquet.
 
-Writes data/effects/<slot>.parquet: one row per (intervention, draw, prompt, measure), intact value beside. Heads are
-ranked by their score on split a; effects are measured on prompts of split b. An encoder with a masked-LM head is scored
-intact, on minimal pairs (pseudo-log-likelihoods); the table's metadata say why the rest is missing.
+Writes data/effects/<slot>.parquet, one row per (intervention, prompt, measure) with the intact value beside, on prompts
+of split b; and data/effects/<slot>.first_order.parquet, what gradients say of every head on the same prompts. An
+encoder with a masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why
+the rest is missing.
 """
 
 import json
 import logging
 import sys
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from stages.families.iteration.iteration import name
-from stages.families.treebank.grammar import ranked
-from stages.statistics.control import LEVELS, NONE, matched
+from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
-from stages.tasks.prompt import stream
+
+if TYPE_CHECKING:
+    from stages.engine.shards import Shard
 
 log = logging.getLogger(__name__)
 
-Head = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """Heads to silence, how, and what to call it; `control` tells how well the matched draws are matched."""
-
-    name: str
-    k: int
-    kind: str
-    draw: int
-    heads: tuple[Head, ...]
-    control: str
-
 
 def main(slot: str) -> None:
-    """Run all interventions on all tasks the intact model can do; say why where there is nothing to silence."""
+    """Run the plan on all tasks the intact model can do; say why where there is nothing to silence."""
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
         return _encoder(slot, record, settings)
+    from stages.engine import shards
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    loaded = load(slot)
-    judged = tables.read(paths.heads(slot), tables.HEADS)
-    mean = [
-        i
-        for family in settings.ablate.families
-        for i in _interventions(slot, judged, record, family, settings.ablate.top, "mean", settings)
+    plan = tables.read(paths.plan(slot), tables.PLANS)
+    _check_kinds(plan)
+    loaded = load(slot, attention="sdpa")
+    prompts = {}
+    for task in settings.ablate.prompts:
+        table = _prompts(slot, task, settings)
+        prompts[task] = table[table.id.isin({row.id for row in fitting(loaded, list(table.itertuples()))[0]})]
+    todo = [
+        shard for task, table in prompts.items() if len(table) for shard in planned(task, table, plan, settings.ablate)
     ]
-    curve = [
-        i
-        for k in settings.ablate.curve.ks
-        for i in _interventions(slot, judged, record, "retrieval", k, "zero", settings)
-    ]
-    beside = [one for one in curve if one.k == settings.ablate.curve.blimp_k]
-    plan = [(task, rows, mean) for task, rows in _prompts(slot, settings).items() if len(rows)]
-    plan += _curve_plan(settings, curve, beside)
-    plan += _grammar_plan(slot, judged, record, settings) + _iteration_plan(slot, judged, record, settings)
-    plan += _intact_only(settings)
-    plan = [(task, fitting(loaded, rows)[0], interventions) for task, rows, interventions in plan]
-    tokens = sum(_tokens(loaded, task, rows) * (1 + len(interventions)) for task, rows, interventions in plan)
-    log.info(announce(f"ablate {slot}", sum(len(rows) for _, rows, _ in plan), tokens, record["parameters"]))
+    todo += _intact_only(settings, {row.id for shard in todo for row in shard.prompts})
+    tokens = sum(_tokens(loaded, shard) for shard in todo)
+    log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
     means = _mean_outputs(slot, loaded, settings)
+    limit = settings.extract.batch_tokens
     with (
         tables.writer(paths.effects(slot), tables.EFFECTS) as add,
-        tqdm(total=sum(len(rows) * (1 + len(done)) for _, rows, done in plan), desc="ablate", unit="pass") as progress,
+        tqdm(total=sum(shard.passes for shard in todo), desc="ablate", unit="pass") as progress,
     ):
-        for task, rows, interventions in plan:
-            add(_rows(loaded, task, rows, interventions, means, settings.extract.batch_tokens, progress))
-        add(_known(slot, settings))
+        key = shards.keys(record, means, limit)
+        work = partial(shards.run, loaded, means, max_tokens=limit)
+        for table in shards.run_all(todo, work, key, paths.shards(slot), progress.update):
+            add(table)
+        add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
+    rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
+    _first_order(slot, loaded, rows, means, settings)
+    shards.forget(paths.shards(slot))
 
 
-def _encoder(slot: str, record: dict, settings: params.Params) -> None:
-    """Score the intact encoder on all minimal pairs, or say why it cannot be; nothing is silenced."""
-    if record["kind"] != "masked":
-        return _write_empty(slot, "this encoder has no language-model head: it can neither continue nor score text")
-    if settings.tasks.blimp is None:
-        return _write_empty(slot, "an encoder can score minimal pairs only, and tasks.blimp is not in params")
-    from stages.model.load import load
-    from stages.model.pseudo import outcomes, work
-    from stages.model.tokens import fitting
+def _check_kinds(plan: pd.DataFrame) -> None:
+    from stages.model.silence import KINDS
 
-    loaded = load(slot)
-    if loaded.tokenizer.mask_token_id is None:
-        return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
-    rows, _ = fitting(loaded, list(tables.read(paths.prompts("blimp"), tables.PROMPTS).itertuples()))
-    log.info(announce(f"ablate {slot}", len(rows), work(loaded, rows), record["parameters"]))
-    none, found = Intervention("none", 0, "", 0, (), ""), []
-    scored = outcomes(loaded, rows, settings.extract.batch_tokens)
-    for row, measures in tqdm(scored, total=len(rows), desc="score", unit="pair"):
-        for measure, value in measures.items():
-            found.append(_row(none, "blimp", row) | {"measure": measure, "value": value, "intact": value})
-    why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
-    tables.write(
-        paths.effects(slot),
-        pd.DataFrame(found, columns=tables.EFFECTS.names),
-        tables.EFFECTS.with_metadata({"reason": why}),
-    )
+    for kind in plan.kind.unique():
+        if kind not in KINDS:
+            raise UserError(
+                f"{paths.PARAMS}: plan.kinds: {kind!r}: no such way to silence; allowed: {', '.join(KINDS)}"
+            )
 
 
-def _write_empty(slot: str, why: str) -> None:
-    log.info("%s: nothing to score or silence: %s", slot, why)
-    tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: params.Ablate) -> "list[Shard]":
+    """Return the shards of one task: its prompts, and which rows of the plan are run on each.
+
+    A set of heads is silenced on `prompts[task]` of the prompts, a single head on the first `single[task]` of these. A
+    row with a group is silenced on prompts of that group, wherever the task has such a group.
+    """
+    from stages.engine.shards import Intervention, cut
+
+    chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
+    asked: dict[str, list[Intervention]] = {}
+    for row in plan[[task in asked_on for asked_on in plan.tasks]].itertuples():
+        inside = prompts[prompts.group == row.group]
+        count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
+        intervention = Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
+        for prompt in spread(inside if len(inside) else prompts, count).itertuples():
+            chosen[prompt.id] = prompt
+            asked.setdefault(prompt.id, []).append(intervention)
+    in_order = sorted(chosen.values(), key=lambda prompt: prompt.id)
+    return cut(task, in_order, asked, settings.shard)
 
 
-def _interventions(slot, judged, record, family: str, k: int, kind: str, settings) -> list[Intervention]:
-    """Return the family's top k by split-a score and its matched draws; nothing where the family was not measured."""
-    group = family.removeprefix("grammar:")
-    rows = judged[judged.family == family] if group == family else ranked(judged, group)
-    rows = rows.dropna(subset="score_a")
-    if rows.empty:
-        return []
-    best = rows.sort_values(["score_a", "layer", "head"], ascending=[False, True, True]).head(k)
-    heads = tuple(zip(best.layer.tolist(), best["head"].tolist(), strict=True))
-    members = list(zip(rows[rows.member].layer.tolist(), rows[rows.member]["head"].tolist(), strict=True))
-    kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
-    everything = [(layer["layer"], head) for layer in record["attention"] for head in range(layer["heads"])]
-    rng = stream(settings.seed, f"ablate/{slot}/{family}/{k}/{kind}")
-    number = settings.ablate.curve.draws if kind == "zero" else settings.ablate.draws
-    draws = matched(heads, members, kinds, everything, number, rng)
-    control = LEVELS[draws[0].level] if draws else NONE
-    log.info("%s k=%d %s: %s; control: %s (%d draws)", family, k, kind, _named(heads), control, len(draws))
-    return [
-        Intervention(family, k, kind, 0, heads, control),
-        *[Intervention(f"matched:{family}", k, kind, index, draw.heads, control) for index, draw in enumerate(draws)],
-    ]
+def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Take `count` prompts evenly over categories and groups; within a group, one cluster after the other.
+
+    The first n of a larger count are those of a smaller one.
+    """
+    if prompts.empty:
+        return prompts
+    table = prompts.sort_values("id")
+    turn = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
+    within = table.groupby(["group", turn]).cumcount()  # a cluster's second prompt comes after all clusters' first
+    table = table.assign(within=within, turn=turn).sort_values(["group", "within", "turn", "id"])
+    place = table.groupby("group").cumcount()
+    column = table.groupby("category").group.transform(lambda names: pd.factorize(names, sort=True)[0])
+    table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "group"])
+    return table.head(count)[list(prompts.columns)]
 
 
-def _prompts(slot: str, settings: params.Params) -> dict[str, list[Any]]:
-    """Return the prompts of split b that mean ablations are measured on, per task."""
-    chosen: dict[str, pd.DataFrame] = {}
-    ablate = settings.ablate
-    for task, count in (("blimp", ablate.blimp), ("icl", ablate.icl), ("repeats", ablate.repeats)):
-        table = _split_b(task, settings)
-        if task == "icl" and len(table):
-            table = table[(table.role == "clean") & table.group.isin(_solved(slot, settings))]
-        chosen[task] = _spread(table, count)
-    text = _split_b("text", settings)
-    chosen["text"] = (
-        text[text.role == "long"].head(ablate.text).assign(tokens=ablate.text_tokens) if len(text) else text
-    )
-    chosen["needle"] = _needles(settings, ablate.needle_tokens, ablate.needles, "needle_tokens")
-    return {task: list(table.itertuples()) for task, table in chosen.items()}
-
-
-def _curve_plan(settings: params.Params, curve, beside) -> list[tuple[str, list[Any], list[Intervention]]]:
-    if not curve:
-        return []
-    needles = _needles(settings, settings.ablate.curve.tokens, settings.ablate.curve.needles, "curve.tokens")
-    pairs = _spread(_split_b("blimp", settings), settings.ablate.blimp)
-    plan = [("needle", list(needles.itertuples()), curve), ("blimp", list(pairs.itertuples()), beside)]
-    return [(task, rows, interventions) for task, rows, interventions in plan if rows and interventions]
-
-
-def _grammar_plan(slot, judged, record, settings) -> list[tuple[str, list[Any], list[Intervention]]]:
-    """Return the best heads of each group of relations, silenced on minimal pairs of every phenomenon."""
-    grammar = settings.ablate.grammar
-    found = [
-        one
-        for group in grammar.groups
-        for one in _interventions(slot, judged, record, f"grammar:{group}", grammar.top, "mean", settings)
-    ]
-    pairs = list(_spread(_split_b("blimp", settings), grammar.blimp).itertuples())
-    return [("blimp", pairs, found)] if pairs and found else []
-
-
-def _iteration_plan(slot, judged, record, settings) -> list[tuple[str, list[Any], list[Intervention]]]:
-    """Return the best heads of each function of the iteration task, silenced while its tapes are written."""
-    plan, table = [], _split_b("iteration", settings)
-    for function in settings.ablate.iteration.functions:
-        found = _interventions(slot, judged, record, name(function), settings.ablate.iteration.top, "mean", settings)
-        prompts = _spread(table[table.group == function], settings.ablate.iteration.prompts)
-        plan.append(("iteration", list(prompts.itertuples()), found))
-    return [(task, rows, found) for task, rows, found in plan if rows and found]
-
-
-def _intact_only(settings: params.Params) -> list[tuple[str, list[Any], list[Intervention]]]:
-    """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
-    if settings.tasks.blimp is None:
-        return []
-    most = max(settings.ablate.blimp, settings.ablate.grammar.blimp)
-    done = set(_spread(_split_b("blimp", settings), most).id)  # `_spread` takes the first ones of a fixed order
-    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
-    rest = list(pairs[~pairs.id.isin(done)].itertuples())
-    return [("blimp", rest, [])] if rest else []
-
-
-def _tokens(loaded, task: str, rows) -> int:
-    from stages.model.outcome import trial
-
-    return sum(len(tokens) for row in rows for tokens in trial(loaded, task, row).tokens)
+def _prompts(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
+    """Return the prompts of split b that heads may be silenced on."""
+    table = _split_b(task, settings)
+    if table.empty:
+        return table
+    if tasks.of(task).roles:
+        table = table[table.role.isin(tasks.of(task).roles)]
+    if task == "icl":
+        return table[table.group.isin(_solved(slot))]
+    if task == "text":
+        return table[table.role == "short"].assign(tokens=settings.ablate.text_tokens)
+    if task == "needle":
+        lengths, asked = settings.tasks.needle.lengths, settings.ablate.needle_tokens
+        if asked not in lengths:
+            allowed = ", ".join(map(str, lengths))
+            raise UserError(
+                f"{paths.PARAMS}: ablate.needle_tokens = {asked}: allowed: one of tasks.needle.lengths ({allowed})"
+            )
+        return table[table.category == str(asked)]
+    return table
 
 
 def _split_b(task: str, settings: params.Params) -> pd.DataFrame:
-    if getattr(settings.tasks, task) is None:
+    if getattr(settings.tasks, task, None) is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
     table = tables.read(paths.prompts(task), tables.PROMPTS)
     return table[table.split == "b"]
 
 
-def _needles(settings: params.Params, length: int, count: int, key: str) -> pd.DataFrame:
-    if settings.tasks.needle is not None and length not in settings.tasks.needle.lengths:
-        allowed = ", ".join(map(str, settings.tasks.needle.lengths))
-        raise UserError(f"{paths.PARAMS}: ablate.{key} = {length}: allowed: one of tasks.needle.lengths ({allowed})")
-    table = _split_b("needle", settings)
-    found = _spread(table[table.category == str(length)], count)
-    if len(found) < count:
-        log.warning("ablate.%s: %d needles of split b have this length, %d were asked for", key, len(found), count)
-    return found
-
-
-def _spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take `count` prompts evenly over groups; within a group, one cluster after the other."""
-    if table.empty:
-        return table
-    turn = table.sort_values("id").groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
-    table = table.assign(turn=turn).sort_values(["group", "turn", "id"])
-    return table.assign(place=table.groupby("group").cumcount()).sort_values(["place", "group"]).head(count)
-
-
-def _solved(slot: str, settings: params.Params) -> list[str]:
+def _solved(slot: str) -> list[str]:
     table = tables.read(paths.indirect(slot), tables.INDIRECT, columns=["function"])
     return sorted(table.function.unique())
 
 
+def _intact_only(settings: params.Params, done: set[str]) -> "list[Shard]":
+    """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
+    from stages.engine.shards import cut
+
+    if settings.tasks.blimp is None:
+        return []
+    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
+    return cut("blimp", list(pairs[~pairs.id.isin(done)].itertuples()), {}, settings.ablate.shard)
+
+
+def _tokens(loaded, shard: "Shard") -> int:
+    from stages.model.outcome import trial
+
+    once = sum(len(tokens) for row in shard.prompts for tokens in trial(loaded, shard.task, row).tokens)
+    return once * (1 + len(shard.interventions))
+
+
 def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
-    """Return every head's mean output over ordinary positions of text, split a (None of it without text)."""
+    """Return every head's mean output over ordinary positions of text, split a."""
     if settings.tasks.text is None:
         raise UserError(f"{paths.PARAMS}: tasks.text is missing: mean ablation needs the heads' mean outputs over text")
     from stages.model.vectors import mean_outputs
@@ -241,59 +175,78 @@ def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
     return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
 
 
-def _rows(loaded, task: str, rows, interventions: list[Intervention], means, max_tokens: int, progress) -> pd.DataFrame:
-    """Score prompts intact and under each intervention; one row per intervention, prompt and measure."""
-    from stages.model.outcome import outcomes
+def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:
+    """Write the first-order effects of all heads on the prompts that sets of heads are silenced on."""
+    from stages.model.first_order import first_order
+    from stages.model.silence import KINDS
 
-    def silence(one: Intervention):
-        values = {head: means[head] if one.kind == "mean" else means[head] * 0 for head in one.heads}
-        return lambda batch: batch.ablated(values, everywhere=one.kind == "zero")
-
-    found = []
-    everything = [Intervention("none", 0, "", 0, (), ""), *interventions]
-    for row, results in outcomes(loaded, task, rows, max_tokens, [silence(one) for one in interventions]):
-        progress.update(len(everything))
-        for one, measures in zip(everything, results, strict=True):
-            for measure, value in measures.items():
-                found.append(_row(one, task, row) | {"measure": measure, "value": value, "intact": results[0][measure]})
-    return pd.DataFrame(found)[tables.EFFECTS.names]
-
-
-def _row(one: Intervention, task: str, row) -> dict[str, Any]:
-    return {
-        "intervention": one.name,
-        "k": one.k,
-        "kind": one.kind,
-        "draw": one.draw,
-        "heads": _named(one.heads),
-        "control": one.control,
-        "task": task,
-        "group": row.group,
-        "category": row.category,
-        "cluster": row.cluster,
-        "prompt": row.id,
-    }
+    kinds = tuple(kind for kind in settings.plan.kinds if KINDS[kind].constant)
+    asked = {task: prompts for task, prompts in rows.items() if len(prompts)}
+    if not asked or not kinds:
+        why = (
+            "no kind of params plan.kinds writes the same everywhere" if asked else "no task has prompts to silence on"
+        )
+        return tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
+    with tables.writer(paths.first_order(slot), tables.FIRST_ORDER) as add:
+        for task, prompts in tqdm(asked.items(), desc="first order", unit="task"):
+            add(first_order(loaded, task, prompts, means, kinds, settings.extract.batch_tokens))
 
 
-def _known(slot: str, settings: params.Params) -> pd.DataFrame:
-    """Return what extract knows of the intact model, on all clean prompts of both splits: nothing runs again."""
-    found = []
-    none = Intervention("none", 0, "", 0, (), "")
-    for task, measure in (("icl", "accuracy"), ("needle", "recall")):
-        if getattr(settings.tasks, task) is None:
+def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> pd.DataFrame:
+    """Return what extract knows of the intact model, on all other clean prompts of both splits: nothing runs again.
+
+    scored: (task, prompt) of those that this stage has scored itself.
+    """
+    from stages.engine.shards import INTACT, row
+
+    rows = []
+    for task, measure, path, column in (
+        ("icl", "accuracy", paths.outputs(slot, "icl"), "solved"),
+        ("needle", "recall", paths.relations(slot, "needle"), "recalled"),
+    ):
+        if getattr(settings.tasks, task, None) is None:
             continue
-        icl = task == "icl"
-        path, column = (paths.outputs(slot, task), "solved") if icl else (paths.relations(slot, task), "recalled")
         right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
         prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
-        for row in prompts.loc[right.index].itertuples(index=False):
-            value = float(right[row.id])
-            found.append(_row(none, task, row) | {"measure": measure, "value": value, "intact": value})
-    return pd.DataFrame(found, columns=tables.EFFECTS.names)
+        rows += [
+            row(INTACT, task, prompt, measure, float(right[prompt.id]))
+            for prompt in prompts.loc[right.index].itertuples(index=False)
+            if (task, prompt.id) not in scored
+        ]
+    return pd.DataFrame(rows, columns=tables.EFFECTS.names)
 
 
-def _named(heads) -> str:
-    return " ".join(f"L{layer}H{head}" for layer, head in heads)
+def _encoder(slot: str, record: dict, settings: params.Params) -> None:
+    """Score the intact encoder on all minimal pairs, or say why it cannot be; nothing is silenced."""
+    if record["kind"] != "masked":
+        return _write_empty(slot, "this encoder has no language-model head: it can neither continue nor score text")
+    if settings.tasks.blimp is None:
+        return _write_empty(slot, "an encoder can score minimal pairs only, and tasks.blimp is not in params")
+    from stages.engine.shards import INTACT
+    from stages.engine.shards import row as effect
+    from stages.model.load import load
+    from stages.model.pseudo import outcomes, work
+    from stages.model.tokens import fitting
+
+    loaded = load(slot, attention="sdpa")
+    if loaded.tokenizer.mask_token_id is None:
+        return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
+    pairs, _ = fitting(loaded, list(tables.read(paths.prompts("blimp"), tables.PROMPTS).itertuples()))
+    log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), record["parameters"]))
+    rows = []
+    scored = outcomes(loaded, pairs, settings.extract.batch_tokens)
+    for pair, measures in tqdm(scored, total=len(pairs), desc="score", unit="pair"):
+        rows += [effect(INTACT, "blimp", pair, measure, value) for measure, value in measures.items()]
+    why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
+    table = pd.DataFrame(rows, columns=tables.EFFECTS.names)
+    tables.write(paths.effects(slot), table, tables.EFFECTS.with_metadata({"reason": why}))
+    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: nothing to score or silence: %s", slot, why)
+    tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
 
 
 if __name__ == "__main__":

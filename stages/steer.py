@@ -54,12 +54,15 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
     from stages.model.vectors import mean_outputs
 
-    loaded = load(slot)
+    loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(tables.read(paths.indirect(slot), columns=["function"]).function)]
     prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
     outputs = tables.read(paths.outputs(slot, "icl"))
     traced = tables.read(paths.indirect(slot), tables.INDIRECT)
+    if not (traced.split == "a").any():
+        why = "no prompt of split a was traced, so no heads can be chosen: tasks.icl.sets has to be 4 at least"
+        return _write_empty(slot, why)
     ranked = _ranked(traced)
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     vectors, found, provenance = {}, [], {}

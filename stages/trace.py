@@ -1,8 +1,13 @@
 """Exact indirect effects of every head: `python -m stages.trace <slot>` writes data/indirect/<slot>.parquet.
 
 For each function the model solves: in prompts with shuffled labels, replace one head's last-token output by its mean
-over clean solved prompts (split a), and see what the right first token's probability gains. Only the last token
-changes, so every replacement costs one token (`LastToken`).
+over clean solved prompts, and see what the probability of the answer's first token that is not white space gains (a
+model that writes ' 18' as a blank and digits knows the blank anyway). Only the last token changes, so every replacement
+costs one token and those of the answer before that one (`LastToken`).
+
+Cross-fitted: a shuffled prompt of split b is scored with means over split a; one of split a with means over the other
+half of split a's demonstration sets. So no prompt is scored with a mean that holds its own demonstrations, question or
+answer, and no prompt of split b has a part in what is chosen by split a.
 """
 
 import json
@@ -16,7 +21,7 @@ from tqdm import tqdm
 
 from stages.store import params, paths, tables
 from stages.store.budget import announce
-from stages.store.errors import run
+from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +47,8 @@ def main(slot: str) -> None:
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
     from stages.model.load import load
     from stages.model.tokens import fitting
-    from stages.model.vectors import mean_outputs
 
-    loaded = load(slot)
+    loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
@@ -53,15 +57,55 @@ def main(slot: str) -> None:
     # a patched run is one token and a row of the LM head, which costs about three
     tokens = sum(map(len, encoded)) + len(rows) * len(loaded.anatomy.heads) * 4
     log.info(announce(f"trace {slot}", len(rows), tokens, record["parameters"]))
-    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool) & outputs.group.isin(solved)]
-    means = {function: mean_outputs(mine, loaded) for function, mine in good.groupby("group")}
+    means = fitted(outputs[outputs.group.isin(solved)], prompts.set_index("id").cluster, loaded)
+    largest = []
     with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
         for row, tokens in tqdm(list(zip(rows, encoded, strict=True)), desc="trace", unit="prompt"):
-            add(indirect(loaded, row, tokens, means[row.group]))
+            if (row.group, half(row)) not in means:
+                log.info("%s: left out: no clean prompt of the other demonstration sets is solved", row.id)
+                continue
+            table = indirect(loaded, row, tokens, means[row.group, half(row)])
+            largest.append(float(table.effect.abs().max()))
+            add(table)
+        if largest and not max(largest):
+            raise UserError(
+                f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
+                f"into {loaded.anatomy.layers[0].projection} and its like does not arrive; this model cannot be traced"
+            )
+
+
+def half(row) -> str:
+    """Return where a prompt's means come from: 'a' (all of split a, for split b) or, for split a, the other half of it.
+
+    Demonstration sets are numbered, even ones are split a (stages/tasks/icl/prompts.py): every other of those is 'a0'.
+    """
+    return "a" if row.split == "b" else f"a{1 - _side(row.cluster)}"
+
+
+def _side(cluster: str) -> int:
+    """Return which half of split a a cluster, <function>/<set>, lies in."""
+    return int(cluster.rpartition("/")[2]) // 2 % 2
+
+
+def fitted(outputs: pd.DataFrame, clusters: pd.Series, loaded) -> dict[tuple[str, str], dict]:
+    """Return mean outputs (K,) per head, by (function, part of split a), of clean prompts that the model solves.
+
+    outputs: a head-output table; clusters: cluster of each prompt, by its id.
+    """
+    from stages.model.vectors import mean_outputs
+
+    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool)]
+    good = good.assign(side=good.prompt.map(clusters).map(_side))
+    means = {}
+    for function, of_function in good.groupby("group"):
+        means[function, "a"] = mean_outputs(of_function, loaded)
+        for side, of_side in of_function.groupby("side"):
+            means[function, f"a{side}"] = mean_outputs(of_side, loaded)
+    return means
 
 
 def indirect(loaded, row, tokens, means) -> pd.DataFrame:
-    """Return what each head's mean output at the last token adds to the probability of the right first token.
+    """Return what each head's mean output at the last token adds to the probability of the answer's first real token.
 
     row, tokens: a shuffled prompt of the prompts table; means: mean output (K,) per head. Columns as in INDIRECT.
     """
@@ -69,18 +113,25 @@ def indirect(loaded, row, tokens, means) -> pd.DataFrame:
     from stages.model.score import LastToken
 
     heads = loaded.anatomy.heads
-    last = LastToken(loaded, _first_only(tokens))
+    number = first_answering(loaded, tokens)
+    last = LastToken(loaded, _up_to(tokens, number))
     scored = last.edited([Edit(), *(Edit(heads={head: means[head]}) for head in heads)])
-    base, *patched = (float(np.exp(one.logprob[0])) for one in scored)
+    base, *patched = (float(np.exp(answer.logprob[number])) for answer in scored)
     layers, numbers = np.array(heads).T
     same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
     return pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": [value - base for value in patched]})
 
 
-def _first_only(tokens):
-    """Cut the prompt after its first answer token."""
-    end = int(tokens.target[0]) + 1
-    return replace(tokens, ids=tokens.ids[:end], special=tokens.special[:end], target=tokens.target[:1])
+def first_answering(loaded, tokens) -> int:
+    """Return which of the target's tokens is the first that is not white space (0 where all are)."""
+    texts = [loaded.tokenizer.decode([int(token)]) for token in tokens.ids[tokens.target]]
+    return next((number for number, text in enumerate(texts) if text.strip()), 0)
+
+
+def _up_to(tokens, number: int):
+    """Cut the prompt after one of its target's tokens."""
+    end = int(tokens.target[number]) + 1
+    return replace(tokens, ids=tokens.ids[:end], special=tokens.special[:end], target=tokens.target[: number + 1])
 
 
 def _write_empty(slot: str, why: str) -> None:

@@ -62,7 +62,7 @@ def test_estimates_are_the_slope_of_the_exact_ablation(name, task):
         for layer, head in loaded.anatomy.heads
     }
     rows = [prompt(number, task) for number in (0, 1)]
-    estimates = first_order(loaded, task, rows, means, ("mean", "zero"), 512).set_index(
+    estimates = first_order(loaded, task, rows, means, ("mean", "zero"), 1).set_index(
         ["prompt", "kind", "layer", "head"]
     )
     scale = float(estimates.change.abs().max())

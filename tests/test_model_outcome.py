@@ -17,6 +17,7 @@ from stages.model.score import Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
 from stages.tasks.prompt import Prompt
+from stages.tasks.repeats.task import SCORED
 from stages.tasks.text.task import STRIDE
 
 
@@ -81,6 +82,13 @@ def test_repeats_are_scored_on_the_last_copy():
     at = np.arange(len(tokens) - 4, len(tokens))
     losses = -forward(loaded, [tokens.ids], [at - 1]).log_softmax(1)[torch.arange(4), torch.from_numpy(tokens.ids[at])]
     assert found["loss"] == pytest.approx(float(losses.mean()), abs=1e-5)
+
+
+def test_of_a_long_copy_a_few_even_tokens_are_scored():
+    loaded = make("gpt2")
+    made = trial(loaded, "repeats", row("0", ordinals=tuple(range(3, 23)) * 3))  # 20 tokens, three times
+    (positions,), (tokens,) = made.positions, made.tokens
+    assert positions.tolist() == list(range(len(tokens) - 20, len(tokens), 2)) and len(positions) <= SCORED
 
 
 def test_recall_counts_tokens_and_accuracy_needs_all():

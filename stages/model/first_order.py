@@ -81,10 +81,10 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
         logprob_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
         (logprob_N * torch.from_numpy(np.concatenate(weights)).to(logprob_N)).sum().backward()
     width = max(map(len, sequences))
-    ordinary_BT = torch.zeros(len(sequences), width, dtype=torch.bool, device=device)
+    real_BT, ordinary_BT = (torch.zeros(len(sequences), width, dtype=torch.bool, device=device) for _ in range(2))
     for row, tokens in enumerate(sequences):
+        real_BT[row, : len(tokens)] = True
         ordinary_BT[row, : len(tokens)] = torch.from_numpy(~tokens.special)
-    everywhere_BT = torch.ones_like(ordinary_BT)
     changes: list[dict[str, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in trials]
     for index, layer in enumerate(loaded.anatomy.layers):
         z_BTHK = outputs[index].detach().unflatten(-1, (layer.heads, layer.head_size))
@@ -94,7 +94,7 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
             put_HK = torch.stack([means[index, head] if mean else z_BTHK.new_zeros(layer.head_size)
                                   for head in range(layer.heads)]).to(z_BTHK)  # fmt: skip
             change_BTH = (gradient_BTHK * (put_HK - z_BTHK)).sum(-1)
-            change_BTH = change_BTH * (ordinary_BT if mean else everywhere_BT)[..., None]
+            change_BTH = change_BTH.where((ordinary_BT if mean else real_BT)[..., None], 0.0)  # padding may be nan
             change_BH = change_BTH.double().sum(1).float().cpu().numpy()
             for prompt in range(len(trials)):
                 changes[prompt][kind].append(change_BH[owner_B == prompt].sum(0))

@@ -1,7 +1,6 @@
 """Changing heads: at W_O's input, where head h is a slice, by a forward pre-hook that always removes itself.
 
-Zero ablation silences a head at every position. Mean ablation gives it its mean output over ordinary text; positions of
-special tokens keep their own output, which in a causal model is the same in every prompt and so is its own mean.
+What is written in a silenced head's place is `stages.model.silence`'s.
 
 Legend: B batch, T token, H head, K head size, D residual width.
 """
@@ -33,7 +32,7 @@ class Edit:
 def ablating(
     loaded: Loaded, values: Mapping[Head, torch.Tensor], keep_BT: torch.Tensor | None = None
 ) -> Iterator[None]:
-    """Replace heads' outputs by `values` (K,) at all positions but those of `keep_BT`, while the block runs."""
+    """Replace heads' outputs by `values`, (K,) or (B, T, K), at all positions but those of `keep_BT`."""
     with ExitStack() as stack:
         for layer in sorted({layer for layer, _ in values}):
             size = loaded.anatomy.layers[layer].head_size

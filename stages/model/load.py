@@ -14,6 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
@@ -31,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from stages.model.anatomy import Anatomy, find
+from stages.model.anatomy import Anatomy, find, probe_inputs
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model
@@ -63,9 +64,11 @@ class Origin:
     licence: str
 
 
-def load(slot: str) -> Loaded:
+def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     """Load the model of a slot as fetch recorded it.
 
+    attention: "sdpa", fused and faster, gives no attention weights; where a model does not offer it or it is not the
+    same function there, the model runs eager.
     Raises `UserError` when the origin is gone or its weights are not those recorded.
     """
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
@@ -75,7 +78,32 @@ def load(slot: str) -> Loaded:
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
-    return open_folder(origin.folder)
+    loaded = open_folder(origin.folder)
+    if attention == "sdpa" and not fuse(loaded.model):
+        log.info("%s: attention runs eager: no fused attention that is the same function", slot)
+    return loaded
+
+
+@torch.no_grad()
+def fuse(model: PreTrainedModel) -> bool:
+    """Switch a model to SDPA where it offers it and a short pass equals the eager one (1e-4 of the largest output).
+
+    A cap on attention scores is ignored by SDPA, and a short pass may not reach it: such models stay as they are.
+    """
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        return False
+    inputs = {name: value.to(model.device) for name, value in probe_inputs(model).items()}
+    eager = model(**inputs)[0]
+    try:
+        model.set_attn_implementation("sdpa")
+        fused = model(**inputs)[0]
+        same = bool((fused - eager).abs().max() <= 1e-4 * eager.abs().max())
+    except (ValueError, ImportError, KeyError):
+        same = False
+    if not same or model.config._attn_implementation != "sdpa":
+        model.set_attn_implementation("eager")
+        return False
+    return True
 
 
 def described(origin: Origin) -> dict[str, str]:

@@ -51,7 +51,7 @@ class Batch:
     """
 
     def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray]) -> None:
-        self.loaded, self.positions = loaded, positions
+        self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
         shared = _shared(self.ids, limit=min((int(p.min()) for p in positions if len(p)), default=1) - 1)
         self.cut = shared if len(prompts) > 1 and shared >= SHARED and loaded.kind == "decoder" else 0
@@ -72,13 +72,18 @@ class Batch:
             self.intact = self._scored(forward(loaded, self.tails, self.rows, self.prefix))
 
     def ablated(self, values: Mapping[Head, torch.Tensor], everywhere: bool) -> list[Scored]:
-        """Score under an ablation; `everywhere` includes special positions (zero ablation)."""
+        """Score under an ablation; `everywhere` includes special positions (zero ablation).
+
+        values: what is written in each head's place, (K,) or (B, T, K); prompts that share a prefix share it there.
+        """
         layer = min(at for at, _ in values)
+        before = {head: value if value.dim() == 1 else value[:1, : self.cut] for head, value in values.items()}
+        values = {head: value if value.dim() == 1 else value[:, self.cut :] for head, value in values.items()}
         prefix = None
         if self.cut:
             with ExitStack() as stack:
                 stack.enter_context(resuming(self.loaded, layer, self.prefix_residuals[layer]))
-                stack.enter_context(ablating(self.loaded, values, None if everywhere else self.special_1P))
+                stack.enter_context(ablating(self.loaded, before, None if everywhere else self.special_1P))
                 prefix = frozen(prefill(self.loaded, self.ids[0][: self.cut]), self.prefix, layer)
         with (
             resuming(self.loaded, layer, self.residuals[layer]),

@@ -28,6 +28,7 @@ from stages.store.recipe import (  # noqa: F401  (all of them are `params.X` to 
 )
 from stages.store.section import Count, Name, Positive, Section, Share  # noqa: F401
 
+Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 SHOWN = 200  # characters of a wrong value in a message
 
 
@@ -104,7 +105,7 @@ class Plan(Section):
     top: Count
     least: Count
     draws: Count
-    kinds: Annotated[tuple[Literal["mean", "zero", "resample"], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
@@ -123,6 +124,7 @@ class Ablate(Section):
     single: Annotated[dict[Name, Count], AfterValidator(_tasks)]
     needle_tokens: Count
     text_tokens: Count
+    shard: Count
 
 
 class Steer(Section):

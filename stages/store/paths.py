@@ -56,6 +56,11 @@ def effects(slot: str) -> Path:
     return Path(f"data/effects/{slot}.parquet")
 
 
+def shards(slot: str) -> Path:
+    """Folder of what an unfinished ablate has finished; gone when the stage ends."""
+    return Path(f"data/shards/{slot}")
+
+
 def vectors(slot: str) -> Path:
     """Function vectors (safetensors)."""
     return Path(f"data/vectors/{slot}.safetensors")

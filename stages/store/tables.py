@@ -94,8 +94,14 @@ INDIRECT = _schema(
     cluster=(pa.string(), "cluster of the prompt"),
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
-    base=(pa.float32(), "probability of the right first token in the shuffled prompt, 0..1"),
-    effect=(pa.float32(), "probability gained when the head's last-token output is its clean mean"),
+    base=(
+        pa.float32(),
+        "probability, in the shuffled prompt, of the answer's first token that is not white space, 0..1",
+    ),
+    effect=(
+        pa.float32(),
+        "probability gained when the head's last-token output is its clean mean, over other demonstration sets",
+    ),
 )
 
 HEADS = _schema(

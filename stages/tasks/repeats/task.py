@@ -7,10 +7,16 @@ import numpy as np
 from stages.tasks.repeats.settings import Settings
 from stages.tasks.task import Read, Task, mean_loss
 
+SCORED = 16  # tokens of the last copy that are scored, at most: LM-head rows cost twice what the body costs a token
+
 
 def last_copy(read: Sequence[Read]) -> tuple[np.ndarray, ...]:
-    """Score the tokens of the last copy."""
-    return tuple(np.arange(len(tokens) - _period(tokens), len(tokens)) for tokens in read)
+    """Score up to `SCORED` evenly spaced tokens of the last copy."""
+    return tuple(_spaced(len(tokens) - _period(tokens), len(tokens)) for tokens in read)
+
+
+def _spaced(start: int, end: int) -> np.ndarray:
+    return np.arange(start, end, -(-(end - start) // SCORED))
 
 
 def _period(tokens: Read) -> int:

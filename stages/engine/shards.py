@@ -1,0 +1,186 @@
+"""The engine: interventions run on shards of prompts, and nothing else silences a head.
+
+`run` is a pure function of (model, mean outputs, shard). Shards are cut by the order of prompts and a size, never by
+workers, and batches inside a shard by the shard alone; tables come back in shard order. A finished shard is kept under
+a key of all that it depends on until its stage ends: a killed stage goes on where it was.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from stages.model.intervene import Head
+from stages.model.load import Loaded
+from stages.model.outcome import outcomes
+from stages.model.score import Batch, Scored
+from stages.model.silence import Donors, Writable, silenced
+from stages.model.tokens import encode
+from stages.store import tables
+
+log = logging.getLogger(__name__)
+
+CODE = Path(__file__).parents[1]  # stages/: kept shards are not trusted by changed code
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A row of the plan: what it is called, and which heads are silenced how."""
+
+    id: str
+    purpose: str
+    family: str
+    k: int
+    kind: str
+    draw: int
+    heads: str
+
+    @property
+    def silences(self) -> tuple[Head, ...]:
+        """The heads as (layer, head): 'L5H1 L11H2' -> ((5, 1), (11, 2))."""
+        found = (re.fullmatch(r"L(\d+)H(\d+)", name) for name in self.heads.split())
+        return tuple((int(match[1]), int(match[2])) for match in found)
+
+
+INTACT = Intervention("none", "none", "", 0, "", 0, "")
+
+
+@dataclass(frozen=True, eq=False)  # rows of tables hold arrays, which have no one truth of being equal
+class Shard:
+    """Prompts of one task and the interventions that all of them are scored under, besides intact.
+
+    prompts: rows of the prompts table; donors: per prompt, another one, whose outputs may be written (`resample`).
+    """
+
+    task: str
+    prompts: tuple[Any, ...]
+    donors: tuple[Any, ...]
+    interventions: tuple[Intervention, ...]
+
+    @property
+    def passes(self) -> int:
+        """How often its prompts are scored."""
+        return len(self.prompts) * (1 + len(self.interventions))
+
+
+def cut(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Intervention]], size: int) -> list[Shard]:
+    """Cut prompts into shards of at most `size`: those that the same interventions are run on, in the order given.
+
+    asked: prompt id -> its interventions. A prompt is in one shard, so it is scored intact once.
+    """
+    donor = _donors(prompts)
+    alike: dict[tuple[Intervention, ...], list[Any]] = {}
+    for row in prompts:
+        alike.setdefault(tuple(asked.get(row.id, ())), []).append(row)
+    return [
+        Shard(task, tuple(rows[at : at + size]), tuple(donor[row.id] for row in rows[at : at + size]), interventions)
+        for interventions, rows in alike.items()
+        for at in range(0, len(rows), size)
+    ]
+
+
+def _donors(prompts: Sequence[Any]) -> dict[str, Any]:
+    """Return each prompt's donor: the first prompt of the next cluster, so that prompts of a cluster share theirs."""
+    first: dict[str, Any] = {}
+    for row in prompts:
+        first.setdefault(row.cluster, row)
+    clusters = list(first)
+    after = dict(zip(clusters, [*clusters[1:], *clusters[:1]], strict=True))
+    return {row.id: first[after[row.cluster]] for row in prompts}
+
+
+def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_tokens: int) -> pd.DataFrame:
+    """Score the prompts of a shard intact and under each intervention: rows of the effects table.
+
+    means: every head's mean output (K,); max_tokens: padded tokens that run together, at most (one prompt at least).
+    """
+    donor = {row.id: other for row, other in zip(shard.prompts, shard.donors, strict=True)}
+    encoded = {row.id: encode(loaded, row) for row in shard.donors}
+    writable: dict[int, Writable] = {}  # of the batch that runs
+
+    def given(batch: Batch) -> Writable:
+        if id(batch) not in writable:
+            writable.clear()
+            others = [encoded[donor[tokens.prompt].id] for tokens in batch.prompts]
+            writable[id(batch)] = Writable(means, Donors(loaded, batch.prompts, others))
+        return writable[id(batch)]
+
+    def under(intervention: Intervention) -> Callable[[Batch], list[Scored]]:
+        return lambda batch: silenced(batch, intervention.silences, intervention.kind, given(batch))
+
+    rows = []
+    passes = [under(intervention) for intervention in shard.interventions]
+    for prompt, results in outcomes(loaded, shard.task, shard.prompts, max_tokens, passes):
+        for intervention, measures in zip((INTACT, *shard.interventions), results, strict=True):
+            for measure, value in measures.items():
+                same = row(intervention, shard.task, prompt, measure, value)
+                rows.append(same | {"intact": results[0][measure]})
+    return pd.DataFrame(rows, columns=tables.EFFECTS.names)
+
+
+def row(intervention: Intervention, task: str, prompt: Any, measure: str, value: float) -> dict[str, Any]:
+    """Return a row of the effects table; `intact` is the value itself until it is replaced."""
+    names = {"group": prompt.group, "category": prompt.category, "cluster": prompt.cluster, "prompt": prompt.id}
+    what = {"intervention" if name == "id" else name: field for name, field in asdict(intervention).items()}
+    return what | {"task": task} | names | {"measure": measure, "value": value, "intact": value}
+
+
+def run_all(
+    todo: Sequence[Shard],
+    work: Callable[[Shard], pd.DataFrame],
+    key: Callable[[Shard], str],
+    folder: Path,
+    done: Callable[[int], Any] = lambda passes: None,
+) -> Iterator[pa.Table]:
+    """Yield the table of every shard, in order: kept ones as they are, others run and then kept in `folder`.
+
+    done: told the passes of each shard that is finished. The folder is the caller's to remove, when its stage ends.
+    """
+    for shard in todo:
+        path = folder / f"{key(shard)}.parquet"
+        if not path.is_file():
+            tables.write(path, work(shard), tables.EFFECTS)
+        done(shard.passes)
+        yield pa.Table.from_pandas(tables.read(path, tables.EFFECTS), tables.EFFECTS, preserve_index=False)
+
+
+def keys(record: Mapping[str, Any], means: Mapping[Head, torch.Tensor], max_tokens: int) -> Callable[[Shard], str]:
+    """Return the function from a shard to its content key: a sha256 over all that its table depends on.
+
+    That is the model's record, the mean outputs, the shard's prompts and interventions, what runs together, the code of
+    this project's stages, and torch with its device and threads.
+    """
+    common = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for head in sorted(means):
+        common.update(repr(head).encode() + means[head].cpu().numpy().tobytes())
+    for file in sorted(CODE.rglob("*.py")):
+        common.update(file.read_bytes())
+    machine = [torch.__version__, torch.cuda.is_available(), torch.get_num_threads(), max_tokens]
+    common.update(json.dumps(machine).encode())
+
+    def key(shard: Shard) -> str:
+        digest = common.copy()
+        digest.update(repr((shard.task, shard.interventions)).encode())
+        for prompt in (*shard.prompts, *shard.donors):
+            digest.update(json.dumps(prompt._asdict(), sort_keys=True, default=_plain).encode())
+        return digest.hexdigest()
+
+    return key
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()  # numpy's arrays and numbers
+
+
+def forget(folder: Path) -> None:
+    """Remove the kept shards of a stage that has ended."""
+    shutil.rmtree(folder, ignore_errors=True)

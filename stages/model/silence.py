@@ -1,0 +1,112 @@
+"""What is written in the place of silenced heads: one function per kind, and nowhere else a list of kinds.
+
+    mean      the head's mean output over ordinary text; special positions keep their own output, which in a causal
+              model is the same in every prompt and so is its own mean
+    zero      nothing, at every position
+    resample  what the same head gives on another prompt of the same task, at the same ordinary position (from the start
+              again where that prompt is shorter): values that the head does take, where a mean may leave what later
+              layers know (Chan+ 2022, causal scrubbing)
+
+To add a kind, add a function with `@kind(...)`: it is given a head and what may be written, and returns (K,), the same
+for all rows and positions, or (B, T, K).
+
+Legend: B batch, T token, H head, K head size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from stages.families.family import Tokens
+from stages.model.forward import forward
+from stages.model.intervene import Head, capturing
+from stages.model.load import Loaded
+from stages.model.score import Batch, Scored
+
+
+class Donors:
+    """Head outputs of other prompts, laid out on the positions of a batch's prompts; run when first asked for.
+
+    prompts, donors: one donor per prompt of the batch. Prompts that share a prefix must share their donor.
+    """
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], donors: Sequence[Tokens]) -> None:
+        self.loaded, self.prompts, self.donors = loaded, prompts, donors
+
+    def __call__(self, head: Head) -> torch.Tensor:
+        """Return a head's outputs (B, T, K): ordinary position j gets the donor's ordinary position j, wrapping."""
+        layer, number = head
+        size = self.loaded.anatomy.layers[layer].head_size
+        z_BSK = self._outputs[layer][..., number * size : (number + 1) * size]
+        return z_BSK.gather(1, self._positions_BT.to(z_BSK.device)[..., None].expand(-1, -1, size))
+
+    @cached_property
+    def _outputs(self) -> dict[int, torch.Tensor]:
+        with capturing(self.loaded) as outputs:
+            forward(self.loaded, [tokens.ids for tokens in self.donors], headless=True)
+        return outputs
+
+    @cached_property
+    def _positions_BT(self) -> torch.Tensor:
+        positions_BT = np.zeros((len(self.prompts), max(map(len, self.prompts))), dtype=np.int64)
+        for row, (tokens, donor) in enumerate(zip(self.prompts, self.donors, strict=True)):
+            ordinary, given = np.flatnonzero(~tokens.special), np.flatnonzero(~donor.special)
+            positions_BT[row, ordinary] = given[np.arange(len(ordinary)) % len(given)]
+        return torch.from_numpy(positions_BT)
+
+
+@dataclass(frozen=True)
+class Writable:
+    """What a kind may write: every head's mean output (K,) over text, and other prompts' outputs."""
+
+    means: Mapping[Head, torch.Tensor]
+    donors: Donors
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to silence a head; everywhere: at special positions as well; constant: (K,) that needs the means alone."""
+
+    write: Callable[[Head, Writable], torch.Tensor]
+    everywhere: bool
+    constant: bool
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(everywhere: bool, constant: bool) -> Callable:
+    """Register a function as the kind of its name."""
+
+    def register(write: Callable[[Head, Writable], torch.Tensor]) -> Callable:
+        KINDS[write.__name__] = Kind(write, everywhere, constant)
+        return write
+
+    return register
+
+
+@kind(everywhere=False, constant=True)
+def mean(head: Head, writable: Writable) -> torch.Tensor:
+    """Write the head's mean output over text."""
+    return writable.means[head]
+
+
+@kind(everywhere=True, constant=True)
+def zero(head: Head, writable: Writable) -> torch.Tensor:
+    """Write nothing."""
+    return torch.zeros_like(writable.means[head])
+
+
+@kind(everywhere=False, constant=False)
+def resample(head: Head, writable: Writable) -> torch.Tensor:
+    """Write what the head gives on another prompt."""
+    return writable.donors(head)
+
+
+def silenced(batch: Batch, heads: Sequence[Head], name: str, writable: Writable) -> list[Scored]:
+    """Score a batch with heads silenced in the way `name`, one of `KINDS`."""
+    way = KINDS[name]
+    return batch.ablated({head: way.write(head, writable) for head in heads}, way.everywhere)

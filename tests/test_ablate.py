@@ -1,0 +1,174 @@
+"""The plan is executed as it is written: which prompts, which heads, which kinds; in a folder of a tiny model."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import yaml
+
+from stages import ablate, extract, fetch, prepare
+from stages.engine import shards
+from stages.store import params, paths, tables
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+FIELDS = tables.PLANS.names
+
+
+def planned(id: str, purpose: str, heads: str, tasks: list[str], kind: str = "mean", group: str = "", draw: int = 0):
+    """A row of the plan."""
+    values = (id, purpose, "f", len(heads.split()), kind, draw, heads, 0, tasks, group, "")
+    return dict(zip(FIELDS, values, strict=True))
+
+
+def table(number: int, groups: int = 3, categories: int = 1, clusters: int = 4) -> pd.DataFrame:
+    """Prompts 0, 1, ... of as many groups, categories (of groups) and clusters (in a group), in turn."""
+    rows = [
+        {
+            "id": f"p{n:03}",
+            "group": f"g{n % groups}",
+            "category": f"c{n % groups % categories}",
+            "cluster": f"g{n % groups}/{n // groups % clusters}",
+        }
+        for n in range(number)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_prompts_are_spread_over_categories_groups_and_clusters():
+    prompts = table(60, groups=6, categories=3, clusters=5)
+    for count in (3, 6, 12, 30):
+        taken = ablate.spread(prompts, count)
+        assert len(taken) == count and taken.id.is_unique
+        assert set(taken.category.value_counts()) == {count // 3}
+        assert taken.cluster.nunique() == count and taken.group.nunique() == min(6, count)
+    assert ablate.spread(prompts, 60).cluster.nunique() == 30
+    assert ablate.spread(prompts, 12).id.tolist() == ablate.spread(prompts, 30).id.tolist()[:12]
+    shuffled = prompts.sample(frac=1, random_state=0)
+    assert ablate.spread(shuffled, 30).id.tolist() == ablate.spread(prompts, 30).id.tolist()
+
+
+def test_single_heads_get_the_first_prompts_and_groups_their_own():
+    prompts = table(40)
+    plan = pd.DataFrame(
+        [
+            planned("whole", "family", "L0H0", ["text", "elsewhere"]),
+            planned("alone", "single", "L0H1", ["text"]),
+            planned("some", "control", "L1H0", ["text"], group="g1"),
+            planned("all", "family", "L1H0", ["text"], group="no such group here"),
+            planned("other", "family", "L1H0", ["elsewhere"]),
+        ]
+    )
+    settings = params.Ablate(prompts={"text": 9}, single={"text": 4}, needle_tokens=200, text_tokens=64, shard=4)
+    made = ablate.planned("text", prompts, plan, settings)
+    on: dict[str, list[str]] = {}
+    for shard in made:
+        assert len(shard.prompts) <= 4
+        for intervention in shard.interventions:
+            on.setdefault(intervention.id, []).extend(row.id for row in shard.prompts)
+    order = ablate.spread(prompts, 9).id.tolist()
+    assert sorted(on["whole"]) == sorted(on["all"]) == sorted(order)
+    assert sorted(on["alone"]) == sorted(order[:4])
+    inside = ablate.spread(prompts[prompts.group == "g1"], 9).id.tolist()
+    assert sorted(on["some"]) == sorted(inside) and len(inside) == 9 and "other" not in on
+    every = [row.id for shard in made for row in shard.prompts]
+    assert len(every) == len(set(every))
+
+
+@pytest.fixture
+def slot(tmp_path, monkeypatch) -> str:
+    """A tiny decoder, fetched and extracted, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    folder = tiny.save("llama_gqa", tmp_path / "model")
+    content["models"] = {"decoder": {"source": "path", "name": str(folder)}}
+    content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "blimp")}
+    for task in content["tasks"].values():
+        task["path"] = str(ROOT / task["path"])
+    content["tasks"]["text"] |= {"passages": 4, "short_passages": 8}
+    content["ablate"] |= {"shard": 3}
+    paths.PARAMS.write_text(yaml.safe_dump(content))
+    fetch.main("decoder")
+    for task in content["tasks"]:
+        prepare.main(task)
+    extract.main("decoder", "text")
+    first_order = ModuleType("stages.model.first_order")
+    first_order.first_order = lambda loaded, task, rows, means, kinds, max_tokens: pd.DataFrame(
+        [
+            {"layer": 0, "head": 0, "kind": kind, "task": task, "cluster": row.cluster, "prompt": row.id}
+            | {"measure": "loss", "change": 0.5}
+            for row in rows
+            for kind in kinds
+        ]
+    )
+    monkeypatch.setitem(sys.modules, "stages.model.first_order", first_order)
+    return "decoder"
+
+
+def write_plan(*rows: dict) -> None:
+    tables.write(paths.plan("decoder"), list(rows), tables.PLANS)
+
+
+def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
+    write_plan(
+        planned("family/f/2/mean", "family", "L0H1 L2H3", ["repeats", "icl", "blimp"]),
+        planned("family/f/2/zero", "family", "L0H1 L2H3", ["repeats"], kind="zero"),
+        planned("control/f/2/mean/1", "control", "L0H2 L2H0", ["repeats"], draw=1),
+        planned("single/L1H1/mean", "single", "L1H1", ["text", "repeats"]),
+    )
+    ablate.main(slot)
+    effects = tables.read(paths.effects(slot), tables.EFFECTS)
+    settings = params.load()
+    prompts = {task: tables.read(paths.prompts(task), tables.PROMPTS) for task in ("text", "repeats", "blimp")}
+    split = {row.id: row.split for one in prompts.values() for row in one.itertuples()}
+    changed = effects[effects.intervention != "none"]
+    assert set(changed.prompt.map(split)) == {"b"}
+    assert changed.groupby("intervention").task.unique().map(set).to_dict() == {
+        "family/f/2/mean": {"repeats", "blimp"},
+        "family/f/2/zero": {"repeats"},
+        "control/f/2/mean/1": {"repeats"},
+        "single/L1H1/mean": {"text", "repeats"},
+    }
+    counts = changed.groupby(["intervention", "task"]).prompt.nunique()
+    b = int((prompts["repeats"].split == "b").sum())
+    assert counts["single/L1H1/mean", "repeats"] == settings.ablate.single["repeats"]
+    assert counts["family/f/2/zero", "repeats"] == min(b, settings.ablate.prompts["repeats"])
+    none = effects[effects.intervention == "none"]
+    assert not none.duplicated(["task", "prompt", "measure"]).any()
+    assert set(none[none.task == "blimp"].prompt) == set(prompts["blimp"].id)
+    intact = none.set_index(["task", "prompt", "measure"]).value
+    keys = pd.MultiIndex.from_frame(changed[["task", "prompt", "measure"]])
+    assert np.array_equal(intact.loc[keys].to_numpy(), changed.intact.to_numpy())
+    assert (changed.groupby("intervention").apply(lambda rows: (rows.value != rows.intact).any())).all()
+    first = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
+    assert set(first.task) == {"text", "repeats", "blimp"} and set(first.kind) == set(settings.plan.kinds)
+    assert set(first.prompt.map(split)) == {"b"} and not paths.shards(slot).exists()
+
+    whole, calls, run = paths.effects(slot).read_bytes(), [], shards.run
+
+    def dying(loaded, means, shard, max_tokens):
+        calls.append(shard)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(loaded, means, shard, max_tokens)
+
+    paths.effects(slot).unlink()
+    monkeypatch.setattr(shards, "run", dying)
+    with pytest.raises(KeyboardInterrupt):
+        ablate.main(slot)
+    assert not paths.effects(slot).exists() and len(list(paths.shards(slot).glob("*.parquet"))) == 2
+    ablate.main(slot)
+    assert [row.id for row in calls[3].prompts] == [row.id for row in calls[2].prompts]  # not from the start
+    assert paths.effects(slot).read_bytes() == whole and not paths.shards(slot).exists()
+
+
+def test_an_unknown_kind_names_those_there_are(slot):
+    write_plan(planned("family/f/1/median", "family", "L0H1", ["repeats"], kind="median"))
+    with pytest.raises(UserError, match=r"plan.kinds: 'median': .* allowed: mean, zero, resample$"):
+        ablate.main(slot)
+    assert not paths.effects(slot).exists()

@@ -1,0 +1,72 @@
+"""Single heads: exact where it ran, first order everywhere, and how far the two agree."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.statistics import causal
+
+HEADS = [(layer, head) for layer in range(6) for head in range(4)]
+
+
+def rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(len(name))
+
+
+def planted(noise: float = 0.0, sign: int = 1, prompts: int = 16) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Head i loses i / 10 nats; L0H0 nothing. First order says the same, but for noise; half of the heads ran."""
+    draw, estimates, ran = np.random.default_rng(1), [], []
+    for prompt in range(prompts):
+        same = {"task": "text", "cluster": f"c{prompt}", "prompt": f"p{prompt}", "measure": "loss"}
+        for index, (layer, head) in enumerate(HEADS):
+            effect = index / 10 + (draw.normal(0, 0.01) if index else draw.normal(0, 1) * 1e-3)
+            guess = sign * effect + draw.normal(0, noise)
+            estimates += [
+                same | {"layer": layer, "head": head, "kind": kind, "change": guess} for kind in ("mean", "zero")
+            ]
+            if index % 2 == 0 and prompt < prompts // 2:
+                named = {"purpose": "single", "kind": "mean", "heads": f"L{layer}H{head}"}
+                ran.append(same | named | {"value": 3 + effect, "intact": 3.0})
+    return pd.DataFrame(estimates), pd.DataFrame(ran)
+
+
+def test_all_heads_have_an_estimate_and_those_that_ran_an_exact_effect():
+    table, _ = causal.tables(*planted(), rng)
+    assert list(table.columns) == causal.CAUSAL and len(table) == len(HEADS)
+    assert table.exact.notna().sum() == len(HEADS) // 2
+    assert table.change.equals(table.exact.fillna(table.first_order))
+    assert table.first_order.to_numpy() == pytest.approx(np.arange(24) / 10, abs=0.02)
+
+
+def test_intervals_hold_the_change_and_q_finds_the_planted_ones():
+    table, _ = causal.tables(*planted(), rng)
+    assert ((table.low <= table.change) & (table.change <= table.high)).all()
+    assert (table.q[1:] < 0.05).all() and table.q[0] > 0.05
+
+
+def test_agreement_is_what_it_is():
+    _, perfect = causal.tables(*planted(), rng)
+    assert perfect.rank_correlation[0] == pytest.approx(1) and perfect.sign_agreement[0] >= 11 / 12
+    assert perfect.heads[0] == 12 and perfect.top[0] == 12
+    _, opposite = causal.tables(*planted(sign=-1), rng)
+    assert opposite.rank_correlation[0] == pytest.approx(-1) and opposite.sign_agreement[0] <= 1 / 12
+    _, noisy = causal.tables(*planted(noise=5), rng)
+    assert abs(noisy.rank_correlation[0]) < 0.95
+
+
+def test_without_heads_that_ran_there_is_no_agreement_and_nothing_is_made_up():
+    estimates, ran = planted()
+    table, agreement = causal.tables(estimates, ran.iloc[:0], rng)
+    assert table.exact.isna().all() and table.change.equals(table.first_order)
+    assert agreement.heads[0] == 0 and np.isnan(agreement.rank_correlation[0])
+
+
+def test_few_clusters_have_no_interval():
+    table, _ = causal.tables(*planted(prompts=4), rng)
+    assert table.low.isna().all()
+
+
+def test_nothing_measured_is_an_empty_table():
+    estimates, ran = planted()
+    table, agreement = causal.tables(estimates.iloc[:0], ran, rng)
+    assert table.empty and agreement.empty and list(agreement.columns) == causal.AGREEMENT

@@ -1,0 +1,188 @@
+"""Shards: what is written in heads' places, how prompts are cut, and that a killed run goes on to the same bytes."""
+
+from collections import namedtuple
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import make
+
+from stages.engine import shards
+from stages.engine.shards import INTACT, Intervention, Shard, cut
+from stages.model import silence
+from stages.model.forward import forward
+from stages.model.intervene import ablating, capturing
+from stages.model.score import Batch
+from stages.model.silence import KINDS, Donors, Writable, silenced
+from stages.model.tokens import encode
+from stages.store import tables
+from stages.tasks.prompt import Prompt
+
+Row = namedtuple("Row", [field.name for field in fields(Prompt)])
+TEXTS = ["the cat sees the dog of the old house", "a bird likes it", "the new tree was big and red in a house"]
+
+
+def row(number: int, cluster: str = "", **more) -> Row:
+    """A prompt as a row of the prompts table gives it."""
+    made = Prompt(id=f"t/g/{number}", group="g", cluster=cluster or str(number), **more)
+    return Row(*(getattr(made, field.name) for field in fields(made)))
+
+
+def silencing(name: str, heads: str, kind: str = "mean") -> Intervention:
+    return Intervention(name, "family", "f", len(heads.split()), kind, 0, heads)
+
+
+@pytest.fixture
+def loaded():
+    return make("llama_gqa", scale=4.0)
+
+
+@pytest.fixture
+def means(loaded):
+    generator = torch.Generator().manual_seed(0)
+    return {head: torch.randn(8, generator=generator) for head in loaded.anatomy.heads}
+
+
+def test_heads_are_read_as_they_are_written():
+    assert silencing("x", "L5H1 L11H2").silences == ((5, 1), (11, 2)) and INTACT.silences == ()
+
+
+def test_prompts_of_the_same_interventions_make_shards_and_each_is_in_one():
+    prompts = [row(number) for number in range(7)]
+    first, second = silencing("1", "L0H0"), silencing("2", "L1H0")
+    asked = {prompt.id: [first, second] if number % 2 else [first] for number, prompt in enumerate(prompts[:6])}
+    made = cut("text", prompts, asked, 2)
+    assert [[prompt.id[-1] for prompt in shard.prompts] for shard in made] == [
+        ["0", "2"],
+        ["4"],
+        ["1", "3"],
+        ["5"],
+        ["6"],
+    ]
+    assert [shard.interventions for shard in made] == [(first,), (first,), (first, second), (first, second), ()]
+    assert [shard.passes for shard in made] == [4, 2, 6, 3, 1]
+
+
+def test_a_donor_is_of_another_cluster_and_shared_within_one():
+    prompts = [row(0, "a"), row(1, "a"), row(2, "b"), row(3, "c")]
+    (shard,) = cut("icl", prompts, {}, 10)
+    assert [donor.cluster for donor in shard.donors] == ["b", "b", "c", "a"]
+
+
+def naive(loaded, tokens, values, keep) -> np.ndarray:
+    """Log-probabilities of all tokens but the first under an ablation, by one plain pass."""
+    with ablating(loaded, values, torch.from_numpy(tokens.special[None]) if keep else None):
+        logits = forward(loaded, [tokens.ids], [np.arange(len(tokens) - 1)]).log_softmax(1)
+    return logits[torch.arange(len(tokens) - 1), torch.from_numpy(tokens.ids[1:])].numpy()
+
+
+@pytest.mark.parametrize("kind", ["mean", "zero"])
+def test_mean_and_zero_equal_plain_passes(loaded, means, kind):
+    tokens = [encode(loaded, row(number, text=text)) for number, text in enumerate(TEXTS)]
+    batch = Batch(loaded, tokens, [np.arange(1, len(one)) for one in tokens])
+    heads = ((1, 0), (2, 3))
+    values = {head: means[head] * (kind == "mean") for head in heads}
+    for one, scored in zip(tokens, silenced(batch, heads, kind, Writable(means, None)), strict=True):
+        np.testing.assert_allclose(scored.logprob, naive(loaded, one, values, kind == "mean"), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "start", ["", "the old cat of the red house in a big tree sees the dog and the bird likes it " * 3]
+)
+def test_resample_writes_what_the_head_gives_on_the_donor(loaded, means, start):
+    """With and without a shared prefix: ordinary position j gets the donor's j-th, from the start again at its end."""
+    tokens = [encode(loaded, row(number, text=start + text)) for number, text in enumerate(TEXTS)]
+    donor = encode(loaded, row(9, text="a red dog sees a big old river of it"))
+    batch = Batch(loaded, tokens, [np.arange(len(one) - 3, len(one)) for one in tokens])
+    assert (batch.cut > 0) == bool(start)
+    with capturing(loaded) as outputs:
+        forward(loaded, [donor.ids], headless=True)
+    heads = ((1, 2), (2, 0))
+    writable = Writable(means, Donors(loaded, tokens, [donor] * 3))
+    for one, scored, intact in zip(tokens, silenced(batch, heads, "resample", writable), batch.intact, strict=True):
+        values = {}
+        for layer, head in heads:
+            z_SK = outputs[layer][0, :, head * 8 : head * 8 + 8]
+            given = [0] + [1 + j % (len(donor) - 1) for j in range(len(one) - 1)]
+            values[layer, head] = z_SK[given][None]
+        np.testing.assert_allclose(scored.logprob, naive(loaded, one, values, True)[-3:], atol=1e-4)
+        assert np.abs(scored.logprob - intact.logprob).max() > 1e-4
+
+
+def test_a_new_kind_is_one_function(loaded, means):
+    try:
+
+        @silence.kind(everywhere=True, constant=True)
+        def twice(head, writable):
+            return 2 * writable.means[head]
+
+        table = shards.run(
+            loaded,
+            means,
+            Shard("text", (row(0, text=TEXTS[0]),), (row(1, text="a"),), (silencing("x", "L0H0", "twice"),)),
+            100,
+        )
+        assert set(table.kind) == {"", "twice"} and (table.value != table.intact).any()
+    finally:
+        KINDS.pop("twice")
+
+
+def test_a_table_pairs_every_value_with_the_intact_one(loaded, means):
+    prompts = tuple(row(number, text=text) for number, text in enumerate(TEXTS))
+    both = (silencing("one", "L0H1"), silencing("two", "L1H0 L2H2", "resample"))
+    table = shards.run(loaded, means, Shard("text", prompts, prompts[1:] + prompts[:1], both), 100)
+    assert list(table.columns) == tables.EFFECTS.names and len(table) == 9
+    none = table[table.intervention == "none"].set_index("prompt").value
+    assert (table.intact == none.loc[table.prompt].to_numpy()).all()
+    assert (table[table.intervention != "none"].value != table[table.intervention != "none"].intact).all()
+
+
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_path):
+    prompts = [row(number, text=TEXTS[number % 3] + " in it" * number) for number in range(5)]
+    todo = cut("text", prompts, {prompt.id: [silencing("x", "L1H1")] for prompt in prompts}, 2)
+    key = shards.keys({"name": "tiny"}, means, 100)
+    ran: list[Shard] = []
+
+    def work(shard: Shard, limit: int = 99) -> pd.DataFrame:
+        if len(ran) == limit:
+            raise Killed
+        ran.append(shard)
+        return shards.run(loaded, means, shard, 100)
+
+    def written(name: str, limit: int = 99) -> bytes:
+        path = tmp_path / f"{name}.parquet"
+        with tables.writer(path, tables.EFFECTS) as add:
+            for table in shards.run_all(todo, lambda shard: work(shard, limit), key, tmp_path / name.rstrip("2")):
+                add(table)
+        return path.read_bytes()
+
+    whole = written("whole")
+    assert ran == todo
+    ran.clear()
+    with pytest.raises(Killed):
+        written("killed", 1)
+    assert ran == todo[:1]
+    assert written("killed2") == whole and ran == todo  # the first was not run again
+    shards.forget(tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+
+
+def test_a_key_holds_all_that_a_shard_depends_on(means):
+    shard = Shard("text", (row(0, text="a"),), (row(1, text="b"),), (silencing("x", "L1H1"),))
+    key = shards.keys({"name": "m"}, means, 100)
+    other = [
+        Shard("repeats", shard.prompts, shard.donors, shard.interventions),
+        Shard("text", (row(0, text="c"),), shard.donors, shard.interventions),
+        Shard("text", shard.prompts, (row(1, text="c"),), shard.interventions),
+        Shard("text", shard.prompts, shard.donors, (silencing("x", "L1H2"),)),
+    ]
+    assert len({key(shard), *map(key, other)}) == 5 and key(shard) == shards.keys({"name": "m"}, means, 100)(shard)
+    changed = means | {(0, 0): means[0, 0] + 1}
+    for common in (({"name": "n"}, means, 100), ({"name": "m"}, changed, 100), ({"name": "m"}, means, 101)):
+        assert shards.keys(*common)(shard) != key(shard)

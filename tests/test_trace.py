@@ -1,0 +1,60 @@
+"""Indirect effects: of the first token that says something, cross-fitted, and refused where no edit arrives."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+from stages import trace
+from stages.families.family import Tokens
+
+
+def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace:
+    return SimpleNamespace(split=split, cluster=f"{function}/{number}", group=function)
+
+
+def test_no_prompt_is_scored_with_a_mean_of_its_own_demonstrations():
+    for number in range(0, 16, 2):
+        row = prompt("a", number)
+        assert trace.half(row) in ("a0", "a1") and trace.half(row) != f"a{trace._side(row.cluster)}"
+    assert trace.half(prompt("b", 3)) == "a"
+
+
+def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
+    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=[SimpleNamespace(head_size=1)]))
+    rows, clusters = [], {}
+    for number in range(8):
+        for solved in (True, False):
+            name = f"{number}{solved}"
+            clusters[name] = f"plural/{number}"
+            rows.append({"prompt": name, "split": "ab"[number % 2], "group": "plural", "solved": solved, "layer": 0,
+                         "head": 0, "output": np.array([number if solved else 99.0])})  # fmt: skip
+    means = trace.fitted(pd.DataFrame(rows), pd.Series(clusters), loaded)
+    values = {part: float(mean[0, 0]) for (_, part), mean in means.items()}
+    assert values == {"a": 3.0, "a0": 2.0, "a1": 4.0}  # sets 0 2 4 6; 0 4; 2 6
+
+
+@pytest.mark.parametrize(("answer", "number"), [([" ", "1", "8"], 1), ([" 18"], 0), (["\n", " ", "x"], 2), ([" "], 0)])
+def test_a_blank_is_not_an_answer(answer, number):
+    tokenizer = SimpleNamespace(decode=lambda ids: answer[ids[0]])
+    tokens = Tokens("p", "", np.arange(len(answer)), np.zeros(len(answer), bool), np.arange(len(answer)))
+    assert trace.first_answering(SimpleNamespace(tokenizer=tokenizer), tokens) == number
+
+
+def test_the_base_is_the_probability_of_the_token_after_the_blank():
+    import torch
+
+    from stages.model.forward import forward
+
+    loaded = tiny.make("llama_gqa", scale=4.0)
+    ids = loaded.tokenizer("Q : the old\nA :  red", add_special_tokens=False).input_ids
+    assert loaded.tokenizer.decode(ids[-2:-1]).strip() == ""
+    tokens = Tokens("p", "shuffled", np.array(ids), np.zeros(len(ids), bool), np.arange(len(ids) - 2, len(ids)))
+    means = {(layer, head): torch.ones(8) for layer, head in loaded.anatomy.heads}
+    row = SimpleNamespace(id="p", split="b", cluster="plural/1", group="plural")
+    table = trace.indirect(loaded, row, tokens, means)
+    logits_1V = forward(loaded, [np.array(ids)], [np.array([len(ids) - 2])])
+    assert table.base.iloc[0] == pytest.approx(float(logits_1V.softmax(1)[0, ids[-1]]), abs=1e-6)
+    assert table.effect.abs().max() > 0
