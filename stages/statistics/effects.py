@@ -104,7 +104,8 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFram
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
-    return frame.assign(q=adjusted(frame.p.where(claim)))
+    whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
+    return frame.assign(q=adjusted(frame.p.where(claim).astype(float))).astype(whole)
 
 
 def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
