@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from stages.families import FAMILIES
 from stages.families.family import Tokens, one_key
-from stages.statistics.verdict import best_offset, bootstrap, jaccard, judge, offset_accuracy, sign_flip
+from stages.families.offset import best_offset, offset_accuracy
+from stages.statistics.verdict import bootstrap, jaccard, judge, sign_flip
 
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
 
