@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
-from stages.statistics.verdict import best_offset, offset_accuracy
+from stages.families.offset import best_offset, offset_accuracy
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run

@@ -9,10 +9,10 @@ import torch
 
 from stages.families import FAMILIES
 from stages.families.family import WORD
+from stages.families.offset import best_offset, offset_accuracy
 from stages.model import measure as measuring
 from stages.model.measure import measure
 from stages.model.tokens import encode
-from stages.statistics.verdict import best_offset, offset_accuracy
 
 LABELS = ("obj", "det", "nsubj")
 DIRECTIONS = ("dep-to-head", "head-to-dep")

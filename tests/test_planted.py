@@ -19,12 +19,13 @@ from stages import extract, trace
 from stages.classify import _arrays
 from stages.families import FAMILIES
 from stages.families.family import Tokens
+from stages.families.offset import best_offset, offset_accuracy
 from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import mean_outputs
-from stages.statistics.verdict import best_offset, judge, offset_accuracy
+from stages.statistics.verdict import judge
 from stages.tasks.icl import prompts as icl
 from stages.tasks.icl.settings import Settings as Icl
 from stages.tasks.iteration import prompts as iteration

@@ -34,9 +34,9 @@ from pydantic import Field, model_validator
 from stages.baseline.base import Uniform
 from stages.baseline.kneser_ney import KneserNey
 from stages.families.family import Relation, Tokens
+from stages.families.offset import best_offset, offset_accuracy
 from stages.families.treebank import grammar
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Pair, Watched
-from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream
 from stages.tasks.treebank import words as treebank_words

@@ -8,12 +8,9 @@ lower bound > the best offset's accuracy. For indirect effects, whose null is 0,
 Legend: P prompt, H head (all layers), C cluster, R resample.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-
 import numpy as np
 
-from stages.families.family import Family, Relation
+from stages.families.family import Family
 from stages.statistics.ranks import adjusted
 
 
@@ -55,29 +52,6 @@ def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.
         signs = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums))) * 2.0 - 1  # (R, C)
         count += (signs @ sums >= seen - 1e-12).sum(axis=0)
     return np.where(np.isnan(seen), np.nan, (1 + count) / (1 + resamples))
-
-
-def best_offset(relations: Iterable[Relation]) -> int:
-    """Return the offset d (query t -> key t - d) that hits most often when every query of every prompt uses it.
-
-    Prompts weigh equally; of relations between words, queries do, as in their score.
-    Choosing it on the prompts it is then scored on favours the baseline. Memory: one number per offset.
-    """
-    totals: Counter[int] = Counter()
-    for relation in relations:
-        rows, keys = np.nonzero(relation.keys)
-        offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
-        shares = counts if relation.words else counts / len(relation.queries)
-        for offset, hits in zip(offsets.tolist(), shares.tolist(), strict=True):
-            totals[offset] += hits
-    return max(sorted(totals), key=totals.__getitem__)
-
-
-def offset_accuracy(relation: Relation, offset: int) -> float:
-    """Return the share of the relation's queries that a head looking `offset` back would hit."""
-    keys = relation.queries - offset
-    inside = (keys >= 0) & (keys < relation.keys.shape[1])
-    return float((relation.keys[np.arange(len(keys)), np.clip(keys, 0, relation.keys.shape[1] - 1)] & inside).mean())
 
 
 def judge(

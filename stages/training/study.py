@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stages.families.family import Relation, Tokens
+from stages.families.offset import best_offset, offset_accuracy
 from stages.model import pseudo
 from stages.model.anatomy import find
 from stages.model.forward import forward
@@ -17,7 +18,6 @@ from stages.model.load import Loaded
 from stages.model.measure import Means, measure, weighing
 from stages.model.score import Batch, Scored
 from stages.recipes.lesson import Lesson, Pair
-from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store import paths
 from stages.training.build import numbered, read
 
