@@ -1,9 +1,11 @@
 """Stage `report`: the page people read, from the git-tracked summaries of every slot in params.yaml."""
 
 import logging
+from pathlib import Path
 
 from stages.families import FAMILIES
 from stages.page import head_maps, inputs, methods, page, recipes, sections
+from stages.page.section import Context
 from stages.store import params, paths, tables
 from stages.store.errors import run
 
@@ -14,19 +16,19 @@ def main() -> None:
     """Write reports/index.html and one SVG of head maps per slot."""
     settings = params.load()
     slots = [inputs.read(name, paths.report(name)) for name in settings.models]
-    tasks = [name for name, task in settings.tasks if task is not None]
-    counted = inputs.counting(paths.COUNTING)
-    parts = [(slot, sections.build(slot, FAMILIES, tasks, counted)) for slot in slots]
+    tasks = {name: task for name, task in settings.tasks if task is not None}
+    pairs = tasks["blimp"].source if "blimp" in tasks else ""
+    context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
+    parts = [(slot, sections.build(slot, context)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
-    emerging = recipes.sections(settings.recipes, {name: paths.study(name) for name in settings.recipes})
-    full = params.load(paths.FULL)
-    emerging += recipes.longer(full, {name: paths.full(name) for name in full.recipes})
+    longer = params.load_studies(paths.FULL / paths.PARAMS)
+    emerging = recipes.sections({Path(): settings, paths.FULL: longer})
     html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:
         title = f"{slot.title}: score of every head, layer x head; members outlined"
-        atlas = head_maps.atlas(slot.heads, FAMILIES, sections.whole_layers(slot.model), title)
+        atlas = head_maps.atlas(slot.heads, FAMILIES, head_maps.whole_layers(slot.model), title)
         if atlas is not None:
             tables.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
 

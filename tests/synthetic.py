@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from stages.families.treebank.grammar import DIRECTIONS, GROUP, GROUPS, LABELS, name
+from stages.families.treebank.grammar import DIRECTIONS, GROUP, LABELS, name
 from stages.page import inputs
 
 RARE = {"iobj": 12, "csubj": 0, "compound:prt": 7}  # query words
@@ -12,7 +12,8 @@ COLUMNS = inputs.COLUMNS["grammar"].split()
 
 def arcs(generator: np.random.Generator, layers: int, heads: int, causal: bool) -> pd.DataFrame:
     """Return grammar.csv: gains from -0.15 to 0.4, rises from -0.1 to 0.3; obj leads by most and rises by most."""
-    found = [{"label": "all", "direction": "", "group": "", "trials": 3726, "accuracy": 0.578, "low": 0.561,
+    found = [{"label": "all", "direction": "" if causal else "dep-to-head", "group": "", "trials": 3726,
+              "accuracy": 0.578, "low": 0.561,
               "high": 0.597, "baseline": 0.450, "gain": 0.128, "gain_low": 0.110, "gain_high": 0.147,
               "note": ""}]  # fmt: skip
     for label in LABELS:
@@ -51,32 +52,96 @@ def heads(generator: np.random.Generator, grammar: pd.DataFrame, layers: int, he
                     "layer": layer, "head": head, "family": name(row.label, row.direction), "score": score,
                     "null": row.baseline, "baseline": row.baseline, "low": score - 0.05, "high": score + 0.05,
                     "q": 0.001 if chosen and row.members else 0.7, "member": int(chosen and row.members),
+                    "score_a": score, "score_b": score, "member_a": int(chosen and row.members),
                     "prompts": 200, "note": "",
                 })  # fmt: skip
     return pd.DataFrame(found)
 
 
-def silenced(generator: np.random.Generator, phenomena: list[str]) -> pd.DataFrame:
-    """Return the rows of effects.csv: only `arguments` matter, for agreement between subject and verb, and in all."""
-    found = []
-    for group in GROUPS:
-        for phenomenon in ["all", *phenomena]:
-            for measure, scale in (("accuracy", 1.0), ("margin", 6.0)):
-                harm = -0.3 if group == "arguments" and phenomenon in ("all", "subject_verb_agreement") else 0.0
-                change, half = scale * (harm + generator.normal(0, 0.02)), scale * 0.11
-                control, trials = scale * generator.normal(0, 0.02), 134 if phenomenon == "all" else 11
-                versus = change - control
-                same = {"k": 5, "kind": "mean", "task": "blimp", "group": phenomenon, "measure": measure,
-                        "trials": trials, "control": "no members, same layers", "draws": 2}  # fmt: skip
-                for intervention, moved, extra in (
-                    (f"grammar:{group}", change, [versus, versus - half, versus + half]),
-                    (f"matched:grammar:{group}", control, [None] * 3),
-                ):
-                    found.append(same | {
-                        "intervention": intervention, "value": 0.8 * scale + moved, "change": moved,
-                        "low": moved - half, "high": moved + half,
-                    } | dict(zip(("versus_control", "versus_low", "versus_high"), extra, strict=True)))  # fmt: skip
-    return pd.DataFrame(found, columns=inputs.COLUMNS["effects"].split())
+INTACT = [("blimp", "accuracy", 0.79, 120), ("blimp", "margin", 2.31, 120), ("blimp", "ties", 0.03, 120),
+          ("icl", "accuracy", 0.83, 100), ("needle", "recall", 0.83, 20), ("needle", "logprob", -0.42, 20),
+          ("repeats", "loss", 1.21, 20), ("text", "loss", 3.42, 20)]  # fmt: skip
+HOME = {"sink": ["text"], "previous": ["repeats", "icl"], "induction": ["repeats", "icl"], "retrieval": ["needle"],
+        "function": ["icl"], "iteration:copy": ["iteration"], "grammar:arguments": ["blimp"],
+        "grammar:clauses": ["blimp"]}  # fmt: skip
+HARM = {("induction", "repeats"): 2.8, ("induction", "icl"): -0.31, ("retrieval", "needle"): -0.55,
+        ("function", "icl"): -0.44, ("iteration:copy", "iteration"): -0.53,
+        ("grammar:arguments", "blimp"): -0.3}  # fmt: skip
+MATCHING = "2 of 3 in the same layers, 3 of 3 of the same attention kind; no member of a causal family"
+MATCHED = "2 of 3 in the same layers, the others from the nearest; no member of a causal family"
+DRAWS = 19
+MAIN = ("accuracy", "recall", "loss")
+
+
+def effects(
+    generator: np.random.Generator, phenomena: list[str], functions: list[str], draws: int = DRAWS
+) -> pd.DataFrame:
+    """Return effects.csv: families of `HARM` do more harm than any control set, the others less than `draws` // 2."""
+    rows: list[dict] = []
+
+    def intact(task, group, measure, value, trials, half, note=""):
+        bounds = {"low": value - half, "high": value + half} if trials >= 8 else {}
+        rows.append({"purpose": "none", "task": task, "group": group, "measure": measure, "value": value,
+                     "trials": trials, "clusters": trials, "note": note} | bounds)  # fmt: skip
+
+    for task, measure, value, trials in INTACT:
+        intact(task, "all", measure, value, trials, 0.07, "2 pairs equal to the tokenizer" if task == "blimp" else "")
+    for phenomenon, value in zip(phenomena, generator.uniform(0.5, 0.95, 12).round(2), strict=True):
+        intact("blimp", phenomenon, "accuracy", value, 10, 0.05)
+    for function, value in zip(functions, [0.62, 0.98, 0.81, 0.92, 0.97, 0.71], strict=True):
+        intact("icl", function, "accuracy", value, 48, 0.02)
+    for length in (400, 800):
+        for depth in (0.1, 0.3, 0.5, 0.7, 0.9):
+            intact("needle", f"{length}@{depth:g}", "recall", generator.integers(1, 4) / 3, 3, 0.0)
+    tasks = [row for row in INTACT if row[1] != "ties"] + [("iteration", "recall", 0.97, 18)]
+    for family, home in HOME.items():
+        heads = "L5H1 L5H2 L11H2" if family != "function" else "L9H0"
+        same = {"family": family, "k": len(heads.split()), "heads": heads, "members": min(2, len(heads.split()))}
+        for task, measure, value, trials in tasks:
+            if task not in (*home, "blimp"):
+                continue
+            group = family.removeprefix("iteration:") if task == "iteration" else "all"
+            where = same | {"task": task, "group": group, "measure": measure, "trials": trials, "clusters": trials}
+            harm = HARM.get((family, task), 0.0)
+            moved = harm + generator.uniform(-0.01, 0.01)
+            row = where | {"purpose": "family", "kind": "mean", "intact": value, "value": value + moved,
+                           "change": moved, "low": moved - 0.05, "high": moved + 0.05, "note": ""}  # fmt: skip
+            rows.append(row | {"kind": "zero", "change": 1.5 * moved, "value": value + 1.5 * moved})
+            if task in home:
+                sign = 1 if measure == "loss" else -1
+                spread = [0.01 * (draw - draws // 2) for draw in range(draws)]  # for the worse from here on
+                rank = sum(sign * moved <= change for change in spread)
+                row |= {"controls": draws, "control_change": 0.0, "matching": MATCHING if draws else "too few heads"}
+                if draws:
+                    row |= {"p": (1 + rank) / (1 + draws), "p_floor": 1 / (1 + draws), "overlap": 0.12}
+                    row |= {"q": 0.08} if measure in MAIN else {}
+                for draw, change in enumerate(spread, start=1):
+                    rows.append(where | {"purpose": "control", "kind": "mean", "draw": draw, "heads": "L5H0 L5H3 L11H1",
+                                         "members": 0, "change": sign * change, "value": value + sign * change,
+                                         "matching": MATCHING})  # fmt: skip
+            rows.append(row)
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["effects"].split())
+
+
+def causal(generator: np.random.Generator, layers: int, heads: int) -> pd.DataFrame:
+    """Return causal.csv: first-order changes of all heads on two tasks, exact ones of two heads."""
+    rows = []
+    for task, measure in (("repeats", "loss"), ("blimp", "margin")):
+        for layer in range(layers):
+            for head in range(heads):
+                first = generator.normal(0, 0.1)
+                exact = 2 * first if (layer, head) in ((5, 1), (3, 2)) else None
+                change = first if exact is None else exact
+                rows.append({"layer": layer, "head": head, "task": task, "measure": measure, "change": change,
+                             "low": change - 0.02, "high": change + 0.02, "q": 0.2, "first_order": first,
+                             "exact": exact})  # fmt: skip
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["causal"].split())
+
+
+def agreement() -> pd.DataFrame:
+    """Return agreement.csv: good on repeats, poor on minimal pairs."""
+    rows = [["repeats", "loss", 30, 0.91, 0.95, 20], ["blimp", "margin", 30, 0.12, 0.55, 20]]
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["agreement"].split())
 
 
 def encoder() -> dict:

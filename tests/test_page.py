@@ -20,7 +20,8 @@ from dvc_render.vega import VegaRenderer
 
 from stages import report
 from stages.families import FAMILIES
-from stages.page import counting, head_maps, inputs, methods, page, rows, sections, sentences
+from stages.page import counting, head_maps, inputs, methods, page, rows, sections, sentences, verdicts
+from stages.page.section import Context
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ ANCHORS = [
     "grammar",
     "iteration",
     "effects",
-    "retrieval",
+    "every-head",
     "vectors",
     "overlap",
     "missing",
@@ -44,11 +45,6 @@ PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_rais
              "ellipsis", "filler_gap_dependency", "irregular_forms", "island_effects", "npi_licensing", "quantifiers",
              "subject_verb_agreement"]  # fmt: skip
 FUNCTIONS = ["antonym", "capitalize", "comparative", "first_letter", "lowercase", "successor"]
-MEASURES = [("blimp", "accuracy", 0.79, 120), ("blimp", "margin", 2.31, 120), ("icl", "accuracy", 0.83, 100),
-            ("needle", "recall", 0.83, 6), ("needle", "logprob", -0.42, 6), ("repeats", "loss", 1.21, 8),
-            ("text", "loss", 3.42, 8)]  # fmt: skip
-HARM = {("induction", "repeats"): 2.8, ("induction", "icl"): -0.31, ("retrieval", "needle"): -0.55,
-        ("function", "icl"): -0.44, ("previous", "repeats"): 0.9, ("sink", "text"): 0.21}  # fmt: skip
 
 
 def model(slot: str = "decoder") -> dict:
@@ -83,6 +79,7 @@ def heads(generator: np.random.Generator) -> pd.DataFrame:
                     "layer": layer, "head": head, "family": family.name, "score": score, "null": 0.004,
                     "baseline": 0.08 if family.content else None, "low": score * 0.92, "high": score * 1.06,
                     "q": None if not family.tested else 0.0004 if member else 0.6, "member": member, "prompts": 16,
+                    "score_a": score * 1.01, "score_b": score * generator.uniform(0.8, 1.1), "member_a": member,
                     "note": "by architecture" if family.name == "streaming" and layer == 0 else "",
                 })  # fmt: skip
     return pd.DataFrame(found)
@@ -104,71 +101,8 @@ def overlaps(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=inputs.COLUMNS["overlap"].split())
 
 
-def effects(generator: np.random.Generator) -> pd.DataFrame:
-    found = []
-
-    def add(
-        intervention, k, kind, task, group, measure, value, moved, trials, spread, versus=None, level="", draws=None
-    ):
-        low, high = (moved - spread, moved + spread) if moved is not None else (value - spread, value + spread)
-        extra = [None] * 3 if versus is None else [versus, versus - 1.3 * spread, versus + 1.3 * spread]
-        found.append(
-            [intervention, k, kind, task, group, measure, value, moved, low, high, trials, level, draws, *extra]
-        )
-
-    for task, measure, value, trials in MEASURES:
-        add("none", 0, "", task, "all", measure, value, None, trials, 0.07)
-    for phenomenon, value in zip(PHENOMENA, generator.uniform(0.5, 0.95, 12).round(2), strict=True):
-        add("none", 0, "", "blimp", phenomenon, "accuracy", value, None, 10, 0.05)
-    for function, value in zip(FUNCTIONS, [0.62, 0.98, 0.81, 0.92, 0.97, 0.71], strict=True):
-        add("none", 0, "", "icl", function, "accuracy", value, None, 48, 0.02)
-    for length in (400, 800):
-        for depth in (0.1, 0.3, 0.5, 0.7, 0.9):
-            add("none", 0, "", "needle", f"{length}@{depth:g}", "recall", generator.integers(1, 4) / 3, None, 3, 0.0)
-    level = "no members, same layers"
-    for family in ("sink", "previous", "induction", "retrieval", "function"):
-        for task, measure, value, trials in MEASURES:
-            moved = HARM.get((family, task), 0.0) + generator.normal(0, 0.02)
-            control = generator.normal(0, 0.02)
-            add(family, 5, "mean", task, "all", measure, value + moved, moved, trials, 0.05, moved - control, level, 3)
-            add(
-                f"matched:{family}",
-                5,
-                "mean",
-                task,
-                "all",
-                measure,
-                value + control,
-                control,
-                trials,
-                0.04,
-                None,
-                level,
-                3,
-            )
-    for k, moved in ((1, -0.08), (2, -0.25), (5, -0.58), (10, -0.83)):
-        for measure, value, factor in (("recall", 0.83, 1), ("logprob", -0.42, 6)):
-            control, draws = -0.01 * k, min(k, 3)
-            add("retrieval", k, "zero", "needle", "all", measure, value + factor * moved, factor * moved, 12, 0.09,
-                factor * moved - control, level, draws)  # fmt: skip
-            add(
-                "matched:retrieval",
-                k,
-                "zero",
-                "needle",
-                "all",
-                measure,
-                value + control,
-                control,
-                12,
-                0.06,
-                None,
-                level,
-                draws,
-            )
-    add("retrieval", 5, "zero", "blimp", "all", "accuracy", 0.77, -0.02, 120, 0.03, -0.01, level, 3)
-    add("matched:retrieval", 5, "zero", "blimp", "all", "accuracy", 0.78, -0.01, 120, 0.03, None, level, 3)
-    return pd.DataFrame(found, columns=inputs.COLUMNS["effects"].split())
+def effects(generator: np.random.Generator, draws: int = synthetic.DRAWS) -> pd.DataFrame:
+    return synthetic.effects(generator, PHENOMENA, FUNCTIONS, draws)
 
 
 def steering(generator: np.random.Generator) -> pd.DataFrame:
@@ -222,15 +156,16 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     grammar = synthetic.arcs(generator, LAYERS, HEADS, causal=True)
     table = pd.concat([heads(generator), synthetic.heads(generator, grammar, LAYERS, HEADS)], ignore_index=True)
     reliability = pd.DataFrame(
-        [[f.name, 0.9 - 0.003 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16]
+        [[f.name, 0.9 - 0.003 * f.order, int((table["member"] * (table["family"] == f.name)).sum()), f.threshold, 16,
+          *(["repeats", 0.31, 0.004] if f.name == "induction" else ["", None, None])]
          for f in FAMILIES.values() if f.name in set(table["family"])],
         columns=inputs.COLUMNS["reliability"].split())  # fmt: skip
     metrics = {"blimp": {"accuracy": 0.79}, "heads": {"induction": {"members": 4}}}
     content = {
         "model": model(), "metrics": metrics, "heads": table,
         "overlap": overlaps(table), "reliability": reliability,
-        "effects": pd.concat([effects(generator), synthetic.silenced(generator, PHENOMENA)]),
-        "steering": steering(generator), "grammar": grammar, "iteration": steps(),
+        "effects": effects(generator), "causal": synthetic.causal(generator, LAYERS, HEADS),
+        "agreement": synthetic.agreement(), "steering": steering(generator), "grammar": grammar, "iteration": steps(),
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in content.items():
@@ -241,10 +176,10 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     return folder
 
 
-def render(*folders: Path, tasks: list[str] = TASKS, counts: pd.DataFrame | None = None) -> str:
+def render(*folders: Path, tasks: list[str] = TASKS, counts: pd.DataFrame | None = None, pairs: str = "builtin") -> str:
     slots = [inputs.read(folder.name, folder) for folder in folders]
-    counts = counted() if counts is None else counts
-    parts = [(slot, sections.build(slot, FAMILIES, tasks, counts)) for slot in slots]
+    context = Context(FAMILIES, tasks, counted() if counts is None else counts, pairs)
+    parts = [(slot, sections.build(slot, context)) for slot in slots]
     closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
     return page.render("Head Atlas", parts, FAMILIES, closing)
 
@@ -303,7 +238,9 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     assert linked <= {*anchors, "decoder"}
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
-    assert len(specs) == len(PLAIN) + 3 + 2 + len(MEASURES) + 2 + 2 + 1 + 1 + 5
+    claimed = len({task for home in synthetic.HOME.values() for task in home})
+    # heat maps, intact, counting, effects, single heads, vectors, concentration, overlap, grammar
+    assert len(specs) == len(PLAIN) + 3 + 2 + claimed + 2 + 2 + 1 + 1 + 3
     assert all(values(spec) for spec in specs.values())
 
 
@@ -339,49 +276,36 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     heads_ = pd.read_csv(folder / "heads.csv")
     inside = heads_[heads_["member"] == 1]
     assert f"{len(inside.drop_duplicates(['layer', 'head']))} of {LAYERS * HEADS} heads are members" in page_text
-    top = heads_[heads_["family"] == "induction"].nlargest(1, "score").iloc[0]
-    assert f"members · L{top['layer']}H{top['head']} {top['score']:.2f}" in page_text
-    table = pd.read_csv(folder / "effects.csv")
-    mean = table[(table["kind"] == "mean") & table["versus_low"].notna()]
-    mean = mean[~mean["intervention"].str.startswith("grammar:")]
-    sure = mean[(mean["versus_low"] > 0) | (mean["versus_high"] < 0)]
-    assert f"Of {len(mean)} differences from matched heads, {len(sure)} exclude 0" in page_text
+    broad = inside.assign(family=inside["family"].str.split(":").str[0]).drop_duplicates(["layer", "head", "family"])
+    counts = broad.groupby("family").size()
+    grammar_, sink = counts["grammar"], counts["sink"]
+    for name, count in (("grammar", grammar_), ("sink", sink)):
+        assert (f"{name} ({count} heads)" in page_text) == (count > LAYERS * HEADS / 2)
+    top = heads_[heads_["family"] == "induction"].nlargest(1, "score_a").iloc[0]
+    assert f"members · L{top['layer']}H{top['head']} {top['score_b']:.2f}" in page_text
+    assert "0.31 (random repeats; p = 0.004)" in page_text
     better = (pd.read_csv(folder / "grammar.csv")["gain_low"] > 0).sum()
     steps_ = pd.read_csv(folder / "iteration.csv")
-    assert html.count('<tr class="sure">') == len(sure) + better + (steps_["low"] > steps_["baseline"]).sum()
-    zero = table[(table["kind"] == "zero") & (table["task"] == "needle") & (table["measure"] == "recall")]
-    hits = zero[zero["intervention"] == "retrieval"].sort_values("k")
-    values = ", ".join(f"{value:.2f}" for value in hits["value"])
-    intact = hits["value"].iloc[0] - hits["change"].iloc[0]
-    said = f"Recall on needles: {intact:.2f} intact; with 1, 2, 5, 10 retrieval heads silenced, {values}"
-    assert said in page_text
-    widest = hits.loc[hits["versus_control"].abs().idxmax()]
-    bounds = ", ".join(sentences.number(widest[column], 2, True) for column in ("versus_low", "versus_high"))
-    assert f"Largest difference {sentences.number(widest['versus_control'], 2, True)} [{bounds}]" in page_text
+    assert html.count('<tr class="sure">') == better + (steps_["low"] > steps_["baseline"]).sum()
     steered = pd.read_csv(folder / "steering.csv", keep_default_na=False)
     shot = steered[(steered["context"] == "zero_shot") & (steered["vector"] == "heads")]["accuracy"].mean()
     assert f"heads {shot:.2f}, function" in page_text
-    effect = heads_[heads_["family"] == "function"]["score"].clip(lower=0).sort_values(ascending=False)
-    assert f"The top 5 of 72 heads carry {effect.head(5).sum() / effect.sum():.0%}" in page_text
+    effect = heads_[heads_["family"] == "function"].sort_values("score_a", ascending=False)["score_b"]
+    share = effect.head(5).sum() / effect.clip(lower=0).sum()
+    assert f"The top 5 of 72 heads, chosen on one half of the prompts, carry {share:.0%}" in page_text
 
 
-def test_counting_claims_only_what_intervals_allow(folder, html):
-    table, counts = pd.read_csv(folder / "effects.csv"), counted()
-    mine = table[(table["intervention"] == "none") & (table["task"] == "blimp") & (table["measure"] == "accuracy")]
-    mine = mine[mine["group"] != "all"]
-    above = int((mine["low"] > 0.70).sum())  # 0.70: the upper bound of n-grams with the prompt, the better ones
-    rest = sorted(mine["group"][(mine["low"] <= 0.70) & (mine["high"] >= 0.50)])
-    below = sorted(mine["group"][mine["high"] < 0.50])
-    assert 0 < above < 12 and rest
-    said = f"lies above both baselines' on {above} of 12 phenomena"
-    said += f"; below one of them on {sentences.listed(below)}" if below else ""
-    shown = text_of(html)
-    assert f"{said}; not told apart from the better one: {sentences.listed(rest)}." in shown
-    assert "lies above both baselines' on 6 of 6 functions." in shown
-    assert "the intact model 1.210" in shown and "(8 prompts); n-grams of the text 12.477" in shown
-    low = mine.assign(value=0.3, low=0.2, high=0.4)
-    text = counting.compared(counting.beside(low, counts, "blimp"), "phenomena")
-    assert "on 0 of 12" in text and f"below one of them on {sentences.listed(PHENOMENA)}." in text
+def test_counting_says_the_differences(folder, html):
+    table, counts = pd.read_csv(folder / "effects.csv", keep_default_na=False), counted()
+    own = table[(table["purpose"] == "none") & (table["task"] == "blimp") & (table["measure"] == "accuracy")]
+    own = own[own["group"] != "all"].set_index("group")["value"].astype(float).sort_index()
+    lead = own - (0.55 + 0.05)  # n-grams with the prompt, the better ones
+    shown, signed = text_of(html), lambda value: sentences.number(value, 2, True)
+    assert (
+        f"Over 12 phenomena, the model's accuracy minus the better baseline's: {signed(lead.median())} in the median, "
+        f"from {signed(lead.min())} ({lead.idxmin()}) to {signed(lead.max())} ({lead.idxmax()})."
+    ) in shown
+    assert "the intact model 1.210" in shown and "(20 prompts); n-grams of the text 12.477" in shown
     nobody = counting.beside(table[table["task"] == "text"], counts, "blimp")
     assert counting.compared(nobody, "phenomena") == "" and set(nobody["series"]) == {"ngram", "ngram_prompt"}
 
@@ -405,27 +329,13 @@ def test_stepping_claims_only_what_intervals_allow(folder, html):
         induction = table[(table["family"] == "induction") & (table["layer"] == top["layer"])]
         score = induction[induction["head"] == top["head"]]["score"].iloc[0]
         assert f"as induction heads: L{top['layer']}H{top['head']} (induction {score:.2f})" in shown
-    assert "Silencing" not in shown.split("Stepping through a string")[-1].split("What happens without them")[0]
 
 
-def test_silenced_steppers_stand_beside_matched_heads(tmp_path):
-    same = {"k": 1, "kind": "mean", "task": "iteration", "group": "all", "measure": "recall", "trials": 18,
-            "control": "same layers, no members", "draws": 2}  # fmt: skip
-    mine = same | {"intervention": "iteration:copy", "value": 0.44, "change": -0.53, "low": -0.6, "high": -0.45}
-    mine |= {"versus_control": -0.46, "versus_low": -0.56, "versus_high": -0.36}
-    other = same | {
-        "intervention": "matched:iteration:copy",
-        "value": 0.9,
-        "change": -0.07,
-        "low": -0.13,
-        "high": -0.01,
-    }
-    none = same | {"intervention": "none", "kind": "", "k": 0, "value": 0.97, "low": 0.94, "high": 0.99}
-    table = pd.concat([effects(np.random.default_rng(7)), pd.DataFrame([none, mine, other])])
-    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table)))
-    said = "changes recall on strings and tapes by −0.53 [−0.60, −0.45]; matched heads by −0.07 [−0.13, −0.01]; "
-    assert shown.count(f"{said}difference −0.46 [−0.56, −0.36].") == 1
-    assert "strings and tapes 0.97" not in shown  # one function says nothing of the task
+def test_silenced_steppers_have_a_verdict(folder, html):
+    section = text_of(html).split("The other functions cannot")[1].split("Tape positions, in per cent")[0]
+    assert "Silencing the 3 best iteration heads of copy (L5H1, L5H2, L11H2; 2 members, the others" in section
+    assert "recall on strings and tapes from 0.97 to" in section and "none of 19 control sets" in section
+    assert "strings and tapes 0.97" not in text_of(html)  # one function says nothing of the task
 
 
 def test_a_slot_that_steps_through_nothing_says_why(tmp_path):
@@ -448,24 +358,155 @@ def test_without_counted_words_a_sentence_says_so(folder, tmp_path):
     assert all(values(spec) for spec in specs_of(html).values())
 
 
-def test_paired_effects_stand_beside_their_own_control(folder):
+def claims(slot: inputs.Slot) -> pd.DataFrame:
+    silenced = rows.silenced(slot.effects, FAMILIES)
+    return silenced[silenced["claim"]]
+
+
+def test_claims_are_the_main_measures_of_home_tasks_with_their_own_control_sets(folder):
     slot = inputs.read("decoder", folder)
-    paired = rows.pairs(slot.effects, "mean")
-    assert len(paired) == 5 * len(MEASURES)
-    for r in paired.itertuples():
-        own = slot.effects.query(
-            "intervention == @name and task == @r.task and measure == @r.measure and kind == @r.kind",
-            local_dict={"name": f"matched:{r.family}", "r": r},
-        ).iloc[0]
-        assert (r.control_change, r.control_low) == (own["change"], own["low"])
-    assert set(rows.three(paired)["series"]) == {"family", "matched", "difference"}
+    table = claims(slot)
+    assert set(zip(table["family"], table["task"], strict=True)) == {
+        (family, task) for family, home in synthetic.HOME.items() for task in home
+    }
+    assert set(table["measure"]) <= set(synthetic.MAIN)
+    controls = rows.control_sets(slot.effects, table)
+    assert len(controls) == synthetic.DRAWS * len(table)
+    drawn = rows.dots(table, controls, 0.05)
+    assert set(drawn.loc[drawn["apart"] == 1, "family"]) == {family for family, _ in synthetic.HARM}
+    for row in table.itertuples():
+        own = controls[(controls["family"] == row.family) & (controls["task"] == row.task)]["change"]
+        worse = (own >= row.change).sum() if row.measure == "loss" else (own <= row.change).sum()
+        assert row.as_harmful == worse and verdicts.rank(row) == f"{worse} of 19"
+        assert row.zero == pytest.approx(1.5 * row.change)
+
+
+def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
+    shown, table = text_of(html), claims(inputs.read("decoder", folder))
+    row = table[(table["family"] == "induction") & (table["task"] == "icl")].iloc[0]
+    assert (
+        "Silencing the 3 best induction heads (L5H1, L5H2, L11H2; 2 members, the others the best that are none) takes "
+        f"accuracy on in-context functions from 0.83 to {row['value']:.2f}, "
+    ) in shown
+    assert f"none of 19 control sets (as many heads, {synthetic.MATCHED}) does as much harm" in shown
+    row = table[(table["family"] == "induction") & (table["task"] == "repeats")].iloc[0]
+    said = (
+        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, "
+        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads "
+        "over 20 prompts; none of 19 control sets does as much harm: "
+        "rank p = 0.05, its floor, q = 0.08 over all claims."
+    )
+    assert said in shown
+    assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
+    assert "Two control sets of a family share, as their mean Jaccard index: previous 0.12" in shown
+    assert "without control sets: it changes accuracy on minimal pairs by" in shown
+    assert not re.search(r"exclude|by chance\)|would by chance", shown)
+
+
+def row_of(**values):
+    same = {"family": "induction", "task": "repeats", "measure": "loss", "k": 2, "members": 2, "heads": "L1H0 L2H0",
+            "value": 2.0, "intact": 1.0, "change": 1.0, "low": 0.5, "high": 1.5, "trials": 20, "controls": 19,
+            "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "",
+            "note": ""}  # fmt: skip
+    return pd.Series(same | values)
+
+
+NEAR = "(as many heads, from the same or nearest layers)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, f"; none of 19 control sets {NEAR} does as much harm: rank p = 0.05, its floor."),
+        ({"p": 0.4, "as_harmful": 7}, f"7 of 19 control sets {NEAR} do as much: rank p = 0.40; not told apart from"),
+        ({"p": 0.02, "controls": 99, "as_harmful": 1}, f"1 of 99 control sets {NEAR} does as much: rank p = 0.02."),
+        ({"p": 0.25, "p_floor": 0.25, "controls": 3}, "that cannot fall below 0.25, so that they are not told apart."),
+        ({"p": np.nan, "controls": 0, "matching": "too few heads"}, "; no control set was run (too few heads), so"),
+        ({"p": np.nan, "controls": np.nan}, "; no control set was run, so that this may be what any heads do."),
+        ({"p": np.nan, "note": "not measurable: 0"}, "control sets, but no rank among them. Note: not measurable: 0."),
+        ({"harm": -0.1, "p": 0.9, "as_harmful": 17}, ", which is no harm; 17 of 19 control sets"),
+        ({"note": "worse than uniform"}, "its floor. Note: worse than uniform."),
+        ({"low": np.nan, "high": np.nan}, "2.000, +1.000 for these heads over 20 prompts;"),
+        ({"change": np.nan, "note": "no function"}, "loss on random repeats was not measured (no function)."),
+        ({"members": 0}, "L2H0; no member)"),
+        ({}, "L2H0; all members)"),
+        ({"q": 0.0704}, "its floor, q = 0.07 over all claims."),
+    ],
+)  # fmt: skip
+def test_a_verdict_follows_its_row(changed, says):
+    assert says in verdicts.claim(row_of(**changed), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("matching", "says"),
+    [
+        ("5 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family",
+         "all in the same layers; no member of a causal family"),
+        ("2 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family; "
+         "4 of 5 in the same layers, 4 of 5 of the same attention kind; holds members: 1 of sink (56 of 72 heads are)",
+         "2 to 4 of 5 in the same layers, the others from the nearest; 4 to 5 of 5 of the same attention kind; "
+         "some: holds members: 1 of sink (56 of 72 heads are)"),
+        ("", "from the same or nearest layers"),
+        ("drawn freely", "drawn freely"),
+    ],
+)  # fmt: skip
+def test_matching_is_said_once_for_all_control_sets(matching, says):
+    assert verdicts.matched(matching) == says
+
+
+def test_every_head_by_gradients(folder, html):
+    shown, table = text_of(html), pd.read_csv(folder / "causal.csv")
+    assert "Loss on random repeats: rank correlation 0.91 over 30 heads; of the 20 largest exact effects, 95 %" in shown
+    assert "Margin on minimal pairs: rank correlation 0.12 over 30 heads" in shown
+    part = table[(table["task"] == "repeats") & (table["layer"] == 5) & (table["head"] == 1)].iloc[0]
+    value = f"{sentences.number(part['exact'], 3, True)} ({sentences.number(part['first_order'], 3, True)})"
+    assert re.search(rf"L5H1 sink, previous, induction, [a-z:, ]+ {re.escape(value)}", shown)
+    assert "Heads silenced alone that stand for no family (1, drawn at random)" in shown
+    single = rows.single_heads(table[table["task"] == "repeats"])
+    spec = head_maps.change_map(single, True, []).to_dict()
+    assert len(values(spec)) == LAYERS * HEADS
+
+    def colours(falls: bool) -> list[str]:
+        return head_maps.change_map(single, falls, []).to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"]
+
+    assert colours(True) == colours(False)[::-1]
+
+
+@pytest.mark.parametrize(("pairs", "name"), [("builtin", "Minimal pairs (built in)"), ("hub", "Minimal pairs (BLiMP)")])
+def test_minimal_pairs_are_called_blimp_only_where_they_are(folder, pairs, name):
+    shown = text_of(render(folder, pairs=pairs))
+    assert f"{name} by phenomenon" in shown and f"{name}: accuracy" in shown
+    assert ("BLiMP" in shown) == (pairs == "hub")
+    assert "ties, share of pairs 0.03" in shown and "2 pairs equal to the tokenizer" in shown
+
+
+def test_the_lead_names_only_families_that_are_silenced(tmp_path, html):
+    lead = (
+        "and what is lost when the best heads of some are silenced (function, grammar, induction, iteration, previous"
+    )
+    assert lead in text_of(html)
+    table = effects(np.random.default_rng(1)).query("purpose == 'none'")
+    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table)))
+    assert "families of heads." in shown and "No family was silenced" in shown
+
+
+def test_a_section_is_one_file(folder, tmp_path, monkeypatch):
+    (tmp_path / "extra.py").write_text(
+        "from stages.page.page import Note\nfrom stages.page.section import SlotSection\n"
+        "SECTION = SlotSection('extra', 'One more', 15, lambda slot, context: [Note('Something more.')])\n"
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    html = render(folder)
+    assert re.findall(r'<section id="decoder-([^"]+)"', html)[:3] == ["model", "extra", "intact"]
+    assert "One more Something more." in text_of(html)
 
 
 EMPTY = {name: pd.DataFrame(columns=columns.split()) for name, columns in inputs.COLUMNS.items()}
 
 
-@pytest.mark.parametrize("name", [*inputs.COLUMNS, "metrics"])
-@pytest.mark.parametrize("gone", [True, False])
+@pytest.mark.parametrize(
+    ("name", "gone"), [*((name, True) for name in [*inputs.COLUMNS, "metrics"]), ("heads", False), ("effects", False)]
+)
 def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
     nothing = None if gone else {} if name == "metrics" else EMPTY[name]
     html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
@@ -498,21 +539,20 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
         tasks=["text", "blimp", "icl", "repeats"],
     )
     shown = text_of(html)
-    assert "The retrieval curve was not measured: no needle was answered in full." in shown
+    assert "needle task no needle was answered in full" in shown
     assert re.search(r"retrieval family no score in \S+heads.csv; see needle", shown)
 
 
 def test_no_members_and_no_control_are_said(tmp_path):
-    table = effects(np.random.default_rng(1))
-    table = table[~table["intervention"].str.startswith("matched:")]
-    table[["versus_control", "versus_low", "versus_high", "draws"]] = None
-    table["control"] = "no control possible"
     none = heads(np.random.default_rng(1)).assign(member=0)
+    table = effects(np.random.default_rng(1), draws=0)
     html = render(write_slot(tmp_path / "decoder", effects=table, heads=none))
     shown = text_of(html)
     assert "None of the 72 heads is a member" in shown
-    assert "No difference from matched heads could be measured." in shown
-    assert "sink against matched heads control no control possible" in shown
+    assert "No control sets were run." in shown
+    assert shown.count("no control set was run (too few heads)") > len(synthetic.HOME)
+    assert "sink against control sets control too few heads (loss on text)" in shown
+    assert "rank p = " not in shown
     assert all(values(spec) for spec in specs_of(html).values())
 
 
@@ -539,7 +579,7 @@ def test_several_slots_stand_one_after_the_other_and_side_by_side(tmp_path):
     [
         ("layer,head\n0,0\n", "no column family"),
         ("", None),
-        (",".join(inputs.COLUMNS["heads"].split()) + "\nx" + ",1" * 11 + "\n", "column layer"),
+        (",".join(inputs.COLUMNS["heads"].split()) + "\nx" + ",1" * 14 + "\n", "column layer"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, content, says):
@@ -567,14 +607,14 @@ def test_numbers(value, digits, sign, text):
 
 
 def test_a_bound_that_is_not_0_does_not_read_as_0():
-    row = pd.Series({"measure": "accuracy", "versus_control": -0.068, "versus_low": -0.133, "versus_high": -0.003})
-    assert sentences.versus(row) == "−0.068 [−0.133, −0.003]"
+    row = pd.Series({"measure": "accuracy", "change": -0.068, "low": -0.133, "high": -0.003})
+    assert verdicts.change(row) == "−0.068 [−0.133, −0.003]"
 
 
 def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copy(ROOT / "params.full.yaml", tmp_path)
+    shutil.copytree(ROOT / "full", tmp_path / "full")
     write_slot(tmp_path / "reports/slots/decoder")
     report.main()
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".html", ".svg")}

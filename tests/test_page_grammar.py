@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import synthetic
 from test_page import HEADS as WIDTH
-from test_page import LAYERS, PHENOMENA, effects, model, overlaps, render, specs_of, text_of, values, write_slot
+from test_page import LAYERS, effects, model, overlaps, render, specs_of, text_of, values, write_slot
 
+from stages.families import FAMILIES
 from stages.families.treebank.grammar import DIRECTIONS, GROUPS, LABELS, name
 from stages.page import clark, gaps, grammar, grammar_rows, inputs, rows, sections
+from stages.page.section import Context
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/published/clark_notebook_all_relations.csv"
 EMPTY = pd.DataFrame(columns=synthetic.COLUMNS)
@@ -26,7 +28,8 @@ def write_encoder(folder: Path, **replaced) -> Path:
     local = scores[scores["family"] == name("det", "dep-to-head")].assign(family="local", baseline=None, null=0.1)
     scores = pd.concat([local, scores], ignore_index=True)
     content = {"model": synthetic.encoder(), "metrics": {"grammar": {"uas": 0.5}}, "heads": scores, "grammar": arcs}
-    content |= {"effects": None, "steering": None, "iteration": None, "overlap": overlaps(scores)}
+    content |= {"effects": None, "causal": None, "agreement": None, "steering": None, "iteration": None}
+    content |= {"overlap": overlaps(scores)}
     return write_slot(folder, **content | replaced)
 
 
@@ -45,17 +48,16 @@ def shown(folder) -> str:
     return text_of(render(folder))
 
 
-def test_findings_count_what_intervals_exclude(slot, shown):
-    found = slot.grammar[slot.grammar["label"] != "all"].dropna(subset="accuracy")
-    above, below = (found["gain_low"] > 0).sum(), (found["gain_high"] < 0).sum()
-    assert 0 < above < len(found)
-    assert f"On {above} of {len(found)} relations (a label in one direction)" in shown
-    assert f"lies above 0 (about 2 would by chance); on {below} it lies below. Largest gain: obj → head, L" in shown
-    assert "57.8 % [56.1, 59.7] of 3726 words find theirs" in shown and "45.0 %: +12.8 [+11.0, +14.7] points" in shown
+def test_findings_say_the_middle_the_ends_and_the_whole(slot, shown):
+    gains = grammar_rows.measured(slot.grammar)["gain"]
+    assert f"Over {len(gains)} relations (a label in one direction)" in shown
+    assert f"does by {100 * gains.median():+.1f} points in the median. Largest: obj → head, L" in shown
+    assert "57.8 % [56.1, 59.7] of 3726 words are found, labels given, over both directions (a hit rate, not a" in shown
+    assert "45.0 %: +12.8 [+11.0, +14.7] points" in shown
     assert "A causal model sees only what came before" in shown
     assert "A causal model" not in grammar.findings(slot.grammar, causal=False)
-    none = slot.grammar.assign(gain_low=-0.1)
-    assert "Largest gain" not in grammar.findings(none, causal=True)
+    arcs = slot.grammar.assign(direction=slot.grammar["direction"].replace("", "dep-to-head"))
+    assert "of 3726 words are found by their dependents, labels given (UAS)" in grammar.findings(arcs, causal=True)
 
 
 def test_map_has_a_cell_per_head_and_relation_and_marks_members_and_the_chosen(slot):
@@ -81,8 +83,11 @@ def test_table_is_bold_where_the_gain_is_sure_and_quotes_clark_only_for_their_di
     assert by_name["obj → head"][-1] == "86.8 (40.0, 2 left) dobj"
     assert by_name["det → head"][-1] == "94.3 (51.7, 1 right) det"
     assert by_name["obj → dependents"][-1] == by_name["case → head"][-1] == "–"
-    assert by_name["all"][-1] == "34.7 (26.7, 1 right) all"
-    assert block.rows[0][0] == "all" and len(block.rows) == len(found)
+    assert block.rows[0][0] == "all (hit rate, both directions)" and len(block.rows) == len(found)
+    assert block.rows[0][-1] == "–"  # no hit rate stands beside a UAS
+    arcs = slot.grammar.assign(direction=slot.grammar["direction"].replace("", "dep-to-head"))
+    first = grammar.table(arcs, "grammar.csv").rows[0]
+    assert (first[0], first[-1]) == ("all → head (UAS)", "34.7 (26.7, 1 right) all")
     row = found[(found["label"] == "nsubj") & (found["direction"] == "dep-to-head")].iloc[0]
     assert by_name["nsubj → head"][3] == f"{100 * row['baseline']:.1f} ({int(row['offset'])} left)"
 
@@ -99,12 +104,11 @@ def test_published_numbers_are_those_of_the_notebook():
     assert set(clark.COUNTERPARTS) <= set(LABELS)
 
 
-def test_nothing_to_say_counts_both_intervals(slot, shown):
+def test_nothing_to_say_says_both_medians(slot, shown):
     found = slot.grammar.dropna(subset="rise")
-    rise, beyond = (found["rise_low"] > 0).sum(), (found["others_low"] > 0).sum()
-    assert 0 < beyond < len(found)
-    assert f"in the chosen heads of {rise} of {len(found)} relations" in shown
-    assert f"on {beyond} of {len(found)} it rises more than in the model's other heads" in shown
+    rise, others = (f"{100 * found[column].median():+.1f}".replace("-", "−") for column in ("rise", "others"))
+    assert f"Over {len(found)} relations it rises by {rise} points in the median in the chosen heads, and by " in shown
+    assert f"{others} in the model's other heads. Largest rise: obj → head, L" in shown
     figure = grammar.nothing_to_say(grammar_rows.measured(slot.grammar), "grammar.csv")[0]
     assert sum(len(values(chart.spec.to_dict())) - 1 for chart in figure.charts) == len(
         found
@@ -114,23 +118,17 @@ def test_nothing_to_say_counts_both_intervals(slot, shown):
 
 
 def test_minimal_pairs_without_grammar_heads(slot, shown):
-    found = rows.silenced_grammar(slot.effects)
-    assert len(found) == len(GROUPS) * (len(PHENOMENA) + 1) * 2
-    sure = found[found["sure"]]
-    assert set(zip(sure["family"], sure["group"], strict=True)) == {
-        ("arguments", "all"), ("arguments", "subject_verb_agreement")}  # fmt: skip
-    assert "Of 96 cells (group, phenomenon, measure), 2 exclude 0 (about 5 would by chance)" in shown
-    assert "over all phenomena, 2 of 8 (about 1 would by chance)" in shown
-    assert "Excludes 0: arguments on all −0." in shown
-    control = slot.effects.query("intervention == 'matched:grammar:clauses' and group == 'binding'")
-    own = found[(found["family"] == "clauses") & (found["group"] == "binding")]
-    assert list(own["control_change"]) == list(control["change"])
+    section = shown.split("and stands beside it only where")[1].split("What happens without them The best")[0]
+    assert "grammar heads of arguments (L5H1, L5H2, L11H2; 2 members" in section
+    assert "does as much harm: rank p = 0.05, its floor" in section
+    assert "grammar heads of clauses" in section and "not told apart from other heads" in section
+    own = rows.silenced(slot.effects, FAMILIES).query("family == 'grammar:arguments' and claim")
+    assert list(own["task"]) == ["blimp"] and own["as_harmful"].item() == 0
 
 
 def test_sixty_families_are_one_elsewhere(slot, shown, folder):
-    assert not rows.pairs(slot.effects, "mean")["family"].str.startswith("grammar").any()
-    elsewhere = re.sub(r"Grammar heads On \d.*?What happens without them", "", shown)
-    assert "grammar:" not in elsewhere
+    elsewhere = re.sub(r"Grammar heads Over \d.*?What happens without them", "", shown)
+    assert not re.search(r"grammar:\w+:(dep|head)", elsewhere)  # groups of relations are silenced, not relations
     measured = int((slot.grammar["label"] != "all").sum() - slot.grammar["note"].ne("").sum())
     assert f"(median of {measured})" in elsewhere and "see Grammar heads" in elsewhere
     assert "grammar, one per label and direction" in elsewhere
@@ -184,7 +182,7 @@ def test_an_encoder_says_once_what_it_cannot_show(tmp_path):
 
 def test_a_masked_model_keeps_what_it_can_do(tmp_path):
     table = effects(np.random.default_rng(1))
-    table = table[(table["intervention"] == "none") & (table["task"] == "blimp")]
+    table = table[(table["purpose"] == "none") & (table["task"] == "blimp")]
     record = synthetic.encoder() | {"kind": "masked"}
     html = render(write_encoder(tmp_path / "encoder", model=record, effects=table))
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
@@ -194,8 +192,8 @@ def test_a_masked_model_keeps_what_it_can_do(tmp_path):
 
 
 def test_a_decoder_is_never_cut(slot):
-    parts = sections.build(slot, {}, [], pd.DataFrame(columns=inputs.COUNTING.split()))
-    assert gaps.limits(slot, parts) == parts
+    parts = sections.build(slot, Context({}, []))
+    assert gaps.limits(slot, parts, {part.anchor for part in parts}) == parts
 
 
 def test_side_by_side_folds_the_gains(tmp_path):

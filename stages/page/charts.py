@@ -10,6 +10,7 @@ import pandas as pd
 
 INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
+DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
 SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
 CONFIG = {
     "aria": False,  # figures are described by their caption; 72 labels a heat map would bury it
@@ -42,7 +43,6 @@ SERIES = {  # who answers: (label, colour, shape), in display order
     "ngram_prompt": ("n-grams of the text and of the prompt so far", PURPLE, "diamond"),
     "ngram": ("n-grams of the text", GREY, "square"),
 }
-CURVE = {"retrieval heads": (BLUE, "circle"), "matched random heads": (GREY, "square")}
 
 
 def groups(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt.LayerChart:
@@ -127,56 +127,31 @@ def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
 
 
 def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChart:
-    """Draw one task's effects: per family its change, that of matched heads, and their difference, with intervals.
+    """Draw one task's effects: per family its change with the interval for its heads, and every control set's change.
 
-    rows: columns family, series ('family', 'matched', 'difference'), change, low, high, sure (the interval excludes 0).
-    A difference is filled where its interval excludes 0 and hollow where not.
+    rows: columns family, series ('family' or 'control'), change, low, high, heads, apart (1: told apart, filled).
     """
-    series = ["family", "matched", "difference"]
-    colour = alt.Color("series:N", scale=alt.Scale(domain=series, range=[BLUE, GREY, ORANGE]), legend=None)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=series, range=["circle", "square", "diamond"]), legend=None)
-    base = alt.Chart(rows, width="container", height={"step": 13}).encode(
-        y=alt.Y("family:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.25)),
-        yOffset=alt.YOffset("series:N", sort=series),
+    base = alt.Chart(rows, width="container", height=alt.Step(26)).encode(
+        y=alt.Y("family:N", sort=order, title=None),
         tooltip=[
             alt.Tooltip("family:N", title="family"),
-            alt.Tooltip("series:N", title="shown"),
+            alt.Tooltip("series:N", title="silenced"),
+            alt.Tooltip("heads:N", title="heads"),
             alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
             alt.Tooltip("low:Q", title="95 % from", format="+.3f"),
             alt.Tooltip("high:Q", title="to", format="+.3f"),
         ],
     )
     x = alt.X("change:Q", title=f"change of {measure}", axis=alt.Axis(tickCount=5))
-    fill = alt.condition("datum.sure || datum.series == 'family'", colour, alt.value("#ffffff"))
+    own = base.transform_filter("datum.series == 'family'")
+    controls = base.transform_filter("datum.series == 'control'")
+    fill = alt.condition("datum.apart == 1", alt.value(BLUE), alt.value("#ffffff"))
     zero = alt.Chart(pd.DataFrame({"change": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="change:Q")
-    lines = base.mark_rule(strokeWidth=1.6).encode(x=alt.X("low:Q"), x2="high:Q", color=colour)
-    points = base.mark_point(size=48, opacity=1, strokeWidth=1.6).encode(x=x, stroke=colour, fill=fill, shape=shape)
-    return alt.layer(zero, lines, points)
-
-
-def curve(rows: pd.DataFrame, measure: str, unit: bool) -> alt.LayerChart:
-    """Draw a measure against heads silenced; rows: series, k, value, low, high; `unit` = the measure lies in 0..1."""
-    names = [name for name in CURVE if name in set(rows["series"])]
-    colours, shapes = zip(*(CURVE[name] for name in names), strict=True)
-    colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
-    scale = alt.Scale(domain=[0, 1]) if unit else alt.Scale(zero=False)
-    base = alt.Chart(rows, width="container", height=200).encode(
-        x=alt.X("k:O", title="heads silenced (zero ablation)", axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("series:N", sort=names, scale=alt.Scale(type="point", padding=9)),
-        color=colour,
-        tooltip=[
-            alt.Tooltip("series:N", title="heads"),
-            alt.Tooltip("k:O", title="silenced"),
-            alt.Tooltip("value:Q", title=measure, format=".3f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
-        ],
-    )
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     return alt.layer(
-        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=measure, scale=scale)),
-        base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q"),
-        base.mark_point(filled=True, size=55, opacity=1).encode(y="value:Q", shape=shape),
+        zero,
+        controls.mark_point(color=GREY, filled=True, size=26, opacity=0.55).encode(x=x),
+        own.mark_rule(color=BLUE, strokeWidth=1.6).encode(x=alt.X("low:Q"), x2="high:Q"),
+        own.mark_point(shape="diamond", size=80, opacity=1, strokeWidth=1.8, color=BLUE).encode(x=x, fill=fill),
     )
 
 
@@ -210,13 +185,19 @@ def steering(rows: pd.DataFrame) -> alt.LayerChart:
 
 
 def concentration(rows: pd.DataFrame) -> alt.LayerChart:
-    """Draw the cumulative share of positive indirect effect against heads by rank; rows: rank, share, name, score."""
+    """Draw the share of positive effect carried against heads by rank; rows: rank, share, name, score (split b)."""
     base = alt.Chart(rows, width="container", height=200).encode(
         x=alt.X(
-            "rank:Q", title="heads, largest effect first", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1)
+            "rank:Q",
+            title="heads, largest effect on one half first",
+            scale=alt.Scale(nice=False),
+            axis=alt.Axis(tickMinStep=1),
         ),
         y=alt.Y(
-            "share:Q", title="share of all positive effect", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
+            "share:Q",
+            title="share of all positive effect on the other",
+            scale=alt.Scale(domainMax=1),
+            axis=alt.Axis(tickCount=5),
         ),
         tooltip=[
             alt.Tooltip("name:N", title="head"),

@@ -1,18 +1,23 @@
 """What counting words can do on the model's own prompts, beside what the intact model does: rows, sentences, blocks.
 
-A claim is made only where 95 % intervals do not overlap, which is stricter than a test of the difference.
+Differences are said as they are; the intervals stand beside them in the figure.
 """
 
 import pandas as pd
 
+from stages import tasks
 from stages.page import charts, rows
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
+from stages.page.section import Context
 from stages.page.sentences import TASKS, capital, interval, listed, number
 from stages.store.paths import COUNTING
 
-CHANCE = {"blimp": 0.5}
-SHOWN = {"blimp": ("phenomenon", "phenomena"), "icl": ("function", "functions")}
+SHOWN = {  # task: what its parts are called, one and many
+    name: tasks.of(name).part
+    for name in tasks.names()
+    if tasks.of(name).part and tasks.of(name).main == "accuracy" and tasks.of(name).counted
+}
 BASELINES = ("ngram", "ngram_prompt")
 NOTE = (
     "A control that knows only which words followed which: n-grams (interpolated modified Kneser-Ney, Chen & Goodman "
@@ -22,20 +27,20 @@ NOTE = (
 )
 
 
-def counting(slot: Slot, counted: pd.DataFrame) -> list:
+def counting(slot: Slot, context: Context) -> list:
     """Show accuracy per phenomenon and function beside both baselines', and the loss on random repeats."""
-    path = COUNTING.as_posix()
+    counted, path = context.counted, COUNTING.as_posix()
     if counted.empty:
         return [Note(f"No n-gram baseline was measured ({path} has no rows).")]
-    if not slot.causal and not (rows.intact(slot.effects)["task"] == "blimp").any():
+    if not slot.decoder and not (rows.intact(slot.effects)["task"] == "blimp").any():
         return [Note("There is nothing to compare counting with: the model scores no sentence.")]
     figure = []
     for task, (one, many) in SHOWN.items():
         found = beside(slot.effects, counted, task)
         if (found["series"] == "model").any():
-            chart = charts.series(found, "accuracy", CHANCE.get(task), order(found))
+            chart = charts.series(found, "accuracy", tasks.of(task).chance.get("accuracy"), order(found))
             says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
-            figure.append(Chart(chart, f"{capital(TASKS[task])} by {one}", says))
+            figure.append(Chart(chart, f"{capital(context.task(task))} by {one}", says))
     says = [ties(counted), whole(slot.effects, counted, "repeats", "loss", 3)]
     text = " ".join(filter(None, [*says, "Lines are 95 % intervals; dashed: chance (0.5 for minimal pairs)."]))
     if not figure:
@@ -61,23 +66,20 @@ def order(found: pd.DataFrame) -> list[str]:
 
 
 def compared(found: pd.DataFrame, many: str) -> str:
-    """Say on which groups the model's interval lies above both baselines', overlaps one, or lies below one."""
-    bounds = found.pivot(index="group", columns="series", values=["low", "high"]).sort_index()
-    names = [name for name in BASELINES if name in bounds["low"]]
-    if "model" not in bounds["low"] or not names:
+    """Say by how much the model's accuracy lies above the better baseline's, over groups, and where most and least."""
+    wide = found.pivot(index="group", columns="series", values="value").sort_index()
+    names = [name for name in BASELINES if name in wide]
+    if "model" not in wide or not names:
         return ""
-    bounds = bounds[bounds["low"]["model"].notna() & bounds["low"][names].notna().all(axis=1)]
-    low, high = bounds["low"], bounds["high"]
-    below = (high["model"] < low[names].max(axis=1)).to_numpy()
-    above = (low["model"] > high[names].max(axis=1)).to_numpy()
-    groups = bounds.index
-    text = f"The model's interval lies above both baselines' on {above.sum()} of {len(groups)} {many}"
-    if below.any():
-        text += f"; below one of them on {listed(groups[below])}"
-    rest = groups[~above & ~below]
-    if len(rest):
-        text += f"; not told apart from the better one: {listed(rest)}"
-    return f"{text}."
+    lead = (wide["model"] - wide[names].max(axis=1)).dropna()
+    if lead.empty:
+        return ""
+    most, least = lead.idxmax(), lead.idxmin()
+    return (
+        f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: "
+        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to "
+        f"{number(lead[most], 2, True)} ({most})."
+    )
 
 
 def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str, digits: int) -> str:

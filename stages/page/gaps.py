@@ -1,16 +1,12 @@
 """What a slot has no number for, and why: said once."""
 
-import pandas as pd
-
-from stages.families.family import Family
 from stages.page import grammar_rows, head_maps, rows, sentences
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot
 from stages.page.page import Note, Section, Table
+from stages.page.section import Context
 from stages.page.sentences import TASKS
 
-# sections that need a model that predicts words
-ASKED = ("intact", "counting", "iteration", "effects", "retrieval", "vectors")
 KINDS = {
     "encoder": "An encoder without a language-model head predicts no word: what its heads look at can be measured, "
     "what they are for cannot, here.",
@@ -19,9 +15,12 @@ KINDS = {
 }
 
 
-def limits(slot: Slot, parts: list[Section]) -> list[Section]:
-    """Put one section in the place of those that have nothing to show, in models that are no decoders."""
-    asked = [] if slot.causal else [part for part in parts if part.anchor in ASKED]
+def limits(slot: Slot, parts: list[Section], predicting: set[str]) -> list[Section]:
+    """Put one section in the place of those that have nothing to show, in models that are no decoders.
+
+    predicting: anchors of the sections that need a model that predicts words.
+    """
+    asked = [] if slot.decoder else [part for part in parts if part.anchor in predicting]
     empty = [part for part in asked if all(block.kind == "note" for block in part.blocks)]
     if not empty:
         return parts
@@ -33,8 +32,9 @@ def limits(slot: Slot, parts: list[Section]) -> list[Section]:
     return [*kept[:first], Section("limits", "What it cannot show", [note]), *kept[first:]]
 
 
-def missing(slot: Slot, families: dict[str, Family], tasks: list[str]) -> list:
+def missing(slot: Slot, context: Context) -> list:
     """List what has no number, and why; what has the same reason stands in one row."""
+    families, tasks = context.families, context.tasks
     why = {what: reason for what, reason in sorted(slot.reasons.items()) if not what.startswith(PREFIX)}
     scored = {name for name, _ in head_maps.by_family(slot.heads, families)}
     for task in TASKS:
@@ -53,21 +53,19 @@ def missing(slot: Slot, families: dict[str, Family], tasks: list[str]) -> list:
         kind = "task" if name in TASKS else "family" if name in families or name == "grammar" else "stage"
         together.setdefault((kind, reason), []).append(name)
     table = [[", ".join(names), kind, reason] for (kind, reason), names in together.items()]
-    table += _controls(slot.effects)
+    table += _controls(slot, context)
     if not table:
         return [Note("Every task, family and control of this run has a number.")]
     return [Table(["what", "kind", "why"], table, "", slot.path("model.json"))]
 
 
-def _controls(effects: pd.DataFrame) -> list[list[str]]:
-    """Return a row per family that no matched heads stand beside."""
-    grammatical = rows.silenced_grammar(effects)
-    grammatical = grammatical.assign(family=PREFIX + grammatical["family"])[grammatical["group"] == "all"]
-    pairs = pd.concat([rows.pairs(effects, "mean"), rows.pairs(effects, "zero"), grammatical])
+def _controls(slot: Slot, context: Context) -> list[list[str]]:
+    """Return a row per family that no control sets stand beside."""
+    silenced = rows.silenced(slot.effects, context.families)
+    alone = silenced[silenced["claim"] & silenced["p"].isna()]
     table = []
-    for family in sorted(set(pairs.loc[pairs["versus_control"].isna(), "family"])):
-        found = pairs[(pairs["family"] == family) & pairs["versus_control"].isna()]
-        reason = sentences.listed(sorted({r or "no matched rows" for r in found["control"]}))
-        cells = sentences.listed(dict.fromkeys(sentences.measured(r.task, r.measure) for r in found.itertuples()))
-        table.append([f"{family} against matched heads", "control", f"{reason} ({cells})"])
+    for family, part in alone.groupby("family", sort=False):
+        said = dict.fromkeys(filter(None, [*part["note"]])) or dict.fromkeys(filter(None, [*part["matching"]]))
+        cells = sentences.listed(dict.fromkeys(sentences.measured(r.task, r.measure) for r in part.itertuples()))
+        table.append([f"{family} against control sets", "control", f"{'; '.join(said) or 'none were run'} ({cells})"])
     return table

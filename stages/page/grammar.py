@@ -1,19 +1,20 @@
 """Grammar heads on the page: which head finds which relation, beside the best offset and Clark+ 2019; what for.
 
-A claim is made only where a 95 % interval allows it. Shares are written in per cent, differences in points.
+Shares are written in per cent, differences in points.
 """
 
 import pandas as pd
 
-from stages.families.treebank.grammar import DIRECTIONS, GROUPS, LABELS
-from stages.page import clark, grammar_charts, rows
-from stages.page.charts import BLUE, GREY, INK, ORANGE, PALE
+from stages.families.treebank.grammar import DIRECTIONS, LABELS
+from stages.page import clark, grammar_charts, rows, verdicts
+from stages.page.charts import BLUE, GREY, ORANGE, PALE
 from stages.page.grammar_rows import leads, measured, placed, unmeasured
+from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.sentences import MEASURES, by_chance, controls, interval, listed, number, percent, percents, versus
+from stages.page.section import Context
+from stages.page.sentences import percent, percents
 
-NAMED = 8  # cells named in a sentence, at most
 CAUSAL = (
     "A causal model sees only what came before: an arc is scored in the direction in which its key word ends before "
     "the query word begins, and in no other."
@@ -25,21 +26,21 @@ SILENT = (
 PUBLISHED = (
     "Clark+ 2019: accuracy and, in brackets, best offset, as printed by the notebook behind Table 1 of arXiv "
     "1906.04341, with their label; all from the dependent to its head. That is another model (BERT-base, which sees "
-    "both sides of a word), another treebank (WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on "
+    "both sides of a word), another set (WSJ, gold tokens) and other labels (Stanford Dependencies: `cc` hangs on "
     "the first conjunct there, on the next one here; `case`, `obl` and `nmod` have no counterpart), and their head was "
     "chosen on the words it is reported on. Their row for all words is one head for all labels; ours takes each "
-    "label's own."
+    "label's own, and stands beside it only where it, too, runs from the dependent to its head alone."
 )
 
 
-def grammar(slot: Slot) -> list:
+def grammar(slot: Slot, context: Context) -> list:
     """Return the blocks of the section, or the reason why there is none."""
     found = measured(slot.grammar)
     if found.empty:
         why = slot.reasons.get("treebank") or unmeasured(slot) or f"{slot.path('grammar.csv')} has no rows"
         return [Note(f"No grammar head was measured: {why}.")]
     path = slot.path("grammar.csv")
-    blocks: list = [Note(findings(slot.grammar, slot.causal))]
+    blocks: list = [Note(findings(slot.grammar, slot.decoder))]
     cells = leads(slot.heads, found)
     if len(cells):
         legend = [(ORANGE, "outline", "member"), (ORANGE, "dot", "chosen on the other half of the sentences"),
@@ -47,40 +48,49 @@ def grammar(slot: Slot) -> list:
         chart = Chart(grammar_charts.relation_map(*placed(cells)), "Every relation in every head")
         says = "Columns are heads, layer by layer; point at a cell for its numbers."
         blocks.append(Figure([chart], says, slot.path("heads.csv"), "wide", legend))
-    return [*blocks, table(slot.grammar, path), Note(PUBLISHED), *nothing_to_say(found, path), *without(slot)]
+    return [*blocks, table(slot.grammar, path), Note(PUBLISHED), *nothing_to_say(found, path), *without(slot, context)]
 
 
 def findings(grammar: pd.DataFrame, causal: bool) -> str:
-    """Say on how many relations the chosen head beats the best offset, where most, and what all of them find."""
-    found = measured(grammar)
-    above, below = int((found["gain_low"] > 0).sum()), int((found["gain_high"] < 0).sum())
-    top = found.loc[found["gain"].idxmax()]
+    """Say what the chosen heads gain over the best offset: in the middle, at most, and over all words."""
+    gains = measured(grammar)
+    top, worst = gains.loc[gains["gain"].idxmax()], gains.loc[gains["gain"].idxmin()]
     text = (
-        f"On {above} of {len(found)} relations (a label in one direction) the chosen head finds the right word more "
-        f"often than the best fixed offset does: the interval of its gain lies above 0 "
-        f"({by_chance(len(found), 0.025)} by chance); on {below} it lies below. "
+        f"Over {len(gains)} relations (a label in one direction) the chosen head finds the right word more often than "
+        f"the best fixed offset does by {percent(gains['gain'].median(), True)} points in the median. Largest: "
+        f"{_gain(top)}; smallest: {_gain(worst)}. "
     )
-    if above:
-        text += (
-            f"Largest gain: {top['relation']}, {top['name']} with {percent(top['accuracy'])} % against "
-            f"{percent(top['baseline'])} %, {points(top)} points. "
-        )
-    whole = grammar[grammar["label"] == "all"]
-    if len(whole):
-        row = whole.iloc[0]
-        text += (
-            f"With the chosen head of each label, {percent(row['accuracy'])} % "
-            f"{percents(row['low'], row['high'])} of {int(row['trials'])} words find theirs, labels given (UAS); with "
-            f"the best offset of each label, {percent(row['baseline'])} %: {points(row)} points. "
-        )
+    for _, row in grammar[grammar["label"] == "all"].iterrows():
+        text += whole(row)
     return text + (CAUSAL if causal else "UAS is over dependents, each of which has one head.")
+
+
+def _gain(row: pd.Series) -> str:
+    return (
+        f"{row['relation']}, {row['name']} with {percent(row['accuracy'])} % against {percent(row['baseline'])} %, "
+        f"{points(row)} points ({int(row['trials'])} query words)"
+    )
+
+
+def whole(row: pd.Series) -> str:
+    """Say what all chosen heads find together: UAS if all look from the dependent to its head, else a hit rate."""
+    what = "are found by their dependents, labels given (UAS)"
+    if row["direction"] != "dep-to-head":
+        what = "are found, labels given, over both directions (a hit rate, not a UAS: any dependent of a head counts)"
+    return (
+        f"With the chosen head of each label, {percent(row['accuracy'])} % {percents(row['low'], row['high'])} of "
+        f"{int(row['trials'])} words {what}; with the best offset of each label, {percent(row['baseline'])} %: "
+        f"{points(row)} points. "
+    )
 
 
 def table(grammar: pd.DataFrame, path: str) -> Table:
     """Return the table in the shape of Clark's Table 1, with the published numbers beside ours."""
     cells, marked = [], []
-    whole = grammar[grammar["label"] == "all"].assign(name="by label", relation="all")
-    for _, row in pd.concat([whole, measured(grammar)]).iterrows():
+    together = grammar[grammar["label"] == "all"].assign(name="by label")
+    names = together["direction"].map({"dep-to-head": "all → head (UAS)", "head-to-dep": "all → dependents"})
+    together["relation"] = names.fillna("all (hit rate, both directions)")
+    for _, row in pd.concat([together, measured(grammar)]).iterrows():
         if row["gain_low"] > 0:
             marked.append(len(cells))
         beside = f" ({offset(row['offset'])})" if row["offset"] == row["offset"] else ""
@@ -92,7 +102,8 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
             published(row["label"], row["direction"]),
         ])  # fmt: skip
     columns = ["relation", "head", "accuracy, %", "best offset, %", "gain, points",
-               "attention on it (on another word), %", "query words", "Clark+ 2019 (BERT-base, WSJ), %"]  # fmt: skip
+               "attention on it (on another word), %", "query words",
+               "another model and set: Clark+ 2019 (BERT-base, WSJ), %"]  # fmt: skip
     says = (
         "→ head: from the dependent to its head; → dependents: from the head to its dependents of that label. Bold: "
         "the 95 % interval of the gain lies above 0. '1 left': the word before. Query words: those reported on, of "
@@ -103,10 +114,10 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
 
 def published(label: str, direction: str) -> str:
     """Write what Clark+ 2019 printed for a relation: accuracy (best offset), and their label."""
-    one = clark.ALL if label == "all" else clark.COUNTERPARTS.get(label) if direction == "dep-to-head" else None
-    if one is None:
+    line = (clark.ALL if label == "all" else clark.COUNTERPARTS.get(label)) if direction == "dep-to-head" else None
+    if line is None:
         return "–"
-    return f"{one.accuracy:.1f} ({one.baseline:.1f}, {offset(-one.offset)}) {one.label}"
+    return f"{line.accuracy:.1f} ({line.baseline:.1f}, {offset(-line.offset)}) {line.label}"
 
 
 def offset(words: float) -> str:
@@ -124,12 +135,13 @@ def nothing_to_say(found: pd.DataFrame, path: str) -> list:
     found = found[found["rise"].notna()]
     if found.empty:
         return [Note("Whether heads look at first and special tokens when their relation is absent was not measured.")]
-    above, below = int((found["rise_low"] > 0).sum()), int((found["rise_high"] < 0).sum())
     beyond = found["others_low"] > 0
+    top = found.loc[found["rise"].idxmax()]
     says = (
-        f"{SILENT} It does in the chosen heads of {above} of {len(found)} relations (the interval of the rise lies "
-        f"above 0; on {below} it lies below); on {int(beyond.sum())} of {int(found['others_low'].notna().sum())} it "
-        f"rises more than in the model's other heads (the interval of the difference lies above 0)."
+        f"{SILENT} Over {len(found)} relations it rises by {percent(found['rise'].median(), True)} points in the "
+        f"median in the chosen heads, and by {percent(found['others'].median(), True)} in the model's other heads. "
+        f"Largest rise: {top['relation']}, {top['name']}, {percent(top['rise'], True)} "
+        f"{percents(top['rise_low'], top['rise_high'], True)}."
     )
     data = found.assign(
         beyond=beyond.astype(int), low=found["rise_low"], high=found["rise_high"],
@@ -151,59 +163,11 @@ def nothing_to_say(found: pd.DataFrame, path: str) -> list:
     return [Figure(cards, says, path, "cards", legend)]
 
 
-def without(slot: Slot) -> list:
-    """Show what silencing the best heads of each group of relations does to minimal pairs, phenomenon by phenomenon."""
-    found = rows.silenced_grammar(slot.effects)
-    path = slot.path("effects.csv")
-    if found.empty:
-        return [Note(f"Grammar heads were not silenced ({path} has no such rows).")] if slot.causal else []
-    found["family"] = found["family"].str.replace("_", " ")
-    names = [group.replace("_", " ") for group in GROUPS]
-    phenomena = sorted(set(found["group"]), key=lambda group: (group != "all", group))
-    cards = []
-    for measure, part in found.groupby("measure", sort=True):
-        part = part.dropna(subset="versus_control")
-        bounds = zip(part["versus_low"], part["versus_high"], strict=True)
-        data = part.assign(
-            text=[number(value, 2, True) for value in part["versus_control"]],
-            interval=[interval(*pair, 3, True) for pair in bounds],
-        )
-        if len(data):
-            keep = "family group change control_change versus_control text interval sure trials".split()
-            there = [group for group in names if group in set(data["family"])]
-            chart = grammar_charts.without(data[keep], measure, there, phenomena)
-            label = f"Without them: difference in {MEASURES.get(measure, (measure,))[0]}"
-            cards.append(Chart(chart, label, excluding(part)))
-    if not cards:
-        return [Note(f"Grammar heads were silenced, but there is no matched control ({path}).")]
-    k = listed(str(k) for k in sorted(set(found["k"].astype(int))))
-    says = (
-        f"Without them: the {k} heads that lead most over the best offset in a group of relations are replaced by "
-        f"their mean output, and compared with as many matched random heads on the same minimal pairs. "
-        f"{cells_said(found)} {controls(found)}"
-    )
-    return [Figure(cards, says, path, "cards", [(INK, "outline", "the interval of the difference excludes 0")])]
-
-
-def cells_said(found: pd.DataFrame) -> str:
-    """Say how many cells exclude 0, and how many would by chance."""
-    tested = found[found["versus_low"].notna()]
-    single, whole = tested[tested["group"] != "all"], tested[tested["group"] == "all"]
-    return (
-        f"Of {len(single)} cells (group, phenomenon, measure), {int(single['sure'].sum())} exclude 0 "
-        f"({by_chance(len(single))} by chance); over all phenomena, {int(whole['sure'].sum())} of {len(whole)} "
-        f"({by_chance(len(whole))} by chance)."
-    )
-
-
-def excluding(found: pd.DataFrame) -> str:
-    """Name the cells of one measure that exclude 0, all phenomena first, then the largest."""
-    sure = found[found["sure"]].copy()
-    if sure.empty:
-        return "No cell excludes 0."
-    sure = sure.assign(size=-sure["versus_control"].abs(), single=sure["group"] != "all").sort_values(
-        ["single", "size"]
-    )
-    named = [f"{r.family} on {r.group} {versus(r)}" for r in sure.head(NAMED).itertuples()]
-    more = f" and {len(sure) - NAMED} more" if len(sure) > NAMED else ""
-    return f"Excludes 0: {', '.join(named) if more else listed(named)}{more}."
+def without(slot: Slot, context: Context) -> list:
+    """Say what silencing the best heads of each group of relations does to minimal pairs."""
+    silenced = rows.silenced(slot.effects, context.families)
+    claims = silenced[silenced["family"].str.startswith(PREFIX) & silenced["claim"]]
+    if claims.empty:
+        why = f"Grammar heads were not silenced ({slot.path('effects.csv')} has no such rows)."
+        return [Note(why)] if slot.decoder else []
+    return [Note(" ".join(verdicts.claim(row, context.alpha) for row in claims.itertuples()))]

@@ -1,4 +1,4 @@
-"""The figures of grammar heads: relations over heads, 'nothing to say', and minimal pairs without them.
+"""The figures of grammar heads: relations over heads, and 'nothing to say'.
 
 The map is laid out in numbers, not categories, so that layers and groups of relations stand apart.
 """
@@ -6,9 +6,8 @@ The map is laid out in numbers, not categories, so that layers and groups of rel
 import altair as alt
 import pandas as pd
 
-from stages.page.charts import BLUE, GREY, INK, MUTED, ORANGE, PALE, SEQUENTIAL
+from stages.page.charts import BLUE, GREY, INK, MUTED, ORANGE, SEQUENTIAL
 
-DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
 WIDTH = 960  # of the map, at most, in pixels
 
 
@@ -88,35 +87,4 @@ def rise(rows: pd.DataFrame, order: list[str], domain: tuple[float, float]) -> a
         base.mark_point(shape="square", size=38, color=GREY, filled=True, opacity=1).encode(x="others:Q"),
         base.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q", color=colour),
         base.mark_point(size=46, opacity=1, strokeWidth=1.6).encode(x=x, stroke=colour, fill=fill),
-    )
-
-
-def without(rows: pd.DataFrame, measure: str, groups: list[str], phenomena: list[str]) -> alt.LayerChart:
-    """Draw the difference from matched heads per group of relations and phenomenon; outlined where 0 is excluded.
-
-    rows: family (the group), group (the phenomenon), versus_control, sure, text, interval, change, control, trials.
-    """
-    top = max(1e-6, float(rows["versus_control"].abs().max()))
-    scale = alt.Scale(domain=[-top, 0, top], range=DIVERGING, interpolate="lab")
-    base = alt.Chart(rows, width="container", height=alt.Step(21)).encode(
-        x=alt.X("family:N", sort=groups, title=None, axis=alt.Axis(labelAngle=0, orient="top", ticks=False)),
-        y=alt.Y("group:N", sort=phenomena, title=None, axis=alt.Axis(ticks=False)),
-        tooltip=[
-            alt.Tooltip("family:N", title="silenced"),
-            alt.Tooltip("group:N", title="phenomenon"),
-            alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
-            alt.Tooltip("control_change:Q", title="with matched heads", format="+.3f"),
-            alt.Tooltip("versus_control:Q", title="difference", format="+.3f"),
-            alt.Tooltip("interval:N", title="95 % interval"),
-            alt.Tooltip("trials:Q", title="minimal pairs"),
-        ],
-    )
-    outline = base.transform_filter("datum.sure").mark_rect(fill="transparent", stroke=INK, strokeWidth=2)
-    numbers = base.mark_text(fontSize=10.5, color=INK).encode(text="text:N")
-    return alt.layer(
-        base.mark_rect(stroke="#ffffff").encode(color=alt.Color("versus_control:Q", scale=scale, legend=None)),
-        numbers.transform_filter("!datum.sure"),
-        numbers.transform_filter("datum.sure").mark_text(fontSize=10.5, color=INK, fontWeight="bold"),
-        outline,
-        view=alt.ViewConfig(fill=PALE),
     )

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from stages.families.family import Family
-from stages.page.charts import GREY, ORANGE, PALE, SEQUENTIAL
+from stages.page.charts import DIVERGING, GREY, INK, ORANGE, PALE, SEQUENTIAL
 
 PREFIX = "grammar:"  # of the names of grammar families, one per label and direction
 
@@ -31,32 +31,74 @@ def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> al
         alt.Tooltip("note:N", title="note"),
     ]
     top = scale_top(data["score"], family)
-    count = data["head"].nunique()
-    step = 18 if count <= 8 else 14 if count <= 16 else 9 if count <= 32 else 6
-    every = max(1, count // 8)
-    bold = {"condition": {"test": f"indexof({whole}, +datum.value) >= 0", "value": "bold"}, "value": "normal"}
+    base = _grid(data, whole, tooltip)
     scale = alt.Scale(domain=[0, top], range=SEQUENTIAL, clamp=True)
-    length = max(60, step * count)
-    legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        direction="horizontal",
-        gradientLength=length,
-        gradientThickness=6,
-        values=[0, top],
-        offset=4,
-    )
-    base = alt.Chart(data, width=alt.Step(step), height=alt.Step(14 if data["layer"].nunique() <= 24 else 9)).encode(
-        x=alt.X("head:O", title=None, axis=alt.Axis(labelAngle=0, labelExpr=_every(every), ticks=False)),
-        y=alt.Y("layer:O", title=None, axis=alt.Axis(labelFontWeight=bold, ticks=False, labelOverlap=True)),
-        tooltip=tooltip,
-    )
+    legend = _legend(data["head"].nunique(), [0, top])
     cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(
         color=alt.Color("score:Q", scale=scale, legend=legend)
     )
     noted = base.transform_filter("datum.note != ''").mark_point(size=5, color=GREY, filled=True)
     members = base.transform_filter("datum.member == 1").mark_rect(fill="transparent", stroke=ORANGE, strokeWidth=2)
     return alt.layer(cells, noted, members, view=alt.ViewConfig(fill=PALE))
+
+
+def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerChart:
+    """Draw one task's first-order changes, layer x head, around 0; heads with an exact change are outlined.
+
+    heads: layer, head, name, first_order, exact, change, low, high, q. falls: less is better; worse is orange.
+    """
+    data = heads.assign(
+        interval=[f"{low:+.3f} to {high:+.3f}" for low, high in zip(heads["low"], heads["high"], strict=True)],
+        measured=heads["exact"].notna().astype(int),
+    )
+    data["interval"] = data["interval"].where(data["low"].notna(), "–")
+    tooltip = [
+        alt.Tooltip("name:N", title="head"),
+        alt.Tooltip("first_order:Q", title="first order", format="+.4f"),
+        alt.Tooltip("exact:Q", title="exact", format="+.4f"),
+        alt.Tooltip("interval:N", title="95 % interval"),
+        alt.Tooltip("q:Q", title="q-value", format=".4f"),
+    ]
+    top = max(float(data["first_order"].abs().max()), 1e-6)
+    colours = DIVERGING[::-1] if falls else DIVERGING
+    scale = alt.Scale(domain=[-top, 0, top], range=colours, interpolate="lab")
+    legend = _legend(data["head"].nunique(), [-top, top], ".2g")
+    base = _grid(data, whole, tooltip)
+    cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(
+        color=alt.Color("first_order:Q", scale=scale, legend=legend)
+    )
+    exact = base.transform_filter("datum.measured == 1").mark_rect(fill="transparent", stroke=INK, strokeWidth=1)
+    return alt.layer(cells, exact, view=alt.ViewConfig(fill=PALE))
+
+
+def _grid(data: pd.DataFrame, whole: list[int], tooltip: list) -> alt.Chart:
+    """Return the grid of all maps: layers down, heads across."""
+    count = data["head"].nunique()
+    bold = {"condition": {"test": f"indexof({whole}, +datum.value) >= 0", "value": "bold"}, "value": "normal"}
+    every = max(1, count // 8)
+    height = alt.Step(14 if data["layer"].nunique() <= 24 else 9)
+    return alt.Chart(data, width=alt.Step(_step(count)), height=height).encode(
+        x=alt.X("head:O", title=None, axis=alt.Axis(labelAngle=0, labelExpr=_every(every), ticks=False)),
+        y=alt.Y("layer:O", title=None, axis=alt.Axis(labelFontWeight=bold, ticks=False, labelOverlap=True)),
+        tooltip=tooltip,
+    )
+
+
+def _legend(count: int, ends: list[float], form: str = "") -> alt.Legend:
+    return alt.Legend(
+        title=None,
+        orient="bottom",
+        direction="horizontal",
+        gradientLength=max(60, _step(count) * count),
+        gradientThickness=6,
+        values=ends,
+        offset=4,
+        **({"format": form} if form else {}),
+    )
+
+
+def _step(count: int) -> int:
+    return 18 if count <= 8 else 14 if count <= 16 else 9 if count <= 32 else 6
 
 
 def scale_top(score: pd.Series, family: Family | None) -> float:
@@ -79,6 +121,12 @@ def atlas(heads: pd.DataFrame, families: dict[str, Family], whole: list[int], ti
     lines = math.ceil(len(parts) / (9 if heads["head"].nunique() <= 8 else 3))
     chart = alt.concat(*parts, columns=math.ceil(len(parts) / lines), spacing=18)
     return chart.resolve_scale(color="independent").properties(title=alt.Title(title, fontSize=14, offset=12))
+
+
+def whole_layers(model: dict) -> list[int]:
+    """Return the layers that see the whole context, of a model that also has others; [] where all do."""
+    layers = model.get("attention", [])
+    return [x["layer"] for x in layers if not x.get("window")] if any(x.get("window") for x in layers) else []
 
 
 def by_family(heads: pd.DataFrame, families: dict[str, Family]) -> list[tuple[str, pd.DataFrame]]:

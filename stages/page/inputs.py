@@ -13,27 +13,25 @@ import pandas as pd
 
 from stages.store.errors import UserError
 
-TEXT = {"family", "note", "family_a", "family_b", "intervention", "kind", "task", "group", "measure", "control"}
-TEXT |= {
-    "function",
-    "context",
-    "vector",
-    "label",
-    "direction",
-    "relation",
-}  # others are numbers, empty where not defined
+TEXT = set(  # columns of names; all others are numbers, empty where not defined
+    "family note family_a family_b purpose kind task group measure matching function context vector label direction "
+    "relation effect_task".split()
+)
 COLUMNS = {
-    "heads": "layer head family score null baseline low high q member prompts note",
+    "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
     "overlap": "family_a family_b members_a members_b both jaccard expected corrected",
-    "reliability": "family spearman members threshold prompts",
-    "effects": "intervention k kind task group measure value change low high trials control draws "
-    "versus_control versus_low versus_high",
+    "reliability": "family spearman members threshold prompts effect_task effect_rho effect_p",
+    "effects": "purpose family k kind draw heads members task group measure value intact change low high trials "
+    "clusters controls control_change p p_floor q overlap matching note",
+    "causal": "layer head task measure change low high q first_order exact",
+    "agreement": "task measure heads rank_correlation sign_agreement top",
     "steering": "function layer context vector accuracy low high trials heads strength",
     "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
 }
+NAMES = {"effects": {"heads"}}  # table: columns that hold names there and numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
 
 
@@ -49,13 +47,15 @@ class Slot:
     overlap: pd.DataFrame
     reliability: pd.DataFrame
     effects: pd.DataFrame
+    causal: pd.DataFrame
+    agreement: pd.DataFrame
     steering: pd.DataFrame
     grammar: pd.DataFrame
     iteration: pd.DataFrame
 
     @property
-    def causal(self) -> bool:
-        """Whether every position sees only what comes before."""
+    def decoder(self) -> bool:
+        """Whether the model is one: every position sees only what comes before."""
         return self.model.get("kind") == "decoder"
 
     @property
@@ -76,7 +76,10 @@ class Slot:
 
 def read(name: str, folder: Path) -> Slot:
     """Read a slot's files; a damaged file or a missing column is a `UserError` naming it."""
-    frames = {table: frame(folder / f"{table}.csv", columns.split()) for table, columns in COLUMNS.items()}
+    frames = {
+        table: frame(folder / f"{table}.csv", columns.split(), TEXT | NAMES.get(table, set()))
+        for table, columns in COLUMNS.items()
+    }
     return Slot(name, folder, _json(folder / "model.json"), _json(folder / "metrics.json"), **frames)
 
 

@@ -7,10 +7,11 @@ against the best fixed offset. Shares are written in per cent.
 import pandas as pd
 
 from stages.families.iteration.iteration import name
-from stages.page import rows, sentences
+from stages.page import rows, verdicts
 from stages.page.head_maps import head_name
 from stages.page.inputs import Slot
 from stages.page.page import Note, Table
+from stages.page.section import Context
 from stages.page.sentences import capital, listed, number, percent, percents
 
 TARGETS = {"input": "next input symbol", "separator": "':' before the tape"}
@@ -24,7 +25,7 @@ NOTE = (
 )
 
 
-def iteration(slot: Slot, counted: pd.DataFrame) -> list:
+def iteration(slot: Slot, context: Context) -> list:
     """Return the blocks of the section, or the reason why there is none."""
     stepping = slot.iteration[slot.iteration["relation"] == "input"]
     path = slot.path("iteration.csv")
@@ -33,9 +34,10 @@ def iteration(slot: Slot, counted: pd.DataFrame) -> list:
             (slot.reasons[key] for key in ("iteration", name("copy")) if key in slot.reasons), f"{path} has no rows"
         )
         return [Note(f"No head was measured while it steps through a string: {why}.")]
+    counted = context.counted
     counts = counted[(counted["task"] == "iteration") & (counted["baseline"] == "ngram_prompt")]
     findings = [
-        Note(f"{finding(row, slot.heads, counts)} {silenced(slot.effects, row['function'])}".strip())
+        Note(f"{finding(row, slot.heads, counts)} {without(slot, context, row['function'])}".strip())
         for _, row in stepping.iterrows()
     ]
     return [Note(NOTE), *findings, table(slot.iteration, path)]
@@ -79,11 +81,11 @@ def members(heads: pd.DataFrame, mine: pd.DataFrame) -> str:
     return f"Members, with their scores as induction heads: {listed(names)}."
 
 
-def silenced(effects: pd.DataFrame, function: str) -> str:
+def without(slot: Slot, context: Context, function: str) -> str:
     """Say what silencing the best heads of a function does to the tapes written; nothing where it was not tried."""
-    found = rows.pairs(effects, "mean")
-    found = found[(found["family"] == name(function)) & (found["task"] == "iteration") & (found["measure"] == "recall")]
-    return " ".join(sentences.beside(row) for _, row in found.iterrows())
+    silenced = rows.silenced(slot.effects, context.families)
+    claims = silenced[(silenced["family"] == name(function)) & silenced["claim"]]
+    return " ".join(verdicts.claim(row, context.alpha) for row in claims.itertuples())
 
 
 def beside(low: float, high: float, other_low: float, other_high: float | None = None) -> str:

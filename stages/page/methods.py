@@ -20,7 +20,9 @@ FILES = {
     "heads.csv": "every head in every family: score, null, baseline, interval, q-value, verdict",
     "reliability.csv": "split-half rank correlation, members and threshold per family",
     "overlap.csv": "heads shared by two families",
-    "effects.csv": "the intact model and every ablation, with controls and intervals",
+    "effects.csv": "the intact model, every set of heads silenced, and the family's rank among its control sets",
+    "causal.csv": "every single head: first-order change, and the exact one where it was silenced alone",
+    "agreement.csv": "how well first-order changes agree with exact ones, per task",
     "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
     "steering.csv": "accuracy with and without function vectors",
@@ -29,12 +31,12 @@ GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
-    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals are 95 % "
-    "bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when its score "
-    "reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} (Benjamini-Hochberg "
-    "over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect effects the null "
-    "is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. Streaming has no "
-    "test: its mass says whether a cut cache would lose anything.",
+    "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores "
+    "are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when "
+    "its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
+    "(Benjamini-Hochberg over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect "
+    "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. "
+    "Streaming has no test: its mass says whether a cut cache would lose anything.",
     "The score of a grammar head is over words, not tokens: attention to a word is the sum over its pieces, attention "
     "from a word the mean, and the word itself and special tokens are taken out. It is the share of query words whose "
     "most attended word is a right one; its null is the best fixed offset in words for that label and direction. A "
@@ -42,14 +44,26 @@ READING = (
     "on one half of the sentences and reported on the other. Beating every fixed offset is necessary for syntax, not "
     "sufficient: a head that looks at the last verb, whatever the tree, beats it too on some labels, and so many heads "
     "are members of some.",
-    "A claim about what heads do needs an ablation. Silencing any heads does damage, so every family stands beside "
-    "matched random heads: as many in each layer, none of them the silenced ones and, where enough remain, none a "
-    "member. The difference is taken on the same prompts. An effect counts when the interval of that difference "
-    "excludes 0 (it holds the spread over matched draws as well as over prompts); among many differences, one in "
-    "twenty would by chance. Mean ablation puts a head's mean output on text in its place; zero ablation puts zeros. "
-    "Where nearly all heads are members, as of sinks, the matched heads are the few that are not, and silencing these "
-    "may do more harm than silencing the family: read the family's own change first.",
-    "Every choice (the top heads, a layer, a strength) is made on one half of the prompts and reported on the other. "
+    "A claim about what heads do needs an ablation. The best heads of a family, its members by one half of the prompts "
+    "and in the order of their scores there (the best non-members, marked, where it has none), are silenced on "
+    "prompts of the other half: something else is written where they write. Mean ablation writes a head's mean output "
+    "on text, zero ablation zeros. Silencing any heads does damage, so the family is ranked among control sets: as "
+    "many other heads, of the same or the nearest layers and of the same kind of attention, none of them a member of "
+    "any family that is tested in this way, unless the page says so. The rank p is (1 + control sets that do at least "
+    "as much harm) / (1 + control sets); it cannot fall below its floor, 1 / (1 + control sets), so that at the floor "
+    "no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot: every family on the "
+    "main measure of every task that it is asked about. On other tasks no control sets are run: the change there only "
+    "shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is "
+    "given, and the more they share, the less a rank among them says.",
+    "Intervals of effects are over clusters of prompts (t where values are near normal, BCa bootstrap where not), for "
+    "exactly the heads that were silenced: they say nothing of other heads. Below 8 clusters there is none. A value "
+    "worse than a uniform guess is noted: the model was pushed to where it never is, and the size of the damage then "
+    "says little.",
+    "First-order effects are gradients: of a task's measure at a head's output z, times (what silencing would write - "
+    "z), summed over positions, for all heads in one backward pass. They are estimates; the agreement with heads that "
+    "were silenced one by one, over a random sample and those that the page names, is given as it is.",
+    "Every choice (the top heads, the best head under a map, a layer, a strength) is made on one half of the prompts "
+    "and reported on the other. "
     "Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
 )
 
@@ -90,7 +104,8 @@ def compared(slots: list[Slot]) -> list[Section]:
         return []
     keys = sorted({key for values in flat.values() for key in values})
     rows = {key: [key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys}
-    says, numeric = "A dash: not measurable for that model.", tuple(range(1, len(flat) + 1))
+    says = "A dash: not measurable for that model. `blimp` is the task of minimal pairs, whatever its source."
+    numeric = tuple(range(1, len(flat) + 1))
     gains = [row for key, row in rows.items() if key.startswith(GAIN)]
     tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]
     if gains:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from stages.families.family import Family
 from stages.page.charts import CONFIG
 from stages.page.inputs import Slot
+from stages.page.sentences import listed
 from stages.store.paths import PAGE
 
 HERE = Path(__file__).parent
@@ -93,12 +94,19 @@ def render(
         title=title,
         slots=slots,
         families=len({name.split(":")[0] for name in families}),  # grammar counts as one
+        silenced=listed(silenced([slot for slot, _ in slots])),
         methods=methods,
         place=place,
         specs=lambda: script_json(specs),
         config=script_json(CONFIG),
         bundle=Markup(bundle()),
     )
+
+
+def silenced(slots: list[Slot]) -> list[str]:
+    """Return the families whose heads were silenced in any slot; grammar and iteration count as one."""
+    names = [name.split(":")[0] for slot in slots for name in slot.effects.query("purpose == 'family'")["family"]]
+    return sorted(set(names))
 
 
 def linked(text: str) -> Markup:

@@ -1,22 +1,33 @@
 """The rows that figures draw and sentences quote, selected and paired from a slot's tables: pure data frames."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 
-from stages.page.head_maps import PREFIX, head_name
+from stages import tasks
+from stages.families.family import Family
+from stages.page.head_maps import head_name
 
-KEYS = ["k", "kind", "task", "group", "measure"]
-ONLY = {"blimp": ["accuracy"], "icl": ["accuracy"], "needle": ["recall"]}  # measures broken down by group
+MAIN = {name: tasks.of(name).main for name in tasks.names()}  # task: the measure that claims are made with
+BESIDE = {measure for name in tasks.names() for measure in tasks.of(name).beside}  # say something of the prompts alone
+SAME = ["family", "task", "measure", "group"]
 
 
 def intact(effects: pd.DataFrame) -> pd.DataFrame:
     """Return the intact model's values on whole tasks."""
-    return effects[(effects["intervention"] == "none") & (effects["group"] == "all")]
+    return effects[(effects["purpose"] == "none") & (effects["group"] == "all")]
 
 
 def by_group(effects: pd.DataFrame, task: str) -> pd.DataFrame:
     """Return the intact model's main measure per group of a task."""
-    rows = effects[(effects["intervention"] == "none") & (effects["group"] != "all") & (effects["task"] == task)]
-    return rows[rows["measure"].isin(ONLY.get(task, []))].sort_values("group")
+    rows = effects[(effects["purpose"] == "none") & (effects["group"] != "all") & (effects["task"] == task)]
+    return rows[rows["measure"] == MAIN.get(task)].sort_values("group")
+
+
+def falls(task: str, measure: str) -> bool:
+    """Tell whether less of a task's measure is better."""
+    return measure in tasks.of(task).falls if task in MAIN else measure == "loss"
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:
@@ -26,77 +37,110 @@ def by_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["length", "depth"]).sort_values(["length", "depth"])
 
 
-def pairs(effects: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return a row per effect of a family, with its matched heads' change beside it (`control_*`; empty where none).
+def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFrame:
+    """Return what silencing the heads of a family changes, a row per family, task, measure and group, in display order.
 
-    `sure`: the interval of the difference from the matched heads excludes 0.
+    Rows are of the kind of ablation that controls have. `home`: the task is one that the family is asked about;
+    `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is given on; `harm`: the
+    change for the worse; `as_harmful`: control sets that do as much harm (empty without controls); `zero`: the change
+    under zero ablation.
     """
-    return _paired(effects[(effects["kind"] == kind) & (effects["group"] == "all") & ~_grammar(effects)])
+    rows, sets = effects[effects["purpose"] == "family"], asked(families)
+    zero = rows[rows["kind"] == "zero"].set_index(SAME)["change"]
+    rows = rows[rows["kind"] == main_kind(effects)].copy()
+    homes = {(name, task) for name, family in sets.items() for task in family.home}
+    groups = {(name, family.home_group) for name, family in sets.items()}
+    rows["home"] = _in(rows, ["family", "task"], homes) | (rows["controls"] > 0)
+    overall = rows["group"] == "all"
+    both = _in(rows, SAME[:3], set(zip(*(rows.loc[overall, column] for column in SAME[:3]), strict=True)))
+    rows["whole"] = overall | (_in(rows, ["family", "group"], groups) & ~both)  # its group, where 'all' has no row
+    rows["claim"] = rows["whole"] & rows["home"] & _main(rows)
+    less_is_better = [falls(*pair) for pair in zip(rows["task"], rows["measure"], strict=True)]
+    rows["harm"] = rows["change"] * np.where(less_is_better, 1.0, -1.0)
+    rows["as_harmful"] = (rows["p"] * (1 + rows["controls"])).round() - 1
+    rows["zero"] = [zero.get(key, np.nan) for key in zip(*(rows[name] for name in SAME), strict=True)]
+    order = {name: place for place, name in enumerate(sets)}
+    rows["place"] = rows["family"].map(order).fillna(len(order))
+    places = {task: place for place, task in enumerate(MAIN)}
+    rows["task_place"] = rows["task"].map(places).fillna(len(places))
+    return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "group"],
+                            ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
 
 
-def silenced_grammar(effects: pd.DataFrame) -> pd.DataFrame:
-    """Return, as `pairs` does, what silencing grammar heads does to minimal pairs: of each phenomenon, and of all."""
-    rows = effects[(effects["kind"] == "mean") & (effects["task"] == "blimp") & _grammar(effects)]
-    both = _paired(rows)
-    return both.assign(family=both["family"].str.removeprefix(PREFIX))
+def _in(rows: pd.DataFrame, columns: list[str], keys: set[tuple]) -> pd.Series:
+    """Tell which rows have one of the keys in these columns."""
+    return pd.Series([key in keys for key in zip(*(rows[column] for column in columns), strict=True)], rows.index, bool)
 
 
-def _grammar(effects: pd.DataFrame) -> pd.Series:
-    return effects["intervention"].str.removeprefix("matched:").str.startswith(PREFIX)
+def _main(rows: pd.DataFrame) -> pd.Series:
+    """Tell which rows have the measure that claims are about: that with a q-value, else the task's main one."""
+    judged = rows["q"].notna()
+    has = judged.groupby([rows["family"], rows["task"]]).transform("any") if len(rows) else judged
+    return judged | (~has & (rows["measure"] == rows["task"].map(MAIN)))
 
 
-def _paired(rows: pd.DataFrame) -> pd.DataFrame:
-    matched = rows["intervention"].str.startswith("matched:")
-    control = rows[matched].assign(intervention=rows["intervention"].str.removeprefix("matched:"))
-    control = control[["intervention", *KEYS, "value", "change", "low", "high", "control", "draws"]]
-    control = control.rename(columns={c: f"control_{c}" for c in ("value", "change", "low", "high")})
-    control = control.rename(columns={"control": "control_level", "draws": "control_draws"})
-    both = rows[~matched & (rows["intervention"] != "none")].merge(control, how="left", on=["intervention", *KEYS])
-    both["control"] = both["control"].where(both["control"] != "", both["control_level"].fillna(""))
-    both["draws"] = both["draws"].fillna(both["control_draws"])
-    both["sure"] = (both["versus_low"] > 0) | (both["versus_high"] < 0)
-    return both.rename(columns={"intervention": "family"})
+def main_kind(effects: pd.DataFrame) -> str:
+    """Return the kind of ablation that control sets were run with; without controls, mean where it was run."""
+    kinds = [*effects.loc[effects["purpose"] == "control", "kind"], "mean"]
+    there = [*effects.loc[effects["purpose"] == "family", "kind"]]
+    return kinds[0] if kinds[0] in there or not there else there[0]
 
 
-def three(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Turn paired effects into the rows of the effects figure: family, matched, difference."""
-    sources = {
-        "family": ["change", "low", "high"],
-        "matched": ["control_change", "control_low", "control_high"],
-        "difference": ["versus_control", "versus_low", "versus_high"],
-    }
-    parts = []
-    for series, columns in sources.items():
-        part = pairs[["family", *columns]].set_axis(["family", "change", "low", "high"], axis=1)
-        parts.append(part.assign(series=series, sure=pairs["sure"] & (series == "difference")))
-    return pd.concat(parts).dropna(subset=["change"])
+def asked(families: Mapping[str, Family]) -> dict[str, Family]:
+    """Return the families that ask for causal evidence, by the name that they are silenced under."""
+    sets: dict[str, Family] = {}
+    for family in families.values():
+        if family.home:
+            sets.setdefault(family.joint or family.name, family)
+    return sets
 
 
-def curve(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Turn paired effects over k into the rows of the curve; intervals of a value are those of its change, shifted."""
-    parts = []
-    for series, prefix in (("retrieval heads", ""), ("matched random heads", "control_")):
-        rows = pd.DataFrame({"k": pairs["k"], "value": pairs[f"{prefix}value"]})
-        base = pairs[f"{prefix}value"] - pairs[f"{prefix}change"]
-        rows = rows.assign(low=base + pairs[f"{prefix}low"], high=base + pairs[f"{prefix}high"])
-        rows = rows.dropna(subset=["value"])
-        if len(rows):
-            start = pd.DataFrame({"k": [0], "value": [base.iloc[0]], "low": None, "high": None})
-            parts.append(pd.concat([start.astype(float), rows.astype(float)]).assign(series=series))
-    return (
-        pd.concat(parts).astype({"k": int}) if parts else pd.DataFrame(columns=["k", "value", "low", "high", "series"])
-    )
+def control_sets(effects: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
+    """Return the control sets of claims, one row each: family, task, measure, group, change, heads, draw."""
+    rows = effects[(effects["purpose"] == "control") & (effects["kind"] == main_kind(effects))]
+    return rows[[*SAME, "change", "heads", "draw"]].merge(claims[SAME], on=SAME)
+
+
+def dots(claims: pd.DataFrame, controls: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Return the rows of the effects figure: families with intervals ('family') and their control sets ('control')."""
+    apart = (claims["p"] <= alpha) & (claims["harm"] > 0)
+    own = claims.assign(series="family", apart=apart.astype(int))
+    other = controls.assign(series="control", apart=0, low=np.nan, high=np.nan)
+    keep = ["family", "series", "change", "low", "high", "heads", "apart"]
+    return pd.concat([part[keep] for part in (own, other) if len(part)], ignore_index=True).dropna(subset="change")
+
+
+def single_heads(causal: pd.DataFrame) -> pd.DataFrame:
+    """Return a slot's causal table with the name of every head."""
+    return causal.assign(name=[head_name(*pair) for pair in zip(causal["layer"], causal["head"], strict=True)])
+
+
+def silenced_in(effects: pd.DataFrame) -> dict[str, list[str]]:
+    """Return head -> families that it is silenced with."""
+    rows = effects[effects["purpose"] == "family"].drop_duplicates(["family", "heads"])
+    names: dict[str, list[str]] = {}
+    for family, heads in zip(rows["family"], rows["heads"], strict=True):
+        for head in heads.split():
+            if family not in names.setdefault(head, []):
+                names[head].append(family)
+    return names
 
 
 def concentration(heads: pd.DataFrame) -> pd.DataFrame:
-    """Return heads by rank of their positive indirect effect, with the cumulative share; `of` = heads in all."""
-    rows = heads[heads["family"] == "function"].dropna(subset=["score"])
-    top = rows[rows["score"] > 0].sort_values(["score", "layer", "head"], ascending=[False, True, True])
+    """Return heads by rank of their indirect effect on split a, with the share that the first carry on split b.
+
+    share: sum of the split-b effects so far, of all positive ones on split b; `of` = heads in all. Only heads with a
+    positive effect on split a are ranked.
+    """
+    rows = heads[heads["family"] == "function"].dropna(subset=["score_a", "score_b"])
+    top = rows[rows["score_a"] > 0].sort_values(["score_a", "layer", "head"], ascending=[False, True, True])
+    total = rows["score_b"].clip(lower=0).sum()
+    top = top if total > 0 else top.head(0)
     return pd.DataFrame(
         {
             "rank": range(1, len(top) + 1),
-            "share": (top["score"].cumsum() / top["score"].sum()).to_list(),
-            "score": top["score"].to_list(),
+            "share": (top["score_b"].cumsum() / total).to_list(),
+            "score": top["score_b"].to_list(),
             "name": [head_name(*pair) for pair in zip(top["layer"], top["head"], strict=True)],
             "of": len(rows),
         }

@@ -2,29 +2,26 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
+from stages import tasks
 from stages.page.head_maps import head_name
 
-TASKS = {
-    "blimp": "minimal pairs",
-    "icl": "in-context functions",
-    "needle": "needles",
-    "repeats": "random repeats",
-    "text": "text",
-    "treebank": "parsed sentences",
-    "iteration": "strings and tapes",
-}
+TASKS = {name: tasks.of(name).label for name in tasks.names()}  # what a task's prompts are called
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),
     "recall": ("recall", 2),
     "logprob": ("log-probability, nats per answer token", 3),
     "loss": ("loss, nats per token", 3),
     "margin": ("margin, nats", 3),
+    "ties": ("ties, share of pairs", 2),
+    "equal_ids": ("pairs with equal token ids, share", 2),
+    "unequal_length": ("pairs of unequal length in tokens, share", 2),
 }
 PLURAL = {"previous": "previous-token", "duplicate": "duplicate-token"}
+PAIRS = {"builtin": "minimal pairs (built in)", "hub": "minimal pairs (BLiMP)", "path": "minimal pairs (from a folder)"}
+BROAD = 0.5  # a family with more than this share of all heads says little of any of them
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -50,26 +47,19 @@ def percents(low: float, high: float, sign: bool = False) -> str:
     return interval(100 * low, 100 * high, 1, sign)
 
 
-def change(row: Any, prefix: str = "") -> str:
-    """Write a row's change with its interval: that of the family (''), or of its control ('control_')."""
-    return _change(row.measure, *(getattr(row, f"{prefix}{column}") for column in ("change", "low", "high")))
-
-
-def versus(row: Any) -> str:
-    """Write a row's difference from its control, with its interval."""
-    return _change(row.measure, row.versus_control, row.versus_low, row.versus_high)
-
-
-def _change(measure: str, centre: float, low: float, high: float) -> str:
-    digits = decimals(measure)
-    if any(0 < abs(bound) < 0.5 * 10**-digits for bound in (low, high)):
-        digits += 1  # a bound that is not 0 must not read as 0
-    return f"{number(centre, digits, True)} {interval(low, high, digits, True)}".strip()
-
-
 def decimals(measure: str) -> int:
     """Return how many decimals a measure is written with."""
     return MEASURES.get(measure, ("", 3))[1]
+
+
+def p_value(p: float) -> str:
+    """Write a p- or q-value: two decimals, three where it is small."""
+    return "–" if math.isnan(p) else "below 0.001" if p < 0.001 else number(p, 2 if p >= 0.01 else 3)
+
+
+def pairs_name(source: str) -> str:
+    """Name the minimal pairs by where they come from: only those of the hub's data set are BLiMP."""
+    return PAIRS.get(source, TASKS["blimp"])
 
 
 def measured(task: str, measure: str) -> str:
@@ -78,8 +68,9 @@ def measured(task: str, measure: str) -> str:
 
 
 def family_heads(family: str) -> str:
-    """Name the heads of a family: previous-token heads."""
-    return f"{PLURAL.get(family, family)} heads"
+    """Name the heads of a family: previous-token heads, grammar heads of arguments."""
+    name, _, part = family.partition(":")
+    return f"{PLURAL.get(name, name)} heads" + (f" of {part.replace('_', ' ')}" if part else "")
 
 
 def capital(text: str) -> str:
@@ -114,11 +105,11 @@ def anatomy(model: dict) -> str:
     ).replace("1 key-value heads", "1 key-value head")
 
 
-def intact(row: pd.Series) -> str:
-    """Say how the intact model does on a whole task."""
+def intact(row: pd.Series, task: str) -> str:
+    """Say how the intact model does on a whole task, named `task`."""
     digits = decimals(row["measure"])
     value = f"{number(row['value'], digits)} {interval(row['low'], row['high'], digits)}".strip()
-    return f"{measured(row['task'], row['measure'])} {value} over {int(row['trials'])} trials"
+    return f"{row['measure']} on {task} {value} over {int(row['trials'])} trials"
 
 
 def spread(rows: pd.DataFrame, what: str) -> str:
@@ -133,7 +124,7 @@ def spread(rows: pd.DataFrame, what: str) -> str:
 
 
 def members(heads: pd.DataFrame) -> str:
-    """Say how many heads belong to a family, and which families are the largest."""
+    """Say how many heads belong to a family, which families are the largest, and what broad families add."""
     total = heads[["layer", "head"]].drop_duplicates()
     heads = heads.assign(family=heads["family"].str.split(":").str[0])  # grammar counts as one family
     inside = heads[heads["member"] == 1].drop_duplicates(["layer", "head", "family"])
@@ -143,88 +134,29 @@ def members(heads: pd.DataFrame) -> str:
         return (
             f"None of the {len(total)} heads is a member of any of the {heads['family'].nunique()} families measured."
         )
+    text = f"{len(belong)} of {len(total)} heads are members of at least one of {heads['family'].nunique()} families"
+    broad = counts[counts > BROAD * len(total)]
+    if broad.empty:
+        return f"{text}; largest: {listed(f'{name} ({count})' for name, count in counts.head(3).items())}."
+    rest = inside[~inside["family"].isin(broad.index)]
     return (
-        f"{len(belong)} of {len(total)} heads are members of at least one of {heads['family'].nunique()} families; "
-        f"largest: {listed(f'{name} ({count})' for name, count in counts.head(3).items())}."
+        f"{text}. Broad families drive that: {listed(f'{name} ({count} heads)' for name, count in broad.items())}; "
+        f"without {'it' if len(broad) == 1 else 'them'}, {len(rest[['layer', 'head']].drop_duplicates())} heads are "
+        "members of another."
     )
 
 
 def strongest(rows: pd.DataFrame) -> str:
-    """Name a family's strongest head, its score and how many members there are."""
-    top = rows.loc[rows["score"].idxmax()]
+    """Say how many members a family has; name the head with the highest score on split a, with its score on split b."""
+    apart = rows.dropna(subset=["score_a", "score_b"])
+    chosen, reported = ("score_a", "score_b") if len(apart) else ("score", "score")
+    scored = apart if len(apart) else rows
+    top = scored.loc[scored[chosen].idxmax()]
     count = int(rows["member"].sum())
-    digits = 2 if top["score"] >= 0.1 else 3
+    digits = 2 if top[reported] >= 0.1 else 3
     kind = f"{count} member{'s' if count != 1 else ''}" if count else "no member"
-    return f"{kind} · {head_name(top['layer'], top['head'])} {number(top['score'], digits)}"
-
-
-def effects(pairs: pd.DataFrame) -> str:
-    """Say how many of the differences from matched heads exclude 0, and how many would by chance."""
-    tested = pairs[pairs["versus_low"].notna()]
-    if tested.empty:
-        return "No difference from matched heads could be measured."
-    sure = tested[tested["sure"]]
-    return (
-        f"Of {len(tested)} differences from matched heads, {len(sure)} {'excludes' if len(sure) == 1 else 'exclude'} 0 "
-        f"({by_chance(len(tested))} if no family mattered)."
-    )
-
-
-def by_chance(count: int, share: float = 0.05) -> str:
-    """Say how many of a number of intervals would exclude 0 (on one side: half as many) though nothing is there."""
-    return f"about {math.ceil(share * count)} would"
-
-
-def task_effects(pairs: pd.DataFrame) -> str:
-    """Name the families whose difference from matched heads excludes 0 on one task."""
-    sure = pairs[pairs["sure"]]
-    sure = sure.reindex(sure["versus_control"].abs().sort_values(ascending=False, kind="stable").index)
-    if sure.empty:
-        return "No difference excludes 0." if pairs["versus_low"].notna().any() else "No control was possible."
-    return f"Differs from matched heads: {listed(f'{row.family} {versus(row)}' for row in sure.itertuples())}."
-
-
-def controls(pairs: pd.DataFrame, by: str = "family") -> str:
-    """Say how the matched heads were matched and how many distinct draws there were, by family or k."""
-    levels: dict[str, dict[str, list[str]]] = {}
-    for key, found in pairs.groupby(by, sort=False):
-        row = found.iloc[0]
-        draws = str(int(row["draws"])) if row["draws"] > 0 else "none"
-        name = f"k = {key}" if by == "k" else str(key)
-        levels.setdefault(row["control"] or "level not recorded", {}).setdefault(draws, []).append(name)
-    parts = []
-    for level, draws in levels.items():
-        single = len(draws) == len(levels) == 1
-        counts = "; ".join(n if single else f"{n} ({listed(keys)})" for n, keys in draws.items())
-        parts.append(f"{level}; distinct draws: {counts}")
-    return f"Matched heads: {'. '.join(parts)}."
-
-
-def curve(pairs: pd.DataFrame) -> str:
-    """Say what silencing more and more retrieval heads does to one measure, beside matched heads."""
-    pairs = pairs.sort_values("k")
-    first, digits = pairs.iloc[0], decimals(pairs["measure"].iloc[0])
-    name = measured(first["task"], first["measure"])
-    ks = ", ".join(str(int(k)) for k in pairs["k"])
-    values = ", ".join(number(value, digits) for value in pairs["value"])
-    intact = number(first["value"] - first["change"], digits)
-    text = f"{name[0].upper()}{name[1:]}: {intact} intact; with {ks} retrieval heads silenced, {values}"
-    if pairs["versus_control"].isna().all():
-        return f"{text}; there is no matched control."
-    controls = ", ".join(number(value, digits) for value in pairs["control_value"])
-    widest = pairs.loc[pairs["versus_control"].abs().idxmax()]
-    return (
-        f"{text}; with as many matched heads, {controls}. "
-        f"Largest difference {versus(widest)}, at {int(widest['k'])}; {int(first['trials'])} trials."
-    )
-
-
-def beside(row: pd.Series) -> str:
-    """Say what silencing the same heads does to another task, as a check that the damage is not general."""
-    text = f"Silencing {int(row['k'])} of them changes {measured(row['task'], row['measure'])} by {change(row)}"
-    if math.isnan(row["versus_control"]):
-        return f"{text}; there is no matched control."
-    return f"{text}; matched heads by {change(row, 'control_')}; difference {versus(row)}."
+    same = "" if len(apart) else " (chosen on the same prompts)"
+    return f"{kind} · {head_name(top['layer'], top['head'])} {number(top[reported], digits)}{same}"
 
 
 def steering(rows: pd.DataFrame, context: str, labels: dict[str, str]) -> str:
@@ -239,13 +171,13 @@ def steering(rows: pd.DataFrame, context: str, labels: dict[str, str]) -> str:
 def concentration(rows: pd.DataFrame) -> str:
     """Say how much of the positive indirect effect the top heads carry; rows as in the figure, by rank."""
     if rows.empty:
-        return "No head has a positive indirect effect."
+        return "No head has a positive indirect effect on both halves of the prompts."
     top = rows.iloc[min(5, len(rows)) - 1]
     count, total = int(top["rank"]), int(rows["of"].iloc[0])
     return (
-        f"The top {count} of {total} heads carry {top['share']:.0%} of all positive indirect effect "
-        f"({rows.iloc[0]['name']} alone {rows.iloc[0]['share']:.0%}); spread evenly, {count} heads would carry "
-        f"{count / total:.0%}."
+        f"The top {count} of {total} heads, chosen on one half of the prompts, carry {top['share']:.0%} of all "
+        f"positive indirect effect on the other half ({rows.iloc[0]['name']} alone {rows.iloc[0]['share']:.0%}); "
+        f"spread evenly, {count} heads would carry {count / total:.0%}."
     )
 
 

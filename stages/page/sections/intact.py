@@ -1,0 +1,44 @@
+"""Values and trials of the untouched model."""
+
+from stages import tasks
+from stages.page import charts, rows, sentences
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import MEASURES, number
+
+
+def intact(slot: Slot, context: Context) -> list:
+    """Return a table of all tasks and measures, and charts by group."""
+    whole = rows.intact(slot.effects)
+    whole = whole[whole["task"] != "iteration"]  # has a section of its own: only some functions are scored here
+    path = slot.path("effects.csv")
+    if whole.empty:
+        return [Note(f"No task was measured on the intact model ({path} has no such rows).")]
+    table = [
+        [context.task(r["task"]), MEASURES.get(r["measure"], (r["measure"],))[0], number(r["value"], d),
+         sentences.interval(r["low"], r["high"], d) or "–", str(int(r["trials"])), r["note"]]
+        for _, r in whole.iterrows() for d in [sentences.decimals(r["measure"])]
+    ]  # fmt: skip
+    scored = whole[whole["measure"].isin(["accuracy", "recall"])]
+    says = "; ".join(sentences.intact(r, context.task(r["task"])) for _, r in scored.iterrows())
+    says = f"The intact model: {says}." if says else "Only losses were measured on the intact model."
+    blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
+    figure = []
+    for task in [task for task in tasks.names() if task != "iteration" and tasks.of(task).parts]:
+        grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
+        places = rows.by_place(grouped)
+        if len(places):
+            says = sentences.spread(places, "places (tokens@depth)")
+            figure.append(Chart(charts.grid(places, kind.main), f"Needle {kind.main} by length and depth", says))
+        elif len(grouped):
+            chart = charts.groups(grouped, kind.main, kind.chance.get(kind.main))
+            label = f"{sentences.capital(context.task(task))} by {kind.part[0]}"
+            figure.append(Chart(chart, label, sentences.spread(grouped, kind.part[1])))
+    if figure:
+        line = "Bars with 95 % intervals; the dashed line is chance (0.5 for minimal pairs)."
+        blocks.append(Figure(figure, line, path))
+    return blocks
+
+
+SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True)

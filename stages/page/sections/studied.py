@@ -1,0 +1,28 @@
+"""Where the model comes from, under what terms, and what it is made of."""
+
+from stages.page import sentences
+from stages.page.inputs import Slot
+from stages.page.page import Note, Table
+from stages.page.section import Context, SlotSection
+
+
+def studied(slot: Slot, context: Context) -> list:
+    """Return the model's facts and the checksums of its weights."""
+    model = slot.model
+    architecture = f"{model.get('architecture')} ({model.get('kind')}), {model.get('parameters', 0):,} parameters"
+    facts = [
+        ["model", " ".join(filter(None, [model.get("name"), model.get("revision")])) + f" ({model.get('source')})"],
+        ["architecture", architecture],
+        ["weights", f"{model.get('stored')}; computed in {model.get('dtype')}"],
+        ["licence", str(model.get("licence"))],
+        ["software", ", ".join(f"{name} {version}" for name, version in sorted(model.get("versions", {}).items()))],
+    ]  # fmt: skip
+    files = [[name, digest] for name, digest in sorted(model.get("files", {}).items())]
+    blocks = [Note(f"{model.get('origin', '')} {sentences.anatomy(model)}"), Table([], facts)]
+    if files:
+        folded = f"Checksums of the weights ({len(files)} file{'s' * (len(files) > 1)})"
+        blocks.append(Table(["file", "sha256"], files, folded=folded))
+    return blocks
+
+
+SECTION = SlotSection("model", "What was studied", 10, studied)
