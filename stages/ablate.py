@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 2  # prompts of a cluster that are taken together: in-context ones share a prefix, so the second costs little
+
 
 def main(slot: str) -> None:
     """Run the plan on all tasks the intact model can do; say why where there is nothing to silence."""
@@ -98,19 +100,18 @@ def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: para
 
 
 def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take `count` prompts evenly over categories and groups; within a group, one cluster after the other.
+    """Take `count` prompts evenly over categories, groups and clusters; `TOGETHER` of a cluster follow each other.
 
     The first n of a larger count are those of a smaller one.
     """
     if prompts.empty:
         return prompts
     table = prompts.sort_values("id")
-    turn = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
-    within = table.groupby(["group", turn]).cumcount()  # a cluster's second prompt comes after all clusters' first
-    table = table.assign(within=within, turn=turn).sort_values(["group", "within", "turn", "id"])
-    place = table.groupby("group").cumcount()
+    cluster = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
+    turn = table.groupby(["group", "cluster"]).cumcount() // TOGETHER
+    place = turn * (cluster.max() + 1) + cluster  # all clusters of a group once, then all of them again
     column = table.groupby("category").group.transform(lambda names: pd.factorize(names, sort=True)[0])
-    table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "group"])
+    table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "group", "id"])
     return table.head(count)[list(prompts.columns)]
 
 
@@ -234,7 +235,7 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     pairs, _ = fitting(loaded, list(tables.read(paths.prompts("blimp"), tables.PROMPTS).itertuples()))
     log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), record["parameters"]))
     rows = []
-    scored = outcomes(loaded, pairs, settings.extract.batch_tokens)
+    scored = outcomes(loaded, pairs, settings.extract.batch_tokens, settings.tasks.blimp.pseudo == "within_word")
     for pair, measures in tqdm(scored, total=len(pairs), desc="score", unit="pair"):
         rows += [effect(INTACT, "blimp", pair, measure, value) for measure, value in measures.items()]
     why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"

@@ -2,9 +2,10 @@
 
 Writes, per checkpoint, every head's attention on the task's relations and the model's outcomes on held-out sequences
 (curve.csv); when each measure jumps and how that differs between measures and arms, with intervals (findings.csv); the
-means over seeds that branches compare (metrics.json); and where heads look in one sequence (picture.csv), in the main
-arm's run with the best outcome on split a. The best head of a checkpoint is chosen on split a of the held-out
-sequences, its values are those of split b. At the last checkpoint, each head is silenced in turn.
+means over seeds that branches compare (metrics.json); the hash of the params behind all this (params.json); and where
+heads look in one sequence (picture.csv), in the main arm's run with the best outcome on split a. The best head of a
+checkpoint is chosen on split a of the held-out sequences, its values are those of split b. At the last checkpoint, each
+head is silenced in turn. Params are read and results written in the folder it runs in, as by `stages.train`.
 
 Revisions of a pretrained model are measured likewise, on the prompts of slots (stages/recipes/families.py); nothing is
 silenced there and nothing pictured.
@@ -19,9 +20,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import pandas as pd
 from tqdm import tqdm
 
-from stages.recipes.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
-from stages.recipes.onset import locate
-from stages.recipes.task import Task, create
+from stages.recipes.lesson import Lesson, create
+from stages.statistics.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
+from stages.statistics.onset import locate
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
@@ -33,12 +34,12 @@ PICTURE = ["seed", "head", "query", "token", "predicts", "key", "looks_at", "wei
 
 def main(name: str) -> None:
     """Measure all checkpoints, locate the jumps, write the summaries; runs share the processor's cores."""
-    settings = params.load()
+    settings = params.load_studies()
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
-    tasks = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
+    lessons = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
     log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
@@ -51,32 +52,36 @@ def main(name: str) -> None:
             done.result()  # raises at once what a run raised
     kept, located = [], {}
     for arm in arms:
-        mine = [futures[run].result()[0] for run in runs if run[0] == arm]
-        table = pd.DataFrame([row for rows in mine for row in rows], columns=RAW)
+        raw = [row for run in runs if run[0] == arm for row in futures[run].result()[0]]
+        table = pd.DataFrame(raw, columns=RAW)
         if arm == recipe.main:
-            seed = leader(table, tasks[arm].onsets[-1], tasks[arm].onsets[-1] in tasks[arm].falls)
+            learned = lessons[arm].onsets[-1]
+            seed = leader(table, learned, learned in lessons[arm].falls)
             picture = [(seed, *row) for row in futures[arm, seed].result()[1]]
         kept.append(together(best(table)))
         rng = stream(settings.seed, f"recipes/{name}/bootstrap")  # the same resamples for every arm
         values, steps_C, weights = arrays(kept[-1])
-        falls, solved = tasks[arm].falls, tasks[arm].solved
+        falls, solved = lessons[arm].falls, lessons[arm].solved
         located[arm] = locate(values, falls, steps_C, study.steps, study.bootstrap, rng, solved, study.factor, weights)
-    levels = tasks[recipe.main].levels(held_out(settings, name, tasks[recipe.main]))
-    findings = pd.DataFrame([*compared(located, tasks), *levelled(levels, recipe.main)], columns=FINDINGS)
+    main_lesson = lessons[recipe.main]
+    levels = main_lesson.levels(held_out(settings, name, main_lesson))
+    findings = pd.DataFrame([*compared(located, lessons), *levelled(levels, recipe.main)], columns=FINDINGS)
     summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     for file, table in summaries.items():
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
-    tables.write_text(paths.study(name) / "metrics.json", json.dumps(metrics(findings, counts), indent=2) + "\n")
+    made_with = {"sha256": params.digest(settings.seed, recipe)}
+    for file, content in {"metrics": metrics(findings, counts), "params": made_with}.items():
+        tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
 
-def held_out(settings: params.Params, name: str, task: Task) -> list:
+def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
     """Draw the sequences that all checkpoints of a recipe are measured on."""
-    return task.held_out(stream(settings.seed, f"recipes/{name}/held_out"), settings.recipes[name].study.sequences)
+    return lesson.held_out(stream(settings.seed, f"recipes/{name}/held_out"), settings.recipes[name].study.sequences)
 
 
-def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
+def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
     from stages.training import revisions, study, survey
     from stages.training.train import one_thread
@@ -84,21 +89,21 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int) -> tuple[li
     one_thread()
     recipe = settings.recipes[name]
     training = recipe.arm(arm)
-    task = create(name, recipe, training.arguments)
-    held = held_out(settings, name, task)
+    lesson = create(name, recipe, training.arguments)
+    held = held_out(settings, name, lesson)
     rows, last = [], training.kept[-1]
     if isinstance(training, params.Revisions):
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
-            rows += [(arm, seed, step, *row) for row in survey.measured(loaded, task, held)]
+            rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]
         return rows, []  # silencing every head of a large model takes too long
     for step in training.kept:
-        loaded = study.opened(name, arm, seed, step, task)
-        found = study.measured(loaded, task, held)
-        rows += [(arm, seed, step, *row) for row in found if step == last or row[1] or "@" not in row[0]]
-    rows += [(arm, seed, last, *row) for row in study.silenced(loaded, task, held)]
-    shown = held[task.shown(held)]
-    return rows, list(study.pictured(loaded, task, shown)) if arm == recipe.main else []
+        loaded = study.opened(name, arm, seed, step, lesson)
+        outcomes = study.measured(loaded, lesson, held)
+        rows += [(arm, seed, step, *row) for row in outcomes if step == last or row[1] or "@" not in row[0]]
+    rows += [(arm, seed, last, *row) for row in study.silenced(loaded, lesson, held)]
+    shown = held[lesson.shown(held)]
+    return rows, list(study.pictured(loaded, lesson, shown)) if arm == recipe.main else []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What counting alone can do on the model's own prompts: `python -m stages.ngram`, the control of every claim.
 
 Counts the words of a text (interpolated modified Kneser-Ney, `stages.baseline`) and writes data/ngram.parquet, one row
-per (baseline, prompt, measure), and reports/baselines/ngram.csv, means with 95 % bootstrap intervals over clusters.
+per (baseline, prompt, measure), and reports/baselines/ngram.csv, means with 95 % intervals over clusters.
 """
 
 import logging
@@ -14,14 +14,13 @@ from tqdm import tqdm
 from stages import tasks
 from stages.baseline.outcome import Baselines
 from stages.baseline.words import sentences
-from stages.statistics.verdict import bootstrap
+from stages.statistics.intervals import interval
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.tasks.prompt import read_text, stream
+from stages.tasks.prompt import read_text
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 2000  # bootstrap samples
 COLUMNS = "baseline task group measure value low high trials".split()
 
 
@@ -39,7 +38,7 @@ def main() -> None:
             rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
     tables.write(paths.NGRAM, raw, tables.NGRAM)
-    summary = summarize(raw, settings.seed)
+    summary = summarize(raw)
     tables.write_text(paths.COUNTING, summary.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
@@ -55,15 +54,14 @@ def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[di
                 yield same | {"baseline": baseline, "prompt": prompt.id, "measure": measure, "value": value}
 
 
-def summarize(raw: pd.DataFrame, seed: int) -> pd.DataFrame:
+def summarize(raw: pd.DataFrame) -> pd.DataFrame:
     """Return the mean per baseline, task, group and measure with its interval; group 'all' is the whole task."""
     rows = []
     for (task, baseline, measure), whole in raw.groupby(["task", "baseline", "measure"]):
         column = tasks.of(task).parts
         parts = whole.groupby(column) if column else ()
         for group, part in [("all", whole), *parts]:
-            rng = stream(seed, f"ngram/{task}/{measure}/{group}")  # the same prompts are drawn for both baselines
-            low, high = bootstrap(part[["value"]].to_numpy(float), part.cluster.to_numpy(str), SAMPLES, rng)[:, 0]
+            low, high = interval(part.value, part.cluster, share=measure not in tasks.of(task).falls)
             row = {"baseline": baseline, "task": task, "group": group, "measure": measure}
             rows.append(row | {"value": part.value.mean(), "low": low, "high": high, "trials": len(part)})
     return pd.DataFrame(rows, columns=COLUMNS)

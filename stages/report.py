@@ -1,6 +1,7 @@
 """Stage `report`: the page people read, from the git-tracked summaries of every slot in params.yaml."""
 
 import logging
+from pathlib import Path
 
 from stages.families import FAMILIES
 from stages.page import head_maps, inputs, methods, page, recipes, sections
@@ -20,9 +21,8 @@ def main() -> None:
     context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
-    emerging = recipes.sections(settings.recipes, {name: paths.study(name) for name in settings.recipes})
-    full = params.load(paths.FULL)
-    emerging += recipes.longer(full, {name: paths.full(name) for name in full.recipes})
+    longer = params.load_studies(paths.FULL / paths.PARAMS)
+    emerging = recipes.sections({Path(): settings, paths.FULL: longer})
     html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, effects, stepping
+from stages.statistics import arcs, causal, effects, stepping
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
@@ -27,8 +27,6 @@ from stages.store.metrics import VECTORS, metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
-CAUSAL = "layer head task measure change low high q first_order exact".split()
-AGREEMENT = "task measure heads rank_correlation sign_agreement top".split()
 
 
 def main(slot: str) -> None:
@@ -39,7 +37,9 @@ def main(slot: str) -> None:
     raw = tables.read(paths.effects(slot), tables.EFFECTS)
     vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
     silenced = effects.table(raw, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
-    single, agreement = _causal(slot, raw, settings)
+    first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
+    seed = f"summarize/causal/{slot}"
+    single, agreement = causal.tables(first_order, raw, lambda name: stream(settings.seed, f"{seed}/{name}"))
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING))
     steering = pd.concat([_demonstrated(silenced, steering), steering])
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
@@ -52,8 +52,8 @@ def main(slot: str) -> None:
     with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
     _csv(folder / "reliability.csv", reliability(heads, settings.classify.thresholds).merge(with_effect, "left"))
     _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
-    _csv(folder / "causal.csv", single, " ".join(CAUSAL))
-    _csv(folder / "agreement.csv", agreement, " ".join(AGREEMENT))
+    _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
+    _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
@@ -118,16 +118,6 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
             rows.append({"family": name, "effect_task": task, "effect_rho": rho, "effect_p": p})
             break  # the first home task that was measured
     return pd.DataFrame(rows, columns=["family", "effect_task", "effect_rho", "effect_p"])
-
-
-def _causal(slot: str, raw: pd.DataFrame, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the effects of single heads and how well first-order ones agree with exact ones; empty where none ran."""
-    first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
-    if first_order.empty:
-        return pd.DataFrame(columns=CAUSAL), pd.DataFrame(columns=AGREEMENT)
-    from stages.statistics import causal
-
-    return causal.tables(first_order, raw, lambda name: stream(settings.seed, f"summarize/causal/{slot}/{name}"))
 
 
 def summarize_steering(raw: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
 once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+Params are read and results written in the folder it runs in: full/, with a params.yaml of its own, has longer studies.
 
 Where `train` lists revisions of a pretrained model, nothing is trained: they are found, checked and written down.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from stages.recipes.task import Task, create
+from stages.recipes.lesson import Lesson, create
 from stages.store import folders, params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def main(name: str) -> None:
     """Train all arms and seeds; the folder of checkpoints appears when all of them are done."""
-    settings = params.load()
+    settings = params.load_studies()
     if name not in settings.recipes:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe = settings.recipes[name]
@@ -34,11 +35,11 @@ def main(name: str) -> None:
     if isinstance(recipe.train, params.Revisions):
         for revisions in arms.values():
             create(name, recipe, revisions.arguments)
-        return found(name, arms)
+        return find(name, arms)
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
-        task = create(name, recipe, training.arguments)
+        lesson = create(name, recipe, training.arguments)
         for first in training.before:
-            _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", task, create(name, recipe, first.arguments))
+            _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", lesson, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     expected = sum(len(arms[arm].kept) for arm, _ in runs)
     steps = sum(arms[arm].steps + sum(first.steps for first in arms[arm].before) for arm, _ in runs)
@@ -59,17 +60,17 @@ def main(name: str) -> None:
         tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
 
 
-def _fits(where: str, task: Task, before: Task) -> None:
+def _fits(where: str, lesson: Lesson, before: Lesson) -> None:
     """Refuse to let a model learn first what its vocabulary or its positions cannot hold."""
     for what, has, needs in (
-        ("tokens", task.symbols, before.symbols),
-        ("positions", task.positions, before.positions),
+        ("tokens", lesson.symbols, before.symbols),
+        ("positions", lesson.positions, before.positions),
     ):
         if needs > has:
             raise UserError(f"{where}.arguments need {needs} {what}; the model of the arm has {has}")
 
 
-def found(name: str, arms: dict[str, params.Revisions]) -> None:
+def find(name: str, arms: dict[str, params.Revisions]) -> None:
     """Find the revisions that others trained, and write down what each is; there is no training loss."""
     from stages.training.revisions import record
 
@@ -83,7 +84,9 @@ def found(name: str, arms: dict[str, params.Revisions]) -> None:
         tables.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
 
 
-def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Path) -> list[tuple[str, int, int, float]]:
+def one_run(
+    settings: params.Studies, name: str, arm: str, seed: int, folder: Path
+) -> list[tuple[str, int, int, float]]:
     """Train one arm with one seed in a process of its own; return (arm, seed, step, training loss) per checkpoint.
 
     Steps count from where what was learned first ends: that is checkpoint 0, and the optimizer starts afresh.
@@ -95,9 +98,9 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
 
     one_thread()
     training = settings.recipes[name].arm(arm)
-    task = create(name, settings.recipes[name], training.arguments)
+    lesson = create(name, settings.recipes[name], training.arguments)
     torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))
-    model = build(training.architecture, task.symbols, task.positions)
+    model = build(training.architecture, lesson.symbols, lesson.positions)
     rows = []
     for number, first in enumerate(training.before):  # the same batches follow as without it
         earlier, rng = create(name, settings.recipes[name], first.arguments), f"recipes/{name}/{seed}/first/{number}"
@@ -109,7 +112,7 @@ def one_run(settings: params.Params, name: str, arm: str, seed: int, folder: Pat
         if step:
             rows.append((arm, seed, step, loss))
 
-    train(model, task, training, stream(settings.seed, f"recipes/{name}/{seed}/batches"), keep)
+    train(model, lesson, training, stream(settings.seed, f"recipes/{name}/{seed}/batches"), keep)
     return rows
 
 

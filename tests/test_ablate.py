@@ -1,8 +1,6 @@
 """The plan is executed as it is written: which prompts, which heads, which kinds; in a folder of a tiny model."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -40,16 +38,21 @@ def table(number: int, groups: int = 3, categories: int = 1, clusters: int = 4) 
 
 
 def test_prompts_are_spread_over_categories_groups_and_clusters():
-    prompts = table(60, groups=6, categories=3, clusters=5)
+    prompts = table(60, groups=6, categories=3, clusters=10)  # one prompt in a cluster
     for count in (3, 6, 12, 30):
         taken = ablate.spread(prompts, count)
-        assert len(taken) == count and taken.id.is_unique
-        assert set(taken.category.value_counts()) == {count // 3}
+        assert len(taken) == count and set(taken.category.value_counts()) == {count // 3}
         assert taken.cluster.nunique() == count and taken.group.nunique() == min(6, count)
-    assert ablate.spread(prompts, 60).cluster.nunique() == 30
-    assert ablate.spread(prompts, 12).id.tolist() == ablate.spread(prompts, 30).id.tolist()[:12]
     shuffled = prompts.sample(frac=1, random_state=0)
     assert ablate.spread(shuffled, 30).id.tolist() == ablate.spread(prompts, 30).id.tolist()
+    assert ablate.spread(prompts, 12).id.tolist() == ablate.spread(prompts, 30).id.tolist()[:12]
+
+
+def test_two_prompts_of_a_cluster_are_taken_together():
+    taken = ablate.spread(table(96, groups=4, clusters=6), 24)  # four prompts in a cluster
+    assert taken.cluster.nunique() == 12 and set(taken.cluster.value_counts()) == {2}
+    assert set(taken.group.value_counts()) == {6} and taken.cluster.head(16).nunique() == 8
+    assert ablate.spread(table(96, groups=4, clusters=6), 96).id.is_unique
 
 
 def test_single_heads_get_the_first_prompts_and_groups_their_own():
@@ -97,16 +100,6 @@ def slot(tmp_path, monkeypatch) -> str:
     for task in content["tasks"]:
         prepare.main(task)
     extract.main("decoder", "text")
-    first_order = ModuleType("stages.model.first_order")
-    first_order.first_order = lambda loaded, task, rows, means, kinds, max_tokens: pd.DataFrame(
-        [
-            {"layer": 0, "head": 0, "kind": kind, "task": task, "cluster": row.cluster, "prompt": row.id}
-            | {"measure": "loss", "change": 0.5}
-            for row in rows
-            for kind in kinds
-        ]
-    )
-    monkeypatch.setitem(sys.modules, "stages.model.first_order", first_order)
     return "decoder"
 
 

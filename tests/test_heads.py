@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from stages.families import FAMILIES
 from stages.families.family import Tokens, one_key
-from stages.statistics.control import LEVELS, matched
 from stages.statistics.verdict import best_offset, bootstrap, jaccard, judge, offset_accuracy, sign_flip
 
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
@@ -170,45 +169,3 @@ def test_jaccard_is_zero_at_chance_and_one_for_equal_sets():
     assert jaccard(a, a)["corrected"] == pytest.approx(1)
     assert jaccard(a, b)["corrected"] == pytest.approx(0)
     assert np.isnan(jaccard(a, np.zeros(100, dtype=bool))["corrected"])
-
-
-HEADS = [(layer, head) for layer in range(6) for head in range(4)]
-KINDS = dict(enumerate(["window", "window", "global", "window", "window", "global"]))
-
-
-def test_controls_sit_in_the_same_layers_and_are_no_members():
-    ablated, members = [(2, 0), (2, 1), (4, 3)], [(2, 0), (2, 1), (4, 3), (4, 0)]
-    draws = matched(ablated, members, KINDS, HEADS, 3, np.random.default_rng(0))
-    assert len({draw.heads for draw in draws}) == len(draws) == 2  # no more are distinct
-    for draw in draws:
-        assert LEVELS[draw.level] == "same layers, no members"
-        assert sorted(layer for layer, _ in draw.heads) == [2, 2, 4]
-        assert not set(draw.heads) & (set(ablated) | set(members))
-
-
-def test_controls_fall_back_to_the_same_kind_of_attention_and_say_so():
-    full = [(2, head) for head in range(4)]
-    (draw,) = matched(full, full, KINDS, HEADS, 1, np.random.default_rng(0))
-    assert LEVELS[draw.level] == "nearest layers of the same attention kind, no members"
-    assert {layer for layer, _ in draw.heads} == {5}
-
-
-def test_any_free_head_of_the_layer_can_stand_in_and_elsewhere_only_the_nearest():
-    wide = [(layer, head) for layer in range(4) for head in range(16)]
-    kinds = dict.fromkeys(range(4), "global")
-    draws = matched([(1, 3)], [(1, 3)], kinds, wide, 15, np.random.default_rng(0))
-    assert {head for draw in draws for head in draw.heads} == {(1, head) for head in range(16) if head != 3}
-    members = [(1, head) for head in range(16)]
-    draws = matched([(1, 3)], members, kinds, wide, 20, np.random.default_rng(0))
-    assert {layer for draw in draws for layer, _ in draw.heads} == {0, 2}
-
-
-def test_draws_share_no_head_while_others_are_free():
-    """One odd head must not speak for all draws."""
-    for seed in range(10):
-        draws = matched([(2, 0), (4, 3)], [], KINDS, HEADS, 3, np.random.default_rng(seed))
-        assert len({head for draw in draws for head in draw.heads}) == 6
-
-
-def test_no_control_is_possible_when_every_head_is_silenced():
-    assert matched(HEADS, HEADS, KINDS, HEADS, 3, np.random.default_rng(0)) == []

@@ -271,6 +271,6 @@ def test_intervals_bound_the_mean_over_clusters():
          "prompt": f"{n}", "measure": "accuracy", "value": float(n // 2 % 2)}
         for n in range(16)
     ]  # fmt: skip
-    table = ngram.summarize(pd.DataFrame(rows), seed=1)
+    table = ngram.summarize(pd.DataFrame(rows))
     assert table.group.tolist() == ["all", "p"] and table.value.tolist() == [0.5, 0.5]
     assert (table.high - table.low).tolist() == pytest.approx([0.7, 0.7], abs=0.1)

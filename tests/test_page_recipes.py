@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from stages.page import recipe_design, recipe_findings, recipes
+from stages.recipes.lesson import create
+from stages.statistics.findings import supported
+from stages.statistics.onset import earliest, rises
 from stages.store import params, paths
 
 ROOT = Path(__file__).parents[1]
@@ -14,8 +17,10 @@ RECIPE = params.load(ROOT / "params.yaml").recipes["induction"]
 ARMS = RECIPE.ordered
 
 
-def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, float, float]) -> Path:
+def results(root: Path, rise=(0.7, 0.6, 0.8), after=(140, 120, 160), final=0.9) -> Path:
     """Write the summaries of a study of two measures; `rise`: beyond the other arm's, `after`: order of the onsets."""
+    folder = root / paths.study("induction")
+    folder.mkdir(parents=True)
     curve = [
         (arm, seed, step, measure, head, 1, 0.1 + (step > 50) * (arm == ARMS[0]) * 0.8, 0.1)
         for arm in ARMS
@@ -27,7 +32,7 @@ def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, 
     pd.DataFrame(curve, columns=recipes.CURVE.split()).to_csv(folder / "curve.csv", index=False)
     findings = [
         (finding, arm, measure, "", "", value, value - 0.05, value + 0.05)
-        for finding, value in (("onset", 75.0), ("rise", 0.8), ("final", 0.9))
+        for finding, value in (("onset", 375.0), ("rise", 0.8), ("final", final))
         for arm in ARMS
         for measure in ("induction", "accuracy")
     ]
@@ -37,11 +42,16 @@ def results(folder: Path, rise: tuple[float, float, float], after: tuple[float, 
     pd.DataFrame(findings, columns=recipes.FINDINGS.split()).to_csv(folder / "findings.csv", index=False)
     picture = [(1, "L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
     pd.DataFrame(picture, columns=recipes.PICTURE.split()).to_csv(folder / "picture.csv", index=False)
-    return folder
+    return root
 
 
-def text(folder: Path) -> str:
-    section = recipes.sections({"induction": RECIPE}, {"induction": folder})[0]
+def runs(seeds: int) -> params.Studies:
+    train = RECIPE.train.model_copy(update={"seeds": seeds})
+    return params.Studies(seed=17, recipes={"induction": RECIPE.model_copy(update={"train": train})})
+
+
+def text(root: Path, studies: dict[Path, params.Studies] | None = None) -> str:
+    (section,) = recipes.sections(studies or {Path(): runs(4)}, root)
     said = [block.text if block.kind == "note" else block.says for block in section.blocks]
     return " ".join(said + [chart.note for block in section.blocks if block.kind == "figure" for chart in block.charts])
 
@@ -59,23 +69,80 @@ def test_a_recipe_without_results_says_so(tmp_path):
     ],
 )
 def test_arms_are_told_apart_only_by_their_interval(tmp_path, rise, said):
-    assert said in text(results(tmp_path, rise, (0, -1, 1)))
+    assert said in text(results(tmp_path, rise=rise))
 
 
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        ((40, 20, 60), "the accuracy jumps after the induction score (+40 steps [+20, +60])"),
-        ((-40, -60, -20), "he accuracy jumps before the induction score (−40 steps [−60, −20])"),
-        ((5, -20, 30), "the onsets of the accuracy and the induction score are not told apart"),
+        ((140, 120, 160), "the accuracy jumps after the induction score (+140 steps [+70, +210])"),
+        ((-140, -160, -120), "the accuracy jumps before the induction score (−140 steps [−210, −70])"),
+        (
+            (40, 20, 60),
+            "the onsets of the accuracy and the induction score are not told apart",
+        ),  # checkpoints: every 50
     ],
 )
-def test_an_order_is_claimed_only_where_the_interval_allows_it(tmp_path, after, said):
-    assert said.lower() in text(results(tmp_path, (0.7, 0.6, 0.8), after)).lower()
+def test_an_order_is_claimed_only_where_the_interval_and_the_checkpoints_allow_it(tmp_path, after, said):
+    assert said in text(results(tmp_path, after=after)).lower()
+
+
+def test_no_order_is_claimed_from_one_seed(tmp_path):
+    said = text(results(tmp_path), {Path(): runs(1)})
+    assert "is not claimed from one run" in said and "jumps after" not in said
+
+
+def test_a_rise_must_be_clear_of_nothing_and_a_share_of_the_range():
+    assert rises(0.5, 0.4, 0.6, False, 1.0) and rises(-0.5, -0.6, -0.4, True, 2.5)
+    assert not rises(0.5, -0.1, 0.6, False, 1.0)
+    assert not rises(0.05, 0.04, 0.06, False, 1.0) and not rises(-0.2, -0.3, -0.1, True, 2.5)
+    assert not rises(-0.5, -0.6, -0.4, False, 1.0)
+
+
+def test_what_ends_at_chance_has_no_onset_no_order_and_no_place_in_a_comparison():
+    rows = [(finding, arm, "accuracy", "", None, *values) for arm, end in (("main", 0.9), ("never", 0.5))
+            for finding, values in (("onset", (300, 250, 350)), ("rise", (0.5, 0.4, 0.6)),
+                                    ("final", (end, end - 0.05, end + 0.05)))]  # fmt: skip
+    rows += [("level", arm, "accuracy", "chance", None, 0.5, None, None) for arm in ("main", "never")]
+    rows += [("onset later", "never", "accuracy", "main", None, -200, -250, -150)]
+    whole = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).astype({"low": float, "high": float})
+    said = supported(whole, frozenset(), {"accuracy": 1.0}, seeds=5)
+    assert set(said[said.finding == "onset"].arm) == {"main"} and "onset later" not in set(said.finding)
+    assert set(said[said.finding == "final"].arm) == {"main", "never"}
+
+
+def test_arms_that_are_scored_on_other_things_are_not_subtracted():
+    rows = [("final beyond", "tape", "accuracy", "none", None, 0.5, 0.4, 0.6)]
+    rows += [
+        ("level", arm, "accuracy", "chance", None, value, None, None) for arm, value in (("tape", 0.1), ("none", 0.5))
+    ]
+    whole = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).astype({"low": float, "high": float})
+    assert set(supported(whole, frozenset(), {"accuracy": 1.0}, seeds=5).finding) == {"level"}
+
+
+def test_an_onset_at_the_start_and_one_that_is_none_are_said_to_be_so():
+    assert earliest(0, 200) == (100, 110)
+    low, high = earliest(0, 0, 4.0)
+    assert low == pytest.approx(1.0) and high > low
+    rows = [("onset", "a", "loss", "", None, 105, 100, 110), ("rise", "a", "loss", "", None, -1, -1.1, -0.9),
+            ("final", "a", "loss", "", None, 1, 0.9, 1.1)]  # fmt: skip
+    whole = pd.DataFrame(rows, columns=recipes.FINDINGS.split())
+    assert "the earliest that can be" in recipe_findings.jumps(whole, "loss", ["a"], (100, 110))
+    assert "the earliest" not in recipe_findings.jumps(whole, "loss", ["a"], (50, 60))
+    assert "to speak of an onset" in recipe_findings.jumps(whole[1:], "loss", ["a"], (50, 60))
+
+
+def test_chance_stands_beside_whole_tapes():
+    recipe = params.load(ROOT / "params.yaml").recipes["parity"]
+    lesson = create("parity", recipe, recipe.train.arguments)
+    levels = lesson.chance(90)
+    assert levels["accuracy@06"] == pytest.approx(2**-6) and levels["accuracy"] < 0.01
+    assert lesson.model_copy(update={"tape": False}).chance(90)["accuracy"] == 0.5
+    assert "positions that are never" in lesson.remarks
 
 
 def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
-    section = recipes.sections({"induction": RECIPE}, {"induction": results(tmp_path, (0, -1, 1), (0, -1, 1))})[0]
+    (section,) = recipes.sections({Path(): runs(4)}, results(tmp_path))
     curves, maps = [block for block in section.blocks if block.kind == "figure"]
     assert [chart.label for chart in curves.charts] == ["Induction score", "Accuracy"]
     for chart in [*curves.charts, *maps.charts]:
@@ -84,22 +151,36 @@ def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
 
 
 def test_committed_long_studies_carry_the_hash_of_their_params():
-    settings = params.load(ROOT / paths.FULL)
+    settings = params.load_studies(ROOT / paths.FULL / paths.PARAMS)
     for name, recipe in settings.recipes.items():
-        stamp = json.loads((ROOT / paths.full(name) / "params.json").read_text())
-        assert stamp == {"params": "params.full.yaml", "sha256": params.digest(settings.seed, recipe)}, name
+        stamp = json.loads((ROOT / paths.FULL / paths.study(name) / "params.json").read_text())
+        assert stamp["sha256"] == params.digest(settings.seed, recipe), name
+
+
+def test_a_recipe_in_both_is_shown_by_the_study_with_more_runs(tmp_path):
+    results(tmp_path), results(tmp_path / paths.FULL)
+    for short, long, beside in ((1, 4, "1 seed instead of 4"), (4, 3, "3 seeds instead of 4")):
+        said = text(tmp_path, {Path(): runs(short), paths.FULL: runs(long)})
+        assert beside in said and said.count("Trained from scratch") == 1
+        assert f"{max(short, long)} seeds each" in said
+
+
+def test_a_recipe_that_is_only_in_the_longer_studies_has_a_section(tmp_path):
+    results(tmp_path / paths.FULL)
+    other = params.Studies(seed=17, recipes={"other": RECIPE})
+    titles = [section.title for section in recipes.sections({Path(): other, paths.FULL: runs(4)}, tmp_path)]
+    assert titles == ["Heads that emerge: other", "Heads that emerge: induction"]
 
 
 def test_a_long_study_made_with_other_params_says_so(tmp_path):
-    settings = params.load(ROOT / "params.yaml")
-    settings = settings.model_copy(update={"recipes": {"induction": RECIPE}})
-    results(tmp_path, (0, -1, 1), (0, -1, 1))
-    assert recipes.longer(settings, {"induction": tmp_path}) == []  # no stamp: nothing to trust
-    for digest, stale in ((params.digest(settings.seed, RECIPE), False), ("0" * 64, True)):
-        (tmp_path / "params.json").write_text(json.dumps({"params": "params.full.yaml", "sha256": digest}))
-        [section] = recipes.longer(settings, {"induction": tmp_path})
-        assert digest[:12] in section.blocks[0].text
-        assert ("HAVE CHANGED" in section.blocks[0].text) == stale
+    folder = results(tmp_path / paths.FULL) / paths.study("induction")
+    studies = {Path(): runs(1), paths.FULL: runs(4)}
+    for digest, stale in ((params.digest(17, runs(4).recipes["induction"]), False), ("0" * 64, True)):
+        (folder / "params.json").write_text(json.dumps({"sha256": digest}))
+        said = text(tmp_path, studies)
+        assert digest[:12] in said and ("HAVE CHANGED" in said) == stale and "older than" not in said
+    (folder / "params.json").write_text(json.dumps({"params": "params.full.yaml", "sha256": digest}))
+    assert "older than that pipeline" in text(tmp_path, studies)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +236,6 @@ def test_every_run_of_every_arm_is_in_a_table():
     rows = [("after", ARMS[0], "accuracy", "induction", None, 5.0), ("final", ARMS[0], "accuracy", "", None, 0.75)]
     rows += [("final", ARMS[0], "accuracy", "", seed, value) for seed, value in ((1, 0.5), (0, 1.0))]
     findings = pd.DataFrame(rows, columns=["finding", "arm", "measure", "versus", "seed", "value"])
-    columns, table = recipe_findings.every_run(findings, ARMS)
+    columns, table = recipe_findings.every_run(findings, ARMS, ["induction", "accuracy"])
     assert columns == ["variant", "induction score", "accuracy"]
     assert table == [["two layers", "–", "1.00 0.50"], ["one layer", "–", "–"]]

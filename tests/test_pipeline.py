@@ -56,6 +56,7 @@ def clone(tmp_path_factory) -> Path:
         save("llama_gqa", folder.parent / "run" / f"step{step}", seed=step)
     content["recipes"]["steps"] = {
         "task": "families",
+        "reads": "data/prompts",
         "train": {
             "arguments": {"tasks": ["text", "repeats", "treebank"]},
             "source": "path",

@@ -17,8 +17,9 @@ from stages.model.anatomy import find
 from stages.model.load import Loaded
 from stages.page import recipe_findings
 from stages.page import recipes as page
-from stages.recipes import findings, masked, onset
-from stages.recipes.task import IGNORED, Pair
+from stages.recipes import masked
+from stages.recipes.lesson import IGNORED, Pair
+from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.params import Architecture
 from stages.tasks.prompt import stream
@@ -267,7 +268,7 @@ def test_a_planted_head_finds_every_arc():
 def studied(tmp_path_factory) -> Path:
     """A folder in which a tiny version of the recipe was trained and measured by the stages themselves."""
     folder, before = tmp_path_factory.mktemp("grammar"), Path.cwd()
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / paths.FULL / "params.yaml").read_text())
     recipe = content["recipes"]["grammar"]
     recipe["train"] |= {"steps": 6, "batch": 4, "seeds": 1, "checkpoints": {"even": 2}, "arguments": ARGUMENTS}
     recipe["train"]["architecture"] |= {"width": 16, "heads": 2, "layers": 1, "inner": 8}
@@ -284,7 +285,7 @@ def studied(tmp_path_factory) -> Path:
 
 
 def test_training_twice_gives_the_same_bytes(studied, tmp_path):
-    settings = params.load(studied / "params.yaml")
+    settings = params.load_studies(studied / "params.yaml")
     for arm in settings.recipes["grammar"].arms:
         train.one_run(settings, "grammar", arm, 0, tmp_path)
     torch.use_deterministic_algorithms(False)
@@ -314,7 +315,7 @@ def test_the_study_compares_arms_and_says_what_simpler_means_reach(studied):
 
 
 def test_held_out_sentences_are_new_and_drawn_from_another_stream():
-    settings = params.load(ROOT / "params.yaml")
+    settings = params.load_studies(ROOT / paths.FULL / "params.yaml")
     held = TASK.held_out(stream(settings.seed, "recipes/grammar/held_out"), 40)
     known = {row.tobytes() for ids_BT in TASK.corpus.ids.values() for row in ids_BT}
     assert not known & {tokens.ids.tobytes() for tokens in held} and len(held) == 40
@@ -322,8 +323,8 @@ def test_held_out_sentences_are_new_and_drawn_from_another_stream():
 
 
 def test_the_page_shows_levels_arms_and_what_is_filled_in(studied):
-    settings = params.load(studied / "params.yaml")
-    [section] = page.sections(settings.recipes, {"grammar": studied / paths.study("grammar")})
+    settings = params.load_studies(studied / "params.yaml")
+    [section] = page.sections({Path(): settings}, studied)
     curves, maps = [block for block in section.blocks if block.kind == "figure"]
     assert {chart.label for chart in curves.charts} == {"UAS of heads", "Accuracy", "Loss"}
     for chart in [*curves.charts, *maps.charts]:
@@ -351,4 +352,4 @@ def test_arms_come_earlier_only_where_the_interval_says_so(interval, said):
         ("onset later", "promoted", "uas", "plain", "", *interval),
     ]
     whole = pd.DataFrame(rows, columns=page.FINDINGS.split())
-    assert said in recipe_findings.against(whole, ["plain", "promoted"])
+    assert said in recipe_findings.against(whole, ["plain", "promoted"], ["uas", "accuracy"])

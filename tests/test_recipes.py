@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from collections import Counter
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ import yaml
 from test_planted import POSITIONS, TOKENS, planted
 
 from stages import dynamics, train
-from stages.recipes import findings, onset
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
-from stages.recipes.task import IGNORED, create
+from stages.recipes.lesson import IGNORED, create
+from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.errors import UserError
+from stages.tasks.iteration.tape import SYMBOLS, last_chance, tape, uncertainty
 from stages.tasks.prompt import stream
 from stages.training.build import build, read, save, sinusoids
 from stages.training.study import measured
@@ -252,7 +254,11 @@ def test_an_arm_that_does_not_jump_is_told_apart():
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("task",), "inducktion", "recipes.induction.task = 'inducktion': no such task; allowed: families, induction,"),
+        (
+            ("task",),
+            "inducktion",
+            "recipes.induction.task = 'inducktion': no such lesson; allowed: families,",
+        ),
         (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],
@@ -326,6 +332,26 @@ def test_test_strings_are_never_trained_on_and_have_true_tapes(tape):
     assert {len(string) for string in strings} == {4, 5, 6, 7, 8}
     outcomes = task.outcomes(held[0], np.zeros(len(held[0].target)), np.ones(len(held[0].target), dtype=bool))
     assert outcomes == {"loss": 0.0, "accuracy": 1.0, "accuracy@04": 1.0}
+
+
+@pytest.mark.parametrize("function", ["parity", "copy", "polynomial"])
+def test_no_test_string_is_in_both_halves_however_few_there_are(function):
+    held = Iteration(function=function, shortest=4, longest=6, beyond=8).held_out(np.random.default_rng(0), 200)
+    halves = [{tuple(tokens.ids) for tokens in held[start::2]} for start in (0, 1)]
+    assert not halves[0] & halves[1] and all(halves)
+    assert sum(map(len, halves)) < 200 or function == "copy"  # short ones come again
+
+
+@pytest.mark.parametrize("function", ["parity", "copy", "polynomial"])
+def test_what_is_possible_without_the_string_is_what_counting_all_strings_gives(function):
+    length, size = 4, SYMBOLS[function]
+    tapes = [tuple(tape(function, np.array(x)).tolist()) for x in product(range(size), repeat=length)]
+    last = Counter(one[-1] for one in tapes)
+    assert last_chance(function, length) == pytest.approx(max(last.values()) / len(tapes))
+    shares = np.array(list(Counter(tapes).values())) / len(tapes)
+    answers = np.array(list(last.values())) / len(tapes)
+    expected = -(shares * np.log(shares)).sum() / (length + 1), -(answers * np.log(answers)).sum()
+    assert uncertainty(function, length) == pytest.approx(expected)
 
 
 def test_heads_should_look_at_the_separator_and_at_the_next_input():

@@ -6,8 +6,9 @@ import pytest
 from scipy.stats import spearmanr, t
 
 from stages.statistics import effects
+from stages.statistics.control import overlap
 from stages.statistics.intervals import interval, wilson
-from stages.statistics.ranks import adjusted, overlap, rank_p, score_with_effect
+from stages.statistics.ranks import adjusted, rank_p, score_with_effect
 from stages.statistics.verdict import bootstrap, sign_flip
 from stages.store import tables
 
@@ -213,12 +214,15 @@ def test_every_measure_is_summarised_and_the_main_one_is_the_claim():
     both = pd.concat(
         [raw(changes, planned, "blimp", measure, level) for measure, level in (("accuracy", 0.9), ("margin", 3.0))]
     )
-    ties = both[(both.measure == "accuracy") & (both.purpose == "none")].assign(measure="ties", value=0.05)
+    ties = both[both.measure == "accuracy"].assign(measure="ties", value=0.05)
     table = effects.table(pd.concat([both, ties]), planned, 1000)
     intact = table[table.purpose == "none"].set_index("measure")
     assert list(intact.index) == ["accuracy", "margin", "ties"] and intact.value["ties"] == pytest.approx(0.05)
     assert intact.note["accuracy"] == "5.0 % ties, counted half"
     family = table[(table.purpose == "family") & (table.kind == "mean")].set_index("measure")
+    assert list(family.index) == ["accuracy", "margin"] and set(table.measure[table.purpose == "control"]) == set(
+        family.index
+    )
     assert family.p.notna().all() and family.q["accuracy"] > 0 and np.isnan(family.q["margin"])
 
 

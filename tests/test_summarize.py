@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from stages.statistics import arcs, effects, stepping
+from stages.statistics.causal import AGREEMENT, CAUSAL
 from stages.store import paths, tables
 from stages.store.metrics import metrics
-from stages.summarize import AGREEMENT, CAUSAL, main, overlap, reliability, summarize_steering, with_single_effect
+from stages.summarize import main, overlap, reliability, summarize_steering, with_single_effect
 
 
 def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
@@ -144,7 +145,13 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
             raw.append(run | where | prompt)
     tables.write(paths.plan(slot), pd.DataFrame(plan)[tables.PLANS.names], tables.PLANS)
     tables.write(paths.effects(slot), pd.DataFrame(raw)[tables.EFFECTS.names], tables.EFFECTS)
-    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, "none"), tables.FIRST_ORDER)
+    estimates = [
+        {"layer": layer, "head": head, "kind": "mean", "task": "needle", "cluster": f"c{n}", "prompt": f"p{n}"}
+        | {"measure": "logprob", "change": -value + 0.01 * rng.normal()}
+        for (layer, head), value in zip(heads.itertuples(index=False), score, strict=True)
+        for n in range(8)
+    ]
+    tables.write(paths.first_order(slot), pd.DataFrame(estimates)[tables.FIRST_ORDER.names], tables.FIRST_ORDER)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
     attention = [{"layer": layer, "heads": 21} for layer in (0, 1)]
     record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
@@ -156,12 +163,18 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
     assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)
+    assert (
+        "family,retrieval,1,mean,0,L0H0,0,needle,all,recall,0.20000,1.00000,-0.80000"
+        in (folder / "effects.csv").read_text()
+    )
     assert silenced.p["family"] == silenced.q["family"] == 0.05 and silenced.controls["family"] == 19
     assert (silenced.low["family"], silenced.high["family"]) == pytest.approx((-0.99, -0.6), abs=0.1)
-    assert list(pd.read_csv(folder / "causal.csv").columns) == CAUSAL
+    single = pd.read_csv(folder / "causal.csv")
+    assert list(single.columns) == CAUSAL and len(single) == len(heads) and single.exact.isna().all()
     assert list(pd.read_csv(folder / "agreement.csv").columns) == AGREEMENT
     row = pd.read_csv(folder / "reliability.csv").iloc[0]
-    assert (row.family, row.threshold) == ("retrieval", 0.25) and np.isnan(row.effect_rho)
+    assert (row.family, row.threshold, row.effect_task) == ("retrieval", 0.25, "needle")
+    assert row.effect_rho > 0.9 and row.effect_p < 0.01
     found = json.loads((folder / "metrics.json").read_text())
     assert found["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
     assert found["needle"] == {"recall": 1.0, "trials": 24}

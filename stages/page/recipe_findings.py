@@ -4,6 +4,7 @@ import pandas as pd
 
 from stages.page.recipe_design import learned
 from stages.page.sentences import capital, interval, number
+from stages.statistics.onset import SEEDS
 from stages.store.params import Recipe
 
 PICTURED = (
@@ -13,6 +14,7 @@ PICTURED = (
 WRITTEN = " After '{string}' the model itself wrote '{tape}', one token at a time (greedy decoding)."
 FILLED = " Behind the arrow: what the model fills in where that word is left out."
 LEVELS = {  # simpler means: what they are called
+    "chance": "guessing",
     "ngram": "a 5-gram counted on the same sentences",
     "offset": "the best fixed offset of each label",
 }
@@ -40,22 +42,37 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
     "recall": ("needle recall", "share of answer tokens right"),
 }
-JUMPED = 0.5  # an arm's onset is compared where its steepest change is at least so much of the first arm's
+TOLD = 0.01  # a last value nearer to a level is not told apart from it: intervals of shares at 0 or 1 have no width
 
 
-def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
-    """Say where the first arm's measure changes fastest and by how much, and whether other arms' do so less."""
+def jumps(whole: pd.DataFrame, measure: str, arms: list[str], first: tuple[float, float]) -> str:
+    """Say where the first arm's measure changes fastest and by how much, and whether other arms' do so less.
+
+    first: the earliest onset that can be, and up to where one is not told apart from it.
+    """
     rows = whole[whole["measure"] == measure]
     mine = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
     if mine.empty:
         return ""
-    onset, rise, final = (mine.loc[finding] for finding in ("onset", "rise", "final"))
+    rise, final = mine.loc["rise"], mine.loc["final"]
     text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
-    text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)} "
-    text += f"around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]."
-    for row in rows[rows["finding"] == "level"].itertuples():
-        side = "above" if final.low > row.value else "below" if final.high < row.value else "not told apart from"
-        text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {number(row.value)}."
+    text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)}"
+    if "onset" in mine.index:
+        onset = mine.loc["onset"]
+        text += f" around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]"
+        text += "" if onset.value > first[1] else ", the earliest that can be: it changes from the start"
+        text += "."
+    else:
+        text += ", too little, or no further than chance, to speak of an onset."
+    for row in rows[(rows["finding"] == "level") & (rows["arm"] == arms[0])].itertuples():
+        side = (
+            "above"
+            if final.low > row.value + TOLD
+            else "below"
+            if final.high < row.value - TOLD
+            else "not told apart from"
+        )
+        text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {small(row.value)}."
     for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
         other = row.versus.replace("_", " ")
         found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
@@ -68,8 +85,11 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str]) -> str:
     return text
 
 
-def order(whole: pd.DataFrame, arm: str) -> str:
-    """Say in which order the first arm's measures jump, as far as the intervals allow."""
+def order(whole: pd.DataFrame, arm: str, seeds: int) -> str:
+    """Say in which order the first arm's measures jump, as far as the intervals over `seeds` runs allow."""
+    if seeds < SEEDS:
+        runs = "one run" if seeds == 1 else f"{seeds} runs"
+        return f"In which order heads and outcomes appear is not claimed from {runs}."
     parts = []
     for row in whole[(whole["finding"] == "after") & (whole["arm"] == arm)].itertuples():
         pair = f"the {said(row.measure)} and the {said(row.versus)}"
@@ -80,31 +100,46 @@ def order(whole: pd.DataFrame, arm: str) -> str:
             parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({steps})")
         else:
             parts.append(f"the onsets of {pair} are not told apart ({steps})")
-    return f"{capital('; '.join(parts))}." if parts else "No order of onsets was asked for."
+    return f"{capital('; '.join(parts))}." if parts else "No two of the compared measures have an onset: no order."
 
 
-def every_run(findings: pd.DataFrame, arms: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows of a table: every run's last values of the measures whose onsets are compared."""
-    measures = _compared(findings)
+def every_run(findings: pd.DataFrame, arms: list[str], measures: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of a table: every run's last values of the measures."""
     last = findings[(findings["finding"] == "final") & findings["seed"].notna()].sort_values("seed")
     values = {key: [number(value) for value in rows["value"]] for key, rows in last.groupby(["arm", "measure"])}
     rows = [[arm.replace("_", " "), *(" ".join(values.get((arm, one), ["–"])) for one in measures)] for arm in arms]
     return ["variant", *(said(measure) for measure in measures)], rows
 
 
-def _compared(findings: pd.DataFrame) -> list[str]:
-    onsets = findings[findings["finding"] == "after"]
-    return list(dict.fromkeys([*onsets["versus"], *onsets["measure"]]))
+def beside(
+    longer: pd.DataFrame, shorter: pd.DataFrame, arms: list[str], measures: list[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of a table: last values of two studies of one recipe, with their intervals."""
+    keys = ["arm", "measure"]
+    studies = [one[one["finding"] == "final"].set_index(keys)[["value", "low", "high"]] for one in (longer, shorter)]
+    rows = [
+        [
+            arm.replace("_", " "),
+            said(measure),
+            *(f"{number(one.loc[key, 'value'])} {interval(*one.loc[key, ['low', 'high']])}" for one in studies),
+        ]
+        for arm in arms
+        for measure in measures
+        for key in [(arm, measure)]
+        if all(key in one.index for one in studies)
+    ]
+    return ["variant", "measure", "the study above", "this one"], rows
 
 
-def against(whole: pd.DataFrame, arms: list[str]) -> str:
+def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     """Say, for the measures whose onsets are compared, where every arm ends and how that differs from the first arm."""
-    measures = _compared(whole)
+    chance = whole[(whole["finding"] == "level") & (whole["versus"] == "chance")].set_index(["arm", "measure"])["value"]
     ends = whole[whole["finding"] == "final"].set_index(["arm", "measure"])
     told = []
     for arm in arms:
         values = [
             f"{said(one)} {number(ends.loc[(arm, one), 'value'])} {interval(*ends.loc[(arm, one), ['low', 'high']])}"
+            + (f" (chance {small(chance[(arm, one)])})" if (arm, one) in chance.index else "")
             for one in measures
             if (arm, one) in ends.index
         ]
@@ -117,16 +152,12 @@ def against(whole: pd.DataFrame, arms: list[str]) -> str:
             (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
         ].itertuples()
     ]
-    rise = whole[whole["finding"] == "rise"].set_index(["arm", "measure"])["value"]
     text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
     if differences:
         text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
     for row in whole[
         (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
     ].itertuples():
-        rises = [abs(rise.get((arm, row.measure), 0.0)) for arm in (arms[0], row.arm)]
-        if rises[1] < JUMPED * rises[0]:
-            continue  # an arm that hardly rises has no onset
         steps = f"({row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}])".replace("-", "−")
         pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
         if row.low > 0 or row.high < 0:
@@ -183,15 +214,15 @@ def solved(findings: pd.DataFrame, arms: list[str]) -> str:
 def parts(curve: pd.DataFrame, whole: pd.DataFrame, arm: str) -> str:
     """Say the last checkpoint's measures by part of the held-out sequences, as means over seeds."""
     rows = _last(curve, arm, r"@(?!without)")
-    levels = whole[whole["finding"] == "level"].set_index("measure")
+    levels = whole[(whole["finding"] == "level") & (whole["arm"] == arm)]
     rows = rows.assign(whole=rows["measure"].str.split("@").str[0])
     told = []
     for measure, mine in rows.groupby("whole", sort=False):
         shares = []
         for name, row in mine.groupby("measure")["value"].agg(["mean", "min"]).iterrows():
             share = f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})"
-            if name in levels.index:
-                share += f", {levels.loc[name, 'versus']} {number(levels.loc[name, 'value'])}"
+            for level in levels[levels["measure"] == name].itertuples():
+                share += f", {level.versus} {small(level.value)}"
             shares.append(share)
         head = f"{capital(said(measure))} by part at the last checkpoint, mean over seeds (worst seed)"
         told.append(f"{head}: {'; '.join(shares)}.")
@@ -227,6 +258,11 @@ def pictured(seen: pd.DataFrame, arm: str) -> str:
         return says
     at = words.index(":") + 1
     return says + WRITTEN.format(string="".join(words[:at]), tape="".join([*words[at:], last]))
+
+
+def small(value: float) -> str:
+    """Write a level: with four decimals where two would make it nothing."""
+    return "< 0.0001" if 0 < value < 0.0001 else number(value, 2 if abs(value) >= 0.01 else 4)
 
 
 def said(measure: str) -> str:

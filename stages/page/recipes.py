@@ -6,15 +6,21 @@ interval allows it; intervals are over seeds from three seeds on, else over held
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from stages.page import charts, inputs, recipe_design, recipe_findings
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
-from stages.store.params import Params, Recipe, Revisions, Study, digest
+from stages.recipes.lesson import create
+from stages.statistics.findings import supported
+from stages.statistics.onset import RISES, earliest
+from stages.store import paths
+from stages.store.params import Recipe, Revisions, Studies, Study, digest
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
@@ -24,78 +30,161 @@ COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
 
-def sections(recipes: Mapping[str, Recipe], folders: Mapping[str, Path]) -> list[Section]:
-    """Return one section per recipe of params.yaml, read from its folder of results."""
-    return [
-        Section(f"recipe-{name}", f"Heads that emerge: {name}", _blocks(recipe, folders[name]))
-        for name, recipe in recipes.items()
-    ]
+@dataclass(frozen=True)
+class Results:
+    """One study of a recipe: its params, where its results lie, and whether `dvc repro` alone makes them."""
+
+    seed: int
+    recipe: Recipe
+    folder: Path
+    default: bool
+
+    @property
+    def runs(self) -> int:
+        """Runs of the main arm."""
+        return self.recipe.arm(self.recipe.main).seeds
+
+    @property
+    def made(self) -> bool:
+        """Whether there are any."""
+        return (self.folder / "curve.csv").is_file()
 
 
-def longer(settings: Params, folders: Mapping[str, Path]) -> list[Section]:
-    """Return one section per recipe of params.full.yaml with results in git, saying whether its params still hold."""
+def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Section]:
+    """Return one section per recipe, read from the results below the folder of its params file.
+
+    studies: folder -> its params.yaml; that of `dvc repro` first, then full/. A recipe in both is shown by the study
+    with more runs; the other one stands beside it in a table, so that no two sentences answer one question.
+    """
+    by_recipe: dict[str, list[Results]] = {}
+    for number, (folder, settings) in enumerate(studies.items()):
+        for name, recipe in settings.recipes.items():
+            results = Results(settings.seed, recipe, root / folder / paths.study(name), not number)
+            by_recipe.setdefault(name, []).append(results)
     found = []
-    for name, recipe in settings.recipes.items():
-        stamp = folders[name] / "params.json"
-        if stamp.exists():
-            then, now = json.loads(stamp.read_text())["sha256"], digest(settings.seed, recipe)
-            text = f"Not made by `dvc repro` but by `python -m bench.full_recipes {name}`, from `params.full.yaml` "
-            text += f"(sha256 of seed and recipe: {then[:12]}). "
-            text += "" if then == now else f"THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again."
-            title = f"Heads that emerge, the longer study: {name}"
-            blocks = _blocks(recipe, folders[name], pictured=False)
-            found.append(Section(f"full-{name}", title, [Note(text.strip()), *blocks]))
+    for name, results in by_recipe.items():
+        shown, *others = sorted(results, key=lambda one: (not one.made, -one.runs))
+        blocks = [Note(text) for text in [provenance(shown)] if text] + _blocks(shown)
+        for other in others:
+            blocks += _beside(shown, other) if other.made and shown.made else []
+        found.append(Section(f"recipe-{name}", f"Heads that emerge: {name}", blocks))
     return found
 
 
-def _blocks(recipe: Recipe, folder: Path, pictured: bool = True) -> list:
+def provenance(results: Results) -> str:
+    """Say what made the results of a longer study, and whether the params have changed since; '' for `dvc repro`."""
+    stamp, text = results.folder / "params.json", ""
+    if not stamp.is_file():
+        return "" if results.default else "Not yet run: see `full/dvc.yaml`."
+    said = json.loads(stamp.read_text())
+    then, now = said["sha256"], digest(results.seed, results.recipe)
+    if not results.default:
+        text = "A longer study, which `dvc repro` leaves as it is: made by `dvc repro full/dvc.yaml` from "
+        text += f"`full/params.yaml` (sha256 of seed and recipe: {then[:12]})."
+    if "params" in said:  # made before full/dvc.yaml
+        text += (
+            " These results are older than that pipeline: the same stages made them, started by a script; their code "
+            "has changed since."
+        )
+    return text + ("" if then == now else f" THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again.")
+
+
+def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read all findings, and those of them that a sentence may be made of, with chance among their levels."""
+    recipe = results.recipe
+    findings = inputs.frame(results.folder / "findings.csv", FINDINGS.split(), TEXT)
+    curve = inputs.frame(results.folder / "curve.csv", CURVE.split(), TEXT)
+    lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
+    guesses = [
+        ("level", arm, measure, "chance", None, value, None, None)
+        for arm, lesson in lessons.items()
+        for measure, value in lesson.chance(recipe.study.sequences).items()
+    ]
+    whole = findings[findings["seed"].isna()]
+    if guesses:
+        numbers = dict.fromkeys(("seed", "value", "low", "high"), float)
+        whole = pd.concat([whole, pd.DataFrame(guesses, columns=FINDINGS.split()).astype(numbers)], ignore_index=True)
+    falls = lessons[recipe.main].falls
+    losses = curve[(curve["best"] == 1) & curve["measure"].isin([name for name in falls if "loss" in name])]
+    nats = losses.groupby(["arm", "step", "measure"])["value"].mean().max() if len(losses) else 1.0
+    spans = {measure: nats if measure in falls else 1.0 for measure in set(whole["measure"])}  # others are shares
+    kept = recipe.arm(recipe.main).kept
+    spacing = max(np.diff(kept)) if recipe.study.factor is None else 0  # doubling steps have no one distance
+    return findings, supported(whole, falls, spans, results.runs, spacing)
+
+
+def _compared(results: Results) -> list[str]:
+    """Return the measures whose onsets are compared."""
+    recipe = results.recipe
+    return list(create(recipe.task, recipe, recipe.arm(recipe.main).arguments).onsets)
+
+
+def _beside(shown: Results, other: Results) -> list:
+    """Return what is said of the study with fewer runs."""
+    columns, rows = recipe_findings.beside(
+        _findings(shown)[1], _findings(other)[1], other.recipe.ordered, _compared(other)
+    )
+    where = "`dvc repro` alone" if other.default else "`dvc repro full/dvc.yaml`"
+    runs, above = other.runs, shown.runs
+    says = f"Last values of the same recipe as {where} trains it, {runs} seed{'s' * (runs > 1)} instead of {above}. "
+    says += "What is claimed here rests on the study with more seeds."
+    return [Table(columns, rows, says, (other.folder / "findings.csv").as_posix())]
+
+
+def _blocks(results: Results) -> list:
+    recipe, folder = results.recipe, results.folder
     path = (folder / "curve.csv").as_posix()
     curve = inputs.frame(folder / "curve.csv", CURVE.split(), TEXT)
-    findings = inputs.frame(folder / "findings.csv", FINDINGS.split(), TEXT)
     if curve.empty:
         return [Note(f"No results yet: {path} has no rows. Run `dvc repro`.")]
-    arms, say = recipe.ordered, recipe_findings
-    whole = findings[findings["seed"].isna()]
+    arms, say, compared = recipe.ordered, recipe_findings, _compared(results)
+    findings, whole = _findings(results)
+    study, kept = recipe.study, recipe.arm(recipe.main).kept
+    first = earliest(kept[0], min(study.steps, kept[-1] - kept[0]), study.factor)
     cards = [
         Chart(
-            chart(curve, whole, measure, arms, recipe.study),
+            chart(curve, whole, measure, arms, study),
             capital(say.said(measure)),
-            say.jumps(whole, measure, arms),
+            say.jumps(whole, measure, arms, first),
         )
         for measure in dict.fromkeys(curve["measure"])
         if "@" not in measure
     ]
     legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
-    factor = recipe.study.factor
-    stretch = (
-        f"{recipe.study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
-    )
-    caption = ("Dashed and level: what simpler means reach. " if (whole["finding"] == "level").any() else "") + (
+    factor = study.factor
+    stretch = f"{study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
+    caption = (
+        "Dashed and level: what guessing or simpler means reach. " if (whole["finding"] == "level").any() else ""
+    ) + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
-        "at its mean onset; the bar above: the 95 % interval of the onset. For attention, the head with the largest "
+        "at its mean onset; the bar above: the 95 % interval of the onset; neither where the change is not clear of 0, "
+        f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) or "
+        "ends at chance. For attention, the head with the largest "
         "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
+    remarks = create(recipe.task, recipe, recipe.arm(recipe.main).arguments).remarks
     blocks = [
         Note(recipe_design.design(recipe) + recipe_design.schedule(recipe)),
+        *([Note(remarks)] if remarks else []),
         Figure(cards, caption, path, "cards", legend),
-        Note(say.order(whole, arms[0])),
+        Note(say.order(whole, arms[0], results.runs)),
     ]
     if isinstance(recipe.train, Revisions):
         return blocks
-    header, rows = say.every_run(findings, arms)
+    header, rows = say.every_run(findings, arms, [one for one in compared if one in set(findings["measure"])])
     if len(header) > 1:
         runs = "Every run's last values, seed by seed: a mean over seeds hides who found the mechanism and who did not."
         blocks.append(Table(header, rows, runs, (folder / "findings.csv").as_posix()))
     notes = [
         *say.ahead(recipe, whole, curve),
-        say.against(whole, [arm for arm in arms if not recipe.arms[arm].get("first")]),
+        say.against(whole, [arm for arm in arms if not recipe.arms[arm].get("first")], compared),
         say.solved(findings, arms),
         say.parts(curve, whole, arms[0]),
         say.without(curve, arms[0]),
     ]
     blocks += [Note(note) for note in notes if note]
     seen = inputs.frame(folder / "picture.csv", PICTURE.split(), TEXT)
-    if pictured and len(seen):
+    if len(seen):
         maps = [Chart(looks(seen[seen["head"] == head]), head) for head in sorted(set(seen["head"]))]
         filled = say.FILLED if recipe.train.architecture.type == "bert" else ""
         caption = say.pictured(seen, arms[0]) + filled
@@ -160,7 +249,8 @@ def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str
     band = marks.mark_rect(color=charts.PALE).encode(x="start:Q", x2="end:Q")
     bar = marks.mark_rule(color=charts.INK, strokeWidth=3).encode(x="low:Q", x2="high:Q", y=alt.value(4))
     at = marks.mark_point(color=charts.INK, filled=True, size=40, opacity=1).encode(x="value:Q", y=alt.value(4))
-    level = whole[(whole["finding"] == "level") & (whole["measure"] == measure)][["value", "versus"]]
+    level = whole[(whole["finding"] == "level") & (whole["measure"] == measure) & (whole["arm"] == arms[0])]
+    level = level[["value", "versus"]]
     rule = alt.Chart(level).mark_rule(color=charts.GREY, strokeDash=[3, 3])
     rule = rule.encode(y="value:Q", tooltip=[alt.Tooltip("versus:N"), alt.Tooltip("value:Q", format=".3f")])
     return alt.layer(band, lines, bar, at, *([rule] if len(level) else []))

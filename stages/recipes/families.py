@@ -25,7 +25,7 @@ from pydantic import field_validator
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
 from stages.families.treebank.grammar import FEWEST
-from stages.recipes.task import Task, Watched
+from stages.recipes.lesson import Lesson, Watched
 from stages.store import paths, tables
 from stages.store.errors import UserError
 
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     row: Any
 
 
-class Families(Task):
+class Families(Lesson):
     """Attentional families of the prompt tasks `tasks`, which must be among `tasks` in params.yaml."""
 
     tasks: tuple[str, ...]
@@ -117,4 +117,4 @@ class Families(Task):
         return {"repeats_loss": late, "repeats_in_context": late - early}
 
 
-TASK = Families
+LESSON = Families

@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
-from stages.recipes.task import IGNORED, Batch, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 
 
-class Induction(Task):
+class Induction(Lesson):
     """Sequences of `length` tokens of a `vocabulary`; `triggers` per sequence, at `density` of the free positions."""
 
     vocabulary: int = Field(ge=4)
@@ -87,6 +87,10 @@ class Induction(Task):
         found = {"loss": -logprob.mean(), "in_context": logprob[:quarter].mean() - logprob[-quarter:].mean()}
         return found | ({"accuracy": top[partners].mean()} if len(partners) else {})
 
+    def chance(self, count: int) -> dict[str, float]:
+        """Return what guessing any token that may be a partner gets."""
+        return {"accuracy": 1 / (self.vocabulary - self.triggers)}
+
     def _repeated(self, tokens: Tokens) -> np.ndarray:
         """Return the positions of triggers that stood before: what follows them can be known."""
         ids = tokens.ids[:-1]
@@ -94,4 +98,4 @@ class Induction(Task):
         return np.setdiff1d(np.flatnonzero(ids < self.triggers), first)
 
 
-TASK = Induction
+LESSON = Induction

@@ -29,13 +29,16 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.families.family import Relation, Tokens, one_key
-from stages.recipes.task import IGNORED, Batch, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
+from stages.store.errors import UserError
 from stages.store.params import Section
-from stages.tasks.iteration.tape import SYMBOLS
+from stages.tasks.iteration.tape import SYMBOLS, last_chance, uncertainty
+from stages.tasks.iteration.tape import chance as tape_chance
 from stages.tasks.iteration.tape import step as following
 
 SEPARATOR, END, PADDING = 10, 11, 12  # after ten symbols, whatever the function
 HELD = 5  # one string in so many is a test string
+PATIENCE = 1000  # draws for every test string
 
 
 class Gap(Section):
@@ -45,7 +48,7 @@ class Gap(Section):
     until: int = Field(ge=1)
 
 
-class Iteration(Task):
+class Iteration(Lesson):
     """Strings of `shortest` to `longest` symbols; `beyond`: tested up to so many; `tape` False: the last s only.
 
     corruption: share of redrawn tape symbols; copying: steps of copies before all others; gap: of the first steps.
@@ -118,9 +121,21 @@ class Iteration(Task):
         return Batch(batch.ids_BT, batch.labels_BT, positions_BT)
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
-        """Draw test strings, two of each length from `shortest` to `beyond` in turn, with their true tapes."""
-        lengths_B = self.shortest + np.arange(count) // 2 % (self.beyond + 1 - self.shortest)
-        batch = self._written(self._strings(rng, lengths_B, test=True), lengths_B)
+        """Draw test strings, two of each length from `shortest` to `beyond` in turn, with their true tapes.
+
+        A short string may come again, but only in the half in which it came first.
+        """
+        lengths_B = self._lengths(count)
+        x_BL = self._strings(rng, lengths_B, test=True)
+        half: dict[tuple[int, ...], int] = {}
+        for number, length in enumerate(lengths_B):
+            for _ in range(PATIENCE):
+                if half.setdefault(tuple(x_BL[number, :length].tolist()), number % 2) == number % 2:
+                    break
+                x_BL[number] = self._strings(rng, np.array([length]), test=True, width=x_BL.shape[1])[0]
+            else:
+                raise UserError(f"shortest: {self.shortest}: too few test strings of {length} symbols for both halves")
+        batch = self._written(x_BL, lengths_B)
         found = []
         for number, (ids_T, labels_T) in enumerate(zip(batch.ids_BT, batch.labels_BT, strict=True)):
             scored = np.flatnonzero(labels_T != IGNORED)
@@ -128,14 +143,18 @@ class Iteration(Task):
             found.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
         return found
 
+    def _lengths(self, count: int) -> np.ndarray:
+        """Return the lengths of `count` held-out strings."""
+        return self.shortest + np.arange(count) // 2 % (self.beyond + 1 - self.shortest)
+
     def shown(self, held: list[Tokens]) -> int:
         """Return the first string of ten symbols, or of the longest trained length."""
         lengths = [int(np.flatnonzero(tokens.ids == SEPARATOR)[0]) for tokens in held]
         return lengths.index(min(10, self.longest)) if min(10, self.longest) in lengths else 0
 
-    def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool) -> np.ndarray:
+    def _strings(self, rng: np.random.Generator, lengths_B: np.ndarray, test: bool, width: int = 0) -> np.ndarray:
         """Draw strings x (B, L) of the test or of the training; symbols beyond a string's length mean nothing."""
-        inside_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
+        inside_BL = np.arange(width or lengths_B.max()) < lengths_B[:, None]
         x_BL = rng.integers(0, self.base, inside_BL.shape)
         while (wrong_B := (self._hash(x_BL, inside_BL) % HELD == 0) != test).any():
             x_BL[wrong_B] = rng.integers(0, self.base, (wrong_B.sum(), inside_BL.shape[1]))
@@ -196,5 +215,30 @@ class Iteration(Task):
         right = float(top.all())
         return {f"loss{suffix}": float(-logprob.mean()), f"accuracy{suffix}": right, f"accuracy@{length:02d}": right}
 
+    def chance(self, count: int) -> dict[str, float]:
+        """Return what knowing all but the string gets: of the whole tape, or without a tape of its last symbol."""
+        lengths_B, which, levels = self._lengths(count), 0 if self.tape else 1, {}
+        right, loss = {}, {}
+        for length in sorted(set(lengths_B.tolist())):
+            right[length] = (tape_chance(self.function, length)[1], last_chance(self.function, length))[which]
+            loss[length] = uncertainty(self.function, length)[which]
+            levels[f"accuracy@{length:02d}"] = right[length]
+        for suffix, some in (("", lengths_B <= self.longest), ("_beyond", lengths_B > self.longest)):
+            for measure, by_length in (("accuracy", right), ("loss", loss)) if some.any() else ():
+                levels[measure + suffix] = float(np.mean([by_length[length] for length in lengths_B[some].tolist()]))
+        return levels
 
-TASK = Iteration
+    @property
+    def remarks(self) -> str:
+        """What accuracy is of, and why longer strings fail."""
+        text = "A string counts as right when its whole tape is; without a tape, when the last symbol is. "
+        if self.longest < self.beyond:
+            text += (
+                f"Strings of {self.longest + 1} to {self.beyond} symbols end at positions that are never (with the "
+                "gap: hardly) trained: that models fail there is what their position embeddings lead one to expect, "
+                "and says nothing about how the shorter strings are solved."
+            )
+        return text.strip()
+
+
+LESSON = Iteration

@@ -35,7 +35,7 @@ from stages.baseline.base import Uniform
 from stages.baseline.kneser_ney import KneserNey
 from stages.families.family import Relation, Tokens
 from stages.families.treebank import grammar
-from stages.recipes.task import IGNORED, Batch, Pair, Task, Watched
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Pair, Watched
 from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream
@@ -68,7 +68,7 @@ class Corpus:
         return {word: index for index, word in enumerate(self.words)}
 
 
-class Masked(Task):
+class Masked(Lesson):
     """A corpus of `sentences` of `shortest` to `longest` words, `words` of every list of the lexicon.
 
     agreement: share of sentences that are agreement frames; masked: share of words to be predicted.
@@ -197,6 +197,10 @@ class Masked(Task):
             ("uas", "offset"): hits / max(1.0, arcs)
         }
 
+    def chance(self, count: int) -> dict[str, float]:
+        """Return what a coin gets on the pairs."""
+        return {"accuracy": 0.5}
+
     def _numbered(self) -> list[list[int]]:
         return [ids_T[1:].tolist() for ids_BT in self.corpus.ids.values() for ids_T in ids_BT]
 
@@ -252,11 +256,11 @@ def withheld(subject: str, predicate: str, count: int) -> bool:
 
 
 @cache
-def drawn(task: Masked) -> Corpus:
-    """Draw the corpus of a task: distinct sentences, without the combinations that are kept for the pairs."""
+def drawn(lesson: Masked) -> Corpus:
+    """Draw the corpus of a lesson: distinct sentences, without the combinations that are kept for the pairs."""
     rng, found = stream(0, "recipes/masked/corpus"), {}
-    while len(found) < task.sentences:
-        sentence = _sentence(task, rng)
+    while len(found) < lesson.sentences:
+        sentence = _sentence(lesson, rng)
         found[sentence.text] = sentence
     words = [*SPECIAL, *sorted({word for sentence in found.values() for word in _words(sentence)})]
     number = {word: index for index, word in enumerate(words)}
@@ -271,18 +275,18 @@ def drawn(task: Masked) -> Corpus:
     return Corpus({length: np.array(rows) for length, rows in sorted(ids.items())}, arcs, tuple(words))
 
 
-def _sentence(task: Masked, rng: np.random.Generator) -> Sentence:
+def _sentence(lesson: Masked, rng: np.random.Generator) -> Sentence:
     """Draw one sentence of the mixture, without withheld combinations."""
-    words, names = lexicon(task.words), list(CONSTRUCTIONS)
-    frame = rng.random() < task.agreement
+    words, names = lexicon(lesson.words), list(CONSTRUCTIONS)
+    frame = rng.random() < lesson.agreement
     while True:
         draw = Draw(words, rng)
         if frame:
             tree = chosen(agreement(draw, draw.either(*FRAMES), opposite=False), 0)
         else:
             tree = CONSTRUCTIONS[draw.either(*names)](draw).after(Tree(".", "punct", tight=True))
-        if task.shortest <= sum(1 for _ in tree.walk()) <= task.longest and not any(
-            withheld(subject, predicate, task.words) for subject, predicate in subjects(tree)
+        if lesson.shortest <= sum(1 for _ in tree.walk()) <= lesson.longest and not any(
+            withheld(subject, predicate, lesson.words) for subject, predicate in subjects(tree)
         ):
             return spell(tree, words.a, words.an)
 
@@ -296,4 +300,4 @@ def _logprob(model: KneserNey, ids: Sequence[int]) -> float:
     return math.fsum(math.log(model.probability(word, words[:index])) for index, word in enumerate(words))
 
 
-TASK = Masked
+LESSON = Masked

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from stages import tasks
+from stages.statistics.control import overlap
 from stages.statistics.intervals import FEWEST, interval
-from stages.statistics.ranks import adjusted, overlap, rank_p
+from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
 
 COLUMNS = (
@@ -28,6 +29,7 @@ COLUMNS = (
 SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
+SHOWN = 3  # ways of matching that a family's row names
 ALL = "all"
 
 
@@ -78,7 +80,8 @@ class Cell:
 def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
     """Return effects.csv: rows of the intact model ('none'), of families and of their control sets.
 
-    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens.
+    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens. Measures that say something about
+    the prompts (a task's `beside`, such as ties) are given of the intact model only.
     """
     raw = raw.assign(change=raw.value - raw.intact)
     intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
@@ -89,17 +92,20 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFram
     for name in [name for name in planned.index if name in names]:
         family = raw[raw.intervention == name]
         first = family.iloc[0]
-        same = (raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)
-        controls = raw[same & (raw.kind == first.kind)]
-        levels = {*planned.matching.reindex(controls.intervention.unique()).dropna(), planned.matching[name]}
-        told = {"members": planned.members[name], "matching": "; ".join(sorted(levels - {""}))}
+        controls = raw[(raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)]
+        controls = controls[controls.kind == first.kind]
+        levels = planned.matching.reindex(controls.intervention.unique()).dropna()
         for cell in _cells(family, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
-            rows += [_family_row(cell, measure, beside) | told for measure in cell.measures]
+            skill = [measure for measure in cell.measures if measure not in cell.task.beside]
+            matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
+            same = {"members": planned.members[name], "matching": matching}
+            rows += [_family_row(cell, measure, beside) | same for measure in skill]
         rows += _control_rows(controls, planned)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
-    return frame.assign(q=adjusted(frame.p.where(claim)))
+    whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
+    return frame.assign(q=adjusted(frame.p.where(claim).astype(float))).astype(whole)
 
 
 def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
@@ -137,8 +143,8 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
     why = cell.unable()
     if len(changes_D):
-        row |= {"overlap": overlap(heads.split() for heads in beside.drop_duplicates("draw").heads)}
-        if measure not in cell.task.beside and not why:
+        row |= {"overlap": overlap([heads.split() for heads in beside.drop_duplicates("draw").heads])}
+        if not why:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
     beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
@@ -146,10 +152,21 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     return row | {"note": "; ".join(filter(None, notes))}
 
 
+def _matched(levels: pd.Series) -> str:
+    """Return how control sets are matched, the commonest ways first; each set's own row says its own."""
+    counts = sorted(levels.value_counts().items(), key=lambda pair: (-pair[1], pair[0]))
+    if len(counts) == 1:
+        return counts[0][0]
+    shown = [f"{count} of {len(levels)} sets: {level}" for level, count in counts[:SHOWN]]
+    return " | ".join([*shown, *(["others in their rows"] if len(counts) > SHOWN else [])])
+
+
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
     """Return one row per control set, task and measure: its change, without an interval."""
     rows = []
     for (name, draw, task, measure), read in controls.groupby(["intervention", "draw", "task", "measure"]):
+        if measure in tasks.of(task).beside:
+            continue
         row = {key: read.iloc[0][key] for key in ("purpose", "family", "k", "kind", "heads")} | {"draw": draw}
         row |= {"task": task, "group": ALL, "measure": measure, "value": read.value.mean(), "note": ""}
         row |= {"intact": read.intact.mean(), "change": read.change.mean(), **_counts(read)}

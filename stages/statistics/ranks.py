@@ -7,7 +7,6 @@ that 'late layers matter more' is no evidence.
 """
 
 from collections.abc import Iterable
-from itertools import combinations
 
 import numpy as np
 from scipy.stats import false_discovery_control, rankdata
@@ -30,12 +29,6 @@ def adjusted(p: np.ndarray) -> np.ndarray:
     if there.any():
         q[there] = false_discovery_control(p[there])
     return q
-
-
-def overlap(sets: Iterable[Iterable]) -> float:
-    """Return the mean Jaccard index over all pairs of sets; nan for fewer than two."""
-    pairs = list(combinations([frozenset(heads) for heads in sets], 2))
-    return float(np.mean([len(a & b) / len(a | b) for a, b in pairs])) if pairs else np.nan
 
 
 def score_with_effect(

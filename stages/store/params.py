@@ -143,10 +143,16 @@ class Report(Section):
     title: str
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+class Studies(Section):
+    """The whole of full/params.yaml: recipes alone, the longer studies."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+
+
+class Params(Studies):
+    """The whole of params.yaml."""
+
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
     ngram: Ngram
@@ -156,7 +162,6 @@ class Params(Section):
     plan: Plan
     ablate: Ablate
     steer: Steer
-    recipes: dict[Name, Recipe] = Field(min_length=1)
     report: Report
 
     def __reduce__(self) -> tuple:
@@ -181,14 +186,28 @@ def load(path: Path = paths.PARAMS) -> Params:
 
     Raises `UserError` with the file, the key path, the value and what is allowed (the first mistake; the count of all).
     """
+    return _checked(path, _content(path), whole())
+
+
+def load_studies(path: Path = paths.PARAMS) -> Studies:
+    """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
+    content = _content(path)
+    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    return _checked(path, content, Studies if alone else whole())
+
+
+def _content(path: Path) -> Any:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the repository's folder") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _checked(path: Path, content: Any, kind: type[Studies]) -> Any:
     try:
-        return _validated(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(_explain(path, error)) from None
 

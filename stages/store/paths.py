@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-FULL = Path("params.full.yaml")  # recipes with more seeds, arms and transfer, run by bench/full_recipes.py
+FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
 LOCK = Path("requirements.lock")
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
@@ -92,10 +92,5 @@ def revision(recipe: str, arm: str, step: int) -> Path:
 
 
 def study(recipe: str) -> Path:
-    """Folder of a recipe's git-tracked results: learning.csv, curve.csv, findings.csv, picture.csv, metrics.json."""
+    """Folder of a recipe's git-tracked results: curve.csv, findings.csv, learning.csv, metrics.json, params.json ..."""
     return Path(f"reports/recipes/{recipe}")
-
-
-def full(recipe: str) -> Path:
-    """Folder of a recipe's results with params.full.yaml: as `study`, and params.json, the hash of its params."""
-    return Path(f"bench/full/{recipe}")

@@ -16,7 +16,7 @@ from stages.model.intervene import ablating
 from stages.model.load import Loaded
 from stages.model.measure import Means, measure, weighing
 from stages.model.score import Batch, Scored
-from stages.recipes.task import Pair, Task
+from stages.recipes.lesson import Lesson, Pair
 from stages.statistics.verdict import best_offset, offset_accuracy
 from stages.store import paths
 from stages.training.build import numbered, read
@@ -25,24 +25,24 @@ Row = tuple[str, str, str, float, float, float]  # measure, head ('' = the whole
 COPIES = 8192  # tokens of masked copies that run together
 
 
-def opened(recipe: str, arm: str, seed: int, step: int, task: Task) -> Loaded:
+def opened(recipe: str, arm: str, seed: int, step: int, lesson: Lesson) -> Loaded:
     """Load a checkpoint and find its anatomy."""
-    masked = task.mask is not None
+    masked = lesson.mask is not None
     model = read(paths.checkpoint(recipe, arm, seed, step), masked)
-    return Loaded(model, numbered(task.symbols, task.mask), find(model), "masked" if masked else "decoder")
+    return Loaded(model, numbered(lesson.symbols, lesson.mask), find(model), "masked" if masked else "decoder")
 
 
-def measured(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
+def measured(loaded: Loaded, lesson: Lesson, held: list[Tokens]) -> Iterator[Row]:
     """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations."""
-    names = dict.fromkeys(watched.relation for watched in task.watched.values())
-    relations = [{r: found for r in names if (found := task.relation(r, one)) is not None} for one in held]
+    names = dict.fromkeys(watched.relation for watched in lesson.watched.values())
+    relations = [{r: found for r in names if (found := lesson.relation(r, one)) is not None} for one in held]
     sequences = _sequences(held)
     found = measure(loaded, sequences, [*relations, *({} for _ in sequences[len(held) :])])
-    scored = found.scored if task.mask is None else pseudo.score(loaded, sequences, COPIES)
-    yield from _outcomes(task, held, scored)
+    scored = found.scored if lesson.mask is None else pseudo.score(loaded, sequences, COPIES)
+    yield from _outcomes(lesson, held, scored)
     best = offsets(relations)
     for tokens, mine, means in zip(held, relations, found.means, strict=False):
-        yield from attention(loaded, task, tokens.prompt, mine, means, best)
+        yield from attention(loaded, lesson, tokens.prompt, mine, means, best)
 
 
 def offsets(relations: Sequence[Mapping[str, Relation]]) -> dict[str, int]:
@@ -57,7 +57,7 @@ def offsets(relations: Sequence[Mapping[str, Relation]]) -> dict[str, int]:
 
 def attention(
     loaded: Loaded,
-    task: Task,
+    lesson: Lesson,
     sequence: str,
     relations: Mapping[str, Relation],
     means: Mapping[str, Means],
@@ -68,7 +68,7 @@ def attention(
     A relation between words weighs as many queries as the sequence has of it, and its null is what its best fixed
     offset (`best`) hits there.
     """
-    for name, (relation, statistic, only) in task.watched.items():
+    for name, (relation, statistic, only) in lesson.watched.items():
         if relation not in means:
             continue
         weight, null = 1.0, np.nan
@@ -86,23 +86,23 @@ def _sequences(held: list[Tokens]) -> list[Tokens]:
     return [*held, *(one.bad for one in held if isinstance(one, Pair))]
 
 
-def _outcomes(task: Task, held: list[Tokens], scored: Sequence[Scored], suffix: str = "") -> Iterator[Row]:
+def _outcomes(lesson: Lesson, held: list[Tokens], scored: Sequence[Scored], suffix: str = "") -> Iterator[Row]:
     """Yield outcomes from the scores of all sequences; with a suffix only whole measures."""
     bad = iter(scored[len(held) :])
     for tokens, one in zip(held, scored, strict=False):
         if isinstance(tokens, Pair):
-            found = task.preferred(tokens, one.logprob, next(bad).logprob)
+            found = lesson.preferred(tokens, one.logprob, next(bad).logprob)
         else:
-            found = task.outcomes(tokens, one.logprob, one.top)
+            found = lesson.outcomes(tokens, one.logprob, one.top)
         for outcome, value in found.items():
             if not (suffix and "@" in outcome):
                 yield outcome + suffix, "", tokens.prompt, float(value), np.nan, 1.0
 
 
-def silenced(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
+def silenced(loaded: Loaded, lesson: Lesson, held: list[Tokens]) -> Iterator[Row]:
     """Yield the outcomes without each head (zero ablation), as measures `<outcome>@without <head>`."""
     sequences = _sequences(held)
-    batch = Batch(loaded, sequences, [tokens.target for tokens in sequences]) if task.mask is None else None
+    batch = Batch(loaded, sequences, [tokens.target for tokens in sequences]) if lesson.mask is None else None
     for layer, head in loaded.anatomy.heads:
         zero = {(layer, head): torch.zeros(loaded.anatomy.layers[layer].head_size)}
         if batch is not None:
@@ -110,17 +110,17 @@ def silenced(loaded: Loaded, task: Task, held: list[Tokens]) -> Iterator[Row]:
         else:
             with ablating(loaded, zero, None):
                 scored = pseudo.score(loaded, sequences, COPIES)
-        yield from _outcomes(task, held, scored, f"@without L{layer}H{head}")
+        yield from _outcomes(lesson, held, scored, f"@without L{layer}H{head}")
 
 
-def pictured(loaded: Loaded, task: Task, tokens: Tokens) -> Iterator[tuple]:
+def pictured(loaded: Loaded, lesson: Lesson, tokens: Tokens) -> Iterator[tuple]:
     """Yield (head, query, token, prediction, key, token looked at, weight) of one sequence, from its first target on.
 
-    Where the task says so, the targets are written by the model itself, greedily. A model that fills gaps looks at the
-    whole sequence, and predicts each token with that one left out.
+    Where the lesson says so, the targets are written by the model itself, greedily. A model that fills gaps looks at
+    the whole sequence, and predicts each token with that one left out.
     """
     ids, first = tokens.ids, int(tokens.target[0])
-    if task.decoded:
+    if lesson.decoded:
         ids = ids[:first]
         for _ in tokens.target:
             ids = np.append(ids, int(forward(loaded, [ids], [np.array([len(ids) - 1])])[0].argmax()))
@@ -132,14 +132,14 @@ def pictured(loaded: Loaded, task: Task, tokens: Tokens) -> Iterator[tuple]:
     with weighing(loaded, keep):
         predicted = forward(loaded, [ids], [np.arange(len(ids))]).argmax(1).tolist()
     queries = range(first - 1, len(ids) - 1)
-    if task.mask is not None:
+    if lesson.mask is not None:
         queries = tokens.target.tolist()
-        gaps = [np.where(np.arange(len(ids)) == place, task.mask, ids) for place in queries]
+        gaps = [np.where(np.arange(len(ids)) == place, lesson.mask, ids) for place in queries]
         filled = forward(loaded, gaps, [np.array([place]) for place in queries]).argmax(1).tolist()
         predicted = dict(zip(queries, filled, strict=True))
-    words = [task.symbol(int(token)) for token in ids]
+    words = [lesson.symbol(int(token)) for token in ids]
     for layer, head in loaded.anatomy.heads:
         for query in queries:
-            for key in range(query + 1 if task.mask is None else len(ids)):
+            for key in range(query + 1 if lesson.mask is None else len(ids)):
                 weight = float(seen[layer][head, query, key])
-                yield f"L{layer}H{head}", query, words[query], task.symbol(predicted[query]), key, words[key], weight
+                yield f"L{layer}H{head}", query, words[query], lesson.symbol(predicted[query]), key, words[key], weight

@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 BATCH_TOKENS = 2048  # in a batch, at most (one prompt at least)
 
 
-def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> list[Row]:
+def measured(loaded: Loaded, lesson: Families, held: Sequence[Asked]) -> list[Row]:
     """Return the model's outcomes on every prompt and every head's statistic of every family there, in this order.
 
     Prompts that the model cannot read whole, or has no use for, are left out. Raises `UserError` when none is left.
     """
-    encoded = [(asked, task.scored(asked, encode(loaded, asked.row))) for asked in held if _sensible(loaded, asked)]
+    encoded = [(asked, lesson.scored(asked, encode(loaded, asked.row))) for asked in held if _sensible(loaded, asked)]
     kept = [(asked, tokens) for asked, tokens in encoded if len(tokens) <= longest(loaded)]
     if not kept:
-        raise UserError(f"{type(loaded.model).__name__}: it can read none of the prompts of {', '.join(task.tasks)}")
+        raise UserError(f"{type(loaded.model).__name__}: it can read none of the prompts of {', '.join(lesson.tasks)}")
     log.debug("%d of %d prompts are measured", len(kept), len(held))
-    relations = task.relations([tokens for _, tokens in kept], [asked.task for asked, _ in kept])
+    relations = lesson.relations([tokens for _, tokens in kept], [asked.task for asked, _ in kept])
     best, rows = offsets(relations), []
     streaming = {f"L{layer}H{head}" for layer, head in loaded.anatomy.heads if _streams(loaded, layer)}
     for chosen in batches([tokens for _, tokens in kept], BATCH_TOKENS, [len(tokens.target) for _, tokens in kept]):
@@ -36,11 +36,11 @@ def measured(loaded: Loaded, task: Families, held: Sequence[Asked]) -> list[Row]
         for index, means, scored in zip(chosen, found.means, found.scored, strict=True):
             asked, tokens = kept[index]
             if scored is not None and len(tokens.target):
-                results = task.results(asked, scored.logprob, scored.top)
+                results = lesson.results(asked, scored.logprob, scored.top)
                 rows += [(outcome, "", asked.sequence, float(value), np.nan, 1.0) for outcome, value in results.items()]
-            looked = attention(loaded, task, asked.sequence, relations[index], means, best)
+            looked = attention(loaded, lesson, asked.sequence, relations[index], means, best)
             rows += [row for row in looked if row[0] != "streaming" or row[1] in streaming]
-    order = [*OUTCOMES, *task.watched]
+    order = [*OUTCOMES, *lesson.watched]
     return sorted(rows, key=lambda row: order.index(row[0]))
 
 

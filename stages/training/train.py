@@ -1,4 +1,4 @@
-"""The training loop of all recipes: AdamW on batches that a task draws, on the CPU with one thread.
+"""The training loop of all recipes: AdamW on batches that a lesson draws, on the CPU with one thread.
 
 The same seed gives the same weights bit for bit on one machine: one thread per run, so that no sum depends on how many
 there are (several runs share the processor instead), torch's deterministic algorithms, and named random streams.
@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from stages.recipes.task import IGNORED, Batch, Task
+from stages.recipes.lesson import IGNORED, Batch, Lesson
 from stages.store.errors import UserError
 from stages.store.params import Optimizer, Training
 
 
-def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random.Generator, keep) -> None:
+def train(model: PreTrainedModel, lesson: Lesson, training: Training, rng: np.random.Generator, keep) -> None:
     """Train a model; `keep(step, loss)` is called at every kept step with the mean loss since the one before.
 
     Step n is the state after n updates; at step 0 there is no loss yet (nan). Raises `UserError` when it diverges.
@@ -38,7 +38,7 @@ def train(model: PreTrainedModel, task: Task, training: Training, rng: np.random
             losses = []
         if step == training.steps:
             break
-        loss = objective(model, task.batch(rng, training.batch, step), training.arcs)
+        loss = objective(model, lesson.batch(rng, training.batch, step), training.arcs)
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.clip)

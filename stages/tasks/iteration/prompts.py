@@ -10,8 +10,10 @@ Two relations go from a symbol of it, so measured at the position before it: `it
 x_{t+1}, `separator` from s_{t+1}, t > 0, to ':'. The string is as far back as it is long, and no example is as long as
 the last string: neither a fixed offset nor the examples' own gives the place away. In `copy` the symbol at x_{t+1} is
 also the one that followed the written symbol before, so that an induction head finds it too where symbols do not recur;
-in the others only stepping does.
+in the others only stepping does. The last string's hash decides its split: no string is in both.
 """
+
+from hashlib import sha256
 
 import numpy as np
 
@@ -35,6 +37,8 @@ def _prompt(function: str, number: int, settings: Settings, seed: int) -> Prompt
     length = lengths[number // 2 % len(lengths)]
     shown = rng.choice([other for other in lengths if other != length], settings.examples)
     strings = [rng.integers(SYMBOLS[function], size=size) for size in (*shown, length)]
+    while sha256(bytes(strings[-1].tolist())).digest()[0] % 2 != number % 2:
+        strings[-1] = rng.integers(SYMBOLS[function], size=length)
     *examples, (string, target) = [(_write(x) + " :", _write(tape(function, x))) for x in strings]
     before = "".join(f"{x}{s}\n" for x, s in examples)
     text = before + string

@@ -4,14 +4,23 @@ Pure pandas and numpy. A row is (arm, seed, step, measure, head, sequence, value
 model does; a measure with '@' is a part of another one and is not located.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from stages.recipes.onset import Located
-from stages.recipes.task import Task
+from stages.statistics.onset import SEEDS, Located, rises
+
+
+class Lesson(Protocol):
+    """What is asked of a recipe's lesson here; see `stages.recipes.lesson.Lesson`."""
+
+    falls: Set[str]
+    onsets: tuple[str, ...]
+    solved: Mapping[str, float]
+
 
 FINDINGS = ["finding", "arm", "measure", "versus", "seed", "value", "low", "high"]
 
@@ -86,13 +95,13 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return averaged(rows, keys)[[*keys, "value", "spread", "null"]]
 
 
-def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> Iterator[tuple]:
+def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesson]) -> Iterator[tuple]:
     """Yield the rows of findings.csv.
 
     onset, rise, final: of a measure, mean over seeds with its interval, and per seed without one. after: by how many
     steps a measure's onset follows that of the one named in `versus`. beyond: how much further the first arm's
     rise or last value goes than another arm's (`versus`), positive in the direction of the jump, down for losses.
-    solved: the first checkpoint at which a measure is at its task's level, without a value where a seed never is.
+    solved: the first checkpoint at which a measure is at its lesson's level, without a value where a seed never is.
     later: by how many steps an arm's onset (`onset later`) or its being solved follows that of the first arm
     (`versus`), negative where the arm is ahead. Resamples are the same for both.
     level: see `levelled`.
@@ -100,12 +109,12 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
     first = next(iter(located))
     for arm, measures in located.items():
         for measure, one in measures.items():
-            solved = ("solved",) if measure in tasks[arm].solved else ()
+            solved = ("solved",) if measure in lessons[arm].solved else ()
             for finding in ("onset", "rise", "final", *solved):
                 values_S, values_R = getattr(one, f"{finding}_S"), getattr(one, f"{finding}_R")
                 yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R, finding == "solved")
                 yield from ((finding, arm, measure, "", s, value, np.nan, np.nan) for s, value in enumerate(values_S))
-        onsets = [measure for measure in tasks[arm].onsets if measure in measures]
+        onsets = [measure for measure in lessons[arm].onsets if measure in measures]
         for earlier, later in pairwise(onsets):
             a, b = measures[earlier], measures[later]
             change = (b.onset_S - a.onset_S).mean()
@@ -113,7 +122,7 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
         if arm != first:
             for measure in onsets:
                 one, other = located[first].get(measure), measures[measure]
-                solved = ("solved",) if measure in tasks[arm].solved else ()
+                solved = ("solved",) if measure in lessons[arm].solved else ()
                 for finding in ("onset", *solved) if one is not None else ():
                     value = getattr(other, f"{finding}_S").mean() - getattr(one, f"{finding}_S").mean()
                     later_R = getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R")
@@ -122,11 +131,55 @@ def compared(located: dict[str, dict[str, Located]], tasks: dict[str, Task]) -> 
             for measure, other in measures.items():
                 one = located[first].get(measure)
                 if one is not None:
-                    sign = -1 if measure in tasks[arm].falls else 1
+                    sign = -1 if measure in lessons[arm].falls else 1
                     for finding in ("rise", "final"):
                         value = sign * (getattr(one, f"{finding}_S").mean() - getattr(other, f"{finding}_S").mean())
                         bounds = _bounds(sign * (getattr(one, f"{finding}_R") - getattr(other, f"{finding}_R")))
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
+
+
+def supported(
+    whole: pd.DataFrame, falls: Set[str], spans: Mapping[str, float], seeds: int, spacing: float = 0
+) -> pd.DataFrame:
+    """Return the rows of findings.csv, without those per seed, that a sentence may be made of.
+
+    Dropped are onsets of what does not rise (`onset.rises`, `spans`: range by measure) or ends at chance (`level` by
+    the means `chance`); orders of onsets, and arms ahead of others, where one of the two has no onset or there are
+    fewer than SEEDS seeds; differences between arms whose chance differs, since they are not of the same thing. The
+    difference of two onsets is not known better than `spacing`, the steps between checkpoints: its interval is wider
+    by as much on both sides.
+    """
+    keyed = whole[whole["versus"].fillna("") == ""].set_index(["finding", "arm", "measure"])[["value", "low", "high"]]
+    chance = whole[(whole["finding"] == "level") & (whole["versus"] == "chance")]
+    chance = chance.set_index(["arm", "measure"])["value"].to_dict()
+
+    def learned(arm: str, measure: str) -> bool:
+        if ("rise", arm, measure) not in keyed.index or not rises(
+            *keyed.loc[("rise", arm, measure)], measure in falls, spans[measure]
+        ):
+            return False
+        final, guess = keyed.loc[("final", arm, measure)], chance.get((arm, measure), np.nan)
+        return not (final["high"] >= guess if measure in falls else final["low"] <= guess)
+
+    def alike(measure: str, *arms: str) -> bool:
+        return len({chance.get((arm, measure)) for arm in arms}) == 1
+
+    def kept(row) -> bool:
+        match row.finding:
+            case "onset":
+                return learned(row.arm, row.measure)
+            case "after":
+                return seeds >= SEEDS and learned(row.arm, row.measure) and learned(row.arm, row.versus)
+            case "onset later" | "solved later":
+                both = learned(row.arm, row.measure) and learned(row.versus, row.measure)
+                return seeds >= SEEDS and both and alike(row.measure, row.arm, row.versus)
+            case "rise beyond" | "final beyond":
+                return alike(row.measure, row.arm, row.versus)
+        return True
+
+    rows = whole[[kept(row) for row in whole.itertuples()]]
+    margin = spacing * rows["finding"].isin(("after", "onset later", "solved later"))
+    return rows.assign(low=rows["low"] - margin, high=rows["high"] + margin)
 
 
 def levelled(levels: Mapping[tuple[str, str], float], arm: str) -> Iterator[tuple]:

@@ -1,7 +1,8 @@
-"""What a recipe's task is: batches to learn from, held-out sequences to be measured on, and what is scored on them.
+"""What a recipe teaches: batches to learn from, held-out sequences to be measured on, and what is scored on them.
 
-A task is one module here that defines `TASK`, a class of `Task`: its fields are the arguments that the user writes in
-params.yaml under `recipes.<recipe>.arguments`, its methods make the data. Pure numpy: no torch, no model.
+A lesson is one module here that defines `LESSON`, a class of `Lesson`: its fields are the arguments that the user
+writes in params.yaml under `recipes.<recipe>.train.arguments`, its methods make the data, and `recipes.<recipe>.task`
+names its module. Pure numpy: no torch, no model.
 
 Legend: B batch, T token.
 """
@@ -51,8 +52,8 @@ class Watched(NamedTuple):
     layer: int | None = None
 
 
-class Task(Section):
-    """Base of all tasks: arguments as fields; what every subclass defines is below.
+class Lesson(Section):
+    """Base of all lessons: arguments as fields; what every subclass defines is below.
 
     watched: measure -> which heads' attention it is, at every checkpoint.
     falls: measures that are better when lower.
@@ -91,11 +92,14 @@ class Task(Section):
         return str(token)
 
     def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
-        """Draw `size` training sequences; `step`: updates so far, for tasks that begin easier or harder."""
+        """Draw `size` training sequences; `step`: updates so far, for lessons that begin easier or harder."""
         raise NotImplementedError
 
     def held_out(self, rng: np.random.Generator, count: int) -> list[Tokens]:
-        """Draw `count` sequences that no training batch holds; `target` = the positions whose tokens are scored."""
+        """Draw `count` sequences that no training batch holds; `target` = the positions whose tokens are scored.
+
+        Every other one is of split a: no sequence may lie in both halves.
+        """
         raise NotImplementedError
 
     def shown(self, held: list[Tokens]) -> int:
@@ -122,21 +126,30 @@ class Task(Section):
         """Return what simpler means reach on the held-out sequences: (measure, name of the means) -> value."""
         return {}
 
+    def chance(self, count: int) -> dict[str, float]:
+        """Return what the best guess gets on `count` held-out sequences, by measure, where that is known exactly."""
+        return {}
 
-def create(name: str, recipe: Recipe, arguments: dict) -> Task:
-    """Build the task of a recipe from its arguments.
+    @property
+    def remarks(self) -> str:
+        """What a reader of its results must know about the measures, in sentences."""
+        return ""
 
-    Raises `UserError` naming the key in params.yaml when the task or an argument is not known.
+
+def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
+    """Build the lesson of a recipe from its arguments.
+
+    Raises `UserError` naming the key in params.yaml when the lesson or an argument is not known.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
-    known = [path.stem for path in files if "\nTASK = " in path.read_text(encoding="utf-8")]
+    known = [path.stem for path in files if "\nLESSON = " in path.read_text(encoding="utf-8")]
     where = f"params.yaml: recipes.{name}"
     if recipe.task not in known:
-        raise UserError(f"{where}.task = {recipe.task!r}: no such task; allowed: {', '.join(known)}")
-    kind = import_module(f"stages.recipes.{recipe.task}").TASK
+        raise UserError(f"{where}.task = {recipe.task!r}: no such lesson; allowed: {', '.join(known)}")
+    kind = import_module(f"stages.recipes.{recipe.task}").LESSON
     if kind.trained != isinstance(recipe.train, Training):
         needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
-        raise UserError(f"{where}.task = {recipe.task!r}: this task {needs}; allowed under train: see README.md")
+        raise UserError(f"{where}.task = {recipe.task!r}: this lesson {needs}; allowed under train: see README.md")
     try:
         return kind(**arguments)
     except ValidationError as error:

@@ -6,7 +6,9 @@ For a curve f over training steps (linear between checkpoints) and a window w:
 
 Where several t are as steep (a jump shorter than w, or checkpoints further apart than w), t* is the middle of them.
 
-Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate. Where
+Every curve has such a stretch, also one that never jumps: the rise says whether there is anything to locate (`rises`;
+the largest of many differences is above 0 by noise alone, so that its interval is not enough). An onset can be at
+`earliest` or after: what rises at once has its onset there. Where
 checkpoints double apart, steps are counted in doublings of 1 + step, curves are linear between checkpoints on that
 scale, and the window is a factor: onset = the geometric middle of the stretch over which 1 + step grows by it.
 
@@ -28,6 +30,7 @@ import numpy as np
 SEEDS = 3  # from so many on, an interval is also over seeds
 GRID = 20  # points in a window
 TIE = 1e-9  # rises that differ by less are equal
+RISES = 0.1  # of a measure's range: a smaller rise is not located
 DOUBLING = 1000  # grid units in a doubling of 1 + step, where the window is a factor
 
 
@@ -89,6 +92,19 @@ def locate(
         ]
         found[name] = Located(*(part * turn for part, turn in zip(once, scale, strict=True)), *over_seeds)
     return found
+
+
+def rises(rise: float, low: float, high: float, falls: bool, span: float) -> bool:
+    """Say whether a rise is worth an onset: clear of 0 in its direction, and `RISES` of the measure's range `span`."""
+    clear = high < 0 if falls else low > 0
+    return clear and abs(rise) >= RISES * span
+
+
+def earliest(first: int, window: int, factor: float | None = None) -> tuple[float, float]:
+    """Return the earliest onset that can be, and up to where one is not told apart from it, in steps."""
+    if factor is not None:
+        return (1 + first) * factor**0.5 - 1, (1 + first) * factor ** (0.5 + 1 / GRID) - 1
+    return first + window / 2, first + window / 2 + max(1, window // GRID)
 
 
 def means(values_SCP: np.ndarray, weights_RP: np.ndarray) -> np.ndarray:
