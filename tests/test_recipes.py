@@ -1,6 +1,7 @@
 """Training from scratch and its dynamics: the same bytes twice, nothing trusted after a kill, planted truth found."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -490,3 +491,71 @@ def test_a_run_that_never_reaches_the_level_has_no_step_and_no_mean():
     found = onset.locate({"a": values_SCP}, set(), steps_C, 10, 200, np.random.default_rng(0), {"a": 0.5})["a"]
     assert np.isnan(found.solved_S).tolist() == [True, False, False]
     assert np.isnan(found.solved_R).mean() == pytest.approx(1 - (2 / 3) ** 3, abs=0.1)  # the resamples that draw it
+
+
+ECHO = '''"""The same token all the time: what came before."""
+from typing import ClassVar
+
+import numpy as np
+
+from stages.families import FAMILIES
+from stages.families.family import Tokens
+from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
+
+
+class Echo(Lesson):
+    """Sequences of one token."""
+
+    length: int
+
+    watched: ClassVar[dict] = {"previous": Watched("previous")}
+    onsets: ClassVar[tuple] = ("previous", "accuracy")
+    symbols: ClassVar[int] = 9
+    positions: ClassVar[int] = 12
+
+    def batch(self, rng, size, step):
+        ids_BT = np.repeat(rng.integers(0, 8, (size, 1)), self.length, axis=1)
+        return Batch(ids_BT, np.pad(ids_BT[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED))
+
+    def held_out(self, rng, count):
+        none, target = np.zeros(self.length, dtype=bool), np.arange(1, self.length)
+        return [Tokens(f"{n:04d}", "test", np.full(self.length, n % 8), none, target) for n in range(count)]
+
+    def relation(self, name, tokens):
+        return FAMILIES[name].relation(tokens)
+
+    def outcomes(self, tokens, logprob, top):
+        return {"loss": -logprob.mean(), "accuracy": top.mean()}
+
+    def chance(self, count):
+        return {"accuracy": 1 / 8}
+
+
+LESSON = Echo
+'''
+PAGE = """
+from pathlib import Path
+from stages.page import recipes
+from stages.store import params
+(section,) = recipes.sections({Path(): params.load_studies()})
+print(section.title, [card.label for block in section.blocks if block.kind == "figure" for card in block.charts])
+"""
+
+
+def test_a_recipe_is_one_file_and_one_entry_and_shows_up_in_results_and_page(tmp_path):
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "stages/recipes/echo.py").write_text(ECHO)
+    recipe = yaml.safe_load((ROOT / "params.quick.yaml").read_text())["recipes"]["induction"] | {"task": "echo"}
+    recipe["train"] |= {"arguments": {"length": 8}, "steps": 4, "batch": 4, "seeds": 1, "checkpoints": {"even": 2}}
+    recipe["study"] |= {"sequences": 8, "bootstrap": 200}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seed": 17, "recipes": {"echo": recipe}}))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    for arguments in (["-m", "stages.train", "echo"], ["-m", "stages.dynamics", "echo"], ["-c", PAGE]):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Heads that emerge: echo")
+    assert all(label in done.stdout for label in ("Accuracy", "Previous-token score", "L0H0"))
+    names = ("curve.csv", "findings.csv", "learning.csv", "metrics.json", "params.json", "picture.csv")
+    assert sorted(path.name for path in (tmp_path / paths.study("echo")).iterdir()) == list(names)
