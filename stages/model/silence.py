@@ -63,7 +63,7 @@ class Writable:
     """What a kind may write: every head's mean output (K,) over text, and other prompts' outputs."""
 
     means: Mapping[Head, torch.Tensor]
-    donors: Donors
+    donors: Donors | None = None
 
 
 @dataclass(frozen=True)
