@@ -21,7 +21,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
-from stages.statistics.findings import FINDINGS, arrays, best, compared, leader, levelled, metrics, summary, together
+from stages.statistics.findings import (
+    FINDINGS,
+    arrays,
+    best,
+    compared,
+    guessed,
+    leader,
+    levelled,
+    metrics,
+    spans,
+    summary,
+    supported,
+    together,
+)
 from stages.statistics.onset import locate
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
@@ -66,13 +79,17 @@ def main(name: str) -> None:
     main_lesson = lessons[recipe.main]
     levels = main_lesson.levels(held_out(settings, name, main_lesson))
     findings = pd.DataFrame([*compared(located, lessons), *levelled(levels, recipe.main)], columns=FINDINGS)
-    summaries = {"curve": summary(pd.concat(kept)), "findings": findings}
+    curve = summary(pd.concat(kept))
+    chance = guessed({arm: lesson.chance(study.sequences) for arm, lesson in lessons.items()})
+    whole = pd.concat([findings[findings.seed == ""], *([chance] if len(chance) else [])], ignore_index=True)
+    whole = supported(whole, main_lesson.falls, spans(curve, main_lesson.falls), arms[recipe.main].seeds)
+    summaries = {"curve": curve, "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     for file, table in summaries.items():
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
     made_with = {"sha256": params.digest(settings.seed, recipe)}
-    for file, content in {"metrics": metrics(findings, counts), "params": made_with}.items():
+    for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
         tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
 

@@ -17,7 +17,7 @@ from stages.page import charts, inputs, recipe_design, recipe_findings
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
 from stages.recipes.lesson import create
-from stages.statistics.findings import supported
+from stages.statistics.findings import guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
 from stages.store.params import Recipe, Revisions, Studies, Study, digest
@@ -95,22 +95,12 @@ def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     findings = inputs.frame(results.folder / "findings.csv", FINDINGS.split(), TEXT)
     curve = inputs.frame(results.folder / "curve.csv", CURVE.split(), TEXT)
     lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
-    guesses = [
-        ("level", arm, measure, "chance", None, value, None, None)
-        for arm, lesson in lessons.items()
-        for measure, value in lesson.chance(recipe.study.sequences).items()
-    ]
-    whole = findings[findings["seed"].isna()]
-    if guesses:
-        numbers = dict.fromkeys(("seed", "value", "low", "high"), float)
-        whole = pd.concat([whole, pd.DataFrame(guesses, columns=FINDINGS.split()).astype(numbers)], ignore_index=True)
+    chance = guessed({arm: lesson.chance(recipe.study.sequences) for arm, lesson in lessons.items()})
+    whole = pd.concat([findings[findings["seed"].isna()], *([chance] if len(chance) else [])], ignore_index=True)
     falls = lessons[recipe.main].falls
-    losses = curve[(curve["best"] == 1) & curve["measure"].isin([name for name in falls if "loss" in name])]
-    nats = losses.groupby(["arm", "step", "measure"])["value"].mean().max() if len(losses) else 1.0
-    spans = {measure: nats if measure in falls else 1.0 for measure in set(whole["measure"])}  # others are shares
     kept = recipe.arm(recipe.main).kept
     spacing = max(np.diff(kept)) if recipe.study.factor is None else 0  # doubling steps have no one distance
-    return findings, supported(whole, falls, spans, results.runs, spacing)
+    return findings, supported(whole, falls, spans(curve, falls), results.runs, spacing)
 
 
 def _compared(results: Results) -> list[str]:

@@ -138,6 +138,20 @@ def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesso
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
+def spans(curve: pd.DataFrame, falls: Set[str]) -> dict[str, float]:
+    """Return the range of every measure of curve.csv: 1 for shares, the largest mean loss for what is in nats."""
+    losses = curve[(curve["best"] == 1) & curve["measure"].isin([measure for measure in falls if "loss" in measure])]
+    nats = float(losses.groupby(["arm", "step", "measure"])["value"].mean().max()) if len(losses) else 1.0
+    return {measure: nats if measure in falls else 1.0 for measure in set(curve["measure"])}
+
+
+def guessed(chance: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Return what guessing gets, by arm and measure, as rows of findings.csv."""
+    rows = [(arm, measure, value) for arm, levels in chance.items() for measure, value in levels.items()]
+    table = pd.DataFrame(rows, columns=["arm", "measure", "value"]).astype({"value": float})
+    return table.assign(finding="level", versus="chance", seed=np.nan, low=np.nan, high=np.nan)[FINDINGS]
+
+
 def supported(
     whole: pd.DataFrame, falls: Set[str], spans: Mapping[str, float], seeds: int, spacing: float = 0
 ) -> pd.DataFrame:
@@ -196,21 +210,23 @@ def _bounds(values_R: np.ndarray, unless_never: bool = False) -> tuple[float, fl
     return float(low), float(high)
 
 
-def metrics(findings: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | int]:
+def metrics(whole: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | int]:
     """Return the means over seeds that branches compare: last values; the first arm's onsets and solved step.
+
+    whole: findings as `supported` leaves them, so that what does not rise has no onset here.
 
     `<measure>` and `<measure>_onset` are the first arm's, `<arm>_<measure>` those of the others; seeds: runs per arm.
     `<means>_<measure>`: what simpler means reach on the same sequences, such as ngram_accuracy.
     """
     first = next(iter(seeds))
     found: dict[str, float | int] = {"seeds": seeds[first]}
-    for row in findings[findings.seed.astype(str) == ""].itertuples():
+    for row in whole.itertuples():
         if row.finding == "final":
             found[row.measure if row.arm == first else f"{row.arm}_{row.measure}"] = round(row.value, 5)
         elif row.finding == "onset" and row.arm == first:
             found[f"{row.measure}_onset"] = round(row.value, 1)
         elif row.finding == "solved" and row.arm == first and not np.isnan(row.value):
             found[f"{row.measure}_solved"] = round(row.value, 1)
-        elif row.finding == "level" and "@" not in row.measure:
+        elif row.finding == "level" and row.arm == first and "@" not in row.measure:
             found[f"{row.versus}_{row.measure}"] = round(row.value, 5)
     return found
