@@ -9,7 +9,7 @@ the rest is missing.
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     plan = tables.read(paths.plan(slot), tables.PLANS)
-    _check_kinds(plan)
+    _check_kinds({*plan.kind, *settings.plan.kinds})
     loaded = load(slot, attention="sdpa")
     prompts = {}
     for task in settings.ablate.prompts:
@@ -68,10 +68,10 @@ def main(slot: str) -> None:
     shards.forget(paths.shards(slot))
 
 
-def _check_kinds(plan: pd.DataFrame) -> None:
+def _check_kinds(kinds: Iterable[str]) -> None:
     from stages.model.silence import KINDS
 
-    for kind in plan.kind.unique():
+    for kind in sorted(kinds):
         if kind not in KINDS:
             raise UserError(
                 f"{paths.PARAMS}: plan.kinds: {kind!r}: no such way to silence; allowed: {', '.join(KINDS)}"
@@ -184,9 +184,7 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
     kinds = tuple(kind for kind in settings.plan.kinds if KINDS[kind].constant)
     asked = {task: prompts for task, prompts in rows.items() if len(prompts)}
     if not asked or not kinds:
-        why = (
-            "no kind of params plan.kinds writes the same everywhere" if asked else "no task has prompts to silence on"
-        )
+        why = "no kind of plan.kinds writes a constant" if asked else "no task has prompts to silence heads on"
         return tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
     with tables.writer(paths.first_order(slot), tables.FIRST_ORDER) as add:
         for task, prompts in tqdm(asked.items(), desc="first order", unit="task"):

@@ -91,22 +91,21 @@ def test_mean_and_zero_equal_plain_passes(loaded, means, kind):
 @pytest.mark.parametrize(
     "start", ["", "the old cat of the red house in a big tree sees the dog and the bird likes it " * 3]
 )
-def test_resample_writes_what_the_head_gives_on_the_donor(loaded, means, start):
+@pytest.mark.parametrize("number", [1, 3])
+def test_resample_writes_what_the_head_gives_on_the_donor(loaded, means, start, number):
     """With and without a shared prefix: ordinary position j gets the donor's j-th, from the start again at its end."""
     tokens = [encode(loaded, row(number, text=start + text)) for number, text in enumerate(TEXTS)]
-    donor = encode(loaded, row(9, text="a red dog sees a big old river of it"))
+    donors = ["a red dog sees a big old river of it", "the bird", "it is in a house"][:number] * (3 // number)
+    donors = [encode(loaded, row(9, text=text)) for text in donors]
     batch = Batch(loaded, tokens, [np.arange(len(one) - 3, len(one)) for one in tokens])
     assert (batch.cut > 0) == bool(start)
-    with capturing(loaded) as outputs:
-        forward(loaded, [donor.ids], headless=True)
     heads = ((1, 2), (2, 0))
-    writable = Writable(means, Donors(loaded, tokens, [donor] * 3))
-    for one, scored, intact in zip(tokens, silenced(batch, heads, "resample", writable), batch.intact, strict=True):
-        values = {}
-        for layer, head in heads:
-            z_SK = outputs[layer][0, :, head * 8 : head * 8 + 8]
-            given = [0] + [1 + j % (len(donor) - 1) for j in range(len(one) - 1)]
-            values[layer, head] = z_SK[given][None]
+    resampled = silenced(batch, heads, "resample", Writable(means, Donors(loaded, tokens, donors)))
+    for one, donor, scored, intact in zip(tokens, donors, resampled, batch.intact, strict=True):
+        with capturing(loaded) as outputs:
+            forward(loaded, [donor.ids], headless=True)
+        given = [0] + [1 + j % (len(donor) - 1) for j in range(len(one) - 1)]
+        values = {(layer, h): outputs[layer][:, given, h * 8 : h * 8 + 8] for layer, h in heads}
         np.testing.assert_allclose(scored.logprob, naive(loaded, one, values, True)[-3:], atol=1e-4)
         assert np.abs(scored.logprob - intact.logprob).max() > 1e-4
 

@@ -490,6 +490,12 @@ def test_the_lead_names_only_families_that_are_silenced(tmp_path, html):
     assert "families of heads." in shown and "No family was silenced" in shown
 
 
+def test_methods_say_what_a_verdict_is(html):
+    shown = text_of(html).split("Methods in short")[-1]
+    for said in ("its floor, 1 / (1 + control sets)", "same kind of attention", "Below 8 clusters", "gradients"):
+        assert said in shown
+
+
 def test_a_section_is_one_file(folder, tmp_path, monkeypatch):
     (tmp_path / "extra.py").write_text(
         "from stages.page.page import Note\nfrom stages.page.section import SlotSection\n"

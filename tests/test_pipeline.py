@@ -31,15 +31,19 @@ def sh(folder: Path, command: str, check: bool = True) -> subprocess.CompletedPr
     return done
 
 
+def tracked() -> list[str]:
+    """Files of this repository that are in the work tree and not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    return [name for name in listed if name and (ROOT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A clone of the tracked files as they are now, with tiny params, after `dvc repro` and a commit."""
     folder = tmp_path_factory.mktemp("pipeline") / "repo"
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
-        "\n"
-    )
-    for name in filter(None, listed):
-        if name != "dvc.lock" and not name.startswith("reports/") and (ROOT / name).is_file():
+    for name in tracked():
+        if name != "dvc.lock" and not name.startswith("reports/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     for number, name in enumerate(["llama_gqa", "gpt2"]):
@@ -48,7 +52,7 @@ def clone(tmp_path_factory) -> Path:
     content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
     content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "treebank", "iteration")}
     content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
-    content["ablate"] |= {"families": ["previous", "induction"], "top": 2}
+    content["plan"] |= {"leave_out": [*content["plan"]["leave_out"], "sink"], "top": 2, "draws": 4, "sample": 2}
     content["classify"]["bootstrap"] = 200
     content["recipes"]["induction"]["train"] |= {"steps": 4, "seeds": 1, "checkpoints": {"even": 2}}
     content["recipes"]["induction"]["study"] |= {"sequences": 8, "bootstrap": 200}
@@ -90,15 +94,18 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
         "iteration:parity", "iteration:polynomial",
     }  # fmt: skip
     steps = pd.read_csv(clone / REPORTS / "iteration.csv")
-    assert set(measured["iteration"]) == set(steps.function) == {"copy", "parity", "polynomial"}
+    assert set(measured["iteration"]) - {"recall", "trials"} == set(steps.function) == {"copy", "parity", "polynomial"}
     assert "grammar:det:head-to-dep" in set(heads.family) and "grammar:det:dep-to-head" not in set(heads.family)
     grammar = pd.read_csv(clone / REPORTS / "grammar.csv").set_index(["label", "direction"])
     assert measured["grammar"]["uas"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)
     assert grammar.loc["det", "head-to-dep"].trials >= 20
     assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
-    silenced = {"previous", "induction", "iteration:copy"}
-    assert {"none", *silenced, *(f"matched:{family}" for family in silenced)} == set(effects.intervention)
+    assert {"previous", "induction", "iteration:copy"} == set(effects.family.dropna())
+    claims = effects[(effects.purpose == "family") & effects.controls.gt(0)]
+    assert set(claims.controls) == {4} and (claims.p.dropna() >= 0.2).all() and set(claims.kind) == {"mean"}
+    causal = pd.read_csv(clone / REPORTS / "causal.csv")
+    assert causal.first_order.notna().all() and causal.groupby(["task", "measure"]).size().eq(12).all()
     model = json.loads((clone / REPORTS / "model.json").read_text())
     missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
     assert missing == {"family retrieval", "family function", "steering"}
@@ -113,11 +120,15 @@ def test_effects_are_paired_and_intervals_hold_the_change(clone):
     keys = pd.MultiIndex.from_frame(changed[["task", "prompt", "measure"]])
     assert (intact.loc[keys].to_numpy() == changed.intact.to_numpy()).all()
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
-    mine = effects[effects.intervention == "induction"]
-    assert ((mine.low <= mine.change) & (mine.change <= mine.high)).all() and (mine.control != "").all()
-    one = changed[(changed.intervention == "induction") & (changed.task == "text")]
-    row = mine[mine.task == "text"].iloc[0]
-    assert row.change == pytest.approx((one.value - one.intact).mean(), abs=1e-4)
+    family = effects[(effects.family == "induction") & (effects.purpose == "family") & (effects.group == "all")]
+    bounded = family.dropna(subset="low")
+    assert ((bounded.low <= bounded.change) & (bounded.change <= bounded.high)).all()
+    row = family[(family.task == "repeats") & (family.kind == "mean") & (family.measure == "loss")].iloc[0]
+    same = changed[(changed.family == "induction") & (changed.task == "repeats") & (changed.kind == "mean")]
+    own = same[same.purpose == "family"]
+    assert row.change == pytest.approx((own.value - own.intact).mean(), abs=1e-4)
+    controls = same[same.purpose == "control"].assign(change=same.value - same.intact).groupby("draw").change.mean()
+    assert row.p == pytest.approx((1 + (controls >= row.change).sum()) / (1 + len(controls)), abs=1e-4)
 
 
 def test_a_second_run_does_nothing(clone):

@@ -27,6 +27,7 @@ from stages.model.forward import batches, forward
 from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.outcome import Trial, trial
+from stages.model.silence import KINDS, Writable
 from stages.store import tables
 
 WEIGHTS = {  # measure -> weights of the scored tokens' log-probabilities, per sequence
@@ -46,10 +47,10 @@ def first_order(
 ) -> pd.DataFrame:
     """Return the estimates as rows of `tables.FIRST_ORDER`: prompts in the order given, then heads, then kinds.
 
-    rows: of the prompts table; means: mean output (K,) of every head; kinds: of 'mean' and 'zero', others are left out;
-    max_tokens: padded tokens in a batch, at most (one prompt at least).
+    rows: of the prompts table; means: mean output (K,) of every head; kinds: of `silence.KINDS`,
+    those that write no constant are left out; max_tokens: padded tokens in a batch, at most (one prompt at least).
     """
-    measure, kinds = tasks.of(task).smooth, [kind for kind in kinds if kind in ("mean", "zero")]
+    measure, kinds = tasks.of(task).smooth, [kind for kind in kinds if KINDS[kind].constant]
     layer, head = np.array(loaded.anatomy.heads).T
     found: dict[str, dict[str, np.ndarray]] = {}
     for trials in _batches([trial(loaded, task, row) for row in rows] if measure else [], max_tokens):
@@ -90,11 +91,11 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
         z_BTHK = outputs[index].detach().unflatten(-1, (layer.heads, layer.head_size))
         gradient_BTHK = outputs[index].grad.unflatten(-1, (layer.heads, layer.head_size))
         for kind in kinds:
-            mean = kind == "mean"
-            put_HK = torch.stack([means[index, head] if mean else z_BTHK.new_zeros(layer.head_size)
-                                  for head in range(layer.heads)]).to(z_BTHK)  # fmt: skip
+            writes = [KINDS[kind].write((index, head), Writable(means)) for head in range(layer.heads)]
+            put_HK = torch.stack(writes).to(z_BTHK)
+            edited_BT = real_BT if KINDS[kind].everywhere else ordinary_BT
             change_BTH = (gradient_BTHK * (put_HK - z_BTHK)).sum(-1)
-            change_BTH = change_BTH.where((ordinary_BT if mean else real_BT)[..., None], 0.0)  # padding may be nan
+            change_BTH = change_BTH.where(edited_BT[..., None], 0.0)  # padding may be nan
             change_BH = change_BTH.double().sum(1).float().cpu().numpy()
             for prompt in range(len(trials)):
                 changes[prompt][kind].append(change_BH[owner_B == prompt].sum(0))

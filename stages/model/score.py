@@ -10,6 +10,7 @@ Legend: B batch, T token, N scored row, V vocabulary, D residual width.
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,11 +51,13 @@ class Batch:
     Memory: the residuals of one batch at every block, layers x B x T x D floats.
     """
 
-    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], share: bool = True
+    ) -> None:
         self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
         shared = _shared(self.ids, limit=min((int(p.min()) for p in positions if len(p)), default=1) - 1)
-        self.cut = shared if len(prompts) > 1 and shared >= SHARED and loaded.kind == "decoder" else 0
+        self.cut = shared if share and len(prompts) > 1 and shared >= SHARED and loaded.kind == "decoder" else 0
         self.tails = [ids[self.cut :] for ids in self.ids]
         self.rows = [p - 1 - self.cut for p in positions]
         width = max(map(len, self.tails))
@@ -74,8 +77,11 @@ class Batch:
     def ablated(self, values: Mapping[Head, torch.Tensor], everywhere: bool) -> list[Scored]:
         """Score under an ablation; `everywhere` includes special positions (zero ablation).
 
-        values: what is written in each head's place, (K,) or (B, T, K); prompts that share a prefix share it there.
+        values: what is written in each head's place, (K,) or (B, T, K). Where it differs between prompts in the prefix
+        that they share, each runs its own.
         """
+        if any(value.dim() > 1 and (value[:, : self.cut] != value[:1, : self.cut]).any() for value in values.values()):
+            return self._apart.ablated(values, everywhere)
         layer = min(at for at, _ in values)
         before = {head: value if value.dim() == 1 else value[:1, : self.cut] for head, value in values.items()}
         values = {head: value if value.dim() == 1 else value[:, self.cut :] for head, value in values.items()}
@@ -90,6 +96,10 @@ class Batch:
             ablating(self.loaded, values, None if everywhere else self.special_BT),
         ):
             return self._scored(forward(self.loaded, self.tails, self.rows, prefix))
+
+    @cached_property
+    def _apart(self) -> "Batch":
+        return Batch(self.loaded, self.prompts, self.positions, share=False)
 
     def _scored(self, logits_NV: torch.Tensor) -> list[Scored]:
         return score_rows(logits_NV, self.ids, self.positions)

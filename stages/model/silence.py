@@ -30,7 +30,7 @@ from stages.model.score import Batch, Scored
 class Donors:
     """Head outputs of other prompts, laid out on the positions of a batch's prompts; run when first asked for.
 
-    prompts, donors: one donor per prompt of the batch. Prompts that share a prefix must share their donor.
+    prompts, donors: one donor per prompt of the batch; prompts that share a prefix and their donor still share it.
     """
 
     def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], donors: Sequence[Tokens]) -> None:
@@ -63,7 +63,7 @@ class Writable:
     """What a kind may write: every head's mean output (K,) over text, and other prompts' outputs."""
 
     means: Mapping[Head, torch.Tensor]
-    donors: Donors
+    donors: Donors | None = None
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ READING = (
     "main measure of every task that it is asked about. On other tasks no control sets are run: the change there only "
     "shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is "
     "given, and the more they share, the less a rank among them says.",
-    "Intervals of effects are over clusters of prompts (t where values are near normal, BCa bootstrap where not), for "
-    "exactly the heads that were silenced: they say nothing of other heads. Below 8 clusters there is none. A value "
-    "worse than a uniform guess is noted: the model was pushed to where it never is, and the size of the damage then "
-    "says little.",
+    "Intervals of effects are over clusters of prompts (Student's t, corrected for skewness after Hall 1992; Wilson's "
+    "for shares), for exactly the heads that were silenced: they say nothing of other heads. Below 8 clusters there is "
+    "none. Where the intact model cannot do a task, nothing can be lost, and there is no rank. A value worse than a "
+    "uniform guess is noted: the model was pushed to where it never is, and the size of the damage then says little.",
     "First-order effects are gradients: of a task's measure at a head's output z, times (what silencing would write - "
     "z), summed over positions, for all heads in one backward pass. They are estimates; the agreement with heads that "
     "were silenced one by one, over a random sample and those that the page names, is given as it is.",
