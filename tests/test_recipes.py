@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from hashlib import md5
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -559,3 +560,23 @@ def test_a_recipe_is_one_file_and_one_entry_and_shows_up_in_results_and_page(tmp
     assert all(label in done.stdout for label in ("Accuracy", "Previous-token score", "L0H0"))
     names = ("curve.csv", "findings.csv", "learning.csv", "metrics.json", "params.json", "picture.csv")
     assert sorted(path.name for path in (tmp_path / paths.study("echo")).iterdir()) == list(names)
+
+
+def test_the_longer_studies_are_the_same_stages_one_folder_down():
+    default, longer = (yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "full/dvc.yaml"))
+    assert set(longer) == {"train", "dynamics"}
+    for name, stage in longer.items():
+        expected, body = default[name]["do"], stage["do"]
+        assert body["cmd"] == f"PYTHONPATH=.. {expected['cmd']}"
+        assert sorted(dep.removeprefix("../") for dep in body["deps"]) == sorted(expected["deps"])
+        assert all(body[key] == expected[key] for key in ("params", "outs", "plots"))
+        assert body.get("metrics") == expected.get("metrics")
+
+
+def test_the_committed_lock_of_the_longer_studies_is_that_of_their_files():
+    stages = yaml.safe_load((ROOT / "full/dvc.lock").read_text())["stages"]
+    for name, stage in stages.items():
+        for out in stage["outs"]:
+            if out["path"].startswith("reports/"):
+                content = (ROOT / "full" / out["path"]).read_bytes()
+                assert md5(content).hexdigest() == out["md5"], f"{name}: {out['path']}"
