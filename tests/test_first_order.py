@@ -9,10 +9,11 @@ import torch
 
 from stages.model.first_order import first_order
 from stages.model.forward import forward
-from stages.model.outcome import trial
+from stages.model.outcome import outcomes, trial
+from stages.model.silence import Writable, silenced
 from stages.tasks import of
 
-SMALL = 1e-3  # part of the way to the replacement
+SMALL = 3e-4  # part of the way to the replacement: the error of the slope falls with its square, to olmo2's 1e-2
 ARCHITECTURES = ["gpt2", "llama_gqa", "gemma3", "olmo2", "bloom", "falcon"]
 
 
@@ -67,12 +68,31 @@ def test_estimates_are_the_slope_of_the_exact_ablation(name, task):
     )
     scale = float(estimates.change.abs().max())
     assert scale > 1e-6 and len(estimates) == 2 * 2 * len(loaded.anatomy.heads)
-    for head in loaded.anatomy.heads[::5]:
+    for head in loaded.anatomy.heads:
         for row in rows:
             for kind in ("mean", "zero"):
                 low, high = measure(loaded, task, row, head, kind, means[head])
                 slope = (high - low) / (2 * SMALL)
-                assert estimates.loc[(row.id, kind, *head), "change"] == pytest.approx(slope, abs=2e-2 * scale)
+                assert estimates.loc[(row.id, kind, *head), "change"] == pytest.approx(
+                    slope, rel=1e-2, abs=1e-3 * scale
+                )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "bloom", "falcon"])  # the others' norms undo what is little
+def test_heads_that_write_little_change_what_the_pipeline_measures(name):
+    """Where heads write little, silencing them by the pipeline's own code is first order itself."""
+    loaded = tiny.make(name, scale=4.0)
+    for layer in loaded.anatomy.layers:
+        loaded.model.get_submodule(layer.projection).weight.mul_(1e-3)
+    loaded.model.double()
+    rng, heads = np.random.default_rng(1), loaded.anatomy.heads
+    means = {head: torch.from_numpy(rng.normal(size=loaded.anatomy.layers[head[0]].head_size)) for head in heads}
+    for kind in ("mean", "zero"):
+        passes = [lambda batch, head=head, kind=kind: silenced(batch, [head], kind, Writable(means)) for head in heads]
+        ((_, (intact, *changed)),) = outcomes(loaded, "blimp", [prompt(0, "blimp")], 512, passes)
+        exact_H = np.array([measures["margin"] - intact["margin"] for measures in changed])
+        estimates = first_order(loaded, "blimp", [prompt(0, "blimp")], means, (kind,), 512)
+        assert estimates.change.to_numpy() == pytest.approx(exact_H, abs=3e-2 * np.abs(exact_H).max())
 
 
 def test_batches_do_not_change_the_estimates():
