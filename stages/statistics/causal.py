@@ -2,8 +2,9 @@
 
 `first_order` is the estimate of all heads (stages/model/first_order.py), `exact` the change when the head was really
 silenced, where it was; `change` is the exact one where there is one. low, high and q are those of `change`, on the
-prompts that it was measured on: q = Benjamini-Hochberg over the heads of a task and measure, of a two-sided sign-flip
-test over clusters. How far first order may be trusted is measured, never assumed: rank correlation over the heads that
+prompts that it was measured on: q = Benjamini-Hochberg, of a two-sided sign-flip test over clusters, over the heads of a
+task and measure that were silenced and, apart from them, over those that were only estimated (on more prompts; the q of
+an estimate says nothing of how far it is from the truth). How far first order may be trusted is measured, never assumed: rank correlation over the heads that
 have both, on the prompts that have both, and how often the signs of the largest exact effects agree.
 """
 
@@ -60,10 +61,12 @@ def _heads(estimated: pd.DataFrame, silenced: pd.DataFrame, rng: np.random.Gener
         values_P1 = shown.change.to_numpy(float)[:, None]
         sides = [sign_flip(side * values_P1, shown.cluster.to_numpy(str), RESAMPLES, rng)[0] for side in (1, -1)]
         p.append(min(1.0, 2 * min(sides)))
-    p_H, q_H = np.array(p), np.full(len(p), np.nan)
-    there = ~np.isnan(p_H)
-    q_H[there] = false_discovery_control(p_H[there])
-    return pd.DataFrame(rows).assign(q=q_H)
+    table, p_H, q_H = pd.DataFrame(rows), np.array(p), np.full(len(p), np.nan)
+    for silenced_alone in (True, False):
+        group_H = (table.exact.notna().to_numpy() == silenced_alone) & ~np.isnan(p_H)
+        if group_H.any():
+            q_H[group_H] = false_discovery_control(p_H[group_H])
+    return table.assign(q=q_H)
 
 
 def _agreement(estimated: pd.DataFrame, silenced: pd.DataFrame) -> dict[str, float]:
