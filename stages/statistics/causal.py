@@ -2,10 +2,11 @@
 
 `first_order` is the estimate of all heads (stages/model/first_order.py), `exact` the change when the head was really
 silenced, where it was; `change` is the exact one where there is one. low, high and q are those of `change`, on the
-prompts that it was measured on: q = Benjamini-Hochberg, of a two-sided sign-flip test over clusters, over the heads of a
-task and measure that were silenced and, apart from them, over those that were only estimated (on more prompts; the q of
-an estimate says nothing of how far it is from the truth). How far first order may be trusted is measured, never assumed: rank correlation over the heads that
-have both, on the prompts that have both, and how often the signs of the largest exact effects agree.
+prompts that it was measured on: q = Benjamini-Hochberg, of a two-sided sign-flip test over clusters, over the heads
+of a task and measure that were silenced and, apart from them, over those that were only estimated (on more prompts;
+the q of an estimate says nothing of how far it is from the truth). How far first order may be trusted is measured,
+never assumed: rank correlation over the heads that have both, on the prompts that have both, and how often the signs
+of the largest exact effects agree.
 """
 
 from collections.abc import Callable
