@@ -176,7 +176,7 @@ def test_a_family_stands_beside_its_control_sets():
     assert np.isnan(zero.p) and np.isnan(zero.q) and zero.controls == 0 and zero.low < zero.high  # no controls of it
     assert controls.low.isna().all() and controls.p.isna().all() and list(controls.draw) == list(range(1, SETS + 1))
     group = silenced(table, group="400@0")
-    assert group.p > 0 and np.isnan(group.q) and group.note == "12 prompts: fewer than 20"  # claims are of all prompts
+    assert np.isnan(group.p) and np.isnan(group.q) and group.note == "12 prompts: fewer than 20"  # too few for a claim
     assert list(table.purpose.unique()) == ["none", "family", "control"]
 
 
@@ -261,3 +261,26 @@ def test_score_with_effect_leaves_out_heads_without_a_value():
     assert score_with_effect(scores, effect, np.zeros(4), np.random.default_rng(0), 100)[0] == pytest.approx(1)
     assert np.isnan(score_with_effect(scores[:2], effect[:2], np.zeros(2), np.random.default_rng(0), 10)).all()
     assert np.isnan(score_with_effect(np.ones(4), effect, np.zeros(4), np.random.default_rng(0), 10)).all()
+
+
+def test_how_all_control_sets_are_matched_is_said_in_one_line():
+    alike = "1 of 3 in the same layers, {} of 3 of the same attention kind; {}"
+    sink = "holds members: 2 of sink (57 of 72 heads are)"
+    levels = pd.Series([alike.format(3, sink), alike.format(2, f"{sink}, 1 of grammar:det (9 of 72 heads are)")])
+    assert effects._matched(levels) == (
+        "1 of 3 in the same layers, 2 to 3 of 3 of the same attention kind; "
+        "1 of 2 sets hold members of grammar:det, 2 of 2 sets hold members of sink"
+    )
+    assert effects._matched(levels[:1].replace(sink, "x")).endswith("hold members of sink")
+    clean = pd.Series([alike.format(3, "no member of a causal family")] * 2)
+    assert effects._matched(clean).endswith("; no member of a causal family")
+
+
+def test_differences_of_one_sign_are_shares_and_no_arm_runs_away():
+    lost = np.array([-1.0] * 2 + [0.0] * 28)
+    low, high = interval(lost, np.arange(30), change=True)
+    assert -0.25 < low < -2 / 30 < high < 0
+    assert interval(-lost, np.arange(30), change=True) == (-high, -low)
+    mixed = np.array([-1.0, -1.0, 0.5] + [0.0] * 9)
+    low, high = interval(mixed, np.arange(12), change=True)
+    assert low > mixed.mean() - 2.5 * 2.3 * mixed.std(ddof=1) / np.sqrt(12)

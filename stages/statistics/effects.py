@@ -7,7 +7,8 @@ other heads.
 
 A cell is `not measurable` where the intact model cannot do the task on those prompts: accuracy or recall below `ABLE`,
 or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is
-left out. A silenced model whose own loss is above ln V has left its distribution: 'worse than uniform'.
+left out, as it is in a cell of fewer than `PROMPTS` prompts; groups of fewer than 8 clusters have no row. A silenced
+model whose own loss is above ln V has left its distribution: 'worse than uniform'.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,6 @@ COLUMNS = (
 SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
-SHOWN = 3  # ways of matching that a family's row names
 ALL = "all"
 
 
@@ -96,6 +96,8 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFram
         controls = controls[controls.kind == first.kind]
         levels = planned.matching.reindex(controls.intervention.unique()).dropna()
         for cell in _cells(family, limit):
+            if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
+                continue  # a handful of prompts says nothing
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
             skill = [measure for measure in cell.measures if measure not in cell.task.beside]
             matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
@@ -144,7 +146,7 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     why = cell.unable()
     if len(changes_D):
         row |= {"overlap": overlap([heads.split() for heads in beside.drop_duplicates("draw").heads])}
-        if not why:
+        if not why and read.prompt.nunique() >= PROMPTS:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
     beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
@@ -153,12 +155,20 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
 
 
 def _matched(levels: pd.Series) -> str:
-    """Return how control sets are matched, the commonest ways first; each set's own row says its own."""
-    counts = sorted(levels.value_counts().items(), key=lambda pair: (-pair[1], pair[0]))
-    if len(counts) == 1:
-        return counts[0][0]
-    shown = [f"{count} of {len(levels)} sets: {level}" for level, count in counts[:SHOWN]]
-    return " | ".join([*shown, *(["others in their rows"] if len(counts) > SHOWN else [])])
+    """Return how a family's control sets are matched, in all; each set's own row says its own (`control.matching`)."""
+    alike = levels.str.extract(r"^(\d+) of (\d+) in the same layers, (\d+) of")
+    if alike.isna().any(axis=None):  # a plan that says it otherwise
+        return "; ".join(sorted(set(levels)))
+    alike = alike.astype(int)
+    size = alike[1].iloc[0]
+    said = f"{_range(alike[0])} of {size} in the same layers, {_range(alike[2])} of {size} of the same attention kind"
+    holding = levels.str.findall(r"\d+ of (\S+) \(").explode().dropna().value_counts(sort=False).sort_index()
+    held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in holding.items()]
+    return f"{said}; {', '.join(held)}" if held else f"{said}; no member of a causal family"
+
+
+def _range(counts: pd.Series) -> str:
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:

@@ -13,6 +13,7 @@ from scipy.stats import t
 
 FEWEST = 8  # clusters; below it no interval is given
 LEVEL = 0.975
+MOST = 2.5  # times the plain arm, at most: the transformation runs away where a few values decide the skewness
 
 
 def interval(
@@ -21,12 +22,17 @@ def interval(
     """Return low and high of the weighted mean; (nan, nan) below `fewest` clusters.
 
     values: one per prompt, those that are nan left out; clusters: name of each prompt's cluster; weights: ones if not
-    given; share: values lie in 0..1; change: values are differences of two shares, in -1..1. Where all shares, or all
-    differences, are equal, one cluster of another kind may still exist: Wilson's bound for 0 of n clusters.
+    given; share: values lie in 0..1; change: values are differences of two shares, in -1..1; where all have one sign,
+    they are shares with that sign. Where all shares, or all differences, are equal, one cluster of another kind may
+    still exist: Wilson's bound for 0 of n clusters.
     """
     values_P = np.asarray(values_P, dtype=float)
     weights_P = np.ones(len(values_P)) if weights is None else np.asarray(weights, dtype=float)
     there = ~np.isnan(values_P) & (weights_P > 0)
+    for sign in (1, -1) if change and np.any(values_P[there]) else ():
+        if (sign * values_P[there] >= 0).all() and np.ptp(values_P[there]) > 0:
+            ends = interval(sign * values_P, clusters, weights, share=True, fewest=fewest)
+            return ends if sign > 0 else (-ends[1], -ends[0])
     _, inverse = np.unique(np.asarray(clusters)[there], return_inverse=True)
     sums_C = np.bincount(inverse, (values_P * weights_P)[there])
     sizes_C = np.bincount(inverse, weights_P[there])
@@ -48,7 +54,8 @@ def interval(
         residual_C = sums_C - mean * sizes_C
         spread = np.mean(residual_C**2)
         skew = np.mean(residual_C**3) / spread**1.5 if spread > 0 else 0.0
-        low, high = mean - error * _hall(np.array([reach, -reach]), skew / (6 * np.sqrt(count)))
+        ends = _hall(np.array([reach, -reach]), skew / (6 * np.sqrt(count)))
+        low, high = mean - error * np.clip(ends, -MOST * reach, MOST * reach)
     return float(max(low, lowest)), float(min(high, highest))
 
 
