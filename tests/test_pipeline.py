@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -99,13 +100,13 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     assert set(measured["iteration"]) - {"recall", "trials"} == set(steps.function) == {"copy", "parity", "polynomial"}
     assert "grammar:det:head-to-dep" in set(heads.family) and "grammar:det:dep-to-head" not in set(heads.family)
     grammar = pd.read_csv(clone / REPORTS / "grammar.csv").set_index(["label", "direction"])
-    assert measured["grammar"]["uas"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)
+    assert measured["grammar"]["hit_rate"] == pytest.approx(grammar.accuracy.iloc[0], abs=1e-4)  # both directions
     assert grammar.loc["det", "head-to-dep"].trials >= 20
     assert heads.groupby("family").size().eq(12).all() and heads.member.sum() == 0
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
     assert {"previous", "induction", "iteration:copy"} == set(effects.family.dropna())
     claims = effects[(effects.purpose == "family") & effects.controls.gt(0)]
-    assert set(claims.controls) == {4} and (claims.p.dropna() >= 0.2).all() and set(claims.kind) == {"mean"}
+    assert set(claims.controls) == {4} and set(claims.kind) == {"mean"}
     causal = pd.read_csv(clone / REPORTS / "causal.csv")
     assert causal.first_order.notna().all() and causal.groupby(["task", "measure"]).size().eq(12).all()
     model = json.loads((clone / REPORTS / "model.json").read_text())
@@ -130,7 +131,8 @@ def test_effects_are_paired_and_intervals_hold_the_change(clone):
     own = same[same.purpose == "family"]
     assert row.change == pytest.approx((own.value - own.intact).mean(), abs=1e-4)
     controls = same[same.purpose == "control"].assign(change=same.value - same.intact).groupby("draw").change.mean()
-    assert row.p == pytest.approx((1 + (controls >= row.change).sum()) / (1 + len(controls)), abs=1e-4)
+    assert row.control_change == pytest.approx(controls.mean(), abs=1e-4) and row.controls == len(controls) == 4
+    assert np.isnan(row.p) and "not measurable" in row.note  # a random model has no loss to lose
 
 
 def test_a_second_run_does_nothing(clone):
