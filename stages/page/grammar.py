@@ -74,7 +74,7 @@ def _gain(row: pd.Series) -> str:
 
 def whole(row: pd.Series) -> str:
     """Say what all chosen heads find together: UAS if all look from the dependent to its head, else a hit rate."""
-    what = "are found by their dependents, labels given (UAS)"
+    what = "are found by the chosen heads from their dependents, labels given (UAS)"
     if row["direction"] != "dep-to-head":
         what = "are found, labels given, over both directions (a hit rate, not a UAS: any dependent of a head counts)"
     return (

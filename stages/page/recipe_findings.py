@@ -158,7 +158,8 @@ def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     for row in whole[
         (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
     ].itertuples():
-        steps = f"({row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}])".replace("-", "−")
+        # the row counts from the first arm to the other; the sentence speaks of the first arm
+        steps = f"({-row.value:+.0f} steps [{-row.high:+.0f}, {-row.low:+.0f}])".replace("-", "−")
         pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
         if row.low > 0 or row.high < 0:
             text += f" {capital(pair[0])} jumps {'before' if row.low > 0 else 'after'} that of {pair[1]} {steps}."

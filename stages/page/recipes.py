@@ -83,8 +83,8 @@ def provenance(results: Results) -> str:
         text += f"`full/params.yaml` (sha256 of seed and recipe: {then[:12]})."
     if "params" in said:  # made before full/dvc.yaml
         text += (
-            " These results are older than that pipeline: the same stages made them, started by a script; their code "
-            "has changed since."
+            " These results are older than that pipeline, which would make them anew: the same stages made them, "
+            "started by a script, and their code has changed since."
         )
     return text + ("" if then == now else f" THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again.")
 

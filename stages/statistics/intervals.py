@@ -21,18 +21,24 @@ def interval(
 ) -> tuple[float, float]:
     """Return low and high of the weighted mean; (nan, nan) below `fewest` clusters.
 
-    values: one per prompt, those that are nan left out; clusters: name of each prompt's cluster; weights: ones if not
-    given; share: values lie in 0..1; change: values are differences of two shares, in -1..1; where all have one sign,
-    they are shares with that sign. Where all shares, or all differences, are equal, one cluster of another kind may
-    still exist: Wilson's bound for 0 of n clusters.
+    values: one per prompt, those that are nan left out; clusters: name of each prompt's cluster; weights: ones
+    if not given; share: values lie in 0..1; change: values are differences of two shares, in -1..1; where all
+    have one sign, the share that changed and the none that changed the other way are put together (Newcombe
+    1998, Stat. Med. 17). Where all shares, or all differences, are equal, one cluster of another kind may still
+    exist: Wilson's bound for 0 of n clusters.
     """
     values_P = np.asarray(values_P, dtype=float)
     weights_P = np.ones(len(values_P)) if weights is None else np.asarray(weights, dtype=float)
     there = ~np.isnan(values_P) & (weights_P > 0)
     for sign in (1, -1) if change and np.any(values_P[there]) else ():
         if (sign * values_P[there] >= 0).all() and np.ptp(values_P[there]) > 0:
-            ends = interval(sign * values_P, clusters, weights, share=True, fewest=fewest)
-            return ends if sign > 0 else (-ends[1], -ends[0])
+            low, high = interval(sign * values_P, clusters, weights, share=True, fewest=fewest)
+            mean = np.average(sign * values_P[there], weights=weights_P[there])
+            count = len(np.unique(np.asarray(clusters)[there]))
+            if count >= max(fewest, 2):  # as far as so many clusters tell, some could have gone the other way
+                none = wilson(0.0, count, t.ppf(LEVEL, count - 1))[1]
+                low = mean - float(np.hypot(mean - low, none))
+            return (low, high) if sign > 0 else (-high, -low)
     _, inverse = np.unique(np.asarray(clusters)[there], return_inverse=True)
     sums_C = np.bincount(inverse, (values_P * weights_P)[there])
     sizes_C = np.bincount(inverse, weights_P[there])
