@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from stages import tasks
-from stages.ablate import _mean_outputs, _prompts, spread
+from stages.ablate import silenced_on, spread, text_means
 from stages.engine import shards
 from stages.model.first_order import first_order
 from stages.model.load import load
@@ -32,14 +32,14 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings, loaded = params.load(), load(asked.slot, attention="sdpa")
-    means, limit = _mean_outputs(asked.slot, loaded, settings), settings.extract.batch_tokens
+    means, limit = text_means(asked.slot, loaded, settings), settings.extract.batch_tokens
     alone = [
         shards.Intervention(f"single/L{layer}H{head}/mean", "single", "", 1, "mean", 0, f"L{layer}H{head}")
         for layer, head in loaded.anatomy.heads
     ]
     totals = {"first order": 0.0, "one by one": 0.0}
     for task in asked.tasks:
-        rows = list(spread(_prompts(asked.slot, task, settings), asked.prompts).itertuples())
+        rows = list(spread(silenced_on(asked.slot, task, settings), asked.prompts).itertuples())
         first_order(loaded, task, rows[:1], means, ("mean",), limit)  # the first pass of all is slow
         start = time.perf_counter()
         estimated = first_order(loaded, task, rows, means, ("mean",), limit)

@@ -42,17 +42,27 @@ def main(slot: str) -> None:
     plan = tables.read(paths.plan(slot), tables.PLANS)
     _check_kinds({*plan.kind, *settings.plan.kinds})
     loaded = load(slot, attention="sdpa")
-    prompts = {}
+    prompts, length = {}, {}
     for task in settings.ablate.prompts:
-        table = _prompts(slot, task, settings)
-        prompts[task] = table[table.id.isin({row.id for row in fitting(loaded, list(table.itertuples()))[0]})]
+        table = silenced_on(slot, task, settings)
+        rows, encoded = fitting(loaded, list(table.itertuples()))
+        length |= {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
+        prompts[task] = table[table.id.isin(length)]
     todo = [
         shard for task, table in prompts.items() if len(table) for shard in planned(task, table, plan, settings.ablate)
     ]
-    todo += _intact_only(settings, {row.id for shard in todo for row in shard.prompts})
-    tokens = sum(_tokens(loaded, shard) for shard in todo)
+    scored = {row.id for shard in todo for row in shard.prompts}
+    for task, table in _rivals(settings).items():
+        rows, encoded = fitting(loaded, list(table[~table.id.isin(scored)].itertuples()))
+        length |= {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
+        todo += shards.cut(task, rows, {}, settings.ablate.shard)  # intact only: its accuracy rests on all of them
+    tokens = sum(
+        length[row.id] * tasks.of(shard.task).targets * (1 + len(shard.interventions))
+        for shard in todo
+        for row in shard.prompts
+    )
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
-    means = _mean_outputs(slot, loaded, settings)
+    means = text_means(slot, loaded, settings)
     limit = settings.extract.batch_tokens
     with (
         tables.writer(paths.effects(slot), tables.EFFECTS) as add,
@@ -115,33 +125,18 @@ def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
     return table.head(count)[list(prompts.columns)]
 
 
-def _prompts(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
-    """Return the prompts of split b that heads may be silenced on."""
-    table = _split_b(task, settings)
-    if table.empty:
-        return table
-    if tasks.of(task).roles:
-        table = table[table.role.isin(tasks.of(task).roles)]
-    if task == "icl":
-        return table[table.group.isin(_solved(slot))]
-    if task == "text":
-        return table[table.role == "short"].assign(tokens=settings.ablate.text_tokens)
-    if task == "needle":
-        lengths, asked = settings.tasks.needle.lengths, settings.ablate.needle_tokens
-        if asked not in lengths:
-            allowed = ", ".join(map(str, lengths))
-            raise UserError(
-                f"{paths.PARAMS}: ablate.needle_tokens = {asked}: allowed: one of tasks.needle.lengths ({allowed})"
-            )
-        return table[table.category == str(asked)]
-    return table
-
-
-def _split_b(task: str, settings: params.Params) -> pd.DataFrame:
-    if getattr(settings.tasks, task, None) is None:
+def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
+    """Return the prompts of split b that heads may be silenced on; of traced functions, those the model solves."""
+    asked, section = tasks.of(task), getattr(settings.tasks, task, None)
+    if section is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
     table = tables.read(paths.prompts(task), tables.PROMPTS)
-    return table[table.split == "b"]
+    table = table[table.split == "b"]
+    if asked.roles:
+        table = table[table.role.isin(asked.roles)]
+    if asked.traced:
+        table = table[table.group.isin(_solved(slot))]
+    return table[[asked.silenced_on(row, section) for row in table.itertuples()]]
 
 
 def _solved(slot: str) -> list[str]:
@@ -149,30 +144,20 @@ def _solved(slot: str) -> list[str]:
     return sorted(table.function.unique())
 
 
-def _intact_only(settings: params.Params, done: set[str]) -> "list[Shard]":
-    """Return the minimal pairs that only the intact model is scored on: its accuracy rests on all of them."""
-    from stages.engine.shards import cut
-
-    if settings.tasks.blimp is None:
-        return []
-    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
-    return cut("blimp", list(pairs[~pairs.id.isin(done)].itertuples()), {}, settings.ablate.shard)
+def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
+    """Return all prompts of the tasks that compare two texts, by task: nothing but this stage scores them."""
+    names = [name for name, section in settings.tasks if section is not None and tasks.of(name).targets > 1]
+    return {name: tables.read(paths.prompts(name), tables.PROMPTS) for name in names}
 
 
-def _tokens(loaded, shard: "Shard") -> int:
-    from stages.model.outcome import trial
-
-    once = sum(len(tokens) for row in shard.prompts for tokens in trial(loaded, shard.task, row).tokens)
-    return once * (1 + len(shard.interventions))
-
-
-def _mean_outputs(slot: str, loaded, settings: params.Params) -> dict:
-    """Return every head's mean output over ordinary positions of text, split a."""
-    if settings.tasks.text is None:
-        raise UserError(f"{paths.PARAMS}: tasks.text is missing: mean ablation needs the heads' mean outputs over text")
+def text_means(slot: str, loaded, settings: params.Params) -> dict:
+    """Return every head's mean output (K,) over ordinary positions of long passages of text, split a, by head."""
+    (text,) = (name for name in tasks.names() if tasks.of(name).outputs == "mean")
+    if getattr(settings.tasks, text) is None:
+        raise UserError(f"{paths.PARAMS}: tasks.{text} is missing: mean ablation needs the heads' mean outputs over it")
     from stages.model.vectors import mean_outputs
 
-    outputs = tables.read(paths.outputs(slot, "text"))
+    outputs = tables.read(paths.outputs(slot, text))
     return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
 
 
@@ -199,16 +184,15 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
     from stages.engine.shards import INTACT, row
 
     rows = []
-    for task, measure, path, column in (
-        ("icl", "accuracy", paths.outputs(slot, "icl"), "solved"),
-        ("needle", "recall", paths.relations(slot, "needle"), "recalled"),
-    ):
-        if getattr(settings.tasks, task, None) is None:
+    for task, section in settings.tasks:
+        table, column = tasks.of(task).extracted
+        if section is None or not table:
             continue
+        path = paths.outputs(slot, task) if table == "outputs" else paths.relations(slot, task)
         right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
         prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
         rows += [
-            row(INTACT, task, prompt, measure, float(right[prompt.id]))
+            row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))
             for prompt in prompts.loc[right.index].itertuples(index=False)
             if (task, prompt.id) not in scored
         ]
@@ -219,8 +203,9 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     """Score the intact encoder on all minimal pairs, or say why it cannot be; nothing is silenced."""
     if record["kind"] != "masked":
         return _write_empty(slot, "this encoder has no language-model head: it can neither continue nor score text")
-    if settings.tasks.blimp is None:
-        return _write_empty(slot, "an encoder can score minimal pairs only, and tasks.blimp is not in params")
+    rivals = _rivals(settings)
+    if not rivals:
+        return _write_empty(slot, "an encoder can score minimal pairs only, and no task of params has any")
     from stages.engine.shards import INTACT
     from stages.engine.shards import row as effect
     from stages.model.load import load
@@ -230,12 +215,14 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     loaded = load(slot, attention="sdpa")
     if loaded.tokenizer.mask_token_id is None:
         return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
-    pairs, _ = fitting(loaded, list(tables.read(paths.prompts("blimp"), tables.PROMPTS).itertuples()))
-    log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), record["parameters"]))
     rows = []
-    scored = outcomes(loaded, pairs, settings.extract.batch_tokens, settings.tasks.blimp.pseudo == "within_word")
-    for pair, measures in tqdm(scored, total=len(pairs), desc="score", unit="pair"):
-        rows += [effect(INTACT, "blimp", pair, measure, value) for measure, value in measures.items()]
+    for task, table in rivals.items():
+        pairs, _ = fitting(loaded, list(table.itertuples()))
+        log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), record["parameters"]))
+        within_word = getattr(getattr(settings.tasks, task), "pseudo", "") == "within_word"
+        scored = outcomes(loaded, pairs, settings.extract.batch_tokens, within_word)
+        for pair, measures in tqdm(scored, total=len(pairs), desc="score", unit="pair"):
+            rows += [effect(INTACT, task, pair, measure, value) for measure, value in measures.items()]
     why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
     table = pd.DataFrame(rows, columns=tables.EFFECTS.names)
     tables.write(paths.effects(slot), table, tables.EFFECTS.with_metadata({"reason": why}))

@@ -66,7 +66,7 @@ def test_single_heads_get_the_first_prompts_and_groups_their_own():
             planned("other", "family", "L1H0", ["elsewhere"]),
         ]
     )
-    settings = params.Ablate(prompts={"text": 9}, single={"text": 4}, needle_tokens=200, text_tokens=64, shard=4)
+    settings = params.Ablate(prompts={"text": 9}, single={"text": 4}, shard=4)
     made = ablate.planned("text", prompts, plan, settings)
     on: dict[str, list[str]] = {}
     for shard in made:

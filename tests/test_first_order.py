@@ -111,3 +111,13 @@ def test_no_hook_and_no_gradient_stays_behind():
     assert all(parameter.grad is None for parameter in loaded.model.parameters())
     projection = loaded.model.get_submodule(loaded.anatomy.layers[0].projection)
     assert not projection._forward_pre_hooks
+
+
+def test_a_prompt_too_short_to_be_scored_has_no_rows():
+    loaded = tiny.make("llama_gqa")
+    means = {head: torch.zeros(loaded.anatomy.layers[head[0]].head_size) for head in loaded.anatomy.heads}
+    short, long = prompt(0, "text"), prompt(1, "text")
+    short.text = " the cat"
+    estimates = first_order(loaded, "text", [short, long], means, ("mean",), 2048)
+    assert estimates.prompt.unique().tolist() == [long.id] and np.isfinite(estimates.change).all()
+    assert [results for _, results in outcomes(loaded, "text", [short], 2048, [])] == [[{}]]

@@ -39,8 +39,8 @@ def put(*path_and_value):
 
 
 def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
-    message = broken(tmp_path, put("ablate", "neddle_tokens", 3))
-    assert "ablate.neddle_tokens = 3: unknown key; allowed: needle_tokens, prompts, " in message
+    message = broken(tmp_path, put("ablate", "promts", 3))
+    assert "ablate.promts = 3: unknown key; allowed: prompts, shard, single" in message
     allowed = ", ".join(sorted(tasks.names()))
     assert f"tasks.icll = {{}}: unknown key; allowed: {allowed}" in broken(tmp_path, put("tasks", "icll", {}))
     message = broken(tmp_path, put("tasks", "needle", "length", 3))

@@ -45,22 +45,25 @@ def first_order(
     kinds: Sequence[str],
     max_tokens: int,
 ) -> pd.DataFrame:
-    """Return the estimates as rows of `tables.FIRST_ORDER`: prompts in the order given, then heads, then kinds.
+    """Return the estimates as rows of `tables.FIRST_ORDER`: by prompt in the order given, kind, layer and head.
+
+    A prompt too short to have a scored token has no rows.
 
     rows: of the prompts table; means: mean output (K,) of every head; kinds: of `silence.KINDS`,
     those that write no constant are left out; max_tokens: padded tokens in a batch, at most (one prompt at least).
     """
     measure, kinds = tasks.of(task).smooth, [kind for kind in kinds if KINDS[kind].constant]
     layer, head = np.array(loaded.anatomy.heads).T
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for trials in _batches([trial(loaded, task, row) for row in rows] if measure else [], max_tokens):
+    changes: dict[str, dict[str, np.ndarray]] = {}  # prompt -> kind -> (L H,)
+    asked = [trial(loaded, task, row) for row in rows] if measure else []
+    for trials in _batches([prompt for prompt in asked if any(map(len, prompt.positions))], max_tokens):
         for index, change in enumerate(_changes(loaded, trials, measure, means, kinds)):
-            found[trials[index].row.id] = change
+            changes[trials[index].row.id] = change
     columns = []
-    for row in rows if found else []:
+    for row in [row for row in rows if row.id in changes]:
         for kind in kinds:
             same = {"kind": kind, "task": task, "cluster": row.cluster, "prompt": row.id, "measure": measure}
-            columns.append(pd.DataFrame({"layer": layer, "head": head, "change": found[row.id][kind]} | same))
+            columns.append(pd.DataFrame({"layer": layer, "head": head, "change": changes[row.id][kind]} | same))
     if not columns:
         return pd.DataFrame(columns=tables.FIRST_ORDER.names)
     return pd.concat(columns, ignore_index=True)[tables.FIRST_ORDER.names]
@@ -68,10 +71,10 @@ def first_order(
 
 def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds) -> list[dict[str, np.ndarray]]:
     """Return per prompt and kind the estimate of every head, in the order of the anatomy."""
-    sequences = [tokens for one in trials for tokens in one.tokens]
-    positions = [places for one in trials for places in one.positions]
-    weights = [weight for one in trials for weight in WEIGHTS[measure]([len(places) for places in one.positions])]
-    owner_B = np.repeat(np.arange(len(trials)), [len(one.tokens) for one in trials])
+    sequences = [tokens for asked in trials for tokens in asked.tokens]
+    positions = [places for asked in trials for places in asked.positions]
+    weights = [weight for asked in trials for weight in WEIGHTS[measure]([len(places) for places in asked.positions])]
+    owner_B = np.repeat(np.arange(len(trials)), [len(asked.tokens) for asked in trials])
     device = loaded.model.device
     targets_N = torch.from_numpy(
         np.concatenate([tokens.ids[places] for tokens, places in zip(sequences, positions, strict=True)])
@@ -129,8 +132,8 @@ def tracking(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
 
 def _batches(trials: Sequence[Trial], max_tokens: int) -> Iterator[list[Trial]]:
     """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions."""
-    widest = [max(one.tokens, key=len) for one in trials]
-    scored = [sum(map(len, one.positions)) for one in trials]
-    sequences = max((len(one.tokens) for one in trials), default=1)
+    widest = [max(asked.tokens, key=len) for asked in trials]
+    scored = [sum(map(len, asked.positions)) for asked in trials]
+    sequences = max((len(asked.tokens) for asked in trials), default=1)
     for batch in batches(widest, max_tokens // sequences, scored):
         yield [trials[index] for index in batch]

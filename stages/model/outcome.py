@@ -61,8 +61,8 @@ def outcomes(
 def _together(trials: Sequence[Trial], max_tokens: int) -> Iterable[list[int]]:
     """Batch trials: those of one in-context cluster share a prefix; others go by length."""
     clusters: dict[str, list[int]] = {}
-    for index, one in enumerate(trials):
-        clusters.setdefault(one.row.cluster, []).append(index)
+    for index, asked in enumerate(trials):
+        clusters.setdefault(asked.row.cluster, []).append(index)
     shared = [group for group in clusters.values() if len(group) > 1]
     alone = [group[0] for group in clusters.values() if len(group) == 1]
     yield from shared

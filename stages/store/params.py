@@ -118,12 +118,10 @@ class Plan(Section):
 
 
 class Ablate(Section):
-    """How many prompts of split b every intervention is run on, per task, and how long they may be."""
+    """How many prompts of split b every intervention is run on, per task."""
 
     prompts: Annotated[dict[Name, Count], AfterValidator(_tasks)]
     single: Annotated[dict[Name, Count], AfterValidator(_tasks)]
-    needle_tokens: Count
-    text_tokens: Count
     shard: Count
 
 

@@ -53,7 +53,9 @@ def whole_target(read: Sequence[Read]) -> tuple[np.ndarray, ...]:
 
 
 def mean_loss(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
-    """Return the mean negative log-probability of the scored tokens, nats per token."""
+    """Return the mean negative log-probability of the scored tokens, nats per token; nothing where none is scored."""
+    if not len(answered[0].logprob):
+        return {}
     return {"loss": -float(answered[0].logprob.mean(dtype=np.float64))}
 
 
@@ -81,6 +83,9 @@ class Task:
     chance: measure -> what a guess gets, where that is one number.
     needs: "decoder" where a continuation is written, else "".
     roles: roles of the prompts that extract measures and counting answers; () for all.
+    silenced_on: whether heads are silenced on a prompt: (its row, the task's section of params) -> yes or no.
+    traced: its parts are functions that `trace` looks for in heads, where the model solves them.
+    extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
     outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
         ordinary tokens, or "" for none.
     parts: the column of the prompts that results are broken down by, "group" or "category"; "" for none.
@@ -104,6 +109,9 @@ class Task:
     chance: Mapping[str, float] = field(default_factory=dict)
     needs: Literal["decoder", ""] = ""
     roles: tuple[str, ...] = ()
+    silenced_on: Callable[[Any, Any], bool] = lambda prompt, settings: True
+    traced: bool = False
+    extracted: tuple[str, str] = ("", "")
     outputs: Literal["last", "mean", ""] = ""
     parts: Literal["group", "category", ""] = ""
     part: tuple[str, str] = ("", "")

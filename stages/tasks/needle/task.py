@@ -17,6 +17,8 @@ TASK = Task(
     main="recall",
     smooth="logprob",
     needs="decoder",
+    silenced_on=lambda prompt, settings: prompt.category == str(min(settings.lengths)),
+    extracted=("relations", "recalled"),
     parts="group",
     part=("length and depth", "lengths and depths"),
 )

@@ -7,7 +7,7 @@ import numpy as np
 from stages.tasks.repeats.settings import Settings
 from stages.tasks.task import Read, Task, mean_loss
 
-SCORED = 16  # tokens of the last copy that are scored, at most: LM-head rows cost twice what the body costs a token
+SCORED = 8  # tokens of the last copy that are scored, at most: LM-head rows cost twice what the body costs a token
 
 
 def last_copy(read: Sequence[Read]) -> tuple[np.ndarray, ...]:

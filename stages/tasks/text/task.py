@@ -26,5 +26,6 @@ TASK = Task(
     main="loss",
     smooth="loss",
     falls=("loss",),
+    silenced_on=lambda prompt, settings: prompt.role == "short",
     outputs="mean",
 )
