@@ -45,6 +45,7 @@ class Relation:
     queries: np.ndarray
     keys: np.ndarray
     words: bool = False  # queries and keys are indices into `Tokens.words`
+    sink: bool = False  # a learned sink, which is no token, is a target as well
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,16 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
         real_BT[row, : len(tokens)] = True
         ordinary_BT[row, : len(tokens)] = torch.from_numpy(~tokens.special)
     changes: list[dict[str, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in trials]
-    for index, layer in enumerate(loaded.anatomy.layers):
-        z_BTHK = outputs[index].detach().unflatten(-1, (layer.heads, layer.head_size))
-        gradient_BTHK = outputs[index].grad.unflatten(-1, (layer.heads, layer.head_size))
+    for number, layer in loaded.anatomy.layers.items():
+        width = layer.heads * layer.head_size
+        z_BTHK, gradient_BTHK = (
+            values[..., :width].unflatten(-1, (layer.heads, layer.head_size))
+            for values in (outputs[number].detach(), outputs[number].grad)
+        )
         for kind in kinds:
-            writes = [KINDS[kind].write((index, head), Writable(means)) for head in range(layer.heads)]
+            writes = [KINDS[kind].write((number, head), Writable(means)) for head in range(layer.heads)]
             put_HK = torch.stack(writes).to(z_BTHK)
-            edited_BT = real_BT if KINDS[kind].everywhere else ordinary_BT
+            edited_BT = (real_BT if KINDS[kind].everywhere else ordinary_BT).to(z_BTHK.device)
             change_BTH = (gradient_BTHK * (put_HK - z_BTHK)).sum(-1)
             change_BTH = change_BTH.where(edited_BT[..., None], 0.0)  # padding may be nan
             change_BH = change_BTH.double().sum(1).float().cpu().numpy()
@@ -117,12 +120,12 @@ def tracking(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
     """
     outputs: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for index, layer in enumerate(loaded.anatomy.layers):
+        for number, layer in loaded.anatomy.layers.items():
 
-            def keep(module, args, index=index):
+            def keep(module, args, number=number):
                 z = args[0] if args[0].requires_grad else args[0].detach().requires_grad_(True)
                 z.retain_grad()
-                outputs[index] = z
+                outputs[number] = z
                 return (z, *args[1:])
 
             module = loaded.model.get_submodule(layer.projection)

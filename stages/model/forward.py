@@ -1,10 +1,10 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Three exact shortcuts (DESIGN 6), all tested against plain full passes:
+Three exact shortcuts (DESIGN 6), proven for every model at fetch (`stages.model.proof`) or not used for it:
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
-- `resuming`: blocks below the first changed layer are skipped; the block there gets its intact input back.
+- `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
 
 Legend: B batch, T token, D residual width, V vocabulary, N scored row.
 """
@@ -46,7 +46,7 @@ def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.
     width = max(map(len, ids))
     padding = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else 0
     ids_BT = torch.full((len(ids), width), padding, dtype=torch.long)
-    mask_BT = torch.zeros((len(ids), width), dtype=torch.long)
+    mask_BT = torch.zeros_like(ids_BT)
     for row, tokens in enumerate(ids):
         ids_BT[row, : len(tokens)] = torch.from_numpy(np.asarray(tokens))
         mask_BT[row, : len(tokens)] = 1
@@ -91,14 +91,15 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray]) -> Iterator[None]:
     A decoder's head is its output embedding alone, so the cut is made there. A masked model's head begins earlier (BERT
     transforms and normalises before it projects) but always right after the body: there the body's output is cut.
     """
-    prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long)
-    position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long)
+    device = loaded.model.device
+    prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long, device=device)
+    position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long, device=device)
 
     def before(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0][prompt, position][None],)  # (1, N, D)
+        return (args[0][prompt.to(args[0].device), position.to(args[0].device)][None],)  # (1, N, D)
 
     def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
-        hidden_1ND = output[0][prompt, position][None]
+        hidden_1ND = output[0][prompt.to(output[0].device), position.to(output[0].device)][None]
         return (hidden_1ND,) if isinstance(output, tuple) else type(output)(last_hidden_state=hidden_1ND)
 
     body = loaded.model.base_model
@@ -121,13 +122,13 @@ def prefill(loaded: Loaded, ids: np.ndarray) -> Cache:
 
 @contextmanager
 def remembering(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the residual (B, T, D) at the input of every block, keyed by layer."""
+    """Collect the residual (B, T, D) at the input of every attention layer's block, for `resuming`."""
     inputs: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for index, layer in enumerate(loaded.anatomy.layers):
+        for number, layer in loaded.anatomy.layers.items() if loaded.resumes else ():
 
-            def keep(module: Any, args: tuple, kwargs: dict, index: int = index) -> None:
-                inputs[index] = args[0] if args else kwargs["hidden_states"]
+            def keep(module: Any, args: tuple, kwargs: dict, number: int = number) -> None:
+                inputs[number] = args[0] if args else kwargs["hidden_states"]
 
             block = loaded.model.get_submodule(layer.block)
             stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
@@ -136,37 +137,44 @@ def remembering(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
 
 @contextmanager
 def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> Iterator[None]:
-    """Skip the blocks below `layer`; its block then reads `residual_BTD`. Nothing to do for layer 0."""
-    blocks = [loaded.model.get_submodule(part.block) for part in loaded.anatomy.layers[:layer]]
-    try:
-        for block in blocks:
-            returns = _returns(loaded)
+    """Skip every block below `layer`; that block then reads `residual_BTD`.
+
+    Nothing is skipped, and nothing given back, in a model for which this is not proven (`Loaded.resumes`).
+    """
+    if not loaded.resumes or residual_BTD is None:
+        yield
+        return
+    anatomy = loaded.anatomy
+    with ExitStack() as stack:
+        for path, returns in zip(anatomy.blocks[:layer], anatomy.returns, strict=False):
 
             def skip(*args: Any, returns: int = returns, **kwargs: Any) -> Any:
                 return residual_BTD if returns == 0 else (residual_BTD, *[None] * (returns - 1))
 
-            block.forward = skip
+            stack.enter_context(_replaced(loaded.model.get_submodule(path), skip))
+
+        def give(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (residual_BTD, *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": residual_BTD}
+
+        block = loaded.model.get_submodule(anatomy.blocks[layer])
+        stack.callback(block.register_forward_pre_hook(give, with_kwargs=True, prepend=True).remove)
+        yield
+
+
+@contextmanager
+def _replaced(module: torch.nn.Module, forward: Any) -> Iterator[None]:
+    """Put `forward` in the place of a module's own, which may itself be another's (accelerate's dispatch)."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
-
-
-def _returns(loaded: Loaded) -> int:
-    """Return how many things a block returns: 0 for a bare tensor. Found by a tiny pass, remembered on the model."""
-    if not hasattr(loaded.model, "_head_atlas_returns"):
-        seen: list[int] = []
-
-        def look(module: Any, args: tuple, output: Any) -> None:
-            seen.append(len(output) if isinstance(output, tuple) else 0)
-
-        handle = loaded.model.get_submodule(loaded.anatomy.layers[0].block).register_forward_hook(look)
-        try:
-            forward(loaded, [np.arange(2)], headless=True)
-        finally:
-            handle.remove()
-        loaded.model._head_atlas_returns = seen[0]
-    return loaded.model._head_atlas_returns
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 def batches(prompts: Sequence[Tokens], max_tokens: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:

@@ -36,14 +36,14 @@ def ablating(
     with ExitStack() as stack:
         for layer in sorted({layer for layer, _ in values}):
             size = loaded.anatomy.layers[layer].head_size
-            mine = [(head * size, value) for (at, head), value in values.items() if at == layer]
+            slices = [(head * size, value) for (at, head), value in values.items() if at == layer]
 
-            def replace(module, args, mine=mine, size=size):
+            def replace(module, args, slices=slices, size=size):
                 x = args[0].clone()
-                for start, value in mine:
+                for start, value in slices:
                     new = value.to(x).expand(*x.shape[:-1], size)
                     if keep_BT is not None:
-                        new = torch.where(keep_BT[..., None], x[..., start : start + size], new)
+                        new = torch.where(keep_BT.to(x.device)[..., None], x[..., start : start + size], new)
                     x[..., start : start + size] = new
                 return (x, *args[1:])
 
@@ -52,27 +52,29 @@ def ablating(
 
 
 @contextmanager
-def editing(loaded: Loaded, edits: Sequence[Edit]) -> Iterator[None]:
-    """Apply edit b to row b, at the first position of what runs (the last prompt token)."""
+def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterator[None]:
+    """Apply edit b to row b, at one position of what runs: where the last prompt token stands."""
     with ExitStack() as stack:
         for layer in sorted({layer for edit in edits for layer, _ in edit.heads}):
             size = loaded.anatomy.layers[layer].head_size
-            mine = [(row, h * size, z) for row, e in enumerate(edits) for (at, h), z in e.heads.items() if at == layer]
+            slices = [
+                (row, h * size, z) for row, e in enumerate(edits) for (at, h), z in e.heads.items() if at == layer
+            ]
 
-            def write(module, args, mine=mine, size=size):
+            def write(module, args, slices=slices, size=size):
                 x = args[0].clone()
-                for row, start, value in mine:
-                    x[row, 0, start : start + size] = value.to(x)
+                for row, start, value in slices:
+                    x[row, position, start : start + size] = value.to(x)
                 return (x, *args[1:])
 
             stack.callback(_projection(loaded, layer).register_forward_pre_hook(write).remove)
         for layer in sorted({layer for edit in edits for layer in edit.added}):
-            mine = [(row, e.added[layer]) for row, e in enumerate(edits) if layer in e.added]
+            vectors = [(row, e.added[layer]) for row, e in enumerate(edits) if layer in e.added]
 
-            def add(module, args, output, mine=mine):
+            def add(module, args, output, vectors=vectors):
                 x = (output[0] if isinstance(output, tuple) else output).clone()
-                for row, vector in mine:
-                    x[row, 0] += vector.to(x)
+                for row, vector in vectors:
+                    x[row, position] += vector.to(x)
                 return (x, *output[1:]) if isinstance(output, tuple) else x
 
             block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
@@ -85,12 +87,12 @@ def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
     """Collect every layer's head outputs z, (B, T, H K), as the model runs."""
     outputs: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for index in range(len(loaded.anatomy.layers)):
+        for layer in loaded.anatomy.layers:
 
-            def keep(module, args, index=index):
-                outputs[index] = args[0]
+            def keep(module, args, layer=layer):
+                outputs[layer] = args[0]
 
-            stack.callback(_projection(loaded, index).register_forward_pre_hook(keep).remove)
+            stack.callback(_projection(loaded, layer).register_forward_pre_hook(keep).remove)
         yield outputs
 
 

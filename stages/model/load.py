@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +47,24 @@ FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "tokeni
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy."""
+    """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy.
+
+    What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
+    cache of keys and values may be continued; divides: attention may be computed a few queries at a time.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     anatomy: Anatomy
     kind: str
+    resumes: bool = True
+    caches: bool = True
+    divides: bool = True
+
+    def allowed(self, proof: dict[str, str]) -> "Loaded":
+        """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
+        names = ("resumes", "caches", "divides")
+        return replace(self, **{name: proof.get(name, "ok") == "ok" for name in names})
 
 
 @dataclass(frozen=True)

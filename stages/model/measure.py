@@ -7,29 +7,31 @@ For every query of a relation, over the keys it can see:
     over_half      = the mass is above 0.5
     over_half_null = (how many of the same other keys have more than 0.5 alone / their number) x visible targets
 so the nulls are what the targets would get if they were average keys; a query with no other key to look at has none.
-All are means over the prompt's queries. The numbers are the model's own: its masks, windows,
-soft-caps and biases are in the weights that its own eager attention returns.
+All are means over the prompt's queries. The numbers are the model's own: its masks, windows, soft-caps and biases are
+in the weights of its own eager attention, and a key is visible where a weight is above 0. What a learned sink takes
+(weights that sum to less than 1) counts as one more target of the relations that say so.
 
 Legend: B batch, H head, T query token, S key token, Q query of a relation, K head size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from stages.families.family import Relation, Tokens
-from stages.model.anatomy import observing
 from stages.model.forward import forward
 from stages.model.intervene import capturing
 from stages.model.load import Loaded
+from stages.model.observe import observing, softmaxes
 from stages.model.score import Scored, score_rows
 from stages.model.words import Words
 
 BLOCK = 1 << 26  # attention weights held at once, at most (256 MB)
 HALF = 0.5  # a key (or all targets together) with more of the attention than this has most of it
+Learned = torch.Tensor | None  # (H, T), what a learned sink takes of each query's attention
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,13 @@ class Sums:
         self.queries = torch.from_numpy(relation.queries).to(device)
         self.keys_QS = torch.from_numpy(relation.keys).to(device)
         self.ordinary_S = torch.from_numpy(~special).to(device)
+        self.sink = relation.sink
         self.sums = torch.zeros(5, layers, heads, dtype=torch.float64)  # mass, hits, null, over_half, over_half_null
         self.with_null = torch.zeros(layers, 1, dtype=torch.float64)
 
-    def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
+    def add(
+        self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor, start: int, learned_HT: Learned
+    ) -> None:
         """Add the queries of one block: weights and visibility of query positions start, start + 1, ..."""
         low, high = torch.searchsorted(
             self.queries, torch.tensor([start, start + weights_HTS.shape[1]], device=self.queries.device)
@@ -59,12 +64,12 @@ class Sums:
             return
         at, keys_QS = self.queries[low:high] - start, self.keys_QS[low:high]
         size = keys_QS.shape[1]
-        visible_QS = torch.ones_like(keys_QS) if visible_TS is None else visible_TS[at][:, :size]
-        weights_HQS = weights_HTS[:, at, :size]
-        found_3HQ, number_Q = _on_target(weights_HQS, keys_QS, visible_QS, self.ordinary_S)
-        half_3HQ, _ = _on_target((weights_HQS > HALF).float(), keys_QS, visible_QS, self.ordinary_S)
-        found_5HQ = torch.cat([found_3HQ, found_3HQ[:1] > HALF, half_3HQ[2:]])
-        self.sums[:, layer, : len(weights_HTS)] += found_5HQ.double().sum(2).cpu()
+        visible_QS, weights_HQS = visible_TS[at][:, :size], weights_HTS[:, at, :size]
+        sink_HQ = learned_HT[:, at] if self.sink and learned_HT is not None else None
+        sums_3HQ, number_Q = _on_target(weights_HQS, keys_QS, visible_QS, self.ordinary_S, sink_HQ)
+        half_3HQ, _ = _on_target((weights_HQS > HALF).float(), keys_QS, visible_QS, self.ordinary_S, sink_HQ)
+        sums_5HQ = torch.cat([sums_3HQ, sums_3HQ[:1] > HALF, half_3HQ[2:]])
+        self.sums[:, layer, : len(weights_HTS)] += sums_5HQ.double().sum(2).cpu()
         self.with_null[layer] += float((number_Q > 0).sum())
 
     def means(self) -> Means:
@@ -99,41 +104,52 @@ class WordSums:
         )  # mass, hits, null, sink, elsewhere
         self.with_null, self.others = (torch.zeros(layers, 1, len(queries), dtype=torch.float64) for _ in range(2))
 
-    def add(self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> None:
+    def add(
+        self, layer: int, weights_HTS: torch.Tensor, visible_TS: torch.Tensor, start: int, learned_HT: Learned
+    ) -> None:
         """Add a block of query tokens; the layer counts once all of them are there."""
-        pooled = self.words.add(weights_HTS, visible_TS, start)
+        pooled = self.words.add(weights_HTS, visible_TS, start, learned_HT)
         if pooled is None:
             return
         weights_HQW, visible_QW = pooled.weights_HWW[:, self.queries], pooled.visible_WW[self.queries]
-        found_3HQ, number_Q = _on_target(weights_HQW, self.keys_QW, visible_QW, self.ordinary_W)
+        sums_3HQ, number_Q = _on_target(weights_HQW, self.keys_QW, visible_QW, self.ordinary_W)
         rest_WR = pooled.visible_WW.any(1, keepdim=True) & ~self.has_WR
-        found_4HQ = torch.cat([found_3HQ, pooled.sink_HW[None, :, self.queries]]).double()
+        sums_4HQ = torch.cat([sums_3HQ, pooled.sink_HW[None, :, self.queries]]).double()
         heads = len(weights_HQW)
-        self.sums[:4, layer, :heads] += (found_4HQ @ self.owner_QR).cpu()
+        self.sums[:4, layer, :heads] += (sums_4HQ @ self.owner_QR).cpu()
         self.sums[4, layer, :heads] += (pooled.sink_HW.double() @ rest_WR.double()).cpu()
         self.with_null[layer] += ((number_Q > 0).double() @ self.owner_QR).cpu()
         self.others[layer] += rest_WR.sum(0).cpu()
 
     def means(self) -> dict[str, Means]:
         """Return mass, hits_word, null, sink and sink_elsewhere of every relation."""
-        counts, found = self.owner_QR.sum(0).int().tolist(), {}
+        counts, means = self.owner_QR.sum(0).int().tolist(), {}
         for index, (name, count) in enumerate(zip(self.names, counts, strict=True)):
             values = _means(self.sums[:3, ..., index], count, self.with_null[..., index])
             values["hits_word"] = values.pop("hits")
             values["sink"] = (self.sums[3, ..., index] / count).float().numpy()
             values["sink_elsewhere"] = _ratio(self.sums[4, ..., index], self.others[..., index])
-            found[name] = Means(count, values)
-        return found
+            means[name] = Means(count, values)
+        return means
 
 
 def _on_target(
-    weights_HQS: torch.Tensor, keys_QS: torch.Tensor, visible_QS: torch.Tensor, ordinary_S: torch.Tensor
+    weights_HQS: torch.Tensor,
+    keys_QS: torch.Tensor,
+    visible_QS: torch.Tensor,
+    ordinary_S: torch.Tensor,
+    sink_HQ: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mass, hits and null per head and query, (3, H, Q), and how many other keys each query sees, (Q,)."""
+    """Return mass, hits and null per head and query, (3, H, Q), and how many other keys each query sees, (Q,).
+
+    sink_HQ: attention to a learned sink that is a target too; it is no token, so it is hit by none.
+    """
     others_QS = visible_QS & ordinary_S & ~keys_QS
-    number_Q = others_QS.sum(1)
+    number_Q, targets_Q = others_QS.sum(1), (visible_QS & keys_QS).sum(1)
     mass_HQ = (weights_HQS * keys_QS).sum(2)
-    null_HQ = (weights_HQS * others_QS).sum(2) * ((visible_QS & keys_QS).sum(1) / number_Q.clamp(min=1))
+    if sink_HQ is not None:
+        mass_HQ, targets_Q = mass_HQ + sink_HQ, targets_Q + 1
+    null_HQ = (weights_HQS * others_QS).sum(2) * (targets_Q / number_Q.clamp(min=1))
     top_HQ, at_HQ = weights_HQS.max(2)
     hits_HQ = keys_QS.expand_as(weights_HQS).gather(2, at_HQ[..., None])[..., 0] & (top_HQ > 0)
     return torch.stack([mass_HQ, hits_HQ, null_HQ]), number_Q  # null is 0 where there is no other key
@@ -160,20 +176,25 @@ class Measured:
 
 
 def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping[str, Relation]]) -> Measured:
-    """Run one batch; measure relations, score targets (decoders only), capture head outputs."""
-    anatomy, device = loaded.anatomy, loaded.model.device
-    shape = len(anatomy.layers), max(layer.heads for layer in anatomy.layers), device
+    """Run one batch; measure relations, score targets (decoders only), capture head outputs.
+
+    Arrays of the means are indexed by block number; blocks without attention have zeros there.
+    """
+    layers, device = loaded.anatomy.layers, loaded.model.device
+    shape = max(layers) + 1, max(layer.heads for layer in layers.values()), device
     sums: list[dict[str, Sums]] = []
     words: list[WordSums | None] = []
-    for tokens, mine in zip(batch, relations, strict=True):
-        sums.append({name: Sums(r, tokens.special, *shape) for name, r in mine.items() if not r.words})
-        between = {name: relation for name, relation in mine.items() if relation.words}
+    for tokens, asked in zip(batch, relations, strict=True):
+        sums.append({name: Sums(r, tokens.special, *shape) for name, r in asked.items() if not r.words})
+        between = {name: relation for name, relation in asked.items() if relation.words}
         words.append(WordSums(between, tokens, *shape) if between else None)
 
-    def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor | None, start: int) -> None:
+    def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
+        weights_BHTS, visible_BTS = weights_BHTS.to(device), visible_BTS.to(device)
+        learned_BHT = (1 - weights_BHTS.sum(3)).clamp(min=0) if layers[layer].sink else [None] * len(batch)
         for row in range(len(batch)):
-            for one in [*sums[row].values(), *filter(None, [words[row]])]:
-                one.add(layer, weights_BHTS[row], None if visible_BTS is None else visible_BTS[row], start)
+            for summing in [*sums[row].values(), *filter(None, [words[row]])]:
+                summing.add(layer, weights_BHTS[row], visible_BTS[row], start, learned_BHT[row])
 
     targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
     rows = [target - 1 for target in targets] if sum(map(len, targets)) else None
@@ -181,66 +202,40 @@ def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping
         logits_NV = forward(loaded, [tokens.ids for tokens in batch], rows, headless=rows is None)
     scored = [None] * len(batch) if rows is None else score_rows(logits_NV, [t.ids for t in batch], targets)
     means = [
-        {name: one.means() for name, one in mine.items()} | (between.means() if between else {})
-        for mine, between in zip(sums, words, strict=True)
+        {name: summed.means() for name, summed in of_prompt.items()} | (between.means() if between else {})
+        for of_prompt, between in zip(sums, words, strict=True)
     ]
     return Measured(means, scored, outputs)
 
 
 @contextmanager
-def weighing(loaded: Loaded, reduce) -> Iterator[None]:
-    """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S) or None, first query)` for every block of queries."""
-    index = {layer.attention: number for number, layer in enumerate(loaded.anatomy.layers)}
-    numbers = {loaded.model.get_submodule(name): number for name, number in index.items()}
-    if not loaded.anatomy.observed:
-        with _returned(loaded, numbers, reduce):
-            yield
-        return
+def weighing(loaded: Loaded, reduce: Callable, held: int = BLOCK) -> Iterator[None]:
+    """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S), first query)` for every block of queries.
+
+    visible: some head of the layer gives the key a weight above 0, whatever masks say.
+    held: attention weights in a block, at most (one query at least).
+    """
+    numbers = {loaded.model.get_submodule(x.attention): number for number, x in loaded.anatomy.layers.items()}
 
     def observer(eager, module, query, key, value, mask, **kwargs):
         if module not in numbers:
             return eager(module, query, key, value, mask, **kwargs)
         (batch, heads, length), span = query.shape[:3], key.shape[2]
-        step = length if kwargs.get("position_bias") is not None else max(1, BLOCK // (batch * heads * span))
+        whole = not loaded.divides or kwargs.get("position_bias") is not None
+        step = length if whole else max(1, held // (batch * heads * span))
         outputs = []
         for start in range(0, length, step):
             piece = mask if mask is None or mask.shape[2] == 1 else mask[:, :, start : start + step]
             output, weights_BHTS = eager(module, query[:, :, start : start + step], key, value, piece, **kwargs)
-            reduce(numbers[module], weights_BHTS, _visible(piece, batch), start)
+            reduce(numbers[module], weights_BHTS, (weights_BHTS > 0).any(1), start)
             outputs.append(output)
         return torch.cat(outputs, dim=1), None
 
-    with observing(loaded.model, observer):
+    def softmaxed(module: torch.nn.Module, weights: torch.Tensor) -> None:
+        heads = loaded.anatomy.layers[numbers[module]].heads
+        weights_BHTS = weights if weights.dim() == 4 else weights.unflatten(0, (-1, heads))
+        reduce(numbers[module], weights_BHTS, (weights_BHTS > 0).any(1), 0)
+
+    watching = observing(loaded.model, observer) if loaded.anatomy.observed else softmaxes(numbers, softmaxed)
+    with watching:
         yield
-
-
-@contextmanager
-def _returned(loaded: Loaded, numbers: Mapping, reduce) -> Iterator[None]:
-    """Reduce the weights that attention modules return, and drop them, for architectures that show nothing else."""
-
-    def hook(module, args, kwargs, output):
-        weights_BHTS = output[1]
-        mask = kwargs.get("attention_mask")
-        batch, _, length, span = weights_BHTS.shape
-        if isinstance(mask, torch.Tensor) and mask.dim() == 4:
-            visible_BTS = _visible(mask, batch)
-        else:
-            visible_BTS = torch.ones(batch, length, span, dtype=torch.bool, device=weights_BHTS.device).tril()
-        reduce(numbers[module], weights_BHTS, visible_BTS, 0)
-        return (output[0], None, *output[2:])
-
-    config = loaded.model.config
-    with ExitStack() as stack:
-        stack.callback(setattr, config, "output_attentions", config.output_attentions)
-        config.output_attentions = True
-        for module in numbers:
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        yield
-
-
-def _visible(mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
-    """Return which keys each query may see, (B, T, S), from an additive or boolean mask (B or 1, 1, T, S)."""
-    if mask is None:
-        return None
-    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return visible[:, 0].expand(batch, -1, -1)

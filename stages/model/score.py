@@ -57,7 +57,8 @@ class Batch:
         self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
         shared = _shared(self.ids, limit=min((int(p.min()) for p in positions if len(p)), default=1) - 1)
-        self.cut = shared if share and len(prompts) > 1 and shared >= SHARED and loaded.kind == "decoder" else 0
+        decoder = loaded.kind == "decoder" and loaded.caches
+        self.cut = shared if share and decoder and len(prompts) > 1 and shared >= SHARED else 0
         self.tails = [ids[self.cut :] for ids in self.ids]
         self.rows = [p - 1 - self.cut for p in positions]
         width = max(map(len, self.tails))
@@ -88,11 +89,11 @@ class Batch:
         prefix = None
         if self.cut:
             with ExitStack() as stack:
-                stack.enter_context(resuming(self.loaded, layer, self.prefix_residuals[layer]))
+                stack.enter_context(resuming(self.loaded, layer, self.prefix_residuals.get(layer)))
                 stack.enter_context(ablating(self.loaded, before, None if everywhere else self.special_1P))
                 prefix = frozen(prefill(self.loaded, self.ids[0][: self.cut]), self.prefix, layer)
         with (
-            resuming(self.loaded, layer, self.residuals[layer]),
+            resuming(self.loaded, layer, self.residuals.get(layer)),
             ablating(self.loaded, values, None if everywhere else self.special_BT),
         ):
             return self._scored(forward(self.loaded, self.tails, self.rows, prefix))
@@ -108,34 +109,38 @@ class Batch:
 class LastToken:
     """One prompt with its target, run up to its last prompt token; edits there cost a token or few each.
 
+    Where continuing a cache is not proven for the model (`Loaded.caches`), they cost the whole prompt.
+
     The intact prompt is the edit that changes nothing, `Edit()`: scored with the others, it costs no pass of its own.
     """
 
     def __init__(self, loaded: Loaded, tokens: Tokens) -> None:
         self.loaded = loaded
-        at = int(tokens.target[0]) - 1
-        self.cache = frozen(prefill(loaded, tokens.ids[:at]))
-        self.tail = tokens.ids[at:-1]
+        last = int(tokens.target[0]) - 1
+        self.cache = frozen(prefill(loaded, tokens.ids[:last])) if loaded.caches and last else None
+        self.at = last if self.cache is None else 0  # where the last prompt token stands in `tail`
+        self.tail = tokens.ids[last - self.at : -1]
         self.targets = torch.from_numpy(tokens.ids[tokens.target])
         with remembering(loaded) as self.residuals:
             forward(loaded, [self.tail], cache=self.cache, headless=True)
 
     def edited(self, edits: Sequence[Edit]) -> list[Scored]:
         """Score the target under each edit, in order; edits are run together, from their first layer up."""
-        top = len(self.loaded.anatomy.layers) - 1
+        top = max(self.loaded.anatomy.layers)
         order = sorted(range(len(edits)), key=lambda index: edits[index].first(top))
         results: list[Scored | None] = [None] * len(edits)
         for start in range(0, len(order), ROWS):
             chunk = order[start : start + ROWS]
             layer = edits[chunk[0]].first(top)
-            residual = self.residuals[layer].expand(len(chunk), -1, -1)
-            with resuming(self.loaded, layer, residual), editing(self.loaded, [edits[index] for index in chunk]):
+            residual = self.residuals[layer].expand(len(chunk), -1, -1) if layer in self.residuals else None
+            edited = editing(self.loaded, [edits[index] for index in chunk], self.at)
+            with resuming(self.loaded, layer, residual), edited:
                 for index, scored in zip(chunk, self._run(len(chunk)), strict=True):
                     results[index] = scored
         return results
 
     def _run(self, number: int) -> list[Scored]:
-        rows = [np.arange(len(self.targets))] * number
+        rows = [self.at + np.arange(len(self.targets))] * number
         logits_NV = forward(self.loaded, [self.tail] * number, rows, self.cache)
         logprob, top = _reduce(logits_NV, self.targets.repeat(number))
         shape = (number, len(self.targets))

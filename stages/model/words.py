@@ -20,7 +20,7 @@ class Pooled:
 
     weights_HWW: torch.Tensor
     visible_WW: torch.Tensor
-    sink_HW: torch.Tensor  # to special tokens and the first token
+    sink_HW: torch.Tensor  # to special tokens, the first token and a learned sink
 
 
 class Words:
@@ -34,17 +34,29 @@ class Words:
         self.average_WT = self.member_WT / self.member_WT.sum(1, keepdim=True)
         self.apart_WW = self.member_WT @ self.member_WT.T == 0
         self.sink_T = torch.from_numpy(tokens.special | (np.arange(len(tokens)) == 0)).to(device)
-        self.rows_HWT = self.seen_WT = torch.empty(0)
+        self.rows_HWT = self.seen_WT = self.learned_HW = torch.empty(0)
 
-    def add(self, weights_HTS: torch.Tensor, visible_TS: torch.Tensor | None, start: int) -> Pooled | None:
-        """Add the queries start, start + 1, ... of a layer; return the pooled layer once all queries are there."""
+    def add(
+        self,
+        weights_HTS: torch.Tensor,
+        visible_TS: torch.Tensor,
+        start: int,
+        learned_HT: torch.Tensor | None = None,
+    ) -> Pooled | None:
+        """Add the queries start, start + 1, ... of a layer; return the pooled layer once all queries are there.
+
+        learned_HT: what a learned sink takes of each query's attention.
+        """
         size = self.member_WT.shape[1]
         end = min(size, start + weights_HTS.shape[1])
         if start >= size:
             return None
         weights_HTS = weights_HTS[:, : end - start, :size]
-        visible_TS = torch.ones_like(weights_HTS[0]) if visible_TS is None else visible_TS[: end - start, :size].float()
+        visible_TS = visible_TS[: end - start, :size].float()
         rows_HWT = self.average_WT[:, start:end] @ weights_HTS
+        if learned_HT is not None:
+            learned_HW = learned_HT[:, : end - start] @ self.average_WT[:, start:end].T
+            self.learned_HW = learned_HW if start == 0 else self.learned_HW + learned_HW
         seen_WT = self.member_WT[:, start:end] @ visible_TS
         self.rows_HWT, self.seen_WT = (
             (rows_HWT, seen_WT) if start == 0 else (self.rows_HWT + rows_HWT, self.seen_WT + seen_WT)
@@ -53,4 +65,5 @@ class Words:
             return None
         visible_WW = (self.seen_WT @ self.member_WT.T > 0) & self.apart_WW
         weights_HWW = (self.rows_HWT @ self.member_WT.T) * visible_WW
-        return Pooled(weights_HWW, visible_WW, self.rows_HWT[..., self.sink_T].sum(-1))
+        sink_HW = self.rows_HWT[..., self.sink_T].sum(-1)
+        return Pooled(weights_HWW, visible_WW, sink_HW if learned_HT is None else sink_HW + self.learned_HW)

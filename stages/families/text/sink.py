@@ -10,12 +10,12 @@ from stages.families.family import Family, Relation, Tokens
 
 
 def relation(tokens: Tokens) -> Relation | None:
-    """t -> the first token and the special tokens, on short passages (T = 64)."""
+    """t -> the first token, the special tokens and a learned sink, on short passages (T = 64)."""
     if tokens.role != "short":
         return None
     sinks = tokens.special.copy()
     sinks[0] = True
-    return Relation(np.arange(len(tokens)), np.tile(sinks, (len(tokens), 1)))
+    return Relation(np.arange(len(tokens)), np.tile(sinks, (len(tokens), 1)), sink=True)
 
 
 FAMILY = Family(

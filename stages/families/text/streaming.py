@@ -11,13 +11,13 @@ FROM, SINKS, RECENT = 256, 4, 64  # tokens
 
 
 def relation(tokens: Tokens) -> Relation | None:
-    """t >= 256 -> the first four tokens and the last 64, on long passages."""
+    """t >= 256 -> the first four tokens, a learned sink and the last 64, on long passages."""
     queries = np.arange(FROM, len(tokens))
     if tokens.role != "long" or not len(queries):
         return None
     keys = np.arange(len(tokens))
     back = queries[:, None] - keys
-    return Relation(queries, (keys < SINKS) | ((back >= 0) & (back < RECENT)))
+    return Relation(queries, (keys < SINKS) | ((back >= 0) & (back < RECENT)), sink=True)
 
 
 FAMILY = Family(

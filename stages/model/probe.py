@@ -1,0 +1,356 @@
+"""Three short passes of a model's body that show how it attends: `look`, `project`, `join`.
+
+Each tests all layers at once, and each layer alone: what a block and an attention module receive is reset to what the
+first row of the batch has there, so that no layer feels what was changed in another.
+
+Legend: B batch, T query token, S key token, H query head, K head size, C channel of a linear layer's input.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from stages.model.observe import observing, softmaxes
+
+TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
+LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+SAME = 1e-4  # relative: what differs less is the same
+
+
+@dataclass
+class Attention:
+    """What is seen of one attention module; fault: why it cannot be measured."""
+
+    module: nn.Module
+    heads: int
+    kv_heads: int
+    window: int | None
+    sink: bool
+    causal: bool
+    calls: int = 1
+    fault: str = ""
+
+
+@dataclass
+class Seen:
+    """What the first pass shows: attention modules in call order, how many things each block returns."""
+
+    attention: list[Attention]
+    observed: bool
+    causal: bool
+    returns: dict[nn.Module, int]
+
+
+@dataclass(frozen=True)
+class Projected:
+    """An output projection and the number of its input's channels per head."""
+
+    module: nn.Module
+    head_size: int
+
+
+@dataclass
+class _Watch:
+    layers: dict[nn.Module, Attention] = field(default_factory=dict)
+    softmaxed: dict[nn.Module, Attention] = field(default_factory=dict)
+    inside: bool = False
+
+
+def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tensor]:
+    """Return a small valid input of equal rows: random ordinary token ids, or pixels for a vision model."""
+    generator = torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        size, channels = model.config.image_size, model.config.num_channels
+        pixels = torch.rand(1, channels, size, size, generator=generator)
+        return {"pixel_values": pixels.expand(rows, -1, -1, -1).to(model.device)}
+    ids = probe_ids(model).expand(rows, -1)
+    return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
+
+
+def probe_ids(model: PreTrainedModel) -> torch.Tensor:
+    """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...)."""
+    configs = [model.config, model.config.get_text_config()]
+    given = {v for config in configs for k, v in vars(config).items() if k.endswith("token_id") and isinstance(v, int)}
+    vocabulary = min(model.get_input_embeddings().num_embeddings, 1000)
+    ordinary = torch.tensor([i for i in range(4, vocabulary) if i not in given] or [0])
+    limits = [getattr(config, name, None) for config in configs for name in LIMITS]
+    length = min([TOKENS, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
+    chosen = torch.randint(0, len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
+    return ordinary[chosen].to(model.device)
+
+
+@torch.no_grad()
+def look(model: PreTrainedModel) -> Seen:
+    """Run two rows that differ in their second half: which modules attend, how, and does a later token matter before?"""
+    inputs = probe_inputs(model)
+    half = 0
+    if "input_ids" in inputs:
+        half = inputs["input_ids"].shape[1] // 2
+        inputs["input_ids"][1, half:] = inputs["input_ids"][1, half:].flip(0)
+    watch, returns = _Watch(), {}
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        watch.inside = True
+        output, weights_BHTS = eager(module, query, key, value, mask, **kwargs)
+        watch.inside = False
+        if module in watch.layers:
+            watch.layers[module].calls += 1
+            return output, weights_BHTS
+        window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
+        attention = _attention(module, weights_BHTS, value.shape[1], window)
+        repeated = value.repeat_interleave(weights_BHTS.shape[1] // value.shape[1], dim=1)
+        if not attention.fault and not _close(weights_BHTS.to(value) @ repeated, output.transpose(1, 2)):
+            attention.fault = "its weights times its values are not its output"
+        watch.layers[module] = attention
+        return output, weights_BHTS
+
+    def softmaxed(module: nn.Module, weights: torch.Tensor) -> None:
+        if watch.inside:
+            return
+        if module in watch.softmaxed:
+            watch.softmaxed[module].calls += 1
+            return
+        weights_BHTS = weights if weights.dim() == 4 else weights.unflatten(0, (2, -1))
+        names = ("num_kv_heads", "num_key_value_heads")
+        kv_heads = next((getattr(module, name) for name in names if hasattr(module, name)), weights_BHTS.shape[1])
+        watch.softmaxed[module] = _attention(module, weights_BHTS, int(kv_heads), None)
+
+    def keep(module: nn.Module, args: tuple, output: Any) -> None:
+        returns[module] = len(output) if isinstance(output, tuple) else 0
+
+    owners = [module for module in model.modules() if list(module.children()) and any(True for _ in module.parameters())]
+    with ExitStack() as stack:
+        for module in owners:
+            stack.callback(module.register_forward_hook(keep).remove)
+        stack.enter_context(observing(model, observer))
+        stack.enter_context(softmaxes(owners, softmaxed))
+        output_BTD = _body(model, inputs)
+    observed = bool(watch.layers)
+    attention = list((watch.layers or watch.softmaxed).values())
+    early = output_BTD[:, :half]
+    causal = half > 0 and all(layer.causal for layer in attention) and _close(early[1], early[0])
+    return Seen(attention, observed, causal, returns)
+
+
+def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, window: int | None) -> Attention:
+    """Read an attention module's weights: their reach, their sums, what they show of later positions."""
+    heads, length, span = weights_BHTS.shape[1:]
+    if length != span:
+        return Attention(module, heads, kv_heads, None, False, False, fault="its queries and keys are not the same tokens")
+    position = torch.arange(length, device=weights_BHTS.device)
+    distance_TS = position[:, None] - position
+    visible_TS = (weights_BHTS > 0).any(1).any(0)
+    reach = int(distance_TS.abs()[visible_TS].max()) + 1 if visible_TS.any() else 0
+    sums_BHT = weights_BHTS.float().sum(-1)
+    fault = ""
+    if not torch.isfinite(weights_BHTS).all() or (weights_BHTS < 0).any() or (sums_BHT > 1 + 1e-3).any():
+        fault = "its weights are no shares of attention: not finite, below 0, or above 1 in all"
+    return Attention(
+        module,
+        heads,
+        kv_heads,
+        window=reach if 0 < reach < length else window if isinstance(window, int) and window > 0 else None,
+        sink=bool((sums_BHT < 1 - 1e-3).any()),
+        causal=not bool(visible_TS[distance_TS < 0].any()),
+        fault=fault,
+    )
+
+
+@torch.no_grad()
+def project(
+    model: PreTrainedModel, places: Mapping[int, Attention], blocks: Mapping[int, nn.Module], observed: bool
+) -> dict[int, Projected | str]:
+    """Find every layer's output projection, or why there is none, by changing heads' outputs.
+
+    Row 0 is intact; row b + 1 changes the heads h with bit b set in h + 1. So a channel of a linear layer's input
+    differs from row 0 in exactly the rows that spell the one head that it carries.
+    """
+    if not places:
+        return {}
+    bits = max(attention.heads for attention in places.values()).bit_length()
+    numbers = {attention.module: number for number, attention in places.items()}
+    generator = torch.Generator().manual_seed(1)
+    waiting: list[int] = []  # the layer that has attended last, until a linear layer reads what it gave
+    results: dict[int, Projected | str] = {}
+
+    def noise(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    def changed(number: int, heads: int) -> Iterator[tuple[int, list[int]]]:
+        waiting[:] = [number]
+        for bit in range(bits):
+            yield bit + 1, [head for head in range(heads) if (head + 1) >> bit & 1]
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        output_BTHK, weights = eager(module, query, key, value, mask, **kwargs)
+        if module in numbers:
+            output_BTHK = output_BTHK.clone()
+            size = output_BTHK.float().std().clamp(min=1e-3).to(output_BTHK)
+            for row, heads in changed(numbers[module], output_BTHK.shape[2]):
+                output_BTHK[row, :, heads] += size * noise(output_BTHK[row, :, heads])
+        return output_BTHK, weights
+
+    def softmaxed(module: nn.Module, weights: torch.Tensor) -> torch.Tensor:
+        weights_BHTS = weights.clone() if weights.dim() == 4 else weights.unflatten(0, (bits + 1, -1)).clone()
+        for row, heads in changed(numbers[module], weights_BHTS.shape[1]):
+            weights_BHTS[row, heads] *= noise(weights_BHTS[row, heads]).exp()
+        return weights_BHTS.reshape(weights.shape)
+
+    def read(module: nn.Module, args: tuple) -> None:
+        if not waiting or not args or not isinstance(args[0], torch.Tensor) or args[0].shape[-1] != width(module):
+            return
+        change = args[0].reshape(bits + 1, -1, width(module)) if args[0].numel() % (bits + 1) == 0 else None
+        if change is None:
+            return
+        change_bC = (change[1:] - change[:1]).abs().amax(1)
+        if change_bC.max() <= SAME * change.abs().max():
+            return  # it does not read what the heads gave
+        number = waiting.pop()
+        results[number] = _slices(module, change_bC, places[number].heads)
+
+    with ExitStack() as stack:
+        stack.enter_context(_alone(bits + 1, blocks.values(), numbers))
+        for module in model.modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                stack.callback(module.register_forward_pre_hook(read).remove)
+        if observed:
+            stack.enter_context(observing(model, observer))
+        else:
+            stack.enter_context(softmaxes(numbers, softmaxed))
+        _body(model, probe_inputs(model, bits + 1))
+    none = "no linear layer reads its heads' outputs"
+    return {number: results.get(number, none) for number in places}
+
+
+def _slices(module: nn.Module, change_bC: torch.Tensor, heads: int) -> Projected | str:
+    """Read which head each channel carries from the rows in which it changed."""
+    power_b = 2 ** torch.arange(len(change_bC), device=change_bC.device)
+    head_C = ((change_bC > SAME * change_bC.max()) * power_b[:, None]).sum(0) - 1
+    size = int((head_C == 0).sum())
+    expected_C = torch.arange(len(head_C), device=head_C.device) // max(size, 1)
+    expected_C = torch.where(expected_C < heads, expected_C, -1)
+    if size == 0 or size * heads > len(head_C) or not torch.equal(head_C, expected_C):
+        return "the linear layer that reads its heads' outputs does not read each head in a slice of its own"
+    return Projected(module, size)
+
+
+@torch.no_grad()
+def join(
+    model: PreTrainedModel, blocks: Mapping[int, nn.Module], projections: Mapping[int, nn.Module]
+) -> dict[int, tuple[nn.Module, float | None]]:
+    """Find where each projection's output joins the residual, and as which multiple of itself (None: as no multiple).
+
+    Row 1 changes the projection's output, row 2 the residual that the block receives, with that output as it was. The
+    residual after the attention is the first thing read that changes in row 1 and, in row 2, by just that change (or
+    nearly: a mixer beside the attention may add to it). Layers where there is no such thing are left out.
+    """
+    generator = torch.Generator().manual_seed(2)
+    owner = {projection: number for number, projection in projections.items()}
+    number_of = {block: number for number, block in blocks.items()}
+    added: dict[int, torch.Tensor] = {}  # to the block's residual
+    written: dict[int, torch.Tensor] = {}  # to the projection's output
+    joined: dict[int, tuple[nn.Module, float | None]] = {}
+    nearly: dict[int, tuple[nn.Module, float | None]] = {}
+    running: list[int] = []
+
+    def noise(like: torch.Tensor) -> torch.Tensor:
+        size = like.float().std().clamp(min=1e-3)
+        return (size.cpu() * torch.randn(like.shape, generator=generator)).to(like)
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        running.append(number_of[module])
+        x = (args[0] if args else kwargs["hidden_states"]).clone()
+        if x.shape[0] != 3:
+            return None
+        added[running[-1]] = noise(x[2])
+        x[2] += added[running[-1]]
+        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x})
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        number = running.pop()
+        x = output[0] if isinstance(output, tuple) else output
+        if number in written and number not in joined and isinstance(x, torch.Tensor):
+            scale = _scale(x[1] - x[0], written[number]) if x.shape[1:] == written[number].shape else None
+            if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
+                joined[number] = module, scale
+
+    def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        number, output_BTD = owner[module], output.reshape(3, -1, output.shape[-1]).clone()
+        written[number] = noise(output_BTD[0])
+        output_BTD[1] = output_BTD[0] + written[number]
+        output_BTD[2] = output_BTD[0]
+        return output_BTD.reshape(output.shape)
+
+    def read(module: nn.Module, args: tuple) -> None:
+        if not running or running[-1] in joined or running[-1] not in written or running[-1] not in added:
+            return
+        number = running[-1]
+        x = args[0] if args and isinstance(args[0], torch.Tensor) else torch.empty(0)
+        if x.numel() != 3 * written[number].numel():
+            return
+        x = x.reshape(3, *written[number].shape)
+        change, moved = x[1] - x[0], x[2] - x[0]
+        if change.abs().max() <= 1e-6 * x.abs().max():
+            return
+        if _close(moved, added[number].reshape(moved.shape), 1e-2):
+            joined[number] = module, _scale(change, written[number])
+        elif nn.functional.cosine_similarity(moved.flatten(), added[number].flatten(), dim=0) > 0.9:
+            nearly.setdefault(number, (module, _scale(change, written[number])))
+
+    with ExitStack() as stack:
+        stack.enter_context(_alone(3, blocks.values(), ()))
+        for block in blocks.values():
+            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(block.register_forward_hook(leave).remove)
+        for projection in owner:
+            stack.callback(projection.register_forward_hook(write).remove)
+        for module in model.modules():
+            if not list(module.children()):
+                stack.callback(module.register_forward_pre_hook(read).remove)
+        _body(model, probe_inputs(model, 3))
+    return nearly | joined
+
+
+def _scale(change: torch.Tensor, written: torch.Tensor) -> float | None:
+    """Return s where change = s x written (1e-2), else None."""
+    scale = float((change * written).sum() / (written * written).sum())
+    return round(scale, 3) if abs(scale) > 1e-6 and _close(change, scale * written, 1e-2) else None
+
+
+@contextmanager
+def _alone(rows: int, blocks, modules) -> Iterator[None]:
+    """Give every block and attention module, in all rows, what the first row receives."""
+
+    def reset(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or rows not in value.shape:
+            return value
+        dim = value.shape.index(rows)
+        return value.narrow(dim, 0, 1).expand(value.shape).clone()
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> tuple:
+        return tuple(map(reset, args)), {name: reset(value) for name, value in kwargs.items()}
+
+    with ExitStack() as stack:
+        for module in {*blocks, *modules}:
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield
+
+
+def _body(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Run a model without its head where it has one apart; return the last hidden state (or what comes first)."""
+    return model.base_model(**inputs)[0]
+
+
+def width(projection: nn.Module) -> int:
+    """Return how many channels a linear layer reads."""
+    return projection.weight.shape[0] if isinstance(projection, Conv1D) else projection.in_features
+
+
+def _close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:
+    return x.shape == y.shape and bool((x - y).abs().max() <= tolerance * y.abs().max())
