@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 
 from stages.model.anatomy import check
-from stages.model.load import Loaded, Origin, changed, described, find_origin, open_folder
+from stages.model.load import Loaded, open_folder
+from stages.model.origin import Origin, changed, described, find_origin
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model, Revisions
