@@ -156,7 +156,7 @@ def _offset(family: Family, encoded) -> int | None:
 
 def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
     """Return the rows of one prompt: z per layer is (H K,)."""
-    size = max(layer.head_size for layer in loaded.anatomy.layers)
+    size = max(layer.head_size for layer in loaded.anatomy.layers.values())
     heads = loaded.anatomy.heads
     values = np.zeros((len(heads), size), dtype=np.float32)
     for index, (layer, head) in enumerate(heads):

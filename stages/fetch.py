@@ -3,10 +3,10 @@
 import json
 import logging
 import sys
-from dataclasses import asdict
 
-from stages.model.anatomy import check
-from stages.model.load import described, locate, open_folder, stored
+from stages.model.load import first_token, open_folder, stored
+from stages.model.origin import described, locate
+from stages.model.proof import prove
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
@@ -14,14 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def main(slot: str) -> None:
-    """Locate the model, load it, check that its heads' outputs sum to each projection's, write origin and anatomy."""
+    """Locate the model, load it, prove that it is measured right, write origin, anatomy and proof."""
     settings = params.load()
     if slot not in settings.models:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
     source = settings.models[slot]
     origin = locate(slot, source)
     loaded = open_folder(origin.folder)
-    check(loaded.model, loaded.anatomy)
+    loaded, proof = prove(loaded)
+    first = first_token(loaded)
+    if first is None:
+        log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
     record = {
         "slot": slot,
         **source.model_dump(),
@@ -33,9 +36,10 @@ def main(slot: str) -> None:
         "vocabulary": loaded.model.get_input_embeddings().num_embeddings,
         "stored": stored(origin.folder),
         "dtype": "float32",
+        "bos": first,
         "files": described(origin),
-        "attention": [{"layer": i, **asdict(part), "kind": part.kind} for i, part in enumerate(loaded.anatomy.layers)],
-        "skipped": loaded.anatomy.skipped,
+        **loaded.anatomy.recorded(),
+        "proof": proof,
     }
     tables.write_text(paths.model(slot), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     log.info(

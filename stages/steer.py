@@ -107,7 +107,7 @@ class Study:
 
     def __init__(self, loaded, settings: params.Steer, means, averages, ranked, rng: np.random.Generator) -> None:
         self.loaded, self.settings, self.means, self.averages, self.ranked = loaded, settings, means, averages, ranked
-        self.layers = range(0, len(loaded.anatomy.layers), settings.layer_step)
+        self.layers = list(loaded.anatomy.layers)[:: settings.layer_step]
         self.numbers = sorted({min(number, len(ranked)) for number in settings.heads})
         self.shuffled = [rng.permutation(len(loaded.anatomy.heads)) for _ in range(settings.draws)]
 
@@ -222,7 +222,7 @@ def _layer_averages(loaded, rows: pd.DataFrame) -> dict:
 
     sums: dict[int, torch.Tensor] = {}
     handles = []
-    for index, layer in enumerate(loaded.anatomy.layers):
+    for index, layer in loaded.anatomy.layers.items():
 
         def keep(module, args, output, index=index):
             last = (output[0] if isinstance(output, tuple) else output)[0, -1].double()

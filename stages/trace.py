@@ -68,9 +68,10 @@ def main(slot: str) -> None:
             largest.append(float(table.effect.abs().max()))
             add(table)
         if largest and not max(largest):
+            projection = next(iter(loaded.anatomy.layers.values())).projection
             raise UserError(
                 f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
-                f"into {loaded.anatomy.layers[0].projection} and its like does not arrive; this model cannot be traced"
+                f"into {projection} and its like does not arrive; this model cannot be traced"
             )
 
 

@@ -28,7 +28,7 @@ from stages.model import probe
 from stages.model.probe import Attention, probe_inputs
 from stages.store.errors import UserError
 
-__all__ = ["Anatomy", "Layer", "contribution", "find", "kind", "probe_inputs"]
+__all__ = ["Anatomy", "Layer", "asked_as", "contribution", "find", "probe_inputs"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Anatomy:
 
     observed: attention functions are seen; else the modules' softmax is.
     causal: no position's output depends on later tokens.
-    blocks: module paths of all blocks, with attention or without; returns: how many things each returns, 0 for a tensor.
+    blocks: module paths of all blocks, with attention or without.
+    returns: how many things each block returns, 0 for a tensor.
     """
 
     layers: Mapping[int, Layer]
@@ -100,7 +101,7 @@ def find(model: PreTrainedModel) -> Anatomy:
     modules = list(model.modules())
     seen = probe.look(model)
     if [id(module) for module in model.modules()] != [id(module) for module in modules]:
-        raise UserError(f"{name}: it replaces its own modules as it runs: what is measured would depend on what ran before")
+        raise UserError(f"{name}: it replaces its own modules as it runs: what is measured depends on what ran before")
     paths = {module: path for path, module in model.named_modules()}
     if not seen.attention:
         raise UserError(
@@ -150,7 +151,7 @@ def find(model: PreTrainedModel) -> Anatomy:
     return Anatomy(dict(sorted(layers.items())), seen.observed, seen.causal, blocks, returns, skipped)
 
 
-def kind(model: PreTrainedModel, anatomy: Anatomy) -> str:
+def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """Return what a model can be asked: 'decoder' (continue text), 'masked' (fill gaps), else 'encoder'.
 
     Which tokens an output depends on is measured; of class names only those of masked-LM heads count.

@@ -87,7 +87,7 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
 
 @torch.no_grad()
 def look(model: PreTrainedModel) -> Seen:
-    """Run two rows that differ in their second half: which modules attend, how, and does a later token matter before?"""
+    """Run two rows that differ in their second half: which modules attend, and how? Does a later token change early ones?"""
     inputs = probe_inputs(model)
     half = 0
     if "input_ids" in inputs:
@@ -124,7 +124,7 @@ def look(model: PreTrainedModel) -> Seen:
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
         returns[module] = len(output) if isinstance(output, tuple) else 0
 
-    owners = [module for module in model.modules() if list(module.children()) and any(True for _ in module.parameters())]
+    owners = [module for module in model.modules() if list(module.children()) and list(module.parameters())]
     with ExitStack() as stack:
         for module in owners:
             stack.callback(module.register_forward_hook(keep).remove)
@@ -142,7 +142,8 @@ def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, win
     """Read an attention module's weights: their reach, their sums, what they show of later positions."""
     heads, length, span = weights_BHTS.shape[1:]
     if length != span:
-        return Attention(module, heads, kv_heads, None, False, False, fault="its queries and keys are not the same tokens")
+        fault = "its queries and keys are not the same tokens"
+        return Attention(module, heads, kv_heads, None, False, False, fault=fault)
     position = torch.arange(length, device=weights_BHTS.device)
     distance_TS = position[:, None] - position
     visible_TS = (weights_BHTS > 0).any(1).any(0)
@@ -205,14 +206,18 @@ def project(
     def read(module: nn.Module, args: tuple) -> None:
         if not waiting or not args or not isinstance(args[0], torch.Tensor) or args[0].shape[-1] != width(module):
             return
-        change = args[0].reshape(bits + 1, -1, width(module)) if args[0].numel() % (bits + 1) == 0 else None
-        if change is None:
+        x = args[0]
+        if x.numel() % ((bits + 1) * width(module)):
             return
-        change_bC = (change[1:] - change[:1]).abs().amax(1)
-        if change_bC.max() <= SAME * change.abs().max():
+        x_BTC = x.reshape(bits + 1, -1, width(module))
+        change_bC = (x_BTC[1:] - x_BTC[:1]).abs().amax(1)
+        if change_bC.max() <= SAME * x_BTC.abs().max():
             return  # it does not read what the heads gave
         number = waiting.pop()
-        results[number] = _slices(module, change_bC, places[number].heads)
+        if x.shape == x_BTC.shape:
+            results[number] = _slices(module, change_bC, places[number].heads)
+        else:
+            results[number] = "the linear layer that reads its heads' outputs reads them in no (batch, token) order"
 
     with ExitStack() as stack:
         stack.enter_context(_alone(bits + 1, blocks.values(), numbers))

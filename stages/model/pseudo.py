@@ -77,9 +77,9 @@ def score(
         logits_NV = forward(loaded, [copies[index].ids for index in batch], [copies[index].target for index in batch])
         asked = [(row, number) for row, index in enumerate(batch) for number in reading[index]]
         targets = [copies[batch[row]].target for row, _ in asked]
-        found = score_rows(logits_NV[[row for row, _ in asked]], [sentences[n].ids for _, n in asked], targets)
-        for (_, number), target, one in zip(asked, targets, found, strict=True):
-            logprob[number][target], top[number][target] = one.logprob, one.top
+        scores = score_rows(logits_NV[[row for row, _ in asked]], [sentences[n].ids for _, n in asked], targets)
+        for (_, number), target, scored in zip(asked, targets, scores, strict=True):
+            logprob[number][target], top[number][target] = scored.logprob, scored.top
     return [
         Scored(values[~sentence.special], hits[~sentence.special])
         for sentence, values, hits in zip(sentences, logprob, top, strict=True)

@@ -1,14 +1,17 @@
 """Function vectors (Todd+ ICLR 2024): what a few heads add at the last token when demonstrations show a function.
 
 mean_outputs: z-bar_h, a head's mean last-token output over clean prompts that the model solves.
-function_vector: sum over heads of W_O[:, h] z-bar_h, the bias not added per head. Where the architecture normalises the
-projection's output before it joins the residual (Gemma 3, OLMo 2), the vector is scaled by that norm's gain at the mean
-activation, norm(p-bar) / p-bar, so that it has the size that the residual would have received.
+function_vector: what the heads' z-bar_h put into the residual, measured where W_O's output joins it: with the model's
+own multipliers (Granite), the bias not added per head. Where the architecture normalises W_O's output p before it joins
+(Gemma 3, OLMo 2), a head's part W_O[:, h] z-bar_h is scaled by the norm's gain at the mean activation, norm(p-bar) /
+p-bar, so that it has the size that the residual would have received.
 
-Legend: H head, K head size, D residual width.
+Legend: N row, H head, K head size, D residual width.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,8 @@ import torch
 from stages.model.anatomy import contribution
 from stages.model.intervene import Edit, Head
 from stages.model.load import Loaded
+from stages.model.probe import probe_ids, width
+from stages.store.errors import UserError
 
 
 def mean_outputs(outputs: pd.DataFrame, loaded: Loaded) -> dict[Head, torch.Tensor]:
@@ -36,23 +41,65 @@ def in_place(means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> Edit:
 
 
 def function_vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> torch.Tensor:
-    """Return the vector (D,) of a set of heads, as it would join the residual."""
+    """Return the vector (D,) of a set of heads, as it would join the residual.
+
+    Raises `UserError` where a layer's output was not found to join the residual.
+    """
     with torch.no_grad():
         return sum(
-            _written(loaded, means, layer, [h for at, h in heads if at == layer])
+            _vector(loaded, means, layer, [h for at, h in heads if at == layer])
             for layer in sorted({at for at, _ in heads})
         )
 
 
-def _written(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, heads: Sequence[int]) -> torch.Tensor:
+def _vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, heads: Sequence[int]) -> torch.Tensor:
     part = loaded.anatomy.layers[layer]
-    device = loaded.model.device
-    vector = sum(contribution(loaded.model, part, head, means[layer, head].to(device)) for head in heads)
-    if part.norm is None:
-        return vector
-    everything = torch.cat([means[layer, head] for head in range(part.heads)]).to(device)
-    projected = loaded.model.get_submodule(part.projection)(everything)
-    gain = (
-        loaded.model.get_submodule(part.norm)(projected) / projected
-    )  # exact for RMS norms, whose gain is elementwise
-    return vector * torch.where(projected.abs() > 1e-12, gain, torch.zeros_like(gain))
+    projection = loaded.model.get_submodule(part.projection)
+    every_HK = torch.stack([means[layer, head] for head in range(part.heads)]).to(projection.weight)
+    chosen_HK = torch.zeros_like(every_HK)
+    chosen_HK[list(heads)] = every_HK[list(heads)]
+    if part.scale is not None:
+        return joining(loaded, layer, chosen_HK.flatten()[None])[0]
+    rest = torch.zeros(width(projection) - every_HK.numel()).to(every_HK)
+    projected_D = projection(torch.cat([every_HK.flatten(), rest]))
+    gain_D = joining(loaded, layer, every_HK.flatten()[None])[0] / projected_D  # exact for RMS norms: elementwise
+    own_D = sum(contribution(loaded.model, part, head, every_HK[head]) for head in heads)
+    return own_D * torch.where(projected_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
+
+
+@torch.no_grad()
+def joining(loaded: Loaded, layer: int, z_NC: torch.Tensor) -> torch.Tensor:
+    """Return what inputs of W_O put into the residual more than zeros do, (N, D), by writing them in one token.
+
+    The block's own residual is emptied, so that nothing is lost beside it. z_NC: all heads' outputs, (N, H K).
+    Raises `UserError` where the place was not found.
+    """
+    part, model = loaded.anatomy.layers[layer], loaded.model
+    if not part.joins:
+        raise UserError(f"{type(model).__name__}: what {part.projection} adds to the residual cannot be measured")
+    read: list[torch.Tensor] = []
+
+    def empty(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (torch.zeros_like(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": torch.zeros_like(kwargs["hidden_states"])}
+
+    def write(module: Any, args: tuple) -> tuple:
+        x = torch.zeros_like(args[0])
+        x.view(len(z_NC) + 1, -1, x.shape[-1])[1:, :, : z_NC.shape[1]] = z_NC[:, None].to(x)
+        return (x, *args[1:])
+
+    def keep(module: Any, args: tuple, output: Any = None) -> None:
+        x = args[0] if output is None else output[0] if isinstance(output, tuple) else output
+        read.append(x.reshape(len(z_NC) + 1, -1, x.shape[-1])[:, -1])
+
+    place, block = model.get_submodule(part.joins), model.get_submodule(part.block)
+    with ExitStack() as stack:
+        stack.callback(block.register_forward_pre_hook(empty, with_kwargs=True).remove)
+        stack.callback(model.get_submodule(part.projection).register_forward_pre_hook(write).remove)
+        register = place.register_forward_hook if place is block else place.register_forward_pre_hook
+        stack.callback(register(keep).remove)
+        ids = probe_ids(model)[:, :2].expand(len(z_NC) + 1, -1)
+        model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    x_ND = read[-1]
+    return x_ND[1:] - x_ND[0]

@@ -7,15 +7,16 @@ sha256 of every file, as `data/models/<slot>.json` does for a slot.
 import json
 from pathlib import Path
 
-from stages.model.anatomy import check
-from stages.model.load import Loaded, Origin, changed, described, find_origin, open_folder
+from stages.model.load import Loaded, open_folder
+from stages.model.origin import Origin, changed, described, find_origin
+from stages.model.proof import prove
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model, Revisions
 
 
 def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
-    """Find one revision, load it, check its anatomy; return what pins it.
+    """Find one revision, load it, prove that it is measured right; return what pins it.
 
     Raises `UserError` naming the key in params.yaml when it is not there or cannot be measured.
     """
@@ -27,7 +28,7 @@ def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
             "weights are not read: convert them to safetensors in folders of your own and use source: path"
         )
     loaded = open_folder(origin.folder)
-    check(loaded.model, loaded.anatomy)
+    _, proof = prove(loaded)
     return {
         "step": step,
         "source": revisions.source,
@@ -39,6 +40,7 @@ def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
         "architecture": type(loaded.model).__name__,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "files": files,
+        "proof": proof,
     }
 
 
@@ -58,7 +60,7 @@ def opened(recipe: str, arm: str, revisions: Revisions, step: int) -> Loaded:
         raise UserError(
             f"{_key(recipe, arm, step)} = {revisions.revisions[step]!r}: {name} differs from {file}; {again}"
         )
-    return open_folder(origin.folder)
+    return open_folder(origin.folder).allowed(recorded.get("proof", {}))
 
 
 def _key(recipe: str, arm: str, step: int) -> str:

@@ -1,0 +1,253 @@
+"""Proof, at fetch, that a model is measured right: each check runs it in two ways that must agree.
+
+    reads      its own logits, padded or not, all rows or a few, with attention watched or not, today and again
+    heads      every head's output matters to what the model says: gradients reach each of them
+    divides    attention computed a few queries at a time is the same function
+    resumes    a pass that skips all blocks below an edited head equals the full pass, for every layer
+    caches     prompts that continue a cache of their prefix, edited or not, equal full passes
+    vectors    what heads write joins the residual at a known place
+
+A model that fails `reads` or `heads` is refused: `UserError` in one line that names it and the check. The others are
+shortcuts: where one fails, the model runs without it, and the result says why (`Loaded.allowed`).
+
+Full passes are edited by hooks written out here, not by the code that is tested. Legend: B row, T token, N output.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+
+from stages.families.family import Tokens
+from stages.model import score
+from stages.model.first_order import tracking
+from stages.model.forward import forward, pad, remembering, resuming
+from stages.model.intervene import Edit, Head, ablating
+from stages.model.load import Loaded
+from stages.model.measure import weighing
+from stages.model.probe import probe_ids, width
+from stages.model.score import Batch, LastToken
+from stages.store.errors import UserError
+
+CLOSE = 2e-5  # of the largest output: what two orders of the same sums may differ by
+PART = 1e-2  # of an edit's effect: a pass that misses more of it is another pass
+SHORT = 24  # tokens of the prompts that edits are tried on
+ROWS = 32  # edited rows in one full pass, at most
+
+
+def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
+    """Return the model with the shortcuts that are exact for it, and check -> 'ok' or 'not used: why'.
+
+    Raises `UserError` where the model cannot be measured at all.
+    """
+    ids = probe_ids(loaded.model)[0].cpu().numpy()
+    plain = loaded.allowed(dict.fromkeys(SHORTCUTS, "not proven yet"))
+    first = _read(plain, [ids])
+    _reads(plain, ids, first)
+    _heads(plain, ids)
+    proof = {"reads": "ok", "heads": "ok"}
+    for name, check in SHORTCUTS.items():
+        later = dict.fromkeys(SHORTCUTS, "not proven yet")
+        proof[name] = _outcome(check, loaded.allowed(later | proof | {name: "ok"}), ids)
+    if not _same(_read(plain, [ids]), first):
+        raise _refused(loaded, "reads", "something stays from pass to pass: the same text is not read the same twice")
+    return loaded.allowed(proof), proof
+
+
+def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
+    """Refuse a model that reads a text otherwise beside a longer one, or while its attention is watched."""
+    if not torch.isfinite(first).all():
+        raise _refused(loaded, "reads", "its output on a random text is not finite")
+    short = ids[: len(ids) * 3 // 5]
+    try:
+        together = _read(loaded, [ids, short])
+    except RuntimeError as error:
+        raise _refused(loaded, "reads", str(error)) from error
+    if not _same(together[len(first) :], _read(loaded, [short])):
+        raise _refused(loaded, "reads", "padding changes what this model computes")
+    watched: list[int] = []
+    with weighing(loaded, lambda layer, *_: watched.append(layer)):
+        if not _same(_read(loaded, [ids]), first):
+            raise _refused(loaded, "reads", "watching its attention changes what it computes")
+    if sorted(watched) != sorted(loaded.anatomy.layers):
+        raise _refused(loaded, "reads", f"its attention is seen in layers {sorted(watched)}, its heads in others")
+    if loaded.kind == "decoder" and not _same(_whole(loaded, ids), first):
+        raise _refused(loaded, "reads", "its logits of a few rows are not those of a whole pass")
+
+
+def _heads(loaded: Loaded, ids: np.ndarray) -> None:
+    """Refuse a model whose outputs do not depend on each head's output, where W_O reads that head at all."""
+    with tracking(loaded) as outputs, torch.enable_grad():
+        output_NV = _read(loaded, [ids], gradients=True)
+        direction_NV = torch.randn(output_NV.shape, generator=torch.Generator().manual_seed(0)).to(output_NV)
+        (output_NV * direction_NV).sum().backward()
+    for number, layer in loaded.anatomy.layers.items():
+        z = outputs[number]
+        if z.grad is None:
+            raise _refused(loaded, "heads", f"no output depends on what {layer.projection} reads")
+        size = layer.heads * layer.head_size
+        gradient_H = z.grad[..., :size].unflatten(-1, (layer.heads, layer.head_size)).abs().amax((0, 1, 3))
+        weight = loaded.model.get_submodule(layer.projection).weight
+        weight = weight if weight.shape[0] == width(loaded.model.get_submodule(layer.projection)) else weight.T
+        read_H = weight[:size].reshape(layer.heads, -1).abs().amax(1)
+        for head in range(layer.heads):
+            if not torch.isfinite(gradient_H[head]) or (gradient_H[head] == 0 and read_H[head] > 0):
+                raise _refused(loaded, "heads", f"no output depends on L{number}H{head} in {layer.projection}")
+
+
+def _divides(loaded: Loaded, ids: np.ndarray) -> str:
+    queries = 1 + len(ids) // 4
+    held = queries * len(ids) * max(layer.heads for layer in loaded.anatomy.layers.values())
+    with weighing(loaded, lambda *_: None, held):
+        same = _same(_read(loaded, [ids]), _read(loaded.allowed({"divides": "no"}), [ids]))
+    return "" if same else "attention of a few queries at a time is another function"
+
+
+def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
+    ids = ids[:SHORT]
+    with remembering(loaded) as residuals:
+        intact = _read(loaded, [ids])
+    edits = _edits(loaded, ids)
+    full = _edited(loaded, ids, edits, None)
+    for (head, value), expected in zip(edits, full, strict=True):
+        with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}):
+            if not _agree(_read(loaded, [ids]), expected, intact):
+                return f"a pass that begins at block {head[0]} is not the full pass"
+    return ""
+
+
+def _caches(loaded: Loaded, ids: np.ndarray) -> str:
+    if loaded.kind != "decoder":
+        return "only decoders continue a text"
+    short = ids[:SHORT]
+    edits = _edits(loaded, short)
+    target = np.arange(len(short) - 3, len(short))
+    tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
+    scored = LastToken(loaded, tokens).edited([Edit(), *(Edit(heads=dict([edit])) for edit in edits)])
+    intact, *edited = (torch.from_numpy(answer.logprob) for answer in scored)
+    expected = _logprob(_whole(loaded, short, target - 1), short[target])
+    if not _agree(intact, expected, expected):
+        return "a text that continues a cache is not read as the whole text"
+    full = _edited(loaded, short, edits, int(target[0]) - 1, target - 1)
+    for (head, _), got, logits in zip(edits, edited, full, strict=True):
+        if not _agree(got, _logprob(logits, short[target]), intact):
+            return f"an edit in block {head[0]} on top of a cache is not that of the whole text"
+    cut = len(ids) * 2 // 3
+    if cut < score.SHARED:
+        return ""
+    texts = [ids, np.concatenate([ids[:cut], ids[:cut:-1][:9]])]
+    prompts = [Tokens("probe", "probe", text, np.zeros(len(text), dtype=bool)) for text in texts]
+    places = [np.arange(len(text) - 3, len(text)) for text in texts]
+    batch = Batch(loaded, prompts, places)
+    for head, value in [edits[0], edits[len(edits) // 2], edits[-1]]:
+        for row, got in enumerate(batch.ablated({head: value}, everywhere=True)):
+            targets = texts[row][places[row]]
+            full = _edited(loaded, texts[row], [(head, value)], None, places[row] - 1)[0]
+            before = torch.from_numpy(batch.intact[row].logprob)
+            if not _agree(torch.from_numpy(got.logprob), _logprob(full, targets), before):
+                return f"an ablation in block {head[0]} of texts that share a cache is not that of whole texts"
+    return ""
+
+
+def _vectors(loaded: Loaded, ids: np.ndarray) -> str:
+    missing = [number for number, layer in loaded.anatomy.layers.items() if not layer.joins]
+    return f"where the heads of layers {missing} join the residual was not found" if missing else ""
+
+
+SHORTCUTS: dict[str, Callable[[Loaded, np.ndarray], str]] = {
+    "divides": _divides,
+    "resumes": _resumes,
+    "caches": _caches,
+    "vectors": _vectors,
+}
+
+
+def _outcome(check: Callable[[Loaded, np.ndarray], str], loaded: Loaded, ids: np.ndarray) -> str:
+    """Return 'ok' or 'not used: why'; a shortcut may fail in as many ways as there are architectures."""
+    try:
+        why = check(loaded, ids)
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"not used: {why}" if why else "ok"
+
+
+def _read(loaded: Loaded, texts: Sequence[np.ndarray], gradients: bool = False) -> torch.Tensor:
+    """Return logits, or hidden states of a model without a head, at the middle and last token of each text, (N, V)."""
+    rows = [np.array([len(text) // 2, len(text) - 1]) for text in texts]
+    if loaded.kind in ("decoder", "masked"):
+        return forward(loaded, texts, rows, gradients=gradients)
+    ids_BT, mask_BT = pad(loaded, texts)
+    with torch.set_grad_enabled(gradients):
+        output_BTD = loaded.model(input_ids=ids_BT, attention_mask=mask_BT)[0]
+    return torch.cat([output_BTD[row, places] for row, places in enumerate(rows)]).float()
+
+
+@torch.no_grad()
+def _whole(loaded: Loaded, ids: np.ndarray, places: np.ndarray | None = None) -> torch.Tensor:
+    """Return the logits of a plain pass, with no cache and every row computed, at some places (those of `_read`)."""
+    places = np.array([len(ids) // 2, len(ids) - 1]) if places is None else places
+    ids_1T = torch.from_numpy(ids)[None].to(loaded.model.device)
+    return loaded.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))[0][0, places].float()
+
+
+def _edits(loaded: Loaded, ids: np.ndarray) -> list[tuple[Head, torch.Tensor]]:
+    """Return one head of each layer and what is written in its place: large random values, so that it shows."""
+    generator = torch.Generator().manual_seed(0)
+    edits = []
+    for number, layer in loaded.anatomy.layers.items():
+        edits.append(((number, number % layer.heads), 3 * torch.randn(layer.head_size, generator=generator)))
+    return edits
+
+
+@torch.no_grad()
+def _edited(
+    loaded: Loaded,
+    ids: np.ndarray,
+    edits: Sequence[tuple[Head, torch.Tensor]],
+    position: int | None,
+    places: np.ndarray | None = None,
+) -> list[torch.Tensor]:
+    """Return the outputs (N, V) of full passes, each with one edit, at one position or at all; rows run together."""
+    places = np.array([len(ids) // 2, len(ids) - 1]) if places is None else places
+    where = slice(None) if position is None else position
+    outputs: list[torch.Tensor] = []
+    for start in range(0, len(edits), ROWS):
+        chosen = edits[start : start + ROWS]
+        with ExitStack() as stack:
+            for row, ((number, head), value) in enumerate(chosen):
+                layer = loaded.anatomy.layers[number]
+
+                def write(module, args, row=row, start=head * layer.head_size, value=value):
+                    x = args[0].clone()
+                    x[row, where, start : start + len(value)] = value.to(x)
+                    return (x, *args[1:])
+
+                stack.callback(loaded.model.get_submodule(layer.projection).register_forward_pre_hook(write).remove)
+            if loaded.kind in ("decoder", "masked"):
+                output_NV = forward(loaded, [ids] * len(chosen), [places] * len(chosen))
+                outputs += output_NV.split(len(places))
+            else:
+                ids_BT, mask_BT = pad(loaded, [ids] * len(chosen))
+                output_BTD = loaded.model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
+                outputs += [output_BTD[row, places] for row in range(len(chosen))]
+    return outputs
+
+
+def _logprob(logits_NV: torch.Tensor, targets_N: np.ndarray) -> torch.Tensor:
+    targets_N1 = torch.from_numpy(targets_N)[:, None].to(logits_NV.device)
+    return logits_NV.log_softmax(1).gather(1, targets_N1)[:, 0].cpu()
+
+
+def _same(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return x.shape == y.shape and bool((x - y).abs().max() <= CLOSE * y.abs().max())
+
+
+def _agree(x: torch.Tensor, expected: torch.Tensor, intact: torch.Tensor) -> bool:
+    """Say whether x is what is expected, up to a small part of what the edit changed."""
+    error, effect = (x - expected).abs().max(), (expected - intact).abs().max()
+    return x.shape == expected.shape and bool(error <= PART * effect + CLOSE * expected.abs().max())
+
+
+def _refused(loaded: Loaded, check: str, why: str) -> UserError:
+    return UserError(f"{type(loaded.model).__name__}: it cannot be measured (proof of {check}): {why}")
