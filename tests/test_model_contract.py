@@ -6,7 +6,7 @@ import torch
 from tiny import DECODERS, ENCODERS, VISION, VOCABULARY, make
 
 from stages.families.family import Relation, Tokens
-from stages.model.anatomy import check, contribution, find, probe_inputs
+from stages.model.anatomy import find, probe_inputs
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating, capturing
 from stages.model.measure import measure, weighing
@@ -33,27 +33,20 @@ def relations(tokens: Tokens) -> dict[str, Relation]:
 
 
 @pytest.mark.parametrize("name", [*TEXTUAL, *VISION])
-def test_contributions_sum_to_the_projection(name):
+def test_head_outputs_are_weights_times_values(name):
+    """z_h is head h's weights times its values: changing its weights alone changes slice h alone."""
     loaded = make(name, scale=3.0)
-    assert len(loaded.anatomy.layers) == 3
-    assert [layer.heads for layer in loaded.anatomy.layers] == [4, 4, 4]
-    check(loaded.model, loaded.anatomy)
-    seen: dict[int, torch.Tensor] = {}
-    handles = [
-        loaded.model.get_submodule(layer.projection).register_forward_hook(
-            lambda module, args, output, index=index: seen.__setitem__(index, output)
-        )
-        for index, layer in enumerate(loaded.anatomy.layers)
-    ]
-    with torch.no_grad(), capturing(loaded) as outputs:
+    assert list(loaded.anatomy.layers) == [0, 1, 2] and loaded.anatomy.attention_free == []
+    assert [layer.heads for layer in loaded.anatomy.layers.values()] == [4, 4, 4]
+    loaded.model.requires_grad_(True)
+    weights: dict[int, torch.Tensor] = {}
+    with capturing(loaded) as outputs, weighing(loaded, lambda layer, w, visible, start: weights.setdefault(layer, w)):
         loaded.model(**probe_inputs(loaded.model))
-    for handle in handles:
-        handle.remove()
-    for index, layer in enumerate(loaded.anatomy.layers):
-        z = outputs[index].unflatten(-1, (layer.heads, layer.head_size))
-        summed = sum(contribution(loaded.model, layer, head, z[..., head, :]) for head in range(layer.heads))
-        bias = loaded.model.get_submodule(layer.projection).bias
-        torch.testing.assert_close(summed + (0 if bias is None else bias), seen[index], atol=1e-5, rtol=1e-5)
+    for number, layer in loaded.anatomy.layers.items():
+        z = outputs[number].unflatten(-1, (layer.heads, layer.head_size))
+        for head in range(layer.heads):
+            (slope,) = torch.autograd.grad(z[:, :, head].pow(2).sum(), weights[number], retain_graph=True)
+            assert [h for h in range(layer.heads) if slope[:, h].abs().max() > 0] == [head]
 
 
 STATISTICS = ("mass", "hits", "null", "over_half", "over_half_null")
@@ -222,13 +215,14 @@ class patched_everywhere:
             handle.remove()
 
 
-def test_windows_and_norms_are_found():
-    gemma = make("gemma3").anatomy.layers
+def test_windows_and_what_joins_the_residual_are_found():
+    gemma = list(make("gemma3").anatomy.layers.values())
     assert [layer.kind for layer in gemma] == ["window", "window", "global"]
     assert [layer.window for layer in gemma] == [6, 6, None]
     assert gemma[0].kv_heads == 1 and gemma[0].head_size == 16
-    assert all(layer.norm and "post_attention" in layer.norm for layer in gemma)
-    assert all(layer.norm is None for layer in make("llama_gqa").anatomy.layers)
+    assert all("pre_feedforward" in layer.joins and layer.scale is None for layer in gemma)  # a norm stands between
+    llama = make("llama_gqa").anatomy.layers.values()
+    assert all("post_attention" in layer.joins and layer.scale == 1 for layer in llama)
 
 
 def test_shared_layers_are_refused_by_name():
