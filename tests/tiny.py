@@ -6,7 +6,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from stages.model.anatomy import find
+from stages.model.anatomy import asked_as, find
 from stages.model.load import Loaded
 
 WORDS = (
@@ -75,19 +75,69 @@ ENCODERS = {
         hf.ModernBertConfig(**SMALL, local_attention=8, cls_token_id=1, sep_token_id=2, **IDS)
     ),
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+UNUSUAL = {  # hybrids, gates, learned sinks, multipliers, sparse experts, masks of their own
+    "jamba": lambda: hf.JambaForCausalLM(
+        hf.JambaConfig(
+            **SMALL | {"num_hidden_layers": 4}, **EXPERTS, num_key_value_heads=2, attn_layer_period=2,
+            attn_layer_offset=1, mamba_d_state=4, mamba_d_conv=2, mamba_dt_rank=4, use_mamba_kernels=False, **IDS,
+        )
+    ),
+    "lfm2": lambda: hf.Lfm2ForCausalLM(
+        hf.Lfm2Config(
+            **SMALL, num_key_value_heads=2, layer_types=["conv", "full_attention", "full_attention"], **IDS
+        )
+    ),
+    "qwen3_next": lambda: hf.Qwen3NextForCausalLM(
+        hf.Qwen3NextConfig(
+            **SMALL | {"num_hidden_layers": 4}, **EXPERTS, num_key_value_heads=2, head_dim=16,
+            layer_types=["linear_attention", "full_attention"] * 2, linear_key_head_dim=8, linear_value_head_dim=8,
+            linear_num_key_heads=2, linear_num_value_heads=4, moe_intermediate_size=16,
+            shared_expert_intermediate_size=16, **IDS,
+        )
+    ),
+    "gpt_oss": lambda: hf.GptOssForCausalLM(
+        hf.GptOssConfig(
+            **SMALL, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2, head_dim=8, sliding_window=6,
+            layer_types=["sliding_attention", "full_attention", "full_attention"], **IDS,
+        )
+    ),
+    "granite": lambda: hf.GraniteForCausalLM(
+        hf.GraniteConfig(**SMALL, num_key_value_heads=2, residual_multiplier=0.22, attention_multiplier=0.3, **IDS)
+    ),
+    "gpt_neo": lambda: hf.GPTNeoForCausalLM(
+        hf.GPTNeoConfig(
+            hidden_size=32, num_heads=4, num_layers=3, intermediate_size=48, window_size=4,
+            attention_types=[[["local", "global", "local"], 1]], max_position_embeddings=128, **IDS,
+        )
+    ),
+    "mixtral": lambda: hf.MixtralForCausalLM(
+        hf.MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2, **IDS)
+    ),
+    "mpnet": lambda: hf.MPNetForMaskedLM(hf.MPNetConfig(**SMALL, **IDS)),
+    "deberta_v2": lambda: hf.DebertaV2ForMaskedLM(
+        hf.DebertaV2Config(
+            **SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=8, **IDS
+        )
+    ),
+}  # fmt: skip
 VISION = {"vit": lambda: hf.ViTModel(hf.ViTConfig(**SMALL, image_size=16, patch_size=4))}
 
 
 def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
     """Build a random model of an architecture; `scale` widens its weights so that attention is far from uniform."""
     torch.manual_seed(seed)
-    kind = "decoder" if name in DECODERS else "masked" if name in ENCODERS else "vision"
-    model = (DECODERS | ENCODERS | VISION)[name]().eval().requires_grad_(False)
+    model = (DECODERS | ENCODERS | UNUSUAL | VISION)[name]().eval().requires_grad_(False)
     model.config._attn_implementation = "eager"  # as `load` asks for
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.mul_(scale)
-    return Loaded(model, tokenizer("decoder" if kind == "decoder" else "masked"), find(model), kind)
+    for parameter in model.parameters():
+        if not torch.isfinite(parameter).all() or not parameter.any():
+            parameter.copy_(torch.randn(parameter.shape))  # what is not drawn at the start: sinks, biases
+    anatomy = find(model)
+    kind = "vision" if name in VISION else asked_as(model, anatomy)
+    return Loaded(model, tokenizer("decoder" if kind == "decoder" else "masked"), anatomy, kind)
 
 
 def save(name: str, folder: Path, seed: int = 0, scale: float = 4.0) -> Path:

@@ -59,7 +59,7 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
     """Refuse a model that reads a text otherwise beside a longer one, or while its attention is watched."""
     if not torch.isfinite(first).all():
         raise _refused(loaded, "reads", "its output on a random text is not finite")
-    short = ids[: len(ids) * 3 // 5]
+    short = ids[::-1][: len(ids) * 3 // 5].copy()  # another text, not the start of this one
     try:
         together = _read(loaded, [ids, short])
     except RuntimeError as error:
