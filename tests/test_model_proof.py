@@ -40,15 +40,17 @@ def test_unusual_models_are_proven_and_their_weights_are_those_that_modules_retu
     assert list(loaded.anatomy.layers) == HYBRID.get(name, list(range(3)))
     assert result["resumes"] == "ok" and result["vectors"] == "ok"
     assert loaded.caches == (name not in HYBRID and loaded.kind == "decoder")
-    tokens, own = prompt(23, 0), {}
+    tokens, own, handles = prompt(23, 0), {}, []
     for number, layer in loaded.anatomy.layers.items():
 
         def keep(module, args, output, number=number):
             own[number] = next(part for part in output if isinstance(part, torch.Tensor) and part.dim() == 4)
 
-        loaded.model.get_submodule(layer.attention).register_forward_hook(keep)
+        handles.append(loaded.model.get_submodule(layer.attention).register_forward_hook(keep))
     with torch.no_grad():
         loaded.model(input_ids=torch.from_numpy(tokens.ids)[None], output_attentions=True)
+    for handle in handles:
+        handle.remove()
     for number, weights in weights_of(loaded, tokens).items():
         torch.testing.assert_close(weights, own[number][0], atol=1e-6, rtol=1e-5)
 
@@ -237,9 +239,10 @@ class Unplaced(torch.Tensor):
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
         flat = [x for a in args for x in (a if isinstance(a, tuple | list) else [a]) if isinstance(x, torch.Tensor)]
-        if name not in ("to", "cpu", "numpy", "copy_") and any(x.dim() and not isinstance(x, cls) for x in flat):
-            raise AssertionError(f"{name} meets a tensor that was made without the model's device")
         with torch._C.DisableTorchFunctionSubclass():
+            met = any(x.dim() and not isinstance(x, cls) for x in flat)
+            if name not in ("to", "cpu", "numpy", "copy_") and met:
+                raise AssertionError(f"{name} meets a tensor that was made without the model's device")
             output = function(*args, **(kwargs or {}))
         if isinstance(output, torch.Tensor):
             output = output.as_subclass(torch.Tensor if name == "to" else cls)

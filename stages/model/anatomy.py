@@ -108,6 +108,10 @@ def find(model: PreTrainedModel) -> Anatomy:
             f"{name}: no attention found: no softmax over as many keys as there are queries, in a module of a block"
         )
     blocks = _blocks(model, [paths[attention.module] for attention in seen.attention])
+    for block in blocks:
+        shape = seen.shapes.get(model.get_submodule(block), ())
+        if len(shape) > 3:
+            raise UserError(f"{name}: {block} passes on several residual streams, {tuple(shape)}: only one is measured")
     skipped = {paths[attention.module]: why for attention in seen.attention if (why := _unfit(attention))}
     places: dict[int, Attention] = {}
     for attention in seen.attention:
@@ -131,6 +135,12 @@ def find(model: PreTrainedModel) -> Anatomy:
             skipped[paths[places[number].module]] = "shares its projection with an earlier layer"
         else:
             attention = places[number]
+            shape, written = seen.shapes.get(modules_of[number], (0,)), probe.height(projected.module)
+            if shape[-1] != written:
+                raise UserError(
+                    f"{name}: {blocks[number]} passes on {shape[-1]} channels, its attention writes {written}: "
+                    "only models of one residual stream are measured"
+                )
             layers[number] = Layer(
                 attention=paths[attention.module],
                 projection=paths[projected.module],
@@ -154,10 +164,13 @@ def find(model: PreTrainedModel) -> Anatomy:
 def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """Return what a model can be asked: 'decoder' (continue text), 'masked' (fill gaps), else 'encoder'.
 
-    Which tokens an output depends on is measured; of class names only those of masked-LM heads count.
+    Which tokens an output depends on is measured; of class names only those of masked-LM heads count. Raises
+    `UserError` for a causal model without a head.
     """
     if anatomy.causal:
-        return "decoder" if model.get_output_embeddings() is not None else "encoder"
+        if model.get_output_embeddings() is None:
+            raise UserError(f"{type(model).__name__}: it reads from left to right, but no language-model head was found")
+        return "decoder"
     return "masked" if type(model).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() else "encoder"
 
 

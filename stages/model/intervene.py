@@ -72,10 +72,10 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
             vectors = [(row, e.added[layer]) for row, e in enumerate(edits) if layer in e.added]
 
             def add(module, args, output, vectors=vectors):
-                x = (output[0] if isinstance(output, tuple) else output).clone()
+                x = (output[0] if isinstance(output, tuple | list) else output).clone()
                 for row, vector in vectors:
                     x[row, position] += vector.to(x)
-                return (x, *output[1:]) if isinstance(output, tuple) else x
+                return (x, *output[1:]) if isinstance(output, tuple | list) else x
 
             block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
             stack.callback(block.register_forward_hook(add).remove)

@@ -39,12 +39,16 @@ class Attention:
 
 @dataclass
 class Seen:
-    """What the first pass shows: attention modules in call order, how many things each block returns."""
+    """What the first pass shows: attention modules in call order; of each module, how many things it returns.
+
+    returns: 0 for a tensor; shapes: of the first thing.
+    """
 
     attention: list[Attention]
     observed: bool
     causal: bool
     returns: dict[nn.Module, int]
+    shapes: dict[nn.Module, torch.Size]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def look(model: PreTrainedModel) -> Seen:
     if "input_ids" in inputs:
         half = inputs["input_ids"].shape[1] // 2
         inputs["input_ids"][1, half:] = inputs["input_ids"][1, half:].flip(0)
-    watch, returns = _Watch(), {}
+    watch, returns, shapes = _Watch(), {}, {}
 
     def observer(eager, module, query, key, value, mask, **kwargs):
         watch.inside = True
@@ -102,7 +106,7 @@ def look(model: PreTrainedModel) -> Seen:
         if module in watch.layers:
             watch.layers[module].calls += 1
             return output, weights_BHTS
-        window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
+        window = kwargs["sliding_window"] if "sliding_window" in kwargs else getattr(module, "sliding_window", None)
         attention = _attention(module, weights_BHTS, value.shape[1], window)
         repeated = value.repeat_interleave(weights_BHTS.shape[1] // value.shape[1], dim=1)
         if not attention.fault and not _close(weights_BHTS.to(value) @ repeated, output.transpose(1, 2)):
@@ -122,7 +126,9 @@ def look(model: PreTrainedModel) -> Seen:
         watch.softmaxed[module] = _attention(module, weights_BHTS, int(kv_heads), None)
 
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
-        returns[module] = len(output) if isinstance(output, tuple) else 0
+        several = isinstance(output, tuple | list)
+        returns[module] = len(output) if several else 0
+        shapes[module] = getattr(output[0] if several and output else output, "shape", torch.Size())
 
     owners = [module for module in model.modules() if list(module.children()) and list(module.parameters())]
     with ExitStack() as stack:
@@ -135,7 +141,7 @@ def look(model: PreTrainedModel) -> Seen:
     attention = list((watch.layers or watch.softmaxed).values())
     early = output_BTD[:, :half]
     causal = half > 0 and all(layer.causal for layer in attention) and _close(early[1], early[0])
-    return Seen(attention, observed, causal, returns)
+    return Seen(attention, observed, causal, returns, shapes)
 
 
 def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, window: int | None) -> Attention:
@@ -147,7 +153,6 @@ def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, win
     position = torch.arange(length, device=weights_BHTS.device)
     distance_TS = position[:, None] - position
     visible_TS = (weights_BHTS > 0).any(1).any(0)
-    reach = int(distance_TS.abs()[visible_TS].max()) + 1 if visible_TS.any() else 0
     sums_BHT = weights_BHTS.float().sum(-1)
     fault = ""
     if not torch.isfinite(weights_BHTS).all() or (weights_BHTS < 0).any() or (sums_BHT > 1 + 1e-3).any():
@@ -156,11 +161,21 @@ def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, win
         module,
         heads,
         kv_heads,
-        window=reach if 0 < reach < length else window if isinstance(window, int) and window > 0 else None,
+        window=_window(visible_TS) or (window if isinstance(window, int) and window > length else None),
         sink=bool((sums_BHT < 1 - 1e-3).any()),
         causal=not bool(visible_TS[distance_TS < 0].any()),
         fault=fault,
     )
+
+
+def _window(visible_TS: torch.Tensor) -> int | None:
+    """Return the size of a window or chunk that is shorter than the text; None where far keys are left out at will."""
+    position = torch.arange(len(visible_TS), device=visible_TS.device)
+    first_T = visible_TS.int().argmax(1)
+    reach = int((position - first_T).max()) + 1
+    slides = torch.equal(first_T, (position - reach + 1).clamp(min=0))
+    jumps = torch.equal(first_T, position // reach * reach)
+    return reach if reach < len(visible_TS) and (slides or jumps) else None
 
 
 @torch.no_grad()
@@ -253,7 +268,8 @@ def join(
 
     Row 1 changes the projection's output, row 2 the residual that the block receives, with that output as it was. The
     residual after the attention is the first thing read that changes in row 1 and, in row 2, by just that change (or
-    nearly: a mixer beside the attention may add to it). Layers where there is no such thing are left out.
+    nearly: a mixer beside the attention may add to it). Layers where there is no such thing are left out, as are those
+    where a convolution stands between.
     """
     generator = torch.Generator().manual_seed(2)
     owner = {projection: number for number, projection in projections.items()}
@@ -279,7 +295,7 @@ def join(
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         number = running.pop()
-        x = output[0] if isinstance(output, tuple) else output
+        x = output[0] if isinstance(output, tuple | list) else output
         if number in written and number not in joined and isinstance(x, torch.Tensor):
             scale = _scale(x[1] - x[0], written[number]) if x.shape[1:] == written[number].shape else None
             if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
@@ -288,6 +304,7 @@ def join(
     def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         number, output_BTD = owner[module], output.reshape(3, -1, output.shape[-1]).clone()
         written[number] = noise(output_BTD[0])
+        written[number][-1] = 0  # the last token feels it only where a convolution mixes tokens
         output_BTD[1] = output_BTD[0] + written[number]
         output_BTD[2] = output_BTD[0]
         return output_BTD.reshape(output.shape)
@@ -297,11 +314,13 @@ def join(
             return
         number = running[-1]
         x = args[0] if args and isinstance(args[0], torch.Tensor) else torch.empty(0)
-        if x.numel() != 3 * written[number].numel():
+        if x.numel() != 3 * written[number].numel() or added[number].numel() != written[number].numel():
             return
         x = x.reshape(3, *written[number].shape)
         change, moved = x[1] - x[0], x[2] - x[0]
         if change.abs().max() <= 1e-6 * x.abs().max():
+            return
+        if change[-1].abs().max() > 1e-3 * change.abs().max():
             return
         if _close(moved, added[number].reshape(moved.shape), 1e-2):
             joined[number] = module, _scale(change, written[number])
@@ -355,6 +374,11 @@ def _body(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.T
 def width(projection: nn.Module) -> int:
     """Return how many channels a linear layer reads."""
     return projection.weight.shape[0] if isinstance(projection, Conv1D) else projection.in_features
+
+
+def height(projection: nn.Module) -> int:
+    """Return how many channels a linear layer writes."""
+    return projection.weight.shape[1] if isinstance(projection, Conv1D) else projection.out_features
 
 
 def _close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:

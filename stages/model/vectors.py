@@ -90,7 +90,7 @@ def joining(loaded: Loaded, layer: int, z_NC: torch.Tensor) -> torch.Tensor:
         return (x, *args[1:])
 
     def keep(module: Any, args: tuple, output: Any = None) -> None:
-        x = args[0] if output is None else output[0] if isinstance(output, tuple) else output
+        x = args[0] if output is None else output[0] if isinstance(output, tuple | list) else output
         read.append(x.reshape(len(z_NC) + 1, -1, x.shape[-1])[:, -1])
 
     place, block = model.get_submodule(part.joins), model.get_submodule(part.block)
