@@ -149,7 +149,7 @@ def test_padding_that_leaks_is_refused():
     def fault(loaded):
         loaded.model.model.layers[1].mlp.register_forward_hook(lambda m, args, y: y + args[0].mean(0, keepdim=True))
 
-    with pytest.raises(UserError, match=r"proof of reads.*padding changes what this model computes"):
+    with pytest.raises(UserError, match=r"proof of reads.*depends on the texts beside it"):
         faulty("llama_gqa", fault)
 
 

@@ -14,6 +14,7 @@ attention (Mamba, convolution) have no layer.
 Legend: B batch, T token, H query head, K head size, D residual width.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -128,11 +129,12 @@ def find(model: PreTrainedModel) -> Anatomy:
     layers: dict[int, Layer] = {}
     modules_of = {number: model.get_submodule(block) for number, block in enumerate(blocks)}
     projections = probe.project(model, places, modules_of, seen.observed)
+    used = Counter(x.module.weight.data_ptr() for x in projections.values() if not isinstance(x, str))
     for number, projected in projections.items():
         if isinstance(projected, str):
             skipped[paths[places[number].module]] = projected
-        elif projected.module in {model.get_submodule(layer.projection) for layer in layers.values()}:
-            skipped[paths[places[number].module]] = "shares its projection with an earlier layer"
+        elif (shared := used[projected.module.weight.data_ptr()]) > 1:  # as Zamba's, tied between modules
+            skipped[paths[places[number].module]] = f"its weights are shared by {shared} layers"
         else:
             attention = places[number]
             shape, written = seen.shapes.get(modules_of[number], (0,)), probe.height(projected.module)

@@ -266,7 +266,8 @@ def join(
 ) -> dict[int, tuple[nn.Module, float | None]]:
     """Find where each projection's output joins the residual, and as which multiple of itself (None: as no multiple).
 
-    Row 1 changes the projection's output, row 2 the residual that the block receives, with that output as it was. The
+    Row 1 changes the projection's output, row 2 the residual that the block receives, with that output as it was; rows
+    3 and 4 are rows 0 and 1 without any residual, where the change must be the same. The
     residual after the attention is the first thing read that changes in row 1 and, in row 2, by just that change (or
     nearly: a mixer beside the attention may add to it). Layers where there is no such thing are left out, as are those
     where a convolution stands between.
@@ -287,26 +288,29 @@ def join(
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> Any:
         running.append(number_of[module])
         x = (args[0] if args else kwargs["hidden_states"]).clone()
-        if x.shape[0] != 3:
+        if x.shape[0] != 5:
             return None
         added[running[-1]] = noise(x[2])
         x[2] += added[running[-1]]
+        x[3:] = 0
         return ((x, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x})
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         number = running.pop()
         x = output[0] if isinstance(output, tuple | list) else output
         if number in written and number not in joined and isinstance(x, torch.Tensor):
-            scale = _scale(x[1] - x[0], written[number]) if x.shape[1:] == written[number].shape else None
+            fits = x.shape[1:] == written[number].shape and _close(x[4] - x[3], x[1] - x[0], 1e-2)
+            scale = _scale(x[1] - x[0], written[number]) if fits else None
             if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
                 joined[number] = module, scale
 
     def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        number, output_BTD = owner[module], output.reshape(3, -1, output.shape[-1]).clone()
+        number, output_BTD = owner[module], output.reshape(5, -1, output.shape[-1]).clone()
         written[number] = noise(output_BTD[0])
         written[number][-1] = 0  # the last token feels it only where a convolution mixes tokens
         output_BTD[1] = output_BTD[0] + written[number]
-        output_BTD[2] = output_BTD[0]
+        output_BTD[2] = output_BTD[3] = output_BTD[0]
+        output_BTD[4] = output_BTD[1]
         return output_BTD.reshape(output.shape)
 
     def read(module: nn.Module, args: tuple) -> None:
@@ -314,13 +318,13 @@ def join(
             return
         number = running[-1]
         x = args[0] if args and isinstance(args[0], torch.Tensor) else torch.empty(0)
-        if x.numel() != 3 * written[number].numel() or added[number].numel() != written[number].numel():
+        if x.numel() != 5 * written[number].numel() or added[number].numel() != written[number].numel():
             return
-        x = x.reshape(3, *written[number].shape)
+        x = x.reshape(5, *written[number].shape)
         change, moved = x[1] - x[0], x[2] - x[0]
         if change.abs().max() <= 1e-6 * x.abs().max():
             return
-        if change[-1].abs().max() > 1e-3 * change.abs().max():
+        if change[-1].abs().max() > 1e-3 * change.abs().max() or not _close(x[4] - x[3], change, 1e-2):
             return
         if _close(moved, added[number].reshape(moved.shape), 1e-2):
             joined[number] = module, _scale(change, written[number])
@@ -328,7 +332,7 @@ def join(
             nearly.setdefault(number, (module, _scale(change, written[number])))
 
     with ExitStack() as stack:
-        stack.enter_context(_alone(3, blocks.values(), ()))
+        stack.enter_context(_alone(5, blocks.values(), ()))
         for block in blocks.values():
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(block.register_forward_hook(leave).remove)
@@ -337,7 +341,7 @@ def join(
         for module in model.modules():
             if not list(module.children()):
                 stack.callback(module.register_forward_pre_hook(read).remove)
-        _body(model, probe_inputs(model, 3))
+        _body(model, probe_inputs(model, 5))
     return nearly | joined
 
 

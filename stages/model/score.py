@@ -132,7 +132,9 @@ class LastToken:
         for start in range(0, len(order), ROWS):
             chunk = order[start : start + ROWS]
             layer = edits[chunk[0]].first(top)
-            residual = self.residuals[layer].expand(len(chunk), -1, -1) if layer in self.residuals else None
+            residual = self.residuals.get(layer)
+            if residual is not None:
+                residual = residual.expand(len(chunk), -1, -1).contiguous()
             edited = editing(self.loaded, [edits[index] for index in chunk], self.at)
             with resuming(self.loaded, layer, residual), edited:
                 for index, scored in zip(chunk, self._run(len(chunk)), strict=True):
