@@ -171,7 +171,7 @@ def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """
     if anatomy.causal:
         if model.get_output_embeddings() is None:
-            raise UserError(f"{type(model).__name__}: it reads from left to right, but no language-model head was found")
+            raise UserError(f"{type(model).__name__}: it reads left to right, but no language-model head was found")
         return "decoder"
     return "masked" if type(model).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() else "encoder"
 

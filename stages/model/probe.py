@@ -91,7 +91,7 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
 
 @torch.no_grad()
 def look(model: PreTrainedModel) -> Seen:
-    """Run two rows that differ in their second half: which modules attend, and how? Does a later token change early ones?"""
+    """Run two rows that differ in their second half: which modules attend, and does a late token matter early?"""
     inputs = probe_inputs(model)
     half = 0
     if "input_ids" in inputs:
@@ -128,7 +128,8 @@ def look(model: PreTrainedModel) -> Seen:
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
         several = isinstance(output, tuple | list)
         returns[module] = len(output) if several else 0
-        shapes[module] = getattr(output[0] if several and output else output, "shape", torch.Size())
+        first = output[0] if several and output else output
+        shapes[module] = getattr(first, "shape", torch.Size())
 
     owners = [module for module in model.modules() if list(module.children()) and list(module.parameters())]
     with ExitStack() as stack:

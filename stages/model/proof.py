@@ -109,9 +109,12 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     edits = _edits(loaded, ids)
     full = _edited(loaded, ids, edits, None)
     for (head, value), expected in zip(edits, full, strict=True):
-        with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}):
-            if not _agree(_read(loaded, [ids]), expected, intact):
-                return f"a pass that begins at block {head[0]} is not the full pass"
+        with resuming(loaded, head[0], residuals[head[0]]):
+            same = _same(_read(loaded, [ids]), intact)
+            with ablating(loaded, {head: value}):
+                same = same and _agree(_read(loaded, [ids]), expected, intact)
+        if not same:
+            return f"a pass that begins at block {head[0]} is not the full pass"
     return ""
 
 

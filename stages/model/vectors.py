@@ -6,7 +6,7 @@ own multipliers (Granite), the bias not added per head. Where the architecture n
 (Gemma 3, OLMo 2), a head's part W_O[:, h] z-bar_h is scaled by the norm's gain at the mean activation, norm(p-bar) /
 p-bar, so that it has the size that the residual would have received.
 
-Legend: N row, H head, K head size, D residual width.
+Legend: H head, K head size, D residual width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,22 +56,20 @@ def _vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, head
     part = loaded.anatomy.layers[layer]
     projection = loaded.model.get_submodule(part.projection)
     every_HK = torch.stack([means[layer, head] for head in range(part.heads)]).to(projection.weight)
-    chosen_HK = torch.zeros_like(every_HK)
-    chosen_HK[list(heads)] = every_HK[list(heads)]
-    if part.scale is not None:
-        return joining(loaded, layer, chosen_HK.flatten()[None])[0]
-    rest = torch.zeros(width(projection) - every_HK.numel()).to(every_HK)
-    projected_D = projection(torch.cat([every_HK.flatten(), rest]))
-    gain_D = joining(loaded, layer, every_HK.flatten()[None])[0] / projected_D  # exact for RMS norms: elementwise
     own_D = sum(contribution(loaded.model, part, head, every_HK[head]) for head in heads)
-    return own_D * torch.where(projected_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
+    if part.scale is not None:
+        return joining(loaded, layer, own_D)
+    rest = torch.zeros(width(projection) - every_HK.numel()).to(every_HK)
+    whole_D = projection(torch.cat([every_HK.flatten(), rest]))
+    gain_D = joining(loaded, layer, whole_D) / whole_D  # exact for RMS norms, whose gain is elementwise
+    return own_D * torch.where(whole_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
 
 
 @torch.no_grad()
-def joining(loaded: Loaded, layer: int, z_NC: torch.Tensor) -> torch.Tensor:
-    """Return what inputs of W_O put into the residual more than zeros do, (N, D), by writing them in one token.
+def joining(loaded: Loaded, layer: int, projected_D: torch.Tensor) -> torch.Tensor:
+    """Return what an output of W_O puts into the residual more than an output of zeros does, (D,).
 
-    The block's own residual is emptied, so that nothing is lost beside it. z_NC: all heads' outputs, (N, H K).
+    It is written in a pass of two tokens; the block's own residual is emptied, so that no digit is lost beside it.
     Raises `UserError` where the place was not found.
     """
     part, model = loaded.anatomy.layers[layer], loaded.model
@@ -84,22 +82,21 @@ def joining(loaded: Loaded, layer: int, z_NC: torch.Tensor) -> torch.Tensor:
             return (torch.zeros_like(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": torch.zeros_like(kwargs["hidden_states"])}
 
-    def write(module: Any, args: tuple) -> tuple:
-        x = torch.zeros_like(args[0])
-        x.view(len(z_NC) + 1, -1, x.shape[-1])[1:, :, : z_NC.shape[1]] = z_NC[:, None].to(x)
-        return (x, *args[1:])
+    def write(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        rows_2D = torch.stack([torch.zeros_like(projected_D), projected_D]).to(output)
+        return rows_2D[:, None].expand(2, 2, -1).reshape(output.shape)
 
     def keep(module: Any, args: tuple, output: Any = None) -> None:
         x = args[0] if output is None else output[0] if isinstance(output, tuple | list) else output
-        read.append(x.reshape(len(z_NC) + 1, -1, x.shape[-1])[:, -1])
+        read.append(x.reshape(2, 2, -1)[:, -1])
 
     place, block = model.get_submodule(part.joins), model.get_submodule(part.block)
     with ExitStack() as stack:
         stack.callback(block.register_forward_pre_hook(empty, with_kwargs=True).remove)
-        stack.callback(model.get_submodule(part.projection).register_forward_pre_hook(write).remove)
+        stack.callback(model.get_submodule(part.projection).register_forward_hook(write).remove)
         register = place.register_forward_hook if place is block else place.register_forward_pre_hook
         stack.callback(register(keep).remove)
-        ids = probe_ids(model)[:, :2].expand(len(z_NC) + 1, -1)
+        ids = probe_ids(model)[:, :2].expand(2, -1)
         model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    x_ND = read[-1]
-    return x_ND[1:] - x_ND[0]
+    without_D, with_D = read[0]
+    return with_D - without_D
