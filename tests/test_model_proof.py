@@ -248,9 +248,12 @@ class Unplaced(torch.Tensor):
             if name not in ("to", "cpu", "numpy", "copy_", "__setitem__") and met:
                 raise AssertionError(f"{name} meets a tensor that was made without the model's device")
             output = function(*args, **(kwargs or {}))
-        if isinstance(output, torch.Tensor):
-            output = output.as_subclass(torch.Tensor if name == "to" else cls)
-        return output
+        placed = torch.Tensor if name == "to" else cls
+        if name == "__iter__":
+            return iter([part.as_subclass(placed) for part in output])
+        if isinstance(output, tuple):
+            return tuple(part.as_subclass(placed) for part in output)
+        return output.as_subclass(placed) if isinstance(output, torch.Tensor) else output
 
 
 class Marking(TorchFunctionMode):
