@@ -51,13 +51,18 @@ def controls(silenced: Sequence[Head], family: str, pool: Pool, draws: int, rng:
         kept_out.pop()
 
 
-def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
-    """Say how well one control set is matched, and which families' members it holds."""
+def alike(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
+    """Say how many heads of a control set share layers, and attention kinds, with those they stand in for."""
     layers, kinds = [head[0] for head in silenced], [pool.kinds[head[0]] for head in silenced]
     same = _common(layers, [head[0] for head in control])
     kind = _common(kinds, [pool.kinds[head[0]] for head in control])
     size = len(control)
-    said = f"{same} of {size} in the same layers, {kind} of {size} of the same attention kind"
+    return f"{same} of {size} in the same layers, {kind} of {size} of the same attention kind"
+
+
+def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
+    """Say how well one control set is matched, and which families' members it holds."""
+    said = alike(silenced, control, pool)
     inside = {name: len(pool.members[name] & set(control)) for name in pool.members}
     held = [
         f"{count} of {name} ({len(pool.members[name])} of {len(pool.heads)} heads are)"
