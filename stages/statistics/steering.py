@@ -55,10 +55,10 @@ def _row(function: str, context: str, vector: str, runs: pd.DataFrame, beside: p
     low, high = interval(prompts.correct, prompts.cluster, weights, share=True)
     row = {"function": function, "context": context, "vector": vector, "low": low, "high": high}
     row |= {"accuracy": _accuracy(runs), "trials": len(prompts), "clusters": prompts.cluster.nunique()}
-    row |= {
-        name: runs[name].iloc[0] if runs[name].nunique() == 1 else np.nan for name in ("layer", "heads", "strength")
-    }
-    notes = [f"{len(prompts)} prompts: fewer than {PROMPTS}"] if len(prompts) < PROMPTS else []
+    for name in ("layer", "heads", "strength"):
+        row[name] = runs[name].iloc[0] if runs[name].nunique() == 1 else np.nan  # functions differ
+    notes = [f"{row['trials']} prompts: fewer than {PROMPTS}"] if row["trials"] < PROMPTS else []
+    notes += [f"{row['clusters']} clusters: fewer than {FEWEST}, no interval"] if row["clusters"] < FEWEST else []
     if vector == "heads":
         numbers = {number for name in prompts.function.unique() for number in tried.get(name, [])}
         row |= {"tried": " ".join(map(str, sorted(numbers))), **_ranked(row["accuracy"], row["trials"], runs, beside)}
