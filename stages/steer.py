@@ -189,10 +189,13 @@ def main(slot: str) -> None:
                 name = f"{function}.{setting.vector}"
                 added[name] = vectors.added(setting).cpu().contiguous()
                 provenance[name] = {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
-    schema = tables.STEERING.with_metadata({"skipped": json.dumps(skipped, sort_keys=True)})
     for function, why in skipped.items():
         log.info("%s: not steered: %s", function, why)
-    tables.write(paths.steering(slot), pd.DataFrame(rows, columns=tables.STEERING.names), schema)
+    tables.write(
+        paths.steering(slot),
+        pd.DataFrame(rows, columns=tables.STEERING.names),
+        tables.skipping(tables.STEERING, skipped),
+    )
     heads = [list(head) for head in ranking.heads[: max(settings.steer.heads)]]
     note = {"slot": slot, "heads": heads, "vectors": provenance}
     with tables.replacing(paths.vectors(slot)) as temporary:

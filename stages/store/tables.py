@@ -214,8 +214,13 @@ def reason(path: Path) -> str:
     return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
 
 
+def skipping(schema: pa.Schema, why: dict[str, str]) -> pa.Schema:
+    """Return the schema of a table that leaves something out: name -> why, as JSON in its metadata."""
+    return schema.with_metadata({"skipped": json.dumps(why, sort_keys=True)})
+
+
 def skipped(path: Path) -> dict[str, str]:
-    """Return what a table leaves out, such as functions that were not solved, and why: {} where nothing is."""
+    """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
     return json.loads((read_schema(path).metadata or {}).get(b"skipped") or b"{}")
 
 
