@@ -169,8 +169,10 @@ def main(slot: str) -> None:
     outputs = tables.read(paths.outputs(slot, "icl"))
     ranking = ranking_of(slot, traced, loaded, settings)
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
-    added, rows, provenance, skipped = {}, [], {}, tables.skipped(paths.indirect(slot))
-    for function in tqdm(sorted(traced.function.unique()), desc="steer", unit="function"):
+    functions = sorted(traced.function.unique())
+    skipped = {name: why for name, why in tables.skipped(paths.indirect(slot)).items() if name not in functions}
+    rows, chosen = [], {}
+    for function in tqdm(functions, desc="steer", unit="function"):
         of_function = prompts[prompts.group == function]
         asked = _asked(of_function, settings.steer)
         if missing := [name for name, some in asked.items() if some.empty]:
@@ -178,28 +180,30 @@ def main(slot: str) -> None:
             continue
         clean = outputs[outputs.group == function]
         vectors = _vectors(loaded, ranking, clean, of_function, settings.trace.prompts)
-        tried, chosen = choose(Answering(vectors, asked["choose"]), settings.steer)
+        tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
         rows += [_row(function, outcome, False, ranking) for outcome in tried]
         rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
         for context in ("zero_shot", "shuffled"):
-            outcomes = Answering(vectors, asked[context]).under(chosen)
+            outcomes = Answering(vectors, asked[context]).under(best)
             rows += [_row(function, outcome, True, ranking) for outcome in outcomes]
-        for setting in chosen:
+        for setting in best:
             if setting.vector in ("function", "layer_average"):
-                name = f"{function}.{setting.vector}"
-                added[name] = vectors.added(setting).cpu().contiguous()
-                provenance[name] = {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
+                chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
     for function, why in skipped.items():
         log.info("%s: not steered: %s", function, why)
-    tables.write(
-        paths.steering(slot),
-        pd.DataFrame(rows, columns=tables.STEERING.names),
-        tables.skipping(tables.STEERING, skipped),
-    )
+    if not rows:
+        return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
+    schema = tables.skipping(tables.STEERING, skipped)
+    tables.write(paths.steering(slot), pd.DataFrame(rows, columns=tables.STEERING.names), schema)
+    settings_of = {
+        name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
+        for name, (setting, _) in chosen.items()
+    }
     heads = [list(head) for head in ranking.heads[: max(settings.steer.heads)]]
-    note = {"slot": slot, "heads": heads, "vectors": provenance}
+    note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
     with tables.replacing(paths.vectors(slot)) as temporary:
-        temporary.write_bytes(save(added, metadata={"provenance": json.dumps(note, sort_keys=True)}))
+        added = {name: vector_D for name, (_, vector_D) in chosen.items()}
+        temporary.write_bytes(save(added, metadata={"provenance": note}))
 
 
 def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome], list[Setting]]:
