@@ -11,9 +11,10 @@ split a; everything reported on split b, zero-shot and shuffled, beside the inta
 
 The claim that the top heads carry the function is judged as every claim about a set is: by its rank among control sets,
 drawn as `plan` draws them (stages/statistics/control.py). Members of the function family are known only after
-`classify`; in their place, every head among the largest number tried is kept out of all control sets: heads that
-were next in rank would be no controls. Sets depend on the number of heads alone, so that draw d is the same heads for
-all functions that use as many, and the mean over functions can be ranked draw by draw.
+`classify`; in their place, every head among the largest number tried is kept out of all control sets, as long as a
+third of the model's heads is left (else the rows say so): heads that were next in rank would be no controls. Sets
+depend on the number of heads alone, so that draw d is the same heads for all functions that use as many, and the mean
+over functions can be ranked draw by draw.
 """
 
 import json
@@ -28,6 +29,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics.control import Head, Pool, alike, controls
+from stages.statistics.steering import TRIED
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
@@ -86,8 +88,12 @@ class Ranking:
         return self.heads[: setting.heads]
 
     def matching(self, setting: Setting) -> str:
-        """Say how well a control set is matched; '' for other settings."""
-        return alike(self.heads[: setting.heads], self.of(setting), self.pool) if setting.vector == "control" else ""
+        """Say how well a control set is matched, and whether it had to hold heads that are tried; '' for others."""
+        if setting.vector != "control":
+            return ""
+        said = alike(self.heads[: setting.heads], self.of(setting), self.pool)
+        inside = len(self.pool.members["function"] & set(self.of(setting)))
+        return f"{said}; {inside} {TRIED}" if inside else said
 
 
 @dataclass(frozen=True)

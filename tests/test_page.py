@@ -108,7 +108,7 @@ def effects(generator: np.random.Generator, draws: int = synthetic.DRAWS) -> pd.
 def steering(generator: np.random.Generator, draws: int = 19) -> pd.DataFrame:
     """Heads do what no control set does, but with shuffled labels three of 19 do; one function was left out."""
     judged = {"controls": draws, "p_floor": 1 / (1 + draws) if draws else None, "overlap": 0.3 if draws else None}
-    judged["matching"] = "5 to 7 of 8 in the same layers, 8 of 8 of the same attention kind"
+    judged["matching"] = "5 to 7 of 8 in the same layers, 8 of 8 of the same attention kind; no set holds a head tried"
     judged |= {} if draws else {"matching": "no control possible: too few other heads"}
     found = []
     means = {"none": 0.02, "heads": 0.62, "function": 0.12, "layer_average": 0.2, "control": 0.01}
@@ -319,18 +319,21 @@ def test_steering_is_ranked_among_control_sets(folder, html):
     together = steered[steered["function"] == "all"].set_index(["context", "vector"])
     shot, before = (together["accuracy"]["zero_shot", vector] for vector in ("heads", "none"))
     assert (
-        f"Zero-shot, over 120 prompts: the top heads give accuracy {shot:.2f} [0.10, 0.90], from {before:.2f} with "
-        "nothing written; none of 19 control sets is as accurate: rank p = 0.05, its floor."
+        f"Without demonstrations, over 120 prompts: the top heads give accuracy {shot:.2f} [0.10, 0.90], from "
+        f"{before:.2f} with nothing written; none of 19 control sets is as accurate: rank p = 0.05, its floor."
     ) in page_text
-    assert "Shuffled labels, over 72 prompts:" in page_text
+    assert "After demonstrations with shuffled labels, over 72 prompts:" in page_text
     assert "3 of 19 control sets are as accurate: rank p = 0.20; not told apart from other heads." in page_text
     assert "6 of 7 functions were steered; left out: translate (solved 0.46)." in page_text
-    assert "5 to 7 of 8 in the same layers" in page_text and "two of them share 0.30" in page_text
+    assert (
+        "5 to 7 of 8 in the same layers" in page_text
+        and "no set holds a head tried; two of them share 0.30" in page_text
+    )
     members = pd.read_csv(folder / "heads.csv").query("family == 'function'")["member"].sum()
     assert (
         f"was chosen per function from 4 and 8: 8. That is not the family's number of members ({members})" in page_text
     )
-    assert "the queries of the zero-shot prompts (20 per function)" in page_text
+    assert "the queries that are asked without demonstrations (20 per function)" in page_text
 
 
 def test_steering_without_control_sets_or_with_few_says_so(tmp_path):

@@ -55,6 +55,13 @@ def test_control_sets_hold_no_head_of_the_vector_nor_any_that_could_have_been_in
     assert made.matching(Setting("heads", heads=2)) == ""
 
 
+def test_where_few_heads_are_left_control_sets_hold_some_that_were_tried_and_say_so():
+    made = ranking(draws=3, kept=11)
+    said = [made.matching(Setting("control", heads=2, draw=draw)) for draw in (1, 2, 3)]
+    assert not {head for heads in made.control_sets(2) for head in heads} & set(made.heads[:2])
+    assert any("of the heads tried for the vector" in text for text in said)
+
+
 def test_a_model_with_too_few_other_heads_has_no_control_sets():
     assert ranking(draws=19).control_sets(11) == []
 

@@ -40,7 +40,11 @@ def test_the_heads_are_ranked_among_control_sets_per_function_and_over_functions
     assert heads.accuracy.to_dict() == pytest.approx({"all": 0.75, "f": 0.5, "g": 1.0})
     assert heads.control_accuracy["all"] == pytest.approx((0.1 * 18 + 0.5 + 0.2 * 19) / 38)
     assert (heads.low < heads.accuracy).all() and heads.trials.to_dict() == {"all": 40, "f": 20, "g": 20}
-    assert set(heads.matching) == {"1 of 2 in the same layers, 2 of 2 of the same attention kind"}
+    alike = "1 of 2 in the same layers, 2 of 2 of the same attention kind"
+    assert set(heads.matching) == {f"{alike}; no set holds a head tried for the vector"}
+    held = [row | {"matching": f"{alike}; 1 {steering.TRIED}"} if row["draw"] == 3 else row for row in rows]
+    said = table(held).loc["all", "zero_shot", "heads"].matching
+    assert said == f"{alike}; 1 of 19 sets hold heads tried for the vector"
     controls = made.loc["f", "zero_shot", "control"]
     assert controls.accuracy == pytest.approx((0.1 * 18 + 0.5) / 19) and controls.trials == 20
 

@@ -22,6 +22,8 @@ COLUMNS = (
     "p_floor overlap matching note"
 ).split()
 CONTEXTS = ("clean", "zero_shot", "shuffled")  # clean: the intact model with demonstrations
+TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
+NO_TRIED = "no set holds a head tried for the vector"
 VECTORS = ("none", "heads", "function", "layer_average", "control")
 
 
@@ -77,7 +79,10 @@ def _ranked(accuracy: float, trials: int, runs: pd.DataFrame, beside: pd.DataFra
     if trials >= PROMPTS:
         row["p"], row["p_floor"] = rank_p(accuracy, accuracy_D)
     sets = controls[controls.function == controls.function.iloc[0]].drop_duplicates("draw").names
-    return row | {"overlap": overlap([names.split() for names in sets]), "matching": alike_in_all(controls.matching)}
+    holding = int(controls.groupby("draw").matching.apply(lambda said: said.str.contains(TRIED).any()).sum())
+    held = f"{holding} of {len(accuracy_D)} sets hold heads tried for the vector" if holding else NO_TRIED
+    matching = f"{alike_in_all(controls.matching)}; {held}"
+    return row | {"overlap": overlap([names.split() for names in sets]), "matching": matching}
 
 
 def _accuracy(runs: pd.DataFrame) -> float:

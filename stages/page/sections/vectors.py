@@ -11,12 +11,12 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import capital, interval, listed, number, p_value
 
 LABELS = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTORS.items()}
-CONTEXTS = {"zero_shot": "zero-shot", "shuffled": "shuffled labels"}
+CONTEXTS = {"zero_shot": "without demonstrations", "shuffled": "after demonstrations with shuffled labels"}
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
 WHAT = (
-    "At the last token of a prompt without demonstrations (zero-shot), or after demonstrations with shuffled labels, "
-    "something is written that the model computed when it was shown a function: the mean outputs of the heads with the "
+    "At the last token of a prompt without demonstrations, or after demonstrations with shuffled labels, something is "
+    "written that the model computed when it was shown a function: the mean outputs of the heads with the "
     "largest indirect effects, each in its own place ({heads}); their sum, added to the residual after one layer "
     "({function}); the mean residual, added in the same way ({layer_average}); the mean outputs of as many other "
     "heads in place ({control})."
@@ -32,10 +32,11 @@ def vectors(slot: Slot, context: Context) -> list:
     blocks = []
     if contexts:
         claims = [row for name in contexts for row in _claims(together, name)]
-        says = " ".join([WHAT.format(**LABELS), *(_claim(row, together, context.alpha) for row in claims)])
-        blocks = [Note(says), Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single)]))]
+        said = [_claim(row, together, context.alpha) for row in claims]
+        blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
+        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single)])))
         cards = [
-            Chart(charts.steering(single[single["context"] == name]), f"{capital(CONTEXTS[name])} prompts",
+            Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
             for name in contexts
         ]  # fmt: skip
@@ -98,8 +99,8 @@ def _controls(claims: list[Any]) -> list[str]:
     first = ranked[0]
     shared = "" if pd.isna(first.overlap) else f"; two of them share {number(first.overlap)} (mean Jaccard index)"
     return [
-        f"A control set holds none of the heads that were tried for the vector, and as many others as the vector: "
-        f"{verdicts.matched(first.matching)}{shared}. Draw by draw, the mean over functions is ranked."
+        f"A control set is as many other heads as the vector holds: {verdicts.matched(first.matching)}{shared}. "
+        "Draw by draw, the mean over functions is ranked."
     ]
 
 
@@ -158,7 +159,7 @@ def _demonstrated(single: pd.DataFrame) -> str:
     """Say on how many prompts the intact model was shown demonstrations."""
     counts = single[(single["context"] == "clean") & single["accuracy"].notna()]["trials"]
     numbers = listed(sorted({str(int(count)) for count in counts}, key=int))
-    return f"the queries of the zero-shot prompts ({numbers} per function)" if numbers else "no prompt"
+    return f"the queries that are asked without demonstrations ({numbers} per function)" if numbers else "no prompt"
 
 
 SECTION = SlotSection("vectors", "Function vectors", 90, vectors, predicts=True)
