@@ -8,13 +8,7 @@ split a; everything reported on split b, zero-shot and shuffled, beside the inta
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
     layer_average  the mean residual after a block over clean prompts, added in the same way (Todd+'s baseline)
     control        as `heads`, with as many OTHER heads of the same or the nearest layers; several sets
-
-The claim that the top heads carry the function is judged as every claim about a set is: by its rank among control sets,
-drawn as `plan` draws them (stages/statistics/control.py). Members of the function family are known only after
-`classify`; in their place, every head among the largest number tried is kept out of all control sets, as long as a
-third of the model's heads is left (else the rows say so): heads that were next in rank would be no controls. Sets
-depend on the number of heads alone, so that draw d is the same heads for all functions that use as many, and the mean
-over functions can be ranked draw by draw.
+Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/steering.py.
 """
 
 import json
@@ -28,12 +22,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.statistics.control import Head, Pool, alike, controls
-from stages.statistics.steering import TRIED
+from stages.statistics.control import Head
+from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
-from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
     import torch
@@ -43,18 +36,8 @@ if TYPE_CHECKING:
     from stages.model.score import Scored
 
 log = logging.getLogger(__name__)
+TASK = "icl"
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to steer: which vector, where, how strong, from how many heads; draw: which control set, from 1."""
-
-    vector: str
-    layer: int = -1
-    strength: float = 0.0
-    heads: int = 0
-    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,36 +47,6 @@ class Outcome:
     prompt: tuple
     setting: Setting
     scored: "Scored"
-
-
-class Ranking:
-    """A model's heads by indirect effect, the largest first, and the control sets of the top ones."""
-
-    def __init__(self, heads: list[Head], pool: Pool, draws: int, seed: int, name: str) -> None:
-        self.heads, self.pool, self.draws = heads, pool, draws
-        self.seed, self.name = seed, name  # of the random streams
-        self.drawn: dict[int, list[tuple[Head, ...]]] = {}  # by number of heads
-
-    def control_sets(self, number: int) -> list[tuple[Head, ...]]:
-        """Return the control sets of the top `number` heads; none where too few other heads are left."""
-        if number not in self.drawn:
-            rng = stream(self.seed, f"{self.name}/{number}")
-            self.drawn[number] = controls(self.heads[:number], "function", self.pool, self.draws, rng)
-        return self.drawn[number]
-
-    def of(self, setting: Setting) -> Sequence[Head]:
-        """Return the heads of a setting."""
-        if setting.vector == "control":
-            return self.control_sets(setting.heads)[setting.draw - 1]
-        return self.heads[: setting.heads]
-
-    def matching(self, setting: Setting) -> str:
-        """Say how well a control set is matched, and whether it had to hold heads that are tried; '' for others."""
-        if setting.vector != "control":
-            return ""
-        said = alike(self.heads[: setting.heads], self.of(setting), self.pool)
-        inside = len(self.pool.members["function"] & set(self.of(setting)))
-        return f"{said}; {inside} {TRIED}" if inside else said
 
 
 @dataclass(frozen=True)
@@ -161,7 +114,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, why)
     traced = tables.read(paths.indirect(slot), tables.INDIRECT)
     if not (traced.split == "a").any():
-        why = "no prompt of split a was traced, so no heads can be chosen: tasks.icl.sets has to be 4 at least"
+        why = f"no prompt of split a was traced, so no heads can be chosen: tasks.{TASK}.sets has to be 4 at least"
         return _write_empty(slot, why)
     from safetensors.torch import save
 
@@ -169,11 +122,12 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
+    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(traced.function)]
     prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
-    outputs = tables.read(paths.outputs(slot, "icl"))
-    ranking = ranking_of(slot, traced, loaded, settings)
+    outputs = tables.read(paths.outputs(slot, TASK))
+    kinds = {index: layer.kind for index, layer in enumerate(loaded.anatomy.layers)}
+    order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     functions = sorted(traced.function.unique())
     skipped = {name: why for name, why in tables.skipped(paths.indirect(slot)).items() if name not in functions}
@@ -185,13 +139,13 @@ def main(slot: str) -> None:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         clean = outputs[outputs.group == function]
-        vectors = _vectors(loaded, ranking, clean, of_function, settings.trace.prompts)
+        vectors = _vectors(loaded, order, clean, of_function, settings.trace.prompts)
         tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
-        rows += [_row(function, outcome, False, ranking) for outcome in tried]
+        rows += [_row(function, outcome, False, order) for outcome in tried]
         rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
         for context in ("zero_shot", "shuffled"):
             outcomes = Answering(vectors, asked[context]).under(best)
-            rows += [_row(function, outcome, True, ranking) for outcome in outcomes]
+            rows += [_row(function, outcome, True, order) for outcome in outcomes]
         for setting in best:
             if setting.vector in ("function", "layer_average"):
                 chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
@@ -205,7 +159,7 @@ def main(slot: str) -> None:
         name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
         for name, (setting, _) in chosen.items()
     }
-    heads = [list(head) for head in ranking.heads[: max(settings.steer.heads)]]
+    heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
     note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
     with tables.replacing(paths.vectors(slot)) as temporary:
         added = {name: vector_D for name, (_, vector_D) in chosen.items()}
@@ -217,8 +171,8 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
 
     The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength.
     """
-    ranking = answering.vectors.ranking
-    counts = [Setting("heads", heads=n) for n in sorted({min(n, len(ranking.heads)) for n in settings.heads})]
+    order = answering.vectors.ranking
+    counts = [Setting("heads", heads=n) for n in sorted({min(n, len(order.heads)) for n in settings.heads})]
     tried = answering.under(counts)
     number = _best(tried, counts).heads
     options = {
@@ -231,7 +185,7 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
     }
     more = answering.under([setting for of_vector in options.values() for setting in of_vector])
     chosen = [Setting("none"), Setting("heads", heads=number), *(_best(more, some) for some in options.values())]
-    draws = range(1, len(ranking.control_sets(number)) + 1)
+    draws = range(1, len(order.control_sets(number)) + 1)
     return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
 
 
@@ -248,7 +202,7 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
     }
 
 
-def _vectors(loaded, ranking: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame, most: int) -> Vectors:
+def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame, most: int) -> Vectors:
     """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals).
 
     clean: its rows of the head-output table; prompts: its rows of the prompts table.
@@ -261,7 +215,7 @@ def _vectors(loaded, ranking: Ranking, clean: pd.DataFrame, prompts: pd.DataFram
     shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
     residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
     averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, ranking, mean_outputs(good, loaded), averages)
+    return Vectors(loaded, order, mean_outputs(good, loaded), averages)
 
 
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
@@ -277,27 +231,6 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
         same | {"prompt": row.id, "split": row.split, "cluster": row.cluster, "correct": bool(solved[row.id])}
         for row in prompts[prompts.id.isin(names) & prompts.id.isin(solved.index)].itertuples()
     ]
-
-
-def ranking_of(slot: str, traced: pd.DataFrame, loaded, settings: params.Params) -> Ranking:
-    """Return the model's heads by mean indirect effect on split a; as many as are ever tried are never controls."""
-    heads = ranked(traced)
-    kinds = {index: layer.kind for index, layer in enumerate(loaded.anatomy.layers)}
-    pool = Pool(tuple(loaded.anatomy.heads), kinds, {"function": set(heads[: max(settings.steer.heads)])})
-    return Ranking(heads, pool, settings.steer.draws, settings.seed, f"steer/{slot}")
-
-
-def ranked(traced: pd.DataFrame) -> list[tuple[int, int]]:
-    """Rank heads by average indirect effect over functions, on split a."""
-    effects = (
-        traced[traced.split == "a"]
-        .groupby(["layer", "head", "function"])
-        .effect.mean()
-        .groupby(["layer", "head"])
-        .mean()
-    )
-    order = effects.reset_index().sort_values(["effect", "layer", "head"], ascending=[False, True, True])
-    return list(zip(order.layer.tolist(), order["head"].tolist(), strict=True))
 
 
 def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -324,13 +257,13 @@ def _best(tried: list[Outcome], options: list[Setting]) -> Setting:
     return max(options, key=merit)
 
 
-def _row(function: str, outcome: Outcome, chosen: bool, ranking: Ranking) -> dict:
+def _row(function: str, outcome: Outcome, chosen: bool, order: Ranking) -> dict:
     prompt, setting = outcome.prompt, outcome.setting
     row = {"function": function, "prompt": prompt.id, "split": prompt.split, "cluster": prompt.cluster}
     row |= {"context": prompt.role, "vector": setting.vector, "layer": setting.layer, "strength": setting.strength}
     row |= {"heads": setting.heads, "draw": setting.draw, "chosen": chosen, "correct": outcome.scored.solved}
-    row |= {"names": " ".join(f"L{layer}H{head}" for layer, head in ranking.of(setting))}
-    return row | {"matching": ranking.matching(setting), "logprob": float(outcome.scored.logprob.mean())}
+    row |= {"names": " ".join(f"L{layer}H{head}" for layer, head in order.of(setting))}
+    return row | {"matching": order.matching(setting), "logprob": float(outcome.scored.logprob.mean())}
 
 
 def _write_empty(slot: str, why: str) -> None:

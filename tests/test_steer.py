@@ -13,7 +13,9 @@ from stages.model.forward import forward
 from stages.model.score import residuals_after
 from stages.model.tokens import encode
 from stages.statistics.control import Pool
-from stages.steer import Answering, Ranking, Setting, Vectors, choose, ranked
+from stages.statistics.vector_heads import Ranking, Setting, ranked
+from stages.statistics.vector_heads import ranking as ranking_of
+from stages.steer import Answering, Vectors, choose
 from stages.store.errors import UserError
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
@@ -143,6 +145,14 @@ def test_heads_are_ranked_on_split_a_each_function_counting_the_same():
     rows += [("f", "b", 1, 9.0)]
     traced = pd.DataFrame(rows, columns=["function", "split", "head", "effect"]).assign(layer=0)
     assert ranked(traced) == [(0, 0), (0, 1)]
+
+
+def test_as_many_heads_as_are_ever_tried_are_no_controls():
+    traced = pd.DataFrame({"layer": head[0], "head": head[1], "effect": -n} for n, head in enumerate(HEADS[::-1]))
+    asked = SimpleNamespace(heads=(1, 3, 2), draws=4)
+    made = ranking_of(traced.assign(function="f", split="a"), dict.fromkeys(range(3), "global"), asked, 17, "steer/d")
+    assert made.heads == HEADS[::-1] and made.pool.heads == tuple(HEADS)
+    assert not {head for heads in made.control_sets(1) for head in heads} & set(HEADS[-3:])
 
 
 def test_the_intact_models_answers_with_demonstrations_are_those_to_the_same_queries():
