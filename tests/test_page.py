@@ -343,6 +343,9 @@ def test_steering_without_control_sets_or_with_few_says_so(tmp_path):
     few = steering(np.random.default_rng(7), draws=2)
     page_text = text_of(render(write_slot(tmp_path / "few", steering=few)))
     assert "none of 2 control sets is as accurate: rank p = 0.33, its floor; with so few control sets" in page_text
+    unranked = steering(np.random.default_rng(7), draws=1).assign(p=None, note="12 prompts: fewer than 20")
+    page_text = text_of(render(write_slot(tmp_path / "unranked", steering=unranked)))
+    assert "there is 1 control set, but no rank among them (12 prompts: fewer than 20)." in page_text
 
 
 def test_counting_says_the_differences(folder, html):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import make
 
 from stages import steer
@@ -16,6 +17,7 @@ from stages.statistics.control import Pool
 from stages.statistics.vector_heads import Ranking, Setting, ranked
 from stages.statistics.vector_heads import ranking as ranking_of
 from stages.steer import Answering, Vectors, choose
+from stages.store import params, paths, tables
 from stages.store.errors import UserError
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
@@ -179,3 +181,66 @@ def test_mean_residuals_are_those_after_each_block_at_the_last_prompt_token(name
             ).hidden_states
         for layer in (0, 1):  # what comes after the last block is normalised there
             torch.testing.assert_close(made[layer][number], states[layer + 1][0, -1], atol=1e-5, rtol=1e-4)
+
+
+def write_inputs(loaded, skipped: dict[str, str]) -> None:
+    """Prompts, head outputs and indirect effects of one function f, on both splits, under data/."""
+    shown = "Q: the\nA: a\n\nQ: dog\nA:"
+    prompts = pd.concat(
+        prompt_rows(text, text.replace("dog", "cat"), role=role, split=split).assign(
+            id=lambda table, split=split: table.id.str.replace("f/", f"f/{split}")
+        )
+        for split in "ab"
+        for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
+    )
+    prompts = prompts.assign(category="")[tables.PROMPTS.names]
+    tables.write(paths.prompts("icl"), prompts, tables.PROMPTS)
+    generator = np.random.default_rng(0)
+    schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
+    outputs = [
+        {"prompt": row.id, "split": row.split, "role": row.role, "group": "f", "solved": row.id.startswith("icl/f/a"),
+         "layer": layer, "head": head, "output": generator.normal(size=schema.field("output").type.list_size)}
+        for row in prompts[prompts.role == "clean"].itertuples() for layer, head in HEADS
+    ]  # fmt: skip
+    tables.write(paths.outputs("decoder", "icl"), pd.DataFrame(outputs), schema)
+    traced = [
+        {"function": "f", "prompt": "p", "split": "a", "cluster": "c", "layer": layer, "head": head, "base": 0.0,
+         "effect": 0.1 * layer + head} for layer, head in HEADS
+    ]  # fmt: skip
+    tables.write(paths.indirect("decoder"), traced, tables.skipping(tables.INDIRECT, skipped))
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text('{"parameters": 1000}')
+
+
+def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
+    loaded = make("llama_gqa", scale=3.0)
+    asked = params.Steer(heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, draws=3)
+    trace = params.Trace(prompts=2, solved_above=0.5)
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17))
+    monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
+    monkeypatch.chdir(tmp_path)
+    write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})
+    steer.main("decoder")
+    table = tables.read(paths.steering("decoder"), tables.STEERING)
+    assert tables.skipped(paths.steering("decoder")) == {"successor": "accuracy 0.46"}  # f was steered all the same
+    chosen = table[table.chosen]
+    assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
+    counts = chosen.groupby(["context", "vector"]).size()
+    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2}
+    assert counts["shuffled", "control"] == 3 and not chosen[chosen.context == "clean"].correct.any()
+    vector = chosen[chosen.vector == "heads"].iloc[0]
+    assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])
+    assert not chosen[chosen.vector == "control"].names.str.contains("L2H3|L1H3").any()
+    written = load_file(paths.vectors("decoder"))
+    assert set(written) == {"f.function", "f.layer_average"} and all(x.shape == (32,) for x in written.values())
+    first = paths.steering("decoder").read_bytes()
+    steer.main("decoder")
+    assert paths.steering("decoder").read_bytes() == first
+
+
+def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tables.write(paths.indirect("decoder"), tables.empty(tables.INDIRECT, "no function"), tables.INDIRECT)
+    monkeypatch.setattr(steer.params, "load", lambda: None)
+    steer.main("decoder")
+    assert tables.reason(paths.steering("decoder")) == "no function" and paths.vectors("decoder").exists()

@@ -71,7 +71,8 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
         return f"{said}; no control set was run ({row.matching}), so that this may be what any heads do."
     sets = int(row.controls)
     if pd.isna(row.p):
-        return f"{said}; there are {sets} control sets, but no rank among them ({row.note})."
+        there = "is 1 control set" if sets == 1 else f"are {sets} control sets"
+        return f"{said}; there {there}, but no rank among them ({row.note})."
     as_good = round(row.p * (1 + sets)) - 1
     if as_good == 0:
         said += f"; none of {sets} control sets is as accurate: rank p = {p_value(row.p)}, its floor"
