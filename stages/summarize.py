@@ -17,13 +17,12 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, effects, stepping
-from stages.statistics.intervals import interval
+from stages.statistics import arcs, causal, effects, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.store.metrics import VECTORS, metrics
+from stages.store.metrics import metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -40,8 +39,8 @@ def main(slot: str) -> None:
     first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
     seed = f"summarize/causal/{slot}"
     single, agreement = causal.tables(first_order, raw, lambda name: stream(settings.seed, f"{seed}/{name}"))
-    steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING))
-    steering = pd.concat([_demonstrated(silenced, steering), steering])
+    raw_steering = tables.read(paths.steering(slot), tables.STEERING)
+    steered = steering.table(raw_steering, tables.skipped(paths.steering(slot)))
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
@@ -54,12 +53,12 @@ def main(slot: str) -> None:
     _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
-    _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
+    _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
-    numbers = metrics(heads, silenced, steering, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     tables.write_text(folder / "metrics.json", _json(numbers))
 
 
@@ -118,34 +117,6 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
             rows.append({"family": name, "effect_task": task, "effect_rho": rho, "effect_p": p})
             break  # the first home task that was measured
     return pd.DataFrame(rows, columns=["family", "effect_task", "effect_rho", "effect_p"])
-
-
-def summarize_steering(raw: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws averaged.
-
-    The interval is over prompts: a prompt's value is its mean over draws.
-    """
-    columns = "function layer context vector accuracy low high trials heads strength".split()
-    rows = []
-    for (function, context, vector), runs in raw[raw.chosen.astype(bool)].groupby(["function", "context", "vector"]):
-        prompts = runs.astype({"correct": float}).groupby("prompt").agg({"correct": "mean", "cluster": "first"})
-        low, high = interval(prompts.correct, prompts.cluster, share=True)
-        first = runs.iloc[0]
-        row = {"function": function, "layer": first.layer, "context": context, "vector": vector}
-        row |= {"accuracy": runs.correct.mean(), "low": low, "high": high, "trials": len(runs)}
-        rows.append(row | {"heads": first["heads"], "strength": first.strength})
-    table = pd.DataFrame(rows, columns=columns)
-    table["vector"] = pd.Categorical(table.vector, VECTORS)
-    return table.sort_values(["context", "function", "vector"], ascending=[False, True, True])
-
-
-def _demonstrated(silenced: pd.DataFrame, steering: pd.DataFrame) -> pd.DataFrame:
-    """Return the intact accuracy with demonstrations of the functions that were steered, to compare with."""
-    clean = silenced[(silenced.purpose == "none") & (silenced.task == "icl") & (silenced.measure == "accuracy")]
-    clean = clean[clean.group.isin(steering.function)]
-    same = {"layer": -1, "context": "clean", "vector": "none", "heads": 0, "strength": 0.0}
-    columns = clean.rename(columns={"group": "function", "value": "accuracy"}).assign(**same)
-    return columns.reindex(columns=steering.columns)
 
 
 def _sink_rate(slot: str, settings: params.Params) -> float | None:

@@ -105,17 +105,34 @@ def effects(generator: np.random.Generator, draws: int = synthetic.DRAWS) -> pd.
     return synthetic.effects(generator, PHENOMENA, FUNCTIONS, draws)
 
 
-def steering(generator: np.random.Generator) -> pd.DataFrame:
+def steering(generator: np.random.Generator, draws: int = 19) -> pd.DataFrame:
+    """Heads do what no control set does, but with shuffled labels three of 19 do; one function was left out."""
+    judged = {"controls": draws, "p_floor": 1 / (1 + draws) if draws else None, "overlap": 0.3 if draws else None}
+    judged["matching"] = "5 to 7 of 8 in the same layers, 8 of 8 of the same attention kind; no set holds a head tried"
+    judged |= {} if draws else {"matching": "no control possible: too few other heads"}
     found = []
-    means = {"none": 0.02, "function": 0.12, "heads": 0.62, "layer_average": 0.2, "random": 0.01}
+    means = {"none": 0.02, "heads": 0.62, "function": 0.12, "layer_average": 0.2, "control": 0.01}
+    same = {"low": 0.1, "high": 0.9, "clusters": 20, "tried": "", "note": ""}
     for function in FUNCTIONS:
-        found.append([function, -1, "clean", "none", 0.84, 0.7, 0.93, 20, 0, None])
+        clean = {"function": function, "context": "clean", "vector": "none", "accuracy": 0.84, "layer": -1}
+        found.append(same | clean | {"trials": 20, "heads": 0, "strength": 0})
         for context in ("zero_shot", "shuffled"):
             for vector, mean in means.items():
                 value = min(1, max(0, mean + generator.normal(0, 0.08) + 0.1 * (context == "shuffled")))
-                layer = {"none": -1, "heads": -1, "random": -1}.get(vector, 8)
-                low, high, strength = max(0, value - 0.12), min(1, value + 0.12), 3 if layer >= 0 else None
-                found.append([function, layer, context, vector, value, low, high, 20, 8 * (vector != "none"), strength])
+                row = {"function": function, "context": context, "vector": vector, "accuracy": value}
+                row |= {"trials": 20 if context == "zero_shot" else 12, "heads": 8 * (vector in ("heads", "control"))}
+                row |= {"layer": 8 if vector in ("function", "layer_average") else -1}
+                row |= {"tried": "4 8", "p": judged["p_floor"]} if vector == "heads" else {}
+                found.append(same | row | {"strength": 3 * (row["layer"] > 0)})
+    table = pd.DataFrame(found)
+    for (context, vector), cell in table[table["context"] != "clean"].groupby(["context", "vector"]):
+        row = {"function": "all", "context": context, "vector": vector, "accuracy": cell["accuracy"].mean()}
+        row |= {"trials": cell["trials"].sum(), "heads": cell["heads"].iloc[0], "layer": -1}
+        if vector == "heads":
+            at_least = 1 if context == "zero_shot" else 4
+            row |= judged | {"tried": "4 8", "p": at_least * judged["p_floor"] if draws else None}
+        found.append(same | row)
+    found.append({"function": "translate", "context": "clean", "vector": "none", "note": "not steered: solved 0.46"})
     return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
 
 
@@ -287,12 +304,48 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     better = (pd.read_csv(folder / "grammar.csv")["gain_low"] > 0).sum()
     steps_ = pd.read_csv(folder / "iteration.csv")
     assert html.count('<tr class="sure">') == better + (steps_["low"] > steps_["baseline"]).sum()
-    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False)
-    shot = steered[(steered["context"] == "zero_shot") & (steered["vector"] == "heads")]["accuracy"].mean()
+    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False, na_values=[""])
+    alone = steered[steered["function"] != "all"]
+    shot = alone[(alone["context"] == "zero_shot") & (alone["vector"] == "heads")]["accuracy"].mean()
     assert f"heads {shot:.2f}, function" in page_text
     effect = heads_[heads_["family"] == "function"].sort_values("score_a", ascending=False)["score_b"]
     share = effect.head(5).sum() / effect.clip(lower=0).sum()
     assert f"The top 5 of 72 heads, chosen on one half of the prompts, carry {share:.0%}" in page_text
+
+
+def test_steering_is_ranked_among_control_sets(folder, html):
+    page_text = text_of(html)
+    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False, na_values=[""])
+    together = steered[steered["function"] == "all"].set_index(["context", "vector"])
+    shot, before = (together["accuracy"]["zero_shot", vector] for vector in ("heads", "none"))
+    assert (
+        f"Without demonstrations, over 120 prompts: the top heads give accuracy {shot:.2f} [0.10, 0.90], from "
+        f"{before:.2f} with nothing written; none of 19 control sets is as accurate: rank p = 0.05, its floor."
+    ) in page_text
+    assert "After demonstrations with shuffled labels, over 72 prompts:" in page_text
+    assert "3 of 19 control sets are as accurate: rank p = 0.20; not told apart from other heads." in page_text
+    assert "6 of 7 functions were steered; left out: translate (solved 0.46)." in page_text
+    assert (
+        "5 to 7 of 8 in the same layers" in page_text
+        and "no set holds a head tried; two of them share 0.30" in page_text
+    )
+    members = pd.read_csv(folder / "heads.csv").query("family == 'function'")["member"].sum()
+    assert (
+        f"was chosen per function from 4 and 8: 8. That is not the family's number of members ({members})" in page_text
+    )
+    assert "the queries that are asked without demonstrations (20 per function)" in page_text
+
+
+def test_steering_without_control_sets_or_with_few_says_so(tmp_path):
+    none = steering(np.random.default_rng(7), draws=0)
+    page_text = text_of(render(write_slot(tmp_path / "none", steering=none)))
+    assert "no control set was run (no control possible: too few other heads), so that this may be what" in page_text
+    few = steering(np.random.default_rng(7), draws=2)
+    page_text = text_of(render(write_slot(tmp_path / "few", steering=few)))
+    assert "none of 2 control sets is as accurate: rank p = 0.33, its floor; with so few control sets" in page_text
+    unranked = steering(np.random.default_rng(7), draws=1).assign(p=None, note="12 prompts: fewer than 20")
+    page_text = text_of(render(write_slot(tmp_path / "unranked", steering=unranked)))
+    assert "there is 1 control set, but no rank among them (12 prompts: fewer than 20)." in page_text
 
 
 def test_counting_says_the_differences(folder, html):
@@ -551,8 +604,8 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
 
 def test_no_members_and_no_control_are_said(tmp_path):
     none = heads(np.random.default_rng(1)).assign(member=0)
-    table = effects(np.random.default_rng(1), draws=0)
-    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none))
+    table, steered = effects(np.random.default_rng(1), draws=0), steering(np.random.default_rng(1), draws=0)
+    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered))
     shown = text_of(html)
     assert "None of the 72 heads is a member" in shown
     assert "No control sets were run." in shown

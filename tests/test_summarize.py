@@ -12,23 +12,7 @@ from stages.statistics import arcs, effects, stepping
 from stages.statistics.causal import AGREEMENT, CAUSAL
 from stages.store import paths, tables
 from stages.store.metrics import metrics
-from stages.summarize import main, overlap, reliability, summarize_steering, with_single_effect
-
-
-def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
-    one = {"function": "f", "split": "b", "context": "zero_shot", "layer": -1, "strength": 0.0, "heads": 4}
-    rows = [
-        one | {"prompt": f"p{n}", "cluster": f"c{n}", "vector": vector, "draw": draw, "chosen": chosen,
-               "correct": correct, "logprob": -1.0}
-        for n in range(8)
-        for vector, draw, chosen, correct in (
-            ("heads", 0, True, n < 4), ("heads", 0, False, True), ("random", 0, True, False), ("random", 1, True, True)
-        )
-    ]  # fmt: skip
-    table = summarize_steering(pd.DataFrame(rows)[tables.STEERING.names]).set_index("vector")
-    assert table.accuracy.to_dict() == {"heads": 0.5, "random": 0.5}
-    assert table.trials.to_dict() == {"heads": 8, "random": 16}
-    assert (table.low < table.accuracy).all() and (table.accuracy < table.high).all()
+from stages.summarize import main, overlap, reliability, with_single_effect
 
 
 def test_overlap_and_reliability_follow_the_heads_table():

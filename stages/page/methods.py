@@ -25,7 +25,7 @@ FILES = {
     "agreement.csv": "how well first-order changes agree with exact ones, per task",
     "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
-    "steering.csv": "accuracy with and without function vectors",
+    "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (

@@ -159,15 +159,6 @@ def strongest(rows: pd.DataFrame) -> str:
     return f"{kind} · {head_name(top['layer'], top['head'])} {number(top[reported], digits)}{same}"
 
 
-def steering(rows: pd.DataFrame, context: str, labels: dict[str, str]) -> str:
-    """Say the mean accuracy over functions of every kind of vector in one context."""
-    rows = rows[rows["context"] == context]
-    means = rows.groupby("vector")["accuracy"].mean()
-    parts = [f"{labels[vector]} {number(means[vector])}" for vector in labels if vector in means]
-    name = context.replace("_", "-").capitalize()
-    return f"{name}, mean over {rows['function'].nunique()} functions: {', '.join(parts)}."
-
-
 def concentration(rows: pd.DataFrame) -> str:
     """Say how much of the positive indirect effect the top heads carry; rows as in the figure, by rank."""
     if rows.empty:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stages import tasks
-from stages.statistics.control import overlap
+from stages.statistics.control import ALIKE, alike_in_all, overlap
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
@@ -156,19 +156,12 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
 
 def _matched(levels: pd.Series) -> str:
     """Return how a family's control sets are matched, in all; each set's own row says its own (`control.matching`)."""
-    alike = levels.str.extract(r"^(\d+) of (\d+) in the same layers, (\d+) of")
-    if alike.isna().any(axis=None):  # a plan that says it otherwise
+    if not levels.str.match(ALIKE).all():  # a plan that says it otherwise
         return "; ".join(sorted(set(levels)))
-    alike = alike.astype(int)
-    size = alike[1].iloc[0]
-    said = f"{_range(alike[0])} of {size} in the same layers, {_range(alike[2])} of {size} of the same attention kind"
+    said = alike_in_all(levels)
     holding = levels.str.findall(r"\d+ of (\S+) \(").explode().dropna().value_counts(sort=False).sort_index()
     held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in holding.items()]
     return f"{said}; {', '.join(held)}" if held else f"{said}; no member of a causal family"
-
-
-def _range(counts: pd.Series) -> str:
-    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:

@@ -126,12 +126,14 @@ class Ablate(Section):
 
 
 class Steer(Section):
-    """Function vectors: what is tried on split a."""
+    """Function vectors: what is tried on split a, and how much is reported on split b."""
 
     heads: tuple[Count, ...] = Field(min_length=1)
     strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
     layer_step: Count
-    queries: Annotated[int, Field(ge=2)]
+    choose: Count
+    zero_shot: Count
+    shuffled: Count
     draws: Count
 
 

@@ -5,6 +5,7 @@ written to a temporary name and renamed (a killed stage leaves nothing a later r
 compression and row groups and no timestamps: the same rows give the same bytes.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,15 +176,17 @@ STEERING = _schema(
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
-    context=(pa.string(), "zero_shot or shuffled"),
-    vector=(pa.string(), "none, function, heads, layer_average or random"),
+    context=(pa.string(), "zero_shot or shuffled; clean: the intact model with demonstrations, the same queries"),
+    vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
     heads=(pa.int16(), "number of heads in the vector; 0 where none"),
-    draw=(pa.int16(), "number of the random draw; 0 elsewhere"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    names=(pa.string(), "the heads in the vector, such as 'L5H1 L11H2'; '' where none"),
+    matching=(pa.string(), "how well a control set is matched; '' elsewhere"),
     chosen=(pa.bool_(), "this setting was chosen on split a"),
     correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
-    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
+    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
 NGRAM = _schema(
@@ -209,6 +212,16 @@ def empty(schema: pa.Schema, reason: str) -> pa.Table:
 def reason(path: Path) -> str:
     """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
     return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
+
+
+def skipping(schema: pa.Schema, why: dict[str, str]) -> pa.Schema:
+    """Return the schema of a table that leaves something out: name -> why, as JSON in its metadata."""
+    return schema.with_metadata({"skipped": json.dumps(why, sort_keys=True)})
+
+
+def skipped(path: Path) -> dict[str, str]:
+    """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
+    return json.loads((read_schema(path).metadata or {}).get(b"skipped") or b"{}")
 
 
 def read_schema(path: Path) -> pa.Schema:
