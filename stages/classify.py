@@ -47,7 +47,7 @@ def main(slot: str) -> None:
         if on_a.any():  # judged again without any prompt that effects are reported on
             rng = stream(settings.seed, f"classify/{slot}/{family.name}/a")
             columns["member_a"] = judge(family, *(part[on_a] for part in arrays), settings.classify, rng)["member"]
-        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
+        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique())
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
             table.loc[narrow, ["member", "member_a", "note"]] = [False, False, "by architecture"]

@@ -32,7 +32,7 @@ READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores "
-    "are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when "
+    "are 95 % intervals over prompts, with prompts that share text kept together. A head is a member when "
     "its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
     "(Benjamini-Hochberg over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect "
     "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. "
