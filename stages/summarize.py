@@ -36,10 +36,16 @@ def main(slot: str) -> None:
     heads = tables.read(paths.heads(slot), tables.HEADS)
     raw = tables.read(paths.effects(slot), tables.EFFECTS)
     vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
-    silenced = effects.table(raw, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
+    silenced = effects.table([raw], tables.read(paths.plan(slot), tables.PLANS), vocabulary)
     first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
     seed = f"summarize/causal/{slot}"
-    single, agreement = causal.tables(first_order, raw, lambda name: stream(settings.seed, f"{seed}/{name}"))
+    single, agreement = causal.tables(
+        first_order,
+        raw,
+        settings.plan.kinds[0],
+        settings.classify.resamples,
+        lambda name: stream(settings.seed, f"{seed}/{name}"),
+    )
     steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING))
     steering = pd.concat([_demonstrated(silenced, steering), steering])
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
