@@ -71,8 +71,7 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(
             table
         ) else "no function was traced"
-    table = tables.read(path, tables.RELATIONS)
-    table = table[table.relation == family.name]
+    table = tables.read(path, tables.RELATIONS, only=[("relation", "==", family.name)])
     if table.empty:
         return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
     if family.statistic == "hits_word":

@@ -219,13 +219,16 @@ def read_schema(path: Path) -> pa.Schema:
         raise _damaged(path, error) from None
 
 
-def read(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pd.DataFrame:
+def read(
+    path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None, only: list[tuple] | None = None
+) -> pd.DataFrame:
     """Read a table as a data frame and check its columns against `schema`.
 
+    only: conditions that the rows read meet, such as ("task", "==", "icl"): rows that do not never become Python's.
     Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
     """
     try:
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=columns, filters=only)
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from None
     wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]
