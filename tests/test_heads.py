@@ -48,6 +48,15 @@ def test_local_and_streaming_look_near():
     assert FAMILIES["streaming"].relation(tokens()) is None
 
 
+def test_a_relation_within_another_has_no_pair_outside_it():
+    long = Tokens("p", "long", np.arange(10, 310), np.zeros(300, dtype=bool))
+    nested = [(name, outer) for name, family in FAMILIES.items() for outer in family.within]
+    assert ("previous", "local") in nested and ("local", "streaming") in nested
+    for inner, outer in nested:
+        asked = set(FAMILIES[outer].relation(long).queries)
+        assert {pair for pair in pairs(inner, long) if pair[0] in asked} < pairs(outer, long)
+
+
 def test_retrieval_is_asked_by_the_position_before_each_answer_token():
     ids = [1, 20, 21, 22, 23, 24, 5, 6, 20, 21, 22, 23, 24]
     span = {"retrieval": [(np.arange(8, 13), np.arange(1, 6))]}
