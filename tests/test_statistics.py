@@ -102,13 +102,13 @@ def test_below_eight_clusters_there_is_no_interval():
 
 
 def test_shares_without_spread_are_not_certain():
-    zero, one = interval([0.0] * 10, np.arange(10), share=True), interval([1.0] * 10, np.arange(10), share=True)
+    none, all_right = interval([0.0] * 10, np.arange(10), share=True), interval([1.0] * 10, np.arange(10), share=True)
     bound = wilson(0, 10, t.ppf(0.975, 9))[1]
-    assert zero == pytest.approx((0, bound)) and one == pytest.approx((1 - bound, 1)) and 0.25 < bound < 0.4
+    assert none == pytest.approx((0, bound)) and all_right == pytest.approx((1 - bound, 1)) and 0.25 < bound < 0.4
     assert interval([0.0] * 10, np.arange(10), change=True) == pytest.approx((-bound, bound))
     assert interval([-1.0] * 10, np.arange(10), change=True) == pytest.approx((-1, bound - 1))
     many = interval([1.0] * 100, np.arange(10).repeat(10), share=True)
-    assert many == pytest.approx(one)  # clusters count, not prompts
+    assert many == pytest.approx(all_right)  # clusters count, not prompts
 
 
 def test_wilson_is_the_published_formula():
