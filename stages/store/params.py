@@ -92,7 +92,6 @@ class Classify(Section):
     """From scores to verdicts."""
 
     resamples: Annotated[int, Field(ge=10_000)]
-    bootstrap: Annotated[int, Field(ge=200)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
     thresholds: dict[str, float] = Field(default_factory=dict)
