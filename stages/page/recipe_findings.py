@@ -1,5 +1,7 @@
 """What a recipe's findings say, in sentences that claim no more than a 95 % interval allows."""
 
+from typing import Any
+
 import pandas as pd
 
 from stages.page.recipe_design import learned
@@ -155,17 +157,27 @@ def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
     if differences:
         text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
-    for row in whole[
-        (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
-    ].itertuples():
-        # the row counts from the first arm to the other; the sentence speaks of the first arm
-        steps = f"({-row.value:+.0f} steps [{-row.high:+.0f}, {-row.low:+.0f}])".replace("-", "−")
-        pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
-        if row.low > 0 or row.high < 0:
-            text += f" {capital(pair[0])} jumps {'before' if row.low > 0 else 'after'} that of {pair[1]} {steps}."
-        else:
-            text += f" The onsets of {pair[0]} and of {pair[1]} are not told apart {steps}."
-    return text
+    later = whole[(whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)]
+    return text + "".join(f" {onsets(row, arms[0])}" for row in later.itertuples())
+
+
+def onsets(row: Any, first: str) -> str:
+    """Say which of two arms a measure jumps in first; row: `onset later`, its value the other arm's minus `first`'s."""
+    own, other = f"{said(row.measure)} of {first.replace('_', ' ')}", row.arm.replace("_", " ")
+    if row.low > 0:
+        return f"The {own} jumps before that of {other} ({steps(row.value, row.low, row.high)})."
+    if row.high < 0:
+        return f"The {own} jumps after that of {other} ({steps(-row.value, -row.high, -row.low)})."
+    signed = f"{number(row.value, 0, True)} steps {interval(row.low, row.high, 0, True)}"
+    return (
+        f"The onsets of the {own} and of {other} are not told apart (difference {signed}; positive: that of {other} "
+        "comes later)."
+    )
+
+
+def steps(value: float, low: float, high: float) -> str:
+    """Write by how many steps something comes before or after something else: no signs, the sentence says which."""
+    return f"by {number(value, 0)} steps {interval(low, high, 0)}"
 
 
 def ahead(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
