@@ -10,7 +10,7 @@ from stages.page import charts, rows
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
 from stages.page.section import Context
-from stages.page.sentences import TASKS, capital, interval, listed, number
+from stages.page.sentences import TASKS, capital, interval, listed, number, tied
 from stages.store.paths import COUNTING
 
 SHOWN = {  # task: what its parts are called, one and many
@@ -74,11 +74,10 @@ def compared(found: pd.DataFrame, many: str) -> str:
     lead = (wide["model"] - wide[names].max(axis=1)).dropna()
     if lead.empty:
         return ""
-    most, least = lead.idxmax(), lead.idxmin()
     return (
         f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: "
-        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to "
-        f"{number(lead[most], 2, True)} ({most})."
+        f"{number(lead.median(), 2, True)} in the median, from {number(lead.min(), 2, True)} "
+        f"({tied(lead, lead.min())}) to {number(lead.max(), 2, True)} ({tied(lead, lead.max())})."
     )
 
 

@@ -23,6 +23,16 @@ def design(recipe: Recipe) -> str:
     )
 
 
+def widened(spacing: int) -> str:
+    """Say by how much intervals of differences of onsets are widened: by `spacing`, the steps between checkpoints."""
+    if not spacing:
+        return ""
+    return (
+        f" No onset is known better than the {spacing} steps between two checkpoints: the interval of a difference of "
+        "two onsets is widened by as much on both sides."
+    )
+
+
 def schedule(recipe: Recipe) -> str:
     """Say which training data change with the step: onsets are then those of this schedule."""
     given = recipe.train.arguments
@@ -70,9 +80,9 @@ def surveyed(recipe: Recipe) -> str:
     """Say whose checkpoints are measured, on what, and what is left out."""
     names = []
     for arm in recipe.ordered:
-        one = recipe.arm(arm)
-        first, last = one.kept[0], one.kept[-1]
-        says = f"{arm.replace('_', ' ')} (`{one.name}`, {one.source}, {len(one.kept)} checkpoints, "
+        run = recipe.arm(arm)
+        first, last = run.kept[0], run.kept[-1]
+        says = f"{arm.replace('_', ' ')} (`{run.name}`, {run.source}, {len(run.kept)} checkpoints, "
         names.append(f"{says}steps {first:,} to {last:,})")
     axis = ""
     if recipe.study.factor is not None:
