@@ -9,6 +9,7 @@ from stages import tasks
 from stages.page.head_maps import head_name
 
 TASKS = {name: tasks.of(name).label for name in tasks.names()}  # what a task's prompts are called
+PAIRED = next(name for name in tasks.names() if tasks.of(name).targets == 2)  # minimal pairs
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),
     "recall": ("recall", 2),
@@ -44,6 +45,11 @@ def beyond(low: float, high: float, level: float = 0.0, digits: int = 2) -> int:
     return 1 if low > level else -1 if high < level else 0
 
 
+def clear_percents(low: float, high: float, level: float = 0.0) -> int:
+    """Tell on which side of a level an interval lies, all of them shares printed in per cent: 1, -1 or 0."""
+    return beyond(100 * low, 100 * high, 100 * level, 1)
+
+
 def percent(share: float, sign: bool = False) -> str:
     """Write a share in per cent."""
     return number(100 * share, 1, sign)
@@ -68,12 +74,17 @@ def p_value(p: float) -> str:
 
 def pairs_name(source: str) -> str:
     """Name the minimal pairs by where they come from: only those of the hub's data set are BLiMP."""
-    return PAIRS.get(source, TASKS["blimp"])
+    return PAIRS.get(source, TASKS[PAIRED])
 
 
 def measured(task: str, measure: str) -> str:
     """Name a measure of a task: accuracy on minimal pairs."""
     return f"{'log-probability' if measure == 'logprob' else measure} on {TASKS.get(task, task)}"
+
+
+def pointer(slot: str, anchor: str, title: str) -> str:
+    """Write a link to a section of a slot; `page.linked` makes it one."""
+    return f"[{title}](#{slot}-{anchor})"
 
 
 def family_heads(family: str) -> str:
@@ -104,9 +115,9 @@ def anatomy(model: dict) -> str:
     for x in layers:
         windows.setdefault(x.get("window") or 0, []).append(x["layer"])
     kinds = [
-        f"{len(found)} see {f'the last {window} tokens' if window else 'the whole context'}"
-        + (f" ({', '.join(f'L{layer}' for layer in found)})" if len(windows) > 1 and len(found) <= 8 else "")
-        for window, found in sorted(windows.items())
+        f"{len(alike)} see {f'the last {window} tokens' if window else 'the whole context'}"
+        + (f" ({', '.join(f'L{layer}' for layer in alike)})" if len(windows) > 1 and len(alike) <= 8 else "")
+        for window, alike in sorted(windows.items())
     ]
     whole = "every layer sees the whole context" if list(windows) == [0] else "of the layers, " + listed(kinds)
     return (
@@ -173,6 +184,9 @@ def strongest(rows: pd.DataFrame) -> str:
     count = int(rows["member"].sum())
     digits = 2 if top[reported] >= 0.1 else 3
     kind = f"{count} member{'s' if count != 1 else ''}" if count else "no member"
+    first = int((scored[chosen] == top[chosen]).sum())
+    if first > 1:
+        return f"{kind} · {first} heads are the highest, with {number(top[chosen], 3)}"
     same = "" if len(apart) else " (chosen on the same prompts)"
     return f"{kind} · {head_name(top['layer'], top['head'])} {number(top[reported], digits)}{same}"
 
