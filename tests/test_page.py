@@ -348,7 +348,7 @@ def test_where_no_head_steps_at_all_none_is_named(tmp_path):
     table.loc[parity, ["score", "score_a", "score_b", "member"]] = 0
     said = text_of(render(write_slot(tmp_path / "decoder", heads=table)))
     said = said.split("Parity: it writes")[1].split("Polynomial: it writes")[0]
-    assert said.endswith("No head has more than half of its attention there at any position. ") and "L5H3" not in said
+    assert said.endswith("no head has more than half of its attention there at any position. ") and "L5H3" not in said
 
 
 def test_a_slot_that_steps_through_nothing_says_why(tmp_path):
@@ -458,7 +458,7 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"q": 0.0704}, "its floor, q = 0.070 over all claims."),
         ({"q": 0.075}, "its floor, q = 0.075 over all claims."),
         ({"besides": {"zero": rows.Change(2.1, -0.4, 4.0)}},
-         "its floor. With zeros in their place the change is +2.100 [−0.400, +4.000]; no control set was run so"),
+         "its floor. With zeros in their place the change is +2.100 [−0.400, +4.000], without control sets to"),
         ({"besides": {"zero": rows.Change(2.1, 1.9, 2.3)}}, "its floor."),
     ],
 )  # fmt: skip

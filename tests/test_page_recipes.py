@@ -267,3 +267,14 @@ def test_every_run_of_every_arm_is_in_a_table():
     columns, table = recipe_findings.every_run(findings, ARMS, ["induction", "accuracy"])
     assert columns == ["variant", "induction score", "accuracy"]
     assert table == [["two layers", "–", "1.00 0.50"], ["one layer", "–", "–"]]
+
+
+def test_steepest_changes_are_compared_only_with_variants_that_start_from_the_same(tmp_path):
+    folder = results(tmp_path) / paths.study("induction")
+    table = pd.read_csv(folder / "findings.csv")
+    table.assign(versus=table["versus"].replace(ARMS[1], "after")).to_csv(folder / "findings.csv", index=False)
+    first = {"arguments": RECIPE.train.arguments | {"length": 12}, "steps": 70}
+    for arm, compared in (({}, True), ({"first": first}, False)):
+        recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": arm}})
+        page = text(tmp_path, {Path(): params.Studies(seed=17, recipes={"induction": recipe})})
+        assert ("Its change exceeds that of after" in page) == compared

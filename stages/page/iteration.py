@@ -44,8 +44,8 @@ def finding(row: pd.Series, heads: pd.DataFrame, counts: pd.DataFrame) -> str:
     """Say of one function what the model writes, which heads step, and how the best one stands to the best offset."""
     family = heads[heads["family"] == name(row["function"])]
     text = f"{capital(row['function'])}: {written(row, counts)} {members(heads, family[family['member'] == 1])}"
-    if (family["score"] == 0).all() and len(family):
-        return f"{text} No head has more than half of its attention there at any position."
+    if (family["score_a"] == 0).all() and len(family):
+        return f"{text} On one half of the prompts no head has more than half of its attention there at any position."
     return " ".join([
         text,
         f"The head that does it most on one half of the prompts, {head_name(row['layer'], row['head'])}, has more than",

@@ -62,7 +62,9 @@ def _changes(changes: dict) -> str:
     """Write what an arm changes, `key: value`; of a section that is no number or word, its name."""
     said_each = []
     for key, value in changes.items():
-        if isinstance(value, dict):
+        if key == "first":  # said by `learned`
+            said_each.append("something else learned first")
+        elif isinstance(value, dict):
             said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
         elif key == "arcs":
             kind = "punished" if value > 0 else "rewarded"

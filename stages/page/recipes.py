@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import altair as alt
 import numpy as np
@@ -27,6 +28,7 @@ FINDINGS = "finding arm measure versus seed value low high"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
+TITLE = 30  # letters in a line of an axis title, as long as the axis
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
 
@@ -156,7 +158,7 @@ def _blocks(results: Results) -> list:
         "at its mean onset; the bar above: the 95 % interval of the onset; neither where the change is not clear of 0, "
         f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) in "
         "any run, or ends at chance. For attention, the head with the largest score "
-        " at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
+        "at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
     remarks = create(recipe.task, recipe, recipe.arm(recipe.main).arguments).remarks
     blocks = [
@@ -193,15 +195,27 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     queries = seen.drop_duplicates("query").sort_values("query")
     keys = seen.drop_duplicates("key").sort_values("key")
     labels = [f"{token} → {predicts}" for token, predicts in zip(queries["token"], queries["predicts"], strict=True)]
-    first, step = int(queries["query"].iloc[0]), alt.Step(15 if len(keys) <= 24 else 9)
+    first, few = int(queries["query"].iloc[0]), len(keys) <= 24
+    step, size = alt.Step(15 if few else 9), 11 if few else 8
+    upright = (
+        0 if few and keys["looks_at"].str.len().max() == 1 else -90
+    )  # more than a symbol has no room beside others
     base = alt.Chart(seen[["query", "key", "weight"]], width=step, height=step).encode(
         x=alt.X(
             "key:O",
             title="looks at",
-            axis=alt.Axis(labelAngle=0, orient="top", labelExpr=f"{list(keys['looks_at'])}[datum.value]", ticks=False),
+            axis=alt.Axis(
+                labelAngle=upright,
+                labelFontSize=size,
+                orient="top",
+                labelExpr=f"{list(keys['looks_at'])}[datum.value]",
+                ticks=False,
+            ),
         ),
         y=alt.Y(
-            "query:O", title="at → predicts", axis=alt.Axis(labelExpr=f"{labels}[datum.value - {first}]", ticks=False)
+            "query:O",
+            title="at → predicts",
+            axis=alt.Axis(labelFontSize=size, labelExpr=f"{labels}[datum.value - {first}]", ticks=False),
         ),
         tooltip=[alt.Tooltip("query:O"), alt.Tooltip("key:O"), alt.Tooltip("weight:Q", format=".2f")],
     )
@@ -222,7 +236,7 @@ def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str
         scale = alt.Scale(nice=False, type="symlog", constant=1)
         half = study.factor**0.5
         onset = onset.assign(start=(1 + onset["value"]) / half - 1, end=(1 + onset["value"]) * half - 1)
-    title = recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1]
+    title = wrap(recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1], TITLE)
     lines = (
         alt.Chart(rows[["arm", "seed", "step", "head", "value"]], width="container", height=170)
         .mark_line(strokeWidth=1.3, opacity=0.85)

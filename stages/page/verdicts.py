@@ -93,8 +93,8 @@ def disagreement(row: Any) -> str:
     """Say what another kind of ablation does, which has no control sets, where only one of both is clear of 0."""
     here = side(Change(row.change, row.low, row.high), row.measure)
     return "".join(
-        f" With {method(kind)} in their place the change is {written(other, row.measure)}; no control set was run so, "
-        "and it may be what any heads do."
+        f" With {method(kind)} in their place the change is {written(other, row.measure)}, without control sets to "
+        "compare with."
         for kind, other in row.besides.items()
         if side(other, row.measure) != here
     )
