@@ -233,6 +233,8 @@ def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_i
     assert says.startswith("After learned something else first: 70 steps of length 12. Counted from there")
     assert expected in says and says.endswith("At its step 0: induction score 0.80.")
     assert recipe_findings.ahead(RECIPE, findings, whole, curve) == []
+    (says,) = recipe_findings.ahead(recipe, findings, whole[:0], curve)
+    assert "70 steps of length 12. Whether it is ahead of two layers is not claimed. " in says
 
 
 def test_a_run_that_is_never_solved_is_called_so():

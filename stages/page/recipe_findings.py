@@ -221,7 +221,7 @@ def ahead(recipe: Recipe, findings: pd.DataFrame, whole: pd.DataFrame, curve: pd
     for arm in recipe.ordered:
         before = recipe.arm(arm).before
         rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
-        if before == recipe.arm(main).before or rows.empty:
+        if before == recipe.arm(main).before:
             continue
         levels = rows["measure"].isin(rows.loc[rows["finding"] == "solved later", "measure"])
         parts = []
@@ -242,7 +242,8 @@ def ahead(recipe: Recipe, findings: pd.DataFrame, whole: pd.DataFrame, curve: pd
         start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
         values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
         text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "
-        text += f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}. "
+        against = f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}. "
+        text += against if parts else f"Whether it is ahead of {main.replace('_', ' ')} is not claimed. "
         text += "Steepest changes are not compared: what is there from the start has less left to rise."
         said_each.append(text + (f" At its step 0: {', '.join(values)}." if values else ""))
     return said_each
