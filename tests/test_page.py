@@ -384,11 +384,24 @@ def test_stepping_claims_only_what_intervals_allow(folder, html):
         assert f"as induction heads: L{top['layer']}H{top['head']} (induction {score:.2f})" in shown
 
 
-def test_silenced_steppers_have_a_verdict(folder, html):
-    section = text_of(html).split("The other functions cannot")[1].split("Tape positions, in per cent")[0]
-    assert "Silencing the 3 best iteration heads of copy (L5H1, L5H2, L11H2; 2 members, the others" in section
-    assert "recall on strings and tapes from 0.97 to" in section and "none of 19 control sets" in section
-    assert "strings and tapes 0.97" not in text_of(html)  # one function says nothing of the task
+def test_silenced_steppers_have_one_verdict_and_their_section_points_to_it(html):
+    shown = text_of(html)
+    section = shown.split("The other functions cannot")[1].split("Tape positions, in per cent")[0]
+    assert "What is lost when the best heads of iteration:copy are silenced stands under" in section
+    assert '<a href="#decoder-effects">What happens without them</a>' in html
+    assert shown.count("Silencing the 3 best iteration heads of copy (L5H1, L5H2, L11H2; 2 members, the others") == 1
+    said = shown.split("Silencing the 3 best iteration heads of copy")[1]
+    assert re.search(r"recall on strings and tapes from 0.97 to 0.4\d on these 18 prompts, .*?none of 19 control", said)
+    assert "strings and tapes 0.97" not in shown  # one function says nothing of the task
+
+
+def test_where_no_head_steps_at_all_none_is_named(tmp_path):
+    table = heads(np.random.default_rng(7))
+    parity = table["family"] == "iteration:parity"
+    table.loc[parity, ["score", "score_a", "score_b", "member"]] = 0
+    said = text_of(render(write_slot(tmp_path / "decoder", heads=table)))
+    said = said.split("Parity: it writes")[1].split("Polynomial: it writes")[0]
+    assert said.endswith("no head has more than half of its attention there at any position. ") and "L5H3" not in said
 
 
 def test_a_slot_that_steps_through_nothing_says_why(tmp_path):
@@ -431,7 +444,14 @@ def test_claims_are_the_main_measures_of_home_tasks_with_their_own_control_sets(
         own = controls[(controls["family"] == row.family) & (controls["task"] == row.task)]["change"]
         worse = (own >= row.change).sum() if row.measure == "loss" else (own <= row.change).sum()
         assert row.as_harmful == worse and verdicts.rank(row) == f"{worse} of 19"
-        assert row.zero == pytest.approx(1.5 * row.change)
+        assert list(row.besides) == ["zero"] and row.besides["zero"].value == pytest.approx(1.5 * row.change)
+
+
+@pytest.mark.parametrize(("main", "other"), [("mean", "zero"), ("zero", "mean"), ("other", "zero")])
+def test_the_kind_of_ablation_that_controls_have_is_the_one_that_claims_are_made_with(folder, main, other):
+    kinds = inputs.read("decoder", folder).effects.replace({"kind": {"mean": main, "zero": other}})
+    assert rows.main_kind(kinds) == main and rows.other_kinds(kinds) == [other]
+    assert set(rows.silenced(kinds, FAMILIES)["kind"]) == {main}
 
 
 def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
@@ -439,20 +459,25 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
     row = table[(table["family"] == "induction") & (table["task"] == "icl")].iloc[0]
     assert (
         "Silencing the 3 best induction heads (L5H1, L5H2, L11H2; 2 members, the others the best that are none) takes "
-        f"accuracy on in-context functions from 0.83 to {row['value']:.2f}, "
+        f"accuracy on in-context functions from 0.83 to {row['value']:.2f} on these 100 prompts, "
     ) in shown
     assert f"none of 19 control sets (as many heads, {synthetic.MATCHED}) does as much harm" in shown
     row = table[(table["family"] == "induction") & (table["task"] == "repeats")].iloc[0]
     said = (
-        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, "
-        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads "
-        "over 20 prompts; none of 19 control sets does as much harm: "
+        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f} on these 20 prompts, "
+        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads; "
+        "none of 19 control sets does as much harm: "
         "rank p = 0.05, its floor, q = 0.08 over all claims."
     )
     assert said in shown
     assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
     assert "Two control sets of a family share, as their mean Jaccard index: previous 0.12" in shown
     assert "without control sets: it changes accuracy on minimal pairs by" in shown
+    assert "on 120 prompts (not told apart from no change)" in shown
+    assert (
+        f"Over all {len(table)} claims of this model at once, none has q at most 0.05: with so few control sets p "
+        "cannot fall below 0.05, nor q below p."
+    ) in shown
     assert not re.search(r"exclude|by chance\)|would by chance", shown)
 
 
@@ -460,7 +485,7 @@ def row_of(**values):
     same = {"family": "induction", "task": "repeats", "measure": "loss", "k": 2, "members": 2, "heads": "L1H0 L2H0",
             "value": 2.0, "intact": 1.0, "change": 1.0, "low": 0.5, "high": 1.5, "trials": 20, "controls": 19,
             "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "",
-            "note": ""}  # fmt: skip
+            "note": "", "besides": {}}  # fmt: skip
     return pd.Series(same | values)
 
 
@@ -479,11 +504,15 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"p": np.nan, "note": "not measurable: 0"}, "control sets, but no rank among them. Note: not measurable: 0."),
         ({"harm": -0.1, "p": 0.9, "as_harmful": 17}, ", which is no harm; 17 of 19 control sets"),
         ({"note": "worse than uniform"}, "its floor. Note: worse than uniform."),
-        ({"low": np.nan, "high": np.nan}, "2.000, +1.000 for these heads over 20 prompts;"),
+        ({"low": np.nan, "high": np.nan}, "2.000 on these 20 prompts, +1.000 for these heads;"),
         ({"change": np.nan, "note": "no function"}, "loss on random repeats was not measured (no function)."),
         ({"members": 0}, "L2H0; no member)"),
         ({}, "L2H0; all members)"),
-        ({"q": 0.0704}, "its floor, q = 0.07 over all claims."),
+        ({"q": 0.0704}, "its floor, q = 0.070 over all claims."),
+        ({"q": 0.075}, "its floor, q = 0.075 over all claims."),
+        ({"besides": {"zero": rows.Change(2.1, -0.4, 4.0)}},
+         "its floor. With zeros in their place the change is +2.100 [−0.400, +4.000], without control sets to"),
+        ({"besides": {"zero": rows.Change(2.1, 1.9, 2.3)}}, "its floor."),
     ],
 )  # fmt: skip
 def test_a_verdict_follows_its_row(changed, says):
@@ -495,10 +524,12 @@ def test_a_verdict_follows_its_row(changed, says):
     [
         ("5 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family",
          "all in the same layers; no member of a causal family"),
-        ("2 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family; "
-         "4 of 5 in the same layers, 4 of 5 of the same attention kind; holds members: 1 of sink (56 of 72 heads are)",
+        ("2 to 4 of 5 in the same layers, 4 to 5 of 5 of the same attention kind; 3 of 19 sets hold members of "
+         "previous, 19 of 19 sets hold members of grammar:function_words, 19 of 19 sets hold members of sink",
          "2 to 4 of 5 in the same layers, the others from the nearest; 4 to 5 of 5 of the same attention kind; "
-         "some: holds members: 1 of sink (56 of 72 heads are)"),
+         "hold members of grammar:function words (all sets), sink (all sets) and previous (3)"),
+        ("0 to 2 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family",
+         "0 to 2 of 5 in the same layers, the others from the nearest; no member of a causal family"),
         ("", "from the same or nearest layers"),
         ("drawn freely", "drawn freely"),
     ],
@@ -629,7 +660,7 @@ def test_several_slots_stand_one_after_the_other_and_side_by_side(tmp_path):
     two = write_slot(tmp_path / "encoder", metrics={"blimp": {"accuracy": 0.61}})
     html = render(one, two)
     assert html.index('id="decoder-overlap"') < html.index('id="encoder-model"') < html.index('id="compared"')
-    assert "blimp.accuracy 0.79 0.61" in text_of(html)
+    assert "minimal pairs, accuracy 0.79 0.61" in text_of(html)
     assert len(specs_of(html)) == len(set(re.findall(r'id="(chart-\d+)"', html)))
 
 
@@ -663,6 +694,35 @@ def test_a_damaged_file_is_named(tmp_path, content, says):
 )
 def test_numbers(value, digits, sign, text):
     assert sentences.number(value, digits, sign) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "level", "side"),
+    [(0.006, 0.3, 0.0, 1), (0.004, 0.3, 0.0, 0), (-0.3, -0.004, 0.0, 0), (-0.3, -0.01, 0.0, -1), (0.44, 0.5, 0.444, 0)],
+)
+def test_sides_are_decided_on_what_is_printed(low, high, level, side):
+    assert sentences.beyond(low, high, level) == side
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.05, "0.05"), (0.0526, "0.053"), (0.075, "0.075"), (0.1053, "0.11"), (0.0049, "0.005"), (0.0004, "below 0.001"),
+     (1.0, "1.00"), (float("nan"), "–")],
+)  # fmt: skip
+def test_p_values_do_not_round_across_a_threshold(p, text):
+    assert sentences.p_value(p) == text
+
+
+def test_the_best_are_all_named_or_counted():
+    table = pd.DataFrame(
+        {"group": list("abcdef"), "value": [1, 1, 0.999, 0.5, 0.25, 0.25], "trials": [8, 8, 8, 8, 9, 8]}
+    )
+    assert sentences.spread(table, "tasks") == (
+        "Best of 6 tasks (8 to 9 trials each): a, b and c with 1.00; worst: e and f with 0.25."
+    )
+    table.loc[3, "value"] = 1
+    assert "4 of them (a and b among them) with 1.00" in sentences.spread(table, "tasks")
+    assert sentences.spread(table[:4], "tasks") == "All 4 tasks stand at 1.00 (8 trials each)."
 
 
 def test_a_bound_that_is_not_0_does_not_read_as_0():
