@@ -100,7 +100,7 @@ def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
 
 def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
-    from stages.training import revisions, study, survey
+    from stages.training import checkpoint, revisions, survey
     from stages.training.train import one_thread
 
     one_thread()
@@ -115,12 +115,12 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]
         return rows, []  # silencing every head of a large model takes too long
     for step in training.kept:
-        loaded = study.opened(name, arm, seed, step, lesson)
-        outcomes = study.measured(loaded, lesson, held)
+        loaded = checkpoint.opened(name, arm, seed, step, lesson)
+        outcomes = checkpoint.measured(loaded, lesson, held)
         rows += [(arm, seed, step, *row) for row in outcomes if step == last or row[1] or "@" not in row[0]]
-    rows += [(arm, seed, last, *row) for row in study.silenced(loaded, lesson, held)]
+    rows += [(arm, seed, last, *row) for row in checkpoint.silenced(loaded, lesson, held)]
     shown = held[lesson.shown(held)]
-    return rows, list(study.pictured(loaded, lesson, shown)) if arm == recipe.main else []
+    return rows, list(checkpoint.pictured(loaded, lesson, shown)) if arm == recipe.main else []
 
 
 if __name__ == "__main__":

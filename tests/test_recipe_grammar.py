@@ -27,7 +27,7 @@ from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, subjects
 from stages.tasks.treebank.tree import Tree
 from stages.tasks.treebank.words import Draw
 from stages.training.build import build, numbered
-from stages.training.study import measured
+from stages.training.checkpoint import measured
 from stages.training.train import objective
 
 ROOT = Path(__file__).parents[1]

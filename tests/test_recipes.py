@@ -28,7 +28,7 @@ from stages.store.errors import UserError
 from stages.tasks.iteration.tape import SYMBOLS, last_chance, tape, uncertainty
 from stages.tasks.prompt import stream
 from stages.training.build import build, read, save, sinusoids
-from stages.training.study import measured
+from stages.training.checkpoint import measured
 from stages.training.train import rate
 from stages.training.train import train as train_alone
 

@@ -5,6 +5,7 @@ written to a temporary name and renamed (a killed stage leaves nothing a later r
 compression and row groups and no timestamps: the same rows give the same bytes.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,6 +210,16 @@ def empty(schema: pa.Schema, reason: str) -> pa.Table:
 def reason(path: Path) -> str:
     """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
     return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
+
+
+def skipping(schema: pa.Schema, why: dict[str, str]) -> pa.Schema:
+    """Return the schema of a table that leaves something out: name -> why, as JSON in its metadata."""
+    return schema.with_metadata({"skipped": json.dumps(why, sort_keys=True)})
+
+
+def skipped(path: Path) -> dict[str, str]:
+    """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
+    return json.loads((read_schema(path).metadata or {}).get(b"skipped") or b"{}")
 
 
 def read_schema(path: Path) -> pa.Schema:
