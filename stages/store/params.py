@@ -212,7 +212,7 @@ def _checked(path: Path, content: Any, kind: type[Studies]) -> Any:
 
 def _explain(path: Path, error: ValidationError) -> str:
     # a misspelt key is also a missing one: the key that the user wrote comes first
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if not str(part).startswith("["))  # [key], [training], [revisions]
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")

@@ -98,10 +98,10 @@ class Training(Section):
     @property
     def before(self) -> "list[First]":
         """What is learned before, in its order."""
-        found, one = [], self.first
-        while one is not None:
-            found, one = [one, *found], one.first
-        return found
+        stages, stage = [], self.first
+        while stage is not None:
+            stages, stage = [stage, *stages], stage.first
+        return stages
 
     @property
     def kept(self) -> list[int]:
