@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
+from stages.recipes.settings import Revisions, digest
 from stages.statistics.findings import (
     FINDINGS,
     arrays,
@@ -88,7 +89,7 @@ def main(name: str) -> None:
     for file, table in summaries.items():
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
-    made_with = {"sha256": params.digest(settings.seed, recipe)}
+    made_with = {"sha256": digest(settings.seed, recipe)}
     for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
         tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
@@ -109,7 +110,7 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
     lesson = create(name, recipe, training.arguments)
     held = held_out(settings, name, lesson)
     rows, last = [], training.kept[-1]
-    if isinstance(training, params.Revisions):
+    if isinstance(training, Revisions):
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]

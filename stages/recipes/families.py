@@ -1,6 +1,6 @@
 """All head families on checkpoints that others trained: the prompts, relations and statistics that slots are read by.
 
-Nothing is learned here: `train` of such a recipe lists revisions of a hub or path model (`params.Revisions`), Pythia's
+Nothing is learned here: `train` of such a recipe lists revisions of a hub or path model (`Revisions`), Pythia's
 for instance. `study.sequences` prompts of each kind (long and short text, repeats, needles, sentences) are taken from
 data/prompts, half of them from split a; no two share a cluster. Families that are not attentional (function) are left
 out. Beside them stand, where the model writes text, the outcomes that the tasks' families name (outcomes.py in

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 from stages.store.errors import UserError
-from stages.store.params import Section
+from stages.store.section import Section
 from stages.tasks.iteration.tape import SYMBOLS, last_chance, uncertainty
 from stages.tasks.iteration.tape import chance as tape_chance
 from stages.tasks.iteration.tape import step as following

@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from stages.families.family import Relation, Tokens
+from stages.recipes.settings import Recipe, Training
 from stages.store.errors import UserError
-from stages.store.params import Recipe, Section, Training
+from stages.store.section import Section
 
 IGNORED = -100  # label of a position whose prediction is not trained
 
