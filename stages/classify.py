@@ -68,7 +68,9 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if family.statistic == "effect":
         table = tables.read(path, tables.INDIRECT)
-        return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
+        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(
+            table
+        ) else "no function was traced"
     table = tables.read(path, tables.RELATIONS)
     table = table[table.relation == family.name]
     if table.empty:

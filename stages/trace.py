@@ -74,7 +74,7 @@ def main(slot: str) -> None:
             table = indirect(loaded, row, tokens, means[row.group, half(row)])
             largest.append(float(table.effect.abs().max()))
             add(table)
-        if not max(largest):
+        if largest and not max(largest):
             raise UserError(
                 f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
                 f"into {loaded.anatomy.layers[0].projection} and its like does not arrive; this model cannot be traced"

@@ -31,37 +31,37 @@ def metrics(
 
     sink_rate: share of short passages' heads that are sinks, None without text; mains: task -> its main measure.
     """
-    numbers: dict = {}
+    found: dict = {}
     overall = effects[effects.group == "all"]
     for task, measure in mains.items():
         row = overall[(overall.purpose == "none") & (overall.task == task) & (overall.measure == measure)]
         if len(row):
-            numbers.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
-            numbers[task]["trials"] = int(row.trials.iloc[0])
+            found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
+            found[task]["trials"] = int(row.trials.iloc[0])
     syntactic = heads.family.str.startswith("grammar:")
     if syntactic.any():
         members = heads[syntactic].groupby(["layer", "head"]).member.any()
-        numbers["heads"] = {"grammar": {"members": int(members.sum())}}
+        found["heads"] = {"grammar": {"members": int(members.sum())}}
     for family, rows in heads[~syntactic].groupby("family", sort=False):
-        numbers.setdefault("heads", {})[family] = {"members": int(rows.member.sum())}
+        found.setdefault("heads", {})[family] = {"members": int(rows.member.sum())}
         both = rows.dropna(subset=["score_a", "score_b"])
         if len(both):  # chosen on split a, reported on split b
             top = both.loc[both.score_a.idxmax()]
-            numbers["heads"][family] |= {"top_score": round(float(top.score_b), 5), "top_layer": int(top.layer)}
+            found["heads"][family] |= {"top_score": round(float(top.score_b), 5), "top_layer": int(top.layer)}
     for row in grammar[grammar.accuracy.notna()].itertuples():
-        syntax = numbers.setdefault("grammar", {})
+        mine = found.setdefault("grammar", {})
         if row.label == "all":
             name = "uas" if row.direction else "hit_rate"
-            syntax |= {name: round(float(row.accuracy), 5), f"{name}_offset": round(float(row.baseline), 5)}
-            syntax |= {"arcs": int(row.trials)} if row.direction else {}
+            mine |= {name: round(float(row.accuracy), 5), f"{name}_offset": round(float(row.baseline), 5)}
+            mine |= {"arcs": int(row.trials)} if row.direction else {}
         else:
-            syntax.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
+            mine.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
     for row in steps[steps.relation == "input"].itertuples():
         values = {"symbols": row.symbols, "tapes": row.tapes, "chance": row.symbols_chance, "share": row.share}
         values = {name: round(float(value), 5) for name, value in (values | {"offset": row.baseline}).items()}
-        numbers.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
+        found.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
     if sink_rate is not None:
-        numbers.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
+        found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     silenced = overall[overall.purpose == "family"]
     against = silenced[(silenced.controls > 0).fillna(False)].kind  # control sets run with one kind of ablation
     silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
@@ -69,11 +69,11 @@ def metrics(
         for main in rows[rows.measure == mains.get(task)].itertuples():
             values = {"change": round(float(main.change), 5)}
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
-            numbers.setdefault("ablation", {}).setdefault(family, {})[task] = values
+            found.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
         zero = steering[steering.context == "zero_shot"]
         for vector in VECTORS:
-            runs = zero[zero.vector == vector]
-            if len(runs):
-                numbers.setdefault("steering", {})[vector] = round(float(runs.accuracy.mean()), 5)
-    return numbers
+            mine = zero[zero.vector == vector]
+            if len(mine):
+                found.setdefault("steering", {})[vector] = round(float(mine.accuracy.mean()), 5)
+    return found
