@@ -28,7 +28,7 @@ from stages.store import paths, tables
 from stages.store.errors import UserError
 
 MEASURED = list(dict.fromkeys(family.task for family in FAMILIES.values() if family.relation))
-OUTCOMES = {task: said for task in MEASURED if (said := outcomes(task))}
+OUTCOMES = {task: outcomes(task) for task in MEASURED if outcomes(task)}
 
 
 class Asked(NamedTuple):
@@ -45,7 +45,7 @@ class Families(Lesson):
     tasks: tuple[str, ...]
 
     trained: ClassVar[bool] = False
-    falls: ClassVar[frozenset[str]] = frozenset(name for said in OUTCOMES.values() for name in said.falls)
+    falls: ClassVar[frozenset[str]] = frozenset(name for outcomes in OUTCOMES.values() for name in outcomes.falls)
     onsets: ClassVar[tuple[str, ...]] = ("previous", "induction", "repeats_in_context")
 
     @field_validator("tasks")
@@ -65,7 +65,7 @@ class Families(Lesson):
         }
 
     @property
-    def said(self) -> list[str]:
+    def outcome_names(self) -> list[str]:
         """Outcomes, in the order in which they are shown."""
         return [name for outcomes in OUTCOMES.values() for name in outcomes.names]
 

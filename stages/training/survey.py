@@ -45,7 +45,7 @@ def measured(loaded: Loaded, lesson: Families, held: Sequence[Asked]) -> list[Ro
                 rows += [(outcome, "", asked.sequence, float(value), np.nan, 1.0) for outcome, value in results.items()]
             looked = attention(loaded, lesson, asked.sequence, relations[index], means, best)
             rows += [row for row in looked if row[0] != "streaming" or row[1] in streaming]
-    order = [*lesson.said, *lesson.watched]
+    order = [*lesson.outcome_names, *lesson.watched]
     return sorted(rows, key=lambda row: order.index(row[0]))
 
 
