@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from stages.page import recipe_design, recipe_findings, recipes
+from stages.recipes import settings
 from stages.recipes.lesson import create
 from stages.statistics.findings import supported
 from stages.statistics.onset import earliest, rises
@@ -167,10 +168,10 @@ def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
 
 
 def test_committed_long_studies_carry_the_hash_of_their_params():
-    settings = params.load_studies(ROOT / paths.FULL / paths.PARAMS)
-    for name, recipe in settings.recipes.items():
+    studies = params.load_studies(ROOT / paths.FULL / paths.PARAMS)
+    for name, recipe in studies.recipes.items():
         stamp = json.loads((ROOT / paths.FULL / paths.study(name) / "params.json").read_text())
-        assert stamp["sha256"] == params.digest(settings.seed, recipe), name
+        assert stamp["sha256"] == settings.digest(studies.seed, recipe), name
 
 
 def test_a_recipe_in_both_is_shown_by_the_study_with_more_runs(tmp_path):
@@ -191,7 +192,7 @@ def test_a_recipe_that_is_only_in_the_longer_studies_has_a_section(tmp_path):
 def test_a_long_study_made_with_other_params_says_so(tmp_path):
     folder = results(tmp_path / paths.FULL) / paths.study("induction")
     studies = {Path(): runs(1), paths.FULL: runs(4)}
-    for digest, stale in ((params.digest(17, runs(4).recipes["induction"]), False), ("0" * 64, True)):
+    for digest, stale in ((settings.digest(17, runs(4).recipes["induction"]), False), ("0" * 64, True)):
         (folder / "params.json").write_text(json.dumps({"sha256": digest}))
         said = text(tmp_path, studies)
         assert digest[:12] in said and ("HAVE CHANGED" in said) == stale and "older than" not in said

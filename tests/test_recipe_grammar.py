@@ -19,15 +19,15 @@ from stages.page import recipe_findings
 from stages.page import recipes as page
 from stages.recipes import masked
 from stages.recipes.lesson import IGNORED, Pair
+from stages.recipes.settings import Architecture
 from stages.statistics import findings, onset
 from stages.store import params, paths
-from stages.store.params import Architecture
 from stages.tasks.prompt import stream
 from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, subjects
 from stages.tasks.treebank.tree import Tree
 from stages.tasks.treebank.words import Draw
 from stages.training.build import build, numbered
-from stages.training.study import measured
+from stages.training.checkpoint import measured
 from stages.training.train import objective
 
 ROOT = Path(__file__).parents[1]

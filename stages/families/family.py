@@ -82,6 +82,32 @@ class Family:
     within: tuple[str, ...] = ()
 
 
+def target(tokens: Tokens) -> np.ndarray:
+    """Score every token of the target."""
+    return tokens.target
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is said, beside the heads measured on a task's prompts, of the model: where checkpoints are measured.
+
+    names: the measures, in the order in which they are shown; falls: those of which less is better.
+    measures: log-probabilities of the scored tokens (N,), nats, and whether each is the argmax -> measure -> value.
+    scored: a prompt's tokens -> positions that are scored, (N,). The position before predicts.
+    """
+
+    names: tuple[str, ...]
+    measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    falls: tuple[str, ...] = ()
+    scored: Callable[[Tokens], np.ndarray] = target
+
+
+def quarters(logprob: np.ndarray) -> tuple[float, float] | None:
+    """Return the mean loss, nats per token, in the first and in the last quarter; None where there are none."""
+    quarter = len(logprob) // 4
+    return (-logprob[:quarter].mean(), -logprob[-quarter:].mean()) if quarter else None
+
+
 def one_key(length: int, queries: np.ndarray, keys: np.ndarray) -> Relation | None:
     """Build the relation in which query i looks at the single key i."""
     if not len(queries):

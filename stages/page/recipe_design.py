@@ -1,7 +1,7 @@
 """What stands on the page about how a recipe's models were trained and measured: read from params."""
 
 from stages.page.sentences import listed
-from stages.store.params import First, Recipe, Revisions
+from stages.recipes.settings import First, Recipe, Revisions
 
 
 def design(recipe: Recipe) -> str:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from stages.page.recipe_design import learned
 from stages.page.sentences import beyond, capital, interval, number
+from stages.recipes.settings import Recipe
 from stages.statistics.onset import RISES
-from stages.store.params import Recipe
 
 PICTURED = (
     "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "

@@ -18,10 +18,11 @@ from stages.page import charts, inputs, recipe_design, recipe_findings
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
 from stages.recipes.lesson import create
+from stages.recipes.settings import Measuring, Recipe, Revisions, digest
 from stages.statistics.findings import guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
-from stages.store.params import Recipe, Revisions, Studies, Study, digest
+from stages.store.params import Studies
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
@@ -223,7 +224,7 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     return base.mark_rect(stroke="#ffffff").encode(color=alt.Color("weight:Q", scale=scale, legend=None))
 
 
-def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Study) -> alt.LayerChart:
+def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Measuring) -> alt.LayerChart:
     """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval."""
     rows = curve[(curve["measure"] == measure) & (curve["best"] == 1)]
     colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=COLOURS[: len(arms)]), legend=None)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from stages.model.anatomy import check
 from stages.model.load import Loaded, Origin, changed, described, find_origin, open_folder
+from stages.recipes.settings import Revisions
 from stages.store import paths
 from stages.store.errors import UserError
-from stages.store.params import Model, Revisions
+from stages.store.params import Model
 
 
 def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
