@@ -60,6 +60,8 @@ class Family:
     home: tasks that the family's heads are asked about by silencing them; none: no causal evidence is sought.
     home_group: the group of prompts of its home tasks that it is asked about; '' for all.
     joint: families with the same `joint` name are silenced together, under it: their best heads in any of them.
+    within: families whose relation holds every pair of this one's (where both are asked): a head with enough attention
+        here has it there as well, so that members in both are no finding.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Family:
     home: tuple[str, ...] = ()
     home_group: str = ""
     joint: str = ""
+    within: tuple[str, ...] = ()
 
 
 def target(tokens: Tokens) -> np.ndarray:

@@ -7,15 +7,13 @@ arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` ov
 share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
-`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
-as missing.
+`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`). What was not measured is
+left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
-
-VECTORS = ("none", "heads", "function", "layer_average", "random")
 
 
 def metrics(
@@ -71,9 +69,9 @@ def metrics(
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
             found.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
-        zero = steering[steering.context == "zero_shot"]
-        for vector in VECTORS:
-            mine = zero[zero.vector == vector]
-            if len(mine):
-                found.setdefault("steering", {})[vector] = round(float(mine.accuracy.mean()), 5)
+        zero_shot = steering[(steering.context == "zero_shot") & (steering.function == "all")]
+        for row in zero_shot.itertuples():
+            found.setdefault("steering", {})[row.vector] = round(float(row.accuracy), 5)
+            if pd.notna(row.p):
+                found["steering"]["p"] = round(float(row.p), 5)
     return found

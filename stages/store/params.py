@@ -80,7 +80,6 @@ class Classify(Section):
     """From scores to verdicts."""
 
     resamples: Annotated[int, Field(ge=10_000)]
-    bootstrap: Annotated[int, Field(ge=200)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
     thresholds: dict[str, float] = Field(default_factory=dict)
@@ -114,12 +113,14 @@ class Ablate(Section):
 
 
 class Steer(Section):
-    """Function vectors: what is tried on split a."""
+    """Function vectors: what is tried on split a, and how much is reported on split b."""
 
     heads: tuple[Count, ...] = Field(min_length=1)
     strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
     layer_step: Count
-    queries: Annotated[int, Field(ge=2)]
+    choose: Count
+    zero_shot: Count
+    shuffled: Count
     draws: Count
 
 
