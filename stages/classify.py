@@ -68,9 +68,7 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if family.statistic == "effect":
         table = tables.read(path, tables.INDIRECT)
-        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(
-            table
-        ) else "no function was traced"
+        return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
     table = tables.read(path, tables.RELATIONS, only=[("relation", "==", family.name)])
     if table.empty:
         return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
