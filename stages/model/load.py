@@ -205,7 +205,7 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise UserError(
-            f"{folder}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {rows}; they do not belong together"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
         )
     return tokenizer
 

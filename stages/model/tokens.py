@@ -1,6 +1,7 @@
 """From prompts to tokens: the one place where character spans become token positions.
 
 A BOS is given wherever the tokenizer has one (unless a prompt says otherwise); encoders get their own special tokens.
+Control tokens that a text spells (`<eos>`, `[SEP]`) are read as the characters they are: nobody ended a text there.
 Text and target are tokenised together, as the model would read them; a target's tokens are those that end after the
 text does.
 
@@ -32,6 +33,7 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
         add_special_tokens=not decoder,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
+        split_special_tokens=True,
         verbose=False,
     )
     ids, special = np.array(coded["input_ids"], dtype=np.int64), np.array(coded["special_tokens_mask"], dtype=bool)
@@ -70,9 +72,14 @@ def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens
 
 def longest(loaded: Loaded) -> int:
     """Return how many tokens the model can read (a very large number where nothing limits it)."""
-    config = loaded.model.config
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
-    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=1 << 30)
+    config, words = loaded.model.config.get_text_config(), loaded.model.get_input_embeddings()
+    said = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")]
+    limits = [limit for limit in said if isinstance(limit, int) and limit > 0]
+    for module in loaded.model.modules():  # positions that count from a padding index (RoBERTa) end that much earlier
+        padding, rows = getattr(module, "padding_idx", None), getattr(getattr(module, "weight", None), "shape", [0])[0]
+        if padding is not None and module is not words and rows in limits:
+            limits.append(rows - padding - 1)
+    return min(limits, default=1 << 30)
 
 
 @lru_cache(maxsize=4)

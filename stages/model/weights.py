@@ -24,7 +24,7 @@ FILL = re.compile(r"(^|\.)masked_bias$")  # the number that older versions fille
 
 
 def prove(where: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Raise `UserError`, beginning with `where`, unless the files fill the model exactly with finite float32 numbers."""
+    """Raise `UserError`, beginning with `where`, unless the files fill the model with finite float32 numbers."""
     name = type(model).__name__
     if info["mismatched_keys"]:
         key, here, wanted = min(info["mismatched_keys"], key=str)
