@@ -110,14 +110,14 @@ def open_folder(folder: Path) -> Loaded:
                 f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
             )
         kind, model = _model(folder, read, config)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        _read_ids(folder, model)
         tokenizer = _tokenizer(folder, read, model)
     except UserError:
         raise
     except Exception as error:  # what transformers stumbles over in files that others wrote
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{folder}: cannot be loaded as a model ({reason})") from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    _read_ids(folder, model)
     return Loaded(model, tokenizer, find(model), kind)
 
 
@@ -172,8 +172,9 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, Pre
             model, info = _pretrained(auto, read)
             if only_pooler(model, info["missing_keys"]):
                 model, info = _pretrained(auto, read, add_pooling_layer=False)
-            prove(str(folder), model, info)
-            prove_stored(model, files.weights(read))
+            weights = files.weights(read)
+            prove(str(folder), model, info, weights)
+            prove_stored(model, weights)
             return kind, model.eval().requires_grad_(False)
         except UserError:
             if auto is tried[-1][1]:
@@ -213,8 +214,8 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
 @torch.no_grad()
 def _read_ids(folder: Path, model: PreTrainedModel) -> None:
     """Raise `UserError` unless the model runs on token ids alone, as text comes to it."""
-    ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     try:
+        ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except Exception as error:  # pixels or sound are asked for, each model in its own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

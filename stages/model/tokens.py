@@ -28,16 +28,7 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
     if len(prompt.ordinals):
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
-    coded = tokenizer(
-        text,
-        add_special_tokens=not decoder,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        split_special_tokens=True,
-        verbose=False,
-    )
-    ids, special = np.array(coded["input_ids"], dtype=np.int64), np.array(coded["special_tokens_mask"], dtype=bool)
-    offsets = np.array(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ids, special, offsets = _coded(tokenizer, text, add_special_tokens=not decoder)
     if decoder and prompt.bos and tokenizer.bos_token_id is not None:
         ids = np.r_[tokenizer.bos_token_id, ids]
         special, offsets = np.r_[True, special], np.vstack([[0, 0], offsets])
@@ -98,6 +89,36 @@ def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     ]
     some_marked = sum(mark for _, mark in words) > len(words) / 10
     return np.array([index for index, mark in words if mark or not some_marked] or ids, dtype=np.int64)
+
+
+def _coded(
+    tokenizer: PreTrainedTokenizerFast, text: str, add_special_tokens: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ids of a text, which of them the tokenizer added, and their characters as (T, 2) offsets.
+
+    Unigram vocabularies find a control token that the text spells even where no special token is looked for; it is
+    written character by character then.
+    """
+    coded = tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    control = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    tokens: list[tuple[int, int, int, int]] = []
+    columns = (coded["input_ids"], coded["special_tokens_mask"], coded["offset_mapping"])
+    for index, added, (start, end) in zip(*columns, strict=True):
+        if not added and control.get(index) == text[start:end]:
+            characters = tokenizer.convert_tokens_to_ids(list(text[start:end]))
+            places = [(spelled, 0, start + at, start + at + 1) for at, spelled in enumerate(characters)]
+            tokens += [place for place in places if place[0] is not None]  # no such character, and no <unk>
+        else:
+            tokens.append((index, added, start, end))
+    table = np.array(tokens, dtype=np.int64).reshape(-1, 4)
+    return table[:, 0].copy(), table[:, 1].astype(bool), table[:, 2:].copy()
 
 
 def _random(loaded: Loaded, prompt: Any) -> Tokens:
