@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 
 from stages.store.errors import UserError
 
@@ -49,9 +50,9 @@ def weights(folder: Path) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
     if (folder / INDEX).is_file():
-        return _shards(folder)
+        return [_sound(file) for file in _shards(folder)]
     if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+        return [_sound(folder / WEIGHTS)]
     named = ", ".join(file.name for file in tensors[:3])
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles and not named:
@@ -85,6 +86,15 @@ def _shards(folder: Path) -> list[Path]:
     if unnamed := sorted({file.name for file in folder.glob("model*.safetensors")} - set(names)):
         raise UserError(f"{folder / INDEX}: {unnamed[0]} is not named by it; remove the file or complete the index")
     return [folder / name for name in names]
+
+
+def _sound(file: Path) -> Path:
+    """Return the file if its header can be read and its length is what the header says."""
+    try:
+        with safe_open(file, framework="np"):
+            return file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged or cut ({error}); get it again") from None
 
 
 def fingerprint(file: Path) -> str:
