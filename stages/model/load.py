@@ -62,9 +62,13 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     same function there, the model runs eager.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
-    if name := changed(origin, record["files"]):
+    try:
+        record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+        source, pinned = Model(**{key: record[key] for key in ("source", "name", "revision")}), record["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
+    origin = locate(slot, source)
+    if name := changed(origin, pinned):
         raise UserError(
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
