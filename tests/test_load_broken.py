@@ -187,6 +187,11 @@ def pointer(folder):
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n")
 
 
+def link_to_nothing(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(folder / "blobs" / "gone")
+
+
 def pickled(folder):
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
@@ -289,6 +294,7 @@ BROKEN = {
     pixels: "ViTModel does not run on token ids alone",
     adapter_beside: r"adapter_config\.json: an adapter is not applied to the model; merge it",
     pointer: r"model\.safetensors: a git-lfs pointer, not the file itself; run git lfs pull",
+    link_to_nothing: r"model\.safetensors: cannot be read \(No such file",
     pickled: r"pytorch_model\.bin: pickled weights are not read",
     shards_elsewhere: r"shard shards/model-00001-of-\d+\.safetensors lies outside this folder",
     shard_missing: r"shard model-00002-of-\d+\.safetensors is missing",

@@ -27,7 +27,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that 
 
 def listed(folder: Path) -> list[Path]:
     """Return the files of a folder that loading may read or that say where the model comes from, by name."""
-    return sorted({file for pattern in FILES for file in folder.glob(pattern)})
+    return sorted({file for pattern in FILES for file in folder.glob(pattern) if not file.is_dir()})
 
 
 def weights(folder: Path) -> list[Path]:
@@ -41,9 +41,13 @@ def weights(folder: Path) -> list[Path]:
             "the whole model to a folder, or remove the adapter"
         )
     for file in listed(folder):
-        with file.open("rb") as stream:
-            if stream.read(len(POINTER)) == POINTER:
-                raise UserError(f"{file}: a git-lfs pointer, not the file itself; run git lfs pull in that repository")
+        try:
+            with file.open("rb") as stream:
+                begins = stream.read(len(POINTER))
+        except OSError as error:  # a link into a cache that was emptied, or no permission
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        if begins == POINTER:
+            raise UserError(f"{file}: a git-lfs pointer, not the file itself; run git lfs pull in that repository")
     quantised, tensors = sorted(folder.glob("*.gguf")), sorted(folder.glob("*.safetensors"))
     if quantised:
         return [_single(folder, quantised, tensors)]
