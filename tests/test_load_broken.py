@@ -12,7 +12,16 @@ import yaml
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 from tiny import DECODERS, IDS, SMALL, make, save, tokenizer
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from stages import fetch
 from stages.model import files, load, origin
@@ -269,10 +278,15 @@ def no_tokenizer(folder):
         file.unlink()
 
 
+def tokenizer_made_up(folder):
+    """transformers makes an empty tokenizer for some types, GPT-2 among them, where the folder has none."""
+    shutil.rmtree(folder)
+    DECODERS["gpt2"]().save_pretrained(folder)
+
+
 def foreign_tokenizer(folder):
     shutil.rmtree(folder)
-    model = DECODERS["gpt2"]().config.__class__(n_embd=32, n_head=4, n_layer=3, vocab_size=100)
-    type(DECODERS["gpt2"]())(model).save_pretrained(folder)
+    GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=4, n_layer=3, vocab_size=100)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 
 
@@ -308,6 +322,7 @@ BROKEN = {
     gguf_truncated: r"tiny\.gguf: cannot be read as a GGUF model",
     gguf_header: r"tiny\.gguf: cannot be read as a GGUF model",
     no_tokenizer: r"cannot be loaded as a model \(.*tokenizer",
+    tokenizer_made_up: r"its tokenizer has no vocabulary; tokenizer\.json is missing or empty",
     foreign_tokenizer: r"the tokenizer has \d+ tokens, the model 100",
 }
 

@@ -109,6 +109,7 @@ NAMELESS = {"architectures": None}
         (lambda: hf.LlamaModel(TIED), {}, "decoder", hf.LlamaForCausalLM),
         (lambda: hf.LlamaForSequenceClassification(TIED), {}, "decoder", hf.LlamaForCausalLM),
         (lambda: hf.LlavaForConditionalGeneration(LLAVA), {}, "decoder", hf.LlavaForConditionalGeneration),
+        (lambda: hf.Emu3ForCausalLM(hf.Emu3TextConfig(**LLAMA)), {}, "decoder", hf.Emu3ForCausalLM),
         (lambda: hf.BertForMaskedLM(hf.BertConfig(**BERT)), NAMELESS, "masked", hf.BertForMaskedLM),
         (lambda: hf.BertForPreTraining(hf.BertConfig(**BERT)), {}, "masked", hf.BertForMaskedLM),
         (lambda: hf.BertForSequenceClassification(hf.BertConfig(**BERT)), {}, "encoder", hf.BertModel),

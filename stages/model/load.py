@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -153,7 +154,8 @@ def _classes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
     """
     named, kind = (getattr(config, "architectures", None) or [""])[0], config.model_type
     if named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        return [DECODER]
+        known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # else a part of a model, whose class only its name gives
+        return [DECODER if known else ("decoder", getattr(transformers, named))]
     if named in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return [MASKED]
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
@@ -205,7 +207,7 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
     tokenizer = AutoTokenizer.from_pretrained(read, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{folder}: its tokenizer has no vocabulary; tokenizer.json is missing or empty")
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
