@@ -333,6 +333,7 @@ def test_a_broken_folder_ends_in_one_line(broken, tmp_path):
     broken(folder)
     assert re.search(BROKEN[broken], line := refusal(folder)), line
     assert str(folder) in line
+    assert not list(files.cache().glob("*.part"))
 
 
 def test_whole_folders_pass(tmp_path):

@@ -146,9 +146,12 @@ def making(target: Path) -> Iterator[Path]:
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    try:
+        yield part
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def alone(target: Path) -> FileLock:

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from stages.model import files, gguf
 from stages.model.anatomy import Anatomy, find, probe_inputs
 from stages.model.origin import changed, locate, readable
-from stages.model.weights import only_pooler, prove, prove_stored
+from stages.model.weights import only_pooler, prove_filled, prove_stored
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model
@@ -179,7 +179,7 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, Pre
             if only_pooler(model, info["missing_keys"]):
                 model, info = _pretrained(auto, read, add_pooling_layer=False)
             weights = files.weights(read)
-            prove(str(folder), model, info, weights)
+            prove_filled(str(folder), model, info, weights)
             prove_stored(model, weights)
             return kind, model.eval().requires_grad_(False)
         except UserError:

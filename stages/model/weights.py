@@ -23,7 +23,7 @@ SHOWN = 3  # keys in a message
 FILL = re.compile(r"(^|\.)masked_bias$")  # the number that older versions filled causal masks with, a buffer
 
 
-def prove(where: str, model: PreTrainedModel, info: Mapping[str, Any], stored: Sequence[Path] = ()) -> None:
+def prove_filled(where: str, model: PreTrainedModel, info: Mapping[str, Any], stored: Sequence[Path] = ()) -> None:
     """Raise `UserError`, beginning with `where`, unless the files fill the model with finite float32 numbers.
 
     info: transformers' loading info. stored: the safetensors files, for what only their content explains.
