@@ -9,7 +9,8 @@ import time
 import venv
 from pathlib import Path
 
-from stages.model.load import _converted, cache, locate
+from stages.model.files import cache
+from stages.model.origin import locate, readable
 from stages.store import params
 
 ROOT = Path(__file__).parents[1]
@@ -38,4 +39,4 @@ def run(name: str, packages: list[str], script: str, question: dict) -> tuple[di
 def default_model() -> Path:
     """Return the folder of float32 safetensors of params.yaml's first slot."""
     slot, model = next(iter(params.load(ROOT / "params.yaml").models.items()))
-    return _converted(locate(slot, model).folder)
+    return readable(locate(slot, model).folder)

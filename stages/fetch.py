@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict
 
 from stages.model.anatomy import check
-from stages.model.load import described, locate, open_folder, stored
+from stages.model.load import first_token, open_folder, stored
+from stages.model.origin import described, locate
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 
@@ -22,6 +23,9 @@ def main(slot: str) -> None:
     origin = locate(slot, source)
     loaded = open_folder(origin.folder)
     check(loaded.model, loaded.anatomy)
+    first = first_token(loaded)
+    if first is None:
+        log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
     record = {
         "slot": slot,
         **source.model_dump(),
@@ -33,6 +37,7 @@ def main(slot: str) -> None:
         "vocabulary": loaded.model.get_input_embeddings().num_embeddings,
         "stored": stored(origin.folder),
         "dtype": "float32",
+        "bos": first,
         "files": described(origin),
         "attention": [{"layer": i, **asdict(part), "kind": part.kind} for i, part in enumerate(loaded.anatomy.layers)],
         "skipped": loaded.anatomy.skipped,

