@@ -756,3 +756,10 @@ def test_dvc_plot_template_draws_members_of_two_revisions(folder):
     drawn = vl_convert.vegalite_to_svg(spec, vl_version="5.8")
     shown = ~table["family"].str.startswith("grammar:")  # 60 families more: too many for one picture
     assert drawn.count('stroke="#d55e00"') == 2 * (shown & (table["member"] == "1")).sum()
+
+
+def test_what_fetch_proved_is_on_the_page():
+    from stages.page.sections.studied import proved
+
+    said = proved({"reads": "ok", "caches": "not used: prompts that continue a cache differ"})
+    assert said == "at fetch, two ways agree: reads; caches: not used: prompts that continue a cache differ"
