@@ -47,7 +47,7 @@ def main(slot: str) -> None:
         if on_a.any():  # judged again without any prompt that effects are reported on
             rng = stream(settings.seed, f"classify/{slot}/{family.name}/a")
             columns["member_a"] = judge(family, *(part[on_a] for part in arrays), settings.classify, rng)["member"]
-        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique(), note="")
+        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique())
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
             table.loc[narrow, ["member", "member_a", "note"]] = [False, False, "by architecture"]
@@ -68,11 +68,8 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if family.statistic == "effect":
         table = tables.read(path, tables.INDIRECT)
-        return table.assign(value=table.effect, null=0.0, baseline=np.nan), "" if len(
-            table
-        ) else "no function was traced"
-    table = tables.read(path, tables.RELATIONS)
-    table = table[table.relation == family.name]
+        return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
+    table = tables.read(path, tables.RELATIONS, only=[("relation", "==", family.name)])
     if table.empty:
         return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
     if family.statistic == "hits_word":

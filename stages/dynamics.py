@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
+from stages.recipes.settings import Revisions, digest
 from stages.statistics.findings import (
     FINDINGS,
     arrays,
@@ -88,7 +89,7 @@ def main(name: str) -> None:
     for file, table in summaries.items():
         tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
     counts = {arm: training.seeds for arm, training in arms.items()}
-    made_with = {"sha256": params.digest(settings.seed, recipe)}
+    made_with = {"sha256": digest(settings.seed, recipe)}
     for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
         tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
@@ -100,7 +101,7 @@ def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
 
 def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
-    from stages.training import revisions, study, survey
+    from stages.training import checkpoint, revisions, survey
     from stages.training.train import one_thread
 
     one_thread()
@@ -109,18 +110,18 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
     lesson = create(name, recipe, training.arguments)
     held = held_out(settings, name, lesson)
     rows, last = [], training.kept[-1]
-    if isinstance(training, params.Revisions):
+    if isinstance(training, Revisions):
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]
         return rows, []  # silencing every head of a large model takes too long
     for step in training.kept:
-        loaded = study.opened(name, arm, seed, step, lesson)
-        outcomes = study.measured(loaded, lesson, held)
+        loaded = checkpoint.opened(name, arm, seed, step, lesson)
+        outcomes = checkpoint.measured(loaded, lesson, held)
         rows += [(arm, seed, step, *row) for row in outcomes if step == last or row[1] or "@" not in row[0]]
-    rows += [(arm, seed, last, *row) for row in study.silenced(loaded, lesson, held)]
+    rows += [(arm, seed, last, *row) for row in checkpoint.silenced(loaded, lesson, held)]
     shown = held[lesson.shown(held)]
-    return rows, list(study.pictured(loaded, lesson, shown)) if arm == recipe.main else []
+    return rows, list(checkpoint.pictured(loaded, lesson, shown)) if arm == recipe.main else []
 
 
 if __name__ == "__main__":

@@ -35,11 +35,10 @@ def main(slot: str) -> None:
     judged = tables.read(paths.heads(slot), tables.HEADS)
     asked = [name for name, task in settings.tasks if task is not None]
     rows, skipped = plan(slot, judged, record, asked, settings)
-    schema = tables.PLANS.with_metadata({"skipped": json.dumps(skipped, sort_keys=True)})
     for name, why in skipped.items():
         log.info("%s: not silenced: %s", name, why)
     log.info("plan %s: %d interventions", slot, len(rows))
-    tables.write(paths.plan(slot), rows, schema)
+    tables.write(paths.plan(slot), rows, tables.skipping(tables.PLANS, skipped))
 
 
 def plan(
@@ -56,15 +55,15 @@ def plan(
     skipped: dict[str, str] = {}
     best: dict[str, pd.DataFrame] = {}
     for name, families in _sets(FAMILIES.values()).items():
-        mine = judged[judged.family.isin([family.name for family in families])].dropna(subset="score_a")
+        scores = judged[judged.family.isin([family.name for family in families])].dropna(subset="score_a")
         if name in settings.plan.leave_out:
             skipped[name] = "left out in params"
         elif not set(families[0].home) & set(tasks):
             skipped[name] = f"tasks.{' and tasks.'.join(families[0].home)} not in params"
-        elif mine.empty:
+        elif scores.empty:
             skipped[name] = "was not measured"
         else:
-            best[name] = ranked(mine)
+            best[name] = ranked(scores)
     pool = Pool(
         heads=tuple((part["layer"], head) for part in record["attention"] for head in range(part["heads"])),
         kinds={part["layer"]: part["kind"] for part in record["attention"]},

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from stages.families import FAMILIES
-from stages.page import head_maps, inputs, methods, page, recipes, sections
+from stages.page import head_maps, inputs, methods, page, recipes, sections, sentences
 from stages.page.section import Context
 from stages.store import params, paths, tables
 from stages.store.errors import run
@@ -17,7 +17,7 @@ def main() -> None:
     settings = params.load()
     slots = [inputs.read(name, paths.report(name)) for name in settings.models]
     tasks = {name: task for name, task in settings.tasks if task is not None}
-    pairs = tasks["blimp"].source if "blimp" in tasks else ""
+    pairs = tasks[sentences.PAIRED].source if sentences.PAIRED in tasks else ""
     context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
     closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)

@@ -2,17 +2,19 @@
 
 Writes data/vectors/<slot>.safetensors and data/vectors/<slot>.steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
-split a; everything reported on split b, zero-shot and shuffled.
+split a; everything reported on split b, zero-shot and shuffled, beside the intact model with demonstrations.
     none           the prompt as it is
     heads          the top heads' mean outputs, each written into its own slot at the last token
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
     layer_average  the mean residual after a block over clean prompts, added in the same way (Todd+'s baseline)
-    random         as many random other heads as `heads`, written in place; several draws
+    control        as `heads`, with as many OTHER heads of the same or the nearest layers; several sets
+Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/steering.py.
 """
 
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,26 +22,88 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from stages.statistics.control import Head
+from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
-from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
-    from stages.model.score import LastToken, Scored
+    import torch
+
+    from stages.model.intervene import Edit
+    from stages.model.load import Loaded
+    from stages.model.score import Scored
 
 log = logging.getLogger(__name__)
+TASK = "icl"
+UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way to steer: which vector, where, how strong, from how many heads."""
+class Outcome:
+    """How one prompt (a row of the prompts table) was answered under one setting."""
 
-    vector: str
-    layer: int = -1
-    strength: float = 0.0
-    heads: int = 0
-    draw: int = 0
+    prompt: tuple
+    setting: Setting
+    scored: "Scored"
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What can be written or added for one function: mean outputs (K,) per head, mean residuals (D,) per layer."""
+
+    loaded: "Loaded"
+    ranking: Ranking
+    means: "Mapping[Head, torch.Tensor]"
+    averages: "Mapping[int, torch.Tensor]"
+
+    def edit(self, setting: Setting) -> "Edit":
+        """Turn a setting into an edit of the last token."""
+        from stages.model.intervene import Edit
+        from stages.model.vectors import in_place
+
+        if setting.vector == "none":
+            return Edit()
+        if setting.vector in ("heads", "control"):
+            return in_place(self.means, self.ranking.of(setting))
+        return Edit(added={setting.layer: self.added(setting) * setting.strength})
+
+    def added(self, setting: Setting) -> "torch.Tensor":
+        """Return the added vector (D,) before its strength."""
+        from stages.model.vectors import function_vector
+
+        if setting.vector == "layer_average":
+            return self.averages[setting.layer]
+        return function_vector(self.loaded, self.means, self.ranking.of(setting))
+
+
+class Answering:
+    """Prompts of one function, run up to their last tokens, to be answered under any settings."""
+
+    def __init__(self, vectors: Vectors, prompts: pd.DataFrame) -> None:
+        from stages.model.score import LastTokens
+        from stages.model.tokens import encode
+
+        self.vectors, self.prompts = vectors, list(prompts.itertuples())
+        self.last = LastTokens(vectors.loaded, [encode(vectors.loaded, row) for row in self.prompts])
+        self.scores: dict[Setting, tuple[Scored, ...]] = {}
+
+    def under(self, settings: Sequence[Setting]) -> list[Outcome]:
+        """Score the answers under each setting, prompt by prompt; a setting that changes no prompt's is an error."""
+        intact = Setting("none")
+        fresh = [setting for setting in dict.fromkeys((intact, *settings)) if setting not in self.scores]
+        answers = self.last.edited([[self.vectors.edit(setting) for setting in fresh]] * len(self.prompts))
+        self.scores |= dict(zip(fresh, zip(*answers, strict=True), strict=True))
+        for setting in settings:
+            pairs = zip(self.scores[setting], self.scores[intact], strict=True)
+            if setting != intact and max(np.abs(a.logprob - b.logprob).max() for a, b in pairs) < UNCHANGED:
+                raise UserError(f"steering with {setting} changed no logit of {self.prompts[0].id} and those after it")
+        return [
+            Outcome(prompt, setting, self.scores[setting][number])
+            for number, prompt in enumerate(self.prompts)
+            for setting in settings
+        ]
 
 
 def main(slot: str) -> None:
@@ -48,155 +112,125 @@ def main(slot: str) -> None:
     why = tables.reason(paths.indirect(slot))
     if why:
         return _write_empty(slot, why)
+    traced = tables.read(paths.indirect(slot), tables.INDIRECT)
+    if not (traced.split == "a").any():
+        why = f"no prompt of split a was traced, so no heads can be chosen: tasks.{TASK}.sets has to be 4 at least"
+        return _write_empty(slot, why)
     from safetensors.torch import save
 
     from stages.model.load import load
     from stages.model.tokens import fitting
-    from stages.model.vectors import mean_outputs
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
-    prompts = prompts[prompts.group.isin(tables.read(paths.indirect(slot), columns=["function"]).function)]
+    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = prompts[prompts.group.isin(traced.function)]
     prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
-    outputs = tables.read(paths.outputs(slot, "icl"))
-    traced = tables.read(paths.indirect(slot), tables.INDIRECT)
-    if not (traced.split == "a").any():
-        why = "no prompt of split a was traced, so no heads can be chosen: tasks.icl.sets has to be 4 at least"
-        return _write_empty(slot, why)
-    ranked = _ranked(traced)
+    outputs = tables.read(paths.outputs(slot, TASK))
+    kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
+    order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
-    vectors, found, provenance = {}, [], {}
-    for function in tqdm(sorted(traced.function.unique()), desc="steer", unit="function"):
-        good = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
-        means = mean_outputs(good, loaded)
-        rows = prompts[prompts.group == function]
-        averages = _layer_averages(
-            loaded, rows[(rows.role == "clean") & rows.id.isin(good.prompt)].head(settings.trace.prompts)
-        )
-        rng = stream(settings.seed, f"steer/{slot}/{function}")
-        study = Study(loaded, settings.steer, means, averages, ranked, rng)
-        half = settings.steer.queries // 2
-        choose = rows[(rows.role == "zero_shot") & (rows.split == "a")].head(half)
-        tried, chosen = study.choose(list(choose.itertuples()))
-        found += [_row(function, row, setting, False, scored) for row, setting, scored in tried]
+    functions = sorted(traced.function.unique())
+    skipped = {name: why for name, why in tables.skipped(paths.indirect(slot)).items() if name not in functions}
+    rows, chosen = [], {}
+    for function in tqdm(functions, desc="steer", unit="function"):
+        of_function = prompts[prompts.group == function]
+        asked = _asked(of_function, settings.steer)
+        if missing := [name for name, some in asked.items() if some.empty]:
+            skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
+            continue
+        clean = outputs[outputs.group == function]
+        vectors = _vectors(loaded, order, clean, of_function, settings.trace.prompts)
+        tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
+        rows += [_row(function, outcome, False, order) for outcome in tried]
+        rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
         for context in ("zero_shot", "shuffled"):
-            test = rows[(rows.role == context) & (rows.split == "b")].head(half)
-            for row in test.itertuples():
-                for setting, scored in zip(chosen, study.run(row, study.ready(row), chosen), strict=True):
-                    found.append(_row(function, row, setting, True, scored))
-        for setting in chosen:
+            outcomes = Answering(vectors, asked[context]).under(best)
+            rows += [_row(function, outcome, True, order) for outcome in outcomes]
+        for setting in best:
             if setting.vector in ("function", "layer_average"):
-                vectors[f"{function}.{setting.vector}"] = study.vector(setting).cpu().contiguous()
-                provenance[f"{function}.{setting.vector}"] = {
-                    "layer": setting.layer,
-                    "strength": setting.strength,
-                    "heads": setting.heads,
-                }
-    table = pd.DataFrame(found)[tables.STEERING.names]
-    tables.write(paths.steering(slot), table, tables.STEERING)
-    note = json.dumps(
-        {"slot": slot, "heads": [list(h) for h in ranked[: max(settings.steer.heads)]], "vectors": provenance},
-        sort_keys=True,
-    )
+                chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
+    for function, why in skipped.items():
+        log.info("%s: not steered: %s", function, why)
+    if not rows:
+        return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
+    schema = tables.skipping(tables.STEERING, skipped)
+    tables.write(paths.steering(slot), pd.DataFrame(rows, columns=tables.STEERING.names), schema)
+    settings_of = {
+        name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
+        for name, (setting, _) in chosen.items()
+    }
+    heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
+    note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
     with tables.replacing(paths.vectors(slot)) as temporary:
-        temporary.write_bytes(save(vectors, metadata={"provenance": note}))
+        added = {name: vector_D for name, (_, vector_D) in chosen.items()}
+        temporary.write_bytes(save(added, metadata={"provenance": note}))
 
 
-class Study:
-    """Everything that can be tried on one function's prompts."""
+def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome], list[Setting]]:
+    """Try settings on prompts of split a; return all outcomes, and the chosen settings to report.
 
-    def __init__(self, loaded, settings: params.Steer, means, averages, ranked, rng: np.random.Generator) -> None:
-        self.loaded, self.settings, self.means, self.averages, self.ranked = loaded, settings, means, averages, ranked
-        self.layers = list(loaded.anatomy.layers)[:: settings.layer_step]
-        self.numbers = sorted({min(number, len(ranked)) for number in settings.heads})
-        self.shuffled = [rng.permutation(len(loaded.anatomy.heads)) for _ in range(settings.draws)]
-
-    def choose(self, rows) -> tuple[list, list[Setting]]:
-        """Try settings on split a; return all outcomes (row, setting, correct) and the chosen settings to report.
-
-        The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength.
-        """
-        counts = [Setting("heads", heads=number) for number in self.numbers]
-        ready = [(row, self.ready(row)) for row in rows]
-        tried = self._try(ready, counts)
-        number = _best(tried, counts).heads
-        added = {
-            vector: [
-                Setting(vector, layer, strength, number if vector == "function" else 0)
-                for layer in self.layers
-                for strength in self.settings.strengths
-            ]
-            for vector in ("function", "layer_average")
-        }
-        more = self._try(ready, [setting for options in added.values() for setting in options])
-        chosen = [
-            Setting("none"),
-            Setting("heads", heads=number),
-            *[_best(more, options) for options in added.values()],
+    The number of heads is the best for `heads`; `function` uses the same, at its best layer and strength.
+    """
+    order = answering.vectors.ranking
+    counts = [Setting("heads", heads=n) for n in sorted({min(n, len(order.heads)) for n in settings.heads})]
+    tried = answering.under(counts)
+    number = _best(tried, counts).heads
+    options = {
+        vector: [
+            Setting(vector, layer, strength, number if vector == "function" else 0)
+            for layer in list(answering.vectors.loaded.anatomy.layers)[:: settings.layer_step]
+            for strength in settings.strengths
         ]
-        chosen += [Setting("random", heads=number, draw=draw) for draw in range(len(self.shuffled))]
-        return tried + more, chosen
-
-    def _try(self, ready, settings: list[Setting]) -> list:
-        return [
-            (row, setting, scored)
-            for row, last in ready
-            for setting, scored in zip(settings, self.run(row, last, settings), strict=True)
-        ]
-
-    def ready(self, row) -> "LastToken":
-        """Run a prompt up to its last token."""
-        from stages.model.score import LastToken
-        from stages.model.tokens import encode
-
-        return LastToken(self.loaded, encode(self.loaded, row))
-
-    def run(self, row, last: "LastToken", settings: list[Setting]) -> "list[Scored]":
-        """Score the answer under each setting; a setting that changes no logit is an error."""
-        intact, *scored = last.edited([self.edit(setting) for setting in (Setting("none"), *settings)])
-        for setting, result in zip(settings, scored, strict=True):
-            if setting.vector != "none" and (result.logprob == intact.logprob).all():
-                raise UserError(f"steering with {setting} changed no logit of {row.id}")
-        return scored
-
-    def edit(self, setting: Setting):
-        """Turn a setting into an edit of the last token."""
-        from stages.model.intervene import Edit
-        from stages.model.vectors import in_place
-
-        if setting.vector == "none":
-            return Edit()
-        if setting.vector in ("heads", "random"):
-            order = self.ranked if setting.vector == "heads" else self._others(setting)
-            return in_place(self.means, order[: setting.heads])
-        return Edit(added={setting.layer: self.vector(setting) * setting.strength})
-
-    def _others(self, setting: Setting) -> list[tuple[int, int]]:
-        """Return the heads that are not among the top ones, in this draw's random order."""
-        top = set(self.ranked[: setting.heads])
-        order = [self.loaded.anatomy.heads[index] for index in self.shuffled[setting.draw]]
-        return [head for head in order if head not in top]
-
-    def vector(self, setting: Setting):
-        """Return the added vector (D,) before its strength."""
-        from stages.model.vectors import function_vector
-
-        if setting.vector == "layer_average":
-            return self.averages[setting.layer]
-        return function_vector(self.loaded, self.means, self.ranked[: setting.heads])
+        for vector in ("function", "layer_average")
+    }
+    more = answering.under([setting for of_vector in options.values() for setting in of_vector])
+    chosen = [Setting("none"), Setting("heads", heads=number), *(_best(more, some) for some in options.values())]
+    draws = range(1, len(order.control_sets(number)) + 1)
+    return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
 
 
-def _ranked(traced: pd.DataFrame) -> list[tuple[int, int]]:
-    """Rank heads by average indirect effect over functions, on split a."""
-    effects = (
-        traced[traced.split == "a"]
-        .groupby(["layer", "head", "function"])
-        .effect.mean()
-        .groupby(["layer", "head"])
-        .mean()
-    )
-    order = effects.reset_index().sort_values(["effect", "layer", "head"], ascending=[False, True, True])
-    return list(zip(order.layer.tolist(), order["head"].tolist(), strict=True))
+def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFrame]:
+    """Return one function's prompts by what they are for: to choose on (split a), zero-shot and shuffled (split b)."""
+
+    def first(role: str, split: str, number: int) -> pd.DataFrame:
+        return prompts[(prompts.role == role) & (prompts.split == split)].head(number)
+
+    return {
+        "choose": first("zero_shot", "a", settings.choose),
+        "zero_shot": first("zero_shot", "b", settings.zero_shot),
+        "shuffled": first("shuffled", "b", settings.shuffled),
+    }
+
+
+def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame, most: int) -> Vectors:
+    """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals).
+
+    clean: its rows of the head-output table; prompts: its rows of the prompts table.
+    """
+    from stages.model.score import residuals_after
+    from stages.model.tokens import encode
+    from stages.model.vectors import mean_outputs
+
+    good = clean[(clean.split == "a") & clean.solved.astype(bool)]
+    shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
+    residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
+    averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
+    return Vectors(loaded, order, mean_outputs(good, loaded), averages)
+
+
+def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
+    """Return rows of the intact model's answers to the same queries with demonstrations, as `extract` saw them.
+
+    asked: zero-shot rows of the prompts table; prompts, clean: as for `_vectors`.
+    """
+    solved = clean.drop_duplicates("prompt").set_index("prompt").solved
+    names = asked.id.str.replace("#zero_shot", "#clean", regex=False)
+    same = {"function": function, "context": "clean", "vector": "none", "layer": -1, "strength": 0.0, "heads": 0}
+    same |= {"draw": 0, "chosen": True, "names": "", "matching": ""}
+    return [
+        same | {"prompt": row.id, "split": row.split, "cluster": row.cluster, "correct": bool(solved[row.id])}
+        for row in prompts[prompts.id.isin(names) & prompts.id.isin(solved.index)].itertuples()
+    ]
 
 
 def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -206,61 +240,30 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
 
 def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
     """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
-    added = 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
-    half = settings.queries // 2
-    runs = half * (len(settings.heads) + added) + 2 * half * (4 + settings.draws)
+    tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
+    shown = settings.zero_shot + settings.shuffled
+    runs = settings.choose * tried + shown * (4 + settings.draws)
     parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
-    return announce(f"steer {slot}", 3 * half * functions, 8 * runs * functions, parameters)
+    return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 
 
-def _layer_averages(loaded, rows: pd.DataFrame) -> dict:
-    """Return the mean residual after every block at the last prompt token of clean prompts, (D,) each."""
-    import torch
-
-    from stages.model.forward import forward
-    from stages.model.tokens import encode
-
-    sums: dict[int, torch.Tensor] = {}
-    handles = []
-    for index, layer in loaded.anatomy.layers.items():
-
-        def keep(module, args, output, index=index):
-            last = (output[0] if isinstance(output, tuple) else output)[0, -1].double()
-            sums[index] = sums.get(index, 0) + last
-
-        handles.append(loaded.model.get_submodule(layer.block).register_forward_hook(keep))
-    try:
-        for row in rows.itertuples():
-            tokens = encode(loaded, row)
-            forward(loaded, [tokens.ids[: int(tokens.target[0])]], headless=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {layer: (value / len(rows)).float() for layer, value in sums.items()}
-
-
-def _best(tried: list, options: list[Setting]) -> Setting:
+def _best(tried: list[Outcome], options: list[Setting]) -> Setting:
     """Return the most accurate setting; among equals, the one under which the answers are likeliest."""
 
     def merit(setting: Setting) -> tuple[float, float]:
-        mine = [scored for _, other, scored in tried if other == setting]
-        return np.mean([scored.solved for scored in mine]), np.mean([scored.logprob.mean() for scored in mine])
+        scores = [outcome.scored for outcome in tried if outcome.setting == setting]
+        return np.mean([scored.solved for scored in scores]), np.mean([scored.logprob.mean() for scored in scores])
 
     return max(options, key=merit)
 
 
-def _row(function: str, row, setting: Setting, chosen: bool, scored: "Scored") -> dict:
-    same = {"function": function, "prompt": row.id, "split": row.split, "cluster": row.cluster, "context": row.role}
-    return same | {
-        "vector": setting.vector,
-        "layer": setting.layer,
-        "strength": setting.strength,
-        "heads": setting.heads,
-        "draw": setting.draw,
-        "chosen": chosen,
-        "correct": scored.solved,
-        "logprob": float(scored.logprob.mean()),
-    }
+def _row(function: str, outcome: Outcome, chosen: bool, order: Ranking) -> dict:
+    prompt, setting = outcome.prompt, outcome.setting
+    row = {"function": function, "prompt": prompt.id, "split": prompt.split, "cluster": prompt.cluster}
+    row |= {"context": prompt.role, "vector": setting.vector, "layer": setting.layer, "strength": setting.strength}
+    row |= {"heads": setting.heads, "draw": setting.draw, "chosen": chosen, "correct": outcome.scored.solved}
+    row |= {"names": " ".join(f"L{layer}H{head}" for layer, head in order.of(setting))}
+    return row | {"matching": order.matching(setting), "logprob": float(outcome.scored.logprob.mean())}
 
 
 def _write_empty(slot: str, why: str) -> None:

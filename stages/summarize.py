@@ -8,7 +8,7 @@ prompts (stages/statistics/intervals.py); effects are paired on the same prompts
 import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -17,13 +17,12 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, effects, stepping
-from stages.statistics.intervals import interval
+from stages.statistics import arcs, causal, effects, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.store.metrics import VECTORS, metrics
+from stages.store.metrics import metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -34,14 +33,9 @@ def main(slot: str) -> None:
     settings = params.load()
     folder = paths.report(slot)
     heads = tables.read(paths.heads(slot), tables.HEADS)
-    raw = tables.read(paths.effects(slot), tables.EFFECTS)
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
-    silenced = effects.table(raw, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
-    first_order = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
-    seed = f"summarize/causal/{slot}"
-    single, agreement = causal.tables(first_order, raw, lambda name: stream(settings.seed, f"{seed}/{name}"))
-    steering = summarize_steering(tables.read(paths.steering(slot), tables.STEERING))
-    steering = pd.concat([_demonstrated(silenced, steering), steering])
+    silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
+    raw_steering = tables.read(paths.steering(slot), tables.STEERING)
+    steered = steering.table(raw_steering, tables.skipped(paths.steering(slot)))
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
@@ -54,13 +48,47 @@ def main(slot: str) -> None:
     _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
-    _csv(folder / "steering.csv", steering, "function layer context vector accuracy low high trials heads strength")
+    _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
-    numbers = metrics(heads, silenced, steering, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _asked(settings: params.Params) -> list[str]:
+    return sorted(name for name, task in settings.tasks if task is not None)
+
+
+def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
+    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    of_sets = ("purpose", "!=", "single")
+    raws = (
+        tables.read(paths.effects(slot), tables.EFFECTS, only=[("task", "==", task), of_sets])
+        for task in _asked(settings)
+    )
+    return effects.table(raws, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
+
+
+def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of single heads and of how well estimates agree with exact effects; task by task, as above."""
+
+    def streams(name: str) -> np.random.Generator:
+        return stream(settings.seed, f"summarize/causal/{slot}/{name}")
+
+    parts, kind = [], settings.plan.kinds[0]
+    for task in _asked(settings):
+        only = [("task", "==", task), ("kind", "==", kind)]
+        estimates = tables.read(paths.first_order(slot), tables.FIRST_ORDER, only=only)
+        alone = tables.read(paths.effects(slot), tables.EFFECTS, only=[*only, ("purpose", "==", "single")])
+        parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams))
+    single, agreement = (
+        pd.concat([part for part in of_tasks if len(part)] or [of_tasks[0]], ignore_index=True)
+        for of_tasks in zip(*parts, strict=True)
+    )
+    return single, agreement
 
 
 def overlap(heads: pd.DataFrame) -> pd.DataFrame:
@@ -120,58 +148,34 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
     return pd.DataFrame(rows, columns=["family", "effect_task", "effect_rho", "effect_p"])
 
 
-def summarize_steering(raw: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy per function, context and vector of the chosen settings, on split b; random draws averaged.
-
-    The interval is over prompts: a prompt's value is its mean over draws.
-    """
-    columns = "function layer context vector accuracy low high trials heads strength".split()
-    rows = []
-    for (function, context, vector), runs in raw[raw.chosen.astype(bool)].groupby(["function", "context", "vector"]):
-        prompts = runs.astype({"correct": float}).groupby("prompt").agg({"correct": "mean", "cluster": "first"})
-        low, high = interval(prompts.correct, prompts.cluster, share=True)
-        first = runs.iloc[0]
-        row = {"function": function, "layer": first.layer, "context": context, "vector": vector}
-        row |= {"accuracy": runs.correct.mean(), "low": low, "high": high, "trials": len(runs)}
-        rows.append(row | {"heads": first["heads"], "strength": first.strength})
-    table = pd.DataFrame(rows, columns=columns)
-    table["vector"] = pd.Categorical(table.vector, VECTORS)
-    return table.sort_values(["context", "function", "vector"], ascending=[False, True, True])
-
-
-def _demonstrated(silenced: pd.DataFrame, steering: pd.DataFrame) -> pd.DataFrame:
-    """Return the intact accuracy with demonstrations of the functions that were steered, to compare with."""
-    clean = silenced[(silenced.purpose == "none") & (silenced.task == "icl") & (silenced.measure == "accuracy")]
-    clean = clean[clean.group.isin(steering.function)]
-    same = {"layer": -1, "context": "clean", "vector": "none", "heads": 0, "strength": 0.0}
-    columns = clean.rename(columns={"group": "function", "value": "accuracy"}).assign(**same)
-    return columns.reindex(columns=steering.columns)
+def _relations(slot: str, task: str, settings: params.Params) -> Callable[[str], pd.DataFrame] | None:
+    """Return what reads the rows of one relation of a task, or None where the task was not measured."""
+    path = paths.relations(slot, task)
+    if getattr(settings.tasks, task) is None or tables.reason(path):
+        return None
+    return lambda relation: tables.read(path, tables.RELATIONS, only=[("relation", "==", relation)])
 
 
 def _sink_rate(slot: str, settings: params.Params) -> float | None:
     """Return the share of (prompt, layer, head) whose mean attention to the sinks is above 0.3 (Gu+ ICLR 2025)."""
-    if settings.tasks.text is None or tables.reason(paths.relations(slot, "text")):
-        return None
-    table = tables.read(paths.relations(slot, "text"), tables.RELATIONS, ["relation", "mass"])
-    return float((table[table.relation == "sink"].mass > FAMILIES["sink"].threshold).mean())
+    sink = FAMILIES["sink"]
+    relations = _relations(slot, sink.task, settings)
+    return None if relations is None else float((relations(sink.name).mass > sink.threshold).mean())
 
 
 def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return the best head per grammatical relation (empty without a treebank)."""
-    if settings.tasks.treebank is None or tables.reason(paths.relations(slot, "treebank")):
+    relations = _relations(slot, arcs.TASK, settings)
+    if relations is None:
         return pd.DataFrame(columns=arcs.COLUMNS)
-    relations = tables.read(paths.relations(slot, "treebank"), tables.RELATIONS)
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
-    missing = json.loads(metadata.get(b"not_measured", b"{}"))
-    return arcs.table(relations, heads, missing)
+    return arcs.table(relations, heads, json.loads(metadata.get(b"not_measured", b"{}")))
 
 
 def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return the best head per function and relation of the iteration task (empty where it was not measured)."""
-    if settings.tasks.iteration is None or tables.reason(paths.relations(slot, "iteration")):
-        return pd.DataFrame(columns=stepping.COLUMNS)
-    relations = tables.read(paths.relations(slot, "iteration"), tables.RELATIONS)
-    return stepping.table(relations, heads)
+    relations = _relations(slot, stepping.TASK, settings)
+    return pd.DataFrame(columns=stepping.COLUMNS) if relations is None else stepping.table(relations, heads)
 
 
 def _model(slot: str, settings: params.Params) -> dict:

@@ -8,6 +8,8 @@ costs one token and those of the answer before that one (`LastToken`).
 Cross-fitted: a shuffled prompt of split b is scored with means over split a; one of split a with means over the other
 half of split a's demonstration sets. So no prompt is scored with a mean that holds its own demonstrations, question or
 answer, and no prompt of split b has a part in what is chosen by split a.
+
+Functions that are left out, or traced on one split only, stand with the reason in the table's metadata, `skipped`.
 """
 
 import json
@@ -19,23 +21,25 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from stages.families.icl.function import FAMILY
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
+TASK = FAMILY.task  # its prompts ask for the functions
 
 
 def main(slot: str) -> None:
     """Trace all functions with 10-shot accuracy of at least `trace.solved_above`, or say why there is none."""
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    if settings.tasks.icl is None:
-        return _write_empty(slot, "tasks.icl is not in params")
-    why = tables.reason(paths.outputs(slot, "icl"))
+    if getattr(settings.tasks, TASK) is None:
+        return _write_empty(slot, f"tasks.{TASK} is not in params")
+    why = tables.reason(paths.outputs(slot, TASK))
     if why:
         return _write_empty(slot, why)
-    outputs = tables.read(paths.outputs(slot, "icl"))
+    outputs = tables.read(paths.outputs(slot, TASK))
     accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("group").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
     log.info(
@@ -49,21 +53,24 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts("icl"), tables.PROMPTS)
+    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
     rows, encoded = fitting(loaded, list(shuffled.itertuples()))
-    # a patched run is one token and a row of the LM head, which costs about three
-    tokens = sum(map(len, encoded)) + len(rows) * len(loaded.anatomy.heads) * 4
-    log.info(announce(f"trace {slot}", len(rows), tokens, record["parameters"]))
     means = fitted(outputs[outputs.group.isin(solved)], prompts.set_index("id").cluster, loaded)
+    todo = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if (row.group, half(row)) in means]
+    skipped = left_out(accuracy, settings.trace.solved_above, {(row.group, row.split) for row, _ in todo})
+    for function, why in skipped.items():
+        log.info("%s: left out: %s", function, why)
+    if not todo:
+        return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
+    # a patched run is one token and a row of the LM head, which costs about three
+    work = sum(len(tokens) for _, tokens in todo) + len(todo) * len(loaded.anatomy.heads) * 4
+    log.info(announce(f"trace {slot}", len(todo), work, record["parameters"]))
     largest = []
-    with tables.writer(paths.indirect(slot), tables.INDIRECT) as add:
-        for row, tokens in tqdm(list(zip(rows, encoded, strict=True)), desc="trace", unit="prompt"):
-            if (row.group, half(row)) not in means:
-                log.info("%s: left out: no clean prompt of the other demonstration sets is solved", row.id)
-                continue
+    with tables.writer(paths.indirect(slot), tables.skipping(tables.INDIRECT, skipped)) as add:
+        for row, tokens in tqdm(todo, desc="trace", unit="prompt"):
             table = indirect(loaded, row, tokens, means[row.group, half(row)])
             largest.append(float(table.effect.abs().max()))
             add(table)
@@ -73,6 +80,25 @@ def main(slot: str) -> None:
                 f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
                 f"into {projection} and its like does not arrive; this model cannot be traced"
             )
+
+
+def left_out(accuracy: pd.Series, above: float, traced: set[tuple[str, str]]) -> dict[str, str]:
+    """Return why functions are not traced, or on one split only, by function.
+
+    accuracy: with demonstrations on split a, by function; above: what it must reach; traced: the (function, split)
+    pairs of all prompts that are traced.
+    """
+    why = {}
+    for function, share in accuracy.sort_index().items():
+        lacks = [split for split in "ab" if (function, split) not in traced]
+        if share < above:
+            why[function] = f"accuracy with demonstrations is {share:.2f}, below {above:g}"
+        elif lacks:
+            why[function] = (
+                f"no shuffled prompt of split {' or '.join(lacks)} can be traced: the model solves no clean prompt of "
+                "other demonstration sets, or reads no shuffled prompt whole"
+            )
+    return why
 
 
 def half(row) -> str:

@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
+from stages.recipes.settings import Revisions
 from stages.store import folders, params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
@@ -32,7 +33,7 @@ def main(name: str) -> None:
         raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
     recipe = settings.recipes[name]
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
-    if isinstance(recipe.train, params.Revisions):
+    if isinstance(recipe.train, Revisions):
         for revisions in arms.values():
             create(name, recipe, revisions.arguments)
         return find(name, arms)
@@ -70,7 +71,7 @@ def _fits(where: str, lesson: Lesson, before: Lesson) -> None:
             raise UserError(f"{where}.arguments need {needs} {what}; the model of the arm has {has}")
 
 
-def find(name: str, arms: dict[str, params.Revisions]) -> None:
+def find(name: str, arms: dict[str, Revisions]) -> None:
     """Find the revisions that others trained, and write down what each is; there is no training loss."""
     from stages.training.revisions import record
 

@@ -106,7 +106,7 @@ def effects(
             moved = harm + generator.uniform(-0.01, 0.01)
             row = where | {"purpose": "family", "kind": "mean", "intact": value, "value": value + moved,
                            "change": moved, "low": moved - 0.05, "high": moved + 0.05, "note": ""}  # fmt: skip
-            rows.append(row | {"kind": "zero", "change": 1.5 * moved, "value": value + 1.5 * moved})
+            zero = row | {"kind": "zero", "change": 1.5 * moved, "value": value + 1.5 * moved}
             if task in home:
                 sign = 1 if measure == "loss" else -1
                 spread = [0.01 * (draw - draws // 2) for draw in range(draws)]  # for the worse from here on
@@ -119,7 +119,7 @@ def effects(
                     rows.append(where | {"purpose": "control", "kind": "mean", "draw": draw, "heads": "L5H0 L5H3 L11H1",
                                          "members": 0, "change": sign * change, "value": value + sign * change,
                                          "matching": MATCHING})  # fmt: skip
-            rows.append(row)
+            rows += [row, zero]
     return pd.DataFrame(rows, columns=inputs.COLUMNS["effects"].split())
 
 

@@ -38,9 +38,13 @@ def heads() -> pd.DataFrame:
     return pd.concat(parts).assign(score_a=[0.2, 0.7, 0.5, 0.1, 0.4, 0.9])
 
 
+def built(raw: pd.DataFrame, missing: dict[str, str] | None = None) -> pd.DataFrame:
+    return arcs.table(lambda relation: raw[raw.relation == relation], heads(), missing or {})
+
+
 def test_the_head_is_chosen_on_split_a_and_reported_on_split_b():
     raw = relations(np.random.default_rng(0))
-    table = arcs.table(raw, heads(), {}).set_index(["label", "direction"])
+    table = built(raw).set_index(["label", "direction"])
     row = table.loc["obj", "dep-to-head"]
     assert (row.layer, row["head"], row.members) == (0, 1, 2)  # head 2 is better on b, which the choice may not see
     own = raw[(raw.relation == OBJ) & (raw["head"] == 1) & (raw.split == "b")]
@@ -55,7 +59,7 @@ def test_the_head_is_chosen_on_split_a_and_reported_on_split_b():
 
 
 def test_rise_is_the_sink_attention_without_the_relation_minus_with_it():
-    table = arcs.table(relations(np.random.default_rng(0)), heads(), {}).set_index(["label", "direction"])
+    table = built(relations(np.random.default_rng(0))).set_index(["label", "direction"])
     row = table.loc["obj", "dep-to-head"]
     assert row.rise == pytest.approx(0.1) and row.sink_elsewhere - row.sink == pytest.approx(0.1)
     assert row.others == pytest.approx((0.0 + 0.2) / 2)  # the other two heads
@@ -63,7 +67,7 @@ def test_rise_is_the_sink_attention_without_the_relation_minus_with_it():
 
 
 def test_uas_counts_arcs_from_dependent_to_head_and_the_hit_rate_both_directions():
-    table = arcs.table(relations(np.random.default_rng(0)), heads(), {}).set_index(["label", "direction"])
+    table = built(relations(np.random.default_rng(0))).set_index(["label", "direction"])
     rows = [table.loc["obj", "dep-to-head"], table.loc["det", "head-to-dep"]]
     both, uas = table.loc["all", ""], table.loc["all", "dep-to-head"]
     assert both.trials == sum(row.trials for row in rows)
@@ -73,10 +77,10 @@ def test_uas_counts_arcs_from_dependent_to_head_and_the_hit_rate_both_directions
 
 
 def test_what_was_not_measured_says_why():
-    table = arcs.table(relations(np.random.default_rng(0)), heads(), {DET: "3 query words"})
+    table = built(relations(np.random.default_rng(0)), {DET: "3 query words"})
     row = table.set_index("label").loc["det"]
     assert row.note == "3 query words" and np.isnan(row.accuracy) and row.queries > 0
-    nothing = arcs.table(relations(np.random.default_rng(0)).head(0), heads(), {})
+    nothing = built(relations(np.random.default_rng(0)).head(0))
     assert nothing.empty and list(nothing.columns) == arcs.COLUMNS
 
 

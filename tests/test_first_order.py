@@ -82,7 +82,7 @@ def test_estimates_are_the_slope_of_the_exact_ablation(name, task):
 def test_heads_that_write_little_change_what_the_pipeline_measures(name):
     """Where heads write little, silencing them by the pipeline's own code is first order itself."""
     loaded = tiny.make(name, scale=4.0)
-    for layer in loaded.anatomy.layers:
+    for layer in loaded.anatomy.layers.values():
         loaded.model.get_submodule(layer.projection).weight.mul_(1e-3)
     loaded.model.double()
     rng, heads = np.random.default_rng(1), loaded.anatomy.heads

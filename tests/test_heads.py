@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stages.families import FAMILIES
 from stages.families.family import Tokens, one_key
 from stages.families.offset import best_offset, offset_accuracy
-from stages.statistics.verdict import bootstrap, jaccard, judge, sign_flip
+from stages.statistics.verdict import NO_BOUND, bounds, jaccard, judge, sign_flip
 
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
 
@@ -46,6 +46,15 @@ def test_local_and_streaming_look_near():
     assert streaming.queries.tolist() == list(range(256, 300))
     assert set(np.flatnonzero(streaming.keys[0])) == {0, 1, 2, 3, *range(193, 257)}
     assert FAMILIES["streaming"].relation(tokens()) is None
+
+
+def test_a_relation_within_another_has_no_pair_outside_it():
+    long = Tokens("p", "long", np.arange(10, 310), np.zeros(300, dtype=bool))
+    nested = [(name, outer) for name, family in FAMILIES.items() for outer in family.within]
+    assert ("previous", "local") in nested and ("local", "streaming") in nested
+    for inner, outer in nested:
+        asked = set(FAMILIES[outer].relation(long).queries)
+        assert {pair for pair in pairs(inner, long) if pair[0] in asked} < pairs(outer, long)
 
 
 def test_retrieval_is_asked_by_the_position_before_each_answer_token():
@@ -112,18 +121,21 @@ def test_sign_flip_is_calibrated_under_the_null():
     assert 0.02 < np.mean(p < 0.05) < 0.09
 
 
-def test_bootstrap_covers_and_widens_with_clusters():
-    rng = np.random.default_rng(2)
-    effects = rng.normal(size=10).repeat(10)[:, None]  # ten clusters of ten equal values
-    alone = bootstrap(effects, np.arange(100).astype(str), 2000, rng)
-    grouped = bootstrap(effects, np.arange(10).repeat(10).astype(str), 2000, rng)
+def test_bounds_widen_with_clusters_and_leave_out_what_has_no_value():
+    rng, ones = np.random.default_rng(2), np.ones(100)
+    values = rng.normal(size=10).repeat(10)  # ten clusters of ten equal values
+    alone = bounds(values[:, None], np.arange(100), ones, False)
+    grouped = bounds(values[:, None], np.arange(10).repeat(10), ones, False)
     assert np.ptp(grouped) > 2 * np.ptp(alone)
-    assert alone[0, 0] < effects.mean() < alone[1, 0]
+    assert alone[0, 0] < values.mean() < alone[1, 0]
+    some = np.stack([values, np.where(np.arange(100) < 50, values, np.nan)], axis=1)  # five clusters have a value
+    low, high = bounds(some, np.arange(10).repeat(10), ones, False)
+    assert np.isnan([low[1], high[1]]).all() and [low[0], high[0]] == pytest.approx(grouped[:, 0])
 
 
 def judged(family: str, values, null=0.01, baseline=0.1, thresholds=None):
     count = len(values)
-    settings = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05, thresholds=thresholds or {})
+    settings = SimpleNamespace(resamples=10_000, alpha=0.05, margin=0.05, thresholds=thresholds or {})
     arrays = (values, np.full_like(values, null), np.full(count, baseline), np.arange(count).astype(str))
     return judge(
         FAMILIES[family],
@@ -157,6 +169,20 @@ def test_a_head_without_a_value_is_no_member():
     values = np.stack([np.full(40, 0.6), np.where(np.arange(40) == 3, np.nan, 0.6)], axis=1)
     columns = judged("induction", values)
     assert np.isnan(columns["p"][1]) and np.isnan(columns["q"][1]) and columns["member"].tolist() == [True, False]
+
+
+def test_below_eight_clusters_no_head_is_shown_to_beat_an_offset():
+    """64 heads at the floor of six clusters' sign flips, 1 / 64: q is small, the bound is missing."""
+    values = np.random.default_rng(4).uniform(0.5, 0.7, (8, 64))
+    assert judged("induction", values)["member"].all()
+    columns = judged("induction", values[:6])
+    assert np.isnan(columns["low"]).all() and (columns["q"] < 0.05).all()
+    assert not columns["member"].any() and set(columns["note"]) == {NO_BOUND}
+    assert set(judged("induction", values[:6], baseline=0.9)["note"]) == {
+        ""
+    }  # what would not have been one is not noted
+    positional = judged("previous", values[:6])
+    assert positional["member"].all() and set(positional["note"]) == {""}
 
 
 def test_streaming_has_no_p_value():

@@ -10,7 +10,7 @@ from stages.model.anatomy import find, probe_inputs
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating, capturing
 from stages.model.measure import measure, weighing
-from stages.model.score import Batch, LastToken
+from stages.model.score import Batch, LastToken, LastTokens
 from stages.store.errors import UserError
 
 TEXTUAL = [*DECODERS, *ENCODERS]
@@ -180,6 +180,42 @@ def test_cached_edits_equal_full_passes(name):
         with patched_everywhere(loaded, edit, int(tokens.target[0]) - 1):
             np.testing.assert_allclose(scored.logprob, plain(loaded, tokens), atol=1e-5)
         assert np.abs(scored.logprob - intact.logprob).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_edits_of_several_prompts_equal_full_passes(name, monkeypatch):
+    """Prompts of two sets of demonstrations, of unequal lengths, and short ones: each as if it ran alone."""
+    monkeypatch.setattr("stages.model.score.SHARED", 8)
+    monkeypatch.setattr("stages.model.score.ROWS", 5)
+    loaded = make(name, scale=3.0)
+
+    def demonstrated(first: int, ids: list[int], scored: int) -> Tokens:
+        begun = prompt(12, 4).ids[:10].copy()
+        begun[5] = first
+        length = len(begun) + len(ids)
+        return Tokens("p", "test", np.r_[begun, ids], np.zeros(length, bool), np.arange(length - scored, length))
+
+    prompts = [
+        demonstrated(20, [9, 8, 7, 6], 1),
+        demonstrated(20, [9, 5, 7, 6, 4], 2),
+        demonstrated(21, [9, 8, 7, 6], 1),
+        demonstrated(20, [9, 8, 6, 7], 1),
+        prompt(6, 3, scored=2),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    size = loaded.anatomy.layers[0].head_size
+    edits = [
+        [Edit(), *(Edit(heads={head: torch.randn(size, generator=generator)}) for head in ((2, 1), (0, number % 4)))]
+        + [Edit(added={1: torch.randn(32, generator=generator)})] * (number != 1)
+        for number in range(len(prompts))
+    ]
+    last = LastTokens(loaded, prompts)
+    assert [group.numbers for group in last.groups] == [[0, 3, 2], [1], [4]]
+    for tokens, asked, scores in zip(prompts, edits, last.edited(edits), strict=True):
+        assert len(asked) == len(scores)
+        for edit, scored in zip(asked, scores, strict=True):
+            with patched_everywhere(loaded, edit, int(tokens.target[0]) - 1):
+                np.testing.assert_allclose(scored.logprob, plain(loaded, tokens), atol=1e-5)
 
 
 def plain(loaded, tokens) -> np.ndarray:

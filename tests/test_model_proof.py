@@ -278,7 +278,7 @@ def measured(loaded) -> None:
     words = Tokens("w", "t", tokens.ids, tokens.special, words=tuple(np.arange(1, 39).reshape(-1, 2)))
     between = Relation(np.arange(1, 19), np.eye(19, dtype=bool)[:18], words=True)
     find(loaded.model)
-    prove(loaded)
+    loaded, _ = prove(loaded)
     measure(loaded, [words], [relations(tokens) | {"words": between}])
     batch = Batch(loaded, [tokens, tokens], [tokens.target, tokens.target])
     batch.ablated({(1, 0): torch.zeros(8)}, everywhere=False)

@@ -160,7 +160,6 @@ def slot(tmp_path, monkeypatch):
         content["tasks"] = {task: content["tasks"][task] for task in tasks}
         for task in content["tasks"].values():
             task["path"] = str(ROOT / task["path"])
-        content["classify"]["bootstrap"] = 200
         paths.PARAMS.write_text(yaml.safe_dump(content))
         fetch.main("encoder")
         for task in tasks:

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import LETTERS, WORDS, make
+from tiny import IDS, LETTERS, SMALL, WORDS, make
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from stages.model.tokens import encode, ordinary
+from stages.model.load import Loaded
+from stages.model.tokens import encode, longest, ordinary
 from stages.tasks.prompt import Prompt, Span
 
 DECODER, ENCODER = make("gpt2"), make("bert")
@@ -61,3 +65,74 @@ def test_random_prompts_are_ordinary_words(loaded):
     spelled = [loaded.tokenizer.decode([index]).strip() for index in ordinary(loaded.tokenizer)]
     assert all(word.isalpha() and len(word) > 1 for word in spelled) and "house" in spelled
     assert np.diff(ordinary(loaded.tokenizer)).min() > 0
+
+
+@given(words, st.sampled_from(["<bos>", "<eos>", "<pad>", "<mask>"]), words)
+@pytest.mark.parametrize("loaded", [DECODER, ENCODER], ids=["decoder", "encoder"])
+def test_control_tokens_that_a_text_spells_are_text(loaded, before, control, after):
+    text = " ".join([*before, control, *after])
+    span = Span("word", text.index(control), text.index(control) + len(control), 0, 1)
+    tokens = encode(loaded, row(text=text, relations=(span,)))
+    body = tokens.ids[~tokens.special]
+    assert spell(loaded, tokens, ~tokens.special) == text
+    assert not set(body) & set(loaded.tokenizer.all_special_ids)
+    assert tokens.special.sum() == (1 if loaded is DECODER else 2)
+    ((word,), _) = tokens.words, tokens.arcs
+    assert spell(loaded, tokens, word).strip() == control
+
+
+def test_a_vocabulary_that_holds_control_tokens_spells_them():
+    """Unigram (XLM-R, T5, ALBERT) finds `</s>` among its pieces whether special tokens are looked for or not."""
+    pieces = ["<s>", "</s>", "<unk>", "▁a", "▁b", "▁", "<", "/", "s", ">"]
+    core = Tokenizer(models.Unigram([(piece, 0.0 if piece[-1] == ">" else -3.0) for piece in pieces], 2))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    loaded = Loaded(DECODER.model, tokenizer, DECODER.anatomy, "decoder")
+    tokens = encode(loaded, row(text="a </s> b", relations=(Span("r", 2, 6, 0, 1),)))
+    assert tokenizer.convert_ids_to_tokens(tokens.ids) == ["<s>", "▁a", "▁", "<", "/", "s", ">", "▁b"]
+    assert tokens.special.tolist() == [True] + [False] * 7
+    ((query, key),) = tokens.spans["r"]
+    assert query.tolist() == [3, 4, 5, 6] and key.tolist() == [1]
+    unknown = encode(loaded, row(text="a z b"))
+    assert tokenizer.unk_token_id in unknown.ids  # a character that it does not know stays <unk>
+
+
+POSITIONS = {**SMALL, **IDS, "max_position_embeddings": 40}
+LIMITED = {
+    "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**POSITIONS | {"pad_token_id": 1})),
+    "xlm_roberta": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**POSITIONS | {"pad_token_id": 3})),
+    "mpnet": lambda: hf.MPNetForMaskedLM(hf.MPNetConfig(**POSITIONS)),
+    "esm": lambda: hf.EsmForMaskedLM(hf.EsmConfig(**POSITIONS, position_embedding_type="absolute")),
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**POSITIONS)),
+    "opt": lambda: hf.OPTForCausalLM(
+        hf.OPTConfig(
+            hidden_size=32,
+            num_attention_heads=4,
+            num_hidden_layers=2,
+            ffn_dim=48,
+            word_embed_proj_dim=32,
+            max_position_embeddings=40,
+            **IDS,
+        )
+    ),
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=40, **IDS)),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_longest_is_what_the_model_reads_and_one_more_is_too_long(name):
+    model = LIMITED[name]().eval()
+    limit = longest(SimpleNamespace(model=model))
+    with torch.no_grad():
+        model(input_ids=torch.full((1, limit), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 7))
+
+
+def test_longest_is_found_in_the_text_config():
+    text = hf.LlamaConfig(**SMALL, **IDS, max_position_embeddings=77)
+    vision = hf.CLIPVisionConfig(**SMALL, image_size=16, patch_size=4)
+    config = hf.LlavaConfig(text_config=text, vision_config=vision, image_token_index=9)
+    assert longest(SimpleNamespace(model=hf.LlavaForConditionalGeneration(config))) == 77
+    mpt = hf.MptConfig(d_model=32, n_heads=4, n_layers=1, max_seq_len=33, vocab_size=IDS["vocab_size"])
+    assert longest(SimpleNamespace(model=hf.MptForCausalLM(mpt))) == 33

@@ -105,17 +105,34 @@ def effects(generator: np.random.Generator, draws: int = synthetic.DRAWS) -> pd.
     return synthetic.effects(generator, PHENOMENA, FUNCTIONS, draws)
 
 
-def steering(generator: np.random.Generator) -> pd.DataFrame:
+def steering(generator: np.random.Generator, draws: int = 19) -> pd.DataFrame:
+    """Heads do what no control set does, but with shuffled labels three of 19 do; one function was left out."""
+    judged = {"controls": draws, "p_floor": 1 / (1 + draws) if draws else None, "overlap": 0.3 if draws else None}
+    judged["matching"] = "5 to 7 of 8 in the same layers, 8 of 8 of the same attention kind; no set holds a head tried"
+    judged |= {} if draws else {"matching": "no control possible: too few other heads"}
     found = []
-    means = {"none": 0.02, "function": 0.12, "heads": 0.62, "layer_average": 0.2, "random": 0.01}
+    means = {"none": 0.02, "heads": 0.62, "function": 0.12, "layer_average": 0.2, "control": 0.01}
+    same = {"low": 0.1, "high": 0.9, "clusters": 20, "tried": "", "note": ""}
     for function in FUNCTIONS:
-        found.append([function, -1, "clean", "none", 0.84, 0.7, 0.93, 20, 0, None])
+        clean = {"function": function, "context": "clean", "vector": "none", "accuracy": 0.84, "layer": -1}
+        found.append(same | clean | {"trials": 20, "heads": 0, "strength": 0})
         for context in ("zero_shot", "shuffled"):
             for vector, mean in means.items():
                 value = min(1, max(0, mean + generator.normal(0, 0.08) + 0.1 * (context == "shuffled")))
-                layer = {"none": -1, "heads": -1, "random": -1}.get(vector, 8)
-                low, high, strength = max(0, value - 0.12), min(1, value + 0.12), 3 if layer >= 0 else None
-                found.append([function, layer, context, vector, value, low, high, 20, 8 * (vector != "none"), strength])
+                row = {"function": function, "context": context, "vector": vector, "accuracy": value}
+                row |= {"trials": 20 if context == "zero_shot" else 12, "heads": 8 * (vector in ("heads", "control"))}
+                row |= {"layer": 8 if vector in ("function", "layer_average") else -1}
+                row |= {"tried": "4 8", "p": judged["p_floor"]} if vector == "heads" else {}
+                found.append(same | row | {"strength": 3 * (row["layer"] > 0)})
+    table = pd.DataFrame(found)
+    for (context, vector), cell in table[table["context"] != "clean"].groupby(["context", "vector"]):
+        row = {"function": "all", "context": context, "vector": vector, "accuracy": cell["accuracy"].mean()}
+        row |= {"trials": cell["trials"].sum(), "heads": cell["heads"].iloc[0], "layer": -1}
+        if vector == "heads":
+            at_least = 1 if context == "zero_shot" else 4
+            row |= judged | {"tried": "4 8", "p": at_least * judged["p_floor"] if draws else None}
+        found.append(same | row)
+    found.append({"function": "translate", "context": "clean", "vector": "none", "note": "not steered: solved 0.46"})
     return pd.DataFrame(found, columns=inputs.COLUMNS["steering"].split())
 
 
@@ -287,12 +304,48 @@ def test_sentences_say_the_numbers_of_the_files(folder, html):
     better = (pd.read_csv(folder / "grammar.csv")["gain_low"] > 0).sum()
     steps_ = pd.read_csv(folder / "iteration.csv")
     assert html.count('<tr class="sure">') == better + (steps_["low"] > steps_["baseline"]).sum()
-    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False)
-    shot = steered[(steered["context"] == "zero_shot") & (steered["vector"] == "heads")]["accuracy"].mean()
+    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False, na_values=[""])
+    alone = steered[steered["function"] != "all"]
+    shot = alone[(alone["context"] == "zero_shot") & (alone["vector"] == "heads")]["accuracy"].mean()
     assert f"heads {shot:.2f}, function" in page_text
     effect = heads_[heads_["family"] == "function"].sort_values("score_a", ascending=False)["score_b"]
     share = effect.head(5).sum() / effect.clip(lower=0).sum()
     assert f"The top 5 of 72 heads, chosen on one half of the prompts, carry {share:.0%}" in page_text
+
+
+def test_steering_is_ranked_among_control_sets(folder, html):
+    page_text = text_of(html)
+    steered = pd.read_csv(folder / "steering.csv", keep_default_na=False, na_values=[""])
+    together = steered[steered["function"] == "all"].set_index(["context", "vector"])
+    shot, before = (together["accuracy"]["zero_shot", vector] for vector in ("heads", "none"))
+    assert (
+        f"Without demonstrations, over 120 prompts: the top heads give accuracy {shot:.2f} [0.10, 0.90], from "
+        f"{before:.2f} with nothing written; none of 19 control sets is as accurate: rank p = 0.05, its floor."
+    ) in page_text
+    assert "After demonstrations with shuffled labels, over 72 prompts:" in page_text
+    assert "3 of 19 control sets are as accurate: rank p = 0.20; not told apart from other heads." in page_text
+    assert "6 of 7 functions were steered; left out: translate (solved 0.46)." in page_text
+    assert (
+        "5 to 7 of 8 in the same layers" in page_text
+        and "no set holds a head tried; two of them share 0.30" in page_text
+    )
+    members = pd.read_csv(folder / "heads.csv").query("family == 'function'")["member"].sum()
+    assert (
+        f"was chosen per function from 4 and 8: 8. That is not the family's number of members ({members})" in page_text
+    )
+    assert "the queries that are asked without demonstrations (20 per function)" in page_text
+
+
+def test_steering_without_control_sets_or_with_few_says_so(tmp_path):
+    none = steering(np.random.default_rng(7), draws=0)
+    page_text = text_of(render(write_slot(tmp_path / "none", steering=none)))
+    assert "no control set was run (no control possible: too few other heads), so that this may be what" in page_text
+    few = steering(np.random.default_rng(7), draws=2)
+    page_text = text_of(render(write_slot(tmp_path / "few", steering=few)))
+    assert "none of 2 control sets is as accurate: rank p = 0.33, its floor; with so few control sets" in page_text
+    unranked = steering(np.random.default_rng(7), draws=1).assign(p=None, note="12 prompts: fewer than 20")
+    page_text = text_of(render(write_slot(tmp_path / "unranked", steering=unranked)))
+    assert "there is 1 control set, but no rank among them (12 prompts: fewer than 20)." in page_text
 
 
 def test_counting_says_the_differences(folder, html):
@@ -331,11 +384,24 @@ def test_stepping_claims_only_what_intervals_allow(folder, html):
         assert f"as induction heads: L{top['layer']}H{top['head']} (induction {score:.2f})" in shown
 
 
-def test_silenced_steppers_have_a_verdict(folder, html):
-    section = text_of(html).split("The other functions cannot")[1].split("Tape positions, in per cent")[0]
-    assert "Silencing the 3 best iteration heads of copy (L5H1, L5H2, L11H2; 2 members, the others" in section
-    assert "recall on strings and tapes from 0.97 to" in section and "none of 19 control sets" in section
-    assert "strings and tapes 0.97" not in text_of(html)  # one function says nothing of the task
+def test_silenced_steppers_have_one_verdict_and_their_section_points_to_it(html):
+    shown = text_of(html)
+    section = shown.split("The other functions cannot")[1].split("Tape positions, in per cent")[0]
+    assert "What is lost when the best heads of iteration:copy are silenced stands under" in section
+    assert '<a href="#decoder-effects">What happens without them</a>' in html
+    assert shown.count("Silencing the 3 best iteration heads of copy (L5H1, L5H2, L11H2; 2 members, the others") == 1
+    said = shown.split("Silencing the 3 best iteration heads of copy")[1]
+    assert re.search(r"recall on strings and tapes from 0.97 to 0.4\d on these 18 prompts, .*?none of 19 control", said)
+    assert "strings and tapes 0.97" not in shown  # one function says nothing of the task
+
+
+def test_where_no_head_steps_at_all_none_is_named(tmp_path):
+    table = heads(np.random.default_rng(7))
+    parity = table["family"] == "iteration:parity"
+    table.loc[parity, ["score", "score_a", "score_b", "member"]] = 0
+    said = text_of(render(write_slot(tmp_path / "decoder", heads=table)))
+    said = said.split("Parity: it writes")[1].split("Polynomial: it writes")[0]
+    assert said.endswith("no head has more than half of its attention there at any position. ") and "L5H3" not in said
 
 
 def test_a_slot_that_steps_through_nothing_says_why(tmp_path):
@@ -378,7 +444,14 @@ def test_claims_are_the_main_measures_of_home_tasks_with_their_own_control_sets(
         own = controls[(controls["family"] == row.family) & (controls["task"] == row.task)]["change"]
         worse = (own >= row.change).sum() if row.measure == "loss" else (own <= row.change).sum()
         assert row.as_harmful == worse and verdicts.rank(row) == f"{worse} of 19"
-        assert row.zero == pytest.approx(1.5 * row.change)
+        assert list(row.besides) == ["zero"] and row.besides["zero"].value == pytest.approx(1.5 * row.change)
+
+
+@pytest.mark.parametrize(("main", "other"), [("mean", "zero"), ("zero", "mean"), ("other", "zero")])
+def test_the_kind_of_ablation_that_controls_have_is_the_one_that_claims_are_made_with(folder, main, other):
+    kinds = inputs.read("decoder", folder).effects.replace({"kind": {"mean": main, "zero": other}})
+    assert rows.main_kind(kinds) == main and rows.other_kinds(kinds) == [other]
+    assert set(rows.silenced(kinds, FAMILIES)["kind"]) == {main}
 
 
 def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
@@ -386,20 +459,25 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
     row = table[(table["family"] == "induction") & (table["task"] == "icl")].iloc[0]
     assert (
         "Silencing the 3 best induction heads (L5H1, L5H2, L11H2; 2 members, the others the best that are none) takes "
-        f"accuracy on in-context functions from 0.83 to {row['value']:.2f}, "
+        f"accuracy on in-context functions from 0.83 to {row['value']:.2f} on these 100 prompts, "
     ) in shown
     assert f"none of 19 control sets (as many heads, {synthetic.MATCHED}) does as much harm" in shown
     row = table[(table["family"] == "induction") & (table["task"] == "repeats")].iloc[0]
     said = (
-        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f}, "
-        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads "
-        "over 20 prompts; none of 19 control sets does as much harm: "
+        f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f} on these 20 prompts, "
+        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads; "
+        "none of 19 control sets does as much harm: "
         "rank p = 0.05, its floor, q = 0.08 over all claims."
     )
     assert said in shown
     assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
     assert "Two control sets of a family share, as their mean Jaccard index: previous 0.12" in shown
     assert "without control sets: it changes accuracy on minimal pairs by" in shown
+    assert "on 120 prompts (not told apart from no change)" in shown
+    assert (
+        f"Over all {len(table)} claims of this model at once, none has q at most 0.05: with so few control sets p "
+        "cannot fall below 0.05, nor q below p."
+    ) in shown
     assert not re.search(r"exclude|by chance\)|would by chance", shown)
 
 
@@ -407,7 +485,7 @@ def row_of(**values):
     same = {"family": "induction", "task": "repeats", "measure": "loss", "k": 2, "members": 2, "heads": "L1H0 L2H0",
             "value": 2.0, "intact": 1.0, "change": 1.0, "low": 0.5, "high": 1.5, "trials": 20, "controls": 19,
             "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "",
-            "note": ""}  # fmt: skip
+            "note": "", "besides": {}}  # fmt: skip
     return pd.Series(same | values)
 
 
@@ -426,11 +504,15 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"p": np.nan, "note": "not measurable: 0"}, "control sets, but no rank among them. Note: not measurable: 0."),
         ({"harm": -0.1, "p": 0.9, "as_harmful": 17}, ", which is no harm; 17 of 19 control sets"),
         ({"note": "worse than uniform"}, "its floor. Note: worse than uniform."),
-        ({"low": np.nan, "high": np.nan}, "2.000, +1.000 for these heads over 20 prompts;"),
+        ({"low": np.nan, "high": np.nan}, "2.000 on these 20 prompts, +1.000 for these heads;"),
         ({"change": np.nan, "note": "no function"}, "loss on random repeats was not measured (no function)."),
         ({"members": 0}, "L2H0; no member)"),
         ({}, "L2H0; all members)"),
-        ({"q": 0.0704}, "its floor, q = 0.07 over all claims."),
+        ({"q": 0.0704}, "its floor, q = 0.070 over all claims."),
+        ({"q": 0.075}, "its floor, q = 0.075 over all claims."),
+        ({"besides": {"zero": rows.Change(2.1, -0.4, 4.0)}},
+         "its floor. With zeros in their place the change is +2.100 [−0.400, +4.000], without control sets to"),
+        ({"besides": {"zero": rows.Change(2.1, 1.9, 2.3)}}, "its floor."),
     ],
 )  # fmt: skip
 def test_a_verdict_follows_its_row(changed, says):
@@ -442,10 +524,12 @@ def test_a_verdict_follows_its_row(changed, says):
     [
         ("5 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family",
          "all in the same layers; no member of a causal family"),
-        ("2 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family; "
-         "4 of 5 in the same layers, 4 of 5 of the same attention kind; holds members: 1 of sink (56 of 72 heads are)",
+        ("2 to 4 of 5 in the same layers, 4 to 5 of 5 of the same attention kind; 3 of 19 sets hold members of "
+         "previous, 19 of 19 sets hold members of grammar:function_words, 19 of 19 sets hold members of sink",
          "2 to 4 of 5 in the same layers, the others from the nearest; 4 to 5 of 5 of the same attention kind; "
-         "some: holds members: 1 of sink (56 of 72 heads are)"),
+         "hold members of grammar:function words (all sets), sink (all sets) and previous (3)"),
+        ("0 to 2 of 5 in the same layers, 5 of 5 of the same attention kind; no member of a causal family",
+         "0 to 2 of 5 in the same layers, the others from the nearest; no member of a causal family"),
         ("", "from the same or nearest layers"),
         ("drawn freely", "drawn freely"),
     ],
@@ -551,8 +635,8 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
 
 def test_no_members_and_no_control_are_said(tmp_path):
     none = heads(np.random.default_rng(1)).assign(member=0)
-    table = effects(np.random.default_rng(1), draws=0)
-    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none))
+    table, steered = effects(np.random.default_rng(1), draws=0), steering(np.random.default_rng(1), draws=0)
+    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered))
     shown = text_of(html)
     assert "None of the 72 heads is a member" in shown
     assert "No control sets were run." in shown
@@ -576,7 +660,7 @@ def test_several_slots_stand_one_after_the_other_and_side_by_side(tmp_path):
     two = write_slot(tmp_path / "encoder", metrics={"blimp": {"accuracy": 0.61}})
     html = render(one, two)
     assert html.index('id="decoder-overlap"') < html.index('id="encoder-model"') < html.index('id="compared"')
-    assert "blimp.accuracy 0.79 0.61" in text_of(html)
+    assert "minimal pairs, accuracy 0.79 0.61" in text_of(html)
     assert len(specs_of(html)) == len(set(re.findall(r'id="(chart-\d+)"', html)))
 
 
@@ -612,6 +696,35 @@ def test_numbers(value, digits, sign, text):
     assert sentences.number(value, digits, sign) == text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "level", "side"),
+    [(0.006, 0.3, 0.0, 1), (0.004, 0.3, 0.0, 0), (-0.3, -0.004, 0.0, 0), (-0.3, -0.01, 0.0, -1), (0.44, 0.5, 0.444, 0)],
+)
+def test_sides_are_decided_on_what_is_printed(low, high, level, side):
+    assert sentences.beyond(low, high, level) == side
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.05, "0.05"), (0.0526, "0.053"), (0.075, "0.075"), (0.1053, "0.11"), (0.0049, "0.005"), (0.0004, "below 0.001"),
+     (1.0, "1.00"), (float("nan"), "–")],
+)  # fmt: skip
+def test_p_values_do_not_round_across_a_threshold(p, text):
+    assert sentences.p_value(p) == text
+
+
+def test_the_best_are_all_named_or_counted():
+    table = pd.DataFrame(
+        {"group": list("abcdef"), "value": [1, 1, 0.999, 0.5, 0.25, 0.25], "trials": [8, 8, 8, 8, 9, 8]}
+    )
+    assert sentences.spread(table, "tasks") == (
+        "Best of 6 tasks (8 to 9 trials each): a, b and c with 1.00; worst: e and f with 0.25."
+    )
+    table.loc[3, "value"] = 1
+    assert "4 of them (a and b among them) with 1.00" in sentences.spread(table, "tasks")
+    assert sentences.spread(table[:4], "tasks") == "All 4 tasks stand at 1.00 (8 trials each)."
+
+
 def test_a_bound_that_is_not_0_does_not_read_as_0():
     row = pd.Series({"measure": "accuracy", "change": -0.068, "low": -0.133, "high": -0.003})
     assert verdicts.change(row) == "−0.068 [−0.133, −0.003]"
@@ -643,3 +756,10 @@ def test_dvc_plot_template_draws_members_of_two_revisions(folder):
     drawn = vl_convert.vegalite_to_svg(spec, vl_version="5.8")
     shown = ~table["family"].str.startswith("grammar:")  # 60 families more: too many for one picture
     assert drawn.count('stroke="#d55e00"') == 2 * (shown & (table["member"] == "1")).sum()
+
+
+def test_what_fetch_proved_is_on_the_page():
+    from stages.page.sections.studied import proved
+
+    said = proved({"reads": "ok", "caches": "not used: prompts that continue a cache differ"})
+    assert said == "at fetch, two ways agree: reads; caches: not used: prompts that continue a cache differ"

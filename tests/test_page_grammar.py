@@ -119,11 +119,13 @@ def test_nothing_to_say_says_both_medians(slot, shown):
     assert "was not measured" in grammar.nothing_to_say(grammar_rows.measured(without), "")[0].text
 
 
-def test_minimal_pairs_without_grammar_heads(slot, shown):
+def test_claims_on_minimal_pairs_stand_once_and_their_section_points_to_them(slot, shown):
     section = shown.split("and stands beside it only where")[1].split("What happens without them The best")[0]
-    assert "grammar heads of arguments (L5H1, L5H2, L11H2; 2 members" in section
-    assert "does as much harm: rank p = 0.05, its floor" in section
-    assert "grammar heads of clauses" in section and "not told apart from other heads" in section
+    assert "when the best heads of grammar:arguments and grammar:clauses are silenced stands under" in section
+    assert shown.count("grammar heads of arguments (L5H1, L5H2, L11H2; 2 members") == 1
+    arguments, clauses = shown.split("best grammar heads of arguments")[1].split("best grammar heads of clauses")
+    assert "does as much harm: rank p = 0.05, its floor" in arguments
+    assert "not told apart from other heads" in clauses
     own = rows.silenced(slot.effects, FAMILIES).query("family == 'grammar:arguments' and claim")
     assert list(own["task"]) == ["blimp"] and own["as_harmful"].item() == 0
 
@@ -203,6 +205,6 @@ def test_side_by_side_folds_the_gains(tmp_path):
     one = write_slot(tmp_path / "decoder", metrics={"grammar": {"uas": 0.4, "gain": gain}})
     html = render(one, write_encoder(tmp_path / "encoder"))
     shown = text_of(html)
-    assert "grammar.uas 0.4 0.5" in shown and "grammar.gain" not in shown
+    assert "grammar, uas 0.4 0.5" in shown and "grammar, gain" not in shown
     assert re.search(r"<summary>Accuracy of grammar heads beyond the best offset \(2 relations\)", html)
     assert "obj:dep-to-head 0.36 –" in shown

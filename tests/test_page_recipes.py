@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from stages.page import recipe_design, recipe_findings, recipes
+from stages.recipes import settings
 from stages.recipes.lesson import create
 from stages.statistics.findings import supported
 from stages.statistics.onset import earliest, rises
@@ -75,21 +76,37 @@ def test_arms_are_told_apart_only_by_their_interval(tmp_path, rise, said):
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        ((140, 120, 160), "the accuracy jumps after the induction score (+140 steps [+70, +210])"),
-        ((-140, -160, -120), "the accuracy jumps before the induction score (−140 steps [−210, −70])"),
+        ((140, 120, 160), "the accuracy jumps after the induction score (by 140 steps [70, 210])"),
+        ((-140, -160, -120), "the accuracy jumps before the induction score (by 140 steps [70, 210])"),
         (
             (40, 20, 60),
-            "the onsets of the accuracy and the induction score are not told apart",
+            "the onsets of the accuracy and the induction score are not told apart (difference +40 steps [−30, +110]; "
+            "positive: that of the accuracy comes later)",
         ),  # checkpoints: every 50
+        ((50.2, 50.2, 60), "are not told apart (difference +50 steps [0, +110]"),  # printed as 0: no order
     ],
 )
 def test_an_order_is_claimed_only_where_the_interval_and_the_checkpoints_allow_it(tmp_path, after, said):
-    assert said in text(results(tmp_path, after=after)).lower()
+    page = text(results(tmp_path, after=after), {Path(): runs(6)}).lower()
+    assert said.lower() in page
+    assert "no onset is known better than the 50 steps between two checkpoints" in page
 
 
-def test_no_order_is_claimed_from_one_seed(tmp_path):
-    said = text(results(tmp_path), {Path(): runs(1)})
-    assert "is not claimed from one run" in said and "jumps after" not in said
+@pytest.mark.parametrize(("seeds", "said"), [(1, "from one run"), (3, "from 3 runs"), (5, "from 5 runs")])
+def test_no_order_is_claimed_from_so_few_seeds_that_chance_puts_all_on_one_side(tmp_path, seeds, said):
+    page = text(results(tmp_path), {Path(): runs(seeds)})
+    assert f"is not claimed {said}" in page and "jumps after" not in page
+
+
+def test_a_run_that_does_not_jump_takes_the_mean_onset_away(tmp_path):
+    folder = results(tmp_path) / paths.study("induction")
+    table = pd.read_csv(folder / "findings.csv")
+    for value, there in ((0.5, True), (0.05, False)):
+        rows = pd.DataFrame([("rise", ARMS[0], "induction", "", 1, value, None, None)], columns=table.columns)
+        pd.concat([table, rows]).to_csv(folder / "findings.csv", index=False)
+        page = text(tmp_path, {Path(): runs(6)})
+        assert (page.count("around step 375") == 2) == there
+        assert ("jumps after" in page) == there
 
 
 def test_a_rise_must_be_clear_of_nothing_and_a_share_of_the_range():
@@ -151,10 +168,10 @@ def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
 
 
 def test_committed_long_studies_carry_the_hash_of_their_params():
-    settings = params.load_studies(ROOT / paths.FULL / paths.PARAMS)
-    for name, recipe in settings.recipes.items():
+    studies = params.load_studies(ROOT / paths.FULL / paths.PARAMS)
+    for name, recipe in studies.recipes.items():
         stamp = json.loads((ROOT / paths.FULL / paths.study(name) / "params.json").read_text())
-        assert stamp["sha256"] == params.digest(settings.seed, recipe), name
+        assert stamp["sha256"] == settings.digest(studies.seed, recipe), name
 
 
 def test_a_recipe_in_both_is_shown_by_the_study_with_more_runs(tmp_path):
@@ -175,7 +192,7 @@ def test_a_recipe_that_is_only_in_the_longer_studies_has_a_section(tmp_path):
 def test_a_long_study_made_with_other_params_says_so(tmp_path):
     folder = results(tmp_path / paths.FULL) / paths.study("induction")
     studies = {Path(): runs(1), paths.FULL: runs(4)}
-    for digest, stale in ((params.digest(17, runs(4).recipes["induction"]), False), ("0" * 64, True)):
+    for digest, stale in ((settings.digest(17, runs(4).recipes["induction"]), False), ("0" * 64, True)):
         (folder / "params.json").write_text(json.dumps({"sha256": digest}))
         said = text(tmp_path, studies)
         assert digest[:12] in said and ("HAVE CHANGED" in said) == stale and "older than" not in said
@@ -186,11 +203,17 @@ def test_a_long_study_made_with_other_params_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (("solved later", -300, -400, -200), "the accuracy is solved 300 steps earlier [−400, −200]"),
-        (("solved later", 300, 200, 400), "the accuracy is solved 300 steps later [+200, +400]"),
-        (("solved later", -50, -150, 20), "when the accuracy is solved is not told apart (−50 [−150, +20])"),
-        (("solved later", None, None, None), "the accuracy is solved in not every run of both"),
-        (("onset later", -300, -400, -200), "the accuracy jumps 300 steps earlier [−400, −200]"),
+        (("solved later", -300, -400, -200), "the accuracy is solved earlier (by 300 steps [200, 400])"),
+        (("solved later", 300, 200, 400), "the accuracy is solved later (by 300 steps [200, 400])"),
+        (
+            ("solved later", -50, -150, 20),
+            "when the accuracy is solved is not told apart (difference −50 steps [−150, +20]; negative: earlier)",
+        ),
+        (
+            ("solved later", None, None, None),
+            "the accuracy is solved in 1 of 2 runs of after and 2 of 2 runs of two layers, so that no times are",
+        ),
+        (("onset later", -300, -400, -200), "the accuracy jumps earlier (by 300 steps [200, 400])"),
     ],
 )
 def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_it(row, expected):
@@ -201,10 +224,18 @@ def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_i
     whole = whole.astype({"value": float, "low": float, "high": float})
     start = [("after", seed, 0, "induction", "L1H0", 1, value, None) for seed, value in enumerate((0.7, 0.9))]
     curve = pd.DataFrame(start, columns=recipes.CURVE.split())
-    (says,) = recipe_findings.ahead(recipe, whole, curve)
+    solved = [
+        ("solved", arm, "accuracy", "", seed, step, None, None)
+        for arm, steps in (("after", (700, None)), (ARMS[0], (700, 800)))
+        for seed, step in enumerate(steps)
+    ]
+    findings = pd.DataFrame(solved, columns=recipes.FINDINGS.split())
+    (says,) = recipe_findings.ahead(recipe, findings, whole, curve)
     assert says.startswith("After learned something else first: 70 steps of length 12. Counted from there")
     assert expected in says and says.endswith("At its step 0: induction score 0.80.")
-    assert recipe_findings.ahead(RECIPE, whole, curve) == []
+    assert recipe_findings.ahead(RECIPE, findings, whole, curve) == []
+    (says,) = recipe_findings.ahead(recipe, findings, whole[:0], curve)
+    assert "70 steps of length 12. Whether it is ahead of two layers is not claimed. " in says
 
 
 def test_a_run_that_is_never_solved_is_called_so():
@@ -239,3 +270,14 @@ def test_every_run_of_every_arm_is_in_a_table():
     columns, table = recipe_findings.every_run(findings, ARMS, ["induction", "accuracy"])
     assert columns == ["variant", "induction score", "accuracy"]
     assert table == [["two layers", "–", "1.00 0.50"], ["one layer", "–", "–"]]
+
+
+def test_steepest_changes_are_compared_only_with_variants_that_start_from_the_same(tmp_path):
+    folder = results(tmp_path) / paths.study("induction")
+    table = pd.read_csv(folder / "findings.csv")
+    table.assign(versus=table["versus"].replace(ARMS[1], "after")).to_csv(folder / "findings.csv", index=False)
+    first = {"arguments": RECIPE.train.arguments | {"length": 12}, "steps": 70}
+    for arm, compared in (({}, True), ({"first": first}, False)):
+        recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": arm}})
+        page = text(tmp_path, {Path(): params.Studies(seed=17, recipes={"induction": recipe})})
+        assert ("Its change exceeds that of after" in page) == compared

@@ -56,7 +56,6 @@ def clone(tmp_path_factory) -> Path:
     content["plan"] |= {"leave_out": [*content["plan"]["leave_out"], "sink"], "top": 2, "draws": 4, "sample": 2}
     content["tasks"]["repeats"]["prompts"] = 48  # 20 of split b carry a claim
     content["ablate"]["prompts"]["repeats"] = 20
-    content["classify"]["bootstrap"] = 200
     content["recipes"]["induction"]["train"] |= {"steps": 4, "seeds": 1, "checkpoints": {"even": 2}}
     content["recipes"]["induction"]["study"] |= {"sequences": 8, "bootstrap": 200}
     for step in range(2):

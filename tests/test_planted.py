@@ -37,7 +37,7 @@ from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
 TASKS = Path(__file__).parents[1] / "stages/tasks"
-SETTINGS = SimpleNamespace(resamples=10_000, bootstrap=300, alpha=0.05, margin=0.05, thresholds={})
+SETTINGS = SimpleNamespace(resamples=10_000, alpha=0.05, margin=0.05, thresholds={})
 WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
 

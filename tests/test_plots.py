@@ -46,6 +46,7 @@ EFFECTS = [
         ("family", "induction", 0, "x", 9.0),
     )
 ]  # fmt: skip
+SETS = ["all others", "control sets"]
 STEERING = [{"rev": "a", "function": "plural", "context": "zero_shot", "vector": vector, "accuracy": accuracy}
             for vector, accuracy in (("none", 0.1), ("heads", 0.9))]  # fmt: skip
 NGRAM = [{"rev": "a", "task": task, "group": group, "measure": "accuracy", "value": 0.5}
@@ -53,18 +54,25 @@ NGRAM = [{"rev": "a", "task": task, "group": group, "measure": "accuracy", "valu
 
 
 @pytest.mark.parametrize(
-    ("rows", "axes", "labels", "marks"),
+    ("rows", "axes", "labels", "marks", "shapes"),
     [
-        (EFFECTS, {"x": "change", "y": "family"}, ["induction", "repeats loss", "text loss"], 8),
-        (STEERING, {"x": "accuracy", "y": "vector"}, ["none", "heads", "zero_shot plural"], 2),
-        (NGRAM, {"x": "value", "y": "group"}, ["x", "y", "blimp accuracy", "icl accuracy"], 4),
+        (
+            EFFECTS,
+            {"x": "change", "y": "family"},
+            ["induction", "repeats loss", "text loss"],
+            8,
+            ["all others", "control sets"],
+        ),
+        (STEERING, {"x": "accuracy", "y": "vector"}, ["none", "heads", "zero_shot plural"], 2, ["all rows"]),
+        (NGRAM, {"x": "value", "y": "group"}, ["x", "y", "blimp accuracy", "icl accuracy"], 4, ["all rows"]),
     ],
 )
-def test_rows_are_drawn_with_text_on_a_nominal_axis(rows, axes, labels, marks):
+def test_rows_are_drawn_with_text_on_a_nominal_axis(rows, axes, labels, marks, shapes):
     spec, picture = drawn("rows", rows, **axes)
     assert spec["spec"]["encoding"]["y"]["type"] == "nominal"
     assert all(f">{label}<" in picture for label in labels)
     assert len(re.findall(r'aria-roledescription="point"', picture)) == marks
+    assert re.findall(">(all others|all rows|control sets)<", picture) == shapes  # only tables with controls say so
 
 
 def test_curves_have_a_panel_per_measure():

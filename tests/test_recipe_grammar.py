@@ -19,15 +19,15 @@ from stages.page import recipe_findings
 from stages.page import recipes as page
 from stages.recipes import masked
 from stages.recipes.lesson import IGNORED, Pair
+from stages.recipes.settings import Architecture
 from stages.statistics import findings, onset
 from stages.store import params, paths
-from stages.store.params import Architecture
 from stages.tasks.prompt import stream
 from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, subjects
 from stages.tasks.treebank.tree import Tree
 from stages.tasks.treebank.words import Draw
 from stages.training.build import build, numbered
-from stages.training.study import measured
+from stages.training.checkpoint import measured
 from stages.training.train import objective
 
 ROOT = Path(__file__).parents[1]
@@ -341,9 +341,13 @@ def test_the_page_shows_levels_arms_and_what_is_filled_in(studied):
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ((30.0, 10.0, 50.0), "The UAS of heads of plain jumps before that of promoted (+30 steps [+10, +50])"),
-        ((-30.0, -50.0, -10.0), "The UAS of heads of plain jumps after that of promoted (−30 steps [−50, −10])"),
-        ((5.0, -10.0, 50.0), "not told apart"),
+        ((30.0, 10.0, 50.0), "The UAS of heads of plain jumps before that of promoted (by 30 steps [10, 50])."),
+        ((-30.0, -50.0, -10.0), "The UAS of heads of plain jumps after that of promoted (by 30 steps [10, 50])."),
+        (
+            (5.0, -10.0, 50.0),
+            "The onsets of the UAS of heads of plain and of promoted are not told apart "
+            "(difference +5 steps [−10, +50]; positive: that of promoted comes later).",
+        ),
     ],
 )
 def test_arms_come_earlier_only_where_the_interval_says_so(interval, said):

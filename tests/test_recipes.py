@@ -22,13 +22,14 @@ from stages import dynamics, train
 from stages.recipes.induction import Induction
 from stages.recipes.iteration import END, PADDING, SEPARATOR, Iteration
 from stages.recipes.lesson import IGNORED, create
+from stages.recipes.settings import Architecture, Optimizer
 from stages.statistics import findings, onset
 from stages.store import params, paths
 from stages.store.errors import UserError
 from stages.tasks.iteration.tape import SYMBOLS, last_chance, tape, uncertainty
 from stages.tasks.prompt import stream
 from stages.training.build import build, read, save, sinusoids
-from stages.training.study import measured
+from stages.training.checkpoint import measured
 from stages.training.train import rate
 from stages.training.train import train as train_alone
 
@@ -158,7 +159,7 @@ def test_attention_only_models_have_silent_mlps_and_are_read_by_the_auto_class(t
 
 
 def test_the_learning_rate_warms_up_and_then_stays_or_falls():
-    options = params.Optimizer(learning_rate=0.1, schedule="cosine", warmup=4, decay=0.0, betas=(0.9, 0.99), clip=1.0)
+    options = Optimizer(learning_rate=0.1, schedule="cosine", warmup=4, decay=0.0, betas=(0.9, 0.99), clip=1.0)
     assert [rate(options, step, 10) for step in (0, 3, 4, 7)] == pytest.approx([0.25, 1.0, 1.0, 0.5])
     assert rate(options.model_copy(update={"schedule": "constant"}), 9, 10) == 1.0
 
@@ -447,12 +448,12 @@ def test_a_model_learns_first_only_what_fits_it(tmp_path, monkeypatch):
 
 def test_queries_keys_and_embeddings_may_start_smaller_or_larger():
     shape = {"type": "gpt2", "layers": 2, "heads": 1, "width": 64, "inner": 8, "initializer_range": 0.1}
-    model = build(params.Architecture(**shape, embedding_range=0.4, attention_range=0.01), 50, 16)
+    model = build(Architecture(**shape, embedding_range=0.4, attention_range=0.01), 50, 16)
     queries_DD, keys_DD, values_DD = model.transformer.h[1].attn.c_attn.weight.split(64, dim=1)
     found = [float(weight.detach().std()) for weight in (queries_DD, keys_DD, values_DD, model.transformer.wte.weight)]
     assert found == pytest.approx([0.01, 0.01, 0.1, 0.4], rel=0.1)
     with pytest.raises(ValueError, match="of gpt2, not of llama"):
-        params.Architecture(**shape | {"type": "llama"}, embedding_range=0.4)
+        Architecture(**shape | {"type": "llama"}, embedding_range=0.4)
 
 
 def test_the_run_that_is_pictured_is_the_best_one_on_split_a_at_the_last_checkpoint():

@@ -15,6 +15,7 @@ from test_planted import planted
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages import dynamics, prepare, train
+from stages.families import outcomes
 from stages.families.family import Tokens
 from stages.page import recipes as page
 from stages.recipes.families import Families
@@ -313,6 +314,21 @@ def test_grammar_is_the_share_of_arcs_that_the_heads_chosen_on_split_a_find():
     [row] = whole[whole.measure == "grammar"].itertuples()
     assert (row.sequence, row.weight) == ("1", 30)
     assert (row.value, row.null) == pytest.approx(((0.5 * 20 + 0.8 * 10) / 30, 20 / 30))
+
+
+def test_outcomes_lie_with_the_families_of_their_task():
+    lesson = Families(tasks=("text", "needle", "treebank"))
+    assert lesson.outcome_names == ["loss", "in_context", "repeats_loss", "repeats_in_context", "recall"]
+    assert lesson.falls == set(lesson.outcome_names) - {"recall"} and outcomes("treebank") is None
+    logprob, top = -np.arange(8.0), np.arange(8) % 2 == 0
+    assert outcomes("text").measures(logprob, top) == {"loss": 3.5, "in_context": 6.0}
+    assert outcomes("repeats").measures(logprob, top) == {"repeats_loss": 6.5, "repeats_in_context": 6.0}
+    assert outcomes("needle").measures(logprob, top) == {"recall": 0.5}
+    assert outcomes("text").measures(logprob[:3], top[:3]) == {}  # no quarters
+    ids, special = np.arange(12), np.arange(12) == 0
+    long, short = (Tokens("0", role, ids, special) for role in ("long", "short"))
+    assert outcomes("text").scored(long).tolist() == [2, 6, 10] and not len(outcomes("text").scored(short))
+    assert outcomes("repeats").scored(long).tolist() == list(range(2, 12))
 
 
 def test_labels_with_few_arcs_are_left_out():

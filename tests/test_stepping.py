@@ -36,7 +36,8 @@ def heads() -> pd.DataFrame:
 
 
 def built(table: pd.DataFrame) -> pd.DataFrame:
-    return stepping.table(table, heads()).set_index(["function", "relation"])
+    rows = stepping.table(lambda relation: table[table.relation == relation], heads())
+    return rows.set_index(["function", "relation"])
 
 
 def test_chosen_on_one_half_and_reported_on_the_other():
@@ -67,7 +68,7 @@ def test_ability_stands_beside_chance_at_the_same_lengths():
 
 
 def test_functions_that_were_not_measured_have_no_row_and_metrics_hold_the_others():
-    steps = stepping.table(relations(("parity",)), heads())
+    steps = built(relations(("parity",))).reset_index()
     assert set(steps.function) == {"parity"}
     nothing = pd.DataFrame(columns=["accuracy"])
     found = metrics(heads(), pd.DataFrame(columns=effects.COLUMNS), pd.DataFrame(), nothing, steps, None, {})

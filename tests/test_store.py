@@ -62,7 +62,7 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     message = broken(tmp_path, put("plan", "kinds", ["mean", "zero", "zero"]))
     assert "plan.kinds = ['mean', 'zero', 'zero']: each value may stand once" in message
     assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
-    assert "steer.queries = 1" in broken(tmp_path, put("steer", "queries", 1))
+    assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 
 def test_values_out_of_range_name_key_value_and_range(tmp_path):

@@ -2,33 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from stages.families import FAMILIES
+from stages.page.section import Context
+from stages.page.sections import overlap as overlap_section
 from stages.statistics import arcs, effects, stepping
 from stages.statistics.causal import AGREEMENT, CAUSAL
 from stages.store import paths, tables
 from stages.store.metrics import metrics
-from stages.summarize import main, overlap, reliability, summarize_steering, with_single_effect
-
-
-def test_steering_pools_random_draws_and_reports_the_chosen_setting_only():
-    one = {"function": "f", "split": "b", "context": "zero_shot", "layer": -1, "strength": 0.0, "heads": 4}
-    rows = [
-        one | {"prompt": f"p{n}", "cluster": f"c{n}", "vector": vector, "draw": draw, "chosen": chosen,
-               "correct": correct, "logprob": -1.0}
-        for n in range(8)
-        for vector, draw, chosen, correct in (
-            ("heads", 0, True, n < 4), ("heads", 0, False, True), ("random", 0, True, False), ("random", 1, True, True)
-        )
-    ]  # fmt: skip
-    table = summarize_steering(pd.DataFrame(rows)[tables.STEERING.names]).set_index("vector")
-    assert table.accuracy.to_dict() == {"heads": 0.5, "random": 0.5}
-    assert table.trials.to_dict() == {"heads": 8, "random": 16}
-    assert (table.low < table.accuracy).all() and (table.accuracy < table.high).all()
+from stages.summarize import main, overlap, reliability, with_single_effect
 
 
 def test_overlap_and_reliability_follow_the_heads_table():
@@ -40,14 +28,26 @@ def test_overlap_and_reliability_follow_the_heads_table():
         for at, (layer, head) in enumerate(heads)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    found = overlap(table).set_index(["family_a", "family_b"])
+    shared = overlap(table).set_index(["family_a", "family_b"])
     chance = 4 * 4 / 20
     expected = chance / (8 - chance)
-    assert found.corrected["induction", "retrieval"] == pytest.approx((2 / 6 - expected) / (1 - expected))
-    assert found.corrected["induction", "induction"] == pytest.approx(1.0)
+    assert shared.corrected["induction", "retrieval"] == pytest.approx((2 / 6 - expected) / (1 - expected))
+    assert shared.corrected["induction", "induction"] == pytest.approx(1.0)
     by_family = reliability(table, {"retrieval": 0.3}).set_index("family")
     assert by_family.spearman.to_dict() == pytest.approx({"induction": 1.0, "retrieval": -1.0})
     assert by_family.threshold.to_dict() == {"induction": 0.4, "retrieval": 0.3}  # its own, that of params
+
+
+def test_heads_shared_by_nested_relations_are_no_finding():
+    heads = pd.DataFrame([(layer, head) for layer in range(5) for head in range(4)], columns=["layer", "head"])
+    members = {"previous": 4, "local": 4, "induction": 3}
+    table = pd.concat([heads.assign(family=name, member=heads.index < count) for name, count in members.items()])
+    slot = SimpleNamespace(overlap=overlap(table), path=lambda name: name)
+    (figure,) = overlap_section.overlap(slot, Context(FAMILIES, []))
+    assert figure.says.startswith("Beyond chance, previous and induction overlap most: 3 heads")
+    assert "no finding: previous and local (4)." in figure.says
+    apart = SimpleNamespace(overlap=overlap(table[table.family != "local"]), path=lambda name: name)
+    assert "no finding" not in overlap_section.overlap(apart, Context(FAMILIES, []))[0].says
 
 
 def test_a_family_is_asked_whether_its_score_goes_with_single_effects_on_its_home_task():
@@ -102,16 +102,16 @@ def test_metrics_hold_change_and_rank_of_the_main_measure():
         row | {"measure": "accuracy", "change": -0.1, "task": "blimp"},
         row | {"purpose": "none", "family": "", "kind": "", "measure": "recall", "value": 0.9, "trials": 40},
     ]
-    found = small(silenced=pd.DataFrame(rows, columns=effects.COLUMNS))
-    assert found["ablation"] == {"retrieval": {"blimp": {"change": -0.1}, "needle": {"change": -0.4, "p": 0.05}}}
-    assert found["needle"] == {"recall": 0.9, "trials": 40}
+    numbers = small(silenced=pd.DataFrame(rows, columns=effects.COLUMNS))
+    assert numbers["ablation"] == {"retrieval": {"blimp": {"change": -0.1}, "needle": {"change": -0.4, "p": 0.05}}}
+    assert numbers["needle"] == {"recall": 0.9, "trials": 40}
 
 
 def test_what_mixes_directions_is_a_hit_rate():
     row = {"label": "all", "accuracy": 0.7, "baseline": 0.4, "trials": 600}
     rows = [row | {"direction": "dep-to-head"}, row | {"direction": "", "accuracy": 0.75, "trials": 3000}]
-    found = small(grammar=pd.DataFrame(rows, columns=arcs.COLUMNS))["grammar"]
-    assert found == {"uas": 0.7, "uas_offset": 0.4, "arcs": 600, "hit_rate": 0.75, "hit_rate_offset": 0.4}
+    numbers = small(grammar=pd.DataFrame(rows, columns=arcs.COLUMNS))["grammar"]
+    assert numbers == {"uas": 0.7, "uas_offset": 0.4, "arcs": 600, "hit_rate": 0.75, "hit_rate_offset": 0.4}
 
 
 def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
@@ -175,9 +175,9 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     row = pd.read_csv(folder / "reliability.csv").iloc[0]
     assert (row.family, row.threshold, row.effect_task) == ("retrieval", 0.25, "needle")
     assert row.effect_rho > 0.9 and row.effect_p < 0.01
-    found = json.loads((folder / "metrics.json").read_text())
-    assert found["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
-    assert found["needle"] == {"recall": 1.0, "trials": 24}
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
+    assert numbers["needle"] == {"recall": 1.0, "trials": 24}
     columns = "layer head family score score_a score_b null baseline low high q member member_a prompts note"
     assert list(pd.read_csv(folder / "heads.csv").columns) == columns.split()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

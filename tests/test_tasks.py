@@ -1,5 +1,6 @@
 """A task is a folder: it is found, its prompts are in both splits, and params.yaml may ask for it."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,15 @@ def test_a_new_task_is_a_folder_and_an_entry_in_params(tmp_path):
     assert written.text.tolist() == ["drawer :", "stressed :"] and set(written.split) == {"a", "b"}
     content["tasks"]["reversal"]["word"] = 1
     assert "tasks.reversal.word = 1: unknown key; allowed: path, source, words" in prepare()
+
+
+def test_no_task_is_told_from_another_by_its_name():
+    """What differs between tasks is a property of theirs, or lies with their families; the page alone may name one."""
+    worded = {"tasks", "families", "page", "report.py"}
+    compared = []
+    for file in (ROOT / "stages").rglob("*.py"):
+        if file.relative_to(ROOT / "stages").parts[0] not in worded:
+            comparisons = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Compare)]
+            strings = [part for node in comparisons for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            compared += [(file.name, part.lineno, part.value) for part in strings if part.value in tasks.names()]
+    assert not compared

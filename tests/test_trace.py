@@ -9,6 +9,7 @@ import tiny
 
 from stages import trace
 from stages.families.family import Tokens
+from stages.store import tables
 
 
 def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace:
@@ -34,6 +35,20 @@ def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
     means = trace.fitted(pd.DataFrame(rows), pd.Series(clusters), loaded)
     values = {part: float(mean[0, 0]) for (_, part), mean in means.items()}
     assert values == {"a": 3.0, "a0": 2.0, "a1": 4.0}  # sets 0 2 4 6; 0 4; 2 6
+
+
+def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path):
+    accuracy = pd.Series({"plural": 0.9, "past": 0.3, "upper": 0.5, "last": 0.5})
+    traced = {("plural", "a"), ("plural", "b"), ("upper", "b"), ("past", "a")}
+    why = trace.left_out(accuracy, 0.5, traced)
+    assert why["past"] == "accuracy with demonstrations is 0.30, below 0.5" and "plural" not in why
+    assert why["upper"].startswith("no shuffled prompt of split a can be traced")
+    assert why["last"].startswith("no shuffled prompt of split a or b can be traced")
+    path = tmp_path / "indirect.parquet"
+    tables.write(path, [], tables.skipping(tables.INDIRECT, why))
+    assert tables.skipped(path) == why and tables.reason(path) == ""
+    tables.write(path, [], tables.INDIRECT)
+    assert tables.skipped(path) == {}
 
 
 @pytest.mark.parametrize(("answer", "number"), [([" ", "1", "8"], 1), ([" 18"], 0), (["\n", " ", "x"], 2), ([" "], 0)])

@@ -61,6 +61,8 @@ class Family:
     home: tasks that the family's heads are asked about by silencing them; none: no causal evidence is sought.
     home_group: the group of prompts of its home tasks that it is asked about; '' for all.
     joint: families with the same `joint` name are silenced together, under it: their best heads in any of them.
+    within: families whose relation holds every pair of this one's (where both are asked): a head with enough attention
+        here has it there as well, so that members in both are no finding.
     """
 
     name: str
@@ -78,6 +80,33 @@ class Family:
     home: tuple[str, ...] = ()
     home_group: str = ""
     joint: str = ""
+    within: tuple[str, ...] = ()
+
+
+def target(tokens: Tokens) -> np.ndarray:
+    """Score every token of the target."""
+    return tokens.target
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is said, beside the heads measured on a task's prompts, of the model: where checkpoints are measured.
+
+    names: the measures, in the order in which they are shown; falls: those of which less is better.
+    measures: log-probabilities of the scored tokens (N,), nats, and whether each is the argmax -> measure -> value.
+    scored: a prompt's tokens -> positions that are scored, (N,). The position before predicts.
+    """
+
+    names: tuple[str, ...]
+    measures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    falls: tuple[str, ...] = ()
+    scored: Callable[[Tokens], np.ndarray] = target
+
+
+def quarters(logprob: np.ndarray) -> tuple[float, float] | None:
+    """Return the mean loss, nats per token, in the first and in the last quarter; None where there are none."""
+    quarter = len(logprob) // 4
+    return (-logprob[:quarter].mean(), -logprob[-quarter:].mean()) if quarter else None
 
 
 def one_key(length: int, queries: np.ndarray, keys: np.ndarray) -> Relation | None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 
 from stages.store.errors import UserError
 
@@ -26,7 +27,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that 
 
 def listed(folder: Path) -> list[Path]:
     """Return the files of a folder that loading may read or that say where the model comes from, by name."""
-    return sorted({file for pattern in FILES for file in folder.glob(pattern)})
+    return sorted({file for pattern in FILES for file in folder.glob(pattern) if not file.is_dir()})
 
 
 def weights(folder: Path) -> list[Path]:
@@ -40,18 +41,22 @@ def weights(folder: Path) -> list[Path]:
             "the whole model to a folder, or remove the adapter"
         )
     for file in listed(folder):
-        with file.open("rb") as stream:
-            if stream.read(len(POINTER)) == POINTER:
-                raise UserError(f"{file}: a git-lfs pointer, not the file itself; run git lfs pull in that repository")
+        try:
+            with file.open("rb") as stream:
+                begins = stream.read(len(POINTER))
+        except OSError as error:  # a link into a cache that was emptied, or no permission
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        if begins == POINTER:
+            raise UserError(f"{file}: a git-lfs pointer, not the file itself; run git lfs pull in that repository")
     quantised, tensors = sorted(folder.glob("*.gguf")), sorted(folder.glob("*.safetensors"))
     if quantised:
         return [_single(folder, quantised, tensors)]
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
     if (folder / INDEX).is_file():
-        return _shards(folder)
+        return [_sound(file) for file in _shards(folder)]
     if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+        return [_sound(folder / WEIGHTS)]
     named = ", ".join(file.name for file in tensors[:3])
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles and not named:
@@ -85,6 +90,15 @@ def _shards(folder: Path) -> list[Path]:
     if unnamed := sorted({file.name for file in folder.glob("model*.safetensors")} - set(names)):
         raise UserError(f"{folder / INDEX}: {unnamed[0]} is not named by it; remove the file or complete the index")
     return [folder / name for name in names]
+
+
+def _sound(file: Path) -> Path:
+    """Return the file if its header can be read and its length is what the header says."""
+    try:
+        with safe_open(file, framework="np"):
+            return file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged or cut ({error}); get it again") from None
 
 
 def fingerprint(file: Path) -> str:
@@ -132,9 +146,12 @@ def making(target: Path) -> Iterator[Path]:
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    try:
+        yield part
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def alone(target: Path) -> FileLock:

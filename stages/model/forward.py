@@ -23,22 +23,42 @@ from stages.model.load import Loaded
 
 
 class _FrozenLayer(DynamicLayer):
-    """One layer's keys and values (1, heads, P, K) of a prefix; `update` returns prefix + new and keeps nothing."""
+    """One layer's keys and values (N, heads, P, K) of prefixes; `update` returns prefix + new and keeps nothing.
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    which_B: the prefix that each row continues; None where there is one for all rows.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, which_B: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True
+        self.keys, self.values, self.which_B, self.is_initialized = keys, values, which_B, True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
-        rows = (len(key_states), -1, -1, -1)
-        keys = torch.cat([self.keys.expand(rows), key_states], dim=-2)
-        return keys, torch.cat([self.values.expand(rows), value_states], dim=-2)
+        return self._after(self.keys, key_states), self._after(self.values, value_states)
+
+    def _after(self, kept: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+        kept = kept.expand(len(fresh), -1, -1, -1) if self.which_B is None else kept[self.which_B]
+        return torch.cat([kept, fresh], dim=-2)
 
 
 def frozen(cache: Cache, below: Cache | None = None, layer: int = 0) -> Cache:
     """Freeze a filled cache of one row; its first `layer` layers are taken from `below`."""
     fresh = [_FrozenLayer(entry.keys, entry.values) for entry in cache.layers[layer:]]
     return Cache(layers=(list(below.layers[:layer]) if below is not None else []) + fresh)
+
+
+def side_by_side(rows: Sequence[tuple[Cache, int]], length: int) -> Cache:
+    """Freeze the first `length` tokens of rows of filled caches: prefix n is row rows[n][1] of cache rows[n][0]."""
+
+    def stacked(layer: int, name: str) -> torch.Tensor:
+        return torch.cat([getattr(cache.layers[layer], name)[row : row + 1, :, :length] for cache, row in rows])
+
+    number = len(rows[0][0].layers)
+    return Cache(layers=[_FrozenLayer(stacked(layer, "keys"), stacked(layer, "values")) for layer in range(number)])
+
+
+def continuing(prefixes: Cache, which_B: torch.Tensor) -> Cache:
+    """Return the cache of a batch whose row b continues prefix which_B[b]; nothing is copied before a layer runs."""
+    return Cache(layers=[_FrozenLayer(entry.keys, entry.values, which_B) for entry in prefixes.layers])
 
 
 def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,18 +141,27 @@ def prefill(loaded: Loaded, ids: np.ndarray) -> Cache:
 
 
 @contextmanager
-def remembering(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the residual (B, T, D) at the input of every attention layer's block, for `resuming`."""
-    inputs: dict[int, torch.Tensor] = {}
+def remembering(loaded: Loaded, after: bool = False) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect the residual (B, T, D) at the input of every attention layer's block, for `resuming`, by layer.
+
+    after: at its output instead.
+    """
+    residuals: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for number, layer in loaded.anatomy.layers.items() if loaded.resumes else ():
+        for number, layer in loaded.anatomy.layers.items() if loaded.resumes or after else ():
 
             def keep(module: Any, args: tuple, kwargs: dict, number: int = number) -> None:
-                inputs[number] = args[0] if args else kwargs["hidden_states"]
+                residuals[number] = args[0] if args else kwargs["hidden_states"]
+
+            def keep_after(module: Any, args: tuple, output: Any, number: int = number) -> None:
+                residuals[number] = output[0] if isinstance(output, tuple | list) else output
 
             block = loaded.model.get_submodule(layer.block)
-            stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        yield inputs
+            if after:
+                stack.callback(block.register_forward_hook(keep_after).remove)
+            else:
+                stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        yield residuals
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -33,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from stages.model import files, gguf
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
 from stages.model.origin import changed, locate, readable
-from stages.model.weights import only_pooler, prove, prove_stored
+from stages.model.weights import only_pooler, prove_filled, prove_stored
 from stages.store import paths
 from stages.store.errors import UserError
 from stages.store.params import Model
@@ -74,9 +75,13 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     same function there, the model runs eager.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    origin = locate(slot, Model(**{key: record[key] for key in ("source", "name", "revision")}))
-    if name := changed(origin, record["files"]):
+    try:
+        record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+        source, pinned = Model(**{key: record[key] for key in ("source", "name", "revision")}), record["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
+    origin = locate(slot, source)
+    if name := changed(origin, pinned):
         raise UserError(
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
@@ -162,7 +167,8 @@ def _classes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
     """
     named, kind = (getattr(config, "architectures", None) or [""])[0], config.model_type
     if named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        return [DECODER]
+        known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # else a part of a model, whose class only its name gives
+        return [DECODER if known else ("decoder", getattr(transformers, named))]
     if named in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return [MASKED]
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
@@ -185,8 +191,9 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, Pre
             model, info = _pretrained(auto, read)
             if only_pooler(model, info["missing_keys"]):
                 model, info = _pretrained(auto, read, add_pooling_layer=False)
-            prove(str(folder), model, info)
-            prove_stored(model, files.weights(read))
+            weights = files.weights(read)
+            prove_filled(str(folder), model, info, weights)
+            prove_stored(model, weights)
             return kind, model.eval().requires_grad_(False)
         except UserError:
             if auto is tried[-1][1]:
@@ -213,12 +220,12 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
     tokenizer = AutoTokenizer.from_pretrained(read, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{folder}: its tokenizer has no vocabulary; tokenizer.json is missing or empty")
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise UserError(
-            f"{folder}: the tokenizer knows {tokenizer.vocab_size} tokens, the model {rows}; they do not belong together"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
         )
     return tokenizer
 
@@ -226,8 +233,8 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
 @torch.no_grad()
 def _read_ids(folder: Path, model: PreTrainedModel) -> None:
     """Raise `UserError` unless the model runs on token ids alone, as text comes to it."""
-    ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     try:
+        ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except Exception as error:  # pixels or sound are asked for, each model in its own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -122,10 +122,9 @@ def _hub(where: str, model: Model) -> Origin:
 
     try:
         folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(files.FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(
-            f"{where} at {model.revision}: the hub did not give it ({str(error).splitlines()[0]})"
-        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} at {model.revision}: the hub did not give it ({reason})") from None
     return Origin(folder, f"Hugging Face hub {model.name} at {model.revision}", _licence(folder))
 
 

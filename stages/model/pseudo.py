@@ -97,5 +97,5 @@ def _pair(loaded: Loaded, row: Any) -> tuple[Tokens, Tokens]:
 
 def _words(loaded: Loaded, row: Any, target: int) -> np.ndarray:
     """Return the number of the word that each token of a sentence belongs to (T,); -1 for special tokens."""
-    coded = loaded.tokenizer(row.text + row.targets[target], verbose=False)
+    coded = loaded.tokenizer(row.text + row.targets[target], split_special_tokens=True, verbose=False)
     return np.array([-1 if word is None else word for word in coded.word_ids()])

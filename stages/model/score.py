@@ -2,9 +2,9 @@
 
 A `Batch` runs intact once; then `ablated` repeats only what an ablation changes: layers from the first ablated one up.
 Prompts that begin alike (in-context prompts with the same demonstrations) share one run of their prefix.
-A `LastToken` does the same for edits at one prompt's last token: everything before it is run once and for all.
+`LastTokens` do the same for edits at prompts' last tokens: everything before them is run once and for all.
 
-Legend: B batch, T token, N scored row, V vocabulary, D residual width.
+Legend: B batch row, T token, N scored row, V vocabulary, D residual width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,15 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from transformers import Cache, DynamicCache
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, frozen, prefill, remembering, resuming
+from stages.model.forward import continuing, forward, frozen, prefill, remembering, resuming, side_by_side
 from stages.model.intervene import Edit, Head, ablating, editing
 from stages.model.load import Loaded
 
 SHARED = 32  # tokens that prompts must share for their prefix to be run apart
-ROWS = 128  # edited rows in one call, at most
+ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 CACHED = (
     4  # rows of logits reduced at once: a row of a large vocabulary is 1 MB, and the processor's cache is not large
 )
@@ -106,47 +107,135 @@ class Batch:
         return score_rows(logits_NV, self.ids, self.positions)
 
 
-class LastToken:
-    """One prompt with its target, run up to its last prompt token; edits there cost a token or few each.
+@dataclass(frozen=True)
+class _RunUp:
+    """One prompt that ran up to its answer: a row of a batch."""
 
-    Where continuing a cache is not proven for the model (`Loaded.caches`), they cost the whole prompt.
+    number: int  # which of all prompts
+    tokens: Tokens
+    cache: Cache | None  # of what comes before the last prompt token; None where edited rows run whole
+    row: int
+    residuals: Mapping[int, torch.Tensor]  # layer -> (T, D), of the tokens that edited rows run
 
-    The intact prompt is the edit that changes nothing, `Edit()`: scored with the others, it costs no pass of its own.
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens before the last one of the prompt, and tokens in all."""
+        return int(self.tokens.target[0]) - 1, len(self.tokens)
+
+
+class _SameLength:
+    """Prompts of one length with answers of one length: rows of any of them run in one batch."""
+
+    def __init__(self, loaded: Loaded, runs: Sequence[_RunUp]) -> None:
+        self.loaded, self.numbers = loaded, [run.number for run in runs]
+        before, _ = runs[0].lengths
+        start = before if loaded.caches else 0
+        self.at = before - start  # where the last prompt token stands in what runs
+        self.prefixes = side_by_side([(run.cache, run.row) for run in runs], before) if loaded.caches else None
+        self.residuals = {layer: torch.stack([run.residuals[layer] for run in runs]) for layer in runs[0].residuals}
+        self.tails = [run.tokens.ids[start:-1] for run in runs]
+        self.targets = torch.from_numpy(np.stack([run.tokens.ids[run.tokens.target] for run in runs]))
+
+    def scored(self, edits: Sequence[Edit], which: Sequence[int], layer: int) -> list[Scored]:
+        """Score edits, each of the prompt which[b], a place in `numbers`; layer: the first that runs."""
+        which_B = torch.tensor(which)
+        device_B = which_B.to(self.loaded.model.device)
+        rows = [self.at + np.arange(self.targets.shape[1])] * len(edits)
+        residual_BTD = self.residuals[layer][device_B] if layer in self.residuals else None
+        cache = None if self.prefixes is None else continuing(self.prefixes, device_B)
+        with resuming(self.loaded, layer, residual_BTD), editing(self.loaded, edits, self.at):
+            logits_NV = forward(self.loaded, [self.tails[prompt] for prompt in which], rows, cache)
+        logprob, top = _reduce(logits_NV, self.targets[which_B].flatten())
+        shape = (len(edits), -1)
+        return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
+
+
+class LastTokens:
+    """Prompts with their answers, run up to their last prompt tokens; edits there cost a token or few each.
+
+    What prompts share at their start (demonstrations) runs once, their own ends in one batch. The intact prompt is the
+    edit that changes nothing, `Edit()`: scored with the others, it costs no pass of its own. Where continuing a cache
+    is not proven for the model (`Loaded.caches`), an edit costs the whole prompt.
+    Memory: keys, values and, from the last prompt token on, residuals of all prompts.
     """
 
-    def __init__(self, loaded: Loaded, tokens: Tokens) -> None:
+    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens]) -> None:
         self.loaded = loaded
-        last = int(tokens.target[0]) - 1
-        self.cache = frozen(prefill(loaded, tokens.ids[:last])) if loaded.caches and last else None
-        self.at = last if self.cache is None else 0  # where the last prompt token stands in `tail`
-        self.tail = tokens.ids[last - self.at : -1]
-        self.targets = torch.from_numpy(tokens.ids[tokens.target])
-        with remembering(loaded) as self.residuals:
-            forward(loaded, [self.tail], cache=self.cache, headless=True)
+        same: dict[tuple[int, int], list[_RunUp]] = {}
+        for numbers in _beginning_alike(prompts):
+            for run in _run_up(loaded, {number: prompts[number] for number in numbers}):
+                same.setdefault(run.lengths, []).append(run)
+        self.groups = [_SameLength(loaded, runs) for runs in same.values()]
+
+    def edited(self, edits: Sequence[Sequence[Edit]]) -> list[list[Scored]]:
+        """Score each prompt's answer under each of its edits, in order; edits of like first layers run together."""
+        top = max(self.loaded.anatomy.layers)
+        results: list[dict[int, Scored]] = [{} for _ in edits]
+        for group in self.groups:
+            jobs = sorted(
+                (edit.first(top), place, index)
+                for place, number in enumerate(group.numbers)
+                for index, edit in enumerate(edits[number])
+            )
+            for start in range(0, len(jobs), ROWS):
+                chunk = jobs[start : start + ROWS]
+                asked = [edits[group.numbers[place]][index] for _, place, index in chunk]
+                scores = group.scored(asked, [place for _, place, _ in chunk], chunk[0][0])
+                for (_, place, index), scored in zip(chunk, scores, strict=True):
+                    results[group.numbers[place]][index] = scored
+        return [[scores[index] for index in range(len(scores))] for scores in results]
+
+
+class LastToken:
+    """One prompt alone: see `LastTokens`."""
+
+    def __init__(self, loaded: Loaded, tokens: Tokens) -> None:
+        self.alone = LastTokens(loaded, [tokens])
 
     def edited(self, edits: Sequence[Edit]) -> list[Scored]:
-        """Score the target under each edit, in order; edits are run together, from their first layer up."""
-        top = max(self.loaded.anatomy.layers)
-        order = sorted(range(len(edits)), key=lambda index: edits[index].first(top))
-        results: list[Scored | None] = [None] * len(edits)
-        for start in range(0, len(order), ROWS):
-            chunk = order[start : start + ROWS]
-            layer = edits[chunk[0]].first(top)
-            residual = self.residuals.get(layer)
-            if residual is not None:
-                residual = residual.expand(len(chunk), -1, -1).contiguous()
-            edited = editing(self.loaded, [edits[index] for index in chunk], self.at)
-            with resuming(self.loaded, layer, residual), edited:
-                for index, scored in zip(chunk, self._run(len(chunk)), strict=True):
-                    results[index] = scored
-        return results
+        """Score the answer under each edit, in order."""
+        return self.alone.edited([edits])[0]
 
-    def _run(self, number: int) -> list[Scored]:
-        rows = [self.at + np.arange(len(self.targets))] * number
-        logits_NV = forward(self.loaded, [self.tail] * number, rows, self.cache)
-        logprob, top = _reduce(logits_NV, self.targets.repeat(number))
-        shape = (number, len(self.targets))
-        return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
+
+def residuals_after(loaded: Loaded, prompts: Sequence[Tokens]) -> dict[int, torch.Tensor]:
+    """Return the residual after every block at the last prompt tokens, (prompts, D) by layer."""
+    residuals: list[dict[int, torch.Tensor]] = [{} for _ in prompts]
+    for numbers in _beginning_alike(prompts):
+        for run in _run_up(loaded, {number: prompts[number] for number in numbers}, after=True):
+            residuals[run.number] = {layer: x_TD[0] for layer, x_TD in run.residuals.items()}
+    return {layer: torch.stack([of_prompt[layer] for of_prompt in residuals]) for layer in residuals[0]}
+
+
+def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
+    """Return which prompts run together: those that begin with the same `SHARED` tokens, and all short ones."""
+    alike: dict[bytes, list[int]] = {}
+    for number, tokens in enumerate(prompts):
+        long = int(tokens.target[0]) > SHARED
+        alike.setdefault(tokens.ids[:SHARED].tobytes() if long else b"", []).append(number)
+    return list(alike.values())
+
+
+def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) -> list[_RunUp]:
+    """Run prompts, by their numbers, up to the end of their answers: what all share once, the rest in one batch.
+
+    after: remember residuals at the output of blocks, not at their input.
+    """
+    ids = [tokens.ids for tokens in prompts.values()]
+    before = [int(tokens.target[0]) - 1 for tokens in prompts.values()]
+    shared = _shared(ids, limit=min(before)) if len(ids) > 1 and loaded.caches else 0
+    cut = shared if shared >= SHARED else 0
+    cache = DynamicCache() if loaded.caches else None
+    if cut:
+        cache = prefill(loaded, ids[0][:cut])
+        cache.batch_repeat_interleave(len(ids))
+    with remembering(loaded, after) as residuals_BTD:
+        forward(loaded, [row[cut:-1] for row in ids], cache=cache, headless=True)
+    runs = []
+    for row, (number, tokens) in enumerate(prompts.items()):
+        start = before[row] - cut if loaded.caches or after else 0
+        own = slice(start, len(tokens) - 1 - cut)
+        runs.append(_RunUp(number, tokens, cache, row, {at: x[row, own] for at, x in residuals_BTD.items()}))
+    return runs
 
 
 def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Scored]:

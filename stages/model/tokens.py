@@ -1,6 +1,7 @@
 """From prompts to tokens: the one place where character spans become token positions.
 
 A BOS is given wherever the tokenizer has one (unless a prompt says otherwise); encoders get their own special tokens.
+Control tokens that a text spells (`<eos>`, `[SEP]`) are read as the characters they are: nobody ended a text there.
 Text and target are tokenised together, as the model would read them; a target's tokens are those that end after the
 text does.
 
@@ -27,15 +28,7 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
     if len(prompt.ordinals):
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
-    coded = tokenizer(
-        text,
-        add_special_tokens=not decoder,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    ids, special = np.array(coded["input_ids"], dtype=np.int64), np.array(coded["special_tokens_mask"], dtype=bool)
-    offsets = np.array(coded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ids, special, offsets = _coded(tokenizer, text, add_special_tokens=not decoder)
     if decoder and prompt.bos and tokenizer.bos_token_id is not None:
         ids = np.r_[tokenizer.bos_token_id, ids]
         special, offsets = np.r_[True, special], np.vstack([[0, 0], offsets])
@@ -70,9 +63,14 @@ def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens
 
 def longest(loaded: Loaded) -> int:
     """Return how many tokens the model can read (a very large number where nothing limits it)."""
-    config = loaded.model.config
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
-    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=1 << 30)
+    config, words = loaded.model.config.get_text_config(), loaded.model.get_input_embeddings()
+    said = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")]
+    limits = [limit for limit in said if isinstance(limit, int) and limit > 0]
+    for module in loaded.model.modules():  # positions that count from a padding index (RoBERTa) end that much earlier
+        padding, rows = getattr(module, "padding_idx", None), getattr(getattr(module, "weight", None), "shape", [0])[0]
+        if padding is not None and module is not words and rows in limits:
+            limits.append(rows - padding - 1)
+    return min(limits, default=1 << 30)
 
 
 @lru_cache(maxsize=4)
@@ -91,6 +89,36 @@ def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     ]
     some_marked = sum(mark for _, mark in words) > len(words) / 10
     return np.array([index for index, mark in words if mark or not some_marked] or ids, dtype=np.int64)
+
+
+def _coded(
+    tokenizer: PreTrainedTokenizerFast, text: str, add_special_tokens: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ids of a text, which of them the tokenizer added, and their characters as (T, 2) offsets.
+
+    Unigram vocabularies find a control token that the text spells even where no special token is looked for; it is
+    written character by character then.
+    """
+    coded = tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    control = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    tokens: list[tuple[int, int, int, int]] = []
+    columns = (coded["input_ids"], coded["special_tokens_mask"], coded["offset_mapping"])
+    for index, added, (start, end) in zip(*columns, strict=True):
+        if not added and control.get(index) == text[start:end]:
+            characters = tokenizer.convert_tokens_to_ids(list(text[start:end]))
+            places = [(spelled, 0, start + at, start + at + 1) for at, spelled in enumerate(characters)]
+            tokens += [place for place in places if place[0] is not None]  # no such character, and no <unk>
+        else:
+            tokens.append((index, added, start, end))
+    table = np.array(tokens, dtype=np.int64).reshape(-1, 4)
+    return table[:, 0].copy(), table[:, 1].astype(bool), table[:, 2:].copy()
 
 
 def _random(loaded: Loaded, prompt: Any) -> Tokens:

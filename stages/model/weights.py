@@ -9,7 +9,7 @@ by its config, packed weights and weights of another architecture are none of th
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ SHOWN = 3  # keys in a message
 FILL = re.compile(r"(^|\.)masked_bias$")  # the number that older versions filled causal masks with, a buffer
 
 
-def prove(where: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Raise `UserError`, beginning with `where`, unless the files fill the model exactly with finite float32 numbers."""
+def prove_filled(where: str, model: PreTrainedModel, info: Mapping[str, Any], stored: Sequence[Path] = ()) -> None:
+    """Raise `UserError`, beginning with `where`, unless the files fill the model with finite float32 numbers.
+
+    info: transformers' loading info. stored: the safetensors files, for what only their content explains.
+    """
     name = type(model).__name__
     if info["mismatched_keys"]:
         key, here, wanted = min(info["mismatched_keys"], key=str)
         raise UserError(f"{where}: {key} has shape {tuple(here)}; config.json asks for {tuple(wanted)}")
     if missing := info["missing_keys"]:
         raise UserError(f"{where}: {_lacks(model, missing)}")
-    if left := unexplained(model, info["unexpected_keys"]):
+    if left := _without_masks(unexplained(model, info["unexpected_keys"]), stored):
         raise UserError(
             f"{where}: {name} with this config.json has no place for {_some(left)}; config and weights do not belong "
             "together, or the weights are packed in a way that is not known"
@@ -68,6 +71,19 @@ def unexplained(model: PreTrainedModel, keys: Iterable[str]) -> list[str]:
         return []
     known = {_bare(model, name) for name, _ in model.named_buffers()} | _of_sisters(model)
     return sorted(key for key in keys if _bare(model, key) not in known)
+
+
+def _without_masks(keys: Sequence[str], stored: Iterable[Path]) -> list[str]:
+    """Return the keys without those of causal masks (1, 1, T, T), which older versions stored as buffers."""
+    masks: set[str] = set()
+    for file in stored if keys else ():
+        with safe_open(file, framework="pt") as tensors:
+            for key in set(tensors.keys()) & set(keys):
+                shape = tensors.get_slice(key).get_shape()
+                if shape[:2] == [1, 1] and len(shape) == 4:
+                    mask = tensors.get_tensor(key)[0, 0].float()
+                    masks |= {key} if torch.equal(mask, torch.ones_like(mask).tril()) else set()
+    return [key for key in keys if key not in masks]
 
 
 def headless(model: PreTrainedModel, missing: Iterable[str]) -> bool:

@@ -36,7 +36,7 @@ VECTORS = {  # kind of vector: (label, colour, shape), in display order
     "heads": ("heads: their mean outputs in place", BLUE, "circle"),
     "function": ("function: their sum added at one layer", ORANGE, "square"),
     "layer_average": ("layer average", GREEN, "triangle-up"),
-    "random": ("random heads", PURPLE, "diamond"),
+    "control": ("control sets: as many other heads in place", PURPLE, "diamond"),
 }
 SERIES = {  # who answers: (label, colour, shape), in display order
     "model": ("the intact model", BLUE, "circle"),

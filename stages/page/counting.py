@@ -10,7 +10,7 @@ from stages.page import charts, rows
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
 from stages.page.section import Context
-from stages.page.sentences import TASKS, capital, interval, listed, number
+from stages.page.sentences import TASKS, capital, interval, listed, number, tied
 from stages.store.paths import COUNTING
 
 SHOWN = {  # task: what its parts are called, one and many
@@ -18,6 +18,7 @@ SHOWN = {  # task: what its parts are called, one and many
     for name in tasks.names()
     if tasks.of(name).part and tasks.of(name).main == "accuracy" and tasks.of(name).counted
 }
+REPEATS = "repeats"  # the one task whose loss is counted
 BASELINES = ("ngram", "ngram_prompt")
 NOTE = (
     "A control that knows only which words followed which: n-grams (interpolated modified Kneser-Ney, Chen & Goodman "
@@ -32,16 +33,16 @@ def counting(slot: Slot, context: Context) -> list:
     counted, path = context.counted, COUNTING.as_posix()
     if counted.empty:
         return [Note(f"No n-gram baseline was measured ({path} has no rows).")]
-    if not slot.decoder and not (rows.intact(slot.effects)["task"] == "blimp").any():
+    if not slot.decoder and not rows.intact(slot.effects)["task"].isin(SHOWN).any():
         return [Note("There is nothing to compare counting with: the model scores no sentence.")]
     figure = []
-    for task, (one, many) in SHOWN.items():
-        found = beside(slot.effects, counted, task)
-        if (found["series"] == "model").any():
-            chart = charts.series(found, "accuracy", tasks.of(task).chance.get("accuracy"), order(found))
-            says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(found, many)]))
-            figure.append(Chart(chart, f"{capital(context.task(task))} by {one}", says))
-    says = [ties(counted), whole(slot.effects, counted, "repeats", "loss", 3)]
+    for task, (part, parts) in SHOWN.items():
+        groups = beside(slot.effects, counted, task)
+        if (groups["series"] == "model").any():
+            chart = charts.series(groups, "accuracy", tasks.of(task).chance.get("accuracy"), order(groups))
+            says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(groups, parts)]))
+            figure.append(Chart(chart, f"{capital(context.task(task))} by {part}", says))
+    says = [ties(counted), whole(slot.effects, counted, REPEATS, "loss", 3)]
     text = " ".join(filter(None, [*says, "Lines are 95 % intervals; dashed: chance (0.5 for minimal pairs)."]))
     if not figure:
         return [Note(NOTE), Note(f"{text} Data: `{path}`.")]
@@ -51,41 +52,40 @@ def counting(slot: Slot, context: Context) -> list:
 
 def beside(effects: pd.DataFrame, counted: pd.DataFrame, task: str) -> pd.DataFrame:
     """Return accuracy per group of a task: the intact model's (series 'model') and both baselines'."""
-    mine = rows.by_group(effects, task).assign(series="model")
+    model = rows.by_group(effects, task).assign(series="model")
     other = counted[(counted["task"] == task) & (counted["measure"] == "accuracy") & (counted["group"] != "all")]
     other = other.rename(columns={"baseline": "series"})
     columns = ["group", "series", "value", "low", "high", "trials"]
-    return pd.concat([part[columns] for part in (mine, other) if len(part)] or [other[columns]], ignore_index=True)
+    return pd.concat([part[columns] for part in (model, other) if len(part)] or [other[columns]], ignore_index=True)
 
 
-def order(found: pd.DataFrame) -> list[str]:
+def order(groups: pd.DataFrame) -> list[str]:
     """Return the groups, those where the model is best first; without a model, the best counted first."""
-    wide = found.pivot(index="group", columns="series", values="value")
+    wide = groups.pivot(index="group", columns="series", values="value")
     by = [name for name in charts.SERIES if name in wide]
     return list(wide.sort_index().sort_values(by, ascending=False, kind="stable").index)
 
 
-def compared(found: pd.DataFrame, many: str) -> str:
+def compared(groups: pd.DataFrame, parts: str) -> str:
     """Say by how much the model's accuracy lies above the better baseline's, over groups, and where most and least."""
-    wide = found.pivot(index="group", columns="series", values="value").sort_index()
+    wide = groups.pivot(index="group", columns="series", values="value").sort_index()
     names = [name for name in BASELINES if name in wide]
     if "model" not in wide or not names:
         return ""
     lead = (wide["model"] - wide[names].max(axis=1)).dropna()
     if lead.empty:
         return ""
-    most, least = lead.idxmax(), lead.idxmin()
     return (
-        f"Over {len(lead)} {many}, the model's accuracy minus the better baseline's: "
-        f"{number(lead.median(), 2, True)} in the median, from {number(lead[least], 2, True)} ({least}) to "
-        f"{number(lead[most], 2, True)} ({most})."
+        f"Over {len(lead)} {parts}, the model's accuracy minus the better baseline's: "
+        f"{number(lead.median(), 2, True)} in the median, from {number(lead.min(), 2, True)} "
+        f"({tied(lead, lead.min())}) to {number(lead.max(), 2, True)} ({tied(lead, lead.max())})."
     )
 
 
 def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str, digits: int) -> str:
     """Say what the model and both baselines reach on a whole task; trials where they differ."""
-    mine = rows.intact(effects)
-    parts = [("the intact model", mine[(mine["task"] == task) & (mine["measure"] == measure)])]
+    model = rows.intact(effects)
+    parts = [("the intact model", model[(model["task"] == task) & (model["measure"] == measure)])]
     other = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["group"] == "all")]
     parts += [(charts.SERIES[name][0], other[other["baseline"] == name]) for name in BASELINES]
     parts = [(name, part.iloc[0]) for name, part in parts if len(part)]
@@ -98,14 +98,14 @@ def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str,
         for name, row in parts
     ]
     unit = "loss, nats per token of the last copy" if measure == "loss" else measure
-    known = "" if task != "repeats" else " The text says nothing of random tokens: its loss is that of a uniform guess."
+    known = "" if task != REPEATS else " The text says nothing of random tokens: its loss is that of a uniform guess."
     return f"{capital(TASKS[task])}, {unit}: {'; '.join(said)}.{known}"
 
 
 def ties(counted: pd.DataFrame) -> str:
     """Say how many minimal pairs the baselines cannot tell apart."""
-    found = counted[(counted["measure"] == "ties") & (counted["group"] == "all")].set_index("baseline")["value"]
-    if found.empty:
+    tied = counted[(counted["measure"] == "ties") & (counted["group"] == "all")].set_index("baseline")["value"]
+    if tied.empty:
         return ""
-    shares = listed(f"{found[name]:.0%} ({charts.SERIES[name][0]})" for name in BASELINES if name in found)
+    shares = listed(f"{tied[name]:.0%} ({charts.SERIES[name][0]})" for name in BASELINES if name in tied)
     return f"Both sentences of a minimal pair are equally likely in {shares} of the pairs; a tie counts half."

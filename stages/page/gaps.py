@@ -47,7 +47,9 @@ def missing(slot: Slot, context: Context) -> list:
     if relations := grammar_rows.unmeasured(slot):
         why["grammar"] = relations
     elif grammar_rows.measured(slot.grammar).empty:
-        why["grammar"] = f"no score in {slot.path('grammar.csv')}" + ("; see treebank" if "treebank" in why else "")
+        why["grammar"] = f"no score in {slot.path('grammar.csv')}" + (
+            f"; see {grammar_rows.TASK}" if grammar_rows.TASK in why else ""
+        )
     together: dict[tuple[str, str], list[str]] = {}
     for name, reason in why.items():
         kind = "task" if name in TASKS else "family" if name in families or name == "grammar" else "stage"

@@ -8,12 +8,12 @@ import pandas as pd
 from stages.families.treebank.grammar import DIRECTIONS, LABELS
 from stages.page import clark, grammar_charts, rows, verdicts
 from stages.page.charts import BLUE, GREY, ORANGE, PALE
-from stages.page.grammar_rows import leads, measured, placed, unmeasured
+from stages.page.grammar_rows import TASK, leads, measured, placed, unmeasured
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context
-from stages.page.sentences import percent, percents
+from stages.page.sentences import clear_percents, percent, percents
 
 CAUSAL = (
     "A causal model sees only what came before: an arc is scored in the direction in which its key word ends before "
@@ -35,20 +35,26 @@ PUBLISHED = (
 
 def grammar(slot: Slot, context: Context) -> list:
     """Return the blocks of the section, or the reason why there is none."""
-    found = measured(slot.grammar)
-    if found.empty:
-        why = slot.reasons.get("treebank") or unmeasured(slot) or f"{slot.path('grammar.csv')} has no rows"
+    relations = measured(slot.grammar)
+    if relations.empty:
+        why = slot.reasons.get(TASK) or unmeasured(slot) or f"{slot.path('grammar.csv')} has no rows"
         return [Note(f"No grammar head was measured: {why}.")]
     path = slot.path("grammar.csv")
     blocks: list = [Note(findings(slot.grammar, slot.decoder))]
-    cells = leads(slot.heads, found)
+    cells = leads(slot.heads, relations)
     if len(cells):
         legend = [(ORANGE, "outline", "member"), (ORANGE, "dot", "chosen on the other half of the sentences"),
                   (PALE, "cell", "no better than the best offset")]  # fmt: skip
         chart = Chart(grammar_charts.relation_map(*placed(cells)), "Every relation in every head")
         says = "Columns are heads, layer by layer; point at a cell for its numbers."
         blocks.append(Figure([chart], says, slot.path("heads.csv"), "wide", legend))
-    return [*blocks, table(slot.grammar, path), Note(PUBLISHED), *nothing_to_say(found, path), *without(slot, context)]
+    return [
+        *blocks,
+        table(slot.grammar, path),
+        Note(PUBLISHED),
+        *nothing_to_say(relations, path),
+        *without(slot, context),
+    ]
 
 
 def findings(grammar: pd.DataFrame, causal: bool) -> str:
@@ -91,7 +97,7 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
     names = together["direction"].map({"dep-to-head": "all → head (UAS)", "head-to-dep": "all → dependents"})
     together["relation"] = names.fillna("all (hit rate, both directions)")
     for _, row in pd.concat([together, measured(grammar)]).iterrows():
-        if row["gain_low"] > 0:
+        if clear_percents(row["gain_low"], row["gain_high"]) > 0:
             marked.append(len(cells))
         beside = f" ({offset(row['offset'])})" if row["offset"] == row["offset"] else ""
         attention = "–" if row["mass"] != row["mass"] else f"{percent(row['mass'])} ({percent(row['mass_null'])})"
@@ -130,23 +136,27 @@ def points(row: pd.Series) -> str:
     return f"{percent(row['gain'], True)} {percents(row['gain_low'], row['gain_high'], True)}".strip()
 
 
-def nothing_to_say(found: pd.DataFrame, path: str) -> list:
+def nothing_to_say(relations: pd.DataFrame, path: str) -> list:
     """Show the rise of attention to first and special tokens where the relation is absent, chosen heads and others."""
-    found = found[found["rise"].notna()]
-    if found.empty:
+    relations = relations[relations["rise"].notna()]
+    if relations.empty:
         return [Note("Whether heads look at first and special tokens when their relation is absent was not measured.")]
-    beyond = found["others_low"] > 0
-    top = found.loc[found["rise"].idxmax()]
+    beyond = [clear_percents(*pair) > 0 for pair in zip(relations["others_low"], relations["others_high"], strict=True)]
+    top = relations.loc[relations["rise"].idxmax()]
     says = (
-        f"{SILENT} Over {len(found)} relations it rises by {percent(found['rise'].median(), True)} points in the "
-        f"median in the chosen heads, and by {percent(found['others'].median(), True)} in the model's other heads. "
+        f"{SILENT} Over {len(relations)} relations it rises by {percent(relations['rise'].median(), True)} points in "
+        f"the median in the chosen heads, and by {percent(relations['others'].median(), True)} in the model's other "
+        "heads. "
         f"Largest rise: {top['relation']}, {top['name']}, {percent(top['rise'], True)} "
         f"{percents(top['rise_low'], top['rise_high'], True)}."
     )
-    data = found.assign(
-        beyond=beyond.astype(int), low=found["rise_low"], high=found["rise_high"],
-        interval=[percents(*pair, sign=True) for pair in zip(found["rise_low"], found["rise_high"], strict=True)],
-        difference=[percents(*pair, sign=True) for pair in zip(found["others_low"], found["others_high"], strict=True)],
+    low, high, others_low, others_high = (
+        relations[name] for name in "rise_low rise_high others_low others_high".split()
+    )
+    data = relations.assign(
+        beyond=[int(more) for more in beyond], low=low, high=high,
+        interval=[percents(*pair, sign=True) for pair in zip(low, high, strict=True)],
+        difference=[percents(*pair, sign=True) for pair in zip(others_low, others_high, strict=True)],
     )  # fmt: skip
     keep = "label name sink sink_elsewhere rise low high interval others difference beyond trials".split()
     ends = data[["low", "high", "others"]].stack()
@@ -164,10 +174,10 @@ def nothing_to_say(found: pd.DataFrame, path: str) -> list:
 
 
 def without(slot: Slot, context: Context) -> list:
-    """Say what silencing the best heads of each group of relations does to minimal pairs."""
+    """Say where it stands what silencing the best heads of each group of relations does to minimal pairs."""
     silenced = rows.silenced(slot.effects, context.families)
     claims = silenced[silenced["family"].str.startswith(PREFIX) & silenced["claim"]]
     if claims.empty:
         why = f"Grammar heads were not silenced ({slot.path('effects.csv')} has no such rows)."
         return [Note(why)] if slot.decoder else []
-    return [Note(" ".join(verdicts.claim(row, context.alpha) for row in claims.itertuples()))]
+    return [Note(verdicts.elsewhere(slot, claims))]

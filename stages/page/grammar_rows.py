@@ -9,16 +9,17 @@ from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
 from stages.page.sentences import percents
 
+TASK = "treebank"  # that the relations are measured on
 TO = {"dep-to-head": "→ head", "head-to-dep": "→ dependents"}
 FAMILIES = [name(label, direction) for label in LABELS for direction in DIRECTIONS]
 
 
 def measured(grammar: pd.DataFrame) -> pd.DataFrame:
     """Return the relations that have a chosen head, with its name, the relation in words, and its place."""
-    found = grammar[(grammar["label"] != "all") & grammar["accuracy"].notna()]
-    names = [head_name(*pair) for pair in zip(found["layer"], found["head"], strict=True)]
-    relation = [relation_text(*pair) for pair in zip(found["label"], found["direction"], strict=True)]
-    return found.assign(name=names, relation=relation)
+    chosen = grammar[(grammar["label"] != "all") & grammar["accuracy"].notna()]
+    names = [head_name(*pair) for pair in zip(chosen["layer"], chosen["head"], strict=True)]
+    relation = [relation_text(*pair) for pair in zip(chosen["label"], chosen["direction"], strict=True)]
+    return chosen.assign(name=names, relation=relation)
 
 
 def relation_text(label: str, direction: str) -> str:
@@ -26,14 +27,14 @@ def relation_text(label: str, direction: str) -> str:
     return f"{label} {TO.get(direction, direction)}"
 
 
-def leads(heads: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def leads(heads: pd.DataFrame, relations: pd.DataFrame) -> pd.DataFrame:
     """Return a cell per relation and head, with `lead` = accuracy beyond the best offset, in display order."""
     cells = heads[heads["family"].isin(FAMILIES) & heads["score"].notna()].copy()
     cells["place"] = cells["family"].map(FAMILIES.index)
     both = [parts(family) for family in cells["family"]]
     cells["label"], cells["relation"] = [label for label, _ in both], [relation_text(*pair) for pair in both]
     cells["group"] = cells["label"].map(GROUP)
-    chosen = {(name(r.label, r.direction), r.layer, r.head) for r in found.itertuples()}
+    chosen = {(name(r.label, r.direction), r.layer, r.head) for r in relations.itertuples()}
     keys = zip(cells["family"], cells["layer"], cells["head"], strict=True)
     return cells.assign(
         lead=cells["score"] - cells["baseline"],

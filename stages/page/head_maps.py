@@ -57,7 +57,7 @@ def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerC
         alt.Tooltip("first_order:Q", title="first order", format="+.4f"),
         alt.Tooltip("exact:Q", title="exact", format="+.4f"),
         alt.Tooltip("interval:N", title="95 % interval"),
-        alt.Tooltip("q:Q", title="q-value", format=".4f"),
+        alt.Tooltip("q:Q", title="q-value of the exact change", format=".4f"),
     ]
     top = max(float(data["first_order"].abs().max()), 1e-6)
     colours = DIVERGING[::-1] if falls else DIVERGING

@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task".split()
+    "relation effect_task tried".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -25,7 +25,8 @@ COLUMNS = {
     "clusters controls control_change p p_floor q overlap matching note",
     "causal": "layer head task measure change low high q first_order exact",
     "agreement": "task measure heads rank_correlation sign_agreement top",
-    "steering": "function layer context vector accuracy low high trials heads strength",
+    "steering": "function layer context vector accuracy low high trials clusters heads strength tried controls "
+    "control_accuracy p p_floor overlap matching note",
     "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "

@@ -12,8 +12,9 @@ from stages.page.head_maps import head_name
 from stages.page.inputs import Slot
 from stages.page.page import Note, Table
 from stages.page.section import Context
-from stages.page.sentences import capital, listed, number, percent, percents
+from stages.page.sentences import capital, clear_percents, listed, number, percent, percents
 
+TASK = "iteration"
 TARGETS = {"input": "next input symbol", "separator": "':' before the tape"}
 NOTE = (
     "A string is followed by its tape, s(t+1) = f(s(t), x(t+1)), after a few solved examples; small models trained "
@@ -30,24 +31,23 @@ def iteration(slot: Slot, context: Context) -> list:
     stepping = slot.iteration[slot.iteration["relation"] == "input"]
     path = slot.path("iteration.csv")
     if stepping.empty:
-        why = next(
-            (slot.reasons[key] for key in ("iteration", name("copy")) if key in slot.reasons), f"{path} has no rows"
-        )
+        why = next((slot.reasons[key] for key in (TASK, name("copy")) if key in slot.reasons), f"{path} has no rows")
         return [Note(f"No head was measured while it steps through a string: {why}.")]
     counted = context.counted
-    counts = counted[(counted["task"] == "iteration") & (counted["baseline"] == "ngram_prompt")]
-    findings = [
-        Note(f"{finding(row, slot.heads, counts)} {without(slot, context, row['function'])}".strip())
-        for _, row in stepping.iterrows()
-    ]
-    return [Note(NOTE), *findings, table(slot.iteration, path)]
+    counts = counted[(counted["task"] == TASK) & (counted["baseline"] == "ngram_prompt")]
+    findings = [finding(row, slot.heads, counts) for _, row in stepping.iterrows()]
+    findings += [verdicts.elsewhere(slot, claims(slot, context))]
+    return [Note(NOTE), *(Note(text) for text in findings if text), table(slot.iteration, path)]
 
 
 def finding(row: pd.Series, heads: pd.DataFrame, counts: pd.DataFrame) -> str:
     """Say of one function what the model writes, which heads step, and how the best one stands to the best offset."""
-    mine = heads[(heads["family"] == name(row["function"])) & (heads["member"] == 1)]
+    family = heads[heads["family"] == name(row["function"])]
+    text = f"{capital(row['function'])}: {written(row, counts)} {members(heads, family[family['member'] == 1])}"
+    if (family["score_a"] == 0).all() and len(family):
+        return f"{text} On one half of the prompts no head has more than half of its attention there at any position."
     return " ".join([
-        f"{capital(row['function'])}: {written(row, counts)} {members(heads, mine)}",
+        text,
         f"The head that does it most on one half of the prompts, {head_name(row['layer'], row['head'])}, has more than",
         f"half of its attention there at {share(row)} of the positions of the other half:",
         f"{beside(row['low'], row['high'], row['baseline'])} what the best fixed offset hits "
@@ -60,39 +60,43 @@ def written(row: pd.Series, counts: pd.DataFrame) -> str:
     low, high, guess = row["symbols_low"], row["symbols_high"], row["symbols_chance"]
     text = f"it writes {percent(row['symbols'])} % {percents(low, high)} of the symbols, "
     text += f"{beside(low, high, guess)} a guess ({percent(guess)} %)"
-    found = counts[(counts["group"] == row["function"]) & (counts["measure"] == "symbols")]
-    for other in found.itertuples():
+    of_function = counts[(counts["group"] == row["function"]) & (counts["measure"] == "symbols")]
+    for other in of_function.itertuples():
         value = f"{percent(other.value)} % {percents(other.low, other.high)}"
         text += f", {beside(low, high, other.low, other.high)} counting ({value})"
     text += f", and {percent(row['tapes'])} % of {int(row['prompts'])} whole tapes."
-    return text if low > guess else f"{text} Nothing shows that it can: attention then says where it looks, no more."
+    return (
+        text
+        if clear_percents(low, high, guess) > 0
+        else f"{text} Nothing shows that it can: attention then says where it looks, no more."
+    )
 
 
-def members(heads: pd.DataFrame, mine: pd.DataFrame) -> str:
+def members(heads: pd.DataFrame, inside: pd.DataFrame) -> str:
     """Name the members of a family, and how they score as induction heads, which copy by content."""
-    if mine.empty:
+    if inside.empty:
         return "No head is a member of the family."
-    mine = mine.sort_values("score", ascending=False, kind="stable")
+    inside = inside.sort_values("score", ascending=False, kind="stable")
     induction = heads[heads["family"] == "induction"].set_index(["layer", "head"])["score"]
     names = [
         f"{head_name(*pair)} (induction {number(induction.get(pair))})"
-        for pair in zip(mine["layer"], mine["head"], strict=True)
+        for pair in zip(inside["layer"], inside["head"], strict=True)
     ]
     return f"Members, with their scores as induction heads: {listed(names)}."
 
 
-def without(slot: Slot, context: Context, function: str) -> str:
-    """Say what silencing the best heads of a function does to the tapes written; nothing where it was not tried."""
+def claims(slot: Slot, context: Context) -> pd.DataFrame:
+    """Return the claims on what silencing the best heads of the functions does; none where it was not tried."""
     silenced = rows.silenced(slot.effects, context.families)
-    claims = silenced[(silenced["family"] == name(function)) & silenced["claim"]]
-    return " ".join(verdicts.claim(row, context.alpha) for row in claims.itertuples())
+    functions = {name(function) for function in slot.iteration["function"]}
+    return silenced[silenced["family"].isin(functions) & silenced["claim"]]
 
 
 def beside(low: float, high: float, other_low: float, other_high: float | None = None) -> str:
     """Say on which side of a number, or of another interval, an interval lies."""
-    if low > (other_low if other_high is None else other_high):
-        return "more than"
-    return "less than" if high < other_low else "not told apart from"
+    above = clear_percents(low, high, other_low if other_high is None else other_high) > 0
+    below = clear_percents(low, high, other_low) < 0
+    return "more than" if above else "less than" if below else "not told apart from"
 
 
 def share(row: pd.Series) -> str:
@@ -104,7 +108,7 @@ def table(steps: pd.DataFrame, path: str) -> Table:
     """Return one row per function and relation."""
     cells, marked = [], []
     for _, row in steps.iterrows():
-        if row["low"] > row["baseline"]:
+        if clear_percents(row["low"], row["high"], row["baseline"]) > 0:
             marked.append(len(cells))
         cells.append([
             row["function"], TARGETS[row["relation"]], head_name(row["layer"], row["head"]), share(row),

@@ -5,6 +5,7 @@ from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
+from stages.page.sentences import TASKS
 from stages.store.paths import COUNTING
 
 STATISTICS = {
@@ -25,17 +26,18 @@ FILES = {
     "agreement.csv": "how well first-order changes agree with exact ones, per task",
     "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
-    "steering.csv": "accuracy with and without function vectors",
+    "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores "
-    "are 95 % bootstrap intervals over prompts, with prompts that share text kept together. A head is a member when "
-    "its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
+    "are 95 % intervals over prompts, prompts that share text kept together, as those of effects, below. A head is "
+    "a member when its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
     "(Benjamini-Hochberg over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect "
-    "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it. "
+    "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it "
+    "(which below 8 clusters of prompts cannot be shown). "
     "Streaming has no test: its mass says whether a cut cache would lose anything.",
     "The score of a grammar head is over words, not tokens: attention to a word is the sum over its pieces, attention "
     "from a word the mean, and the word itself and special tokens are taken out. It is the share of query words whose "
@@ -44,19 +46,19 @@ READING = (
     "on one half of the sentences and reported on the other. Beating every fixed offset is necessary for syntax, not "
     "sufficient: a head that looks at the last verb, whatever the tree, beats it too on some labels, and so many heads "
     "are members of some.",
-    "A claim about what heads do needs an ablation. The best heads of a family, its members by one half of the prompts "
-    "and in the order of their scores there (the best non-members, marked, where it has none), are silenced on "
-    "prompts of the other half: something else is written where they write. Mean ablation writes a head's mean output "
-    "on text, zero ablation zeros. Silencing any heads does damage, so the family is ranked among control sets: as "
-    "many other heads, of the same or the nearest layers and of the same kind of attention. Members of families that "
-    "are tested in this way are left out as long as a third of the heads remains; those of the families with most "
-    "members are let in first, and every claim says which its control sets hold. The rank p is (1 + control sets "
-    "that do at least "
-    "as much harm) / (1 + control sets); it cannot fall below its floor, 1 / (1 + control sets), so that at the floor "
-    "no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot: every family on the "
-    "main measure of every task that it is asked about. On other tasks no control sets are run: the change there only "
-    "shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is "
-    "given, and the more they share, the less a rank among them says.",
+    "A claim about what heads do needs an ablation. The best heads of a family, its members by one half of the "
+    "prompts and in the order of their scores there (the best non-members, marked, where it has none), are silenced "
+    "on prompts of the other half: something else is written where they write. Mean ablation writes a head's mean "
+    "output on text, zero ablation zeros. Silencing any heads does damage, so the family is ranked among control "
+    "sets: as many other heads, of the same or the nearest layers and, where enough are left, of the same kind of "
+    "attention. Members of families that are tested in this way (for this, by all prompts or by the half that sets "
+    "are chosen on) are left out as long as a third of the heads remains; those of the families with most members are"
+    " let in first, and every claim says which its control sets hold. The rank p is (1 + control sets that do at "
+    "least as much harm) / (1 + control sets); it cannot fall below its floor, 1 / (1 + control sets), so that at the"
+    " floor no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot: every family on "
+    "the main measure of every task that it is asked about. On other tasks no control sets are run: the change there "
+    "only shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is"
+    " given, and the more they share, the less a rank among them says.",
     "Intervals of effects are over clusters of prompts (Student's t, corrected for skewness after Hall 1992; Wilson's "
     "for shares), for exactly the heads that were silenced: they say nothing of other heads. Below 8 clusters there is "
     "none. Where the intact model cannot do a task, nothing can be lost, and there is no rank. A value worse than a "
@@ -65,8 +67,9 @@ READING = (
     "z), summed over positions, for all heads in one backward pass. They are estimates; the agreement with heads that "
     "were silenced one by one, over a random sample and those that the page names, is given as it is.",
     "Every choice (the top heads, the best head under a map, a layer, a strength) is made on one half of the prompts "
-    "and reported on the other. "
-    "Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
+    "and reported on the other. No prompt is in both halves, nor are prompts that share text; only a zero-shot prompt "
+    "of in-context functions is a bare question, so that where two functions ask about one word, its text can stand in "
+    "both halves, with another answer in each. Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
 )
 
 
@@ -105,23 +108,34 @@ def compared(slots: list[Slot]) -> list[Section]:
     if len(flat) < 2:
         return []
     keys = sorted({key for values in flat.values() for key in values})
-    rows = {key: [key, *(f"{values[key]:.4g}" if key in values else "–" for values in flat.values())] for key in keys}
-    says = "A dash: not measurable for that model. `blimp` is the task of minimal pairs, whatever its source."
+    rows = {key: [in_words(key), *(_cell(values, key) for values in flat.values())] for key in keys}
+    says = (
+        "A dash: not measurable for that model. Names are those of `metrics.json`, with tasks as the page calls them."
+    )
     numeric = tuple(range(1, len(flat) + 1))
     gains = [row for key, row in rows.items() if key.startswith(GAIN)]
     tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]
     if gains:
         folded = f"Accuracy of grammar heads beyond the best offset ({len(gains)} relations)"
-        gains = [[name.removeprefix(GAIN), *values] for name, *values in gains]
+        gains = [[name.removeprefix(in_words(GAIN)), *values] for name, *values in gains]
         tables.append(Table(["relation", *flat], gains, "", "", numeric, folded=folded))
     return [Section("compared", "Side by side", tables)]
 
 
+def in_words(key: str) -> str:
+    """Name a metric as the page does: 'blimp.accuracy' is 'minimal pairs, accuracy'."""
+    return ", ".join(TASKS.get(part, part).replace("_", " ") for part in key.split("."))
+
+
+def _cell(values: dict[str, float], key: str) -> str:
+    return f"{values[key]:.4g}".replace("-", "−") if key in values else "–"
+
+
 def _flat(values: dict, prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+    numbers = []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
+            numbers += _flat(value, f"{prefix}{key}.")
         elif isinstance(value, int | float):
-            found.append((f"{prefix}{key}", value))
-    return found
+            numbers.append((f"{prefix}{key}", value))
+    return numbers

@@ -110,8 +110,9 @@ def silenced(slots: list[Slot]) -> list[str]:
 
 
 def linked(text: str) -> Markup:
-    """Escape a text, link the arXiv numbers in it and set what stands in backticks as code."""
+    """Escape a text, link the arXiv numbers and the `[text](#anchor)` in it, set what stands in backticks as code."""
     safe = re.sub(r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text)))
+    safe = re.sub(r"\[([^\[\]]+)\]\((#[\w-]+)\)", r'<a href="\2">\1</a>', safe)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", safe))
 
 

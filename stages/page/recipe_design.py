@@ -1,7 +1,7 @@
 """What stands on the page about how a recipe's models were trained and measured: read from params."""
 
 from stages.page.sentences import listed
-from stages.store.params import First, Recipe, Revisions
+from stages.recipes.settings import First, Recipe, Revisions
 
 
 def design(recipe: Recipe) -> str:
@@ -20,6 +20,16 @@ def design(recipe: Recipe) -> str:
         f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. "
         f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
         f"measures pretrained models. Intervals are 95 % bootstrap intervals over {over}."
+    )
+
+
+def widened(spacing: int) -> str:
+    """Say by how much intervals of differences of onsets are widened: by `spacing`, the steps between checkpoints."""
+    if not spacing:
+        return ""
+    return (
+        f" No onset is known better than the {spacing} steps between two checkpoints: the interval of a difference of "
+        "two onsets is widened by as much on both sides."
     )
 
 
@@ -52,7 +62,9 @@ def _changes(changes: dict) -> str:
     """Write what an arm changes, `key: value`; of a section that is no number or word, its name."""
     said_each = []
     for key, value in changes.items():
-        if isinstance(value, dict):
+        if key == "first":  # said by `learned`
+            said_each.append("something else learned first")
+        elif isinstance(value, dict):
             said_each.append(_changes(value) if key in ("arguments", "architecture", "optimizer") else key)
         elif key == "arcs":
             kind = "punished" if value > 0 else "rewarded"
@@ -70,9 +82,9 @@ def surveyed(recipe: Recipe) -> str:
     """Say whose checkpoints are measured, on what, and what is left out."""
     names = []
     for arm in recipe.ordered:
-        one = recipe.arm(arm)
-        first, last = one.kept[0], one.kept[-1]
-        says = f"{arm.replace('_', ' ')} (`{one.name}`, {one.source}, {len(one.kept)} checkpoints, "
+        run = recipe.arm(arm)
+        first, last = run.kept[0], run.kept[-1]
+        says = f"{arm.replace('_', ' ')} (`{run.name}`, {run.source}, {len(run.kept)} checkpoints, "
         names.append(f"{says}steps {first:,} to {last:,})")
     axis = ""
     if recipe.study.factor is not None:

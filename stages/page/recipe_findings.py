@@ -1,11 +1,14 @@
 """What a recipe's findings say, in sentences that claim no more than a 95 % interval allows."""
 
+from collections.abc import Mapping, Set
+from typing import Any
+
 import pandas as pd
 
 from stages.page.recipe_design import learned
-from stages.page.sentences import capital, interval, number
-from stages.statistics.onset import SEEDS
-from stages.store.params import Recipe
+from stages.page.sentences import beyond, capital, interval, number
+from stages.recipes.settings import Recipe
+from stages.statistics.onset import RISES
 
 PICTURED = (
     "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "
@@ -42,6 +45,8 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
     "recall": ("needle recall", "share of answer tokens right"),
 }
+ORDERED = 6  # runs from which on an order is claimed: all of one sign have p < 0.05 (sign test), and 5 do not
+ORDERS = ("after", "onset later", "solved later")  # findings that are about an order
 TOLD = 0.01  # a last value nearer to a level is not told apart from it: intervals of shares at 0 or 1 have no width
 
 
@@ -51,55 +56,75 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str], first: tuple[float
     first: the earliest onset that can be, and up to where one is not told apart from it.
     """
     rows = whole[whole["measure"] == measure]
-    mine = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
-    if mine.empty:
+    own = rows[(rows["arm"] == arms[0]) & (rows["versus"] == "")].set_index("finding")
+    if own.empty:
         return ""
-    rise, final = mine.loc["rise"], mine.loc["final"]
+    rise, final = own.loc["rise"], own.loc["final"]
     text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
     text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)}"
-    if "onset" in mine.index:
-        onset = mine.loc["onset"]
+    if "onset" in own.index:
+        onset = own.loc["onset"]
         text += f" around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]"
         text += "" if onset.value > first[1] else ", the earliest that can be: it changes from the start"
         text += "."
     else:
-        text += ", too little, or no further than chance, to speak of an onset."
+        text += ", too little (in at least one run), or no further than chance, to speak of an onset."
     for row in rows[(rows["finding"] == "level") & (rows["arm"] == arms[0])].itertuples():
-        side = (
-            "above"
-            if final.low > row.value + TOLD
-            else "below"
-            if final.high < row.value - TOLD
-            else "not told apart from"
-        )
+        sides = {1: "above", -1: "below", 0: "not told apart from"}
+        side = sides[beyond(final.low - TOLD, final.high + TOLD, row.value)]
         text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {small(row.value)}."
     for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
         other = row.versus.replace("_", " ")
-        found = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
-        if row.low > 0:
-            text += f" Its change exceeds that of {other} by {found}."
-        elif row.high < 0:
-            text += f" Its change is smaller than that of {other}: {found}."
+        difference = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        if beyond(row.low, row.high) > 0:
+            text += f" Its change exceeds that of {other} by {difference}."
+        elif beyond(row.low, row.high) < 0:
+            text += f" Its change is smaller than that of {other}: {difference}."
         else:
             text += f" Not told apart from the steepest change of {other}."
     return text
 
 
+def flat(findings: pd.DataFrame, falls: Set[str], spans: Mapping[str, float]) -> set[tuple[str, str]]:
+    """Return arm and measure where a run does not jump: its onset is noise, and so is a mean that it is part of."""
+    rows = findings[(findings["finding"] == "rise") & findings["seed"].notna()]
+    return {
+        (row.arm, row.measure)
+        for row in rows.itertuples()
+        if row.value * (-1 if row.measure in falls else 1) < RISES * spans[row.measure]
+    }
+
+
+def placed(whole: pd.DataFrame, flat: Set[tuple[str, str]], seeds: int) -> pd.DataFrame:
+    """Return findings without the onsets of what does not jump in every run, and without orders of too few runs."""
+
+    def kept(row: Any) -> bool:
+        ends = {(row.arm, row.measure)}
+        if row.finding in ORDERS:
+            ends.add((row.arm, row.versus) if row.finding == "after" else (row.versus, row.measure))
+        return row.finding not in ("onset", *ORDERS) or not (ends & flat or (row.finding in ORDERS and seeds < ORDERED))
+
+    return whole[[kept(row) for row in whole.itertuples()]]
+
+
 def order(whole: pd.DataFrame, arm: str, seeds: int) -> str:
     """Say in which order the first arm's measures jump, as far as the intervals over `seeds` runs allow."""
-    if seeds < SEEDS:
+    if seeds < ORDERED:
         runs = "one run" if seeds == 1 else f"{seeds} runs"
         return f"In which order heads and outcomes appear is not claimed from {runs}."
     parts = []
     for row in whole[(whole["finding"] == "after") & (whole["arm"] == arm)].itertuples():
         pair = f"the {said(row.measure)} and the {said(row.versus)}"
-        steps = f"{row.value:+.0f} steps [{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
-        if row.low > 0:
-            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)} ({steps})")
-        elif row.high < 0:
-            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({steps})")
+        side = beyond(row.low, row.high, digits=0)
+        if side > 0:
+            by = steps(row.value, row.low, row.high)
+            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)} ({by})")
+        elif side < 0:
+            by = steps(-row.value, -row.high, -row.low)
+            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({by})")
         else:
-            parts.append(f"the onsets of {pair} are not told apart ({steps})")
+            by = f"difference {signed(row)}; positive: that of the {said(row.measure)} comes later"
+            parts.append(f"the onsets of {pair} are not told apart ({by})")
     return f"{capital('; '.join(parts))}." if parts else "No two of the compared measures have an onset: no order."
 
 
@@ -107,7 +132,7 @@ def every_run(findings: pd.DataFrame, arms: list[str], measures: list[str]) -> t
     """Return columns and rows of a table: every run's last values of the measures."""
     last = findings[(findings["finding"] == "final") & findings["seed"].notna()].sort_values("seed")
     values = {key: [number(value) for value in rows["value"]] for key, rows in last.groupby(["arm", "measure"])}
-    rows = [[arm.replace("_", " "), *(" ".join(values.get((arm, one), ["–"])) for one in measures)] for arm in arms]
+    rows = [[arm.replace("_", " "), *(" ".join(values.get((arm, name), ["–"])) for name in measures)] for arm in arms]
     return ["variant", *(said(measure) for measure in measures)], rows
 
 
@@ -116,17 +141,20 @@ def beside(
 ) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of a table: last values of two studies of one recipe, with their intervals."""
     keys = ["arm", "measure"]
-    studies = [one[one["finding"] == "final"].set_index(keys)[["value", "low", "high"]] for one in (longer, shorter)]
+    studies = [
+        findings[findings["finding"] == "final"].set_index(keys)[["value", "low", "high"]]
+        for findings in (longer, shorter)
+    ]
     rows = [
         [
             arm.replace("_", " "),
             said(measure),
-            *(f"{number(one.loc[key, 'value'])} {interval(*one.loc[key, ['low', 'high']])}" for one in studies),
+            *(f"{number(study.loc[key, 'value'])} {interval(*study.loc[key, ['low', 'high']])}" for study in studies),
         ]
         for arm in arms
         for measure in measures
         for key in [(arm, measure)]
-        if all(key in one.index for one in studies)
+        if all(key in study.index for study in studies)
     ]
     return ["variant", "measure", "the study above", "this one"], rows
 
@@ -138,16 +166,16 @@ def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     told = []
     for arm in arms:
         values = [
-            f"{said(one)} {number(ends.loc[(arm, one), 'value'])} {interval(*ends.loc[(arm, one), ['low', 'high']])}"
-            + (f" (chance {small(chance[(arm, one)])})" if (arm, one) in chance.index else "")
-            for one in measures
-            if (arm, one) in ends.index
+            f"{said(name)} {number(ends.loc[(arm, name), 'value'])} {interval(*ends.loc[(arm, name), ['low', 'high']])}"
+            + (f" (chance {small(chance[(arm, name)])})" if (arm, name) in chance.index else "")
+            for name in measures
+            if (arm, name) in ends.index
         ]
         told += [f"{arm.replace('_', ' ')}: {', '.join(values)}"] if values else []
     differences = [
         f"{said(row.measure)} of {arms[0].replace('_', ' ')} over that of {row.versus.replace('_', ' ')} "
         f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
-        f"{'' if row.low > 0 or row.high < 0 else ' (not told apart)'}"
+        f"{'' if beyond(row.low, row.high) else ' (not told apart)'}"
         for row in whole[
             (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
         ].itertuples()
@@ -155,48 +183,77 @@ def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
     if differences:
         text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
-    for row in whole[
-        (whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)
-    ].itertuples():
-        # the row counts from the first arm to the other; the sentence speaks of the first arm
-        steps = f"({-row.value:+.0f} steps [{-row.high:+.0f}, {-row.low:+.0f}])".replace("-", "−")
-        pair = f"the {said(row.measure)} of {arms[0].replace('_', ' ')}", row.arm.replace("_", " ")
-        if row.low > 0 or row.high < 0:
-            text += f" {capital(pair[0])} jumps {'before' if row.low > 0 else 'after'} that of {pair[1]} {steps}."
-        else:
-            text += f" The onsets of {pair[0]} and of {pair[1]} are not told apart {steps}."
-    return text
+    later = whole[(whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)]
+    return text + "".join(f" {onsets(row, arms[0])}" for row in later.itertuples())
 
 
-def ahead(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+def onsets(row: Any, first: str) -> str:
+    """Say which of two arms a measure jumps in first; row: `onset later`, its value the other arm's minus `first`'s."""
+    own, other = f"{said(row.measure)} of {first.replace('_', ' ')}", row.arm.replace("_", " ")
+    side = beyond(row.low, row.high, digits=0)
+    if side > 0:
+        return f"The {own} jumps before that of {other} ({steps(row.value, row.low, row.high)})."
+    if side < 0:
+        return f"The {own} jumps after that of {other} ({steps(-row.value, -row.high, -row.low)})."
+    return (
+        f"The onsets of the {own} and of {other} are not told apart (difference {signed(row)}; positive: that of "
+        f"{other} comes later)."
+    )
+
+
+def signed(row: Any) -> str:
+    """Write a difference of steps that may have either sign."""
+    return f"{number(row.value, 0, True)} steps {interval(row.low, row.high, 0, True)}"
+
+
+def steps(value: float, low: float, high: float) -> str:
+    """Write by how many steps something comes before or after something else: no signs, the sentence says which."""
+    return f"by {number(value, 0)} steps {interval(low, high, 0)}"
+
+
+def ahead(recipe: Recipe, findings: pd.DataFrame, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
     """Say for every arm that learned something else first than the main arm whether it is ahead, and by how much.
 
     What was learned first may be there from step 0 on, without an onset: what the heads do there is said as well.
+    findings: all, run by run; whole: those over all runs that a sentence may be made of.
     """
     main, said_each = recipe.main, []
     for arm in recipe.ordered:
         before = recipe.arm(arm).before
         rows = whole[(whole["arm"] == arm) & whole["finding"].str.endswith(" later")]
-        if before == recipe.arm(main).before or rows.empty:
+        if before == recipe.arm(main).before:
             continue
         levels = rows["measure"].isin(rows.loc[rows["finding"] == "solved later", "measure"])
         parts = []
         for row in rows[levels | (not levels.any())].itertuples():
             name = f"the {said(row.measure)} " + ("is solved" if row.finding == "solved later" else "jumps")
-            bounds = f"[{row.low:+.0f}, {row.high:+.0f}]".replace("-", "−")
+            side = beyond(row.low, row.high, digits=0) if pd.notna(row.low) else 0
             if pd.isna(row.value) or pd.isna(row.low):
-                parts.append(f"{name} in not every run of both")
-            elif row.low > 0 or row.high < 0:
-                when = "later" if row.low > 0 else "earlier"
-                parts.append(f"{name} {abs(row.value):.0f} steps {when} {bounds}")
+                counts = [
+                    f"{solved_runs(findings, each, row.measure)} of {each.replace('_', ' ')}" for each in (arm, main)
+                ]
+                parts.append(f"{name} in {' and '.join(counts)}, so that no times are compared")
+            elif side > 0:
+                parts.append(f"{name} later ({steps(row.value, row.low, row.high)})")
+            elif side < 0:
+                parts.append(f"{name} earlier ({steps(-row.value, -row.high, -row.low)})")
             else:
-                parts.append(f"when {name} is not told apart ({row.value:+.0f} {bounds})".replace("(-", "(−"))
+                parts.append(f"when {name} is not told apart (difference {signed(row)}; negative: earlier)")
         start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
         values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
         text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "
-        text += f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}."
+        against = f"Counted from there, against {main.replace('_', ' ')}: {'; '.join(parts)}. "
+        text += against if parts else f"Whether it is ahead of {main.replace('_', ' ')} is not claimed. "
+        text += "Steepest changes are not compared: what is there from the start has less left to rise."
         said_each.append(text + (f" At its step 0: {', '.join(values)}." if values else ""))
     return said_each
+
+
+def solved_runs(findings: pd.DataFrame, arm: str, measure: str) -> str:
+    """Write in how many of an arm's runs a measure reaches the task's level: 5 of 6 runs."""
+    runs = findings[(findings["finding"] == "solved") & (findings["arm"] == arm) & (findings["measure"] == measure)]
+    steps_S = runs[runs["seed"].notna()]["value"]
+    return f"{int(steps_S.notna().sum())} of {len(steps_S)} runs"
 
 
 def solved(findings: pd.DataFrame, arms: list[str]) -> str:
@@ -205,9 +262,9 @@ def solved(findings: pd.DataFrame, arms: list[str]) -> str:
     texts = []
     for measure in dict.fromkeys(rows["measure"]):
         for arm in arms:
-            mine = rows[(rows["arm"] == arm) & (rows["measure"] == measure)].sort_values("seed")["value"]
-            steps = ", ".join("never" if pd.isna(step) else f"{step:.0f}" for step in mine)
-            texts += [f"{arm.replace('_', ' ')} {steps}"] if len(mine) else []
+            steps_S = rows[(rows["arm"] == arm) & (rows["measure"] == measure)].sort_values("seed")["value"]
+            each = ", ".join("never" if pd.isna(step) else f"{step:.0f}" for step in steps_S)
+            texts += [f"{arm.replace('_', ' ')} {each}"] if len(steps_S) else []
         texts[-1] += f" (the first checkpoint at which the {said(measure)} is at least the task's level)"
     return f"Steps until solved, seed by seed: {'; '.join(texts)}." if texts else ""
 
@@ -218,9 +275,9 @@ def parts(curve: pd.DataFrame, whole: pd.DataFrame, arm: str) -> str:
     levels = whole[(whole["finding"] == "level") & (whole["arm"] == arm)]
     rows = rows.assign(whole=rows["measure"].str.split("@").str[0])
     told = []
-    for measure, mine in rows.groupby("whole", sort=False):
+    for measure, of_measure in rows.groupby("whole", sort=False):
         shares = []
-        for name, row in mine.groupby("measure")["value"].agg(["mean", "min"]).iterrows():
+        for name, row in of_measure.groupby("measure")["value"].agg(["mean", "min"]).iterrows():
             share = f"{name.split('@')[1]}: {number(row['mean'])} ({number(row['min'])})"
             for level in levels[levels["measure"] == name].itertuples():
                 share += f", {level.versus} {small(level.value)}"

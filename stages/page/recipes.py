@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import altair as alt
 import numpy as np
@@ -17,16 +18,18 @@ from stages.page import charts, inputs, recipe_design, recipe_findings
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
 from stages.recipes.lesson import create
+from stages.recipes.settings import Measuring, Recipe, Revisions, digest
 from stages.statistics.findings import guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
-from stages.store.params import Recipe, Revisions, Studies, Study, digest
+from stages.store.params import Studies
 
 CURVE = "arm seed step measure head best value null"
 FINDINGS = "finding arm measure versus seed value low high"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
+TITLE = 30  # letters in a line of an axis title, as long as the axis
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
 
@@ -45,6 +48,11 @@ class Results:
         return self.recipe.arm(self.recipe.main).seeds
 
     @property
+    def spacing(self) -> int:
+        """The most steps between two checkpoints of the main arm; 0 where steps double, which have no one distance."""
+        return 0 if self.recipe.study.factor is not None else int(max(np.diff(self.recipe.arm(self.recipe.main).kept)))
+
+    @property
     def made(self) -> bool:
         """Whether there are any."""
         return (self.folder / "curve.csv").is_file()
@@ -61,14 +69,14 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
         for name, recipe in settings.recipes.items():
             results = Results(settings.seed, recipe, root / folder / paths.study(name), not number)
             by_recipe.setdefault(name, []).append(results)
-    found = []
+    shown_each = []
     for name, results in by_recipe.items():
-        shown, *others = sorted(results, key=lambda one: (not one.made, -one.runs))
+        shown, *others = sorted(results, key=lambda study: (not study.made, -study.runs))
         blocks = [Note(text) for text in [provenance(shown)] if text] + _blocks(shown)
         for other in others:
             blocks += _beside(shown, other) if other.made and shown.made else []
-        found.append(Section(f"recipe-{name}", f"Heads that emerge: {name}", blocks))
-    return found
+        shown_each.append(Section(f"recipe-{name}", f"Heads that emerge: {name}", blocks))
+    return shown_each
 
 
 def provenance(results: Results) -> str:
@@ -98,9 +106,9 @@ def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     chance = guessed({arm: lesson.chance(recipe.study.sequences) for arm, lesson in lessons.items()})
     whole = pd.concat([findings[findings["seed"].isna()], *([chance] if len(chance) else [])], ignore_index=True)
     falls = lessons[recipe.main].falls
-    kept = recipe.arm(recipe.main).kept
-    spacing = max(np.diff(kept)) if recipe.study.factor is None else 0  # doubling steps have no one distance
-    return findings, supported(whole, falls, spans(curve, falls), results.runs, spacing)
+    ranges = spans(curve, falls)
+    whole = supported(whole, falls, ranges, results.runs, results.spacing)
+    return findings, recipe_findings.placed(whole, recipe_findings.flat(findings, falls, ranges), results.runs)
 
 
 def _compared(results: Results) -> list[str]:
@@ -130,12 +138,13 @@ def _blocks(results: Results) -> list:
     arms, say, compared = recipe.ordered, recipe_findings, _compared(results)
     findings, whole = _findings(results)
     study, kept = recipe.study, recipe.arm(recipe.main).kept
+    alike = [arm for arm in arms if recipe.arm(arm).before == recipe.arm(recipe.main).before]  # start from the same
     first = earliest(kept[0], min(study.steps, kept[-1] - kept[0]), study.factor)
     cards = [
         Chart(
             chart(curve, whole, measure, arms, study),
             capital(say.said(measure)),
-            say.jumps(whole, measure, arms, first),
+            say.jumps(whole, measure, alike, first),
         )
         for measure in dict.fromkeys(curve["measure"])
         if "@" not in measure
@@ -148,25 +157,25 @@ def _blocks(results: Results) -> list:
     ) + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         "at its mean onset; the bar above: the 95 % interval of the onset; neither where the change is not clear of 0, "
-        f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) or "
-        "ends at chance. For attention, the head with the largest "
-        "score at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
+        f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) in "
+        "any run, or ends at chance. For attention, the head with the largest score "
+        "at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
     remarks = create(recipe.task, recipe, recipe.arm(recipe.main).arguments).remarks
     blocks = [
-        Note(recipe_design.design(recipe) + recipe_design.schedule(recipe)),
+        Note(recipe_design.design(recipe) + recipe_design.widened(results.spacing) + recipe_design.schedule(recipe)),
         *([Note(remarks)] if remarks else []),
         Figure(cards, caption, path, "cards", legend),
         Note(say.order(whole, arms[0], results.runs)),
     ]
     if isinstance(recipe.train, Revisions):
         return blocks
-    header, rows = say.every_run(findings, arms, [one for one in compared if one in set(findings["measure"])])
+    header, rows = say.every_run(findings, arms, [name for name in compared if name in set(findings["measure"])])
     if len(header) > 1:
         runs = "Every run's last values, seed by seed: a mean over seeds hides who found the mechanism and who did not."
         blocks.append(Table(header, rows, runs, (folder / "findings.csv").as_posix()))
     notes = [
-        *say.ahead(recipe, whole, curve),
+        *say.ahead(recipe, findings, whole, curve),
         say.against(whole, [arm for arm in arms if not recipe.arms[arm].get("first")], compared),
         say.solved(findings, arms),
         say.parts(curve, whole, arms[0]),
@@ -187,15 +196,27 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     queries = seen.drop_duplicates("query").sort_values("query")
     keys = seen.drop_duplicates("key").sort_values("key")
     labels = [f"{token} → {predicts}" for token, predicts in zip(queries["token"], queries["predicts"], strict=True)]
-    first, step = int(queries["query"].iloc[0]), alt.Step(15 if len(keys) <= 24 else 9)
+    first, few = int(queries["query"].iloc[0]), len(keys) <= 24
+    step, size = alt.Step(15 if few else 9), 11 if few else 8
+    upright = (
+        0 if few and keys["looks_at"].str.len().max() == 1 else -90
+    )  # more than a symbol has no room beside others
     base = alt.Chart(seen[["query", "key", "weight"]], width=step, height=step).encode(
         x=alt.X(
             "key:O",
             title="looks at",
-            axis=alt.Axis(labelAngle=0, orient="top", labelExpr=f"{list(keys['looks_at'])}[datum.value]", ticks=False),
+            axis=alt.Axis(
+                labelAngle=upright,
+                labelFontSize=size,
+                orient="top",
+                labelExpr=f"{list(keys['looks_at'])}[datum.value]",
+                ticks=False,
+            ),
         ),
         y=alt.Y(
-            "query:O", title="at → predicts", axis=alt.Axis(labelExpr=f"{labels}[datum.value - {first}]", ticks=False)
+            "query:O",
+            title="at → predicts",
+            axis=alt.Axis(labelFontSize=size, labelExpr=f"{labels}[datum.value - {first}]", ticks=False),
         ),
         tooltip=[alt.Tooltip("query:O"), alt.Tooltip("key:O"), alt.Tooltip("weight:Q", format=".2f")],
     )
@@ -203,7 +224,7 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     return base.mark_rect(stroke="#ffffff").encode(color=alt.Color("weight:Q", scale=scale, legend=None))
 
 
-def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Study) -> alt.LayerChart:
+def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Measuring) -> alt.LayerChart:
     """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval."""
     rows = curve[(curve["measure"] == measure) & (curve["best"] == 1)]
     colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=COLOURS[: len(arms)]), legend=None)
@@ -216,7 +237,7 @@ def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str
         scale = alt.Scale(nice=False, type="symlog", constant=1)
         half = study.factor**0.5
         onset = onset.assign(start=(1 + onset["value"]) / half - 1, end=(1 + onset["value"]) * half - 1)
-    title = recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1]
+    title = wrap(recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1], TITLE)
     lines = (
         alt.Chart(rows[["arm", "seed", "step", "head", "value"]], width="container", height=170)
         .mark_line(strokeWidth=1.3, opacity=0.85)

@@ -1,6 +1,7 @@
 """The rows that figures draw and sentences quote, selected and paired from a slot's tables: pure data frames."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,15 @@ from stages.page.head_maps import head_name
 MAIN = {name: tasks.of(name).main for name in tasks.names()}  # task: the measure that claims are made with
 BESIDE = {measure for name in tasks.names() for measure in tasks.of(name).beside}  # say something of the prompts alone
 SAME = ["family", "task", "measure", "group"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a measure with its interval, nan where there is none."""
+
+    value: float
+    low: float
+    high: float
 
 
 def intact(effects: pd.DataFrame) -> pd.DataFrame:
@@ -42,11 +52,14 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
 
     Rows are of the kind of ablation that controls have. `home`: the task is one that the family is asked about;
     `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is given on; `harm`: the
-    change for the worse; `as_harmful`: control sets that do as much harm (empty without controls); `zero`: the change
-    under zero ablation.
+    change for the worse; `as_harmful`: control sets that do as much harm (empty without controls); `besides`: kind of
+    ablation -> `Change`, of the other kinds.
     """
-    rows, sets = effects[effects["purpose"] == "family"], asked(families)
-    zero = rows[rows["kind"] == "zero"].set_index(SAME)["change"]
+    rows, sets, besides = effects[effects["purpose"] == "family"], asked(families), other_kinds(effects)
+    changes = {
+        (row.kind, *(getattr(row, name) for name in SAME)): Change(row.change, row.low, row.high)
+        for row in rows[rows["kind"].isin(besides)].itertuples()
+    }
     rows = rows[rows["kind"] == main_kind(effects)].copy()
     homes = {(name, task) for name, family in sets.items() for task in family.home}
     groups = {(name, family.home_group) for name, family in sets.items()}
@@ -58,7 +71,8 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     less_is_better = [falls(*pair) for pair in zip(rows["task"], rows["measure"], strict=True)]
     rows["harm"] = rows["change"] * np.where(less_is_better, 1.0, -1.0)
     rows["as_harmful"] = (rows["p"] * (1 + rows["controls"])).round() - 1
-    rows["zero"] = [zero.get(key, np.nan) for key in zip(*(rows[name] for name in SAME), strict=True)]
+    keys = list(zip(*(rows[name] for name in SAME), strict=True))
+    rows["besides"] = [{kind: changes[kind, *key] for kind in besides if (kind, *key) in changes} for key in keys]
     order = {name: place for place, name in enumerate(sets)}
     rows["place"] = rows["family"].map(order).fillna(len(order))
     places = {task: place for place, task in enumerate(MAIN)}
@@ -80,10 +94,18 @@ def _main(rows: pd.DataFrame) -> pd.Series:
 
 
 def main_kind(effects: pd.DataFrame) -> str:
-    """Return the kind of ablation that control sets were run with; without controls, mean where it was run."""
-    kinds = [*effects.loc[effects["purpose"] == "control", "kind"], "mean"]
-    there = [*effects.loc[effects["purpose"] == "family", "kind"]]
-    return kinds[0] if kinds[0] in there or not there else there[0]
+    """Return the kind of ablation that control sets were run with; without controls, the first of families, or ''."""
+    kinds = [
+        *effects.loc[effects["purpose"] == "control", "kind"],
+        *effects.loc[effects["purpose"] == "family", "kind"],
+    ]
+    return kinds[0] if kinds else ""
+
+
+def other_kinds(effects: pd.DataFrame) -> list[str]:
+    """Return the kinds of ablation that families were silenced with besides the main one: they have no control sets."""
+    kinds = dict.fromkeys(effects.loc[effects["purpose"] == "family", "kind"])
+    return [kind for kind in kinds if kind != main_kind(effects)]
 
 
 def asked(families: Mapping[str, Family]) -> dict[str, Family]:
@@ -153,8 +175,8 @@ def overlap(table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     place = {family: list(place).index(family) for family in place}
     rows = table[table["family_a"] != table["family_b"]].copy()
     swap = rows["family_a"].map(place) > rows["family_b"].map(place)
-    for one, other in (("family_a", "family_b"), ("members_a", "members_b")):
-        rows[one], rows[other] = rows[one].where(~swap, rows[other]), rows[other].where(~swap, rows[one])
+    for a, b in (("family_a", "family_b"), ("members_a", "members_b")):
+        rows[a], rows[b] = rows[a].where(~swap, rows[b]), rows[b].where(~swap, rows[a])
     rows = rows.drop_duplicates(["family_a", "family_b"])
     text = [f"{c:.2f}".replace("-", "−") if c == c else "" for c in rows["corrected"]]
     return rows.assign(text=text).sort_values(["family_a", "family_b"], key=lambda names: names.map(place))

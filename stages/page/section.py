@@ -7,7 +7,7 @@ import pandas as pd
 
 from stages.families.family import Family
 from stages.page.inputs import COUNTING, Slot
-from stages.page.sentences import TASKS, pairs_name
+from stages.page.sentences import PAIRED, TASKS, pairs_name
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Context:
     """What all slots share.
 
     families: by name, in display order. tasks: those in params.yaml. counted: what the n-gram baselines can do.
-    pairs: where the minimal pairs come from (tasks.blimp.source). alpha: largest p-value that tells apart.
+    pairs: where the minimal pairs come from (builtin, hub or path). alpha: largest p-value that tells apart.
     """
 
     families: dict[str, Family]
@@ -26,7 +26,7 @@ class Context:
 
     def task(self, name: str) -> str:
         """Name a task where its data are shown: minimal pairs with their source."""
-        return pairs_name(self.pairs) if name == "blimp" else TASKS.get(name, name)
+        return pairs_name(self.pairs) if name == PAIRED else TASKS.get(name, name)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from stages import tasks
 from stages.page.head_maps import head_name
 
 TASKS = {name: tasks.of(name).label for name in tasks.names()}  # what a task's prompts are called
+PAIRED = next(name for name in tasks.names() if tasks.of(name).targets == 2)  # minimal pairs
 MEASURES = {  # measure: (what the axis says, decimals)
     "accuracy": ("accuracy", 2),
     "recall": ("recall", 2),
@@ -21,6 +22,7 @@ MEASURES = {  # measure: (what the axis says, decimals)
 }
 PLURAL = {"previous": "previous-token", "duplicate": "duplicate-token"}
 PAIRS = {"builtin": "minimal pairs (built in)", "hub": "minimal pairs (BLiMP)", "path": "minimal pairs (from a folder)"}
+TIES = 3  # so many of equal value are all named
 BROAD = 0.5  # a family with more than this share of all heads says little of any of them
 
 
@@ -35,6 +37,17 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
 def interval(low: float, high: float, digits: int = 2, sign: bool = False) -> str:
     """Write an interval in brackets, or nothing where it is not defined."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
+
+
+def beyond(low: float, high: float, level: float = 0.0, digits: int = 2) -> int:
+    """Tell on which side of a level an interval lies, both as printed: 1 above, -1 below, 0 not told apart from it."""
+    low, high, level = (round(float(value), digits) for value in (low, high, level))
+    return 1 if low > level else -1 if high < level else 0
+
+
+def clear_percents(low: float, high: float, level: float = 0.0) -> int:
+    """Tell on which side of a level an interval lies, all of them shares printed in per cent: 1, -1 or 0."""
+    return beyond(100 * low, 100 * high, 100 * level, 1)
 
 
 def percent(share: float, sign: bool = False) -> str:
@@ -53,18 +66,25 @@ def decimals(measure: str) -> int:
 
 
 def p_value(p: float) -> str:
-    """Write a p- or q-value: two decimals, three where it is small."""
-    return "–" if math.isnan(p) else "below 0.001" if p < 0.001 else number(p, 2 if p >= 0.01 else 3)
+    """Write a p- or q-value: two decimals, three below 0.1 where two would round it."""
+    if math.isnan(p) or p < 0.001:
+        return "–" if math.isnan(p) else "below 0.001"
+    return number(p, 2 if p >= 0.1 or math.isclose(p, round(p, 2), abs_tol=1e-9) else 3)
 
 
 def pairs_name(source: str) -> str:
     """Name the minimal pairs by where they come from: only those of the hub's data set are BLiMP."""
-    return PAIRS.get(source, TASKS["blimp"])
+    return PAIRS.get(source, TASKS[PAIRED])
 
 
 def measured(task: str, measure: str) -> str:
     """Name a measure of a task: accuracy on minimal pairs."""
     return f"{'log-probability' if measure == 'logprob' else measure} on {TASKS.get(task, task)}"
+
+
+def pointer(slot: str, anchor: str, title: str) -> str:
+    """Write a link to a section of a slot; `page.linked` makes it one."""
+    return f"[{title}](#{slot}-{anchor})"
 
 
 def family_heads(family: str) -> str:
@@ -95,9 +115,9 @@ def anatomy(model: dict) -> str:
     for x in layers:
         windows.setdefault(x.get("window") or 0, []).append(x["layer"])
     kinds = [
-        f"{len(found)} see {f'the last {window} tokens' if window else 'the whole context'}"
-        + (f" ({', '.join(f'L{layer}' for layer in found)})" if len(windows) > 1 and len(found) <= 8 else "")
-        for window, found in sorted(windows.items())
+        f"{len(alike)} see {f'the last {window} tokens' if window else 'the whole context'}"
+        + (f" ({', '.join(f'L{layer}' for layer in alike)})" if len(windows) > 1 and len(alike) <= 8 else "")
+        for window, alike in sorted(windows.items())
     ]
     whole = "every layer sees the whole context" if list(windows) == [0] else "of the layers, " + listed(kinds)
     return (
@@ -114,13 +134,22 @@ def intact(row: pd.Series, task: str) -> str:
 
 def spread(rows: pd.DataFrame, what: str) -> str:
     """Say which groups of a task are the best and the worst."""
-    best, worst = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
-    if best["value"] == worst["value"]:
-        return f"All {len(rows)} {what} stand at {number(best['value'])}."
+    values = rows.set_index("group")["value"]
+    best, worst = number(values.max()), number(values.min())
+    trials = sorted({int(count) for count in rows["trials"]})
+    each = f"{trials[0]} to {trials[-1]}" if len(trials) > 1 else f"{trials[0]}"
+    if best == worst:
+        return f"All {len(rows)} {what} stand at {best} ({each} trials each)."
     return (
-        f"Best of {len(rows)} {what}: {best['group']} with {number(best['value'])} ({int(best['trials'])} trials); "
-        f"worst: {worst['group']} with {number(worst['value'])} ({int(worst['trials'])} trials)."
+        f"Best of {len(rows)} {what} ({each} trials each): {tied(values, values.max())} with {best}; "
+        f"worst: {tied(values, values.min())} with {worst}."
     )
+
+
+def tied(values: pd.Series, value: float, digits: int = 2) -> str:
+    """Name all that are printed with the same number as a value (index: names); of more than three, how many."""
+    names = [str(name) for name, other in values.items() if number(other, digits) == number(value, digits)]
+    return listed(names) if len(names) <= TIES else f"{len(names)} of them ({listed(names[:2])} among them)"
 
 
 def members(heads: pd.DataFrame) -> str:
@@ -155,17 +184,11 @@ def strongest(rows: pd.DataFrame) -> str:
     count = int(rows["member"].sum())
     digits = 2 if top[reported] >= 0.1 else 3
     kind = f"{count} member{'s' if count != 1 else ''}" if count else "no member"
+    first = int((scored[chosen] == top[chosen]).sum())
+    if first > 1:
+        return f"{kind} · {first} heads are the highest, with {number(top[chosen], 3)}"
     same = "" if len(apart) else " (chosen on the same prompts)"
     return f"{kind} · {head_name(top['layer'], top['head'])} {number(top[reported], digits)}{same}"
-
-
-def steering(rows: pd.DataFrame, context: str, labels: dict[str, str]) -> str:
-    """Say the mean accuracy over functions of every kind of vector in one context."""
-    rows = rows[rows["context"] == context]
-    means = rows.groupby("vector")["accuracy"].mean()
-    parts = [f"{labels[vector]} {number(means[vector])}" for vector in labels if vector in means]
-    name = context.replace("_", "-").capitalize()
-    return f"{name}, mean over {rows['function'].nunique()} functions: {', '.join(parts)}."
 
 
 def concentration(rows: pd.DataFrame) -> str:

@@ -9,20 +9,58 @@ from typing import Any
 
 import pandas as pd
 
-from stages.page.sentences import capital, decimals, family_heads, interval, listed, measured, number, p_value
-
-ALIKE = re.compile(
-    r"(?P<same>\d+) of (?P<size>\d+) in the same layers, (?P<kind>\d+) of \d+ of the same attention kind"
+from stages.page.inputs import Slot
+from stages.page.rows import Change
+from stages.page.sentences import (
+    beyond,
+    capital,
+    decimals,
+    family_heads,
+    interval,
+    listed,
+    measured,
+    number,
+    p_value,
+    pointer,
 )
-NO_MEMBER = "no member of a causal family"
+
+METHOD = {  # kind of ablation: what is written in the heads' place
+    "mean": "their mean output",
+    "zero": "zeros",
+    "resample": "their outputs on other prompts",
+}
+ALIKE = re.compile(  # as written by stages/statistics/effects.py: 0 to 2 of 5 in the same layers, ...
+    r"(?P<same>\d+(?: to \d+)?) of (?P<size>\d+) in the same layers, "
+    r"(?P<kind>\d+(?: to \d+)?) of \d+ of the same attention kind"
+)
+HOLDING = re.compile(r"(?P<sets>\d+) of (?P<of>\d+) sets hold members of (?P<family>[^\s,]+)")
+
+
+def method(kind: str) -> str:
+    """Say what a kind of ablation writes in the place of heads."""
+    return METHOD.get(kind, f"`{kind}`")
+
+
+def digits_of(change: Change, measure: str) -> int:
+    """Return how many decimals a change is written with: a bound that is not 0 must not read as 0."""
+    digits = decimals(measure)
+    return digits + any(0 < abs(bound) < 0.5 * 10**-digits for bound in (change.low, change.high))
 
 
 def change(row: Any) -> str:
     """Write a row's change with its interval, where there is one."""
-    digits = decimals(row.measure)
-    if any(0 < abs(bound) < 0.5 * 10**-digits for bound in (row.low, row.high)):
-        digits += 1  # a bound that is not 0 must not read as 0
-    return f"{number(row.change, digits, True)} {interval(row.low, row.high, digits, True)}".strip()
+    return written(Change(row.change, row.low, row.high), row.measure)
+
+
+def written(change: Change, measure: str) -> str:
+    """Write a change of a measure with its interval, where there is one."""
+    digits = digits_of(change, measure)
+    return f"{number(change.value, digits, True)} {interval(change.low, change.high, digits, True)}".strip()
+
+
+def side(change: Change, measure: str) -> int:
+    """Tell whether a change, as printed, is clear of 0: 1 above, -1 below, 0 not."""
+    return beyond(change.low, change.high, 0.0, digits_of(change, measure))
 
 
 def heads_said(row: Any) -> str:
@@ -44,11 +82,22 @@ def claim(row: Any, alpha: float, again: bool = False) -> str:
         return f"{capital(heads_said(row))}: {name} was not measured{f' ({row.note})' if row.note else ''}."
     what = "Silencing the same heads" if again else f"Silencing {heads_said(row)}"
     text = (
-        f"{what} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)}, "
-        f"{change(row)} for these heads over {int(row.trials)} prompts"
+        f"{what} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)} on these "
+        f"{int(row.trials)} prompts, {change(row)} for these heads"
     )
     note = f" Note: {row.note}." if row.note else ""
-    return f"{text}{verdict(row, alpha, again)}.{note}"
+    return f"{text}{verdict(row, alpha, again)}.{note}{disagreement(row)}"
+
+
+def disagreement(row: Any) -> str:
+    """Say what another kind of ablation does, which has no control sets, where only one of both is clear of 0."""
+    here = side(Change(row.change, row.low, row.high), row.measure)
+    return "".join(
+        f" With {method(kind)} in their place the change is {written(other, row.measure)}, without control sets to "
+        "compare with."
+        for kind, other in row.besides.items()
+        if side(other, row.measure) != here
+    )
 
 
 def verdict(row: Any, alpha: float, again: bool = False) -> str:
@@ -73,33 +122,64 @@ def verdict(row: Any, alpha: float, again: bool = False) -> str:
 
 
 def matched(matching: str) -> str:
-    """Shorten how control sets are matched: a family's sets each have a text of their own, joined by '; '."""
-    parts = list(dict.fromkeys(part.strip() for part in matching.split(";") if part.strip()))
-    alike = [ALIKE.fullmatch(part) for part in parts]
-    said = [part for part, levels in zip(parts, alike, strict=True) if not levels]
-    if levels := [match for match in alike if match]:
-        same, kind = ([int(match[name]) for match in levels] for name in ("same", "kind"))
-        size = levels[0]["size"]
-        each = f"{_range(same)} of {size} in the same layers, the others from the nearest"
-        each = "all in the same layers" if min(same) == int(size) else each
-        each += "" if min(kind) == int(size) else f"; {_range(kind)} of {size} of the same attention kind"
-        said = [each, *said]
-    held = [part for part in said if part.startswith("holds members")]
-    if held and NO_MEMBER in said:
-        said = [part for part in said if part != NO_MEMBER and part not in held] + [f"some: {held[0]}"]
-    return "; ".join(said) or "from the same or nearest layers"
+    """Shorten how a family's control sets are matched, and of which families they hold members."""
+    levels, _, rest = matching.partition("; ")
+    alike = ALIKE.fullmatch(levels)
+    if not alike:
+        return matching or "from the same or nearest layers"
+    same, kind, size = alike["same"], alike["kind"], alike["size"]
+    said = f"{same} of {size} in the same layers, the others from the nearest"
+    said = "all in the same layers" if same == size else said
+    said += "" if kind == size else f"; {kind} of {size} of the same attention kind"
+    holding = {match["family"]: (int(match["sets"]), int(match["of"])) for match in HOLDING.finditer(rest)}
+    if not holding:
+        return f"{said}; {rest}" if rest else said
+    most_first = sorted(holding.items(), key=lambda item: -item[1][0])
+    held = [f"{plain(family)} ({'all sets' if sets == of else sets})" for family, (sets, of) in most_first]
+    return f"{said}; hold members of {listed(held)}"
 
 
-def _range(counts: list[int]) -> str:
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+def plain(family: str) -> str:
+    """Write the name of a family that sets are silenced under: grammar:function words."""
+    return family.replace("_", " ")
 
 
 def specificity(rows: pd.DataFrame) -> str:
     """Say what the same heads do to tasks that the family is not asked about; no control sets are run there."""
-    parts = [f"{measured(row.task, row.measure)} by {change(row)}" for row in rows.itertuples() if pd.notna(row.change)]
+    parts = []
+    for row in rows[rows["change"].notna()].itertuples():
+        clear = side(Change(row.change, row.low, row.high), row.measure)
+        how = (
+            "not told apart from no change" if not clear else "damage there, too" if row.harm > 0 else "for the better"
+        )
+        parts.append(f"{measured(row.task, row.measure)} by {change(row)} on {int(row.trials)} prompts ({how})")
     if not parts:
         return ""
     return f"As a check that the damage is not general, without control sets: it changes {listed(parts)}."
+
+
+def elsewhere(slot: Slot, claims: pd.DataFrame) -> str:
+    """Point to the section that says what silencing does, from one on the heads of the claims; '' without claims."""
+    if claims.empty:
+        return ""
+    sets = listed(dict.fromkeys(plain(family) for family in claims["family"]))
+    where = pointer(slot.name, "effects", "What happens without them")
+    return f"What is lost when the best heads of {sets} are silenced stands under {where}."
+
+
+def over_all(claims: pd.DataFrame, alpha: float) -> str:
+    """Say how many claims of a slot pass when all are asked at once, and why none can where that is so."""
+    judged = claims[claims["q"].notna()]
+    if judged.empty:
+        return ""
+    passing = int((judged["q"] <= alpha).sum())
+    text = (
+        f"Over all {len(judged)} claims of this model at once, {passing or 'none'} {'have' if passing > 1 else 'has'} "
+    )
+    text += f"q at most {alpha:g}"
+    if not passing and judged["p_floor"].min() >= alpha:
+        text += f": with so few control sets p cannot fall below {p_value(judged['p_floor'].min())}, nor q below p"
+    return f"{text}."
 
 
 def controls(claims: pd.DataFrame) -> str:
@@ -111,7 +191,7 @@ def controls(claims: pd.DataFrame) -> str:
     text = f"Control sets per family: {counts}."
     shared = ranked.dropna(subset="overlap")
     if len(shared):
-        each = listed(f"{row.family.replace('_', ' ')} {number(row.overlap)}" for row in shared.itertuples())
+        each = listed(f"{plain(row.family)} {number(row.overlap)}" for row in shared.itertuples())
         text += f" Two control sets of a family share, as their mean Jaccard index: {each}."
     return text
 

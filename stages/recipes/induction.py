@@ -75,17 +75,17 @@ class Induction(Lesson):
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
         """Return a family's own relation; all but the previous token's only from triggers that stood before."""
-        found = FAMILIES[name].relation(tokens)
-        if found is None or name == "previous":
-            return found
-        kept = np.isin(found.queries, self._repeated(tokens))
-        return Relation(found.queries[kept], found.keys[kept]) if kept.any() else None
+        whole = FAMILIES[name].relation(tokens)
+        if whole is None or name == "previous":
+            return whole
+        kept = np.isin(whole.queries, self._repeated(tokens))
+        return Relation(whole.queries[kept], whole.keys[kept]) if kept.any() else None
 
     def outcomes(self, tokens: Tokens, logprob: np.ndarray, top: np.ndarray) -> dict[str, float]:
         """Return the loss of all tokens, the in-context score (Olsson+: late minus early) and accuracy on partners."""
         quarter, partners = len(logprob) // 4, self._repeated(tokens)
-        found = {"loss": -logprob.mean(), "in_context": logprob[:quarter].mean() - logprob[-quarter:].mean()}
-        return found | ({"accuracy": top[partners].mean()} if len(partners) else {})
+        results = {"loss": -logprob.mean(), "in_context": logprob[:quarter].mean() - logprob[-quarter:].mean()}
+        return results | ({"accuracy": top[partners].mean()} if len(partners) else {})
 
     def chance(self, count: int) -> dict[str, float]:
         """Return what guessing any token that may be a partner gets."""

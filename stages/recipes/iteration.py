@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 from stages.store.errors import UserError
-from stages.store.params import Section
+from stages.store.section import Section
 from stages.tasks.iteration.tape import SYMBOLS, last_chance, uncertainty
 from stages.tasks.iteration.tape import chance as tape_chance
 from stages.tasks.iteration.tape import step as following
@@ -136,12 +136,12 @@ class Iteration(Lesson):
             else:
                 raise UserError(f"shortest: {self.shortest}: too few test strings of {length} symbols for both halves")
         batch = self._written(x_BL, lengths_B)
-        found = []
+        held = []
         for number, (ids_T, labels_T) in enumerate(zip(batch.ids_BT, batch.labels_BT, strict=True)):
             scored = np.flatnonzero(labels_T != IGNORED)
             ids_T = np.append(ids_T[: scored[-1] + 1], labels_T[scored[-1]])
-            found.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
-        return found
+            held.append(Tokens(f"{number:04d}", "test", ids_T, np.zeros(len(ids_T), dtype=bool), scored + 1))
+        return held
 
     def _lengths(self, count: int) -> np.ndarray:
         """Return the lengths of `count` held-out strings."""

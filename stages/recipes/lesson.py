@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from stages.families.family import Relation, Tokens
+from stages.recipes.settings import Recipe, Training
 from stages.store.errors import UserError
-from stages.store.params import Recipe, Section, Training
+from stages.store.section import Section
 
 IGNORED = -100  # label of a position whose prediction is not trained
 
@@ -153,7 +154,8 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     try:
         return kind(**arguments)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # what the user wrote comes first
+        # what the user wrote comes first
+        first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
         key = ".".join(map(str, ("arguments", *first["loc"])))
         allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
         what = first["msg"].removeprefix("Value error, ")

@@ -126,7 +126,7 @@ class Masked(Lesson):
         how_BT, other_BT = rng.random(ids_BT.shape), rng.integers(len(SPECIAL), len(corpus.words), ids_BT.shape)
         shown_BT = np.where(how_BT < 0.8, MASK, np.where(how_BT < 0.9, other_BT, ids_BT))
         arcs = [corpus.arcs[length][row] for row in rows_B]
-        row_N = np.repeat(np.arange(size), [len(one) for one in arcs])
+        row_N = np.repeat(np.arange(size), [len(pairs) for pairs in arcs])
         one_way_N3 = np.column_stack([row_N, np.concatenate(arcs)])
         return Batch(
             np.where(hidden_BT, shown_BT, ids_BT),
@@ -140,24 +140,24 @@ class Masked(Lesson):
         Labels with fewer than `grammar.FEWEST` arcs are left out of the measurement.
         """
         known = {sentence.tobytes() for ids_BT in self.corpus.ids.values() for sentence in ids_BT}
-        found: list[Tokens] = []
-        while len(found) < (count + 1) // 2:
-            tokens = self._tokens(f"{len(found):04d}", "sentence", _sentence(self, rng))
+        held: list[Tokens] = []
+        while len(held) < (count + 1) // 2:
+            tokens = self._tokens(f"{len(held):04d}", "sentence", _sentence(self, rng))
             if tokens is not None and tokens.ids.tobytes() not in known:
                 known.add(tokens.ids.tobytes())
-                found.append(tokens)
-        arcs = Counter(name for tokens in found for name, pairs in tokens.arcs.items() for _ in pairs)
-        for tokens in found:
+                held.append(tokens)
+        arcs = Counter(name for tokens in held for name, pairs in tokens.arcs.items() for _ in pairs)
+        for tokens in held:
             for name in [name for name in tokens.arcs if arcs[name] < grammar.FEWEST]:
                 del tokens.arcs[name]
         for _ in range(PATIENCE * count):
-            if len(found) == count:
-                return found
-            pair = self._pair(f"{len(found):04d}", FRAMES[len(found) % len(FRAMES)], rng)
+            if len(held) == count:
+                return held
+            pair = self._pair(f"{len(held):04d}", FRAMES[len(held) % len(FRAMES)], rng)
             if pair is not None and pair.ids.tobytes() not in known:
                 known.add(pair.ids.tobytes())
-                found.append(pair)
-        raise UserError(f"a lexicon of {self.words} words a list gives only {len(found)} of {count}; raise words")
+                held.append(pair)
+        raise UserError(f"a lexicon of {self.words} words a list gives only {len(held)} of {count}; raise words")
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
         """Return dependents of a label and their heads."""
@@ -181,18 +181,18 @@ class Masked(Lesson):
         right: dict[str, list[float]] = {}
         for pair in held:
             if isinstance(pair, Pair):
-                good, bad = (np.array([_logprob(counted, one.ids)]) for one in (pair, pair.bad))
+                good, bad = (np.array([_logprob(counted, sentence.ids)]) for sentence in (pair, pair.bad))
                 for measure, value in self.preferred(pair, good, bad).items():
                     right.setdefault(measure, []).append(value)
         hits = arcs = 0.0
         for label in grammar.LABELS:
-            found = [self.relation(grammar.name(label, DIRECTION), tokens) for tokens in held]
-            if some := [one for one in found if one is not None]:
+            relations = [self.relation(grammar.name(label, DIRECTION), tokens) for tokens in held]
+            if some := [relation for relation in relations if relation is not None]:
                 offset = best_offset(some)
-                for one in found[1::2]:  # the half on which heads are reported
-                    if one is not None:
-                        hits += offset_accuracy(one, offset) * len(one.queries)
-                        arcs += len(one.queries)
+                for relation in relations[1::2]:  # the half on which heads are reported
+                    if relation is not None:
+                        hits += offset_accuracy(relation, offset) * len(relation.queries)
+                        arcs += len(relation.queries)
         return {(measure, "ngram"): float(np.mean(values)) for measure, values in right.items()} | {
             ("uas", "offset"): hits / max(1.0, arcs)
         }
@@ -217,11 +217,11 @@ class Masked(Lesson):
 
     def _tokens(self, name: str, role: str, sentence: Sentence) -> Tokens | None:
         """Number a sentence's words; None where one is not in the corpus or there are too many or too few."""
-        number, found = self.corpus.number, _words(sentence)
-        if not self.shortest <= len(found) <= self.longest or not all(word in number for word in found):
+        number, words = self.corpus.number, _words(sentence)
+        if not self.shortest <= len(words) <= self.longest or not all(word in number for word in words):
             return None
-        ids = np.array([CLS, *(number[word] for word in found), SEP])
-        places = tuple(np.array([index + 1]) for index in range(len(found)))
+        ids = np.array([CLS, *(number[word] for word in words), SEP])
+        places = tuple(np.array([index + 1]) for index in range(len(words)))
         arcs: dict[str, list[tuple[int, int]]] = {}
         for index, word in enumerate(sentence.words):
             label = grammar.measured_label(word.label)
@@ -258,15 +258,15 @@ def withheld(subject: str, predicate: str, count: int) -> bool:
 @cache
 def drawn(lesson: Masked) -> Corpus:
     """Draw the corpus of a lesson: distinct sentences, without the combinations that are kept for the pairs."""
-    rng, found = stream(0, "recipes/masked/corpus"), {}
-    while len(found) < lesson.sentences:
+    rng, sentences = stream(0, "recipes/masked/corpus"), {}
+    while len(sentences) < lesson.sentences:
         sentence = _sentence(lesson, rng)
-        found[sentence.text] = sentence
-    words = [*SPECIAL, *sorted({word for sentence in found.values() for word in _words(sentence)})]
+        sentences[sentence.text] = sentence
+    words = [*SPECIAL, *sorted({word for sentence in sentences.values() for word in _words(sentence)})]
     number = {word: index for index, word in enumerate(words)}
     ids: dict[int, list[list[int]]] = {}
     arcs: dict[int, list[np.ndarray]] = {}
-    for sentence in found.values():
+    for sentence in sentences.values():
         length = len(sentence.words)
         ids.setdefault(length, []).append([CLS, *(number[word] for word in _words(sentence)), SEP])
         gold = [(i, word.head) for i, word in enumerate(sentence.words) if word.head is not None]

@@ -9,6 +9,7 @@ without the relation minus that at words with it, in the same sentences; `others
 Legend: P prompt, H head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ COLUMNS = (
     "label direction group queries trials layer head accuracy low high offset baseline gain gain_low gain_high "
     "mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note"
 ).split()
+TASK = "treebank"
 UAS = "dep-to-head"  # the direction whose hits are the UAS
 
 
@@ -33,18 +35,18 @@ class Chosen:
     baseline_P: pd.Series
 
 
-def table(relations: pd.DataFrame, heads: pd.DataFrame, missing: dict[str, str]) -> pd.DataFrame:
+def table(relations: Callable[[str], pd.DataFrame], heads: pd.DataFrame, missing: dict[str, str]) -> pd.DataFrame:
     """Return one row per label and direction that occurs, after the rows 'all': UAS and hit rate.
 
-    relations: the relations table of the treebank; heads: the heads table; missing: reason by family that was not
-    measured.
+    relations: the name of a relation -> its rows of the treebank's relations table; heads: the heads table; missing:
+    reason by family that was not measured.
     """
     rows, chosen = [], {}
     members = heads[heads.member].groupby("family").size()
     for label in LABELS:
         for direction in DIRECTIONS:
             family = name(label, direction)
-            measured = relations[relations.relation == family]
+            measured = relations(family)
             if measured.empty:
                 continue
             queries = int(measured.drop_duplicates("prompt").queries.sum())

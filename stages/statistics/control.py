@@ -8,6 +8,7 @@ too. So the families with most members are let in, one after the other, and ever
 of nearest stand-ins grows until there are enough different sets and they share little: no odd head speaks for all.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +19,7 @@ Head = tuple[int, int]  # (layer, head)
 LEFT = 1 / 3  # share of the model's heads that controls are drawn from, at least
 SHARED = 1 / 3  # mean overlap (Jaccard) of two control sets, at most, where there are heads enough
 TRIES = 60  # random sets per wanted one and window
+ALIKE = re.compile(r"(\d+) of (\d+) in the same layers, (\d+) of")  # how `alike` begins
 NONE = "no control possible: too few other heads"
 
 
@@ -51,13 +53,28 @@ def controls(silenced: Sequence[Head], family: str, pool: Pool, draws: int, rng:
         kept_out.pop()
 
 
-def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
-    """Say how well one control set is matched, and which families' members it holds."""
+def alike(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
+    """Say how many heads of a control set share layers, and attention kinds, with those they stand in for."""
     layers, kinds = [head[0] for head in silenced], [pool.kinds[head[0]] for head in silenced]
     same = _common(layers, [head[0] for head in control])
     kind = _common(kinds, [pool.kinds[head[0]] for head in control])
     size = len(control)
-    said = f"{same} of {size} in the same layers, {kind} of {size} of the same attention kind"
+    return f"{same} of {size} in the same layers, {kind} of {size} of the same attention kind"
+
+
+def alike_in_all(levels: Iterable[str]) -> str:
+    """Put together what `alike` says of several control sets: '6 to 9 of 14 in the same layers, 14 of 14 of ...'."""
+    counts = [tuple(map(int, ALIKE.match(level).groups())) for level in levels]
+    said = []
+    for size in sorted({size for _, size, _ in counts}):
+        same, kind = ({count[place] for count in counts if count[1] == size} for place in (0, 2))
+        said.append(f"{_range(same)} of {size} in the same layers, {_range(kind)} of {size} of the same attention kind")
+    return "; ".join(said)
+
+
+def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> str:
+    """Say how well one control set is matched, and which families' members it holds."""
+    said = alike(silenced, control, pool)
     inside = {name: len(pool.members[name] & set(control)) for name in pool.members}
     held = [
         f"{count} of {name} ({len(pool.members[name])} of {len(pool.heads)} heads are)"
@@ -71,6 +88,10 @@ def overlap(sets: Sequence[Sequence[Head]]) -> float:
     """Return the mean Jaccard index of two of the sets; nan for fewer than two."""
     pairs = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in combinations(sets, 2)]
     return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def _range(counts: Set[int]) -> str:
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts))
 
 
 def _common(left: list, right: list) -> int:

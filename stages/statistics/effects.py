@@ -11,14 +11,14 @@ left out, as it is in a cell of fewer than `PROMPTS` prompts; groups of fewer th
 model whose own loss is above ln V has left its distribution: 'worse than uniform'.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from stages import tasks
-from stages.statistics.control import overlap
+from stages.statistics.control import ALIKE, alike_in_all, overlap
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
@@ -31,6 +31,7 @@ SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a 
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
 ALL = "all"
+SET = ["family", "k", "kind"]  # what a set of heads and its control sets have in common
 
 
 @dataclass(frozen=True)
@@ -77,46 +78,63 @@ class Cell:
         return ""
 
 
-def table(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
+def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> pd.DataFrame:
     """Return effects.csv: rows of the intact model ('none'), of families and of their control sets.
 
-    raw: table EFFECTS; plan: table PLANS, whose order is kept; vocabulary: V, tokens. Measures that say something about
-    the prompts (a task's `beside`, such as ties) are given of the intact model only.
+    raws: tables EFFECTS, each with all rows of some tasks, read one after the other; plan: table PLANS, whose order is
+    kept; vocabulary: V, tokens. Measures that say something about the prompts (a task's `beside`, such as ties) are
+    given of the intact model only.
     """
-    raw = raw.assign(change=raw.value - raw.intact)
-    intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
-    limit = float(np.log(vocabulary))
-    rows = [_intact_row(cell, measure) for cell in _cells(intact, limit) for measure in cell.measures]
-    planned = plan.set_index("id")
-    names = set(raw[raw.purpose == "family"].intervention)
-    for name in [name for name in planned.index if name in names]:
-        family = raw[raw.intervention == name]
-        first = family.iloc[0]
-        controls = raw[(raw.purpose == "control") & (raw.family == first.family) & (raw.k == first.k)]
-        controls = controls[controls.kind == first.kind]
-        levels = planned.matching.reindex(controls.intervention.unique()).dropna()
-        for cell in _cells(family, limit):
-            if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
-                continue  # a handful of prompts says nothing
-            beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
-            skill = [measure for measure in cell.measures if measure not in cell.task.beside]
-            matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
-            same = {"members": planned.members[name], "matching": matching}
-            rows += [_family_row(cell, measure, beside) | same for measure in skill]
-        rows += _control_rows(controls, planned)
-    frame = pd.DataFrame(rows, columns=COLUMNS)
+    planned, limit = plan.set_index("id"), float(np.log(vocabulary))
+    places = {name: place for place, name in enumerate(planned.index)}
+    ordered: list[tuple[tuple, dict]] = []  # by place in the plan, a family before its controls, by task
+    for raw in raws:
+        names = {name: "category" for name in raw if name not in ("value", "intact")}  # of few values: much faster
+        raw = raw.assign(change=raw.value - raw.intact).astype(names)
+        intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
+        rows = (_intact_row(cell, measure) for cell in _cells(intact, limit) for measure in cell.measures)
+        ordered += [((-1, False, row["task"]), row) for row in rows]
+        controls = raw[raw.purpose == "control"]
+        controls_of = dict(iter(controls.groupby(SET, observed=True)))
+        place_of: dict[tuple, int] = {}
+        for name, family in raw[raw.purpose == "family"].groupby("intervention", observed=True):
+            if name not in places:
+                continue
+            of_set = tuple(family.iloc[0][SET])
+            place_of[of_set] = places[name]
+            rows = _family_rows(family, controls_of.get(of_set, raw.head(0)), planned, limit)
+            ordered += [((places[name], False, row["task"]), row) for row in rows]
+        for row in _control_rows(controls, planned):
+            place = place_of.get(tuple(row[name] for name in SET))
+            ordered += [((place, True, row["task"]), row)] if place is not None else []
+    frame = pd.DataFrame([row for _, row in sorted(ordered, key=lambda keyed: keyed[0])], columns=COLUMNS)
     claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
     whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
     return frame.assign(q=adjusted(frame.p.where(claim).astype(float))).astype(whole)
 
 
+def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataFrame, limit: float) -> list[dict]:
+    """Return the rows of a family's set in every cell; groups of a handful of prompts say nothing and have none."""
+    rows, name = [], family.intervention.iloc[0]
+    levels = planned.matching.reindex(controls.intervention.unique()).dropna()
+    for cell in _cells(family, limit):
+        if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
+            continue
+        beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
+        matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
+        same = {"members": planned.members[name], "matching": matching}
+        skill = [measure for measure in cell.measures if measure not in cell.task.beside]
+        rows += [_family_row(cell, measure, beside) | same for measure in skill]
+    return rows
+
+
 def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
     """Yield all prompts of a task, then each of its groups where there are several."""
-    for name, of_task in rows.groupby("task"):
+    for name, of_task in rows.groupby("task", observed=True):
         task = tasks.of(name)
         yield Cell(task, ALL, of_task, limit)
         if task.parts and of_task[task.parts].nunique() > 1:
-            for group, of_group in of_task.groupby(task.parts):
+            for group, of_group in of_task.groupby(task.parts, observed=True):
                 yield Cell(task, group, of_group, limit)
 
 
@@ -141,7 +159,7 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     row |= {"group": cell.group, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
     row |= {"change": change, "low": low, "high": high, **_counts(read)}
     beside = controls[controls.measure == measure]
-    changes_D = beside.groupby("draw").change.mean()
+    changes_D = beside.groupby("draw", observed=True).change.mean()
     row |= {"controls": len(changes_D), "control_change": changes_D.mean()}
     why = cell.unable()
     if len(changes_D):
@@ -156,32 +174,22 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
 
 def _matched(levels: pd.Series) -> str:
     """Return how a family's control sets are matched, in all; each set's own row says its own (`control.matching`)."""
-    alike = levels.str.extract(r"^(\d+) of (\d+) in the same layers, (\d+) of")
-    if alike.isna().any(axis=None):  # a plan that says it otherwise
+    if not levels.str.match(ALIKE).all():  # a plan that says it otherwise
         return "; ".join(sorted(set(levels)))
-    alike = alike.astype(int)
-    size = alike[1].iloc[0]
-    said = f"{_range(alike[0])} of {size} in the same layers, {_range(alike[2])} of {size} of the same attention kind"
+    said = alike_in_all(levels)
     holding = levels.str.findall(r"\d+ of (\S+) \(").explode().dropna().value_counts(sort=False).sort_index()
     held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in holding.items()]
     return f"{said}; {', '.join(held)}" if held else f"{said}; no member of a causal family"
 
 
-def _range(counts: pd.Series) -> str:
-    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-
-
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
     """Return one row per control set, task and measure: its change, without an interval."""
-    rows = []
-    for (name, draw, task, measure), read in controls.groupby(["intervention", "draw", "task", "measure"]):
-        if measure in tasks.of(task).beside:
-            continue
-        row = {key: read.iloc[0][key] for key in ("purpose", "family", "k", "kind", "heads")} | {"draw": draw}
-        row |= {"task": task, "group": ALL, "measure": measure, "value": read.value.mean(), "note": ""}
-        row |= {"intact": read.intact.mean(), "change": read.change.mean(), **_counts(read)}
-        rows.append(row | {"members": planned.members[name], "matching": planned.matching[name]})
-    return sorted(rows, key=lambda row: (row["task"], row["measure"], row["draw"]))
+    sets = controls.groupby(["task", "measure", "draw", "intervention"], observed=True)
+    read = sets[["value", "intact", "change"]].mean().join(sets[["purpose", "family", "k", "kind", "heads"]].first())
+    read = read.join(sets[["prompt", "cluster"]].nunique().set_axis(["trials", "clusters"], axis=1)).reset_index()
+    of_plan = planned[["members", "matching"]].reindex(read.pop("intervention")).reset_index(drop=True)
+    rows = read.assign(group=ALL, note="").join(of_plan).to_dict("records")
+    return [row for row in rows if row["measure"] not in tasks.of(row["task"]).beside]
 
 
 def _counts(read: pd.DataFrame) -> dict[str, int]:

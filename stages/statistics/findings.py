@@ -81,11 +81,11 @@ def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray, dict[
     """Return an arm's measures as (S, C, P), best heads standing for relations, its steps (C,) and the weights (P,)."""
     chosen, values, weights = rows[(rows.best == 1) & ~rows.measure.str.contains("@")], {}, {}
     index = [sorted(rows[column].unique()) for column in ("seed", "step", "sequence")]
-    for measure, mine in chosen.groupby("measure", sort=False):
-        full = mine.set_index(["seed", "step", "sequence"]).value
+    for measure, of_measure in chosen.groupby("measure", sort=False):
+        full = of_measure.set_index(["seed", "step", "sequence"]).value
         full = full.reindex(pd.MultiIndex.from_product(index))
         values[measure] = full.to_numpy().reshape(*map(len, index))
-        weights[measure] = mine.groupby("sequence").weight.first().reindex(index[2]).fillna(0.0).to_numpy()
+        weights[measure] = of_measure.groupby("sequence").weight.first().reindex(index[2]).fillna(0.0).to_numpy()
     return values, np.array(index[1]), weights
 
 
@@ -108,10 +108,10 @@ def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesso
     """
     first = next(iter(located))
     for arm, measures in located.items():
-        for measure, one in measures.items():
+        for measure, location in measures.items():
             solved = ("solved",) if measure in lessons[arm].solved else ()
             for finding in ("onset", "rise", "final", *solved):
-                values_S, values_R = getattr(one, f"{finding}_S"), getattr(one, f"{finding}_R")
+                values_S, values_R = getattr(location, f"{finding}_S"), getattr(location, f"{finding}_R")
                 yield finding, arm, measure, "", "", values_S.mean(), *_bounds(values_R, finding == "solved")
                 yield from ((finding, arm, measure, "", s, value, np.nan, np.nan) for s, value in enumerate(values_S))
         onsets = [measure for measure in lessons[arm].onsets if measure in measures]
@@ -121,20 +121,22 @@ def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesso
             yield "after", arm, later, earlier, "", change, *_bounds(b.onset_R - a.onset_R)
         if arm != first:
             for measure in onsets:
-                one, other = located[first].get(measure), measures[measure]
+                reference, other = located[first].get(measure), measures[measure]
                 solved = ("solved",) if measure in lessons[arm].solved else ()
-                for finding in ("onset", *solved) if one is not None else ():
-                    value = getattr(other, f"{finding}_S").mean() - getattr(one, f"{finding}_S").mean()
-                    later_R = getattr(other, f"{finding}_R") - getattr(one, f"{finding}_R")
+                for finding in ("onset", *solved) if reference is not None else ():
+                    value = getattr(other, f"{finding}_S").mean() - getattr(reference, f"{finding}_S").mean()
+                    later_R = getattr(other, f"{finding}_R") - getattr(reference, f"{finding}_R")
                     bounds = _bounds(later_R, finding == "solved")
                     yield f"{finding} later", arm, measure, first, "", value, *bounds
             for measure, other in measures.items():
-                one = located[first].get(measure)
-                if one is not None:
+                reference = located[first].get(measure)
+                if reference is not None:
                     sign = -1 if measure in lessons[arm].falls else 1
                     for finding in ("rise", "final"):
-                        value = sign * (getattr(one, f"{finding}_S").mean() - getattr(other, f"{finding}_S").mean())
-                        bounds = _bounds(sign * (getattr(one, f"{finding}_R") - getattr(other, f"{finding}_R")))
+                        value = sign * (
+                            getattr(reference, f"{finding}_S").mean() - getattr(other, f"{finding}_S").mean()
+                        )
+                        bounds = _bounds(sign * (getattr(reference, f"{finding}_R") - getattr(other, f"{finding}_R")))
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
@@ -219,14 +221,14 @@ def metrics(whole: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | 
     `<means>_<measure>`: what simpler means reach on the same sequences, such as ngram_accuracy.
     """
     first = next(iter(seeds))
-    found: dict[str, float | int] = {"seeds": seeds[first]}
+    numbers: dict[str, float | int] = {"seeds": seeds[first]}
     for row in whole.itertuples():
         if row.finding == "final":
-            found[row.measure if row.arm == first else f"{row.arm}_{row.measure}"] = round(row.value, 5)
+            numbers[row.measure if row.arm == first else f"{row.arm}_{row.measure}"] = round(row.value, 5)
         elif row.finding == "onset" and row.arm == first:
-            found[f"{row.measure}_onset"] = round(row.value, 1)
+            numbers[f"{row.measure}_onset"] = round(row.value, 1)
         elif row.finding == "solved" and row.arm == first and not np.isnan(row.value):
-            found[f"{row.measure}_solved"] = round(row.value, 1)
+            numbers[f"{row.measure}_solved"] = round(row.value, 1)
         elif row.finding == "level" and row.arm == first and "@" not in row.measure:
-            found[f"{row.versus}_{row.measure}"] = round(row.value, 5)
-    return found
+            numbers[f"{row.versus}_{row.measure}"] = round(row.value, 5)
+    return numbers

@@ -8,6 +8,8 @@ prompts) stands beside `chance`: the best guess that knows the tape so far but n
 Legend: P prompt.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -21,23 +23,26 @@ COLUMNS = (
 ).split()
 
 
-def table(relations: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
+TASK = "iteration"
+
+
+def table(relations: Callable[[str], pd.DataFrame], heads: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all functions that were measured.
 
-    relations: the relations table of the task; heads: the heads table.
+    relations: the name of a relation -> its rows of the task's relations table; heads: the heads table.
     """
-    rows = []
+    rows, separators = [], relations("separator")
     for function in FUNCTIONS:
         family = name(function)
-        stepping = relations[relations.relation == family]
-        if stepping.empty:
+        inputs = relations(family)
+        if inputs.empty:
             continue
-        written = _written(function, stepping.drop_duplicates("prompt").sort_values("prompt"))
-        separator = relations[(relations.relation == "separator") & relations.prompt.isin(stepping.prompt)]
-        for relation, where, mine in (("input", family, stepping), ("separator", "separator", separator)):
-            members = int(heads[heads.family == where].member.sum())
-            found = _best(mine)
-            rows.append({"function": function, "relation": relation, "members": members} | found | written)
+        written = _written(function, inputs.drop_duplicates("prompt").sort_values("prompt"))
+        separator = separators[separators.prompt.isin(inputs.prompt)]
+        for relation, of_family, looks in (("input", family, inputs), ("separator", "separator", separator)):
+            row = {"function": function, "relation": relation}
+            row |= {"members": int(heads[heads.family == of_family].member.sum())}
+            rows.append(row | _best(looks) | written)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -52,9 +57,9 @@ def _written(function: str, prompts: pd.DataFrame) -> dict:
     return row
 
 
-def _best(mine: pd.DataFrame) -> dict:
-    """Return the head that looks there most on split a, and what it does on split b."""
-    on_a, on_b = (mine[mine.split == half] for half in "ab")
+def _best(looks: pd.DataFrame) -> dict:
+    """Return the head that looks there most on split a, and what it does on split b; looks: rows of one relation."""
+    on_a, on_b = (looks[looks.split == half] for half in "ab")
     scores = on_a.groupby(["layer", "head"])[["over_half", "mass"]].mean()
     layer, head = scores.sort_values(["over_half", "mass"], ascending=False, kind="stable").index[0]
     own = on_b[(on_b.layer == layer) & (on_b["head"] == head)].sort_values("prompt")

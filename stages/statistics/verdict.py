@@ -1,9 +1,16 @@
 """From values per prompt to verdicts per head: score, interval, p, q, membership. Pure numpy.
 
-score = mean over prompts; interval = percentile bootstrap, clusters of prompts resampled whole; p = one-sided sign-flip
-test of the mean of (value - null), clusters flipped whole; q = Benjamini-Hochberg over the heads of the family.
+score = mean over prompts; interval = t over clusters of prompts (stages/statistics/intervals.py: Wilson's for scores,
+which are shares, Hall's for effects), none below 8 clusters; p = one-sided sign-flip test of the mean of
+(value - null), clusters flipped whole; q = Benjamini-Hochberg over the heads of the family.
 Member = score >= threshold and q < alpha and score - null >= margin and, where a fixed offset could fake the score,
-lower bound > the best offset's accuracy. For indirect effects, whose null is 0, the threshold is the margin.
+lower bound > the best offset's accuracy. For indirect effects, whose null is 0, the threshold is the margin. Below 8
+clusters a head cannot be shown to beat an offset: families that have one then have no members, and the note says so.
+
+Simulated on scores as heads have them (tests/test_statistics.py: skewed shares of attention, hits of few queries, half
+of the clusters at 0) these intervals cover 92-98 % at 8, 20 and 67 clusters; percentile bootstraps of the same cover
+82-90 % at 8 and 88-94 % at 20. Shares of about 0.02 that a few clusters make up are covered by neither (78-90 % and
+64-76 % at 8): it is the upper bound that is missed, and no member is made by that.
 
 Legend: P prompt, H head (all layers), C cluster, R resample.
 """
@@ -11,34 +18,27 @@ Legend: P prompt, H head (all layers), C cluster, R resample.
 import numpy as np
 
 from stages.families.family import Family
+from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted
 
+NO_BOUND = f"fewer than {FEWEST} clusters of prompts: not shown to beat the best offset"
 
-def clusters(
-    values_PH: np.ndarray, names: np.ndarray, weights_P: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weighted sums (C, H) and weights (C,) of the clusters, in order of their names."""
-    weights_P = np.ones(len(names)) if weights_P is None else weights_P
+
+def clusters(values_PH: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Return the sums (C, H) of the clusters, in order of their names."""
     unique, inverse = np.unique(names, return_inverse=True)
-    sums = np.zeros((len(unique), values_PH.shape[1]))
-    np.add.at(sums, inverse, values_PH * weights_P[:, None])
-    return sums, np.bincount(inverse, weights_P).astype(float)
+    sums_CH = np.zeros((len(unique), values_PH.shape[1]))
+    np.add.at(sums_CH, inverse, values_PH)
+    return sums_CH
 
 
-def bootstrap(
-    values_PH: np.ndarray,
-    names: np.ndarray,
-    samples: int,
-    rng: np.random.Generator,
-    weights_P: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % bounds (2, H) of the mean over prompts; nan for a column that holds nan.
+def bounds(values_PH: np.ndarray, names: np.ndarray, weights_P: np.ndarray, share: bool) -> np.ndarray:
+    """Return low and high (2, H) of the weighted mean over prompts; nan below 8 clusters of prompts with a value.
 
-    Clusters are resampled with replacement, the same ones for all columns.
+    share: values lie in 0..1.
     """
-    sums, sizes = clusters(values_PH, names, weights_P)
-    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples).astype(float)  # (R, C)
-    return np.percentile((weights @ sums) / (weights @ sizes)[:, None], [2.5, 97.5], axis=0)
+    _, owner_P = np.unique(names, return_inverse=True)
+    return np.array([interval(values_P, owner_P, weights_P, share=share) for values_P in values_PH.T]).T
 
 
 def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -46,11 +46,11 @@ def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.
 
     (1 + count) / (1 + resamples), so p is never 0 (Phipson & Smyth 2010). A column that holds nan has p = nan.
     """
-    sums, _ = clusters(values_PH, names)
-    seen, count = sums.sum(axis=0), np.zeros(sums.shape[1])
+    sums_CH = clusters(values_PH, names)
+    seen, count = sums_CH.sum(axis=0), np.zeros(sums_CH.shape[1])
     for start in range(0, resamples, 1000):
-        signs = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums))) * 2.0 - 1  # (R, C)
-        count += (signs @ sums >= seen - 1e-12).sum(axis=0)
+        signs_RC = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums_CH))) * 2.0 - 1
+        count += (signs_RC @ sums_CH >= seen - 1e-12).sum(axis=0)
     return np.where(np.isnan(seen), np.nan, (1 + count) / (1 + resamples))
 
 
@@ -69,11 +69,11 @@ def judge(
 
     values, null: per prompt and head; baseline: accuracy of the best offset per prompt; names: cluster of each prompt;
     split: 'a' or 'b'; weights: of the prompts (ones, or queries where these weigh equally); settings: resamples,
-    bootstrap, alpha, margin, thresholds (by family, where they differ from the families' own).
+    alpha, margin, thresholds (by family, where they differ from the families' own).
     """
     score = _mean(values_PH, weights_P)
     null = _mean(null_PH, weights_P)
-    low, high = bootstrap(values_PH, names, settings.bootstrap, rng, weights_P)
+    low, high = bounds(values_PH, names, weights_P, share=family.statistic != "effect")
     halves = {half: _mean(values_PH[split == half], weights_P[split == half]) for half in "ab"}
     member = score >= settings.thresholds.get(family.name, family.threshold)
     p = q = np.full(len(score), np.nan)
@@ -85,11 +85,13 @@ def judge(
     if family.statistic != "effect":
         member &= score - null >= settings.margin
     baseline = np.full(len(score), np.nan)
+    note = np.full(len(score), "", dtype=object)
     if family.content:
         baseline[:] = np.average(baseline_P, weights=weights_P)
+        note[member & (score > baseline) & np.isnan(low)] = NO_BOUND
         member &= low > baseline
     columns = {"score": score, "score_a": halves["a"], "score_b": halves["b"], "null": null, "baseline": baseline}
-    return columns | {"low": low, "high": high, "p": p, "q": q, "member": member}
+    return columns | {"low": low, "high": high, "p": p, "q": q, "member": member, "note": note}
 
 
 def _mean(values_PH: np.ndarray, weights_P: np.ndarray) -> np.ndarray:

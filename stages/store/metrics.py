@@ -7,15 +7,13 @@ arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` ov
 share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
-`steering.<vector>` (mean zero-shot accuracy over functions). What was not measured is left out, so that a diff shows it
-as missing.
+`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`). What was not measured is
+left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
-
-VECTORS = ("none", "heads", "function", "layer_average", "random")
 
 
 def metrics(
@@ -31,37 +29,37 @@ def metrics(
 
     sink_rate: share of short passages' heads that are sinks, None without text; mains: task -> its main measure.
     """
-    found: dict = {}
+    tree: dict = {}
     overall = effects[effects.group == "all"]
     for task, measure in mains.items():
         row = overall[(overall.purpose == "none") & (overall.task == task) & (overall.measure == measure)]
         if len(row):
-            found.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
-            found[task]["trials"] = int(row.trials.iloc[0])
+            tree.setdefault(task, {})[measure] = round(float(row.value.iloc[0]), 5)
+            tree[task]["trials"] = int(row.trials.iloc[0])
     syntactic = heads.family.str.startswith("grammar:")
     if syntactic.any():
         members = heads[syntactic].groupby(["layer", "head"]).member.any()
-        found["heads"] = {"grammar": {"members": int(members.sum())}}
+        tree["heads"] = {"grammar": {"members": int(members.sum())}}
     for family, rows in heads[~syntactic].groupby("family", sort=False):
-        found.setdefault("heads", {})[family] = {"members": int(rows.member.sum())}
+        tree.setdefault("heads", {})[family] = {"members": int(rows.member.sum())}
         both = rows.dropna(subset=["score_a", "score_b"])
         if len(both):  # chosen on split a, reported on split b
             top = both.loc[both.score_a.idxmax()]
-            found["heads"][family] |= {"top_score": round(float(top.score_b), 5), "top_layer": int(top.layer)}
+            tree["heads"][family] |= {"top_score": round(float(top.score_b), 5), "top_layer": int(top.layer)}
     for row in grammar[grammar.accuracy.notna()].itertuples():
-        mine = found.setdefault("grammar", {})
+        arcs = tree.setdefault("grammar", {})
         if row.label == "all":
             name = "uas" if row.direction else "hit_rate"
-            mine |= {name: round(float(row.accuracy), 5), f"{name}_offset": round(float(row.baseline), 5)}
-            mine |= {"arcs": int(row.trials)} if row.direction else {}
+            arcs |= {name: round(float(row.accuracy), 5), f"{name}_offset": round(float(row.baseline), 5)}
+            arcs |= {"arcs": int(row.trials)} if row.direction else {}
         else:
-            mine.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
+            arcs.setdefault("gain", {})[f"{row.label}:{row.direction}"] = round(float(row.gain), 5)
     for row in steps[steps.relation == "input"].itertuples():
         values = {"symbols": row.symbols, "tapes": row.tapes, "chance": row.symbols_chance, "share": row.share}
         values = {name: round(float(value), 5) for name, value in (values | {"offset": row.baseline}).items()}
-        found.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
+        tree.setdefault("iteration", {})[row.function] = values | {"trials": int(row.prompts)}
     if sink_rate is not None:
-        found.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
+        tree.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     silenced = overall[overall.purpose == "family"]
     against = silenced[(silenced.controls > 0).fillna(False)].kind  # control sets run with one kind of ablation
     silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
@@ -69,11 +67,11 @@ def metrics(
         for main in rows[rows.measure == mains.get(task)].itertuples():
             values = {"change": round(float(main.change), 5)}
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
-            found.setdefault("ablation", {}).setdefault(family, {})[task] = values
+            tree.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
-        zero = steering[steering.context == "zero_shot"]
-        for vector in VECTORS:
-            mine = zero[zero.vector == vector]
-            if len(mine):
-                found.setdefault("steering", {})[vector] = round(float(mine.accuracy.mean()), 5)
-    return found
+        zero_shot = steering[(steering.context == "zero_shot") & (steering.function == "all")]
+        for row in zero_shot.itertuples():
+            tree.setdefault("steering", {})[row.vector] = round(float(row.accuracy), 5)
+            if pd.notna(row.p):
+                tree["steering"]["p"] = round(float(row.p), 5)
+    return tree

@@ -1,7 +1,7 @@
 """What users write in params.yaml: one frozen pydantic model per section; unknown keys and wild values are errors.
 
 `load` validates the whole file, so that a misspelt key is found by the first stage that runs. The sections of tasks lie
-in the tasks' own folders and are found there; those of recipes lie in `stages.store.recipe`.
+in the tasks' own folders, those of recipes in `stages.recipes.settings`: they are found there when params are read.
 """
 
 from functools import cache
@@ -14,19 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, create_model, model
 
 from stages.store import paths
 from stages.store.errors import UserError
-from stages.store.recipe import (  # noqa: F401  (all of them are `params.X` to others)
-    VARIANTS,
-    Architecture,
-    Checkpoints,
-    First,
-    Optimizer,
-    Recipe,
-    Revisions,
-    Study,
-    Training,
-    digest,
-)
-from stages.store.section import Count, Name, Positive, Section, Share  # noqa: F401
+from stages.store.section import Count, Name, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 SHOWN = 200  # characters of a wrong value in a message
@@ -92,7 +80,6 @@ class Classify(Section):
     """From scores to verdicts."""
 
     resamples: Annotated[int, Field(ge=10_000)]
-    bootstrap: Annotated[int, Field(ge=200)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
     thresholds: dict[str, float] = Field(default_factory=dict)
@@ -126,12 +113,14 @@ class Ablate(Section):
 
 
 class Steer(Section):
-    """Function vectors: what is tried on split a."""
+    """Function vectors: what is tried on split a, and how much is reported on split b."""
 
     heads: tuple[Count, ...] = Field(min_length=1)
     strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
     layer_step: Count
-    queries: Annotated[int, Field(ge=2)]
+    choose: Count
+    zero_shot: Count
+    shuffled: Count
     draws: Count
 
 
@@ -142,10 +131,17 @@ class Report(Section):
 
 
 class Studies(Section):
-    """The whole of full/params.yaml: recipes alone, the longer studies."""
+    """The whole of full/params.yaml: recipes alone, the longer studies.
+
+    Each is a `stages.recipes.settings.Recipe`; `studies` and `whole` say so to pydantic.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    recipes: dict[Name, Recipe] = Field(min_length=1)
+    recipes: dict[Name, Any] = Field(min_length=1)
+
+    def __reduce__(self) -> tuple:
+        """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
+        return _validated, (self.model_dump(),)
 
 
 class Params(Studies):
@@ -162,21 +158,34 @@ class Params(Studies):
     steer: Steer
     report: Report
 
-    def __reduce__(self) -> tuple:
-        """Pickle as a dictionary: the class of `whole` is made anew in every process."""
-        return _validated, (self.model_dump(),)
+
+@cache
+def studies() -> type[Studies]:
+    """Return `Studies` with what a recipe is: the floors above are asked only when params are read."""
+    return create_model("Studies", __base__=Studies, recipes=_recipes())
 
 
 @cache
 def whole() -> type[Params]:
-    """Return `Params` with a field per task: the floor above is asked only when params are read."""
+    """Return `Params` with what a recipe is and a field per task."""
     tasks = import_module("stages.tasks")
     fields = {name: (tasks.of(name).settings | None, None) for name in tasks.names()}
-    return create_model("Params", __base__=Params, tasks=(create_model("Tasks", __base__=Tasks, **fields), ...))
+    named = create_model("Tasks", __base__=Tasks, **fields)
+    return create_model("Params", __base__=Params, tasks=(named, ...), recipes=_recipes())
 
 
-def _validated(content: Any) -> Params:
-    return whole().model_validate(content)
+def _recipes() -> tuple[Any, Any]:
+    recipe = import_module("stages.recipes.settings").Recipe
+    return dict[Name, recipe], Field(min_length=1)
+
+
+def _kind(content: Any) -> type[Studies]:
+    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    return studies() if alone else whole()
+
+
+def _validated(content: Any) -> Studies:
+    return _kind(content).model_validate(content)
 
 
 def load(path: Path = paths.PARAMS) -> Params:
@@ -190,8 +199,7 @@ def load(path: Path = paths.PARAMS) -> Params:
 def load_studies(path: Path = paths.PARAMS) -> Studies:
     """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
     content = _content(path)
-    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
-    return _checked(path, content, Studies if alone else whole())
+    return _checked(path, content, _kind(content))
 
 
 def _content(path: Path) -> Any:
@@ -212,7 +220,7 @@ def _checked(path: Path, content: Any, kind: type[Studies]) -> Any:
 
 def _explain(path: Path, error: ValidationError) -> str:
     # a misspelt key is also a missing one: the key that the user wrote comes first
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if not str(part).startswith("["))  # [key], [training], [revisions]
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")
@@ -230,10 +238,11 @@ def _explain(path: Path, error: ValidationError) -> str:
 def _allowed(where: tuple[Any, ...]) -> list[str]:
     """Return the keys allowed in the section at a key path."""
     section: Any = whole()
+    variants = import_module("stages.recipes.settings").VARIANTS
     for part in where:
         fields = getattr(section, "model_fields", {})
-        if part in VARIANTS:
-            section = VARIANTS[part]
+        if part in variants:
+            section = variants[part]
         elif part in fields:
             annotation = fields[part].annotation
             options = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]

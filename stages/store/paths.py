@@ -4,7 +4,6 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
-LOCK = Path("requirements.lock")
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
 NGRAM = Path("data/ngram.parquet")  # what counting alone makes of every prompt

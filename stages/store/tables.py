@@ -5,6 +5,7 @@ written to a temporary name and renamed (a killed stage leaves nothing a later r
 compression and row groups and no timestamps: the same rows give the same bytes.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ PROMPTS = _schema(
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
     group=(pa.string(), "what results are broken down by: paradigm, function, length and depth ..."),
     category=(pa.string(), "coarser group: BLiMP phenomenon, kind of function; '' where there is none"),
-    cluster=(pa.string(), "unit of independence that the bootstrap resamples: prompts sharing text share it"),
+    cluster=(pa.string(), "unit of independence that intervals and tests count: prompts sharing text share it"),
     text=(pa.string(), "what the model reads; '' if `ordinals` are given or only targets are scored"),
     targets=(pa.list_(pa.string()), "continuations of text to score; the first is the right one"),
     relations=(pa.list_(_SPAN), "annotated relations, character spans [start, end) in text + targets[0]"),
@@ -117,7 +118,7 @@ HEADS = _schema(
         "it more than half); 0 for effects; = baseline for grammar, whose score is an accuracy",
     ),
     baseline=(pa.float32(), "accuracy of the best fixed offset (content families); null elsewhere"),
-    low=(pa.float32(), "2.5 % bootstrap bound of the score, prompts resampled by cluster"),
+    low=(pa.float32(), "2.5 % bound of the score, t over clusters of prompts; null below 8 clusters"),
     high=(pa.float32(), "97.5 % bound"),
     p=(pa.float32(), "one-sided sign-flip p-value of score - null; null where not tested"),
     q=(pa.float32(), "Benjamini-Hochberg within the family over heads"),
@@ -175,15 +176,17 @@ STEERING = _schema(
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
-    context=(pa.string(), "zero_shot or shuffled"),
-    vector=(pa.string(), "none, function, heads, layer_average or random"),
+    context=(pa.string(), "zero_shot or shuffled; clean: the intact model with demonstrations, the same queries"),
+    vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
     heads=(pa.int16(), "number of heads in the vector; 0 where none"),
-    draw=(pa.int16(), "number of the random draw; 0 elsewhere"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    names=(pa.string(), "the heads in the vector, such as 'L5H1 L11H2'; '' where none"),
+    matching=(pa.string(), "how well a control set is matched; '' elsewhere"),
     chosen=(pa.bool_(), "this setting was chosen on split a"),
     correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
-    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
+    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
 NGRAM = _schema(
@@ -211,6 +214,16 @@ def reason(path: Path) -> str:
     return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
 
 
+def skipping(schema: pa.Schema, why: dict[str, str]) -> pa.Schema:
+    """Return the schema of a table that leaves something out: name -> why, as JSON in its metadata."""
+    return schema.with_metadata({"skipped": json.dumps(why, sort_keys=True)})
+
+
+def skipped(path: Path) -> dict[str, str]:
+    """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
+    return json.loads((read_schema(path).metadata or {}).get(b"skipped") or b"{}")
+
+
 def read_schema(path: Path) -> pa.Schema:
     """Read the schema only; a missing or damaged file is a `UserError`."""
     try:
@@ -219,13 +232,16 @@ def read_schema(path: Path) -> pa.Schema:
         raise _damaged(path, error) from None
 
 
-def read(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pd.DataFrame:
+def read(
+    path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None, only: list[tuple] | None = None
+) -> pd.DataFrame:
     """Read a table as a data frame and check its columns against `schema`.
 
+    only: conditions that the rows read meet, such as ("task", "==", "icl"): rows that do not never become Python's.
     Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
     """
     try:
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=columns, filters=only)
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from None
     wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]

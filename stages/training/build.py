@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from stages.store.params import Architecture
+from stages.recipes.settings import Architecture
 
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:

@@ -7,12 +7,14 @@ sha256 of every file, as `data/models/<slot>.json` does for a slot.
 import json
 from pathlib import Path
 
+from stages.model.files import listed
 from stages.model.load import Loaded, open_folder
 from stages.model.origin import Origin, changed, described, find_origin
 from stages.model.proof import prove
+from stages.recipes.settings import Revisions
 from stages.store import paths
 from stages.store.errors import UserError
-from stages.store.params import Model, Revisions
+from stages.store.params import Model
 
 
 def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
@@ -21,8 +23,7 @@ def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
     Raises `UserError` naming the key in params.yaml when it is not there or cannot be measured.
     """
     origin = _origin(recipe, arm, revisions, step)
-    files = described(origin)
-    if not any(name.endswith((".safetensors", ".gguf")) for name in files):
+    if not any(file.suffix in (".safetensors", ".gguf") for file in listed(origin.folder)):
         raise UserError(
             f"{_key(recipe, arm, step)} = {revisions.revisions[step]!r}: no *.safetensors among its files; pickled "
             "weights are not read: convert them to safetensors in folders of your own and use source: path"
@@ -39,7 +40,7 @@ def record(recipe: str, arm: str, revisions: Revisions, step: int) -> dict:
         "kind": loaded.kind,
         "architecture": type(loaded.model).__name__,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "files": files,
+        "files": described(origin),
         "proof": proof,
     }
 

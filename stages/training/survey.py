@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stages import tasks
 from stages.families.text.streaming import RECENT
 from stages.model.forward import batches
 from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.tokens import encode, longest
-from stages.recipes.families import OUTCOMES, Asked, Families
+from stages.recipes.families import Asked, Families
 from stages.store.errors import UserError
-from stages.training.study import Row, attention, offsets
+from stages.training.checkpoint import Row, attention, offsets
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 2048  # in a batch, at most (one prompt at least)
@@ -23,7 +24,11 @@ def measured(loaded: Loaded, lesson: Families, held: Sequence[Asked]) -> list[Ro
 
     Prompts that the model cannot read whole, or has no use for, are left out. Raises `UserError` when none is left.
     """
-    encoded = [(asked, lesson.scored(asked, encode(loaded, asked.row))) for asked in held if _sensible(loaded, asked)]
+    encoded = [
+        (asked, lesson.scored(asked, encode(loaded, asked.row)))
+        for asked in held
+        if not tasks.of(asked.task).refuses(loaded.kind)
+    ]
     kept = [(asked, tokens) for asked, tokens in encoded if len(tokens) <= longest(loaded)]
     if not kept:
         raise UserError(f"{type(loaded.model).__name__}: it can read none of the prompts of {', '.join(lesson.tasks)}")
@@ -32,21 +37,16 @@ def measured(loaded: Loaded, lesson: Families, held: Sequence[Asked]) -> list[Ro
     best, rows = offsets(relations), []
     streaming = {f"L{layer}H{head}" for layer, head in loaded.anatomy.heads if _streams(loaded, layer)}
     for chosen in batches([tokens for _, tokens in kept], BATCH_TOKENS, [len(tokens.target) for _, tokens in kept]):
-        found = measure(loaded, [kept[index][1] for index in chosen], [relations[index] for index in chosen])
-        for index, means, scored in zip(chosen, found.means, found.scored, strict=True):
+        masses = measure(loaded, [kept[index][1] for index in chosen], [relations[index] for index in chosen])
+        for index, means, scored in zip(chosen, masses.means, masses.scored, strict=True):
             asked, tokens = kept[index]
             if scored is not None and len(tokens.target):
                 results = lesson.results(asked, scored.logprob, scored.top)
                 rows += [(outcome, "", asked.sequence, float(value), np.nan, 1.0) for outcome, value in results.items()]
             looked = attention(loaded, lesson, asked.sequence, relations[index], means, best)
             rows += [row for row in looked if row[0] != "streaming" or row[1] in streaming]
-    order = [*OUTCOMES, *lesson.watched]
+    order = [*lesson.outcome_names, *lesson.watched]
     return sorted(rows, key=lambda row: order.index(row[0]))
-
-
-def _sensible(loaded: Loaded, asked: Asked) -> bool:
-    """Say whether a prompt makes sense to a model: an encoder writes no continuation."""
-    return loaded.kind == "decoder" or asked.task != "needle"
 
 
 def _streams(loaded: Loaded, layer: int) -> bool:

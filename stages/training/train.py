@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from stages.recipes.lesson import IGNORED, Batch, Lesson
+from stages.recipes.settings import Optimizer, Training
 from stages.store.errors import UserError
-from stages.store.params import Optimizer, Training
 
 
 def train(model: PreTrainedModel, lesson: Lesson, training: Training, rng: np.random.Generator, keep) -> None:

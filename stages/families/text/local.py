@@ -30,4 +30,5 @@ FAMILY = Family(
     relation_text="t → last 8 tokens",
     source="convention of this project; locality in Clark+ 2019 (arXiv 1906.04341)",
     relation=relation,
+    within=("streaming",),
 )

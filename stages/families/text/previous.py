@@ -26,4 +26,5 @@ FAMILY = Family(
     source="Clark+ 2019 (arXiv 1906.04341)",
     relation=relation,
     home=("repeats", "icl"),
+    within=("local", "streaming"),
 )

@@ -25,4 +25,5 @@ FAMILY = Family(
     relation_text="t → t",
     source="Clark+ 2019 (arXiv 1906.04341)",
     relation=relation,
+    within=("local", "streaming"),
 )

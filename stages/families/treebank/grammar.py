@@ -49,9 +49,9 @@ def relation(tokens: Tokens, family: str) -> Relation | None:
     label, direction = parts(family)
     pairs = [
         pair
-        for name, found in tokens.arcs.items()
+        for name, arcs in tokens.arcs.items()
         if parts(name)[1] == direction and measured_label(parts(name)[0]) == label
-        for pair in found
+        for pair in arcs
     ]
     if not pairs:
         return None

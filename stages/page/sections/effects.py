@@ -8,8 +8,6 @@ from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import MEASURES, capital, decimals, number, p_value
 
-METHOD = {"mean": "their mean output", "zero": "zeros", "resample": "their outputs on other prompts"}
-
 
 def effects(slot: Slot, context: Context) -> list:
     """Return a chart per task, a verdict per claim and a table of everything."""
@@ -19,21 +17,23 @@ def effects(slot: Slot, context: Context) -> list:
     if silenced.empty:
         return [Note(f"No family was silenced ({path} has no such rows).")]
     claims = silenced[silenced["claim"]]
-    kind = rows.main_kind(slot.effects)
     how = (
-        f"The best heads of a family, chosen on one half of the prompts, are replaced by {METHOD.get(kind, kind)} on "
-        "prompts of the other half, and so are control sets: as many other heads, from the same or nearest layers. A "
-        "verdict is the family's rank among its control sets; an interval is over prompts and for these heads only. "
-        "Higher accuracy, recall, log-probability and margin are better; lower loss is better."
+        "The best heads of a family, chosen on one half of the prompts, are replaced by "
+        f"{verdicts.method(rows.main_kind(slot.effects))} on prompts of the other half, and so are control sets: as "
+        "many other heads, from the same or nearest layers. A verdict is the family's rank among its control sets; an "
+        "interval is over prompts and for these heads only. Each cell has few prompts, so that its intact value is not "
+        "that of all prompts under 'What the intact model can do'. Higher accuracy, recall, log-probability and margin "
+        "are better; lower loss is better."
     )
     said = [Note(text) for text in _verdicts(silenced, context.alpha)]
     legend = [(charts.BLUE, "diamond", f"the family's best heads, rank p at most {context.alpha:g}"),
               (charts.BLUE, "hollow diamond", "not told apart, no harm, or no control set"),
               (charts.GREY, "circle", "one control set each")]  # fmt: skip
-    says = f"Lines: 95 % intervals for these heads over prompts. {verdicts.controls(claims)}"
+    says = ["Lines: 95 % intervals for these heads over prompts.", verdicts.controls(claims)]
+    says = " ".join(filter(None, [*says, verdicts.over_all(claims, context.alpha)]))
     cards = _cards(slot, claims, context)
     figure = [Figure(cards, says, path, "cards", legend)] if cards else []
-    return [Note(how), *figure, *said, *_tables(silenced, context, path)]
+    return [Note(how), *figure, *said, *_tables(silenced, rows.other_kinds(slot.effects), context, path)]
 
 
 def _cards(slot: Slot, claims: pd.DataFrame, context: Context) -> list[Chart]:
@@ -60,31 +60,40 @@ def _verdicts(silenced: pd.DataFrame, alpha: float) -> list[str]:
     return [text for text in texts if text]
 
 
-def _tables(silenced: pd.DataFrame, context: Context, path: str) -> list[Table]:
+def _tables(silenced: pd.DataFrame, besides: list[str], context: Context, path: str) -> list[Table]:
     whole, parts = silenced[silenced["whole"]], silenced[~silenced["whole"] & silenced["home"]]
     says = (
-        "Mean of controls: the mean change of the control sets. As harmful: control sets that do as much harm or more. "
+        "Intact: on the same prompts. Mean of controls: the mean change of the control sets. As harmful: control sets "
+        "that do as much harm or more. "
         "Rank p = (1 + as harmful) / (1 + control sets). Tasks without control sets are checks of specificity."
     )
-    tables = [_table(whole, context, says, path, "")]
+    tables = [_table(whole, besides, context, says, path, "")]
     if len(parts):
-        tables.append(_table(parts, context, "", "", f"By group of prompts ({len(parts)} rows; few prompts each)"))
+        tables.append(
+            _table(parts, besides, context, "", "", f"By group of prompts ({len(parts)} rows; few prompts each)")
+        )
     return tables
 
 
-def _table(silenced: pd.DataFrame, context: Context, says: str, path: str, folded: str) -> Table:
+def _table(silenced: pd.DataFrame, besides: list[str], context: Context, says: str, path: str, folded: str) -> Table:
     cells = []
     for row in silenced.itertuples():
         digits = decimals(row.measure)
         where = context.task(row.task) + (f", {row.group}" if folded else "")
         cells.append([
             row.family, f"{where}: {row.measure}", number(row.intact, digits), number(row.value, digits),
-            verdicts.change(row), number(row.zero, digits, True), number(row.control_change, digits, True),
+            verdicts.change(row), *(_other(row, kind, digits) for kind in besides),
+            number(row.control_change, digits, True),
             verdicts.rank(row), p_value(row.p), p_value(row.q), f"{int(row.trials)} ({int(row.clusters)})", row.note,
         ])  # fmt: skip
-    columns = ["family", "task: measure", "intact", "silenced", "change", "change, zeros in place", "mean of controls",
-               "as harmful", "rank p", "q", "prompts (clusters)", "note"]  # fmt: skip
-    return Table(columns, cells, says, path, tuple(range(2, 11)), folded=folded)
+    others = [f"change, {verdicts.method(kind)} in place" for kind in besides]
+    columns = ["family", "task: measure", "intact", "silenced", "change", *others, "mean of controls", "as harmful",
+               "rank p", "q", "prompts (clusters)", "note"]  # fmt: skip
+    return Table(columns, cells, says, path, tuple(range(2, len(columns) - 1)), folded=folded)
+
+
+def _other(row, kind: str, digits: int) -> str:
+    return number(row.besides[kind].value, digits, True) if kind in row.besides else "–"
 
 
 SECTION = SlotSection("effects", "What happens without them", 70, effects, predicts=True)

@@ -12,8 +12,9 @@ from stages.page.sentences import TASKS, number
 
 RHO = (
     "ρ: rank correlation of the scores of two disjoint halves of the prompts. Score against effect: rank correlation "
-    "of a head's score and of the harm that silencing it alone does to the task named, with its p-value under "
-    "permutation of the heads within layers."
+    "over heads of the score on one half and, on the other, the harm that gradients estimate silencing the head alone "
+    "would do to the task named (see 'Every head, by gradients'), with its one-sided p-value under permutation of the "
+    "heads within layers."
 )
 
 

@@ -11,7 +11,7 @@ from stages.page.sentences import MEASURES, number
 def intact(slot: Slot, context: Context) -> list:
     """Return a table of all tasks and measures, and charts by group."""
     whole = rows.intact(slot.effects)
-    whole = whole[whole["task"] != "iteration"]  # has a section of its own: only some functions are scored here
+    whole = whole[~whole["task"].isin(own_section())]
     path = slot.path("effects.csv")
     if whole.empty:
         return [Note(f"No task was measured on the intact model ({path} has no such rows).")]
@@ -23,9 +23,13 @@ def intact(slot: Slot, context: Context) -> list:
     scored = whole[whole["measure"].isin(["accuracy", "recall"])]
     says = "; ".join(sentences.intact(r, context.task(r["task"])) for _, r in scored.iterrows())
     says = f"The intact model: {says}." if says else "Only losses were measured on the intact model."
+    says += (
+        " Nothing is chosen here: rows are of all prompts, both halves of them, where extraction measured that "
+        "already, and else of the fewer prompts of the second half that heads are silenced on."
+    )
     blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
     figure = []
-    for task in [task for task in tasks.names() if task != "iteration" and tasks.of(task).parts]:
+    for task in [task for task in tasks.names() if task not in own_section() and tasks.of(task).parts]:
         grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
         places = rows.by_place(grouped)
         if len(places):
@@ -39,6 +43,11 @@ def intact(slot: Slot, context: Context) -> list:
         line = "Bars with 95 % intervals; the dashed line is chance (0.5 for minimal pairs)."
         blocks.append(Figure(figure, line, path))
     return blocks
+
+
+def own_section() -> list[str]:
+    """Return the tasks that have a section of their own."""
+    return [task for task in tasks.names() if tasks.of(task).own_section]
 
 
 SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True)

@@ -17,12 +17,25 @@ def studied(slot: Slot, context: Context) -> list:
         ["licence", str(model.get("licence"))],
         ["software", ", ".join(f"{name} {version}" for name, version in sorted(model.get("versions", {}).items()))],
     ]  # fmt: skip
+    if "bos" in model:
+        facts.append(
+            ["first token", model["bos"] or "none: the tokenizer has no BOS, a prompt begins with its first word"]
+        )
+    if "proof" in model:
+        facts.append(["proof", proved(model["proof"])])
     files = [[name, digest] for name, digest in sorted(model.get("files", {}).items())]
     blocks = [Note(f"{model.get('origin', '')} {sentences.anatomy(model)}"), Table([], facts)]
     if files:
         folded = f"Checksums of the weights ({len(files)} file{'s' * (len(files) > 1)})"
         blocks.append(Table(["file", "sha256"], files, folded=folded))
     return blocks
+
+
+def proved(proof: dict[str, str]) -> str:
+    """Say which checks hold, and which shortcuts are not used, and why (stages/model/proof.py)."""
+    holds = ", ".join(name for name, outcome in proof.items() if outcome == "ok")
+    rest = "; ".join(f"{name}: {outcome}" for name, outcome in proof.items() if outcome != "ok")
+    return "; ".join(filter(None, [f"at fetch, two ways agree: {holds}", rest]))
 
 
 SECTION = SlotSection("model", "What was studied", 10, studied)

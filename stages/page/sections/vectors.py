@@ -1,30 +1,48 @@
 """What function vectors do without demonstrations, and how few heads carry the effect."""
 
+from typing import Any
+
 import pandas as pd
 
-from stages.page import charts, rows, sentences
+from stages.page import charts, rows, sentences, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import number
+from stages.page.sentences import capital, interval, listed, number, p_value
+
+LABELS = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTORS.items()}
+CONTEXTS = {"zero_shot": "without demonstrations", "shuffled": "after demonstrations with shuffled labels"}
+ALL = "all"  # the rows of all functions together
+LEFT_OUT = "not steered: "
+WHAT = (
+    "At the last token of a prompt without demonstrations, or after demonstrations with shuffled labels, something is "
+    "written that the model computed when it was shown a function: the mean outputs of the heads with the "
+    "largest indirect effects, each in its own place ({heads}); their sum, added to the residual after one layer "
+    "({function}); the mean residual, added in the same way ({layer_average}); the mean outputs of as many other "
+    "heads in place ({control})."
+)
 
 
 def vectors(slot: Slot, context: Context) -> list:
     """Show what function vectors do without demonstrations, and how few heads carry the effect."""
     path = slot.path("steering.csv")
-    labels = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTORS.items()}
-    steered = slot.steering[slot.steering["vector"].isin(labels)]
-    contexts = [c for c in ("zero_shot", "shuffled") if c in set(steered["context"])]
+    steered = slot.steering[slot.steering["vector"].isin(LABELS)]
+    single, together = steered[steered["function"] != ALL], steered[steered["function"] == ALL]
+    contexts = [name for name in CONTEXTS if name in set(single["context"])]
     blocks = []
     if contexts:
+        claims = [row for name in contexts for row in _claims(together, name)]
+        said = [_claim(row, together, context.alpha) for row in claims]
+        blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
+        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single)])))
         cards = [
-            Chart(charts.steering(steered[steered["context"] == c]), f"{c.replace('_', '-').capitalize()} prompts",
-                  sentences.steering(steered, c, labels))
-            for c in contexts
+            Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
+                  _means(together[together["context"] == name]))
+            for name in contexts
         ]  # fmt: skip
         legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
         says = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
-        blocks += [Figure(cards, says, path, "cards", legend), _steering_table(steered, contexts, labels, path)]
+        blocks += [Figure(cards, says, path, "cards", legend), _table(single, contexts, path)]
     else:
         why = slot.reasons.get("function") or slot.reasons.get("icl") or slot.reasons.get("steering")
         blocks.append(Note(f"No function vector was tested: {why or f'{path} has no rows'}."))
@@ -37,33 +55,112 @@ def vectors(slot: Slot, context: Context) -> list:
     return blocks
 
 
-def _steering_table(steered: pd.DataFrame, contexts: list[str], labels: dict[str, str], path: str) -> Table:
-    first = steered.groupby(["function", "context", "vector"]).first()
+def _claims(together: pd.DataFrame, name: str) -> list[Any]:
+    return list(together[(together["context"] == name) & (together["vector"] == "heads")].itertuples())
 
-    def cell(column: str, *key: str) -> str:
-        value = first[column].get(key)
+
+def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
+    """Say what the top heads do over all functions, and whether control sets do as much."""
+    intact = together[(together["context"] == row.context) & (together["vector"] == "none")]["accuracy"]
+    before = f", from {number(intact.iloc[0])} with nothing written" if len(intact) else ""
+    value = f"{number(row.accuracy)} {interval(row.low, row.high)}".strip()
+    said = (
+        f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
+    )
+    if not row.controls > 0:
+        return f"{said}; no control set was run ({row.matching}), so that this may be what any heads do."
+    sets = int(row.controls)
+    if pd.isna(row.p):
+        there = "is 1 control set" if sets == 1 else f"are {sets} control sets"
+        return f"{said}; there {there}, but no rank among them ({row.note})."
+    as_good = round(row.p * (1 + sets)) - 1
+    if as_good == 0:
+        said += f"; none of {sets} control sets is as accurate: rank p = {p_value(row.p)}, its floor"
+        few = f"; with so few control sets that cannot fall below {p_value(row.p)}, so that they are not told apart"
+        return f"{said}{few if row.p_floor > alpha else ''}."
+    said += f"; {as_good} of {sets} control sets {'is' if as_good == 1 else 'are'} as accurate: "
+    return f"{said}rank p = {p_value(row.p)}{'' if row.p <= alpha else '; not told apart from other heads'}."
+
+
+def _functions(single: pd.DataFrame) -> str:
+    """Say how many functions were steered, and why the others were not."""
+    reasons = {row.function: row.note.removeprefix(LEFT_OUT) for row in single.itertuples() if LEFT_OUT in row.note}
+    count = single["function"].nunique()
+    if not reasons:
+        return f"All {count} functions were steered."
+    left_out = "; ".join(f"{function} ({why})" for function, why in reasons.items())
+    return f"{count - len(reasons)} of {count} functions were steered; left out: {left_out}."
+
+
+def _controls(claims: list[Any]) -> list[str]:
+    """Say what the control sets are; they are the same in all contexts."""
+    ranked = [row for row in claims if row.controls > 0]
+    if not ranked:
+        return []
+    first = ranked[0]
+    shared = "" if pd.isna(first.overlap) else f"; two of them share {number(first.overlap)} (mean Jaccard index)"
+    return [
+        f"A control set is as many other heads as the vector holds: {verdicts.matched(first.matching)}{shared}. "
+        "Draw by draw, the mean over functions is ranked."
+    ]
+
+
+def _heads(slot: Slot, single: pd.DataFrame) -> str:
+    """Say how many heads the vectors hold, and that this is not the number of members of the family."""
+    used = single[single["vector"] == "heads"].drop_duplicates("function")
+    numbers = listed(sorted({f"{int(row.heads)}" for row in used.itertuples()}, key=int))
+    tried = listed(sorted({n for row in used.itertuples() for n in row.tried.split()}, key=int))
+    said = f"How many heads a vector holds was chosen per function from {tried or numbers}: {numbers}."
+    members = slot.heads[slot.heads["family"] == "function"]
+    if members.empty:
+        return said
+    count = int(members["member"].sum())
+    return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
+
+
+def _means(together: pd.DataFrame) -> str:
+    """Say the mean accuracy over functions of every kind of vector in one context."""
+    means = together.set_index("vector")["accuracy"]
+    parts = [f"{label} {number(means[vector])}" for vector, label in LABELS.items() if vector in means]
+    return f"Mean over functions: {', '.join(parts)}."
+
+
+def _table(single: pd.DataFrame, contexts: list[str], path: str) -> Table:
+    cells = single.set_index(["function", "context", "vector"])
+
+    def cell(column: str, *key: str, digits: int = 2) -> str:
+        value = cells[column].get(key)
         if value is None or pd.isna(value) or (column == "layer" and value < 0):
             return "–"
-        return number(value) if column == "accuracy" else f"{value:g}"
+        return p_value(value) if column == "p" else number(value, digits)
 
     table = []
-    for name in sorted(set(steered["function"])):
-        demonstrated = cell("accuracy", name, "clean", "none")
-        for c in contexts:
-            accuracy = [cell("accuracy", name, c, vector) for vector in labels]
-            setting = [cell("heads", name, c, "heads"), *(cell(x, name, c, "function") for x in ("layer", "strength"))]
-            table.append([name, c.replace("_", "-"), demonstrated, *accuracy, *setting])
-    columns = [
-        "function",
-        "prompt",
-        "intact, with demonstrations",
-        *labels.values(),
-        "heads used",
-        "function at layer",
-        "strength",
-    ]
-    says = "Accuracy per function, and the number of heads, layer and strength chosen for it."
+    for function in sorted(set(single[single["context"] != "clean"]["function"])):
+        for context in contexts:
+            accuracy = [cell("accuracy", function, context, vector) for vector in LABELS]
+            chosen = [cell("heads", function, context, "heads", digits=0),
+                      cell("layer", function, context, "function", digits=0)]  # fmt: skip
+            strength = cells["strength"].get((function, context, "function"))
+            chosen.append("–" if strength is None or pd.isna(strength) else f"{strength:g}")
+            demonstrated = cell("accuracy", function, "clean", "none")
+            trials = cell("trials", function, context, "none", digits=0)
+            rank = cell("p", function, context, "heads")
+            table.append([function, CONTEXTS[context], trials, demonstrated, *accuracy, rank, *chosen])
+    columns = ["function", "prompt", "prompts", "intact, with demonstrations", *LABELS.values(), "rank p of heads",
+               "heads used", "function at layer", "strength"]  # fmt: skip
+    says = (
+        f"Accuracy per function, and the number of heads, layer and strength chosen for it. With demonstrations: the "
+        f"intact model on {_demonstrated(single)}. {capital(LABELS['control'])}: their mean. Rank p: of this function "
+        f"alone, where there are prompts enough; not corrected for the number of functions."
+    )
     return Table(columns, table, says, path, tuple(range(2, len(columns))))
+
+
+def _demonstrated(single: pd.DataFrame) -> str:
+    """Say on how many prompts the intact model was shown demonstrations."""
+    counts = single[(single["context"] == "clean") & single["accuracy"].notna()]["trials"]
+    numbers = listed(sorted({str(int(count)) for count in counts}, key=int))
+    return f"the queries that are asked without demonstrations ({numbers} per function)" if numbers else "no prompt"
 
 
 SECTION = SlotSection("vectors", "Function vectors", 90, vectors, predicts=True)

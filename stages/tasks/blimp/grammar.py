@@ -52,17 +52,17 @@ def pairs(uid: str, words: Lexicon, seed: int, count: int) -> list[Pair]:
     Raises `UserError` when the lexicon has no more.
     """
     rng = stream(seed, f"blimp/{uid}")
-    found: dict[str, str] = {}  # good -> bad
+    drawn: dict[str, str] = {}  # good -> bad
     misses = 0
-    while len(found) < count:
+    while len(drawn) < count:
         template = PARADIGMS[uid].template(Draw(words, rng))
         good, bad = (finish(re.sub(r"\[([^|\]]*)\|([^\]]*)\]", side, template), words) for side in (r"\1", r"\2"))
-        misses = misses + 1 if good == bad or good in found else 0
+        misses = misses + 1 if good == bad or good in drawn else 0
         if misses == 0:
-            found[good] = bad
+            drawn[good] = bad
         elif misses == PATIENCE:
-            raise UserError(f"tasks.blimp.pairs: {count}; the lexicon gives {uid} only {len(found)} distinct pairs")
-    return list(found.items())
+            raise UserError(f"tasks.blimp.pairs: {count}; the lexicon gives {uid} only {len(drawn)} distinct pairs")
+    return list(drawn.items())
 
 
 def finish(text: str, words: Lexicon) -> str:

@@ -4,7 +4,6 @@ Selection restrictions are kept, so that sentences make sense. Number is an inde
 `pair[number]` is the agreeing form, `pair[1 - number]` the other.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from stages.store.errors import UserError
+from stages.tasks.lexicon import Entry, Forms, plural, read
 
 BE = (("is", "are"), ("was", "were"))
 NOT_BE = (("isn't", "aren't"), ("wasn't", "weren't"))
@@ -32,20 +31,9 @@ Pair = tuple[str, str]
 Texts = Annotated[tuple[str, ...], Field(min_length=2)]
 
 
-class Entry(BaseModel):
-    """Base of what the lexicon file holds: frozen, no unknown keys."""
+class Verb(Forms):
+    """A verb with all its forms and what it selects."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Verb(Entry):
-    """A verb with all its forms and what it selects; the file gives the five forms as one string, `_` for a space."""
-
-    base: str
-    third: str
-    past: str
-    participle: str
-    ing: str
     objects: tuple[str, ...] = ()
     """Kinds of noun that can be its object."""
     themes: tuple[str, ...] = ()
@@ -56,15 +44,6 @@ class Verb(Entry):
     """People do it to themselves."""
     progressive: bool = True
     """Its -ing form after 'is' is natural, and is the verb."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, entry: dict[str, Any]) -> dict[str, Any]:
-        rest = dict(entry) if isinstance(entry, dict) else {}
-        forms = [form.replace("_", " ") for form in str(rest.pop("forms", "")).split()]
-        if len(forms) != 5:
-            raise ValueError(f"{entry}: expected forms: base, third person, past, past participle, -ing")
-        return dict(zip(("base", "third", "past", "participle", "ing"), forms, strict=True)) | rest
 
     @property
     def tensed(self) -> bool:
@@ -185,22 +164,13 @@ class Lexicon(Entry):
 
     def inflect(self, word: str, kind: str = "", gender: str = "") -> Noun:
         """Give a noun its plural: listed, or by the spelling rules of -s, -es and -ies."""
-        regular = re.sub(r"(?<=[^aeiou])y$", "ie", word) + ("es" if re.search(r"(s|x|z|ch|sh)$", word) else "s")
         irregular = self.irregular_plurals.get(word)
-        return Noun((word, irregular or regular), kind, gender, irregular is not None)
+        return Noun((word, irregular or plural(word)), kind, gender, irregular is not None)
 
 
 def load(path: Path) -> Lexicon:
     """Read a lexicon; raises `UserError` naming the file, the list and what it lacks."""
-    try:
-        return Lexicon.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected the lexicon of the builtin minimal pairs") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read(path, Lexicon, "minimal pairs")
 
 
 class Draw:

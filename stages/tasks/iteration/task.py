@@ -30,5 +30,6 @@ TASK = Task(
     needs="decoder",
     parts="group",
     part=("function", "functions"),
+    own_section=True,  # a model does some functions and not others: no number for all of them
     counted=counted,
 )

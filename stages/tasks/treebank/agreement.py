@@ -66,11 +66,11 @@ def subjects(tree: Tree, antecedent: str = "", inherited: str = "") -> Iterator[
 def lemmas(words: Lexicon) -> dict[str, str]:
     """Return inflected form -> noun in the singular, or base of the verb; of nouns only those of SUBJECTS."""
     verbs = [verb for name in type(words).model_fields for verb in _verbs(getattr(words, name))]
-    found = {form: verb.base for verb in verbs for form in (verb.third, verb.past, verb.participle, verb.ing)}
+    bases = {form: verb.base for verb in verbs for form in (verb.third, verb.past, verb.participle, verb.ing)}
     for kind in SUBJECTS:
         nouns = {*words.nouns[kind], *(compound.split()[-1] for compound in words.compounds.get(kind, ()))}
-        found |= {words.inflect(noun, number): noun for noun in nouns for number in (0, 1)}
-    return found
+        bases |= {words.inflect(noun, number): noun for noun in nouns for number in (0, 1)}
+    return bases
 
 
 def fewer(words: Lexicon, count: int) -> Lexicon:
@@ -105,7 +105,7 @@ def _human(verb: Verb) -> bool:
 
 
 def _verbs(value) -> list[Verb]:
-    return [one for one in value if isinstance(one, Verb)] if isinstance(value, tuple) else []
+    return [verb for verb in value if isinstance(verb, Verb)] if isinstance(value, tuple) else []
 
 
 def _named(draw: Draw, number: int, feminine: bool | None) -> Tree:

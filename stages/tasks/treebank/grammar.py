@@ -48,7 +48,7 @@ def sentences(words: Lexicon, seed: int, count: int, shortest: int, longest: int
     More sentences begin with the same ones. Raises `UserError` when the grammar finds no more of that length.
     """
     names = list(CONSTRUCTIONS)
-    found: dict[str, tuple[str, Sentence]] = {}
+    drawn: dict[str, tuple[str, Sentence]] = {}
     for number in range(count):
         rng = stream(seed, f"treebank/{number}")
         for attempt in range(PATIENCE * len(names)):
@@ -56,15 +56,15 @@ def sentences(words: Lexicon, seed: int, count: int, shortest: int, longest: int
             sentence = spell(
                 CONSTRUCTIONS[name](Draw(words, rng)).after(Tree(".", "punct", tight=True)), words.a, words.an
             )
-            if shortest <= len(sentence.words) <= longest and sentence.text not in found:
+            if shortest <= len(sentence.words) <= longest and sentence.text not in drawn:
                 break
         else:
             raise UserError(
                 f"tasks.treebank: sentences = {count}, shortest = {shortest}, longest = {longest}; the grammar found "
                 f"only {number} sentences of that length"
             )
-        found[sentence.text] = name, sentence
-    return list(found.values())
+        drawn[sentence.text] = name, sentence
+    return list(drawn.values())
 
 
 # The constructions

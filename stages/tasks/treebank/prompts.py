@@ -52,8 +52,8 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     """
     if settings.source == "builtin":
         words = treebank_words.load(Path(settings.path))
-        found = treebank_grammar.sentences(words, seed, settings.sentences, settings.shortest, settings.longest)
-        return [_prompt(f"{number:04d}", name, sentence) for number, (name, sentence) in enumerate(found)]
+        drawn = treebank_grammar.sentences(words, seed, settings.sentences, settings.shortest, settings.longest)
+        return [_prompt(f"{number:04d}", name, sentence) for number, (name, sentence) in enumerate(drawn)]
     entries = _files(settings) if settings.source == "path" else _hub(settings)
     return _chosen(entries, settings)
 
@@ -226,15 +226,15 @@ def _row(row: Mapping[str, Any], group: str, where: str, number: int) -> Entry:
     Multiword tokens may stand in their own column `mwt`, or among the tokens with a head of None, which are left out.
     """
     lists = [row[column] for column in COLUMNS]
-    if not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+    if not all(isinstance(column, list) and len(column) == len(lists[0]) for column in lists):
         raise UserError(f"{where}: {', '.join(COLUMNS)} are no lists of one length; expected one entry per word")
     words = [(form, _number(head), label) for form, head, label in zip(*lists, strict=True) if head not in NOTHING]
     ranges = []
     for token in row.get("mwt") or ():
-        found = re.findall(r"\d+", str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
-        if len(found) != 2:
+        ends = re.findall(r"\d+", str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
+        if len(ends) != 2:
             raise UserError(f"{where}: mwt: {token!r}; expected an id such as 3-4 and a form")
-        ranges.append((int(found[0]), int(found[1]), str(token["form"])))
+        ranges.append((int(ends[0]), int(ends[1]), str(token["form"])))
     return Entry(
         name=str(row.get("sent_id") or row.get("idx") or f"{group}-{number:05d}"),
         group=group,

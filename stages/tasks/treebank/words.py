@@ -3,16 +3,14 @@
 Number is an index throughout: 0 singular, 1 plural; `pair[number]` is the agreeing form.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from stages.store.errors import UserError
+from stages.tasks.lexicon import Entry, Forms, plural, read
 
 PEOPLE = ("person", "relative", "keeper")
 PLACES = ("place", "business")
@@ -21,33 +19,13 @@ Pair = tuple[str, str]
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class Entry(BaseModel):
-    """Base of what the lexicon file holds: frozen, no unknown keys."""
+class Verb(Forms):
+    """A verb with all its forms and what it goes with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Verb(Entry):
-    """A verb with all its forms; the file gives the five forms as one string."""
-
-    base: str
-    third: str
-    past: str
-    participle: str
-    ing: str
     objects: tuple[str, ...] = ()
     """Kinds of noun that can be its object."""
     particle: str = ""
     """The particle of a phrasal verb."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, entry: Any) -> dict[str, Any]:
-        rest = dict(entry) if isinstance(entry, dict) else {}
-        forms = str(rest.pop("forms", "")).split()
-        if len(forms) != 5:
-            raise ValueError(f"{entry}: expected forms: base, third person, past, past participle, -ing")
-        return dict(zip(("base", "third", "past", "participle", "ing"), forms, strict=True)) | rest
 
 
 Verbs = Annotated[tuple[Verb, ...], Field(min_length=1)]
@@ -137,30 +115,18 @@ class Lexicon(Entry):
                 raise ValueError(f"{name}: {unknown}; expected some of {sorted(kinds)}")
         for table in (self.attributes, self.subject_attributes):
             for kind, options in table.items():
-                if unknown := sorted({one for names in options.values() for one in names} - kinds):
+                if unknown := sorted({kind for named in options.values() for kind in named} - kinds):
                     raise ValueError(f"attributes of {kind}: {unknown}; expected some of {sorted(kinds)}")
         return self
 
     def inflect(self, noun: str, number: int) -> str:
         """Return a noun in that number: its plural is listed, or spelled by the rules of -s, -es and -ies."""
-        if number == 0:
-            return noun
-        regular = re.sub(r"(?<=[^aeiou])y$", "ie", noun) + ("es" if re.search(r"(s|x|z|ch|sh)$", noun) else "s")
-        return self.irregular_plurals.get(noun, regular)
+        return self.irregular_plurals.get(noun, plural(noun)) if number else noun
 
 
 def load(path: Path) -> Lexicon:
     """Read a lexicon; raises `UserError` naming the file, the list and what it lacks."""
-    try:
-        return Lexicon.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"not UTF-8 text ({error})"
-        raise UserError(f"{path}: {reason}; expected the lexicon of the builtin treebank") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read(path, Lexicon, "treebank")
 
 
 class Draw:

@@ -3,7 +3,7 @@
 Legend: B batch, H head, T query token, S key token.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,21 +35,27 @@ def opened(recipe: str, arm: str, seed: int, step: int, lesson: Lesson) -> Loade
 def measured(loaded: Loaded, lesson: Lesson, held: list[Tokens]) -> Iterator[Row]:
     """Yield the model's outcomes on every held-out sequence and every head's attention on the watched relations."""
     names = dict.fromkeys(watched.relation for watched in lesson.watched.values())
-    relations = [{r: found for r in names if (found := lesson.relation(r, one)) is not None} for one in held]
+    relations = [_relations(lesson, names, tokens) for tokens in held]
     sequences = _sequences(held)
-    found = measure(loaded, sequences, [*relations, *({} for _ in sequences[len(held) :])])
-    scored = found.scored if lesson.mask is None else pseudo.score(loaded, sequences, COPIES)
+    masses = measure(loaded, sequences, [*relations, *({} for _ in sequences[len(held) :])])
+    scored = masses.scored if lesson.mask is None else pseudo.score(loaded, sequences, COPIES)
     yield from _outcomes(lesson, held, scored)
     best = offsets(relations)
-    for tokens, mine, means in zip(held, relations, found.means, strict=False):
-        yield from attention(loaded, lesson, tokens.prompt, mine, means, best)
+    for tokens, related, means in zip(held, relations, masses.means, strict=False):
+        yield from attention(loaded, lesson, tokens.prompt, related, means, best)
+
+
+def _relations(lesson: Lesson, names: Iterable[str], tokens: Tokens) -> dict[str, Relation]:
+    """Return the relations that a sequence has, by name."""
+    relations = {name: lesson.relation(name, tokens) for name in names}
+    return {name: relation for name, relation in relations.items() if relation is not None}
 
 
 def offsets(relations: Sequence[Mapping[str, Relation]]) -> dict[str, int]:
     """Return the fixed offset that hits most queries of each relation between words, on all sequences, as for slots."""
     words: dict[str, list[Relation]] = {}
-    for mine in relations:
-        for name, relation in mine.items():
+    for related in relations:
+        for name, relation in related.items():
             if relation.words:
                 words.setdefault(name, []).append(relation)
     return {name: best_offset(some) for name, some in words.items()}
@@ -83,18 +89,18 @@ def attention(
 
 def _sequences(held: list[Tokens]) -> list[Tokens]:
     """Return what is scored: the held-out sequences, then the bad ones of pairs, in the same order."""
-    return [*held, *(one.bad for one in held if isinstance(one, Pair))]
+    return [*held, *(tokens.bad for tokens in held if isinstance(tokens, Pair))]
 
 
 def _outcomes(lesson: Lesson, held: list[Tokens], scored: Sequence[Scored], suffix: str = "") -> Iterator[Row]:
     """Yield outcomes from the scores of all sequences; with a suffix only whole measures."""
     bad = iter(scored[len(held) :])
-    for tokens, one in zip(held, scored, strict=False):
+    for tokens, answer in zip(held, scored, strict=False):
         if isinstance(tokens, Pair):
-            found = lesson.preferred(tokens, one.logprob, next(bad).logprob)
+            results = lesson.preferred(tokens, answer.logprob, next(bad).logprob)
         else:
-            found = lesson.outcomes(tokens, one.logprob, one.top)
-        for outcome, value in found.items():
+            results = lesson.outcomes(tokens, answer.logprob, answer.top)
+        for outcome, value in results.items():
             if not (suffix and "@" in outcome):
                 yield outcome + suffix, "", tokens.prompt, float(value), np.nan, 1.0
 

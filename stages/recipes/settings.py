@@ -98,10 +98,10 @@ class Training(Section):
     @property
     def before(self) -> "list[First]":
         """What is learned before, in its order."""
-        found, one = [], self.first
-        while one is not None:
-            found, one = [one, *found], one.first
-        return found
+        stages, stage = [], self.first
+        while stage is not None:
+            stages, stage = [stage, *stages], stage.first
+        return stages
 
     @property
     def kept(self) -> list[int]:
@@ -163,7 +163,7 @@ def _window(value: Any) -> int | str:
     raise ValueError("allowed: a number of steps, such as 200, or a factor above 1, such as x4")
 
 
-class Study(Section):
+class Measuring(Section):
     """How checkpoints are measured: held-out sequences, where a rise counts as one, bootstrap samples.
 
     window: a number of steps, or a factor by which the step grows (`x4`) for checkpoints that double apart.
@@ -200,7 +200,7 @@ class Recipe(Section):
     ]
     main: Name
     arms: dict[Name, dict[str, Any]] = Field(min_length=1)
-    study: Study
+    study: Measuring
 
     def arm(self, name: str) -> Training | Revisions:
         """Return what an arm trains: `train` with the arm's keys in their places."""

@@ -1,0 +1,90 @@
+"""From raw outcomes to the table of steering: accuracy under every vector, and the top heads' rank among control sets.
+
+The claim 'the mean outputs of these heads carry the function' is a rank among D sets of other heads written in place in
+the same way: p = (1 + number of control sets at least as accurate) / (1 + D), printed with its floor 1 / (1 + D), for
+every cell of `PROMPTS` prompts. The rows of all functions together (`ALL`) rank the mean accuracy over functions, draw
+by draw: in draw d every function has its control set d. p of single functions is not corrected for their number.
+Only chosen settings are summarised, on split b.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stages.statistics.control import NONE, alike_in_all, overlap
+from stages.statistics.effects import ALL, PROMPTS
+from stages.statistics.intervals import FEWEST, interval
+from stages.statistics.ranks import rank_p
+
+COLUMNS = (
+    "function layer context vector accuracy low high trials clusters heads strength tried controls control_accuracy p "
+    "p_floor overlap matching note"
+).split()
+CONTEXTS = ("clean", "zero_shot", "shuffled")  # clean: the intact model with demonstrations
+TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
+NO_TRIED = "no set holds a head tried for the vector"
+VECTORS = ("none", "heads", "function", "layer_average", "control")
+
+
+def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
+    """Return steering.csv: all functions together, then each, per context and vector; functions left out, and why.
+
+    raw: table STEERING; skipped: reason by function. accuracy of `control`: the mean over control sets, its interval
+    over prompts (a prompt's value is its mean over sets). tried: numbers of heads that `heads` was chosen from.
+    """
+    chosen = raw[raw.chosen.astype(bool)].astype({"correct": float})
+    tried = raw[(raw.vector == "heads") & ~raw.chosen.astype(bool)].groupby("function").heads.unique()
+    rows = []
+    for context, of_context in chosen.groupby("context"):
+        rows += [_row(ALL, context, *cell, of_context, tried) for cell in of_context.groupby("vector")]
+        for function, of_function in of_context.groupby("function"):
+            rows += [_row(function, context, *cell, of_function, tried) for cell in of_function.groupby("vector")]
+    left_out = {"context": "clean", "vector": "none", "layer": -1, "heads": 0, "strength": 0.0}
+    rows += [{"function": function, "note": f"not steered: {why}"} | left_out for function, why in skipped.items()]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    for name, order in (("context", CONTEXTS), ("vector", VECTORS)):
+        frame[name] = pd.Categorical(frame[name], order)
+    first = frame.function != ALL
+    frame = frame.assign(first=first).sort_values(["context", "first", "function", "vector"], kind="stable")
+    return frame[COLUMNS].astype({name: "Int64" for name in ("layer", "trials", "clusters", "heads", "controls")})
+
+
+def _row(function: str, context: str, vector: str, runs: pd.DataFrame, beside: pd.DataFrame, tried: pd.Series) -> dict:
+    """Return one cell; runs: its outcomes; beside: those of all vectors on the same prompts."""
+    prompts = runs.groupby(["function", "prompt"]).agg({"correct": "mean", "cluster": "first"}).reset_index()
+    weights = 1 / prompts.groupby("function").prompt.transform("size")  # each function counts the same
+    low, high = interval(prompts.correct, prompts.cluster, weights, share=True)
+    row = {"function": function, "context": context, "vector": vector, "low": low, "high": high}
+    row |= {"accuracy": _accuracy(runs), "trials": len(prompts), "clusters": prompts.cluster.nunique()}
+    for name in ("layer", "heads", "strength"):
+        row[name] = runs[name].iloc[0] if runs[name].nunique() == 1 else np.nan  # functions differ
+    notes = [f"{row['trials']} prompts: fewer than {PROMPTS}"] if row["trials"] < PROMPTS else []
+    notes += [f"{row['clusters']} clusters: fewer than {FEWEST}, no interval"] if row["clusters"] < FEWEST else []
+    if vector == "heads":
+        numbers = {number for name in prompts.function.unique() for number in tried.get(name, [])}
+        row |= {"tried": " ".join(map(str, sorted(numbers))), **_ranked(row["accuracy"], row["trials"], runs, beside)}
+    return row | {"note": "; ".join(notes)}
+
+
+def _ranked(accuracy: float, trials: int, runs: pd.DataFrame, beside: pd.DataFrame) -> dict:
+    """Return how the heads' accuracy ranks among the control sets that every function of the cell has."""
+    controls = beside[beside.vector == "control"]
+    functions = controls.groupby("draw").function.nunique()
+    controls = controls[controls.draw.isin(functions.index[functions == runs.function.nunique()])]
+    if controls.empty:
+        return {"controls": 0, "matching": NONE}
+    accuracy_D = controls.groupby("draw").apply(_accuracy, include_groups=False)
+    row = {"controls": len(accuracy_D), "control_accuracy": accuracy_D.mean()}
+    if trials >= PROMPTS:
+        row["p"], row["p_floor"] = rank_p(accuracy, accuracy_D)
+    sets = controls[controls.function == controls.function.iloc[0]].drop_duplicates("draw").names
+    holding = int(controls.groupby("draw").matching.apply(lambda said: said.str.contains(TRIED).any()).sum())
+    held = f"{holding} of {len(accuracy_D)} sets hold heads tried for the vector" if holding else NO_TRIED
+    matching = f"{alike_in_all(controls.matching)}; {held}"
+    return row | {"overlap": overlap([names.split() for names in sets]), "matching": matching}
+
+
+def _accuracy(runs: pd.DataFrame) -> float:
+    """Return the mean over functions of the share of right answers."""
+    return float(runs.groupby("function").correct.mean().mean())

@@ -1,0 +1,246 @@
+"""Steering on tiny models: what is edited, which heads are controls, choices, and what an edit without effect is."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make
+
+from stages import steer
+from stages.model.forward import forward
+from stages.model.score import residuals_after
+from stages.model.tokens import encode
+from stages.statistics.control import Pool
+from stages.statistics.vector_heads import Ranking, Setting, ranked
+from stages.statistics.vector_heads import ranking as ranking_of
+from stages.steer import Answering, Vectors, choose
+from stages.store import params, paths, tables
+from stages.store.errors import UserError
+
+HEADS = [(layer, head) for layer in range(3) for head in range(4)]
+
+
+def prompt_rows(*texts: str, role: str = "zero_shot", split: str = "a") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": f"icl/f/{number:02}-00#{role}", "split": split, "role": role, "group": "f", "cluster": f"f/{number}",
+            "text": text, "targets": [" the cat"], "relations": [], "ordinals": [], "tokens": 0, "bos": True,
+        }
+        for number, text in enumerate(texts)
+    )  # fmt: skip
+
+
+def ranking(draws: int = 5, kept: int = 3) -> Ranking:
+    order = [(1, 2), (2, 0), (0, 1), (1, 1), *(head for head in HEADS if head not in {(1, 2), (2, 0), (0, 1), (1, 1)})]
+    return Ranking(order, Pool(tuple(HEADS), dict.fromkeys(range(3), "global"), {"function": set(order[:kept])}),
+                   draws, 17, "steer/decoder")  # fmt: skip
+
+
+def vectors(loaded, draws: int = 5) -> Vectors:
+    generator = torch.Generator().manual_seed(0)
+    size = loaded.anatomy.layers[0].head_size
+    means = {head: torch.randn(size, generator=generator) for head in loaded.anatomy.heads}
+    return Vectors(loaded, ranking(draws), means, {layer: torch.randn(32, generator=generator) for layer in range(3)})
+
+
+def test_control_sets_hold_no_head_of_the_vector_nor_any_that_could_have_been_in_it():
+    made = ranking()
+    for number in (1, 2, 3):
+        sets = made.control_sets(number)
+        assert len(set(sets)) == 5 and all(len(heads) == number for heads in sets)
+        assert not {head for heads in sets for head in heads} & set(made.heads[:3])
+        assert sets == ranking().control_sets(number)  # the same heads for every function
+    setting = Setting("control", heads=2, draw=4)
+    assert made.of(setting) == made.control_sets(2)[3] and made.of(Setting("heads", heads=2)) == made.heads[:2]
+    assert made.matching(setting).endswith("2 of 2 of the same attention kind")
+    assert made.matching(Setting("heads", heads=2)) == ""
+
+
+def test_where_few_heads_are_left_control_sets_hold_some_that_were_tried_and_say_so():
+    made = ranking(draws=3, kept=11)
+    said = [made.matching(Setting("control", heads=2, draw=draw)) for draw in (1, 2, 3)]
+    assert not {head for heads in made.control_sets(2) for head in heads} & set(made.heads[:2])
+    assert any("of the heads tried for the vector" in text for text in said)
+
+
+def test_a_model_with_too_few_other_heads_has_no_control_sets():
+    assert ranking(draws=19).control_sets(11) == []
+
+
+def test_answers_are_those_of_the_model_with_the_heads_written_in_place():
+    loaded = make("llama_gqa", scale=3.0)
+    rows = prompt_rows("Q: the dog\nA:", "Q: a red house of the river\nA:")
+    tested = vectors(loaded)
+    settings = [Setting("none"), Setting("control", heads=2, draw=1), Setting("layer_average", layer=1, strength=2.0)]
+    outcomes = Answering(tested, rows).under(settings)
+    assert [outcome.setting for outcome in outcomes] == settings * 2
+    for outcome in outcomes:
+        tokens = encode(loaded, outcome.prompt)
+        with by_hand(loaded, tested, outcome.setting, int(tokens.target[0]) - 1):
+            logits = forward(loaded, [tokens.ids], [tokens.target - 1]).log_softmax(1)
+        expected = logits[torch.arange(len(tokens.target)), torch.from_numpy(tokens.ids[tokens.target])]
+        np.testing.assert_allclose(outcome.scored.logprob, expected, atol=1e-5)
+
+
+class by_hand:
+    """A setting at one position of a full pass, by hooks written out here."""
+
+    def __init__(self, loaded, tested, setting, position):
+        self.loaded, self.tested, self.setting, self.position, self.handles = loaded, tested, setting, position, []
+
+    def __enter__(self):
+        setting, layers = self.setting, self.loaded.anatomy.layers
+        for layer, head in self.tested.ranking.of(setting) if setting.vector == "control" else []:
+
+            def write(module, args, layer=layer, head=head, size=layers[0].head_size):
+                args[0][:, self.position, head * size : (head + 1) * size] = self.tested.means[layer, head]
+
+            module = self.loaded.model.get_submodule(layers[layer].projection)
+            self.handles.append(module.register_forward_pre_hook(write))
+        if setting.vector == "layer_average":
+
+            def add(module, args, output):
+                residual = output[0] if isinstance(output, tuple) else output
+                residual[:, self.position] += setting.strength * self.tested.averages[setting.layer]
+
+            module = self.loaded.model.get_submodule(layers[setting.layer].block)
+            self.handles.append(module.register_forward_hook(add))
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def test_an_edit_that_changes_no_logit_is_an_error():
+    loaded = make("gpt2", scale=3.0)
+    answering = Answering(vectors(loaded), prompt_rows("Q: the dog\nA:", "Q: a cat\nA:"))
+    with pytest.raises(UserError, match="changed no logit"):
+        answering.under([Setting("function", layer=1, strength=0.0, heads=2)])
+
+
+def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likelihood(monkeypatch):
+    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=(None,) * 3))
+    answering = SimpleNamespace(vectors=SimpleNamespace(ranking=ranking(), loaded=loaded))
+
+    def under(settings):
+        """Two heads answer, three only likelier; of added vectors none answers, layer 2 at strength 1 is likeliest."""
+        for setting in settings:
+            likely = -1.0 if (setting.heads, setting.layer, setting.strength) in ((3, -1, 0.0), (2, 2, 1.0)) else -5.0
+            likely = -1.0 if setting == Setting("layer_average", 0, 2.0) else likely
+            scored = SimpleNamespace(solved=setting == Setting("heads", heads=2), logprob=np.array([likely]))
+            yield steer.Outcome((), setting, scored)
+
+    answering.under = lambda settings: list(under(settings))
+    asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0))
+    tried, chosen = choose(answering, asked)
+    assert len(tried) == 3 + 2 * 2 * 2
+    assert chosen[:4] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
+                          Setting("layer_average", 0, 2.0)]  # fmt: skip
+    assert chosen[4:] == [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+
+
+def test_heads_are_ranked_on_split_a_each_function_counting_the_same():
+    rows = [("f", "a", 0, 1.0)] * 1 + [("f", "a", 1, 0.0)] + [("g", "a", 0, 0.0)] * 3 + [("g", "a", 1, 0.8)] * 3
+    rows += [("f", "b", 1, 9.0)]
+    traced = pd.DataFrame(rows, columns=["function", "split", "head", "effect"]).assign(layer=0)
+    assert ranked(traced) == [(0, 0), (0, 1)]
+
+
+def test_as_many_heads_as_are_ever_tried_are_no_controls():
+    traced = pd.DataFrame({"layer": head[0], "head": head[1], "effect": -n} for n, head in enumerate(HEADS[::-1]))
+    asked = SimpleNamespace(heads=(1, 3, 2), draws=4)
+    made = ranking_of(traced.assign(function="f", split="a"), dict.fromkeys(range(3), "global"), asked, 17, "steer/d")
+    assert made.heads == HEADS[::-1] and made.pool.heads == tuple(HEADS)
+    assert not {head for heads in made.control_sets(1) for head in heads} & set(HEADS[-3:])
+
+
+def test_the_intact_models_answers_with_demonstrations_are_those_to_the_same_queries():
+    zero_shot = prompt_rows("Q: a\nA:", "Q: of\nA:", split="b")
+    clean = prompt_rows("Q: a\nA: a\n\nQ: a\nA:", "x", "y", role="clean", split="b")
+    outputs = pd.DataFrame({"prompt": clean.id.repeat(2), "solved": np.repeat([True, False, True], 2)})
+    rows = steer._demonstrated("f", zero_shot, clean, outputs)
+    assert [(row["prompt"], row["correct"]) for row in rows] == [(clean.id[0], True), (clean.id[1], False)]
+    assert all(row["context"] == "clean" and row["chosen"] and row["vector"] == "none" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+def test_mean_residuals_are_those_after_each_block_at_the_last_prompt_token(name, monkeypatch):
+    monkeypatch.setattr("stages.model.score.SHARED", 4)
+    loaded = make(name, scale=3.0)
+    rows = prompt_rows("Q: the cat\nA: a\n\nQ: dog\nA:", "Q: the cat\nA: a\n\nQ: a red house\nA:", "Q: on\nA:")
+    tokens = [encode(loaded, row) for row in rows.itertuples()]
+    made = residuals_after(loaded, tokens)
+    for number, prompt in enumerate(tokens):
+        at = int(prompt.target[0]) - 1
+        with torch.no_grad():
+            states = loaded.model.base_model(
+                input_ids=torch.from_numpy(prompt.ids[: at + 1])[None], output_hidden_states=True
+            ).hidden_states
+        for layer in (0, 1):  # what comes after the last block is normalised there
+            torch.testing.assert_close(made[layer][number], states[layer + 1][0, -1], atol=1e-5, rtol=1e-4)
+
+
+def write_inputs(loaded, skipped: dict[str, str]) -> None:
+    """Prompts, head outputs and indirect effects of one function f, on both splits, under data/."""
+    shown = "Q: the\nA: a\n\nQ: dog\nA:"
+    prompts = pd.concat(
+        prompt_rows(text, text.replace("dog", "cat"), role=role, split=split).assign(
+            id=lambda table, split=split: table.id.str.replace("f/", f"f/{split}")
+        )
+        for split in "ab"
+        for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
+    )
+    prompts = prompts.assign(category="")[tables.PROMPTS.names]
+    tables.write(paths.prompts("icl"), prompts, tables.PROMPTS)
+    generator = np.random.default_rng(0)
+    schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
+    outputs = [
+        {"prompt": row.id, "split": row.split, "role": row.role, "group": "f", "solved": row.id.startswith("icl/f/a"),
+         "layer": layer, "head": head, "output": generator.normal(size=schema.field("output").type.list_size)}
+        for row in prompts[prompts.role == "clean"].itertuples() for layer, head in HEADS
+    ]  # fmt: skip
+    tables.write(paths.outputs("decoder", "icl"), pd.DataFrame(outputs), schema)
+    traced = [
+        {"function": "f", "prompt": "p", "split": "a", "cluster": "c", "layer": layer, "head": head, "base": 0.0,
+         "effect": 0.1 * layer + head} for layer, head in HEADS
+    ]  # fmt: skip
+    tables.write(paths.indirect("decoder"), traced, tables.skipping(tables.INDIRECT, skipped))
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text('{"parameters": 1000}')
+
+
+def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
+    loaded = make("llama_gqa", scale=3.0)
+    asked = params.Steer(heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, draws=3)
+    trace = params.Trace(prompts=2, solved_above=0.5)
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17))
+    monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
+    monkeypatch.chdir(tmp_path)
+    write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})
+    steer.main("decoder")
+    table = tables.read(paths.steering("decoder"), tables.STEERING)
+    assert tables.skipped(paths.steering("decoder")) == {"successor": "accuracy 0.46"}  # f was steered all the same
+    chosen = table[table.chosen]
+    assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
+    counts = chosen.groupby(["context", "vector"]).size()
+    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2}
+    assert counts["shuffled", "control"] == 3 and not chosen[chosen.context == "clean"].correct.any()
+    vector = chosen[chosen.vector == "heads"].iloc[0]
+    assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])
+    assert not chosen[chosen.vector == "control"].names.str.contains("L2H3|L1H3").any()
+    written = load_file(paths.vectors("decoder"))
+    assert set(written) == {"f.function", "f.layer_average"} and all(x.shape == (32,) for x in written.values())
+    first = paths.steering("decoder").read_bytes()
+    steer.main("decoder")
+    assert paths.steering("decoder").read_bytes() == first
+
+
+def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tables.write(paths.indirect("decoder"), tables.empty(tables.INDIRECT, "no function"), tables.INDIRECT)
+    monkeypatch.setattr(steer.params, "load", lambda: None)
+    steer.main("decoder")
+    assert tables.reason(paths.steering("decoder")) == "no function" and paths.vectors("decoder").exists()
