@@ -251,7 +251,7 @@ class Unplaced(torch.Tensor):
         placed = torch.Tensor if name == "to" else cls
         if name == "__iter__":
             return iter([part.as_subclass(placed) for part in output])
-        if isinstance(output, tuple):
+        if isinstance(output, tuple) and not isinstance(output, torch.Size):
             return tuple(part.as_subclass(placed) for part in output)
         return output.as_subclass(placed) if isinstance(output, torch.Tensor) else output
 

@@ -122,7 +122,7 @@ def test_an_edit_that_changes_no_logit_is_an_error():
 
 
 def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likelihood(monkeypatch):
-    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=(None,) * 3))
+    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=dict.fromkeys(range(3))))
     answering = SimpleNamespace(vectors=SimpleNamespace(ranking=ranking(), loaded=loaded))
 
     def under(settings):

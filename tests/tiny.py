@@ -132,7 +132,7 @@ def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.mul_(scale)
-    for parameter in model.parameters():
+    for parameter in model.parameters() if name in UNUSUAL else ():
         if not torch.isfinite(parameter).all() or not parameter.any():
             parameter.copy_(torch.randn(parameter.shape))  # what is not drawn at the start: sinks, biases
     anatomy = find(model)

@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-DECODER, MASKED = ("decoder", AutoModelForCausalLM), ("masked", AutoModelForMaskedLM)
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -126,15 +124,15 @@ def open_folder(folder: Path) -> Loaded:
             raise UserError(
                 f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
             )
-        _, model = _model(folder, read, config)
+        model = _model(folder, read, config)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        _read_ids(folder, model)
         tokenizer = _tokenizer(folder, read, model)
     except UserError:
         raise
     except Exception as error:  # what transformers stumbles over in files that others wrote
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{folder}: cannot be loaded as a model ({reason})") from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    _read_ids(folder, model)
     anatomy = find(model)
     return Loaded(model, tokenizer, anatomy, asked_as(model, anatomy))
 
@@ -158,8 +156,8 @@ def first_token(loaded: Loaded) -> str | None:
     return loaded.tokenizer.convert_ids_to_tokens(ids[0]) if ids[0] in loaded.tokenizer.all_special_ids else None
 
 
-def _classes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
-    """Return kinds and auto classes to try in turn: what the config names, else what its type has a head for.
+def _classes(config: PreTrainedConfig) -> list[Any]:
+    """Return auto classes to try in turn: what the config names, else what its type has a head for.
 
     A config may name a class without a language-model head (LlamaModel, a classifier) or none: the weights decide.
     Types that can be masked or causal (BERT) are masked unless the config says `is_decoder`. Of a vision-language
@@ -168,25 +166,25 @@ def _classes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
     named, kind = (getattr(config, "architectures", None) or [""])[0], config.model_type
     if named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # else a part of a model, whose class only its name gives
-        return [DECODER if known else ("decoder", getattr(transformers, named))]
+        return [AutoModelForCausalLM if known else getattr(transformers, named)]
     if named in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
-        return [MASKED]
+        return [AutoModelForMaskedLM]
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        return [MASKED, ("encoder", AutoModel)]
+        return [AutoModelForMaskedLM, AutoModel]
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return [DECODER]
+        return [AutoModelForCausalLM]
     if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
-        return [("decoder", AutoModelForMultimodalLM)]
-    return [("encoder", AutoModel)]
+        return [AutoModelForMultimodalLM]
+    return [AutoModel]
 
 
-def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, PreTrainedModel]:
-    """Return the kind and the model of the first class that the weights fill exactly.
+def _model(folder: Path, read: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model of the first class that the weights fill exactly.
 
     Raises the `UserError` of the last class where none does.
     """
     tried = _classes(config)
-    for kind, auto in tried:
+    for auto in tried:
         try:
             model, info = _pretrained(auto, read)
             if only_pooler(model, info["missing_keys"]):
@@ -194,9 +192,9 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig) -> tuple[str, Pre
             weights = files.weights(read)
             prove_filled(str(folder), model, info, weights)
             prove_stored(model, weights)
-            return kind, model.eval().requires_grad_(False)
+            return model.eval().requires_grad_(False)
         except UserError:
-            if auto is tried[-1][1]:
+            if auto is tried[-1]:
                 raise
     raise AssertionError("unreachable: a class is always tried")
 
