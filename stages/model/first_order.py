@@ -15,7 +15,6 @@ Legend: B sequence, T token, H head, K head size, N scored row, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ import torch
 
 from stages import tasks
 from stages.model.forward import batches, forward
-from stages.model.intervene import Head
+from stages.model.intervene import Head, tracking
 from stages.model.load import Loaded
 from stages.model.outcome import Trial, trial
 from stages.model.silence import KINDS, Writable
@@ -106,31 +105,6 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
             for prompt in range(len(trials)):
                 changes[prompt][kind].append(change_BH[owner_B == prompt].sum(0))
     return [{kind: np.concatenate(parts) for kind, parts in change.items()} for change in changes]
-
-
-@contextmanager
-def tracking(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect every layer's head outputs z, (B, T, H K), each keeping its gradient.
-
-    The graph begins at the first layer's z: no weight needs a gradient, and nothing below it is kept.
-
-    >>> with tracking(loaded) as outputs:
-    ...     forward(loaded, ids, rows, gradients=True).sum().backward()
-    >>> outputs[0].grad.shape == outputs[0].shape
-    """
-    outputs: dict[int, torch.Tensor] = {}
-    with ExitStack() as stack:
-        for number, layer in loaded.anatomy.layers.items():
-
-            def keep(module, args, number=number):
-                z = args[0] if args[0].requires_grad else args[0].detach().requires_grad_(True)
-                z.retain_grad()
-                outputs[number] = z
-                return (z, *args[1:])
-
-            module = loaded.model.get_submodule(layer.projection)
-            stack.callback(module.register_forward_pre_hook(keep).remove)
-        yield outputs
 
 
 def _batches(trials: Sequence[Trial], max_tokens: int) -> Iterator[list[Trial]]:

@@ -96,5 +96,29 @@ def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
         yield outputs
 
 
+@contextmanager
+def tracking(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect every layer's head outputs z, (B, T, H K), each keeping its gradient.
+
+    The graph begins at the first layer's z: no weight needs a gradient, and nothing below it is kept.
+
+    >>> with tracking(loaded) as outputs:
+    ...     forward(loaded, ids, rows, gradients=True).sum().backward()
+    >>> outputs[0].grad.shape == outputs[0].shape
+    """
+    outputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for number in loaded.anatomy.layers:
+
+            def keep(module, args, number=number):
+                z = args[0] if args[0].requires_grad else args[0].detach().requires_grad_(True)
+                z.retain_grad()
+                outputs[number] = z
+                return (z, *args[1:])
+
+            stack.callback(_projection(loaded, number).register_forward_pre_hook(keep).remove)
+        yield outputs
+
+
 def _projection(loaded: Loaded, layer: int) -> torch.nn.Module:
     return loaded.model.get_submodule(loaded.anatomy.layers[layer].projection)

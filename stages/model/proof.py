@@ -21,9 +21,8 @@ import torch
 
 from stages.families.family import Tokens
 from stages.model import score
-from stages.model.first_order import tracking
 from stages.model.forward import forward, pad, remembering, resuming
-from stages.model.intervene import Edit, Head, ablating
+from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.probe import probe_ids, width
