@@ -175,7 +175,7 @@ def test_watching_that_changes_the_numbers_is_refused(monkeypatch):
     eager = weighing
 
     def wrong(loaded, reduce, *held):
-        loaded.model.lm_head.weight.mul_(1.001)
+        loaded.model.model.norm.weight.mul_(1.001)
         return eager(loaded, reduce, *held)
 
     monkeypatch.setattr(proof, "weighing", wrong)

@@ -42,14 +42,14 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
     """
     ids = probe_ids(loaded.model)[0].cpu().numpy()
     plain = loaded.allowed(dict.fromkeys(SHORTCUTS, "not proven yet"))
-    first = _read(plain, [ids])
+    first = _hidden(plain, [ids])
     _reads(plain, ids, first)
     _heads(plain, ids)
     proof = {"reads": "ok", "heads": "ok"}
     for name, check in SHORTCUTS.items():
         later = dict.fromkeys(SHORTCUTS, "not proven yet")
         proof[name] = _outcome(check, loaded.allowed(later | proof | {name: "ok"}), ids)
-    if not _same(_read(plain, [ids]), first):
+    if not _same(_hidden(plain, [ids]), first):
         raise _refused(loaded, "reads", "something stays from pass to pass: the same text is not read the same twice")
     return loaded.allowed(proof), proof
 
@@ -65,20 +65,26 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
             raise _refused(loaded, "reads", "what this model computes of a text depends on the texts beside it")
     watched: list[int] = []
     with weighing(loaded, lambda layer, *_: watched.append(layer)):
-        if not _same(_read(loaded, [ids]), first):
+        if not _same(_hidden(loaded, [ids]), first):
             raise _refused(loaded, "reads", "watching its attention changes what it computes")
     if sorted(watched) != sorted(loaded.anatomy.layers):
         raise _refused(loaded, "reads", f"its attention is seen in layers {sorted(watched)}, its heads in others")
-    if loaded.kind == "decoder" and not _same(_whole(loaded, ids), first):
-        raise _refused(loaded, "reads", "its logits of a few rows are not those of a whole pass")
+    if loaded.kind in ("decoder", "masked"):
+        places = np.array([len(ids) // 2, len(ids) - 1])
+        try:
+            logits_NV = forward(loaded, [ids], [places])
+        except RuntimeError as error:
+            raise _refused(loaded, "reads", str(error)) from error
+        if not _same(logits_NV, _logits(loaded, ids, places)):
+            raise _refused(loaded, "reads", "its logits of a few rows are not those of a whole pass")
 
 
 def _heads(loaded: Loaded, ids: np.ndarray) -> None:
     """Refuse a model whose outputs do not depend on each head's output, where W_O reads that head at all."""
     with tracking(loaded) as outputs, torch.enable_grad():
-        output_NV = _read(loaded, [ids], gradients=True)
-        direction_NV = torch.randn(output_NV.shape, generator=torch.Generator().manual_seed(0)).to(output_NV)
-        (output_NV * direction_NV).sum().backward()
+        last_BD = _hidden(loaded, [ids], gradients=True)[:, -1]
+        direction_BD = torch.randn(last_BD.shape, generator=torch.Generator().manual_seed(0)).to(last_BD)
+        (last_BD * direction_BD).sum().backward()
     for number, layer in loaded.anatomy.layers.items():
         z = outputs[number]
         if z.grad is None:
@@ -97,22 +103,22 @@ def _divides(loaded: Loaded, ids: np.ndarray) -> str:
     queries = 1 + len(ids) // 4
     held = queries * len(ids) * max(layer.heads for layer in loaded.anatomy.layers.values())
     with weighing(loaded, lambda *_: None, held):
-        same = _same(_read(loaded, [ids]), _read(loaded.allowed({"divides": "no"}), [ids]))
+        divided = _hidden(loaded, [ids])
+    same = _same(divided, _hidden(loaded, [ids]))
     return "" if same else "attention of a few queries at a time is another function"
 
 
 def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     ids = ids[:SHORT]
     with remembering(loaded) as residuals:
-        intact = _read(loaded, [ids])
-    edits = _edits(loaded, ids)
-    full = _edited(loaded, ids, edits, None)
+        intact_BTD = _hidden(loaded, [ids, ids])
+    edits = _edits(loaded)
+    full = _edited(loaded, ids, edits)
+    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device).expand(2, len(ids))  # edited: the second row
     for (head, value), expected in zip(edits, full, strict=True):
-        with resuming(loaded, head[0], residuals[head[0]]):
-            same = _same(_read(loaded, [ids]), intact)
-            with ablating(loaded, {head: value}):
-                same = same and _agree(_read(loaded, [ids]), expected, intact)
-        if not same:
+        with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}, keep_BT):
+            kept, edited = _hidden(loaded, [ids, ids])
+        if not (_same(kept, intact_BTD[0]) and _agree(edited, expected, intact_BTD[0])):
             return f"a pass that begins at block {head[0]} is not the full pass"
     return ""
 
@@ -121,15 +127,15 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     if loaded.kind != "decoder":
         return "only decoders continue a text"
     short = ids[:SHORT]
-    edits = _edits(loaded, short)
+    edits = _edits(loaded)[:: 1 + len(loaded.anatomy.layers) // 6]
     target = np.arange(len(short) - 3, len(short))
     tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
     scored = LastToken(loaded, tokens).edited([Edit(), *(Edit(heads=dict([edit])) for edit in edits)])
     intact, *edited = (torch.from_numpy(answer.logprob) for answer in scored)
-    expected = _logprob(_whole(loaded, short, target - 1), short[target])
+    expected = _logprob(_logits(loaded, short, target - 1), short[target])
     if not _agree(intact, expected, expected):
         return "a text that continues a cache is not read as the whole text"
-    full = _edited(loaded, short, edits, int(target[0]) - 1, target - 1)
+    full = _edited(loaded, short, edits, position=int(target[0]) - 1, places=target - 1)
     for (head, _), got, logits in zip(edits, edited, full, strict=True):
         if not _agree(got, _logprob(logits, short[target]), intact):
             return f"an edit in block {head[0]} on top of a cache is not that of the whole text"
@@ -143,7 +149,7 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     head, value = edits[len(edits) // 2]
     for row, got in enumerate(batch.ablated({head: value}, everywhere=True)):
         targets = texts[row][places[row]]
-        (full,) = _edited(loaded, texts[row], [(head, value)], None, places[row] - 1)
+        (full,) = _edited(loaded, texts[row], [(head, value)], places=places[row] - 1)
         before = torch.from_numpy(batch.intact[row].logprob)
         if not _agree(torch.from_numpy(got.logprob), _logprob(full, targets), before):
             return f"an ablation in block {head[0]} of texts that share a cache is not that of whole texts"
@@ -172,59 +178,40 @@ def _outcome(check: Callable[[Loaded, np.ndarray], str], loaded: Loaded, ids: np
     return f"not used: {why}" if why else "ok"
 
 
-def _read(
-    loaded: Loaded,
-    texts: Sequence[np.ndarray],
-    gradients: bool = False,
-    rows: Sequence[np.ndarray] | None = None,
-) -> torch.Tensor:
-    """Return logits, or hidden states of a model without a head, at the middle and last token of each text, (N, V).
-
-    rows: the places in each text, if others.
-    """
-    rows = [np.array([len(text) // 2, len(text) - 1]) for text in texts] if rows is None else rows
-    if loaded.kind in ("decoder", "masked"):
-        return forward(loaded, texts, rows, gradients=gradients)
-    ids_BT, mask_BT = pad(loaded, texts)
-    with torch.set_grad_enabled(gradients):
-        output_BTD = loaded.model(input_ids=ids_BT, attention_mask=mask_BT)[0]
-    return torch.cat([output_BTD[row, places] for row, places in enumerate(rows)]).float()
-
-
-@torch.no_grad()
-def _hidden(loaded: Loaded, texts: Sequence[np.ndarray]) -> torch.Tensor:
+def _hidden(loaded: Loaded, texts: Sequence[np.ndarray], gradients: bool = False) -> torch.Tensor:
     """Return the last hidden states (B, T, D), without a head."""
     ids_BT, mask_BT = pad(loaded, texts)
-    return loaded.model.base_model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
+    with torch.set_grad_enabled(gradients):
+        return loaded.model.base_model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
 
 
 @torch.no_grad()
-def _whole(loaded: Loaded, ids: np.ndarray, places: np.ndarray | None = None) -> torch.Tensor:
-    """Return the logits of a plain pass, with no cache and every row computed, at some places (those of `_read`)."""
-    places = np.array([len(ids) // 2, len(ids) - 1]) if places is None else places
+def _logits(loaded: Loaded, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
+    """Return the logits (N, V) of a plain pass at some places: no cache, every row of logits computed."""
     ids_1T = torch.from_numpy(ids)[None].to(loaded.model.device)
     return loaded.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))[0][0, places].float()
 
 
-def _edits(loaded: Loaded, ids: np.ndarray) -> list[tuple[Head, torch.Tensor]]:
+def _edits(loaded: Loaded) -> list[tuple[Head, torch.Tensor]]:
     """Return one head of each layer and what is written in its place: large random values, so that it shows."""
     generator = torch.Generator().manual_seed(0)
-    edits = []
-    for number, layer in loaded.anatomy.layers.items():
-        edits.append(((number, number % layer.heads), 3 * torch.randn(layer.head_size, generator=generator)))
-    return edits
+    return [
+        ((number, number % layer.heads), 3 * torch.randn(layer.head_size, generator=generator))
+        for number, layer in loaded.anatomy.layers.items()
+    ]
 
 
-@torch.no_grad()
 def _edited(
     loaded: Loaded,
     ids: np.ndarray,
     edits: Sequence[tuple[Head, torch.Tensor]],
-    position: int | None,
+    position: int | None = None,
     places: np.ndarray | None = None,
 ) -> list[torch.Tensor]:
-    """Return the outputs (N, V) of full passes, each with one edit, at one position or at all; rows run together."""
-    places = np.array([len(ids) // 2, len(ids) - 1]) if places is None else places
+    """Return hidden states (T, D), or logits (N, V) at `places`, of full passes; rows of one batch, an edit in each.
+
+    position: where the edit is made; None for all of them.
+    """
     where = slice(None) if position is None else position
     outputs: list[torch.Tensor] = []
     for start in range(0, len(edits), ROWS):
@@ -239,13 +226,10 @@ def _edited(
                     return (x, *args[1:])
 
                 stack.callback(loaded.model.get_submodule(layer.projection).register_forward_pre_hook(write).remove)
-            if loaded.kind in ("decoder", "masked"):
-                output_NV = forward(loaded, [ids] * len(chosen), [places] * len(chosen))
-                outputs += output_NV.split(len(places))
+            if places is None:
+                outputs += _hidden(loaded, [ids] * len(chosen))
             else:
-                ids_BT, mask_BT = pad(loaded, [ids] * len(chosen))
-                output_BTD = loaded.model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
-                outputs += [output_BTD[row, places] for row in range(len(chosen))]
+                outputs += forward(loaded, [ids] * len(chosen), [places] * len(chosen)).split(len(places))
     return outputs
 
 
