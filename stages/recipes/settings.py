@@ -131,6 +131,11 @@ class Revisions(Section):
         return revisions
 
     @property
+    def before(self) -> "list[First]":
+        """What is learned before, as of a `Training`: nothing that is known here."""
+        return []
+
+    @property
     def kept(self) -> list[int]:
         """Training steps of the revisions, ascending."""
         return sorted(self.revisions)
