@@ -1,0 +1,212 @@
+"""Tiny random models of every causal, masked and vision-language type that the installed transformers knows.
+
+A type's own default config is shrunk by the names of its fields (`SIZES`); lists with one entry per layer keep every
+kind of layer that the default has; what no rule can know is in `OVERRIDES`. Weights are redrawn wide enough that heads
+attend differently: the library's own start would give nearly uniform attention, under which most faults cannot be seen.
+"""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+LAYERS, HEADS, WIDTH, VOCABULARY = 4, 4, 32, 256
+SPECIAL = {"pad": 0, "bos": 1, "cls": 1, "decoder_start": 1, "eos": 2, "sep": 2, "eod": 2, "mask": 3}
+REACH = 16  # tokens of windows and chunks, so that prompts of 64 and more leave them
+
+# Field name (whole, a regular expression) -> what it becomes; the first rule that fits holds.
+SIZES: list[tuple[str, int]] = [
+    (r"(attention|sliding|local_attention|keep)_(window|window_size|window_len|chunk_size)|sliding_window_size", REACH),
+    (r"local_attention|sliding_window|rel_extent", REACH),
+    (r"window_size", 4),
+    (r"(local|lsh)_attn_chunk_length|attention_window", REACH),
+    (r"num_(key_value|kv|global_key_value)_heads|kv_n_heads|swa_num_key_value_heads|num_query_groups", 2),
+    (r"(mamba_n|n_mamba|mamba_num|linear_num|linear_num_key)_heads", 4),
+    (r"linear_num_value_heads", 4),
+    (r"(.*_)?(attention_heads|num_heads|n_heads?|index_n_heads|resampler_heads)|num_attention_heads", HEADS),
+    (r"head_dim|swa_head_dim|global_head_dim|kv_channels", 16),
+    (r"(linear_(key_|value_)?head_dim|index_head_dim|mamba_d_head|mamba_head_dim|resampler_(head_dim|dim_head))", 8),
+    (r"qk_nope_head_dim|v_head_dim|qk_rope_head_dim|d_kv|rotary_dim", 8),
+    (r"qk_head_dim", 16),
+    (r"q_lora_rank|kv_lora_rank|o_lora_rank", 16),
+    (r"(mamba_d_state|ssm_state_size|state_size)", 8),
+    (r"mamba_dt_rank|time_step_rank", 4),
+    (r"(mamba_)?chunk_size|mamba_chunk_size", 8),
+    (r"n_groups|mamba_n_groups|mamba_ngroups|o_groups", 1),
+    (r"index_topk", 8),
+    (r"n_group|topk_group|num_expert_group|n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
+    (r"num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|top_k_experts", 2),
+    (r"(n_routed_|num_local_|num_|moe_num_|zero_)experts?(_num)?", 4),
+    (r"num_hidden_layers|n_layers?|num_layers|(encoder_|decoder_)?layers|num_(de|en)coder_layers", LAYERS),
+    (r"depth", 2),
+    (r"first_k_dense_replace|num_dense_layers|num_nextn_predict_layers", 1),
+    (r"num_kv_shared_layers", 2),
+    (r"hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|out_hidden_size|projection_dim|text_hidden_size", WIDTH),
+    (r".*hidden_size|embedding_size|embedding_dim|word_embed_proj_dim|vision_output_dim|.*embedding_size", WIDTH),
+    (r".*(intermediate_size|ffn_dim|ffn_hidden_size|d_ff|dff|dim_ff|mlp_dim|hidden_dim)|n_inner|d_inner", 48),
+    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|model_max_length", 512),
+    (r"vocab_size|decoder_vocab_size|unpadded_vocab_size|.*vocab_size_per_layer_input", VOCABULARY),
+    (r"hidden_size_per_layer_input|laurel_rank", 8),
+    (r"image_size", 32),
+    (r"patch_size", 8),
+    (r"(image|video|audio)_(token_)?(id|index)|.*_token_(id|index)|.*_id", -1),  # the last ids: see `_token`
+]
+# What no rule can know. Key: model type; value: fields, sub-configs by name.
+OVERRIDES: dict[str, dict[str, Any]] = {}
+
+
+def types() -> Iterator[tuple[str, str]]:
+    """Yield (model type, class) of every causal, masked and vision-language type, sorted."""
+    pairs = [
+        *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(),
+        *MODEL_FOR_MASKED_LM_MAPPING_NAMES.items(),
+        *(
+            (name, cls)
+            for name, cls in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()
+            if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        ),
+    ]
+    yield from sorted({(name, cls) for name, cls in pairs})
+
+
+def config(name: str) -> PreTrainedConfig:
+    """Return a type's default config, shrunk."""
+    cls = CONFIG_MAPPING[name]
+    return cls(**_shrunk(name, cls))
+
+
+def _shrunk(name: str, cls: type[PreTrainedConfig], given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the fields of a config class that make it tiny; given: the fields that its parent sets."""
+    given, wanted = dict(given or {}), OVERRIDES.get(name, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = {key: value for key, value in wanted.items() if not isinstance(value, dict) and not callable(value)}
+        try:
+            default = cls(**given)
+        except Exception:  # a default that its own class refuses: the overrides mend it
+            default = cls(**given | base)
+    known = {field.name for field in dataclasses.fields(cls)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    known |= {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "vocab_size"} & set(vars(default))
+    layers = getattr(default, "num_hidden_layers", None) or getattr(default, "num_layers", None)
+    fields: dict[str, Any] = {}
+    for key in sorted(known):
+        value = getattr(default, key, None)
+        if key in wanted and not isinstance(wanted[key], dict):
+            fields[key] = wanted[key]
+        elif isinstance(value, PreTrainedConfig):
+            inner = given.get(key) or {}
+            fields[key] = {"model_type": value.model_type} if type(value).model_type else {}
+            fields[key] |= _shrunk(f"{name}.{key}", type(value), inner if isinstance(inner, dict) else None)
+        elif (small := _small(key, value, default, layers)) is not None:
+            fields[key] = small
+    extra = {key: value for key, value in wanted.items() if key not in fields and not isinstance(value, dict)}
+    return {**given, **fields, **extra}
+
+
+def _small(key: str, value: Any, default: PreTrainedConfig, layers: int | None) -> Any:
+    """Return what a field becomes, None where its default stays."""
+    if key.endswith(("token_id", "token_index")) and value is not None:
+        return _token(key)
+    if isinstance(value, bool) or value is None or key.startswith("_"):
+        return None
+    if isinstance(value, int):
+        for pattern, size in SIZES:
+            if re.fullmatch(pattern, key):
+                if size < 0 or (value <= size and "window" not in key):
+                    return None
+                if key.startswith("num_key_value") and value >= (getattr(default, "num_attention_heads", 0) or 0):
+                    return HEADS
+                return size
+        return None
+    if isinstance(value, list | tuple) and layers and len(value) == layers and layers > 2 and not _is_size(key):
+        return _per_layer(list(value))
+    if isinstance(value, list | tuple) and layers and re.search(r"index(es)?$|indices|layers$|_ids$|idxs", key):
+        if value and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= layers for v in value):
+            return sorted({min(v * LAYERS // layers, LAYERS - 1) for v in value})
+    return None
+
+
+def _is_size(key: str) -> bool:
+    return key in ("image_size", "patch_size")
+
+
+def _per_layer(values: list) -> list:
+    """Return `LAYERS` entries in which every kind of the default's entries comes, in order of first appearance."""
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in values) and max(values) > 1:
+        ascending = values == sorted(values) and len(set(values)) == len(values)
+        return values[:LAYERS] if ascending else [48 if v > HEADS else v for v in values[:LAYERS]]
+    kinds = list(dict.fromkeys(map(str, values)))
+    by_name = {str(value): value for value in values}
+    return [by_name[kinds[index % len(kinds)]] for index in range(max(LAYERS, len(kinds)))]
+
+
+def _token(key: str) -> int:
+    """Return a special token's id: the tokenizer's own, or one of the last, which no prompt of the bench uses."""
+    stem = re.sub(r"_token_(id|index)$", "", key)
+    return SPECIAL.get(stem, VOCABULARY - 1 - sum(map(ord, stem)) % 40)
+
+
+def build(name: str, cls: str, seed: int = 0) -> PreTrainedModel:
+    """Return a tiny random model of a type, in evaluation mode."""
+    torch.manual_seed(seed)
+    made = config(name)
+    model = getattr(transformers, cls)(made).eval()
+    widen(model, torch.Generator().manual_seed(seed))
+    return model.float()
+
+
+@torch.no_grad()
+def widen(model: nn.Module, generator: torch.Generator) -> None:
+    """Redraw matrices so that signals keep their size and attention is far from uniform; shake vectors by 0.1."""
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.is_floating_point():
+            continue
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() < 2:
+            parameter.add_(noise * (1.0 if "sink" in name else 0.1))
+        elif "embed" in name or "wte" in name or "wpe" in name:
+            parameter.copy_(noise * 0.7)
+        else:
+            fan = parameter.shape[-1] if parameter.dim() == 2 else parameter[0].numel()
+            sharp = 2.0 if re.search(r"(^|[._])(q|k|query|key|q_proj|k_proj|qkv|c_attn|wqkv|query_key_value)\b", name) else 1.0
+            parameter.copy_(noise * sharp / math.sqrt(max(fan, 1)))
+
+
+def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
+    """A fast tokenizer of words; encoders get [CLS] and [SEP]."""
+    words = ["<pad>", "<bos>", "<eos>", "<mask>", "<unk>"]
+    words += [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"] + [f"w{n}" for n in range(VOCABULARY)]
+    vocabulary = {word: index for index, word in enumerate(words[:VOCABULARY])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "mask_token": "<mask>", "unk_token": "<unk>"}
+    if encoder:
+        core.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+        )
+        names |= {"cls_token": "<bos>", "sep_token": "<eos>"}
+    else:
+        names |= {"bos_token": "<bos>", "eos_token": "<eos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
+def save(name: str, cls: str, folder: Path, seed: int = 0) -> PreTrainedModel:
+    """Save a tiny model with its tokenizer as a hub snapshot would lie on disk; return the model."""
+    model = build(name, cls, seed)
+    model.save_pretrained(folder)
+    tokenizer(encoder=cls in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()).save_pretrained(folder)
+    return model
