@@ -65,8 +65,96 @@ SIZES: list[tuple[str, int]] = [
     (r"patch_size", 8),
     (r"(image|video|audio)_(token_)?(id|index)|.*_token_(id|index)|.*_id", -1),  # the last ids: see `_token`
 ]
+
+
+def _mrope(*sections: int) -> dict[str, Any]:
+    """Return rotary parameters whose sections (time, height, width) fit a tiny head."""
+    return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(sections)}
+
+
 # What no rule can know. Key: model type; value: fields, sub-configs by name.
-OVERRIDES: dict[str, dict[str, Any]] = {}
+# of a field that holds another config: `type.field`.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1, 3]},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "blt.encoder_config": {"hidden_size_global": WIDTH},
+    "blt.decoder_config": {"hidden_size_global": WIDTH},
+    "chameleon": {"vocabulary_map": {"<image>": 250}},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "dbrx.attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+    "deepseek_ocr2.text_config": {"mlp_layer_types": ["dense", "sparse"] * 2, "num_experts_per_tok": 2},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note.vision_config": {"adapter_in_dim": WIDTH, "adapter_out_dim": WIDTH},
+    "dots3_note.audio_config": {"adapter_input_size": WIDTH, "adapter_out_dim": WIDTH},
+    "dots3_note_text": {
+        "num_key_value_heads": 4,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 16,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
+    "ernie4_5_vl_moe.text_config": {"moe_intermediate_size": [48, 24], "rope_parameters": _mrope(1, 1, 2)},
+    "esm": {"vocab_size": VOCABULARY, "mask_token_id": 3, "pad_token_id": 0, "position_embedding_type": "rotary"},
+    "esmc": {"head_dim": 8},
+    "gemma4_text": {"global_head_dim": 32, "num_kv_shared_layers": 2},
+    "glm5_next.text_config": {"index_kpool": 4, "index_topk": 16, "num_key_value_heads": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": REACH},
+    "granite4_vision.vision_config": {"hidden_size": 64},
+    "granite4_vision": {"deepstack_layer_map": [[0, 1]], "spatial_target_layers": [1, 2]},
+    "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["linear_attention", "full_attention"] * 2},
+    "helium": {"head_dim": 8},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "hunyuan_vl.text_config": {"head_dim": 16},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "janus.vq_config": {"base_channels": 32, "channel_multiplier": [1, 1]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {"head_dim": 8},
+    "luke": {"entity_vocab_size": 16, "entity_emb_size": 8},
+    "ministral": {"head_dim": 16},
+    "molmo2.adapter_config": {"vision_feature_layer": [1, 0]},
+    "muse_spark.audio_config": {"hidden_sizes": [16, 16, 16, 16]},
+    "musicgen.decoder": {"num_codebooks": 1},
+    "musicgen_melody.decoder": {"num_codebooks": 1},
+    "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h_omni.vision_config": {"video_temporal_patch_size": 2},
+    "paddleocr_vl.text_config": {"rope_parameters": _mrope(2, 3, 3)},
+    "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+    },
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 16], "attention_head_size": 8},
+    "roc_bert": {"shape_vocab_size": 256, "pronunciation_vocab_size": 256},
+    "step3p7.text_config": {"sliding_window": REACH, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "xlstm": {"qk_dim_factor": 1.0, "num_heads": 2},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 6,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid", "linear_attention"],
+    },
+}
+for _name in ("gemma4", "gemma4_unified"):
+    OVERRIDES[f"{_name}.text_config"] = {"global_head_dim": 32}
+OVERRIDES["diffusion_gemma.text_config"] = {"global_head_dim": 32, "moe_intermediate_size": 48, "num_experts": 4, "top_k_experts": 2}
+OVERRIDES["gemma4_unified_text"] = {"global_head_dim": 32}
+OVERRIDES["cohere_compass.text_config"] = OVERRIDES["cohere_compass_text"]
+OVERRIDES["dots3_note.text_config"] = OVERRIDES["dots3_note_text"]
+OVERRIDES["qwen4_exp.text_config"] = OVERRIDES["qwen4_exp_text"]
 
 
 def types() -> Iterator[tuple[str, str]]:
@@ -83,10 +171,19 @@ def types() -> Iterator[tuple[str, str]]:
     yield from sorted({(name, cls) for name, cls in pairs})
 
 
-def config(name: str) -> PreTrainedConfig:
-    """Return a type's default config, shrunk."""
-    cls = CONFIG_MAPPING[name]
-    return cls(**_shrunk(name, cls))
+def config(name: str, cls: str = "") -> PreTrainedConfig:
+    """Return a type's default config, shrunk; a causal class of an encoder's type is told that it decodes.
+
+    All but BERT's: what calls itself a causal model and sees both ways (the default there) must be noticed.
+    """
+    made = CONFIG_MAPPING[name](**_shrunk(name, CONFIG_MAPPING[name]))
+    if cls in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and hasattr(made, "is_decoder") and name != "bert":
+        made.is_decoder = True
+    wanted = getattr(getattr(transformers, cls, None), "config_class", None)
+    text = made.get_text_config(decoder=True)
+    if wanted is not None and not isinstance(made, wanted) and isinstance(text, wanted):  # a family's text model
+        made = text
+    return made
 
 
 def _shrunk(name: str, cls: type[PreTrainedConfig], given: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -94,18 +191,17 @@ def _shrunk(name: str, cls: type[PreTrainedConfig], given: dict[str, Any] | None
     given, wanted = dict(given or {}), OVERRIDES.get(name, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = {key: value for key, value in wanted.items() if not isinstance(value, dict) and not callable(value)}
         try:
             default = cls(**given)
         except Exception:  # a default that its own class refuses: the overrides mend it
-            default = cls(**given | base)
+            default = cls(**given | wanted)
     known = {field.name for field in dataclasses.fields(cls)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
     known |= {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "vocab_size"} & set(vars(default))
     layers = getattr(default, "num_hidden_layers", None) or getattr(default, "num_layers", None)
     fields: dict[str, Any] = {}
     for key in sorted(known):
-        value = getattr(default, key, None)
-        if key in wanted and not isinstance(wanted[key], dict):
+        value = _value(default, key)
+        if key in wanted:
             fields[key] = wanted[key]
         elif isinstance(value, PreTrainedConfig):
             inner = given.get(key) or {}
@@ -113,8 +209,20 @@ def _shrunk(name: str, cls: type[PreTrainedConfig], given: dict[str, Any] | None
             fields[key] |= _shrunk(f"{name}.{key}", type(value), inner if isinstance(inner, dict) else None)
         elif (small := _small(key, value, default, layers)) is not None:
             fields[key] = small
-    extra = {key: value for key, value in wanted.items() if key not in fields and not isinstance(value, dict)}
+    if "mrope_section" in (getattr(cls, "ignore_keys_at_rope_validation", None) or ()) and "rope_parameters" not in wanted:
+        rope = dict(_value(default, "rope_parameters") or {})
+        half = int((fields.get("head_dim") or WIDTH // HEADS) * rope.get("partial_rotary_factor", 1.0)) // 2
+        fields["rope_parameters"] = rope | {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+    extra = {key: value for key, value in wanted.items() if key not in fields}
     return {**given, **fields, **extra}
+
+
+def _value(default: PreTrainedConfig, key: str) -> Any:
+    """Return a field of a default config, where it varies between layers what all others have."""
+    try:
+        return getattr(default, key, None)
+    except Exception:
+        return next(field.default for field in dataclasses.fields(default) if field.name == key)
 
 
 def _small(key: str, value: Any, default: PreTrainedConfig, layers: int | None) -> Any:
@@ -123,10 +231,13 @@ def _small(key: str, value: Any, default: PreTrainedConfig, layers: int | None) 
         return _token(key)
     if isinstance(value, bool) or value is None or key.startswith("_"):
         return None
+    scales = isinstance(value, float) and "multiplier" in key or re.fullmatch(r"\w+_(alpha|beta)_factor", key)
+    if scales:  # a factor on what joins the residual must not be 1
+        return 0.6
     if isinstance(value, int):
         for pattern, size in SIZES:
             if re.fullmatch(pattern, key):
-                if size < 0 or (value <= size and "window" not in key):
+                if size < 0 or (value <= size and size not in (LAYERS, VOCABULARY) and "window" not in key):
                     return None
                 if key.startswith("num_key_value") and value >= (getattr(default, "num_attention_heads", 0) or 0):
                     return HEADS
@@ -163,7 +274,7 @@ def _token(key: str) -> int:
 def build(name: str, cls: str, seed: int = 0) -> PreTrainedModel:
     """Return a tiny random model of a type, in evaluation mode."""
     torch.manual_seed(seed)
-    made = config(name)
+    made = config(name, cls)
     model = getattr(transformers, cls)(made).eval()
     widen(model, torch.Generator().manual_seed(seed))
     return model.float()
