@@ -73,7 +73,9 @@ class Wrong(Exception):
 
 def near(what: str, ours, right, tolerance: float, scale: float = 1.0) -> None:
     """Raise `Wrong` where two arrays differ by more than tolerance x scale."""
-    ours, right = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, dtype=np.float64) for x in (ours, right))
+    ours, right = (
+        np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, dtype=np.float64) for x in (ours, right)
+    )
     if ours.shape != right.shape:
         raise Wrong(f"{what}: shape {ours.shape} for {right.shape}")
     if (np.isnan(ours) != np.isnan(right)).any():
@@ -113,9 +115,9 @@ class Reference:
     """A second instance of the folder's model, run plainly and eagerly, with edits that do not touch the project."""
 
     def __init__(self, folder: Path, cls: str) -> None:
-        self.model = getattr(transformers, cls).from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+        self.model = (
+            getattr(transformers, cls).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        )
         self.model.requires_grad_(False)
         self.names = {name for name, _ in self.model.named_modules()}
 
@@ -136,7 +138,9 @@ class Reference:
         return self.model.get_submodule(self.name(name))
 
     def _plain(self) -> dict:
-        return {"use_cache": False} if getattr(self.model.config.get_text_config(), "use_cache", None) is not None else {}
+        return (
+            {"use_cache": False} if getattr(self.model.config.get_text_config(), "use_cache", None) is not None else {}
+        )
 
     def logprob(self, tokens: Tokens) -> np.ndarray:
         """Return the log-probabilities of a prompt's target, each by the position before it."""
@@ -151,7 +155,11 @@ class Reference:
 
             def keep(module, args, output, name=name):
                 for part in output if isinstance(output, tuple) else ():
-                    if isinstance(part, torch.Tensor) and part.dim() == 4 and part.shape[-2] == part.shape[-1] == len(ids):
+                    if (
+                        isinstance(part, torch.Tensor)
+                        and part.dim() == 4
+                        and part.shape[-2] == part.shape[-1] == len(ids)
+                    ):
                         seen.setdefault(name, part)
 
             handles.append(module.register_forward_hook(keep))
@@ -163,7 +171,9 @@ class Reference:
     def _returning(self) -> Iterator[None]:
         """Ask for attention weights, in every sub-config."""
         with ExitStack() as stack:
-            for made in {id(c): c for m in self.model.modules() if (c := getattr(m, "config", None)) is not None}.values():
+            for made in {
+                id(c): c for m in self.model.modules() if (c := getattr(m, "config", None)) is not None
+            }.values():
                 try:
                     before = getattr(made, "output_attentions", False)
                     made.output_attentions = True
@@ -253,13 +263,17 @@ class Trial:
             change = float((self.reference(other) - self.logits)[: LONG // 2].abs().max()) / self.scale
         causal = change < CLOSE
         if causal != (self.loaded.kind == "decoder"):
-            raise Wrong(f"kind {self.loaded.kind!r}, but a later token changes earlier logits by {change:.1e} of the scale")
+            raise Wrong(
+                f"kind {self.loaded.kind!r}, but a later token changes earlier logits by {change:.1e} of the scale"
+            )
 
     def check_coverage(self) -> None:
         """Attention modules neither measured nor skipped."""
         known = [layer.attention for layer in self.loaded.anatomy.layers] + list(self.loaded.anatomy.skipped)
         known = list(map(self.reference.name, known))
-        lost = [n for n in self.weights if not any(n == k or n.startswith(f"{k}.") or k.startswith(f"{n}.") for k in known)]
+        lost = [
+            n for n in self.weights if not any(n == k or n.startswith(f"{k}.") or k.startswith(f"{n}.") for k in known)
+        ]
         if lost:
             raise Wrong(f"coverage: {len(lost)} attention modules neither measured nor skipped, {lost[0]}")
         unseen = [layer.attention for layer in self.loaded.anatomy.layers if self._weights(layer) is None]
@@ -318,12 +332,16 @@ class Trial:
                     continue
                 z = inputs[index].reshape(-1, layer.heads, layer.head_size)
                 for head in range(layer.heads):
-                    (slope,) = torch.autograd.grad(z[:, head].pow(2).sum(), weight, retain_graph=True, allow_unused=True)
+                    (slope,) = torch.autograd.grad(
+                        z[:, head].pow(2).sum(), weight, retain_graph=True, allow_unused=True
+                    )
                     if slope is None:
                         raise Wrong(f"projection: {layer.projection} does not read layer {index}'s weights")
                     moved_H = slope[0].abs().amax((-1, -2)) > 0
                     if not moved_H[head] or moved_H.sum() != 1:
-                        raise Wrong(f"projection: slice {head} of {layer.projection} reads heads {moved_H.nonzero().flatten().tolist()}")
+                        raise Wrong(
+                            f"projection: slice {head} of {layer.projection} reads heads {moved_H.nonzero().flatten().tolist()}"
+                        )
             for index, head in self.heads:
                 layer = self.layer(index)
                 outputs: list[torch.Tensor] = []
@@ -381,7 +399,13 @@ class Trial:
         at = int(self.long.target[0]) - 1
         last = LastToken(self.loaded, self.long)
         with torch.no_grad():
-            near("last token, intact", last.edited([Edit()])[0].logprob, self.reference.logprob(self.long), CLOSE, self.scale)
+            near(
+                "last token, intact",
+                last.edited([Edit()])[0].logprob,
+                self.reference.logprob(self.long),
+                CLOSE,
+                self.scale,
+            )
         edits, right = [], []
         for index, head in self.heads:
             layer = self.layer(index)
@@ -404,7 +428,9 @@ class Trial:
             def add(module, args, output, value=value):
                 x = (output[0] if isinstance(output, tuple) else output).clone()
                 if x.dim() != 3 or x.shape[-1] != len(value):
-                    raise Wrong(f"last token: a block's output {tuple(x.shape)} is no single residual, and is not refused")
+                    raise Wrong(
+                        f"last token: a block's output {tuple(x.shape)} is no single residual, and is not refused"
+                    )
                 x[0, at] += value
                 return (x, *output[1:]) if isinstance(output, tuple) else x
 
@@ -451,6 +477,8 @@ class Trial:
                     gain = y[0, at] / x[0, at]
                     continue
                 change = (x - other)[0, at]
+                if not change.any():  # a parallel block's second norm reads the same residual as the first
+                    continue
                 if gain.dim():  # with a norm between, linear only at the held gain
                     change = gain * (self.reference.columns(layer, head) @ means[index, head])
                 near(f"vector, L{index}H{head}", ours, change, CLOSE, float(change.abs().max()))
@@ -507,7 +535,18 @@ def naive(weights_HTS: np.ndarray, asked: Relation, special: np.ndarray) -> dict
     return {"mass": np.mean(mass, 0), "hits": np.mean(hits, 0), "null": np.mean(null, 0)}
 
 
-CHECKS = ("logits", "kind", "coverage", "statistics", "projection", "ablation", "shortcut", "last_token", "vector", "padding")
+CHECKS = (
+    "logits",
+    "kind",
+    "coverage",
+    "statistics",
+    "projection",
+    "ablation",
+    "shortcut",
+    "last_token",
+    "vector",
+    "padding",
+)
 
 
 def last_line(error: BaseException) -> str:
@@ -597,7 +636,9 @@ def run_all(pairs: list[tuple[str, str]], workers: int, verbose: bool) -> Iterat
             except EOFError:
                 late = time.monotonic() - began > SECONDS - 1
                 why = f"no answer in {SECONDS} s" if late else "the process died"
-                row = dict(zip(("type", "class", "kind", "outcome", "detail"), (*pair, "", "traceback", why), strict=True))
+                row = dict(
+                    zip(("type", "class", "kind", "outcome", "detail"), (*pair, "", "traceback", why), strict=True)
+                )
             process.join()
             running.remove(entry)
             yield row
@@ -609,7 +650,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="TYPE", help="these model types, with all tracebacks")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help=f"table (default: {TABLE.name} where all types are tried)")
+    parser.add_argument(
+        "--out", type=Path, default=None, help=f"table (default: {TABLE.name} where all types are tried)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -628,7 +671,12 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
     counts = Counter(row["outcome"] for row in rows)
-    log.info("%d types: %s; %.0f s", len(rows), ", ".join(f"{n} {name}" for name, n in sorted(counts.items())), time.monotonic() - start)
+    log.info(
+        "%d types: %s; %.0f s",
+        len(rows),
+        ", ".join(f"{n} {name}" for name, n in sorted(counts.items())),
+        time.monotonic() - start,
+    )
 
 
 if __name__ == "__main__":

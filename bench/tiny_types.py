@@ -145,12 +145,24 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 6,
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
-        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid", "linear_attention"],
+        "layers_block_type": [
+            "linear_attention",
+            "linear_attention",
+            "hybrid",
+            "linear_attention",
+            "hybrid",
+            "linear_attention",
+        ],
     },
 }
 for _name in ("gemma4", "gemma4_unified"):
     OVERRIDES[f"{_name}.text_config"] = {"global_head_dim": 32}
-OVERRIDES["diffusion_gemma.text_config"] = {"global_head_dim": 32, "moe_intermediate_size": 48, "num_experts": 4, "top_k_experts": 2}
+OVERRIDES["diffusion_gemma.text_config"] = {
+    "global_head_dim": 32,
+    "moe_intermediate_size": 48,
+    "num_experts": 4,
+    "top_k_experts": 2,
+}
 OVERRIDES["gemma4_unified_text"] = {"global_head_dim": 32}
 OVERRIDES["cohere_compass.text_config"] = OVERRIDES["cohere_compass_text"]
 OVERRIDES["dots3_note.text_config"] = OVERRIDES["dots3_note_text"]
@@ -209,7 +221,10 @@ def _shrunk(name: str, cls: type[PreTrainedConfig], given: dict[str, Any] | None
             fields[key] |= _shrunk(f"{name}.{key}", type(value), inner if isinstance(inner, dict) else None)
         elif (small := _small(key, value, default, layers)) is not None:
             fields[key] = small
-    if "mrope_section" in (getattr(cls, "ignore_keys_at_rope_validation", None) or ()) and "rope_parameters" not in wanted:
+    if (
+        "mrope_section" in (getattr(cls, "ignore_keys_at_rope_validation", None) or ())
+        and "rope_parameters" not in wanted
+    ):
         rope = dict(_value(default, "rope_parameters") or {})
         half = int((fields.get("head_dim") or WIDTH // HEADS) * rope.get("partial_rotary_factor", 1.0)) // 2
         fields["rope_parameters"] = rope | {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
@@ -293,7 +308,11 @@ def widen(model: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(noise * 0.7)
         else:
             fan = parameter.shape[-1] if parameter.dim() == 2 else parameter[0].numel()
-            sharp = 2.0 if re.search(r"(^|[._])(q|k|query|key|q_proj|k_proj|qkv|c_attn|wqkv|query_key_value)\b", name) else 1.0
+            sharp = (
+                2.0
+                if re.search(r"(^|[._])(q|k|query|key|q_proj|k_proj|qkv|c_attn|wqkv|query_key_value)\b", name)
+                else 1.0
+            )
             parameter.copy_(noise * sharp / math.sqrt(max(fan, 1)))
 
 
