@@ -246,7 +246,7 @@ def _small(key: str, value: Any, default: PreTrainedConfig, layers: int | None) 
         return _token(key)
     if isinstance(value, bool) or value is None or key.startswith("_"):
         return None
-    scales = isinstance(value, float) and "multiplier" in key or re.fullmatch(r"\w+_(alpha|beta)_factor", key)
+    scales = (isinstance(value, float) and "multiplier" in key) or re.fullmatch(r"\w+_(alpha|beta)_factor", key)
     if scales:  # a factor on what joins the residual must not be 1
         return 0.6
     if isinstance(value, int):
@@ -260,9 +260,9 @@ def _small(key: str, value: Any, default: PreTrainedConfig, layers: int | None) 
         return None
     if isinstance(value, list | tuple) and layers and len(value) == layers and layers > 2 and not _is_size(key):
         return _per_layer(list(value))
-    if isinstance(value, list | tuple) and layers and re.search(r"index(es)?$|indices|layers$|_ids$|idxs", key):
-        if value and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= layers for v in value):
-            return sorted({min(v * LAYERS // layers, LAYERS - 1) for v in value})
+    indices = isinstance(value, list | tuple) and re.search(r"index(es)?$|indices|layers$|_ids$|idxs", key)
+    if indices and value and layers and all(type(v) is int and 0 <= v <= layers for v in value):
+        return sorted({min(v * LAYERS // layers, LAYERS - 1) for v in value})
     return None
 
 
@@ -284,6 +284,9 @@ def _token(key: str) -> int:
     """Return a special token's id: the tokenizer's own, or one of the last, which no prompt of the bench uses."""
     stem = re.sub(r"_token_(id|index)$", "", key)
     return SPECIAL.get(stem, VOCABULARY - 1 - sum(map(ord, stem)) % 40)
+
+
+QUERY_KEY = "q|k|query|key|q_proj|k_proj|qkv|c_attn|wqkv|query_key_value"
 
 
 def build(name: str, cls: str, seed: int = 0) -> PreTrainedModel:
