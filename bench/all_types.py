@@ -53,17 +53,22 @@ TABLE = Path(__file__).with_suffix(".csv")
 SECONDS = 120  # for one type
 
 
+def empty(name: str, cls: str, variant: str) -> dict[str, str]:
+    """Return a row of the table without its outcome."""
+    return {"type": name, "class": cls, "variant": variant, "kind": "", "outcome": "", "detail": ""}
+
+
 def last_line(error: BaseException) -> str:
     """Return what a traceback ends with, and where."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-def tried(name: str, cls: str, folder: Path, verbose: bool = False) -> dict[str, str]:
+def tried(name: str, cls: str, folder: Path, variant: str = "", verbose: bool = False) -> dict[str, str]:
     """Build, open and check one type; return its row of the table."""
-    row = {"type": name, "class": cls, "kind": "", "outcome": "not built", "detail": ""}
+    row = empty(name, cls, variant) | {"outcome": "not built"}
     try:
-        tiny_types.save(name, cls, folder)
+        tiny_types.save(name, cls, folder, variant)
         reference = Reference(folder, cls)
     except Exception as error:
         if verbose:
@@ -106,31 +111,31 @@ def tried(name: str, cls: str, folder: Path, verbose: bool = False) -> dict[str,
     return row | {"outcome": outcome, "detail": detail.replace(str(folder), "FOLDER")}
 
 
-def _child(name: str, cls: str, verbose: bool, answer) -> None:
+def _child(name: str, cls: str, variant: str, verbose: bool, answer) -> None:
     """Try one type in this process, which may die of it."""
     signal.alarm(SECONDS)
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp())
     try:
-        answer.send(tried(name, cls, folder, verbose))
+        answer.send(tried(name, cls, folder, variant, verbose))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_all(pairs: list[tuple[str, str]], workers: int, verbose: bool) -> Iterator[dict[str, str]]:
+def run_all(triples: list[tuple[str, str, str]], workers: int, verbose: bool) -> Iterator[dict[str, str]]:
     """Yield a row per type; each in a process forked from this one, `workers` at a time."""
     context = multiprocessing.get_context("fork")  # so that torch and transformers are imported once
-    waiting, running = list(pairs), []
+    waiting, running = list(triples), []
     while waiting or running:
         while waiting and len(running) < workers:
-            pair, (mine, theirs) = waiting.pop(0), context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(*pair, verbose, theirs))
+            triple, (mine, theirs) = waiting.pop(0), context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(*triple, verbose, theirs))
             process.start()
             theirs.close()
-            running.append((pair, process, mine, time.monotonic()))
+            running.append((triple, process, mine, time.monotonic()))
         multiprocessing.connection.wait([process.sentinel for _, process, _, _ in running], timeout=5)
         for entry in list(running):
-            pair, process, mine, began = entry
+            triple, process, mine, began = entry
             if process.is_alive() and not mine.poll():
                 if time.monotonic() - began > SECONDS + 20:
                     process.kill()
@@ -140,9 +145,7 @@ def run_all(pairs: list[tuple[str, str]], workers: int, verbose: bool) -> Iterat
             except EOFError:
                 late = time.monotonic() - began > SECONDS - 1
                 why = f"no answer in {SECONDS} s" if late else "the process died"
-                row = dict(
-                    zip(("type", "class", "kind", "outcome", "detail"), (*pair, "", "traceback", why), strict=True)
-                )
+                row = empty(*triple) | {"outcome": "traceback", "detail": why}
             process.join()
             running.remove(entry)
             yield row
@@ -169,15 +172,15 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    pairs = [pair for pair in tiny_types.types() if not options.only or pair[0] in options.only]
+    triples = [triple for triple in tiny_types.types() if not options.only or triple[0] in options.only]
     rows, start = [], time.monotonic()
     out = options.out or (None if options.only else TABLE)
-    for row in run_all(pairs, options.workers, bool(options.only)):
+    for row in run_all(triples, options.workers, bool(options.only)):
         rows.append(row)
         if out:
-            write(sorted(rows, key=lambda row: (row["type"], row["class"])), out)
+            write(sorted(rows, key=lambda row: (row["type"], row["class"], row["variant"])), out)
         if options.only or row["outcome"] not in ("right", "refused"):
-            log.info("%-9s %s %s: %s", row["outcome"], row["type"], row["class"], row["detail"])
+            log.info("%(outcome)-9s %(type)s %(class)s %(variant)s: %(detail)s", row)
     counts = Counter(row["outcome"] for row in rows)
     log.info(
         "%d types: %s; %.0f s",

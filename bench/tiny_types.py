@@ -72,8 +72,7 @@ def _mrope(*sections: int) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(sections)}
 
 
-# What no rule can know. Key: model type; value: fields, sub-configs by name.
-# of a field that holds another config: `type.field`.
+# What no rule can know: model type -> fields; for those of another config that a field holds, `type.field` -> fields.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1, 3]},
     "blt": {"encoder_hash_byte_group_vocab": 64},
@@ -169,26 +168,58 @@ OVERRIDES["dots3_note.text_config"] = OVERRIDES["dots3_note_text"]
 OVERRIDES["qwen4_exp.text_config"] = OVERRIDES["qwen4_exp_text"]
 
 
-def types() -> Iterator[tuple[str, str]]:
-    """Yield (model type, class) of every causal, masked and vision-language type, sorted."""
-    pairs = [
-        *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(),
-        *MODEL_FOR_MASKED_LM_MAPPING_NAMES.items(),
-        *(
-            (name, cls)
-            for name, cls in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()
-            if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        ),
-    ]
-    yield from sorted({(name, cls) for name, cls in pairs})
+# The same type with other options that change what a head is or sees: type -> name of the variant -> fields.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "bert": {"decoder": {"is_decoder": True}},
+    "bloom": {"post-norm residual": {"apply_residual_connection_post_layernorm": True}},
+    "deberta": {"relative": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32}},
+    "deberta-v2": {
+        "v3": {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 16,
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+        }
+    },
+    "falcon": {
+        "alibi": {"alibi": True, "multi_query": False, "num_kv_heads": 4},
+        "new": {"new_decoder_architecture": True, "num_kv_heads": 2},
+        "sequential": {"parallel_attn": False},
+    },
+    "gemma3_text": {"both ways": {"use_bidirectional_attention": True}},
+    "gpt2": {"scaled by layer": {"scale_attn_by_inverse_layer_idx": True}},
+    "gpt_bigcode": {"many keys": {"multi_query": False}},
+    "gpt_neox": {"sequential": {"use_parallel_residual": False}},
+    "llama": {"biased, one key": {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 12}},
+    "mistral": {"no window": {"sliding_window": None}},
+    "opt": {"post-norm": {"do_layer_norm_before": False}},
+    "qwen2": {"windows": {"use_sliding_window": True, "sliding_window": REACH, "max_window_layers": 2}},
+    "roberta": {"relative": {"position_embedding_type": "relative_key_query"}},
+    "stablelm": {"parallel": {"use_parallel_residual": True, "qk_layernorm": True}},
+    "xlm": {"causal": {"causal": True}},
+}
+for _name in ("qwen3", "qwen2_moe", "qwen3_moe"):
+    VARIANTS[_name] = VARIANTS["qwen2"]
 
 
-def config(name: str, cls: str = "") -> PreTrainedConfig:
+def types() -> Iterator[tuple[str, str, str]]:
+    """Yield (model type, class, variant) of every causal, masked and vision-language type, sorted; '': its defaults."""
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    seeing = {pair for pair in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items() if pair[0] not in known}
+    for name, cls in sorted(seeing | set(known.items()) | set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.items())):
+        for variant in ("", *VARIANTS.get(name, ())):
+            if not (name == "bert" and variant and cls not in known.values()):
+                yield name, cls, variant
+
+
+def config(name: str, cls: str = "", variant: str = "") -> PreTrainedConfig:
     """Return a type's default config, shrunk; a causal class of an encoder's type is told that it decodes.
 
     All but BERT's: what calls itself a causal model and sees both ways (the default there) must be noticed.
     """
-    made = CONFIG_MAPPING[name](**_shrunk(name, CONFIG_MAPPING[name]))
+    given = VARIANTS[name][variant] if variant else {}
+    made = CONFIG_MAPPING[name](**_shrunk(name, CONFIG_MAPPING[name]) | given)
     if cls in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and hasattr(made, "is_decoder") and name != "bert":
         made.is_decoder = True
     wanted = getattr(getattr(transformers, cls, None), "config_class", None)
@@ -289,10 +320,10 @@ def _token(key: str) -> int:
 QUERY_KEY = "q|k|query|key|q_proj|k_proj|qkv|c_attn|wqkv|query_key_value"
 
 
-def build(name: str, cls: str, seed: int = 0) -> PreTrainedModel:
+def build(name: str, cls: str, variant: str = "", seed: int = 0) -> PreTrainedModel:
     """Return a tiny random model of a type, in evaluation mode."""
     torch.manual_seed(seed)
-    made = config(name, cls)
+    made = config(name, cls, variant)
     model = getattr(transformers, cls)(made).eval()
     widen(model, torch.Generator().manual_seed(seed))
     return model.float()
@@ -337,9 +368,9 @@ def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
-def save(name: str, cls: str, folder: Path, seed: int = 0) -> PreTrainedModel:
+def save(name: str, cls: str, folder: Path, variant: str = "", seed: int = 0) -> PreTrainedModel:
     """Save a tiny model with its tokenizer as a hub snapshot would lie on disk; return the model."""
-    model = build(name, cls, seed)
+    model = build(name, cls, variant, seed)
     model.save_pretrained(folder)
     tokenizer(encoder=cls in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()).save_pretrained(folder)
     return model

@@ -323,8 +323,9 @@ class Trial:
                 return
             gain = torch.tensor(1.0)
             for (x, y), (other, _) in zip(norms, seen[1:], strict=False):
-                if x.shape != projected.shape:
+                if x.numel() != projected.numel():
                     continue
+                x, y, other = (part.reshape(projected.shape) for part in (x, y, other))  # OPT flattens (B, T, D)
                 if torch.equal(x, projected):  # a norm of the projection alone: its gain, held, then the residual
                     gain = y[0, at] / x[0, at]
                     continue
