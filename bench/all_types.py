@@ -3,12 +3,14 @@
     python -m bench.all_types                        # all, MINUTES minutes on two cores; writes bench/all_types.csv
     python -m bench.all_types --only jamba gpt_oss   # some types, printed
 
-For each type a tiny random model is saved (`bench.tiny_types`), opened by `stages.model.load.open_folder` and compared
-with a second instance of the same folder that only this file runs, in the library's own eager way:
+For each type a tiny random model is saved (`bench.tiny_types`), opened and proved as fetch does, and compared
+(`bench.type_checks`) with a second instance of the same folder that only the bench runs, in the library's own eager
+way (`bench.reference`):
 
     logits      the project's rows of logits = the plain forward pass
     kind        'decoder' where no later token changes an earlier output, 'masked' where one does
     coverage    every module that returns attention weights is measured, or skipped with a reason
+    layers      they are numbered by block, and a window is as far as a weight above 0 reaches
     statistics  mass, hits and nulls = loops over the weights that the attention module returns, visible = weight > 0
     projection  d z_h / d weights is nonzero for head h alone, in every layer: W_O's input really is one slice per head;
                 and with the head's columns zeroed, its weights change no logit: nothing else reads them
@@ -46,11 +48,12 @@ from bench import tiny_types
 from bench.reference import Reference
 from bench.type_checks import CHECKS, LONG, Trial, Unproved, Wrong, prompt
 from stages.model.load import open_folder
+from stages.model.proof import prove
 from stages.store.errors import UserError
 
 log = logging.getLogger(__name__)
 TABLE = Path(__file__).with_suffix(".csv")
-SECONDS = 120  # for one type
+SECONDS = 60  # of processor time for one type; ten times as many on the clock, for a busy machine
 
 
 def empty(name: str, cls: str, variant: str) -> dict[str, str]:
@@ -80,7 +83,7 @@ def tried(name: str, cls: str, folder: Path, variant: str = "", verbose: bool = 
     except Exception as error:
         silent = last_line(error)
     try:
-        loaded = open_folder(folder)
+        loaded, proof = prove(open_folder(folder))
     except UserError as error:
         return row | {"outcome": "refused", "detail": " ".join(str(error).replace(str(folder), "FOLDER").split())}
     except Exception as error:
@@ -106,14 +109,17 @@ def tried(name: str, cls: str, folder: Path, variant: str = "", verbose: bool = 
                 traceback.print_exc()
             broken.append(f"{check}: {last_line(error)}")
     outcome = "WRONG" if wrong else "traceback" if broken else "right"
-    heads = f"{len(loaded.anatomy.layers)} layers"
-    detail = "; ".join([*wrong, *broken, *refused, *trial.notes, heads])
+    anatomy, without = loaded.anatomy, [name for name, result in proof.items() if result != "ok"]
+    size = f"{len(anatomy.layers)} of {len(anatomy.blocks)} blocks attend"
+    sinks = ["learned sinks"] * any(layer.sink for layer in anatomy.layers.values())
+    slow = [f"without {', '.join(without)}"] if without else []
+    detail = "; ".join([*wrong, *broken, *refused, *trial.notes, size, *sinks, *slow])
     return row | {"outcome": outcome, "detail": detail.replace(str(folder), "FOLDER")}
 
 
 def _child(name: str, cls: str, variant: str, verbose: bool, answer) -> None:
     """Try one type in this process, which may die of it."""
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp())
     try:
@@ -137,14 +143,15 @@ def run_all(triples: list[tuple[str, str, str]], workers: int, verbose: bool) ->
         for entry in list(running):
             triple, process, mine, began = entry
             if process.is_alive() and not mine.poll():
-                if time.monotonic() - began > SECONDS + 20:
+                if time.monotonic() - began > 10 * SECONDS:
                     process.kill()
                 continue
             try:
                 row = mine.recv()
             except EOFError:
-                late = time.monotonic() - began > SECONDS - 1
-                why = f"no answer in {SECONDS} s" if late else "the process died"
+                process.join()
+                late = process.exitcode in (-signal.SIGPROF, -signal.SIGKILL)
+                why = f"no answer in {SECONDS} s of processor time" if late else "the process died"
                 row = empty(*triple) | {"outcome": "traceback", "detail": why}
             process.join()
             running.remove(entry)

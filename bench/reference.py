@@ -125,15 +125,19 @@ class Reference:
         return self.matrix(layer)[:, head * layer.head_size : (head + 1) * layer.head_size]
 
 
-def naive(weights_HTS: np.ndarray, asked: Relation, special: np.ndarray) -> dict[str, np.ndarray]:
-    """The statistics straight from their definitions, (H,) each; visible keys are those with a weight above 0."""
+def naive(weights_HTS: np.ndarray, asked: Relation, special: np.ndarray, sink: bool = False) -> dict[str, np.ndarray]:
+    """The statistics straight from their definitions, (H,) each; visible keys are those with a weight above 0.
+
+    sink: what a row's weights lack to 1 is a learned sink's, one more target of the relations that say so.
+    """
     visible_TS = (weights_HTS > 0).any(0)
     mass, hits, null = [], [], []
     for query, wanted in zip(asked.queries, asked.keys, strict=True):
         row_HS, seen = weights_HTS[:, query], visible_TS[query]
-        mass.append(row_HS[:, wanted].sum(1))
+        own = sink and asked.sink
+        mass.append(row_HS[:, wanted].sum(1) + (1 - row_HS.sum(1) if own else 0))
         hits.append(wanted[row_HS.argmax(1)] & (row_HS.max(1) > 0))
         others = seen & ~wanted & ~special
         if others.any():
-            null.append(row_HS[:, others].mean(1) * (seen & wanted).sum())
+            null.append(row_HS[:, others].mean(1) * ((seen & wanted).sum() + own))
     return {"mass": np.mean(mass, 0), "hits": np.mean(hits, 0), "null": np.mean(null, 0)}

@@ -6,7 +6,7 @@ Legend: T token, S key token, H head, K head size, D residual width, V vocabular
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -76,15 +76,12 @@ class Trial:
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(7)
         self.long, self.short = prompt(LONG, 0), prompt(SHORT, 1)
+        self.layers = self.loaded.anatomy.layers
         self.heads = [
-            (index, int(torch.randint(layer.heads, (1,), generator=self.generator)))
-            for index, layer in enumerate(self.loaded.anatomy.layers)
+            (number, int(torch.randint(layer.heads, (1,), generator=self.generator)))
+            for number, layer in self.layers.items()
         ]
         self.notes: list[str] = []
-
-    def layer(self, index: int) -> Layer:
-        """Return an attention layer by the number that heads carry."""
-        return self.loaded.anatomy.layers[index]
 
     @cached_property
     def logits(self) -> torch.Tensor:
@@ -127,37 +124,40 @@ class Trial:
 
     def check_coverage(self) -> None:
         """Attention modules neither measured nor skipped."""
-        known = [layer.attention for layer in self.loaded.anatomy.layers] + list(self.loaded.anatomy.skipped)
+        known = [layer.attention for layer in self.layers.values()] + list(self.loaded.anatomy.skipped)
         known = list(map(self.reference.name, known))
         lost = [
             n for n in self.weights if not any(n == k or n.startswith(f"{k}.") or k.startswith(f"{n}.") for k in known)
         ]
         if lost:
             raise Wrong(f"coverage: {len(lost)} attention modules neither measured nor skipped, {lost[0]}")
-        unseen = [layer.attention for layer in self.loaded.anatomy.layers if self._weights(layer) is None]
+        unseen = [layer.attention for layer in self.layers.values() if self._weights(layer) is None]
         if unseen:
-            self.notes.append(f"no reference weights for {len(unseen)} of {len(self.loaded.anatomy.layers)} layers")
+            self.notes.append(f"no reference weights for {len(unseen)} of {len(self.layers)} layers")
 
     def _weights(self, layer: Layer, source: dict | None = None) -> torch.Tensor | None:
         source, name = self.weights if source is None else source, self.reference.name(layer.attention)
-        return next((w for n, w in source.items() if n == name or n.startswith(f"{name}.")), None)
+        near_by = (w for n, w in source.items() if n == name or n.startswith(f"{name}.") or name.startswith(f"{n}."))
+        return next(near_by, None)
 
     def check_statistics(self) -> None:
         """Mass, hits, nulls."""
         relations = {"some": relation(self.long, 0.2, 1), "many": relation(self.long, 0.6, 2)}
+        relations["sink"] = replace(relations["some"], sink=True)
         means = measure(self.loaded, [self.long], [relations]).means[0]
         faults: Counter[str] = Counter()
         sizes: dict[str, float] = {}
         compared = 0
-        for index, layer in enumerate(self.loaded.anatomy.layers):
+        for index, layer in self.layers.items():
             weights = self._weights(layer)
             if weights is None or weights.shape[1] != layer.heads:
                 continue
             compared += 1
-            if index == 0 and (sums := weights[0].sum(-1)).min() < 1 - 1e-4:
-                self.notes.append(f"rows sum to {float(sums.min()):.2f} at least")
+            short = bool((weights[0].sum(-1) < 1 - 1e-4).any())
+            if short != layer.sink:
+                faults["sink"], sizes["sink"] = 1, float((1 - weights[0].sum(-1)).max())
             for name, asked in relations.items():
-                for key, right_H in naive(weights[0].double().numpy(), asked, self.long.special).items():
+                for key, right_H in naive(weights[0].double().numpy(), asked, self.long.special, layer.sink).items():
                     off = np.abs(means[name].values[key][index, : layer.heads] - right_H)
                     size = 1.0 if np.isnan(off).any() else float(off.max())
                     if size > EXACT * max(1.0, float(np.nanmax(np.abs(right_H)))):
@@ -168,11 +168,24 @@ class Trial:
         if not compared:
             raise Unproved("statistics: the model returns no weights to compare with")
 
+    def check_layers(self) -> None:
+        """Block numbers, and how far back a layer sees."""
+        for number, layer in self.layers.items():
+            if int(layer.block.rsplit(".", 1)[-1]) != number:
+                raise Wrong(f"layers: L{number} is block {layer.block}")
+            weights = self._weights(layer)
+            if weights is None:
+                continue
+            queries, keys = np.nonzero((weights[0] > 0).any(0).numpy())
+            reach = int(np.abs(queries - keys).max())
+            if (layer.window is None and reach < LONG // 2) or (layer.window is not None and reach >= layer.window):
+                raise Wrong(f"layers: L{number} has window {layer.window}, but sees {reach} tokens away at most")
+
     def check_projection(self) -> None:
         """One slice per head."""
         inputs: dict[int, torch.Tensor] = {}
-        handles = []
-        for index, layer in enumerate(self.loaded.anatomy.layers):
+        handles, unproved = [], []
+        for index, layer in self.layers.items():
 
             def keep(module, args, index=index):
                 inputs[index] = args[0]
@@ -183,12 +196,12 @@ class Trial:
         try:
             with hooked(*handles):
                 weights = self.reference.weights(self.long.ids)
-            for index, layer in enumerate(self.loaded.anatomy.layers):
+            for index, layer in self.layers.items():
                 weight = self._weights(layer, weights)
                 if weight is None or not weight.requires_grad or index not in inputs:
-                    self.notes.append(f"projection of layer {index} unproved") if index == 0 else None
+                    unproved.append(index)
                     continue
-                z = inputs[index].reshape(-1, layer.heads, layer.head_size)
+                z = inputs[index][..., : layer.heads * layer.head_size].reshape(-1, layer.heads, layer.head_size)
                 for head in range(layer.heads):
                     (slope,) = torch.autograd.grad(
                         z[:, head].pow(2).sum(), weight, retain_graph=True, allow_unused=True
@@ -199,8 +212,10 @@ class Trial:
                     if not moved_H[head] or moved_H.sum() != 1:
                         moved = moved_H.nonzero().flatten().tolist()
                         raise Wrong(f"projection: slice {head} of {layer.projection} reads heads {moved}")
+            if unproved:
+                self.notes.append(f"projections of layers {unproved} unproved: no weights with gradients")
             for index, head in self.heads:
-                layer = self.layer(index)
+                layer = self.layers[index]
                 outputs: list[torch.Tensor] = []
 
                 def read(module, args, output, outputs=outputs):
@@ -221,7 +236,7 @@ class Trial:
     def check_ablation(self) -> None:
         """One head of every layer, zero and a constant."""
         for index, head in self.heads:
-            layer = self.layer(index)
+            layer = self.layers[index]
             constant = torch.randn(layer.head_size, generator=self.generator)
             for name, value in (("zero", None), ("constant", constant)):
                 written = torch.zeros(layer.head_size) if value is None else value
@@ -242,7 +257,7 @@ class Trial:
             for tokens, scored in zip(prompts, batch.intact, strict=True):
                 near("shortcut, intact", scored.logprob, self.reference.logprob(tokens), CLOSE, self.scale)
         for index, head in self.heads:
-            layer = self.layer(index)
+            layer = self.layers[index]
             results = batch.ablated({(index, head): torch.zeros(layer.head_size)}, everywhere=True)
             with torch.no_grad(), self.reference.without(layer, head):
                 for tokens, scored in zip(prompts, results, strict=True):
@@ -265,7 +280,7 @@ class Trial:
             )
         edits, right = [], []
         for index, head in self.heads:
-            layer = self.layer(index)
+            layer = self.layers[index]
             value = torch.randn(layer.head_size, generator=self.generator)
             rows = slice(head * layer.head_size, (head + 1) * layer.head_size)
 
@@ -278,7 +293,7 @@ class Trial:
             with hooked(module.register_forward_pre_hook(write)), torch.no_grad():
                 right.append(("head", index, self.reference.logprob(self.long)))
             edits.append(Edit(heads={(index, head): value}))
-        width = self.reference.matrix(self.layer(0)).shape[0]
+        width = self.reference.matrix(next(iter(self.layers.values()))).shape[0]
         for index, _ in self.heads:
             value = torch.randn(width, generator=self.generator)
 
@@ -291,7 +306,7 @@ class Trial:
                 x[0, at] += value
                 return (x, *output[1:]) if isinstance(output, tuple) else x
 
-            module = self.reference.module(self.layer(index).block)
+            module = self.reference.module(self.layers[index].block)
             with hooked(module.register_forward_hook(add)), torch.no_grad():
                 right.append(("vector", index, self.reference.logprob(self.long)))
             edits.append(Edit(added={index: value}))
@@ -304,7 +319,7 @@ class Trial:
             return
         at = LONG - 1
         for index, head in self.heads:
-            layer = self.layer(index)
+            layer = self.layers[index]
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []
             with torch.no_grad():
                 with self._joining(layer, seen):
@@ -374,6 +389,7 @@ CHECKS = (
     "logits",
     "kind",
     "coverage",
+    "layers",
     "statistics",
     "projection",
     "ablation",
