@@ -92,7 +92,7 @@ def tried(name: str, cls: str, folder: Path, variant: str = "", verbose: bool = 
         return row | {"outcome": "traceback", "detail": f"open: {last_line(error)}"}
     if silent:
         return row | {"outcome": "WRONG", "detail": f"opens, but the plain model does not run on text alone: {silent}"}
-    trial, wrong, broken, refused = Trial(loaded, reference), [], [], []
+    trial, wrong, broken, refused = Trial(loaded, reference, proof["vectors"] == "ok"), [], [], []
     row["kind"] = loaded.kind
     for check in CHECKS:
         run: Callable[[], None] = getattr(trial, f"check_{check}")

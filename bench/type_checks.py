@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
 
 from bench.reference import Reference, hooked, naive
 from stages.families.family import Relation, Tokens
@@ -72,6 +71,7 @@ class Trial:
 
     loaded: Loaded
     reference: Reference
+    vectors: bool = True  # proved: vectors may be added to the residual
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(7)
@@ -294,7 +294,7 @@ class Trial:
                 right.append(("head", index, self.reference.logprob(self.long)))
             edits.append(Edit(heads={(index, head): value}))
         width = self.reference.matrix(next(iter(self.layers.values()))).shape[0]
-        for index, _ in self.heads:
+        for index, _ in self.heads if self.vectors else ():
             value = torch.randn(width, generator=self.generator)
 
             def add(module, args, output, value=value):
@@ -328,7 +328,7 @@ class Trial:
                 seen.clear()
                 with self.reference.without(layer, head), self._joining(layer, seen):
                     self.reference(self.long.ids)
-            (z, projected), norms = whole[0], whole[1:]
+            (z, projected), readers = whole[0], whole[1:]
             z = z.reshape(-1, z.shape[-1])[at]
             means = {(index, h): z[h * layer.head_size : (h + 1) * layer.head_size] for h in range(layer.heads)}
             try:
@@ -336,40 +336,46 @@ class Trial:
             except UserError as error:
                 self.notes.append(f"vector refused: {error}")
                 return
-            gain = torch.tensor(1.0)
-            for (x, y), (other, _) in zip(norms, seen[1:], strict=False):
-                if x.numel() != projected.numel():
+            own, alone, normed = self.reference.columns(layer, head) @ means[index, head], [projected[0, at]], None
+            for pair, pair_without in zip(readers, seen[1:], strict=False):
+                if any(part.numel() != projected.numel() for part in pair):
+                    pair, pair_without = (pair[0], pair[0]), (pair_without[0], pair_without[0])
+                if pair[0].numel() != projected.numel():
                     continue
-                x, y, other = (part.reshape(projected.shape) for part in (x, y, other))  # OPT flattens (B, T, D)
-                if torch.equal(x, projected):  # a norm of the projection alone: its gain, held, then the residual
-                    gain = y[0, at] / x[0, at]
+                (x, y), (other, y_other) = (
+                    [part.reshape(projected.shape)[0, at] for part in parts] for parts in (pair, pair_without)
+                )
+                if any(torch.equal(x, earlier) for earlier in alone):  # W_O's output alone, in a norm or a dropout
+                    if not torch.equal(x, y):
+                        own, normed = own * y / x, y - y_other
+                    alone.append(y)
                     continue
-                change = (x - other)[0, at]
+                change = x - other
                 if not change.any():  # a parallel block's second norm reads the same residual as the first
                     continue
-                if gain.dim():  # with a norm between, linear only at the held gain
-                    change = gain * (self.reference.columns(layer, head) @ means[index, head])
+                if normed is not None:  # a norm is linear only at its gain; the residual takes a multiple of it
+                    change = own * (change @ normed) / (normed @ normed)
                 near(f"vector, L{index}H{head}", ours, change, CLOSE, float(change.abs().max()))
                 break
 
     @contextmanager
     def _joining(self, layer: Layer, seen: list) -> Iterator[None]:
-        """Record the projection's input and output, then those of every norm called after it."""
+        """Record the projection's input and output, then those of every leaf module called after it."""
         handles = []
 
         def project(module, args, output):
             if not seen:
                 seen.append((args[0], output))
 
-        def norm(module, args, output):
+        def read(module, args, output):
             if seen and args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
                 seen.append((args[0], output))
 
         for name, module in self.reference.model.named_modules():
             if name == self.reference.name(layer.projection):
                 handles.append(module.register_forward_hook(project))
-            elif "norm" in type(module).__name__.lower() or isinstance(module, nn.LayerNorm):
-                handles.append(module.register_forward_hook(norm))
+            elif not list(module.children()):
+                handles.append(module.register_forward_hook(read))
         with hooked(*handles):
             yield
 
