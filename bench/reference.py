@@ -70,7 +70,7 @@ class Reference:
         for name, module in self.model.named_modules():
 
             def keep(module, args, output, name=name):
-                for part in output if isinstance(output, tuple) else ():
+                for part in output if isinstance(output, tuple | list) else ():
                     if (
                         isinstance(part, torch.Tensor)
                         and part.dim() == 4
@@ -101,19 +101,18 @@ class Reference:
     @contextmanager
     def without(self, layer: Layer, head: int, constant: torch.Tensor | None = None) -> Iterator[None]:
         """Zero the columns of W_O that read a head; constant (K,): what they then add for it, W_O c."""
-        module, matrix_DK = self.module(layer.projection), self.columns(layer, head)
-        kept_DK = matrix_DK.detach().clone()
-        with torch.no_grad():
-            matrix_DK.zero_()
+        module, columns_DK = self.module(layer.projection), self.columns(layer, head).detach().clone()
+        kept, emptied = module.weight, module.weight.detach().clone()  # not in place: layers may share a weight
+        (emptied.T if isinstance(module, Conv1D) else emptied)[:, self._rows(layer, head)] = 0
+        module.weight = nn.Parameter(emptied, requires_grad=kept.requires_grad)
         handles = []
         if constant is not None:
-            handles.append(module.register_forward_hook(lambda module, args, output: output + kept_DK @ constant))
+            handles.append(module.register_forward_hook(lambda module, args, output: output + columns_DK @ constant))
         try:
             with hooked(*handles):
                 yield
         finally:
-            with torch.no_grad():
-                matrix_DK.copy_(kept_DK)
+            module.weight = kept
 
     def matrix(self, layer: Layer) -> torch.Tensor:
         """Return W_O (D, H K), a view."""
@@ -122,7 +121,11 @@ class Reference:
 
     def columns(self, layer: Layer, head: int) -> torch.Tensor:
         """Return W_O[:, h] (D, K), a view."""
-        return self.matrix(layer)[:, head * layer.head_size : (head + 1) * layer.head_size]
+        return self.matrix(layer)[:, self._rows(layer, head)]
+
+    @staticmethod
+    def _rows(layer: Layer, head: int) -> slice:
+        return slice(head * layer.head_size, (head + 1) * layer.head_size)
 
 
 def naive(weights_HTS: np.ndarray, asked: Relation, special: np.ndarray, sink: bool = False) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import (
@@ -352,12 +352,14 @@ def widen(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
-    """A fast tokenizer of words; encoders get [CLS] and [SEP]."""
-    words = ["<pad>", "<bos>", "<eos>", "<mask>", "<unk>"]
-    words += [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"] + [f"w{n}" for n in range(VOCABULARY)]
-    vocabulary = {word: index for index, word in enumerate(words[:VOCABULARY])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    """A fast byte-level tokenizer of letters and two-letter words; encoders get [CLS] and [SEP]."""
+    pieces = ["<pad>", "<bos>", "<eos>", "<mask>", "<unk>", "Ġ", *"abcdefghijklmnopqrstuvwxyz"]
+    merges = [("Ġ", first) for first in "bdfgklmnprst"]
+    merges += [(f"Ġ{first}", second) for first in "bdfgklmnprst" for second in "aeiou"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces + ["".join(pair) for pair in merges])}
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     names = {"pad_token": "<pad>", "mask_token": "<mask>", "unk_token": "<unk>"}
     if encoder:
         core.post_processor = processors.TemplateProcessing(

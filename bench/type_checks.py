@@ -298,13 +298,14 @@ class Trial:
             value = torch.randn(width, generator=self.generator)
 
             def add(module, args, output, value=value):
-                x = (output[0] if isinstance(output, tuple) else output).clone()
+                several = isinstance(output, tuple | list)
+                x = (output[0] if several else output).clone()
                 if x.dim() != 3 or x.shape[-1] != len(value):
                     raise Wrong(
                         f"last token: a block's output {tuple(x.shape)} is no single residual, and is not refused"
                     )
                 x[0, at] += value
-                return (x, *output[1:]) if isinstance(output, tuple) else x
+                return type(output)([x, *output[1:]]) if several else x
 
             module = self.reference.module(self.layers[index].block)
             with hooked(module.register_forward_hook(add)), torch.no_grad():
@@ -321,12 +322,20 @@ class Trial:
         for index, head in self.heads:
             layer = self.layers[index]
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+            rows = slice(head * layer.head_size, (head + 1) * layer.head_size)
+
+            def silence(module, args, rows=rows):
+                x = args[0].clone()
+                x.view(-1, x.shape[-1])[at, rows] = 0
+                return (x, *args[1:])
+
             with torch.no_grad():
                 with self._joining(layer, seen):
                     self.reference(self.long.ids)
                 whole = list(seen)
                 seen.clear()
-                with self.reference.without(layer, head), self._joining(layer, seen):
+                removed = self.reference.module(layer.projection).register_forward_pre_hook(silence)
+                with hooked(removed), self._joining(layer, seen):
                     self.reference(self.long.ids)
             (z, projected), readers = whole[0], whole[1:]
             z = z.reshape(-1, z.shape[-1])[at]
@@ -353,9 +362,11 @@ class Trial:
                 change = x - other
                 if not change.any():  # a parallel block's second norm reads the same residual as the first
                     continue
-                if normed is not None:  # a norm is linear only at its gain; the residual takes a multiple of it
-                    change = own * (change @ normed) / (normed @ normed)
-                near(f"vector, L{index}H{head}", ours, change, CLOSE, float(change.abs().max()))
+                kept = torch.ones_like(change, dtype=torch.bool)
+                if normed is not None:  # a norm is linear only at its gain; the residual takes multiples of channels
+                    kept = normed.abs() > 1e-2 * normed.abs().max()
+                    change = own * change / normed
+                near(f"vector, L{index}H{head}", ours[kept], change[kept], CLOSE, float(change[kept].abs().max()))
                 break
 
     @contextmanager
