@@ -379,8 +379,8 @@ class Trial:
                 seen.append((args[0], output))
 
         def read(module, args, output):
-            if seen and args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-                seen.append((args[0], output))
+            if seen and args and isinstance(args[0], torch.Tensor):
+                seen.append((args[0], output if isinstance(output, torch.Tensor) else args[0]))
 
         for name, module in self.reference.model.named_modules():
             if name == self.reference.name(layer.projection):
