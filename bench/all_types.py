@@ -1,6 +1,6 @@
 """Every causal, masked and vision-language type of the installed transformers: measured right, refused, or wrong.
 
-    python -m bench.all_types                        # all, MINUTES minutes on two cores; writes bench/all_types.csv
+    python -m bench.all_types                        # all, 4 minutes on two idle cores; writes bench/all_types.csv
     python -m bench.all_types --only jamba gpt_oss   # some types, printed
 
 For each type a tiny random model is saved (`bench.tiny_types`), opened and proved as fetch does, and compared

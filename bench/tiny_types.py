@@ -35,10 +35,10 @@ SIZES: list[tuple[str, int]] = [
     (r"window_size", 4),
     (r"(local|lsh)_attn_chunk_length|attention_window", REACH),
     (r"num_(key_value|kv|global_key_value)_heads|kv_n_heads|swa_num_key_value_heads|num_query_groups", 2),
+    (r"index_n_heads", 32),  # few would tie: the scores of keys that no indexer head likes are all 0
     (r"(mamba_n|n_mamba|mamba_num|linear_num|linear_num_key)_heads", 4),
     (r"linear_num_value_heads", 4),
     (r"(.*_)?(attention_heads|num_heads|n_heads?|resampler_heads)|num_attention_heads", HEADS),
-    (r"index_n_heads", 32),  # few would tie: the scores of keys that no indexer head likes are all 0
     (r"head_dim|swa_head_dim|global_head_dim|kv_channels", 16),
     (r"(linear_(key_|value_)?head_dim|index_head_dim|mamba_d_head|mamba_head_dim|resampler_(head_dim|dim_head))", 8),
     (r"qk_nope_head_dim|v_head_dim|qk_rope_head_dim|d_kv|rotary_dim", 8),
@@ -130,7 +130,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "paddleocr_vl.text_config": {"rope_parameters": _mrope(2, 3, 3)},
     "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
     "qwen4_exp_text": {
-        "indexer_n_heads": 4,
+        "indexer_n_heads": 32,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 16,
         "indexer_budget": 16,

@@ -17,7 +17,7 @@ from stages.model.load import open_folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("granite")
+    folder = tmp_path_factory.mktemp("llama")
     torch.set_num_threads(1)
     tiny_types.save("llama", "LlamaForCausalLM", folder)
     return folder
@@ -26,7 +26,10 @@ def folder(tmp_path_factory):
 def trial(folder, **changed) -> Trial:
     """The bench's trial of a tiny Llama whose anatomy is changed as asked in every layer."""
     loaded = open_folder(folder)
-    layers = tuple(replace(layer, **{k: v(layer) for k, v in changed.items()}) for layer in loaded.anatomy.layers)
+    layers = {
+        number: replace(layer, **{field: new(layer) for field, new in changed.items()})
+        for number, layer in loaded.anatomy.layers.items()
+    }
     anatomy = replace(loaded.anatomy, layers=layers)
     return Trial(replace(loaded, anatomy=anatomy), Reference(folder, "LlamaForCausalLM"))
 
@@ -54,6 +57,11 @@ def test_a_wrong_projection_is_noticed(folder):
         trial(folder, projection=lambda layer: layer.projection.replace("o_proj", "q_proj")).check_projection()
 
 
+def test_a_wrong_window_is_noticed(folder):
+    with pytest.raises(Wrong, match="has window 16"):
+        trial(folder, window=lambda layer: 16).check_layers()
+
+
 def test_a_wrong_kind_is_noticed(folder):
     right = trial(folder)
     with pytest.raises(Wrong, match="later token"):
@@ -73,8 +81,8 @@ def test_a_wrong_number_is_noticed(folder):
 
 def test_a_lost_layer_is_noticed(folder):
     loaded = open_folder(folder)
-    fewer = replace(loaded, anatomy=replace(loaded.anatomy, layers=loaded.anatomy.layers[1:]))
-    with pytest.raises(Wrong, match="1 attention modules"):
+    fewer = replace(loaded, anatomy=replace(loaded.anatomy, layers={1: loaded.anatomy.layers[1]}))
+    with pytest.raises(Wrong, match="3 attention modules"):
         Trial(fewer, Reference(folder, "LlamaForCausalLM")).check_coverage()
 
 
@@ -86,3 +94,11 @@ def test_statistics_by_loops():
     np.testing.assert_allclose(found["mass"], [0.75, 0.4])
     np.testing.assert_allclose(found["hits"], [1, 0])
     np.testing.assert_allclose(found["null"], [0.25, 0.6])  # key 0 alone, and one visible target
+
+
+def test_a_learned_sink_by_loops():
+    """One head whose second row leaves 0.3 to a sink: one more target, of average keys' size in the null."""
+    weights = np.array([[[1, 0], [0.2, 0.5]]])
+    asked = Relation(np.array([1]), np.array([[False, True]]), sink=True)
+    found = naive(weights, asked, special=np.zeros(2, dtype=bool), sink=True)
+    np.testing.assert_allclose([found["mass"], found["null"]], [[0.8], [0.4]])
