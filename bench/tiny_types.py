@@ -109,7 +109,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm5_next.text_config": {"index_kpool": 4, "index_topk": 16, "num_key_value_heads": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": REACH},
     "granite4_vision.vision_config": {"hidden_size": 64},
-    "granite4_vision": {"deepstack_layer_map": [[0, 1]], "spatial_target_layers": [1, 2]},
+    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[0, 1]], "spatial_target_layers": [1, 2]},
     "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["linear_attention", "full_attention"] * 2},
     "helium": {"head_dim": 8},
     "hunyuan_v1_dense": {"head_dim": 16},
