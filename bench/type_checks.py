@@ -380,7 +380,8 @@ class Trial:
 
         def read(module, args, output):
             if seen and args and isinstance(args[0], torch.Tensor):
-                seen.append((args[0], output if isinstance(output, torch.Tensor) else args[0]))
+                alone = isinstance(output, torch.Tensor) and len(args) == 1  # not joined with a residual in there
+                seen.append((args[0], output if alone else args[0]))
 
         for name, module in self.reference.model.named_modules():
             if name == self.reference.name(layer.projection):
