@@ -120,8 +120,11 @@ def anatomy(model: dict) -> str:
         for window, alike in sorted(windows.items())
     ]
     whole = "every layer sees the whole context" if list(windows) == [0] else "of the layers, " + listed(kinds)
+    free = model.get("attention_free", [])
+    blocks = f" Layers are numbered by block; {len(free)} of {len(free) + len(layers)} hold no measured attention."
     return (
         f"{len(layers)} attention layers with {each} each, {sum(x['heads'] for x in layers)} heads in all; {whole}."
+        + (blocks if free else "")
     ).replace("1 key-value heads", "1 key-value head")
 
 
