@@ -276,3 +276,10 @@ def test_shared_layers_are_refused_by_name():
     ).eval()
     with pytest.raises(UserError, match="shared by 2 layers"):
         find(model)
+
+
+def test_a_prompt_of_one_token_has_nothing_before_its_last():
+    loaded = make("llama_gqa", scale=3.0)
+    tokens = Tokens("one", "test", np.array([7, 9, 12]), np.zeros(3, dtype=bool), np.array([1, 2]))
+    (scored,) = LastToken(loaded, tokens).edited([Edit()])
+    np.testing.assert_allclose(scored.logprob, plain(loaded, tokens), atol=1e-5)

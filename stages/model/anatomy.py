@@ -138,7 +138,7 @@ def find(model: PreTrainedModel) -> Anatomy:
         else:
             attention = places[number]
             shape, written = seen.shapes.get(modules_of[number], (0,)), probe.height(projected.module)
-            if shape[-1] != written:
+            if shape[-1] > written and shape[-1] % written == 0:
                 raise UserError(
                     f"{name}: {blocks[number]} passes on {shape[-1]} channels, its attention writes {written}: "
                     "only models of one residual stream are measured"
@@ -185,9 +185,11 @@ def contribution(model: PreTrainedModel, layer: Layer, head: int, z: torch.Tenso
 
 def _unfit(attention: Attention) -> str:
     """Return why an attention module cannot be measured, '' where it can."""
-    if attention.calls > 1:
-        return f"its weights are shared by {attention.calls} layers"
-    return attention.fault
+    if attention.calls == 1:
+        return attention.fault
+    if attention.passes == 1:
+        return f"it attends {attention.calls} times in one layer (differential attention): its heads are not separate"
+    return f"its weights are shared by {attention.passes} layers"
 
 
 def _blocks(model: PreTrainedModel, paths: list[str]) -> tuple[str, ...]:

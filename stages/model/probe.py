@@ -6,6 +6,7 @@ first row of the batch has there, so that no layer feels what was changed in ano
 Legend: B batch, T query token, S key token, H query head, K head size, C channel of a linear layer's input.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,10 @@ SAME = 1e-4  # relative: what differs less is the same
 
 @dataclass
 class Attention:
-    """What is seen of one attention module; fault: why it cannot be measured."""
+    """What is seen of one attention module.
+
+    calls: how often it attends; passes: how often it runs; fault: why it cannot be measured.
+    """
 
     module: nn.Module
     heads: int
@@ -34,6 +38,7 @@ class Attention:
     sink: bool
     causal: bool
     calls: int = 1
+    passes: int = 1
     fault: str = ""
 
 
@@ -97,7 +102,7 @@ def look(model: PreTrainedModel) -> Seen:
     if "input_ids" in inputs:
         half = inputs["input_ids"].shape[1] // 2
         inputs["input_ids"][1, half:] = inputs["input_ids"][1, half:].flip(0)
-    watch, returns, shapes = _Watch(), {}, {}
+    watch, returns, shapes, passes = _Watch(), {}, {}, Counter()
 
     def observer(eager, module, query, key, value, mask, **kwargs):
         watch.inside = True
@@ -128,6 +133,7 @@ def look(model: PreTrainedModel) -> Seen:
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
         several = isinstance(output, tuple | list)
         returns[module] = len(output) if several else 0
+        passes[module] += 1
         first = output[0] if several and output else output
         shapes[module] = getattr(first, "shape", torch.Size())
 
@@ -140,6 +146,8 @@ def look(model: PreTrainedModel) -> Seen:
         output_BTD = _body(model, inputs)
     observed = bool(watch.layers)
     attention = list((watch.layers or watch.softmaxed).values())
+    for seen in attention:
+        seen.passes = passes[seen.module]
     early = output_BTD[:, :half]
     causal = half > 0 and all(layer.causal for layer in attention) and _close(early[1], early[0])
     return Seen(attention, observed, causal, returns, shapes)
