@@ -136,7 +136,8 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
         table = table[table.role.isin(asked.roles)]
     if asked.traced:
         table = table[table.group.isin(_solved(slot))]
-    return table[[asked.silenced_on(row, section) for row in table.itertuples()]]
+    kept = [row.id for row in table.itertuples() if asked.silenced_on(row, section)]
+    return table[table.id.isin(kept)]
 
 
 def _solved(slot: str) -> list[str]:
