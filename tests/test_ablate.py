@@ -165,3 +165,12 @@ def test_an_unknown_kind_names_those_there_are(slot):
     with pytest.raises(UserError, match=r"plan.kinds: 'median': .* allowed: mean, zero, resample$"):
         ablate.main(slot)
     assert not paths.effects(slot).exists()
+
+
+def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
+    prompts = pd.DataFrame(columns=tables.PROMPTS.names)
+    prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "group": "antonym", "category": ""}
+    unsolved = pd.DataFrame({"function": []})
+    monkeypatch.setattr(tables, "read", lambda path, *_, **__: prompts if path == paths.prompts("icl") else unsolved)
+    kept = ablate.silenced_on("decoder", "icl", params.load())
+    assert kept.empty and list(kept.columns) == tables.PROMPTS.names
