@@ -101,7 +101,7 @@ def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
 
 def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
-    from stages.training import checkpoint, revisions, survey
+    from stages.training import checkpoint
     from stages.training.train import one_thread
 
     one_thread()
@@ -111,6 +111,8 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
     held = held_out(settings, name, lesson)
     rows, last = [], training.kept[-1]
     if isinstance(training, Revisions):
+        from stages.training import revisions, survey
+
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]

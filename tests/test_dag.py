@@ -1,6 +1,7 @@
 """The DAG is true: deps are the import closure, every params key is used, paths agree with `stages.store.paths`."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -77,7 +78,17 @@ def test_no_dep_is_a_list_of_a_rooms_files(stage):
     """A room is a dep whole, or the part of it that the instance's task names with what all tasks share."""
     parts = [Path(dep).parts for dep in body(stage)["deps"] if dep.startswith("stages/")]
     files = [part for part in parts if len(part) > 2 and part[-1].endswith(".py")]
-    assert len(files) <= 6 and all(part[1] in ("tasks", "families") for part in files)
+    assert len(files) <= 7 and all(part[1] in ("tasks", "families") for part in files)
+
+
+@pytest.mark.parametrize("recipe", ["induction", "iteration", "masked"])
+def test_a_recipe_reads_families_of_the_folder_that_it_names(recipe):
+    """A docstring of another task's family does not measure its checkpoints again."""
+    reached = closure(Path(f"stages/recipes/{recipe}.py")) | closure(Path("stages/training/checkpoint.py"))
+    families = {file for file in reached if file.parts[1] == "families"}
+    shared = {Path(dep) for dep in body("dynamics")["deps"] if dep.startswith("stages/families/")}
+    folder = Path(importlib.import_module(f"stages.recipes.{recipe}").LESSON.families)
+    assert {file for file in families - shared if folder not in file.parents} == set()
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("prepare", "report")])

@@ -67,6 +67,7 @@ def recipe(**train) -> dict:
     return {
         "task": "families",
         "reads": "data/prompts",
+        "families": "stages/families",
         "train": base | train,
         "main": "standard",
         "arms": {"standard": {}, "one_off": {"revisions": {64: "step8", 512: "step8"}}},

@@ -62,6 +62,7 @@ class Lesson(Section):
     solved: measure -> the level from which on it counts as solved.
 
     decoded: what is pictured is written by the model itself, from the first target on.
+    families: what recipes name as `families`: the folder of families whose relations it looks at.
     trained: models are trained from scratch; False: `train` lists revisions of a pretrained model.
 
     mask: token that hides another one, for models that fill gaps; None for those that read from left to right.
@@ -75,6 +76,7 @@ class Lesson(Section):
     onsets: ClassVar[tuple[str, ...]]
     solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
+    families: ClassVar[str]
     trained: ClassVar[bool] = True
     mask: ClassVar[int | None] = None
 
@@ -151,6 +153,8 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     if kind.trained != isinstance(recipe.train, Training):
         needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
         raise UserError(f"{where}.task = {recipe.task!r}: this lesson {needs}; allowed under train: see README.md")
+    if Path(recipe.families) != Path(kind.families):
+        raise UserError(f"{where}.families = {recipe.families!r}: this lesson looks at {kind.families}; write that")
     try:
         return kind(**arguments)
     except ValidationError as error:

@@ -85,6 +85,7 @@ class Masked(Lesson):
         f"uas@{label}": Watched(grammar.name(label, DIRECTION), "hits_word") for label in grammar.LABELS
     }
     onsets: ClassVar[tuple[str, ...]] = ("uas", "accuracy")
+    families: ClassVar[str] = "stages/families/treebank"
     mask: ClassVar[int | None] = MASK
 
     @model_validator(mode="after")
