@@ -152,14 +152,15 @@ def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
 
 
 def text_means(slot: str, loaded, settings: params.Params) -> dict:
-    """Return every head's mean output (K,) over ordinary positions of long passages of text, split a, by head."""
-    (text,) = (name for name in tasks.names() if tasks.of(name).outputs == "mean")
+    """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
+    text = next(name for name in tasks.names() if tasks.of(name).outputs == "mean")
     if getattr(settings.tasks, text) is None:
         raise UserError(f"{paths.PARAMS}: tasks.{text} is missing: mean ablation needs the heads' mean outputs over it")
     from stages.model.vectors import mean_outputs
 
     outputs = tables.read(paths.outputs(slot, text))
-    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
+    role = tasks.of(text).mean_role or outputs.role
+    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == role)], loaded)
 
 
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:

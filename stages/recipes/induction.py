@@ -75,7 +75,7 @@ class Induction(Lesson):
         return ids_BT
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
-        """Return the previous token, or a family's relation; all but the previous token's only from triggers that stood before."""
+        """Return the previous token, or a family's relation from triggers that stood before."""
         if name == "previous":
             return one_key(len(tokens), np.arange(1, len(tokens)), np.arange(len(tokens) - 1))
         whole = of("repeats")[name].relation(tokens)

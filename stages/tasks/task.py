@@ -88,6 +88,8 @@ class Task:
     extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
     outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
         ordinary tokens, or "" for none.
+    mean_role: role of the prompts whose mean outputs are written in silenced heads' places, "" for all; of the first
+        task in display order that keeps means.
     parts: the column of the prompts that results are broken down by, "group" or "category"; "" for none.
     part: what such a part is called, one and many: ("phenomenon", "phenomena").
     own_section: the page has a section for it alone: it stands in none that lists all tasks.
@@ -114,6 +116,7 @@ class Task:
     traced: bool = False
     extracted: tuple[str, str] = ("", "")
     outputs: Literal["last", "mean", ""] = ""
+    mean_role: str = ""
     parts: Literal["group", "category", ""] = ""
     part: tuple[str, str] = ("", "")
     own_section: bool = False
