@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import PurePath
 
 import pandas as pd
 from tqdm import tqdm
@@ -54,6 +55,11 @@ def main(name: str) -> None:
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     lessons = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
+    if PurePath(recipe.families) != PurePath(lessons[recipe.main].families):
+        raise UserError(
+            f"{paths.PARAMS}: recipes.{name}.families = {recipe.families!r}: allowed: {lessons[recipe.main].families}, "
+            "where its relations are from"
+        )
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
     log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))

@@ -250,6 +250,16 @@ def test_pickled_weights_and_unknown_prompts_say_what_to_do(here):
         dynamics.main("steps")
 
 
+def test_the_families_that_are_measured_are_those_that_params_name(here):
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["recipes"]["steps"]["families"] = "stages/families/text"
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        UserError, match=r"recipes\.steps\.families = 'stages/families/text': allowed: stages/families,"
+    ):
+        dynamics.main("steps")
+
+
 def test_a_task_that_trains_takes_no_revisions_and_the_other_way_round(here):
     content = yaml.safe_load(Path("params.yaml").read_text())
     content["recipes"]["steps"]["task"] = "induction"

@@ -44,7 +44,6 @@ class Families(Lesson):
 
     tasks: tuple[str, ...]
 
-    families: ClassVar[str] = "stages/families"
     trained: ClassVar[bool] = False
     falls: ClassVar[frozenset[str]] = frozenset(name for outcomes in OUTCOMES.values() for name in outcomes.falls)
     onsets: ClassVar[tuple[str, ...]] = ("previous", "induction", "repeats_in_context")

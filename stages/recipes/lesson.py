@@ -76,7 +76,7 @@ class Lesson(Section):
     onsets: ClassVar[tuple[str, ...]]
     solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
-    families: ClassVar[str]
+    families: ClassVar[str] = "stages/families"
     trained: ClassVar[bool] = True
     mask: ClassVar[int | None] = None
 
@@ -153,8 +153,6 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     if kind.trained != isinstance(recipe.train, Training):
         needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
         raise UserError(f"{where}.task = {recipe.task!r}: this lesson {needs}; allowed under train: see README.md")
-    if Path(recipe.families) != Path(kind.families):
-        raise UserError(f"{where}.families = {recipe.families!r}: this lesson looks at {kind.families}; write that")
     try:
         return kind(**arguments)
     except ValidationError as error:
