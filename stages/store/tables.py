@@ -189,6 +189,19 @@ STEERING = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
+ANSWERS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    function=(pa.string(), "in-context function"),
+    category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the word, with its function"),
+    word_tokens=(pa.int16(), "tokens of the word asked about, in the prompt"),
+    answer_tokens=(pa.int16(), "tokens of the answer, without what ends it"),
+    right=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
+    ended=(pa.bool_(), "and so is what ends it"),
+    logprob=(pa.float32(), "mean log-probability of answer and end, nats per token"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
