@@ -1,8 +1,8 @@
 """Ask the intact model usual, rare and made-up words: `python -m stages.answer <slot>`.
 
-Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the answer is
-right, whether it ends where it ends, and how many of the model's own tokens the word and the answer have. More tokens
-are harder whatever the word, so that classes are compared at equal numbers of them (stages/statistics/extrapolation.py).
+Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the answer
+is right, whether it ends where it ends, and how many of the model's own tokens the word and the answer have. More tokens
+are harder whatever the word, so that classes are compared at equal numbers of them (statistics/extrapolation.py).
 """
 
 import json
@@ -17,6 +17,7 @@ from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
+from stages.tasks.extrapolation.task import ASKED
 
 log = logging.getLogger(__name__)
 TASK = "extrapolation"
@@ -63,7 +64,7 @@ def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
 
 
 def _row(prompt, tokens, scored) -> dict:
-    ((answer, word),) = tokens.spans["word"]
+    ((answer, word),) = tokens.spans[ASKED]
     before_end = tokens.target <= answer.max()
     row = {"prompt": prompt.id, "function": prompt.group, "category": prompt.category, "split": prompt.split}
     row |= {"cluster": prompt.cluster, "word_tokens": len(word), "answer_tokens": int(np.sum(before_end))}

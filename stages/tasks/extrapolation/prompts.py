@@ -12,7 +12,7 @@ take the sets of demonstrations in turn, so that classes see the same ones. Ever
 `zero_shot` one. After `clean` the answer has to end: the target goes on with what follows an answer in the template.
 Nothing says so without demonstrations: the target ends with the first character of that, a newline as a rule. Usual
 words keep icl's split, so that vectors which split a chose are not reported on words that chose them; all others are b:
-nothing is chosen on them. The relation `word` goes from the answer to the word: which tokens they are, in any model.
+nothing is chosen on them. The relation `asked` goes from the answer to the word: which tokens they are, in any model.
 """
 
 from itertools import islice
@@ -22,7 +22,7 @@ from stages.store.errors import UserError
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.functions import FUNCTIONS, Function
 from stages.tasks.extrapolation.settings import Settings
-from stages.tasks.extrapolation.task import COPIED, IRREGULAR, MADE_UP, RARE, USUAL, WORD
+from stages.tasks.extrapolation.task import ASKED, COPIED, IRREGULAR, MADE_UP, RARE, USUAL
 from stages.tasks.icl.prompts import Pair, demonstrated, from_lexicon, parted
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.prompt import Prompt, Span, stream
@@ -145,7 +145,7 @@ def _asked(
     for role, shown, end in (("clean", context, after), ("zero_shot", "", after[:1])):
         text = shown + before + x + colon
         start, answer = len(shown + before), len(text) + len(middle) - len(colon)
-        span = Span(WORD, answer, answer + len(y), start, start + len(x))
+        span = Span(ASKED, answer, answer + len(y), start, start + len(x))
         prompts.append(
             Prompt(
                 id=f"extrapolation/{name}#{role}",

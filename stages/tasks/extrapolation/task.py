@@ -13,7 +13,7 @@ from stages.tasks.extrapolation.settings import Settings
 from stages.tasks.task import Answered, Read, Task
 
 USUAL, IRREGULAR, RARE, MADE_UP, COPIED = CLASSES = ("usual", "irregular", "rare", "made_up", "copied")
-WORD = "word"  # the relation from the answer to the word asked about: it says which tokens they are
+ASKED = "asked"  # the relation from the answer to the word asked about: it says which tokens they are
 
 
 def solved(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
