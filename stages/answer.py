@@ -1,8 +1,8 @@
 """Ask the intact model usual, rare and made-up words: `python -m stages.answer <slot>`.
 
 Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the answer
-is right, whether it ends where it ends, and how many of the model's own tokens the word and the answer have. More tokens
-are harder whatever the word, so that classes are compared at equal numbers of them (statistics/extrapolation.py).
+is right, whether it ends where it ends, and how many of the model's own tokens the word and the answer have. More
+tokens are harder whatever the word: classes are compared at equal numbers of them (statistics/extrapolation.py).
 """
 
 import json

@@ -24,6 +24,7 @@ ENDS = {
     "adjective": "ck ft lk lp lt mp rk rm rt sk".split(),
 }
 COUNTRIES = "ia land stan ania ovia ora una esia".split()
+LONG = 3  # so many words to one of two syllables: short ones have about as many tokens as long real ones
 NUMBERS = 100_000, 1_000_000  # six digits
 
 
@@ -58,6 +59,6 @@ def _one(kind: str, rng: np.random.Generator) -> str:
     word = of(ONSETS) + of(VOWELS)
     if kind == "country":
         return (word + of(MIDDLES) + of(COUNTRIES)).capitalize()
-    if rng.integers(2):
+    if rng.integers(LONG) == 0:
         word += of(MIDDLES) + of(VOWELS)
     return word + of(ENDS[kind])

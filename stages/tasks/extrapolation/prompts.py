@@ -2,7 +2,8 @@
 
     usual      words of task icl's questions; of functions with regular endings, those that take one
     irregular  common words that do not: of those questions, and of this task's lexicon
-    rare       rare real words, right answers from this task's lexicon; of the successor, two- and three-digit numbers
+    rare       rare real words, right answers from this task's lexicon, the longest first: they have more tokens, as
+               made-up ones have; of the successor, two- and three-digit numbers
     made_up    words that do not exist (`invented.py`), right answers by the rule; of the successor, six-digit numbers
     copied     the same where no rule gives an answer: there is no right one. The target is the word itself: what is
                asked is how often it is echoed
@@ -89,7 +90,8 @@ def classes(
         words[IRREGULAR] = [word for word in usual if not function.regular(*word[:2])]
         if function.rare == "nouns":
             words[IRREGULAR] += drawn(list(lexicon.irregular_nouns), IRREGULAR)
-    words[RARE] = drawn(_rare(function, lexicon), RARE)
+    rare = drawn(_rare(function, lexicon), RARE)
+    words[RARE] = sorted(rare, key=lambda word: -len(word[0])) if function.rare else rare
     made_up = invented.words(function.invented, stream(seed, f"extrapolation/{function.name}/made_up"), taken)
     answer = function.answer or (lambda word: word)
     words[MADE_UP if function.answer else COPIED] = [

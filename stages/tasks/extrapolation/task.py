@@ -41,6 +41,7 @@ TASK = Task(
     roles=("clean",),
     parts="group",
     part=("function", "functions"),
+    steered=True,
     own_section=True,
     counted=counted,
 )
