@@ -176,7 +176,11 @@ STEERING = _schema(
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
-    context=(pa.string(), "zero_shot or shuffled; clean: the intact model with demonstrations, the same queries"),
+    context=(
+        pa.string(),
+        "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other tasks' "
+        "prompts their category",
+    ),
     vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
