@@ -47,6 +47,8 @@ class Lexicon(Entry):
 def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build two prompts (clean, zero_shot) per function, class and word; more words leave the first ones as they are.
 
+    Of classes whose words lie in both splits, as many again are asked without demonstrations alone.
+
     Raises `UserError` where a function is unknown, its lexicon is missing or has too few pairs to demonstrate.
     """
     for name in settings.functions:
@@ -68,14 +70,15 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         for kind, words in classes(function, usual, lexicon, taken, settings.words, seed).items():
             for number, (x, y, split) in enumerate(words):
                 context = contexts[number % settings.sets]
-                prompts += _asked(f"{name}/{kind}-{number:03d}", name, kind, x, y, split, context, settings.template)
+                both = _asked(f"{name}/{kind}-{number:03d}", name, kind, x, y, split, context, settings.template)
+                prompts += both[number >= settings.words :]
     return prompts
 
 
 def classes(
     function: Function, usual: list[tuple[str, str, str]], lexicon: Lexicon, taken: set[str], most: int, seed: int
 ) -> dict[str, list[tuple[str, str, str]]]:
-    """Return class -> (word, answer, split) of at most `most` words.
+    """Return class -> (word, answer, split) of at most `most` words, or twice as many of classes in both splits.
 
     usual: the words that task icl asks; taken: all words, in lower case, that are not made up.
     """
@@ -97,7 +100,8 @@ def classes(
     words[MADE_UP if function.answer else COPIED] = [
         (x, answer(x), "b") for x in map(_cased(function), range(most), islice(made_up, most))
     ]
-    return {kind: of_kind[:most] for kind, of_kind in words.items()}
+    asked = {kind: of_kind[: 2 * most if kind in (USUAL, IRREGULAR) else most] for kind, of_kind in words.items()}
+    return asked  # twice as many of those that lie in both splits: vectors are reported on one of them
 
 
 def _rare(function: Function, lexicon: Lexicon) -> list[Pair]:
