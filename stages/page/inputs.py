@@ -33,10 +33,7 @@ COLUMNS = {
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
 }
-NAMES = {
-    "effects": {"heads"},
-    "extrapolation": {"tokens"},
-}  # table: columns that hold names there and numbers elsewhere
+NAMES = {"effects": {"heads"}, "extrapolation": {"tokens"}}  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
 
 
