@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from stages import tasks
 from stages.statistics.control import Head
 from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TASK = "icl"
+ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -119,12 +121,12 @@ def main(slot: str) -> None:
     from safetensors.torch import save
 
     from stages.model.load import load
-    from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
     prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(traced.function)]
-    prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
+    prompts = _across_sets(_read_whole(loaded, prompts))
+    elsewhere = _read_whole(loaded, _elsewhere(settings))
     outputs = tables.read(paths.outputs(slot, TASK))
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
@@ -146,6 +148,7 @@ def main(slot: str) -> None:
         for context in ("zero_shot", "shuffled"):
             outcomes = Answering(vectors, asked[context]).under(best)
             rows += [_row(function, outcome, True, order) for outcome in outcomes]
+        rows += _steered_elsewhere(function, vectors, best, elsewhere[elsewhere.group == function], settings.steer)
         for setting in best:
             if setting.vector in ("function", "layer_average"):
                 chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
@@ -231,6 +234,34 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
         same | {"prompt": row.id, "split": row.split, "cluster": row.cluster, "correct": bool(solved[row.id])}
         for row in prompts[prompts.id.isin(names) & prompts.id.isin(solved.index)].itertuples()
     ]
+
+
+def _elsewhere(settings: params.Params) -> pd.DataFrame:
+    """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
+    names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
+    read = [tables.read(paths.prompts(name), tables.PROMPTS) for name in names]
+    prompts = pd.concat(read or [tables.PROMPTS.empty_table().to_pandas()], ignore_index=True)
+    return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
+
+
+def _steered_elsewhere(
+    function: str, vectors: Vectors, best: Sequence[Setting], prompts: pd.DataFrame, settings: params.Steer
+) -> list[dict]:
+    """Return rows of other tasks' prompts of a function; the context is their category."""
+    chosen = [setting for setting in best if setting.vector in ELSEWHERE]
+    rows = []
+    for category, asked in prompts.groupby("category"):
+        outcomes = Answering(vectors, asked.head(settings.zero_shot)).under(chosen)
+        rows += [_row(function, outcome, True, vectors.ranking) | {"context": category} for outcome in outcomes]
+    return rows
+
+
+def _read_whole(loaded, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the prompts that the model reads whole."""
+    from stages.model.tokens import fitting
+
+    fits = {row.id for row in fitting(loaded, list(prompts.itertuples()))[0]} if len(prompts) else set()
+    return prompts[prompts.id.isin(fits)]
 
 
 def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:

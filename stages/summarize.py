@@ -1,7 +1,7 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv. Every interval is a 95 % one over clusters of
+iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv. Every interval is a 95 % one over clusters of
 prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -17,12 +17,12 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, effects, steering, stepping
+from stages.statistics import arcs, causal, effects, extrapolation, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.store.metrics import metrics
+from stages.store.metrics import extrapolated, metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -49,11 +49,14 @@ def main(slot: str) -> None:
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
+    classes = _classes(slot, raw_steering, settings)
+    _csv(folder / "extrapolation.csv", classes)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers |= extrapolated(classes)
     tables.write_text(folder / "metrics.json", _json(numbers))
 
 
@@ -178,12 +181,20 @@ def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFr
     return pd.DataFrame(columns=stepping.COLUMNS) if relations is None else stepping.table(relations, heads)
 
 
+def _classes(slot: str, raw_steering: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
+    """Return accuracy on usual, rare and made-up words (empty where the model was not asked)."""
+    answers = tables.read(paths.answers(slot), tables.ANSWERS)
+    counted = tables.read(paths.NGRAM, tables.NGRAM, only=[("task", "==", extrapolation.TASK.name)])
+    return extrapolation.table(answers, raw_steering, counted, settings.trace.solved_above)
+
+
 def _model(slot: str, settings: params.Params) -> dict:
     """Return the slot's record with versions and everything that was not measured, with reasons."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
-    for label, path in (("ablation", paths.effects(slot)), ("steering", paths.steering(slot))):
+    named = {"ablation": paths.effects, "steering": paths.steering, "extrapolation": paths.answers}
+    for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)
     if record["skipped"]:

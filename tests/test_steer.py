@@ -216,7 +216,7 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     loaded = make("llama_gqa", scale=3.0)
     asked = params.Steer(heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, draws=3)
     trace = params.Trace(prompts=2, solved_above=0.5)
-    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17))
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[]))
     monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
     monkeypatch.chdir(tmp_path)
     write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})

@@ -7,6 +7,7 @@ arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` ov
 share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
+`extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
 `steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`). What was not measured is
 left out, so that a diff shows it as missing.
 """
@@ -75,3 +76,12 @@ def metrics(
             if pd.notna(row.p):
                 tree["steering"]["p"] = round(float(row.p), 5)
     return tree
+
+
+def extrapolated(classes: pd.DataFrame) -> dict:
+    """Return `extrapolation.<function>.<class>` from extrapolation.csv; {} where nothing was asked."""
+    tree: dict = {}
+    shown = classes[(classes.tokens == "all") & (classes.context == "demonstrations")]
+    for row in shown.to_dict("records"):
+        tree.setdefault(row["function"], {})[row["class"]] = round(float(row["accuracy"]), 5)
+    return {"extrapolation": tree} if tree else {}

@@ -30,6 +30,11 @@ def outputs(slot: str, task: str) -> Path:
     return Path(f"data/activations/{slot}/{task}.outputs.parquet")
 
 
+def answers(slot: str) -> Path:
+    """What the intact model answers to usual, rare and made-up words, per prompt."""
+    return Path(f"data/answers/{slot}.parquet")
+
+
 def indirect(slot: str) -> Path:
     """Indirect effects per (function, prompt, layer, head)."""
     return Path(f"data/indirect/{slot}.parquet")

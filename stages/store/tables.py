@@ -176,7 +176,11 @@ STEERING = _schema(
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
-    context=(pa.string(), "zero_shot or shuffled; clean: the intact model with demonstrations, the same queries"),
+    context=(
+        pa.string(),
+        "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other tasks' "
+        "prompts their category",
+    ),
     vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
@@ -187,6 +191,19 @@ STEERING = _schema(
     chosen=(pa.bool_(), "this setting was chosen on split a"),
     correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
+)
+
+ANSWERS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    function=(pa.string(), "in-context function"),
+    category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the word, with its function"),
+    word_tokens=(pa.int16(), "tokens of the word asked about, in the prompt"),
+    answer_tokens=(pa.int16(), "tokens of the answer, without what ends it"),
+    right=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
+    ended=(pa.bool_(), "and so is what ends it"),
+    logprob=(pa.float32(), "mean log-probability of answer and end, nats per token"),
 )
 
 NGRAM = _schema(
