@@ -1,6 +1,7 @@
 """Build function vectors and test them: `python -m stages.steer <slot>`.
 
-Writes data/vectors/<slot>.safetensors and data/vectors/<slot>.steering.parquet. For every function the model solves
+Writes data/vectors/<slot>.safetensors, the same vectors for llama.cpp in data/vectors/<slot>/ (GGUF, one file each) and
+data/vectors/<slot>.steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
 split a; everything reported on split b, zero-shot and shuffled, beside the intact model with demonstrations.
     none           the prompt as it is
@@ -13,6 +14,7 @@ Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
+from stages.store.folders import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -164,9 +167,33 @@ def main(slot: str) -> None:
     }
     heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
     note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
+    _export(slot, loaded, chosen)
     with tables.replacing(paths.vectors(slot)) as temporary:
         added = {name: vector_D for name, (_, vector_D) in chosen.items()}
         temporary.write_bytes(save(added, metadata={"provenance": note}))
+
+
+def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setting, "torch.Tensor"]]) -> None:
+    """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; no file for one after block 0."""
+    from stages.model import control_vector
+
+    with replacing(paths.control_vectors(slot)) as folder:
+        written = {}
+        for name, (setting, vector_D) in chosen.items():
+            if setting.layer < 1:
+                log.info("%s: not written for llama.cpp, which cannot steer after block 0", name)
+                continue
+            record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+            function, _, variant = name.rpartition(".")
+            said = {"slot": slot, "model": f"{record['name']} {record['revision']}".strip(), "function": function}
+            said |= {"vector": variant, "strength": f"{setting.strength:g}, multiplied in"}
+            said |= {"measured": "added at the last token of a prompt only"}
+            file = re.sub(r"[^\w.-]", "_", name) + ".gguf"
+            kind = loaded.model.config.get_text_config().model_type
+            values = (vector_D * setting.strength).numpy()
+            control_vector.write(folder / file, values, setting.layer, kind, len(loaded.anatomy.blocks), said)
+            written[file] = said | {"layer": setting.layer}
+        (folder / "provenance.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome], list[Setting]]:
@@ -302,6 +329,7 @@ def _write_empty(slot: str, why: str) -> None:
 
     log.info("%s: nothing to steer: %s", slot, why)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, why), tables.STEERING)
+    _export(slot, None, {})
     with tables.replacing(paths.vectors(slot)) as temporary:
         temporary.write_bytes(
             save({}, metadata={"provenance": json.dumps({"reason": why, "slot": slot}, sort_keys=True)})

@@ -121,7 +121,11 @@ def test_outs_are_where_paths_says():
     assert body("classify")["outs"] == [str(paths.heads(slot))]
     assert body("plan")["outs"] == [str(paths.plan(slot))]
     assert body("ablate")["outs"] == [str(paths.effects(slot)), str(paths.first_order(slot))]
-    assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
+    assert body("steer")["outs"] == [
+        str(paths.vectors(slot)),
+        str(paths.control_vectors(slot)),
+        str(paths.steering(slot)),
+    ]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]

@@ -1,16 +1,23 @@
 """Steering on tiny models: what is edited, which heads are controls, choices, and what an edit without effect is."""
 
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from gguf import GGUFReader
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import make
 
 from stages import steer
+from stages.model import control_vector
 from stages.model.forward import forward
+from stages.model.intervene import Edit, editing
 from stages.model.score import residuals_after
 from stages.model.tokens import encode
 from stages.statistics.control import Pool
@@ -20,6 +27,7 @@ from stages.steer import Answering, Vectors, choose
 from stages.store import params, paths, tables
 from stages.store.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 
 
@@ -209,7 +217,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     ]  # fmt: skip
     tables.write(paths.indirect("decoder"), traced, tables.skipping(tables.INDIRECT, skipped))
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text('{"parameters": 1000}')
+    paths.model("decoder").write_text('{"parameters": 1000, "name": "tiny", "revision": "1"}')
 
 
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
@@ -233,9 +241,52 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     assert not chosen[chosen.vector == "control"].names.str.contains("L2H3|L1H3").any()
     written = load_file(paths.vectors("decoder"))
     assert set(written) == {"f.function", "f.layer_average"} and all(x.shape == (32,) for x in written.values())
+    with safe_open(paths.vectors("decoder"), "pt") as file:
+        provenance = json.loads(file.metadata()["provenance"])["vectors"]
+    exported = json.loads((paths.control_vectors("decoder") / "provenance.json").read_text())
+    assert {Path(file).stem for file in exported} == {name for name in written if provenance[name]["layer"]}
+    for name, vector in written.items():
+        if provenance[name]["layer"]:
+            kept = control_vector.read(paths.control_vectors("decoder") / f"{name}.gguf")
+            assert list(kept) == [provenance[name]["layer"]]
+            np.testing.assert_array_equal(kept[provenance[name]["layer"]], vector * provenance[name]["strength"])
     first = paths.steering("decoder").read_bytes()
     steer.main("decoder")
     assert paths.steering("decoder").read_bytes() == first
+
+
+def test_a_control_vector_is_read_back_with_its_block_and_says_what_it_is(tmp_path):
+    vector = np.arange(8, dtype=np.float32)
+    control_vector.write(tmp_path / "v.gguf", vector, 3, "gemma3", 18, {"function": "capitalize"})
+    reader = GGUFReader(tmp_path / "v.gguf")
+    assert [(tensor.name, tensor.tensor_type.name, list(tensor.shape)) for tensor in reader.tensors] == [
+        ("direction.3", "F32", [8])
+    ]
+    fields = {name: reader.fields[name].contents() for name in reader.fields}
+    assert fields["general.architecture"] == "controlvector" and fields["controlvector.layer_count"] == 18
+    assert fields["controlvector.model_hint"] == "gemma3" and fields["controlvector.function"] == "capitalize"
+    np.testing.assert_array_equal(control_vector.read(tmp_path / "v.gguf")[3], vector)
+    with pytest.raises(ValueError, match="block 0"):
+        control_vector.write(tmp_path / "w.gguf", vector, 0, "gemma3", 18, {})
+
+
+def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, monkeypatch, capsys):
+    """Its two lines are the next token without and with the vector: a large one, so that it decides."""
+    loaded = make("llama_gqa", scale=3.0)
+    vector = 50 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    note = {"vectors": {"capitalize.layer_average": {"layer": 1, "strength": 2.0, "heads": 0}}}
+    monkeypatch.chdir(tmp_path)
+    paths.vectors("decoder").parent.mkdir(parents=True)
+    save_file({"capitalize.layer_average": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
+    monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ids = loaded.tokenizer("Q: garden\nA:", return_tensors="pt").input_ids
+    expected = [loaded.model(ids).logits[0, -1].argmax()]
+    with editing(loaded, [Edit(added={1: 2 * vector})], ids.shape[1] - 1):
+        expected.append(loaded.model(ids).logits[0, -1].argmax())
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [loaded.tokenizer.decode(token) for token in expected]
+    assert expected[0] != expected[1]
 
 
 def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):

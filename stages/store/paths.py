@@ -70,6 +70,11 @@ def vectors(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.safetensors")
 
 
+def control_vectors(slot: str) -> Path:
+    """Folder of the same function vectors as llama.cpp reads them, one GGUF file each."""
+    return Path(f"data/vectors/{slot}")
+
+
 def steering(slot: str) -> Path:
     """Raw outcomes of every steering run."""
     return Path(f"data/vectors/{slot}.steering.parquet")
