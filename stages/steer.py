@@ -3,10 +3,13 @@
 Writes data/vectors/<slot>.safetensors, the same vectors for llama.cpp in data/vectors/<slot>/ (GGUF, one file each) and
 data/vectors/<slot>.steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
-split a; everything reported on split b, zero-shot and shuffled, beside the intact model with demonstrations.
+split a; everything reported on split b, zero-shot, shuffled and in natural text, beside the intact model with
+demonstrations.
     none           the prompt as it is
     heads          the top heads' mean outputs, each written into its own slot at the last token
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
+    layerwise      the heads' sums layer by layer, each added after its own block
+    random         a random vector of the norm of `function`, at its layer; several draws
     layer_average  the mean residual after a block over clean prompts, added in the same way (Todd+'s baseline)
     control        as `heads`, with as many OTHER heads of the same or the nearest layers; several sets
 Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/steering.py.
@@ -17,7 +20,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TASK = "icl"
 ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
+RANDOM = 5  # random vectors
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -66,12 +70,18 @@ class Vectors:
     def edit(self, setting: Setting) -> "Edit":
         """Turn a setting into an edit of the last token."""
         from stages.model.intervene import Edit
-        from stages.model.vectors import in_place
+        from stages.model.vectors import function_vector, in_place
 
         if setting.vector == "none":
             return Edit()
         if setting.vector in ("heads", "control"):
             return in_place(self.means, self.ranking.of(setting))
+        if setting.vector == "layerwise":
+            heads = self.ranking.of(setting)
+            layers = sorted({layer for layer, _ in heads})
+            parts = {at: [head for head in heads if head[0] == at] for at in layers}
+            sums = {at: function_vector(self.loaded, self.means, part) for at, part in parts.items()}
+            return Edit(added={at: sum_D * setting.strength for at, sum_D in sums.items()})
         return Edit(added={setting.layer: self.added(setting) * setting.strength})
 
     def added(self, setting: Setting) -> "torch.Tensor":
@@ -80,7 +90,8 @@ class Vectors:
 
         if setting.vector == "layer_average":
             return self.averages[setting.layer]
-        return function_vector(self.loaded, self.means, self.ranking.of(setting))
+        sum_D = function_vector(self.loaded, self.means, self.ranking.of(setting))
+        return self.ranking.randomly(sum_D, setting) if setting.vector == "random" else sum_D
 
 
 class Answering:
@@ -140,7 +151,7 @@ def main(slot: str) -> None:
     for function in tqdm(functions, desc="steer", unit="function"):
         of_function = prompts[prompts.group == function]
         asked = _asked(of_function, settings.steer)
-        if missing := [name for name, some in asked.items() if some.empty]:
+        if missing := [name for name, some in asked.items() if some.empty and name != "natural"]:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         clean = outputs[outputs.group == function]
@@ -148,7 +159,9 @@ def main(slot: str) -> None:
         tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
         rows += [_row(function, outcome, False, order) for outcome in tried]
         rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
-        for context in ("zero_shot", "shuffled"):
+        for context in ("zero_shot", "shuffled", "natural"):
+            if asked[context].empty:
+                continue
             outcomes = Answering(vectors, asked[context]).under(best)
             rows += [_row(function, outcome, True, order) for outcome in outcomes]
         rows += _steered_elsewhere(function, vectors, best, elsewhere[elsewhere.group == function], settings.steer)
@@ -174,7 +187,7 @@ def main(slot: str) -> None:
 
 
 def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setting, "torch.Tensor"]]) -> None:
-    """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; no file for one after block 0."""
+    """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; none for one after block 0."""
     from stages.model import control_vector
 
     with replacing(paths.control_vectors(slot)) as folder:
@@ -213,8 +226,11 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
         ]
         for vector in ("function", "layer_average")
     }
+    options["layerwise"] = [Setting("layerwise", strength=strength, heads=number) for strength in settings.strengths]
     more = answering.under([setting for of_vector in options.values() for setting in of_vector])
-    chosen = [Setting("none"), Setting("heads", heads=number), *(_best(more, some) for some in options.values())]
+    best = {vector: _best(more, some) for vector, some in options.items()}
+    chosen = [Setting("none"), Setting("heads", heads=number), *best.values()]
+    chosen += [replace(best["function"], vector="random", draw=draw) for draw in range(1, RANDOM + 1)]
     draws = range(1, len(order.control_sets(number)) + 1)
     return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
 
@@ -229,6 +245,7 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
         "choose": first("zero_shot", "a", settings.choose),
         "zero_shot": first("zero_shot", "b", settings.zero_shot),
         "shuffled": first("shuffled", "b", settings.shuffled),
+        "natural": first("natural", "b", settings.natural),
     }
 
 
@@ -299,8 +316,8 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
 def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
     """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
-    shown = settings.zero_shot + settings.shuffled
-    runs = settings.choose * tried + shown * (4 + settings.draws)
+    shown = settings.zero_shot + settings.shuffled + settings.natural
+    runs = settings.choose * tried + shown * (5 + RANDOM + settings.draws)
     parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
     return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 

@@ -144,10 +144,22 @@ def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likeli
     answering.under = lambda settings: list(under(settings))
     asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0))
     tried, chosen = choose(answering, asked)
-    assert len(tried) == 3 + 2 * 2 * 2
-    assert chosen[:4] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
-                          Setting("layer_average", 0, 2.0)]  # fmt: skip
-    assert chosen[4:] == [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+    assert len(tried) == 3 + 2 * 2 * 2 + 2
+    assert chosen[:5] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
+                          Setting("layer_average", 0, 2.0), Setting("layerwise", -1, 1.0, 2)]  # fmt: skip
+    random = [Setting("random", 2, 1.0, 2, draw) for draw in range(1, steer.RANDOM + 1)]
+    assert chosen[5:] == random + [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+
+
+def test_random_vectors_have_the_length_of_the_sum_and_layerwise_sums_make_it_up():
+    tested = vectors(make("llama_gqa"))
+    sum_D = tested.added(Setting("function", 1, 1.0, 3))
+    drawn = [tested.added(Setting("random", 1, 1.0, 3, draw)) for draw in (1, 2, 1)]
+    assert all(abs(float(vector.norm() / sum_D.norm()) - 1) < 1e-5 for vector in drawn)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.allclose(drawn[0], drawn[1])
+    layerwise = tested.edit(Setting("layerwise", strength=2.0, heads=3)).added
+    assert sorted(layerwise) == sorted({layer for layer, _ in tested.ranking.heads[:3]})
+    torch.testing.assert_close(sum(layerwise.values()), 2 * sum_D)
 
 
 def test_heads_are_ranked_on_split_a_each_function_counting_the_same():
@@ -222,7 +234,9 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
 
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
     loaded = make("llama_gqa", scale=3.0)
-    asked = params.Steer(heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, draws=3)
+    asked = params.Steer(
+        heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, natural=0, draws=3
+    )
     trace = params.Trace(prompts=2, solved_above=0.5)
     monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[]))
     monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
@@ -234,7 +248,8 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     chosen = table[table.chosen]
     assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
     counts = chosen.groupby(["context", "vector"]).size()
-    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2}
+    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2,
+                                              "layerwise": 2, "random": 2 * steer.RANDOM}  # fmt: skip
     assert counts["shuffled", "control"] == 3 and not chosen[chosen.context == "clean"].correct.any()
     vector = chosen[chosen.vector == "heads"].iloc[0]
     assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])

@@ -10,6 +10,7 @@ import pandas as pd
 
 INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
+BROWN, BLACK = "#8c5a2b", "#333333"
 DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
 SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
 CONFIG = {
@@ -35,7 +36,9 @@ VECTORS = {  # kind of vector: (label, colour, shape), in display order
     "none": ("no vector", GREY, "circle"),
     "heads": ("heads: their mean outputs in place", BLUE, "circle"),
     "function": ("function: their sum added at one layer", ORANGE, "square"),
+    "layerwise": ("layer by layer: their sums, each added after its own block", BROWN, "cross"),
     "layer_average": ("layer average", GREEN, "triangle-up"),
+    "random": ("random vectors of the sum's length", BLACK, "triangle-down"),
     "control": ("control sets: as many other heads in place", PURPLE, "diamond"),
 }
 SERIES = {  # who answers: (label, colour, shape), in display order

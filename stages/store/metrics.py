@@ -8,7 +8,7 @@ share,offset,trials}` (tape symbols and whole tapes the model writes, the symbol
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
 `extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
-`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`). What was not measured is
+`vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`). What was not measured is
 left out, so that a diff shows it as missing.
 """
 
@@ -70,11 +70,12 @@ def metrics(
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
             tree.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
-        zero_shot = steering[(steering.context == "zero_shot") & (steering.function == "all")]
-        for row in zero_shot.itertuples():
-            tree.setdefault("steering", {})[row.vector] = round(float(row.accuracy), 5)
+        together = steering[(steering.function == "all") & steering.context.isin(["zero_shot", "shuffled", "natural"])]
+        for row in together.itertuples():
+            of_context = tree.setdefault("vectors", {}).setdefault(str(row.context), {})
+            of_context[row.vector] = round(float(row.accuracy), 5)
             if pd.notna(row.p):
-                tree["steering"]["p"] = round(float(row.p), 5)
+                of_context["p"] = round(float(row.p), 5)
     return tree
 
 

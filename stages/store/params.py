@@ -121,6 +121,7 @@ class Steer(Section):
     choose: Count
     zero_shot: Count
     shuffled: Count
+    natural: Annotated[int, Field(ge=0)]
     draws: Count
 
 

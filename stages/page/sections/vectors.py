@@ -11,15 +11,21 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import capital, interval, listed, number, p_value
 
 LABELS = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTORS.items()}
-CONTEXTS = {"zero_shot": "without demonstrations", "shuffled": "after demonstrations with shuffled labels"}
+CONTEXTS = {
+    "zero_shot": "without demonstrations",
+    "shuffled": "after demonstrations with shuffled labels",
+    "natural": "in natural text that asks for no function",
+}
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
 WHAT = (
-    "At the last token of a prompt without demonstrations, or after demonstrations with shuffled labels, something is "
+    "At the last token of a prompt without demonstrations, after demonstrations with shuffled labels, or of natural "
+    "text, something is "
     "written that the model computed when it was shown a function: the mean outputs of the heads with the "
     "largest indirect effects, each in its own place ({heads}); their sum, added to the residual after one layer "
-    "({function}); the mean residual, added in the same way ({layer_average}); the mean outputs of as many other "
-    "heads in place ({control})."
+    "({function}); their sum in each layer, added after that layer ({layerwise}); the mean residual, added after one "
+    "layer ({layer_average}); as controls random vectors ({random}) and the mean outputs of as many other heads in "
+    "place ({control})."
 )
 
 
@@ -34,7 +40,7 @@ def vectors(slot: Slot, context: Context) -> list:
         claims = [row for name in contexts for row in _claims(together, name)]
         said = [_claim(row, together, context.alpha) for row in claims]
         blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
-        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single)])))
+        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
@@ -116,6 +122,19 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
         return said
     count = int(members["member"].sum())
     return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
+
+
+def _normed(slot: Slot) -> list[str]:
+    """Say where the sum of heads' parts is not what they write together: where W_O's output is normalised."""
+    layers = slot.model["attention"]
+    normed = sum(part.get("joins", "") != "" and part.get("scale") is None for part in layers)
+    if not normed:
+        return []
+    return [
+        f"In {normed} of {len(layers)} layers what the heads write together is normalised before it joins the residual: "
+        "what one head adds depends on what the others write there. In place that is exact; sums are computed at the "
+        "norm's mean gain, an approximation."
+    ]
 
 
 def _means(together: pd.DataFrame) -> str:

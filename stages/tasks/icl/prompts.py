@@ -1,13 +1,15 @@
 """In-context functions: a prompt shows pairs x -> y and asks for the y of a new x (Todd+ ICLR 2024).
 
 The items of a function are split once, half for demonstrations and half for questions. Even sets of demonstrations are
-split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives three
+split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives four
 prompts with one answer: `clean` (the demonstrations as they are), `shuffled` (the same ones, labels deranged by VALUE:
-none keeps a label equal to its own, so what still works is not the function) and `zero_shot` (none). The
+none keeps a label equal to its own, so what still works is not the function), `zero_shot` (none), and `natural`, where
+the query stands in a text that asks for no function, in each of `tasks.icl.natural` in turn. The
 prompts of a set share their demonstrations and their derangement, so also their long prefix and their cache.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ Pair = tuple[str, str]
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
-    """Build three prompts (clean, shuffled, zero_shot) per function, demonstration set and query.
+    """Build four prompts (clean, shuffled, zero_shot, natural) per function, demonstration set and query.
 
     More sets, queries or functions leave the prompts of the first ones as they are.
     Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
@@ -77,6 +79,11 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
                 )
                 for role, context in (("clean", clean), ("shuffled", shuffled), ("zero_shot", ""))
             ]
+            if settings.natural:
+                turn = number // 2 * settings.queries + query
+                text = settings.natural[turn % len(settings.natural)].replace("{x}", x)
+                names = {"id": f"icl/{name}/{number:02d}-{query:02d}#natural", "role": "natural"}
+                prompts.append(replace(prompts[-1], **names, text=text, targets=(f" {y}",)))
     return prompts
 
 
