@@ -131,7 +131,7 @@ def _normed(slot: Slot) -> list[str]:
     if not normed:
         return []
     return [
-        f"In {normed} of {len(layers)} layers what the heads write together is normalised before it joins the residual: "
+        f"In {normed} of {len(layers)} layers what heads write together is normalised before it joins the residual: "
         "what one head adds depends on what the others write there. In place that is exact; sums are computed at the "
         "norm's mean gain, an approximation."
     ]
