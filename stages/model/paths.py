@@ -22,7 +22,7 @@ Legend: N variant, T token, S key token, D residual width, H query head, K head 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """L2H3; rest of L2; embedding."""
-        return {"head": f"L{self.layer}H{self.head}", "rest": f"rest of L{self.layer}"}.get(self.kind, "embedding")
+        """L2H3, L2.rest or embedding."""
+        return {"head": f"L{self.layer}H{self.head}", "rest": f"L{self.layer}.rest"}.get(self.kind, "embedding")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Paths:
         self.below = [layer for layer in loaded.anatomy.layers if layer < self.layers[-1]]
         self.numbers = {self._module(x.attention): number for number, x in loaded.anatomy.layers.items()}
         self.after: dict[int, Norm] = {}  # layer -> between its W_O and the residual
-        self.before: dict[int, Norm] = {}  # layer -> between the residual and its attention
+        self.before: dict[int, Norm] = {}  # layer -> between the residual and its attention; `layers` are all there
         self._only_added_to(ids)
         self._find(ids)
 
@@ -146,7 +146,7 @@ class Paths:
 
         def compare(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if not _close(_hidden(args, kwargs), first[0], 1e-2):
-                raise Unreadable("its blocks do more to the residual than add to it (a norm, a factor)")
+                raise Unreadable("a much larger residual does not pass its blocks as it is: they may rescale it")
 
         with ExitStack() as stack:
             hook = {"with_kwargs": True}
@@ -178,8 +178,13 @@ class Paths:
             else:
                 raise Unreadable(f"where the output of layer {number}'s heads joins the residual was not found")
             self.after[number] = self._between(leaves, number, run.written[number], wrote_TD, "its heads' outputs pass")
+        for number in {*self.below, *self.layers}:
+            try:
+                self.before[number] = self._between(leaves, number, run.residual[number], run.reads[number], "it reads")
+            except Unreadable:
+                if number in self.layers:
+                    raise
         for number in self.layers:
-            self.before[number] = self._between(leaves, number, run.residual[number], run.reads[number], "it reads")
             weights_1TS, _ = self.attend(run, run.reads[number][None], number, head=None)
             if not _near(weights_1TS[0], run.weights[number]):
                 raise Unreadable(f"the attention of layer {number}, run again, does not give its own weights")
@@ -199,7 +204,7 @@ class Paths:
 
     @torch.no_grad()
     def run(self, ids: np.ndarray) -> Run:
-        """Run one prompt (T,) and keep what is needed of it."""
+        """Run one prompt (T,) up to the last target's attention and keep what is needed of it."""
         run = Run(ids=ids)
         anatomy = self.loaded.anatomy
 
@@ -223,12 +228,14 @@ class Paths:
             if number in self.layers:
                 run.attended[number] = query, value, mask, kwargs
                 run.weights[number] = weights_BHTS[0]
+                if number == self.layers[-1]:
+                    raise _Enough
             return output, weights_BHTS
 
         with ExitStack() as stack:
             for number, block in enumerate(self.blocks[: self.layers[-1] + 1]):
                 stack.callback(_hook(block, enter, number, kwargs=True))
-            for number in self.layers:
+            for number in {*self.below, *self.layers}:
                 stack.callback(_hook(self._module(anatomy.layers[number].attention), read, number, kwargs=True))
             for number in self.below:
                 layer = anatomy.layers[number]
@@ -239,6 +246,7 @@ class Paths:
                 if layer.joins and layer.joins != layer.block:
                     stack.callback(_hook(self._module(layer.joins), join, number))
             stack.enter_context(observing(self.loaded.model, observer))
+            stack.enter_context(suppress(_Enough))
             forward(self.loaded, [ids], headless=True)
         return run
 
