@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from stages.statistics.control import Head, Pool, alike, controls
+from stages.statistics.control import NONE, Head, Pool, alike, alike_in_all, controls
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p, score_with_effect
 
@@ -25,7 +25,7 @@ LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of
 CARRIED = 0.05  # attention that corrupted keys must lose, at least: less is no effect to share out
 COLUMNS = (
     "target place purpose direction source kind layer head feeder previous composition copying intact value effect low "
-    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p note"
+    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p matching note"
 ).split()
 
 
@@ -133,8 +133,8 @@ def _of_target(rows: pd.DataFrame, weights: pd.DataFrame, previous: Mapping, rng
             row["controls"], row["control_largest"] = len(beside), max(effects_D, default=np.nan)
             row["p"], row["p_floor"] = rank_p(row["effect"], effects_D)
             pool = Pool((), kinds, {})
-            levels = {alike(feeding, [head_of(s) for s in r["source"].split()], pool) for r in beside}
-            row["note"] = "; ".join(sorted(levels)) if levels else "no control possible: too few other earlier heads"
+            levels = [alike(feeding, [head_of(s) for s in r["source"].split()], pool) for r in beside]
+            row["matching"] = alike_in_all(levels) if levels else NONE
     alone = [r for r in made if r["purpose"] == "single" and r["kind"] == "head" and r["direction"] == "noising"]
     scores_H = np.array([np.nan if r["previous"] is None else r["previous"] for r in alone], dtype=float)
     effects_H, layers_H = np.array([r["effect"] for r in alone]), np.array([r["layer"] for r in alone])
@@ -151,7 +151,7 @@ def _effect(part: pd.DataFrame, base: Mapping[str, pd.DataFrame], span: float) -
     noised = part.direction.iloc[0] == "noising"
     beside, sign = base["intact" if noised else "keys"].loc[part.prompt], -1 if noised else 1
     effect_P = sign * (part.score.to_numpy() - beside.score.to_numpy())
-    low, high = interval(effect_P, part.cluster, change=True)
+    low, high = interval(effect_P, part.cluster)
     row = {"intact": base["intact"].score.mean(), "value": part.score.mean(), "effect": effect_P.mean()}
     row |= {"low": low, "high": high, "share": effect_P.mean() / span if span >= CARRIED else np.nan}
     row |= {"trials": part.prompt.nunique(), "clusters": part.cluster.nunique()}
