@@ -8,7 +8,7 @@ patching, Wang+ 2023; positions, length and special tokens stay). Queries and va
 so a change is one of keys alone, and of this head alone (`stages.model.paths`).
 
     single    one source: an earlier head, the rest of an earlier block (MLP, biases), the embedding
-    feeders   the heads chosen on split a, together: a single patch is a lower bound where one head stands in for another
+    feeders   the heads chosen on split a, together: one alone is a lower bound where heads stand in for each other
     others    all other earlier heads, together
     control   as many other earlier heads, matched: what a rank p is taken against
     keys      all keys from the corrupted run: what there is to lose
@@ -79,7 +79,9 @@ def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings
     for index in tqdm(order, desc="circuit", unit="prompt"):
         row, tokens = rows[index], encoded[index]
         if row.split == "b" and not feeders:
-            feeders = {target: circuit.feeders(pd.DataFrame(table), target, settings.circuit.share) for target in targets}
+            feeders = {
+                target: circuit.feeders(pd.DataFrame(table), target, settings.circuit.share) for target in targets
+            }
             for target in targets:
                 rng = stream(settings.seed, f"circuit/{slot}/{circuit.name(target)}")
                 sets[target] = circuit.sets(feeders[target], target, loaded.anatomy, settings.circuit.draws, rng)
@@ -141,7 +143,9 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
     if outputs:
         stacked = torch_stack([output_TK for _, output_TK in outputs])
         for piece in pieces(len(outputs), len(tokens), TOKENS):
-            for (result, _), loss in zip(outputs[piece], found.losses(clean, layer, head, stacked[piece], scored), strict=True):
+            for (result, _), loss in zip(
+                outputs[piece], found.losses(clean, layer, head, stacked[piece], scored), strict=True
+            ):
                 result["loss"] = loss
     return results
 

@@ -1,8 +1,8 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv. Every interval is a 95 % one over clusters of
-prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv. Every interval is a 95 % one over
+clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -198,7 +198,11 @@ def _model(slot: str, settings: params.Params) -> dict:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
-    for label, path in (("ablation", paths.effects(slot)), ("circuit", paths.circuit(slot)), ("steering", paths.steering(slot))):
+    for label, path in (
+        ("ablation", paths.effects(slot)),
+        ("circuit", paths.circuit(slot)),
+        ("steering", paths.steering(slot)),
+    ):
         if tables.reason(path):
             missing[label] = tables.reason(path)
     if record["skipped"]:

@@ -123,7 +123,7 @@ def test_the_loss_with_the_heads_own_output_is_the_intact_loss():
 @pytest.mark.parametrize("name", ["bert", "bloom"])
 def test_what_cannot_be_patched_exactly_is_refused_in_one_line(name):
     loaded, (ids, _) = tiny.make(name), prompts()
-    with pytest.raises(Unreadable, match="may rescale it|written into its modules"):
+    with pytest.raises(Unreadable, match=r"may rescale it|written into its modules"):
         Paths(loaded, ids, [1])
 
 
@@ -220,3 +220,70 @@ def test_targets_are_members_by_split_a_above_the_first_layer():
                            "member_a": [True, True, True, False]})  # fmt: skip
     assert circuit.targets(judged, 5) == [(2, 0), (1, 0)] and circuit.targets(judged, 1) == [(2, 0)]
     assert circuit.targets(judged.head(0), 5) == []
+
+
+def summary(effect: float, members: int = 1) -> tuple[pd.DataFrame, list]:
+    """A summary of twelve prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01."""
+    lost = {"L0H0": effect, "L0H1": 0.01, "L0H2": 0.01, "L0.rest": 0.0}
+    rows = []
+    for number in range(12):
+        same = {"target": "L1H0", "place": 1, "split": "b", "cluster": f"c{number}", "prompt": f"p{number}", "draw": 0}
+        noise = number * 1e-3
+        rows += [same | {"purpose": "intact", "direction": "", "sources": "", "score": 0.8 + noise, "loss": 1.0},
+                 same | {"purpose": "keys", "direction": "", "sources": "", "score": noise, "loss": 4.0}]  # fmt: skip
+        for source, loss in lost.items():
+            for direction, score in (("noising", 0.8 - loss), ("denoising", loss)):
+                row = {"purpose": "single", "direction": direction, "sources": source, "score": score + noise}
+                rows.append(same | row | {"loss": None})
+        sets = [("feeders", "L0H0", effect, 1 + 3 * effect)] if members else []
+        sets += [("others", "L0H1 L0H2", 0.02, 1.1), *([("control", "L0H1", 0.01, None)] if members else [])]
+        for purpose, source, loss, nats in sets:
+            row = {"purpose": purpose, "sources": source, "loss": nats, "draw": int(purpose == "control")}
+            rows.append(same | row | {"direction": "noising", "score": 0.8 - loss + noise})
+            rows.append(same | row | {"direction": "denoising", "score": loss + noise})
+    heads = pd.DataFrame({"layer": 0, "head": [0, 1, 2], "family": "previous", "score": [0.3, 0.6, 0.1],
+                          "member": [0, 1, 0]})  # fmt: skip
+    weights = pd.DataFrame([("L1H0", 0, 1, "k_composition", 0.5), ("L1H0", 0, 0, "k_composition", 0.25),
+                            ("L1H0", 0, 2, "k_composition", 0.1), ("", 1, 0, "copying", 0.9)],
+                           columns="target layer head measure value".split())  # fmt: skip
+    raw = pd.DataFrame(rows)
+    return circuit.table(raw, weights, heads, lambda name: np.random.default_rng(0), 100, {0: "global"}), heads
+
+
+def said(table: pd.DataFrame, heads: pd.DataFrame) -> str:
+    from stages.page.sections.circuit import SECTION
+
+    slot = SimpleNamespace(circuit=table, heads=heads, model={"vocabulary": 1000}, reasons={"circuit": "no member"},
+                           path=lambda file: f"reports/slots/x/{file}")  # fmt: skip
+    blocks = SECTION.build(slot, SimpleNamespace(alpha=0.05))
+    return " ".join(block.text for block in blocks if block.kind == "note")
+
+
+def test_the_summary_holds_effects_of_both_directions_on_split_b():
+    table, _ = summary(0.6)
+    alone = table[table.purpose == "single"].set_index(["source", "direction"])
+    assert alone.loc[("L0H0", "noising"), "effect"] == pytest.approx(0.6)
+    assert alone.loc[("L0H0", "noising"), "share"] == pytest.approx(0.75)
+    assert alone.loc[("L0H0", "denoising"), "effect"] == pytest.approx(0.6)
+    assert alone.loc[("L0H0", "noising"), "feeder"] == 1 and alone.loc[("L0H1", "noising"), "feeder"] == 0
+    joint = table[(table.purpose == "feeders") & (table.direction == "noising")].iloc[0]
+    assert joint.loss_effect == pytest.approx(1.8) and joint.p == joint.p_floor == 0.5 and joint.controls == 1
+    assert circuit.metrics(table) == {"feeder_effect": 0.6, "joint_effect": 0.6, "null_effect": 0.01}
+
+
+def test_the_section_says_what_the_rows_say():
+    text = said(*summary(0.6))
+    assert "L1H0: induction score 0.81 over 12 prompts, 0.01 with all its keys from the corrupted run" in text
+    assert "Of 3 earlier heads, 1 was chosen as feeder on other prompts: L0H0 loses 0.60 [0.60, 0.60]" in text
+    assert "rank p = 0.5, its floor; not told apart" in text.replace("0.50", "0.5")
+    assert "none is a member of that family. The earlier head with the highest such score, L0H1 (0.60), is no" in text
+    assert "by weights alone" not in text and "the feeders rank, of 3: L0H0 2." in text
+    assert "by +1.80 [+1.80, +1.80] nats a token" in text
+
+
+def test_the_section_says_where_a_feeder_is_below_a_null_head_or_none_was_found_or_nothing_was_traced():
+    assert "0 of 1 feeders are above" in said(*summary(0.005))
+    assert "no earlier head loses enough to count as a feeder; the largest effect is that of L0H0" in said(
+        *summary(0.05, members=0)
+    )
+    assert said(pd.DataFrame(columns=circuit.COLUMNS), summary(0.6)[1]) == "No circuit was traced: no member."

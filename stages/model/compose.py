@@ -12,7 +12,7 @@ from.
 
 Under grouped queries head h has the key and value head h // group. The gains of norms (input, after attention, final)
 are folded in, their scales are not (they differ per token); gains of query and key norms and rotary embeddings are left
-out. W_Q, W_K, W_V are told by which channels of a linear layer reach a head, so fused projections need no names; where a
+out. W_Q, W_K, W_V are told by which channels of a linear layer reach a head: fused projections need no names; where a
 head's query, key or value is no linear map of its own (MLA, a norm over all heads), `maps` returns None.
 
 Legend: K head size, D residual width, V vocabulary.
@@ -25,9 +25,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.observe import observing
-from stages.model.paths import Norm, Paths, Run, _Enough
+from stages.model.paths import Enough, Norm, Paths, Run, norms
 from stages.model.tokens import ordinary
 
 
@@ -59,7 +60,7 @@ def maps(paths: Paths, run: Run, layer: int, head: int) -> Maps | None:
     def observer(eager, attending, query, key, value, mask, **kwargs):
         group = query.shape[1] // key.shape[1], query.shape[1] // value.shape[1]
         seen.extend([query[0, head], key[0, head // group[0]], value[0, head // group[1]]])
-        raise _Enough
+        raise Enough
 
     linears = [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D)]
     handles = [linear.register_forward_hook(read) for linear in linears]
@@ -67,7 +68,7 @@ def maps(paths: Paths, run: Run, layer: int, head: int) -> Maps | None:
     try:
         with torch.enable_grad(), observing(paths.loaded.model, observer):
             module(*args, **kwargs)
-    except _Enough:
+    except Enough:
         pass
     finally:
         for handle in handles:
@@ -88,7 +89,9 @@ def maps(paths: Paths, run: Run, layer: int, head: int) -> Maps | None:
 def _rows(part_TK: torch.Tensor, outputs: dict[nn.Module, torch.Tensor]) -> torch.Tensor | None:
     """Return the rows (K, D) of the one linear layer whose channels reach a head's query, key or value."""
     weights = torch.linspace(1.0, 2.0, part_TK.numel()).reshape(part_TK.shape).to(part_TK).cos()
-    gradients = torch.autograd.grad((part_TK * weights).sum(), list(outputs.values()), allow_unused=True, retain_graph=True)
+    gradients = torch.autograd.grad(
+        (part_TK * weights).sum(), list(outputs.values()), allow_unused=True, retain_graph=True
+    )
     reaching = {
         linear: gradient[0].abs().amax(0) > 0
         for linear, gradient in zip(outputs, gradients, strict=True)
@@ -147,9 +150,6 @@ def token_map(loaded: Loaded) -> torch.Tensor | None:
 
 def _final_gain(loaded: Loaded) -> Norm | None:
     """Return the norm between the last block and the unembedding; None where there is nothing like one."""
-    from stages.model.forward import forward
-    from stages.model.paths import _norms
-
     seen: dict[str, torch.Tensor] = {}
     modules: list[nn.Module] = []
     last = loaded.model.get_submodule(loaded.anatomy.blocks[-1])
@@ -158,9 +158,9 @@ def _final_gain(loaded: Loaded) -> Norm | None:
         seen["residual"] = output[0] if isinstance(output, tuple | list) else output
 
     def read(module: nn.Module, args: tuple) -> None:
-        if "residual" in seen and len(args) == 1 and isinstance(args[0], torch.Tensor):
-            if args[0].shape == seen["residual"].shape and torch.equal(args[0], seen["residual"]):
-                modules.append(module)
+        only = args[0] if len(args) == 1 and isinstance(args[0], torch.Tensor) else None
+        if only is not None and "residual" in seen and torch.equal(only, seen["residual"]):
+            modules.append(module)
 
     def ahead(module: nn.Module, args: tuple) -> None:
         seen["read"] = args[0]
@@ -180,7 +180,7 @@ def _final_gain(loaded: Loaded) -> Norm | None:
         return None
     residual_TD, read_TD = seen["residual"][0], seen["read"].reshape(seen["residual"][0].shape)
     ones_D = torch.ones_like(residual_TD[0])
-    for norm in [Norm(ones_D, 0 * ones_D, False), *(norm for m in modules for norm in _norms(m, residual_TD))]:
+    for norm in [Norm(ones_D, 0 * ones_D, False), *(norm for m in modules for norm in norms(m, residual_TD))]:
         if norm.scale(residual_TD, read_TD) is not None:
             return norm
     return None

@@ -41,7 +41,7 @@ EXACT = 1e-5  # attention weights of the module when it runs again, against its 
 LOUD = 1e5  # a residual so many times larger passes through blocks that only add to it
 
 
-class Unreadable(Exception):  # noqa: N818  (a finding, not a fault)
+class Unreadable(Exception):
     """Why paths into a model's keys cannot be patched exactly, in one line."""
 
 
@@ -65,7 +65,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Norm:
-    """y = s_T gain_D (x - mean x) + bias_D with one scale s per token: LayerNorm, RMSNorm (not centred), or a factor."""
+    """y = s_T gain_D (x - mean x) + bias_D with one scale s per token: LayerNorm, RMSNorm (not centred), a factor."""
 
     gain_D: torch.Tensor
     bias_D: torch.Tensor
@@ -103,7 +103,7 @@ class Run:
     ids: np.ndarray | None = None
 
 
-class _Enough(Exception):  # noqa: N818
+class Enough(Exception):
     """The weights are there: what the attention module does after them is not needed."""
 
 
@@ -192,12 +192,12 @@ class Paths:
     def _between(self, leaves: dict, number: int, x_TD: torch.Tensor, y_TD: torch.Tensor, what: str) -> Norm:
         """Return what makes y of x: a plain factor, or a module of the block that reads x."""
         ones_D = torch.ones_like(x_TD[0])
-        norms = [Norm(ones_D, 0 * ones_D, False)]
+        possible = [Norm(ones_D, 0 * ones_D, False)]
         inside = set(self.blocks[number].modules())
         for module, read in leaves.items():
             if module in inside and read.shape[-2:] == x_TD.shape and torch.equal(read.reshape(x_TD.shape), x_TD):
-                norms += _norms(module, x_TD)
-        for norm in norms:
+                possible += norms(module, x_TD)
+        for norm in possible:
             if norm.scale(x_TD, y_TD) is not None:
                 return norm
         raise Unreadable(f"layer {number}: what {what} is no norm with one scale per token")
@@ -229,7 +229,7 @@ class Paths:
                 run.attended[number] = query, value, mask, kwargs
                 run.weights[number] = weights_BHTS[0]
                 if number == self.layers[-1]:
-                    raise _Enough
+                    raise Enough
             return output, weights_BHTS
 
         with ExitStack() as stack:
@@ -246,7 +246,7 @@ class Paths:
                 if layer.joins and layer.joins != layer.block:
                     stack.callback(_hook(self._module(layer.joins), join, number))
             stack.enter_context(observing(self.loaded.model, observer))
-            stack.enter_context(suppress(_Enough))
+            stack.enter_context(suppress(Enough))
             forward(self.loaded, [ids], headless=True)
         return run
 
@@ -256,14 +256,16 @@ class Paths:
         return [Source(-1), *heads, *(Source(number) for number in range(layer))]
 
     def contributions(self, run: Run, layer: int) -> torch.Tensor:
-        """Return what each of `sources(layer)` has written, (N, T, D): they sum to the residual at the layer's input."""
+        """Return what each of `sources(layer)` has written, (N, T, D): they sum to the residual that it reads."""
         anatomy, written = self.loaded.anatomy, {Source(-1): run.residual[0]}
         for number in range(layer):
             rest_TD = run.residual[number + 1] - run.residual[number]
             if number in self.after:
                 of, norm = anatomy.layers[number], self.after[number]
                 in_all_TD = (
-                    run.middle[number] - run.residual[number] if number in run.middle else of.scale * run.written[number]
+                    run.middle[number] - run.residual[number]
+                    if number in run.middle
+                    else of.scale * run.written[number]
                 )
                 scale_T1 = norm.scale(run.written[number], in_all_TD)
                 if scale_T1 is None:
@@ -306,12 +308,12 @@ class Paths:
                 module, query.expand(count, -1, -1, -1), key, value.expand(count, -1, -1, -1), mask, **keywords
             )
             seen.append((weights_NHTS, output_NTHK))
-            raise _Enough
+            raise Enough
 
         with observing(self.loaded.model, observer):
             try:
                 module(*args, **kwargs)
-            except _Enough:
+            except Enough:
                 pass
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 why = str(error).splitlines()[0]
@@ -325,9 +327,7 @@ class Paths:
         )
 
     @torch.no_grad()
-    def losses(
-        self, clean: Run, layer: int, head: int, output_NTK: torch.Tensor, scored: np.ndarray
-    ) -> np.ndarray:
+    def losses(self, clean: Run, layer: int, head: int, output_NTK: torch.Tensor, scored: np.ndarray) -> np.ndarray:
         """Return the mean loss (N,), nats per token, at the scored positions when one head's output is `output_NTK`.
 
         All else below and in the layer is intact; what comes after it runs on.
@@ -363,7 +363,7 @@ def pieces(number: int, tokens: int, max_tokens: int) -> Iterator[slice]:
         yield slice(start, min(start + step, number))
 
 
-def _norms(module: nn.Module, x_TD: torch.Tensor) -> list[Norm]:
+def norms(module: nn.Module, x_TD: torch.Tensor) -> list[Norm]:
     """Read a module as a norm by what it makes of zeros and of numbers of mean 0: centred and not."""
     generator = torch.Generator().manual_seed(0)
     signs = torch.where(torch.arange(x_TD.shape[1]) % 2 == 0, 1.0, -1.0)

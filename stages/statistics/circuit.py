@@ -25,7 +25,8 @@ LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of
 CARRIED = 0.05  # attention that corrupted keys must lose, at least: less is no effect to share out
 COLUMNS = (
     "target place purpose direction source kind layer head feeder previous composition copying intact value effect low "
-    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p matching note"
+    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p "
+    "matching note"
 ).split()
 
 

@@ -195,7 +195,10 @@ CIRCUIT = _schema(
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
     prompt=(pa.string(), "id of the prompt"),
-    direction=(pa.string(), "noising (intact keys, contribution corrupted), denoising (the reverse); '' for both whole"),
+    direction=(
+        pa.string(),
+        "noising (intact keys, contribution corrupted), denoising (the reverse); '' for both whole",
+    ),
     purpose=(pa.string(), "intact, keys (all keys corrupted), single, feeders, others or control"),
     sources=(pa.string(), "whose contribution to the keys is exchanged: heads, 'L2.rest' (MLP, biases), 'embedding'"),
     draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),

@@ -16,13 +16,13 @@ from stages.store import paths
 DRAWN = 6  # earlier heads in a drawing: the largest effects, and all feeders
 RECIPE = "induction"  # of small models: its arms are the controls that no pretrained model can be
 WHAT = (
-    "An induction head finds the token that followed an earlier occurrence, so something must have told that token's "
-    "key what stood before it. Here each earlier head's contribution to the keys of one induction head is exchanged, "
-    "alone, between an intact run (random tokens, repeated) and a corrupted one (as many other random tokens, none "
-    "twice); queries, values, the scale of norms and all other heads stay (path patching, Wang+ 2023, arXiv 2211.00593; "
-    "Goldowsky-Dill+ 2023, arXiv 2304.05969). Noising: the intact run loses the contribution. Denoising: the corrupted "
-    "keys get it back. A patch of one head is a lower bound where others do the same, so the feeders are patched "
-    "together as well."
+    "An induction head finds the token that followed an earlier occurrence, so something must have told that "
+    "token's key what stood before it. Here each earlier head's contribution to the keys of one induction head is "
+    "exchanged, alone, between an intact run (random tokens, repeated) and a corrupted one (as many other random "
+    "tokens, none twice); queries, values, the scale of norms and all other heads stay (path patching: Wang+ 2023, "
+    "arXiv 2211.00593; Goldowsky-Dill+ 2023, arXiv 2304.05969). Noising: the intact run loses the contribution. "
+    "Denoising: the corrupted keys get it back. A patch of one head is a lower bound where others do the same, so "
+    "the feeders are patched together as well."
 )
 TABLE = (
     "Effects are attention on the tokens after earlier occurrences (the induction score), lost by noising or brought "
@@ -43,8 +43,8 @@ def circuit(slot: Slot, context: Context) -> list:
     cards = [Chart(drawing(of_target), f"Into the keys of {of_target['target'].iloc[0]}") for of_target in traced]
     legend = [(charts.BLUE, "circle", "feeder, chosen on other prompts"), (charts.GREY, "circle", "other earlier head")]
     says = (
-        "The earlier heads with the largest effects, each noised alone; a line is as wide as the induction score that it "
-        "loses, the number after the head's name."
+        "The earlier heads with the largest effects, each noised alone; a line is as wide as the induction score that "
+        "it loses, the number after the head's name."
     )
     blocks.append(Figure(cards, says, path, "cards", legend))
     blocks += [Note(_claim(of_target, slot, context.alpha)) for of_target in traced[1:]]
@@ -72,16 +72,20 @@ def _claim(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         return f"{text} On the prompts of the other half no earlier head loses enough to count as a feeder{most}."
     feeding, null = heads[heads["feeder"] == 1], heads[heads["feeder"] == 0]
     back = _alone(rows, "denoising").set_index("source")["effect"]
-    each = [f"{r.source} loses {_effect(r)} and alone brings back {number(back[r.source])}" for r in feeding.itertuples()]
+    each = [
+        f"{r.source} loses {_effect(r)} and alone brings back {number(back[r.source])}" for r in feeding.itertuples()
+    ]
     text += (
         f" Of {len(heads)} earlier heads, {len(feeding)} {'was' if len(feeding) == 1 else 'were'} chosen as "
-        f"feeder{'s' * (len(feeding) > 1)} on other prompts: {listed(each)}."
+        f"feeder{'s' * (len(feeding) > 1)} on other prompts: {'; '.join(each)}."
     )
     if len(null):
         largest = null.iloc[0]
         above = feeding[feeding["effect"] > largest["effect"]]
         which = "all feeders are" if len(above) == len(feeding) else f"{len(above)} of {len(feeding)} feeders are"
-        text += f" The largest effect of the other {len(null)} is {_effect(largest)} ({largest['source']}): {which} above."
+        text += (
+            f" The largest effect of the other {len(null)} is {_effect(largest)} ({largest['source']}): {which} above."
+        )
     if len(feeding) > 1:
         text += f" Together they lose {_effect(joint.loc['noising'])} and bring back {_effect(joint.loc['denoising'])}."
     other = rows[(rows["purpose"] == "single") & (rows["kind"] != "head") & (rows["direction"] == "noising")]
@@ -99,8 +103,8 @@ def _ranked(row: Any, alpha: float) -> str:
     sets, p = int(row["controls"]), p_value(row["p"])
     as_large = round(row["p"] * (1 + sets)) - 1
     text = (
-        f" Of {sets} sets of as many other earlier heads, {as_large or 'none'} {'loses' if as_large < 2 else 'lose'} as "
-        f"much (largest {number(row['control_largest'])}): rank p = {p}"
+        f" Of {sets} sets of as many other earlier heads, {as_large or 'none'} "
+        f"{'loses' if as_large < 2 else 'lose'} as much (largest {number(row['control_largest'])}): rank p = {p}"
     )
     if row["p"] > alpha:
         return f"{text}{', its floor' * (as_large == 0)}; not told apart from them."
@@ -144,8 +148,8 @@ def _previous(feeding: pd.DataFrame, heads: pd.DataFrame, whole: Any, slot: Slot
     best = heads.loc[heads["previous"].idxmax()]
     if best["feeder"] != 1:
         text += (
-            f" The earlier head with the highest such score, {best['source']} ({number(best['previous'])}), is no feeder "
-            f"of these keys: noising it changes the score by {number(-best['effect'], 3, True)}."
+            f" The earlier head with the highest such score, {best['source']} ({number(best['previous'])}), is no "
+            f"feeder of these keys: noising it changes the score by {number(-best['effect'], 3, True)}."
         )
     if pd.notna(whole["rho_p"]):
         text += (
@@ -161,7 +165,9 @@ def _weights(feeding: pd.DataFrame, heads: pd.DataFrame, whole: Any) -> str:
     if heads["composition"].notna().any():
         rank = heads["composition"].rank(ascending=False, method="min")
         ranks = [f"{r.source} {int(rank[r.Index])}" for r in feeding.itertuples() if pd.notna(r.composition)]
-        text += f" By K-composition of weights alone the feeders rank, of {len(heads)}: {listed(ranks)}." if ranks else ""
+        text += (
+            f" By K-composition of weights alone the feeders rank, of {len(heads)}: {listed(ranks)}." if ranks else ""
+        )
     if pd.notna(whole["copying"]):
         text += (
             f" Copying score of {whole['target']}'s own output (−1 lowers, 1 raises the token looked at): "
