@@ -33,6 +33,7 @@ ANCHORS = [
     "heads",
     "grammar",
     "iteration",
+    "circuit",
     "effects",
     "every-head",
     "vectors",

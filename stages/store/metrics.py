@@ -8,7 +8,8 @@ share,offset,trials}` (tape symbols and whole tapes the model writes, the symbol
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
 `extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
-`vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`). What was not measured is
+`vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`); summarize adds
+`circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`). What was not measured is
 left out, so that a diff shows it as missing.
 """
 

@@ -125,6 +125,16 @@ class Steer(Section):
     draws: Count
 
 
+class Circuit(Section):
+    """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
+
+    heads: Count
+    choose: Count
+    prompts: Count
+    share: Share
+    draws: Count
+
+
 class Report(Section):
     """The page."""
 
@@ -157,6 +167,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    circuit: Circuit
     report: Report
 
 

@@ -80,6 +80,16 @@ def steering(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.steering.parquet")
 
 
+def circuit(slot: str) -> Path:
+    """What induction heads look at when paths into their keys are patched."""
+    return Path(f"data/circuits/{slot}.parquet")
+
+
+def composition(slot: str) -> Path:
+    """What the weights say of the same paths."""
+    return Path(f"data/circuits/{slot}.weights.parquet")
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")

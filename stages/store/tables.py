@@ -206,6 +206,31 @@ ANSWERS = _schema(
     logprob=(pa.float32(), "mean log-probability of answer and end, nats per token"),
 )
 
+CIRCUIT = _schema(
+    target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
+    place=(pa.int16(), "its place among the targets by split-a score, from 1"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    prompt=(pa.string(), "id of the prompt"),
+    direction=(
+        pa.string(),
+        "noising (intact keys, contribution corrupted), denoising (the reverse); '' for both whole",
+    ),
+    purpose=(pa.string(), "intact, keys (all keys corrupted), single, feeders, others or control"),
+    sources=(pa.string(), "whose contribution to the keys is exchanged: heads, 'L2.rest' (MLP, biases), 'embedding'"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    score=(pa.float32(), "the target's attention on the tokens after earlier occurrences, mean over queries, 0..1"),
+    loss=(pa.float32(), "loss on the last copy, nats per token, with only this head's output changed; null elsewhere"),
+)
+
+COMPOSITION = _schema(
+    target=(pa.string(), "the induction head that could read what the head writes; '' for copying"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    measure=(pa.string(), "k_composition (norm of the product over product of norms) or copying (eigenvalues, -1..1)"),
+    value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
