@@ -12,19 +12,20 @@ TASK = "extrapolation"
 SHOWN = "demonstrations"
 VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "their sum added"}
 WHAT = (
-    "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After demonstrations, "
-    "the intact model is asked for usual words, rare real ones and words made up by rule. Functions stand from procedure "
-    "to knowledge, in an order fixed before measuring: form (the answer is made of the word's letters), order (the next "
-    "number: rare ones have two or three digits, made-up ones six), rule (a regular ending, which rare and made-up words "
-    "take), knowledge (nothing in the word says it). The whole answer has to be right, and to end there."
+    "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
+    "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule. Functions "
+    "stand from procedure to knowledge, in an order fixed before measuring: form (the answer is made of the word's "
+    "letters), order (the next number: rare ones have two or three digits, made-up ones six), rule (a regular ending, "
+    "which rare and made-up words take), knowledge (nothing in the word says it). What greedy decoding writes has to "
+    "be the answer, letter by letter, and to end there."
 )
 TOKENS = (
-    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare real "
-    "words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
+    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "
+    "real words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
 )
 STEERED = (
-    "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other prompts. "
-    "Here, too, an answer has to end, with a newline."
+    "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
+    "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
 )
 
 
