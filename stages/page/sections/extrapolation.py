@@ -45,7 +45,7 @@ def extrapolation(slot: Slot, context: Context) -> list:
     ]
     says = f"Lines are 95 % intervals over words, for these demonstrations. {carried.counting(counted)}".strip()
     solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
-    said = [carried.unsolved(shown), carried.ordered(solved), carried.carried(solved), carried.knowledge(shown),
+    said = [carried.carried(solved), carried.knowledge(shown), carried.unsolved(shown), carried.ordered(solved),
             carried.endings(solved)]  # fmt: skip
     blocks = [Note(WHAT), Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
     return [*blocks, *_matched(table, path), *_steered(whole, path), *_by_tokens(table, path)]
