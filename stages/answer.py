@@ -1,8 +1,8 @@
 """Ask the intact model usual, rare and made-up words: `python -m stages.answer <slot>`.
 
-Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the answer
-is right, whether it ends where it ends, and how many of the model's own tokens the word and the answer have. More
-tokens are harder whatever the word: classes are compared at equal numbers of them (statistics/extrapolation.py).
+Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the text
+that greedy decoding writes is the answer, and ends there, and how many of the model's own tokens word and answer have.
+More tokens are harder whatever the word: classes are compared at equal numbers of them (statistics/extrapolation.py).
 """
 
 import json
@@ -52,24 +52,33 @@ def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
     rows: of the prompts table; encoded: their tokens.
     """
     from stages.model.score import Batch
+    from stages.model.written import writes
 
     shown = [row.text[: row.relations[0]["key_start"]] for row in rows]
     together = pd.Series(range(len(rows))).groupby(shown).apply(list)
     answered = []
     for chosen in tqdm(together, desc="answer", unit="set"):
         batch = Batch(loaded, [encoded[index] for index in chosen], [encoded[index].target for index in chosen])
-        pairs = zip(chosen, batch.intact, strict=True)
-        answered += [_row(rows[index], encoded[index], scored) for index, scored in pairs]
+        wanted = [_wanted(rows[index]) for index in chosen]
+        texts = writes(loaded, batch, [answer + end for answer, end in wanted])
+        for index, scored, (answer, end), text in zip(chosen, batch.intact, wanted, texts, strict=True):
+            judged = {"right": text.startswith(answer), "ended": text == answer + end, "forced": scored.solved}
+            answered.append(_row(rows[index], encoded[index]) | judged)
     return pd.DataFrame(answered, columns=tables.ANSWERS.names).sort_values("prompt")
 
 
-def _row(prompt, tokens, scored) -> dict:
+def _wanted(prompt) -> tuple[str, str]:
+    """Return the answer, with the white space before it, and the first character of what ends it."""
+    target = prompt.targets[0]
+    answer = prompt.relations[0]["query_end"] - len(prompt.text)
+    return target[:answer], target[answer : answer + 1]
+
+
+def _row(prompt, tokens) -> dict:
     ((answer, word),) = tokens.spans[ASKED]
-    before_end = tokens.target <= answer.max()
     row = {"prompt": prompt.id, "function": prompt.group, "category": prompt.category, "split": prompt.split}
-    row |= {"cluster": prompt.cluster, "word_tokens": len(word), "answer_tokens": int(np.sum(before_end))}
-    row |= {"right": bool(scored.top[before_end].all()), "ended": bool(scored.top[~before_end].all())}
-    return row | {"logprob": float(scored.logprob.mean())}
+    row |= {"cluster": prompt.cluster, "word_tokens": len(word)}
+    return row | {"answer_tokens": int(np.sum(tokens.target <= answer.max()))}
 
 
 def _write_empty(slot: str, why: str) -> None:

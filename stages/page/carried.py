@@ -55,9 +55,9 @@ def ordered(solved: pd.DataFrame) -> str:
             apart.append(name)
     exceptions = f" (not in {listed(disordered)})" if disordered else ""
     return (
-        f"Usual words do at least as well as rare ones, and these as made-up ones, in {len(names) - len(disordered)} of "
-        f"{len(names)} solved functions in which all three have right answers{exceptions}; made-up words lie below usual "
-        f"ones, interval below interval, in {len(apart)}{f': {listed(apart)}' if apart else ''}."
+        f"Usual words do at least as well as rare ones, and these as made-up ones, in {len(names) - len(disordered)} "
+        f"of {len(names)} solved functions in which all three have right answers{exceptions}; made-up words lie below "
+        f"usual ones, interval below interval, in {len(apart)}{f': {listed(apart)}' if apart else ''}."
     )
 
 

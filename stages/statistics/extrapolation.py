@@ -1,10 +1,10 @@
 """Procedure against knowledge: accuracy on usual, rare and made-up words, and made-up against rare at equal tokens.
 
 Words of more tokens are harder to write whatever they are, and made-up words have more of them. So made-up words are
-compared with rare real ones within strata of equal tokens of word and of answer. A stratum of n rare and m made-up words
-weighs n m / (n + m): the weights of least variance, none where one class is missing (overlap weights, Li, Morgan &
-Zaslavsky 2018, J. Am. Stat. Assoc. 113). Both classes are averaged with these weights; their difference has the interval
-of Newcombe (1998, Stat. Med. 17, method 10) from both weighted Wilson intervals. Functions of one kind are put together
+compared with rare real ones within strata of equal tokens of word and of answer. A stratum of n rare and m made-up
+words weighs n m / (n + m): the weights of least variance, none where one class is missing (overlap weights, Li, Morgan
+& Zaslavsky 2018, J. Am. Stat. Assoc. 113). Both classes are averaged with them; their difference has the interval of
+Newcombe (1998, Stat. Med. 17, method 10) from both weighted Wilson intervals. Functions of one kind are put together
 with strata inside functions; a word that several functions are asked about is one cluster.
 """
 
@@ -28,10 +28,12 @@ UNSOLVED = "not solved on usual words"
 def table(answers: pd.DataFrame, steering: pd.DataFrame, counted: pd.DataFrame, solved_above: float) -> pd.DataFrame:
     """Return extrapolation.csv.
 
-    answers: table ANSWERS; steering: table STEERING, of which rows whose context is a class count; counted: table NGRAM;
-    solved_above: accuracy on usual words from which on a function counts as solved.
+    answers: table ANSWERS; steering: table STEERING, of which rows whose context is a class count; counted: table
+    NGRAM; solved_above: accuracy on usual words from which on a function counts as solved.
     """
-    asked = answers.assign(correct=(answers.right & answers.ended).astype(float), word=_words(answers.cluster))
+    if answers.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    asked = answers.assign(correct=answers.ended.astype(float), word=_words(answers.cluster))
     usual = asked[asked.category == USUAL].groupby("function").correct.mean()
     solved = set(usual[usual >= solved_above].index)
     rows = []

@@ -178,8 +178,8 @@ STEERING = _schema(
     cluster=(pa.string(), "cluster of the prompt"),
     context=(
         pa.string(),
-        "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other tasks' "
-        "prompts their category",
+        "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other "
+        "tasks' prompts their category",
     ),
     vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
@@ -201,9 +201,9 @@ ANSWERS = _schema(
     cluster=(pa.string(), "the word, with its function"),
     word_tokens=(pa.int16(), "tokens of the word asked about, in the prompt"),
     answer_tokens=(pa.int16(), "tokens of the answer, without what ends it"),
-    right=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
-    ended=(pa.bool_(), "and so is what ends it"),
-    logprob=(pa.float32(), "mean log-probability of answer and end, nats per token"),
+    right=(pa.bool_(), "the text that greedy decoding writes begins with the answer"),
+    ended=(pa.bool_(), "and ends there: right, and the next character is the one that ends an answer"),
+    forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
 
 CIRCUIT = _schema(

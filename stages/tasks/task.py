@@ -85,8 +85,8 @@ class Task:
     roles: roles of the prompts that extract measures and counting answers; () for all.
     silenced_on: whether heads are silenced on a prompt: (its row, the task's section of params) -> yes or no.
     traced: its parts are functions that `trace` looks for in heads, where the model solves them.
-    steered: `steer` also answers its prompts of role zero_shot and split b, whose `group` is a function of a traced task
-        and whose `category` then stands as the context: under that function's vectors.
+    steered: `steer` also answers its prompts of role zero_shot and split b, whose `group` is a function of a traced
+        task and whose `category` then stands as the context: under that function's vectors.
     extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
     outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
         ordinary tokens, or "" for none.

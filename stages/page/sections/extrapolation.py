@@ -12,19 +12,20 @@ TASK = "extrapolation"
 SHOWN = "demonstrations"
 VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "their sum added"}
 WHAT = (
-    "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After demonstrations, "
-    "the intact model is asked for usual words, rare real ones and words made up by rule. Functions stand from procedure "
-    "to knowledge, in an order fixed before measuring: form (the answer is made of the word's letters), order (the next "
-    "number: rare ones have two or three digits, made-up ones six), rule (a regular ending, which rare and made-up words "
-    "take), knowledge (nothing in the word says it). The whole answer has to be right, and to end there."
+    "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
+    "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule. Functions "
+    "stand from procedure to knowledge, in an order fixed before measuring: form (the answer is made of the word's "
+    "letters), order (the next number: rare ones have two or three digits, made-up ones six), rule (a regular ending, "
+    "which rare and made-up words take), knowledge (nothing in the word says it). What greedy decoding writes has to "
+    "be the answer, letter by letter, and to end there."
 )
 TOKENS = (
-    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare real "
-    "words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
+    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "
+    "real words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
 )
 STEERED = (
-    "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other prompts. "
-    "Here, too, an answer has to end, with a newline."
+    "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
+    "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
 )
 
 
@@ -44,7 +45,7 @@ def extrapolation(slot: Slot, context: Context) -> list:
     ]
     says = f"Lines are 95 % intervals over words, for these demonstrations. {carried.counting(counted)}".strip()
     solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
-    said = [carried.unsolved(shown), carried.ordered(solved), carried.carried(solved), carried.knowledge(shown),
+    said = [carried.carried(solved), carried.knowledge(shown), carried.unsolved(shown), carried.ordered(solved),
             carried.endings(solved)]  # fmt: skip
     blocks = [Note(WHAT), Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
     return [*blocks, *_matched(table, path), *_steered(whole, path), *_by_tokens(table, path)]

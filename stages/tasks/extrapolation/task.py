@@ -1,7 +1,7 @@
 """Procedure against knowledge: a function that is solved on usual words, asked of rare and of made-up ones.
 
-accuracy = every token of the answer and of what ends it is the argmax given the right ones before: greedy decoding
-writes the answer and stops (else `tables` would be right wherever `tablesque` was begun). ended = the end alone.
+accuracy = every token of the answer and of what ends it is the argmax given the right ones before (else `tables` would
+be right wherever `tablesque` was begun). Stage `answer` judges what greedy decoding writes by its letters instead.
 """
 
 from collections.abc import Sequence
