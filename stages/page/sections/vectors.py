@@ -41,6 +41,7 @@ def vectors(slot: Slot, context: Context) -> list:
         said = [_claim(row, together, context.alpha) for row in claims]
         blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
         blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
+        blocks += [Note(said) for said in [_place(together)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
@@ -122,6 +123,28 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
         return said
     count = int(members["member"].sum())
     return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
+
+
+def _place(together: pd.DataFrame) -> str:
+    """Say whether it is the layer where heads' sums are added that decides, where intervals tell one from the other."""
+    rows_of = together[together["context"] == "zero_shot"].set_index("vector")
+    if not {"heads", "function", "layerwise"} <= set(rows_of.index):
+        return ""
+    each = {name: rows_of.loc[name] for name in ("heads", "layerwise", "function")}
+    said = "; ".join(
+        f"{LABELS[name]} {number(row['accuracy'])} {interval(row['low'], row['high'])}" for name, row in each.items()
+    )
+    said = f"The same heads, without demonstrations: {said}."
+    whole = each["heads"]["accuracy"] - each["function"]["accuracy"]
+    if each["layerwise"]["low"] > each["function"]["high"] and whole > 0:
+        gained = (each["layerwise"]["accuracy"] - each["function"]["accuracy"]) / whole
+        return (
+            f"{said} Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum at one layer "
+            "lacks: it is mostly the layers that one vector gets wrong, not the sums."
+            if gained > 0.5
+            else f"{said} Added after their own blocks, sums make up {number(gained)} of what one sum at one layer lacks."
+        )
+    return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
 
 
 def _normed(slot: Slot) -> list[str]:
