@@ -30,6 +30,7 @@ ANCHORS = [
     "model",
     "intact",
     "counting",
+    "extrapolation",
     "heads",
     "grammar",
     "iteration",

@@ -138,12 +138,8 @@ def _place(together: pd.DataFrame) -> str:
     whole = each["heads"]["accuracy"] - each["function"]["accuracy"]
     if each["layerwise"]["low"] > each["function"]["high"] and whole > 0:
         gained = (each["layerwise"]["accuracy"] - each["function"]["accuracy"]) / whole
-        return (
-            f"{said} Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum at one layer "
-            "lacks: it is mostly the layers that one vector gets wrong, not the sums."
-            if gained > 0.5
-            else f"{said} Added after their own blocks, sums make up {number(gained)} of what one sum at one layer lacks."
-        )
+        said += f" Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum lacks"
+        return f"{said}{': it is mostly the layers that one vector gets wrong' if gained > 0.5 else ''}."
     return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
 
 
