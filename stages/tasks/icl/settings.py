@@ -17,7 +17,7 @@ class Settings(Source):
     sets: Annotated[int, Field(ge=2)]
     queries: Count
     template: str
-    natural: tuple[str, ...]
+    natural: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _slots(self) -> "Settings":
