@@ -14,7 +14,7 @@ LABELS = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTOR
 CONTEXTS = {
     "zero_shot": "without demonstrations",
     "shuffled": "after demonstrations with shuffled labels",
-    "natural": "in natural text that asks for no function",
+    "natural": "in natural text",
 }
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
