@@ -173,8 +173,8 @@ def extrapolation() -> pd.DataFrame:
     rows = []
     for (function, kind), classes in shares.items():
         same = {"function": function, "kind": kind, "trials": 24, "clusters": 24, "note": ""}
-        for name, share in classes.items():
-            at = {"class": name, "accuracy": share, "low": max(share - 0.2, 0), "high": min(share + 0.2, 1)}
+        for word, share in classes.items():
+            at = {"class": word, "accuracy": share, "low": max(share - 0.2, 0), "high": min(share + 0.2, 1)}
             for context, tokens in (("demonstrations", "all"), ("demonstrations", "2"), ("heads", "all")):
                 rows.append(same | at | {"context": context, "tokens": tokens})
             rows.append(same | at | {"context": "ngram_prompt", "tokens": "all", "accuracy": 0.0})
