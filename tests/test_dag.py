@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -183,3 +185,13 @@ def test_importing_a_stage_does_not_import_torch():
     names += ["train", "dynamics"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_numbers_of_the_readme_are_those_of_the_reports():
+    said, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "reports/slots/decoder"
+    traced = pd.read_csv(folder / "circuit.csv").query("target == 'L5H1' and direction == 'noising'")
+    fed, others = traced[traced.source == "L4H1"].iloc[0], traced[traced.purpose == "others"].iloc[0]
+    steered = json.loads((folder / "metrics.json").read_text())["vectors"]["zero_shot"]
+    written = [f"{value:.2f}"[1:] for value in (fed.intact, fed.value, others.effect, steered["heads"])]
+    assert f"from {written[0]} to {written[1]}" in said and f"cost {written[2]} together" in said
+    assert f"{written[3]} of answers right" in said and f"{steered['control']:.3f}"[1:] + " with as many" in said
