@@ -52,7 +52,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.read(paths.prompts(FAMILY.task), tables.PROMPTS)
+    prompts = tables.read(paths.asked(FAMILY.task), tables.PROMPTS)
     count = {"a": settings.circuit.choose, "b": settings.circuit.prompts}
     chosen = pd.concat([prompts[prompts.split == split].sort_values("id").head(count[split]) for split in "ab"])
     rows, encoded = fitting(loaded, list(chosen.itertuples()))

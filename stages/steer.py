@@ -137,7 +137,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _read_whole(loaded, _elsewhere(settings))
@@ -283,7 +283,7 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
 def _elsewhere(settings: params.Params) -> pd.DataFrame:
     """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
     names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
-    read = [tables.read(paths.prompts(name), tables.PROMPTS) for name in names]
+    read = [tables.read(paths.asked(name), tables.PROMPTS) for name in names]
     prompts = pd.concat(read or [tables.PROMPTS.empty_table().to_pandas()], ignore_index=True)
     return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
 

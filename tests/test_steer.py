@@ -214,7 +214,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
         for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
     )
     prompts = prompts.assign(category="")[tables.PROMPTS.names]
-    tables.write(paths.prompts("icl"), prompts, tables.PROMPTS)
+    tables.write(paths.asked("icl"), prompts, tables.PROMPTS)
     generator = np.random.default_rng(0)
     schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
     outputs = [
