@@ -17,11 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from stages.model.observe import observing, softmaxes
+from stages.model.observe import SAME, close, observing, shares, softmaxes
 
 TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
 LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-SAME = 1e-4  # relative: what differs less is the same
 
 
 @dataclass
@@ -86,7 +85,7 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...)."""
     configs = [model.config, model.config.get_text_config()]
     given = {v for config in configs for k, v in vars(config).items() if k.endswith("token_id") and isinstance(v, int)}
-    vocabulary = min(model.get_input_embeddings().num_embeddings, 1000)
+    vocabulary = min(len(model.get_input_embeddings().weight), 1000)
     ordinary = torch.tensor([i for i in range(4, vocabulary) if i not in given] or [0])
     limits = [getattr(config, name, None) for config in configs for name in LIMITS]
     length = min([TOKENS, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
@@ -112,9 +111,9 @@ def look(model: PreTrainedModel) -> Seen:
             watch.layers[module].calls += 1
             return output, weights_BHTS
         window = kwargs["sliding_window"] if "sliding_window" in kwargs else getattr(module, "sliding_window", None)
-        attention = _attention(module, weights_BHTS, value.shape[1], window)
-        repeated = value.repeat_interleave(weights_BHTS.shape[1] // value.shape[1], dim=1)
-        if not attention.fault and not _close(weights_BHTS.to(value) @ repeated, output.transpose(1, 2)):
+        shares_BHTS = shares(weights_BHTS, value, output)
+        attention = _attention(module, weights_BHTS if shares_BHTS is None else shares_BHTS, value.shape[1], window)
+        if not attention.fault and shares_BHTS is None:
             attention.fault = "its weights times its values are not its output"
         watch.layers[module] = attention
         return output, weights_BHTS
@@ -149,7 +148,7 @@ def look(model: PreTrainedModel) -> Seen:
     for seen in attention:
         seen.passes = passes[seen.module]
     early = output_BTD[:, :half]
-    causal = half > 0 and all(layer.causal for layer in attention) and _close(early[1], early[0])
+    causal = half > 0 and all(layer.causal for layer in attention) and close(early[1], early[0])
     return Seen(attention, observed, causal, returns, shapes)
 
 
@@ -308,7 +307,7 @@ def join(
         number = running.pop()
         x = output[0] if isinstance(output, tuple | list) else output
         if number in written and number not in joined and isinstance(x, torch.Tensor):
-            fits = x.shape[1:] == written[number].shape and _close(x[4] - x[3], x[1] - x[0], 1e-2)
+            fits = x.shape[1:] == written[number].shape and close(x[4] - x[3], x[1] - x[0], 1e-2)
             scale = _scale(x[1] - x[0], written[number]) if fits else None
             if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
                 joined[number] = module, scale
@@ -333,9 +332,9 @@ def join(
         change, moved = x[1] - x[0], x[2] - x[0]
         if change.abs().max() <= 1e-6 * x.abs().max():
             return
-        if change[-1].abs().max() > 1e-3 * change.abs().max() or not _close(x[4] - x[3], change, 1e-2):
+        if change[-1].abs().max() > 1e-3 * change.abs().max() or not close(x[4] - x[3], change, 1e-2):
             return
-        if _close(moved, added[number].reshape(moved.shape), 1e-2):
+        if close(moved, added[number].reshape(moved.shape), 1e-2):
             joined[number] = module, _scale(change, written[number])
         elif nn.functional.cosine_similarity(moved.flatten(), added[number].flatten(), dim=0) > 0.9:
             nearly.setdefault(number, (module, _scale(change, written[number])))
@@ -357,7 +356,7 @@ def join(
 def _scale(change: torch.Tensor, written: torch.Tensor) -> float | None:
     """Return s where change = s x written (1e-2), else None."""
     scale = float((change * written).sum() / (written * written).sum())
-    return round(scale, 3) if abs(scale) > 1e-6 and _close(change, scale * written, 1e-2) else None
+    return round(scale, 3) if abs(scale) > 1e-6 and close(change, scale * written, 1e-2) else None
 
 
 @contextmanager
@@ -392,7 +391,3 @@ def width(projection: nn.Module) -> int:
 def height(projection: nn.Module) -> int:
     """Return how many channels a linear layer writes."""
     return projection.weight.shape[1] if isinstance(projection, Conv1D) else projection.out_features
-
-
-def _close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:
-    return x.shape == y.shape and bool((x - y).abs().max() <= tolerance * y.abs().max())
