@@ -2,12 +2,14 @@
 
 import os
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from test_model_contract import plain, prompt, relations
-from tiny import UNUSUAL, make
+from tiny import IDS, SMALL, UNUSUAL, WINDOWED, make, tokenizer
 from torch.overrides import TorchFunctionMode
 
 from stages.families import FAMILIES
@@ -16,7 +18,9 @@ from stages.model import proof
 from stages.model.anatomy import contribution, find
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating
+from stages.model.load import Loaded
 from stages.model.measure import measure, weighing
+from stages.model.observe import shares
 from stages.model.proof import prove
 from stages.model.score import Batch, LastToken
 from stages.model.vectors import function_vector
@@ -123,6 +127,47 @@ def test_what_a_learned_sink_takes_is_sink():
     weights_HTS = torch.full((1, 4, 4), 0.1)
     pooled = words.add(weights_HTS, torch.ones(4, 4, dtype=torch.bool), 0, 1 - weights_HTS.sum(-1))
     torch.testing.assert_close(pooled.sink_HW, torch.full((1, 2), 0.7))
+
+
+def test_a_learned_sink_after_the_softmax_is_a_sink():
+    """Weights that sum to 1, times a factor: the keys' shares make up W_O's input, the rest is the sink's."""
+    torch.manual_seed(0)
+    config = hf.GraniteSWAConfig(**SMALL, **IDS, **WINDOWED, num_key_value_heads=2, max_position_embeddings=128)
+    model = hf.GraniteSWAForCausalLM(config).eval().requires_grad_(False)
+    model.config._attn_implementation = "eager"
+    for layer in model.model.layers:
+        layer.self_attn.sinks.copy_(torch.tensor([-1.0, 0.0, 2.0, 9.0]))
+    loaded = Loaded(model, tokenizer(), find(model), "decoder")
+    assert [layer.sink for layer in loaded.anatomy.layers.values()] == [True] * 3
+    loaded, found = prove(loaded)
+    assert found["resumes"] == found["caches"] == "ok"
+    tokens = prompt(64, 1)
+    short = Tokens("s", "short", tokens.ids, tokens.special)
+    relation = FAMILIES["sink"].relation(short)
+    mass = measure(loaded, [short], [{"sink": relation}]).means[0]["sink"].values["mass"]
+    for number, shares_HTS in weights_of(loaded, short).items():
+        attention, reach = model.model.layers[number].self_attn, []
+        with ExitStack() as stack:  # every value 1: W_O reads how much of the attention goes to keys
+            stack.callback(attention.v_proj.register_forward_hook(lambda m, a, out: torch.ones_like(out)).remove)
+            stack.callback(attention.o_proj.register_forward_pre_hook(lambda m, a, r=reach: r.append(a[0])).remove)
+            forward(loaded, [short.ids], [np.arange(64)])
+        keys_HT = reach[0][0].unflatten(-1, (4, -1)).mean(-1).T
+        torch.testing.assert_close(shares_HTS.sum(-1), keys_HT)
+        expected_H = (1 - shares_HTS[..., 1:].sum(-1)).mean(1)
+        np.testing.assert_allclose(mass[number], expected_H, atol=1e-5)
+        assert keys_HT[0].mean() > 0.9 > 0.1 > keys_HT[3].mean()
+
+
+def test_an_output_that_is_no_multiple_of_the_weighted_values_has_no_shares():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, 4, 5, 5, generator=generator).softmax(-1)
+    value = torch.randn(1, 2, 5, 8, generator=generator)
+    output = (weights @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    assert shares(weights, value, output) is weights
+    factor = torch.rand(1, 5, 4, 1, generator=generator)
+    torch.testing.assert_close(shares(weights, value, output * factor), weights * factor.transpose(1, 2))
+    assert shares(weights, value, output * 2) is None and shares(weights, value, -output) is None
+    assert shares(weights, value, output + 0.01 * torch.randn(output.shape, generator=generator)) is None
 
 
 def faulty(name: str, fault) -> None:
