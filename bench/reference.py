@@ -132,7 +132,12 @@ class Reference:
         module.weight = nn.Parameter(emptied, requires_grad=kept.requires_grad)
         handles = []
         if constant is not None:
-            handles.append(module.register_forward_hook(lambda module, args, output: output + columns_DK @ constant))
+
+            def add(module, args, output):
+                several = isinstance(output, tuple | list)
+                return (output[0] + columns_DK @ constant, *output[1:]) if several else output + columns_DK @ constant
+
+            handles.append(module.register_forward_hook(add))
         try:
             with hooked(*handles):
                 yield

@@ -240,12 +240,12 @@ def project(
         if x.shape == x_BTC.shape:
             results[number] = _slices(module, change_bC, places[number].heads)
         else:
-            results[number] = "the linear layer that reads its heads' outputs reads them in no (batch, token) order"
+            results[number] = "no linear layer reads its heads' outputs by batch and token"
 
     with ExitStack() as stack:
         stack.enter_context(_alone(bits + 1, blocks.values(), numbers))
         for module in model.modules():
-            if isinstance(module, nn.Linear | Conv1D):
+            if is_linear(module):
                 stack.callback(module.register_forward_pre_hook(read).remove)
         if observed:
             stack.enter_context(observing(model, observer))
@@ -264,7 +264,7 @@ def _slices(module: nn.Module, change_bC: torch.Tensor, heads: int) -> Projected
     expected_C = torch.arange(len(head_C), device=head_C.device) // max(size, 1)
     expected_C = torch.where(expected_C < heads, expected_C, -1)
     if size == 0 or size * heads > len(head_C) or not torch.equal(head_C, expected_C):
-        return "the linear layer that reads its heads' outputs does not read each head in a slice of its own"
+        return "the linear layer that reads its heads' outputs does not read each head in a slice of its own: something mixes or norms them together"
     return Projected(module, size)
 
 
@@ -312,14 +312,16 @@ def join(
             if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
                 joined[number] = module, scale
 
-    def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        number, output_BTD = owner[module], output.reshape(5, -1, output.shape[-1]).clone()
+    def write(module: nn.Module, args: tuple, output: Any) -> Any:
+        several = isinstance(output, tuple | list)
+        given = output[0] if several else output
+        number, output_BTD = owner[module], given.reshape(5, -1, given.shape[-1]).clone()
         written[number] = noise(output_BTD[0])
         written[number][-1] = 0  # the last token feels it only where a convolution mixes tokens
         output_BTD[1] = output_BTD[0] + written[number]
         output_BTD[2] = output_BTD[3] = output_BTD[0]
         output_BTD[4] = output_BTD[1]
-        return output_BTD.reshape(output.shape)
+        return (output_BTD.reshape(given.shape), *output[1:]) if several else output_BTD.reshape(given.shape)
 
     def read(module: nn.Module, args: tuple) -> None:
         if not running or running[-1] in joined or running[-1] not in written or running[-1] not in added:
@@ -381,6 +383,24 @@ def _alone(rows: int, blocks, modules) -> Iterator[None]:
 def _body(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Run a model without its head where it has one apart; return the last hidden state (or what comes first)."""
     return model.base_model(**inputs)[0]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer: the library's own, or one of a model that is seen to be the same.
+
+    Such a one has a weight (out, in) and gives x W^T, plus a bias; the scale of a quantiser that is off may follow.
+    """
+    if isinstance(module, nn.Linear | Conv1D):
+        return True
+    weight, sizes = getattr(module, "weight", None), [getattr(module, f"{end}_features", None) for end in ("out", "in")]
+    if not isinstance(weight, nn.Parameter) or list(weight.shape) != sizes:
+        return False
+    x_2C = torch.eye(2, sizes[1], dtype=weight.dtype, device=weight.device)
+    try:
+        y_2D, zero_2D = (y[0] if isinstance(y, tuple | list) else y for y in map(module.forward, (x_2C, 0 * x_2C)))
+        return close(y_2D - zero_2D, x_2C @ weight.T)
+    except Exception:  # it asks for more than its input
+        return False
 
 
 def width(projection: nn.Module) -> int:
