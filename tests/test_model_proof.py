@@ -158,6 +158,29 @@ def test_a_learned_sink_after_the_softmax_is_a_sink():
         assert keys_HT[0].mean() > 0.9 > 0.1 > keys_HT[3].mean()
 
 
+class OwnLinear(torch.nn.Module):
+    """A linear layer as a model may write it for itself, in front of the library's; bend: and not linear."""
+
+    def __init__(self, linear: torch.nn.Linear, bend: float = 0.0) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bend = linear.in_features, linear.out_features, bend
+        self.weight, self.bias = linear.weight, torch.nn.Parameter(torch.ones(linear.out_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias) + self.bend * x.abs().sum(-1, keepdim=True)
+
+
+def test_a_linear_layer_of_the_models_own_is_one():
+    loaded = make("llama_gqa", scale=3.0)
+    for layer in loaded.model.model.layers:
+        layer.self_attn.o_proj = OwnLinear(layer.self_attn.o_proj)
+    assert find(loaded.model).layers == loaded.anatomy.layers
+    prove(loaded)
+    loaded.model.model.layers[1].self_attn.o_proj.bend = 1.0
+    found = find(loaded.model)
+    assert list(found.layers) == [0, 2] and list(found.skipped) == ["model.layers.1.self_attn"]
+
+
 def test_an_output_that_is_no_multiple_of_the_weighted_values_has_no_shares():
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(1, 4, 5, 5, generator=generator).softmax(-1)

@@ -264,7 +264,10 @@ def _slices(module: nn.Module, change_bC: torch.Tensor, heads: int) -> Projected
     expected_C = torch.arange(len(head_C), device=head_C.device) // max(size, 1)
     expected_C = torch.where(expected_C < heads, expected_C, -1)
     if size == 0 or size * heads > len(head_C) or not torch.equal(head_C, expected_C):
-        return "the linear layer that reads its heads' outputs does not read each head in a slice of its own: something mixes or norms them together"
+        return (
+            "the linear layer that reads its heads' outputs does not read each head in a slice of its own: "
+            "something mixes or norms them together"
+        )
     return Projected(module, size)
 
 
