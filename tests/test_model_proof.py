@@ -112,6 +112,31 @@ def first_and_self(loaded, tokens) -> np.ndarray:
     return np.stack([weights[:, :22, 0].mean(1).numpy() for weights in weights_of(loaded, tokens).values()])
 
 
+def test_windows_that_only_the_mask_knows_may_be_longer_than_a_probe():
+    sizes = {"hidden_size": 32, "num_heads": 4, "num_layers": 2, "intermediate_size": 48}
+    kinds = [[["local", "global"], 1]]
+    for window, length in ((90, 300), (90, 512), (400, 300)):  # the last is longer than any text
+        config = hf.GPTNeoConfig(
+            **sizes, attention_types=kinds, window_size=window, max_position_embeddings=length, **IDS
+        )
+        model = hf.GPTNeoForCausalLM(config).eval()
+        layers = find(model).layers
+        assert [layer.window for layer in layers.values()] == [window if window < length else None, None]
+    config = hf.Llama4TextConfig(
+        **SMALL,
+        **IDS,
+        head_dim=8,
+        num_key_value_heads=2,
+        intermediate_size_mlp=48,
+        attention_chunk_size=100,
+        interleave_moe_layer_step=4,
+        no_rope_layers=[1, 0, 1],
+    )
+    model = hf.Llama4ForCausalLM(config).eval()
+    model.config._attn_implementation = "eager"
+    assert [layer.window for layer in find(model).layers.values()] == [100, None, 100]
+
+
 def test_what_a_learned_sink_takes_is_sink():
     loaded, tokens = make("gpt_oss", scale=3.0), prompt(64, 1)
     loaded.model.model.layers[0].self_attn.sinks[1] = 9.0  # far above the scores of keys

@@ -6,6 +6,7 @@ first row of the batch has there, so that no layer feels what was changed in ano
 Legend: B batch, T query token, S key token, H query head, K head size, C channel of a linear layer's input.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from stages.model.observe import SAME, close, observing, shares, softmaxes
 
 TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
+FAR = 1024  # tokens: windows and chunks up to this size are looked for by a text that leaves them
+FIELD = re.compile(r"window|chunk|local_attention|reach")  # what configs call them
 LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
@@ -81,14 +84,17 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tenso
     return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
 
 
-def probe_ids(model: PreTrainedModel) -> torch.Tensor:
-    """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...)."""
+def probe_ids(model: PreTrainedModel, tokens: int = TOKENS) -> torch.Tensor:
+    """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...).
+
+    They are fewer than `tokens` where the model reads no more.
+    """
     configs = [model.config, model.config.get_text_config()]
     given = {v for config in configs for k, v in vars(config).items() if k.endswith("token_id") and isinstance(v, int)}
     vocabulary = min(len(model.get_input_embeddings().weight), 1000)
     ordinary = torch.tensor([i for i in range(4, vocabulary) if i not in given] or [0])
     limits = [getattr(config, name, None) for config in configs for name in LIMITS]
-    length = min([TOKENS, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
+    length = min([tokens, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
     chosen = torch.randint(0, len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
     return ordinary[chosen].to(model.device)
 
@@ -147,9 +153,41 @@ def look(model: PreTrainedModel) -> Seen:
     attention = list((watch.layers or watch.softmaxed).values())
     for seen in attention:
         seen.passes = passes[seen.module]
+    if "input_ids" in inputs:
+        _look_far(model, attention, observed)
     early = output_BTD[:, :half]
     causal = half > 0 and all(layer.causal for layer in attention) and close(early[1], early[0])
     return Seen(attention, observed, causal, returns, shapes)
+
+
+def _look_far(model: PreTrainedModel, attention: list[Attention], observed: bool) -> None:
+    """Find windows and chunks longer than a probe of which only the mask knows: a config names a number, no layer does.
+
+    For each such number up to `FAR` a longer text is read once, as far as there are layers that seem to see all of it.
+    """
+    layers = {layer.module: layer for layer in attention if not layer.fault}
+    named = {
+        value
+        for config in (model.config, model.config.get_text_config())
+        for name, value in vars(config).items()
+        if FIELD.search(name) and type(value) is int and TOKENS < value <= FAR
+    }
+
+    def note(module: nn.Module, weights: torch.Tensor) -> None:
+        if module in layers and layers[module].window is None:
+            visible_TS = (weights.reshape(-1, *weights.shape[-2:]) > 0).any(0)
+            layers[module].window = _window(visible_TS)
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        output, weights_BHTS = eager(module, query, key, value, mask, **kwargs)
+        note(module, weights_BHTS)
+        return output, weights_BHTS
+
+    for number in sorted(named - {layer.window for layer in attention}):
+        ids_1T = probe_ids(model, number + TOKENS)
+        if ids_1T.shape[1] > number:
+            with observing(model, observer) if observed else softmaxes(layers, note):
+                _body(model, {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)})
 
 
 def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, window: int | None) -> Attention:
