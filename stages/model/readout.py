@@ -6,18 +6,21 @@ Legend: N vector, D residual width, V vocabulary, W word.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.probe import probe_ids
-from stages.model.score import residuals_after
 
 
 @torch.no_grad()
 def read_out(loaded: Loaded, vectors_ND: torch.Tensor) -> torch.Tensor:
-    """Return the logits (N, V) of a model whose last block gave these vectors, whatever follows that block."""
+    """Return the logits (N, V) of a model whose last block gave these vectors: the last norm, then the unembedding.
+
+    What follows the last block runs as it is, whatever it is, in a pass of two tokens per vector (logit lens,
+    nostalgebraist 2020).
+    """
 
     def give(module: Any, args: tuple, output: Any) -> Any:
         x_NTD = (output[0] if isinstance(output, tuple | list) else output).clone()
@@ -27,7 +30,7 @@ def read_out(loaded: Loaded, vectors_ND: torch.Tensor) -> torch.Tensor:
     ids = probe_ids(loaded.model)[0, :2].cpu().numpy()
     handle = loaded.model.get_submodule(loaded.anatomy.blocks[-1]).register_forward_hook(give)
     try:
-        return forward(loaded, [ids] * len(vectors_ND), [[1]] * len(vectors_ND))
+        return forward(loaded, [ids] * len(vectors_ND), [np.array([1])] * len(vectors_ND))
     finally:
         handle.remove()
 
@@ -37,14 +40,16 @@ def likeliest(loaded: Loaded, logits_NV: torch.Tensor, number: int) -> list[list
     return [[loaded.tokenizer.decode([token]) for token in row] for row in logits_NV.topk(number).indices.tolist()]
 
 
+def standing(logits_NV: torch.Tensor, tokens_W: Sequence[int]) -> np.ndarray:
+    """Return the mean share (N,) of the vocabulary that is less likely than each of some tokens: 0.5 by chance."""
+    asked_NW = logits_NV[:, torch.as_tensor(tokens_W, device=logits_NV.device)]
+    below_NW = torch.stack([(row_V < asked_W[:, None]).float().mean(1) for row_V, asked_W in zip(logits_NV, asked_NW)])
+    return below_NW.mean(1).cpu().numpy()
+
+
 @torch.no_grad()
 def embedded(loaded: Loaded, words: Sequence[str]) -> torch.Tensor:
     """Return the mean input embedding (W, D) of the tokens of ' word'."""
     table = loaded.model.get_input_embeddings()
     ids = [loaded.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
     return torch.stack([table(torch.tensor(row, device=loaded.model.device)).float().mean(0) for row in ids])
-
-
-def states(loaded: Loaded, prompts: Sequence[Tokens], layer: int) -> torch.Tensor:
-    """Return the residual (W, D) after a layer at the last tokens of prompts, the targets left away."""
-    return residuals_after(loaded, prompts)[layer].float()
