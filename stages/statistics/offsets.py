@@ -41,8 +41,8 @@ def axis(x_PD: np.ndarray, y_PD: np.ndarray) -> float:
 
 def dimensions(x_PD: np.ndarray, y_PD: np.ndarray) -> float:
     """Return the participation ratio of the offsets: 1 for one direction, P for as many alike as there are pairs."""
-    square_P = np.square(np.linalg.svd(_unit(y_PD - x_PD), compute_uv=False))
-    return float(square_P.sum() ** 2 / np.square(square_P).sum())
+    unit_PD = _unit(y_PD - x_PD)
+    return float(len(unit_PD) ** 2 / np.square(unit_PD @ unit_PD.T).sum())  # trace(G)^2 / trace(G^2)
 
 
 def hits(x_PD: np.ndarray, y_PD: np.ndarray, factor: float = 1.0) -> np.ndarray:
@@ -86,6 +86,7 @@ def rows(x_PD: np.ndarray, y_PD: np.ndarray, rng: np.random.Generator) -> list[d
     x_PD, y_PD = (np.asarray(words, dtype=np.float64) for words in (x_PD, y_PD))
     if len(x_PD) < FEW:
         return []
+    x_PD, y_PD = np.split(_small(np.concatenate([x_PD, y_PD])), 2)
     dealt = [y_PD[_derangement(len(y_PD), rng)] for _ in range(DRAWS)]
     made = []
     for name in (*MEASURES, *SHARES):
@@ -97,6 +98,12 @@ def rows(x_PD: np.ndarray, y_PD: np.ndarray, rng: np.random.Generator) -> list[d
         made.append({"measure": name, "value": value, "low": low, "high": high, "null": float(np.mean(null)), "p": p,
                      "pairs": len(x_PD)})  # fmt: skip
     return made
+
+
+def _small(vectors_ND: np.ndarray) -> np.ndarray:
+    """Return the vectors (N, N at most) in the coordinates of the space that they span: the same inner products."""
+    left_NK, sizes_K, _ = np.linalg.svd(vectors_ND, full_matrices=False)
+    return left_NK * sizes_K
 
 
 def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
