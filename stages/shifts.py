@@ -84,7 +84,8 @@ def main(slot: str) -> None:
             edits |= {(label, setting.vector, factor): edit(parts, vectors, setting, factor) for factor in FACTORS}
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
-        answers += [known | row for row in answered(loaded, unseen, of_function, frame, edits)]
+        solved = outputs[outputs.group == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
+        answers += [known | row for row in answered(loaded, unseen, of_function, solved, frame, edits)]
     read = readings(loaded, vectors, pairs_of, settings, slot)
     _write(slot, answers, geometry, read)
 
@@ -167,40 +168,54 @@ def in_spaces(
 
 
 def answered(
-    loaded: "Loaded", pairs: pd.DataFrame, prompts: pd.DataFrame, frame: Frame, edits: "Mapping[tuple, Edit]"
+    loaded: "Loaded",
+    pairs: pd.DataFrame,
+    prompts: pd.DataFrame,
+    solved: Mapping[str, bool],
+    frame: Frame,
+    edits: "Mapping[tuple, Edit]",
 ) -> Iterable[dict]:
     """Yield rows of SHIFTS but their function: both members of pairs, under edits and after demonstrations.
 
-    prompts: the function's rows of the prompts table; edits: by vector, kind and factor.
+    prompts: the function's rows of the prompts table; solved: what `extract` saw of clean prompts that ask about x;
+    edits: by vector, kind and factor.
     """
     from stages.model.intervene import Edit
+
+    every = {("none", "none", 0.0): Edit(), **edits}
+    sides = {"x": pairs, "y": pairs.assign(x=pairs.y, y=pairs.x)}
+    both = pd.concat([side.assign(asked=name) for name, side in sides.items()])
+    yield from _asked(loaded, both.assign(text=both.x.map(frame.question)), frame, every)
+    texts = prompts[prompts.role == "clean"].set_index("id").text
+    clean = pairs.id.str.replace("#zero_shot", "#clean", regex=False)
+    shown = {("demonstrations", "demonstrations", 0.0): Edit()}
+    for pair, name in zip(pairs.itertuples(), clean, strict=True):
+        if name in solved:
+            row = {"prompt": pair.id, "cluster": pair.cluster, "asked": "x", "vector": "demonstrations"}
+            yield row | {"kind": "demonstrations", "factor": 0.0, "other": bool(solved[name]), "echo": None}
+    there = sides["y"].assign(asked="y", clean=clean)[clean.isin(texts.index)]
+    instead = [frame.instead(texts[name], word) for name, word in zip(there.clean, there.x, strict=True)]
+    yield from _asked(loaded, there.assign(text=instead), frame, shown)
+
+
+def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[tuple, Edit]") -> Iterable[dict]:
+    """Yield rows of prompts `text` that ask about `x` and whose pair's other member is `y`, under every edit."""
     from stages.model.score import LastTokens
     from stages.model.tokens import encode
 
-    every = {("none", "none", 0.0): Edit(), **edits}
-    clean = prompts[prompts.role == "clean"].set_index("id").text
-    shown = [clean.get(name.replace("#zero_shot", "#clean")) for name in pairs.id]
-    for asked, words, others in (("x", pairs.x, pairs.y), ("y", pairs.y, pairs.x)) if len(pairs) else ():
-        answers = [frame.white + word for word in others]
-        for texts, settings in (
-            ([frame.question(word) for word in words], every),
-            ([text and frame.instead(text, word) for text, word in zip(shown, words, strict=True)],
-             {("demonstrations", "demonstrations", 0.0): Edit()}),
-        ):  # fmt: skip
-            there = [place for place, text in enumerate(texts) if text]
-            if not there:
-                continue
-            kept, names = pairs.iloc[there], [words.iloc[place] for place in there]
-            texts = [texts[place] for place in there]
-            encoded = [encode(loaded, row) for row in _prompts(kept, texts, [answers[place] for place in there])]
-            same = [encode(loaded, row) for row in _prompts(kept, texts, [frame.white + name for name in names])]
-            scores = LastTokens(loaded, encoded).edited([list(settings.values())] * len(encoded))
-            for pair, tokens, echo, of_pair in zip(kept.itertuples(), encoded, same, scores, strict=True):
-                first, other = (int(some.ids[some.target[0]]) for some in (echo, tokens))
-                for (vector, kind, factor), scored in zip(settings, of_pair, strict=True):
-                    row = {"prompt": pair.id, "cluster": pair.cluster, "asked": asked, "vector": vector, "kind": kind}
-                    row |= {"factor": factor, "other": scored.solved}
-                    yield row | {"echo": None if first == other else bool(scored.best[0] == first)}
+    if asked.empty:
+        return
+    others, same = (
+        [encode(loaded, row) for row in _prompts(asked, asked.text, [frame.white + word for word in words])]
+        for words in (asked.y, asked.x)
+    )
+    scores = LastTokens(loaded, others).edited([list(edits.values())] * len(others))
+    for pair, other, echo, of_pair in zip(asked.itertuples(), others, same, scores, strict=True):
+        right, again = (int(tokens.ids[tokens.target[0]]) for tokens in (other, echo))
+        for (vector, kind, factor), scored in zip(edits, of_pair, strict=True):
+            row = {"prompt": pair.id, "cluster": pair.cluster, "asked": pair.asked, "vector": vector, "kind": kind}
+            row |= {"factor": factor, "other": scored.solved}
+            yield row | {"echo": None if right == again else bool(scored.best[0] == again)}
 
 
 def readings(
