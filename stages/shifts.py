@@ -9,6 +9,7 @@ v leads from y to f(y), which is x where f is its own inverse.
     added           the most accurate of function, layerwise and layer_average on split a (see stages/steer.py)
     heads           the top heads' mean outputs in place, times 1, 2 or -1
     demonstrations  nothing written, the demonstrations of split b before the question: what the model does itself
+                    (asked about y only where f is its own inverse: elsewhere f(y) is nothing in particular)
 Layer, strength and heads were chosen on split a, whose prompts the vectors come from. Pairs are of split b, and none of
 their words stands, as x or as y, in a prompt of split a or in a demonstration.
 """
@@ -60,7 +61,8 @@ def main(slot: str) -> None:
     steered = tables.read(paths.steering(slot), tables.STEERING)
     vectors = load_file(paths.vectors(slot))
     prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
-    fits = {row.id for row in fitting(loaded, list(prompts.itertuples()))[0]}
+    asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
+    fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
     outputs = tables.read(paths.outputs(slot, TASK))
     functions = sorted(steered.function.unique())
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
@@ -85,7 +87,8 @@ def main(slot: str) -> None:
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
         solved = outputs[outputs.group == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
-        answers += [known | row for row in answered(loaded, unseen, of_function, solved, frame, edits)]
+        rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
+        answers += [known | row for row in rows]
     read = readings(loaded, vectors, pairs_of, settings, slot)
     _write(slot, answers, geometry, read)
 
@@ -174,11 +177,12 @@ def answered(
     solved: Mapping[str, bool],
     frame: Frame,
     edits: "Mapping[tuple, Edit]",
+    inverse: bool,
 ) -> Iterable[dict]:
     """Yield rows of SHIFTS but their function: both members of pairs, under edits and after demonstrations.
 
     prompts: the function's rows of the prompts table; solved: what `extract` saw of clean prompts that ask about x;
-    edits: by vector, kind and factor.
+    edits: by vector, kind and factor; inverse: the function is its own inverse.
     """
     from stages.model.intervene import Edit
 
@@ -193,7 +197,7 @@ def answered(
         if name in solved:
             row = {"prompt": pair.id, "cluster": pair.cluster, "asked": "x", "vector": "demonstrations"}
             yield row | {"kind": "demonstrations", "factor": 0.0, "other": bool(solved[name]), "echo": None}
-    there = sides["y"].assign(asked="y", clean=clean)[clean.isin(texts.index)]
+    there = sides["y"].assign(asked="y", clean=clean)[clean.isin(texts.index) & inverse]
     instead = [frame.instead(texts[name], word) for name, word in zip(there.clean, there.x, strict=True)]
     yield from _asked(loaded, there.assign(text=instead), frame, shown)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.model.forward import forward
+from stages.model.forward import forward, resuming
 from stages.model.load import Loaded
 from stages.model.probe import probe_ids
 
@@ -28,9 +28,11 @@ def read_out(loaded: Loaded, vectors_ND: torch.Tensor) -> torch.Tensor:
         return (x_NTD, *output[1:]) if isinstance(output, tuple | list) else x_NTD
 
     ids = probe_ids(loaded.model)[0, :2].cpu().numpy()
+    nothing_NTD = vectors_ND.new_zeros(len(vectors_ND), len(ids), vectors_ND.shape[1]).to(loaded.model.device)
     handle = loaded.model.get_submodule(loaded.anatomy.blocks[-1]).register_forward_hook(give)
     try:
-        return forward(loaded, [ids] * len(vectors_ND), [np.array([1])] * len(vectors_ND))
+        with resuming(loaded, max(loaded.anatomy.layers), nothing_NTD):  # what earlier blocks do is overwritten
+            return forward(loaded, [ids] * len(vectors_ND), [np.array([1])] * len(vectors_ND))
     finally:
         handle.remove()
 
