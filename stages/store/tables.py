@@ -210,7 +210,10 @@ OFFSETS = _schema(
     function=(pa.string(), "in-context function"),
     space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
     layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
-    measure=(pa.string(), "cosine, axis, dimensions, parallelogram, nearest, minus, again: stages/statistics/offsets.py"),
+    measure=(
+        pa.string(),
+        "cosine, axis, dimensions, parallelogram, nearest, minus, again: stages/statistics/offsets.py",
+    ),
     value=(pa.float32(), "its value"),
     low=(pa.float32(), "95 % bounds, of shares of pairs"),
     high=(pa.float32(), "95 % bounds, of shares of pairs"),
@@ -224,7 +227,10 @@ READINGS = _schema(
     vector=(pa.string(), "function or layer_average"),
     draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
     norm=(pa.float32(), "its length, without the strength"),
-    answers=(pa.float32(), "share of the vocabulary less likely than the answers' first tokens (split b): 0.5 by chance"),
+    answers=(
+        pa.float32(),
+        "share of the vocabulary less likely than the answers' first tokens (split b): 0.5 by chance",
+    ),
     inputs=(pa.float32(), "the same of the words asked about"),
     elsewhere=(pa.float32(), "the answers' share under other functions' vectors of this kind, mean; null for draws"),
     tokens=(pa.list_(pa.string()), "the likeliest tokens, most likely first"),

@@ -101,7 +101,9 @@ def _inverses(rows: pd.DataFrame) -> str:
         if change is None or there is None:
             continue
         text = f"{capital(name)} is its own inverse"
-        text += f" (with demonstrations the model answers x to y in {number(shown['value'])})" if shown is not None else ""
+        text += (
+            f" (with demonstrations the model answers x to y in {number(shown['value'])})" if shown is not None else ""
+        )
         text += (
             f": v leads from x to y in {_whole(there)} and from y to x in {_whole(back)} of {int(change['trials'])} "
             f"pairs, −v from y to x in {_whole(minus)}; v less −v from y: {number(change['value'], 2, True)} "
@@ -168,7 +170,9 @@ def _factors(rows: pd.DataFrame, path: str) -> Table:
     steered = rows[(rows["space"] == "steering") & (rows["measure"] == "other")]
     for row in steered.to_dict("records"):
         echo = _answers(rows, row["function"], row["vector"], row["factor"], row["asked"], "echo")
-        label = labels[row["vector"]] + (f" ({row['kind'].replace('_', ' ')})" if row["vector"] == "added" and row["kind"] else "")
+        label = labels[row["vector"]] + (
+            f" ({row['kind'].replace('_', ' ')})" if row["vector"] == "added" and row["kind"] else ""
+        )
         factor = "–" if not row["factor"] else f"{row['factor']:+g}".replace("-", "−")
         lines.append([row["function"], label, factor, row["asked"], _whole(row), "–" if echo is None else _whole(echo),
                       str(int(row["trials"]))])  # fmt: skip
@@ -177,7 +181,9 @@ def _factors(rows: pd.DataFrame, path: str) -> Table:
         "Added: the most accurate on split a of the sum at one layer, sums in each layer and the mean residual. The word "
         "itself: the first token answered is its, where the right answer begins with another."
     )
-    return Table(columns, lines, says, path, (2, 4, 5, 6), folded=f"Every vector, multiple and member ({len(lines)} rows)")
+    return Table(
+        columns, lines, says, path, (2, 4, 5, 6), folded=f"Every vector, multiple and member ({len(lines)} rows)"
+    )
 
 
 def _readings(slot: Slot, alpha: float) -> list:
