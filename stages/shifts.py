@@ -94,7 +94,7 @@ def main(slot: str) -> None:
 
 
 def asked_pairs(prompts: pd.DataFrame, frame: Frame) -> pd.DataFrame:
-    """Return one row per pair that split b asks for without demonstrations: id, cluster, x, y; prompts of a function."""
+    """Return id, cluster, x and y per pair that split b asks for without demonstrations; prompts: of a function."""
     asked = prompts[(prompts.role == "zero_shot") & (prompts.split == "b")].sort_values("id").drop_duplicates("text")
     words = {"x": asked.text.map(frame.word), "y": asked.targets.map(lambda targets: targets[0].strip())}
     return asked[["id", "cluster"]].assign(**words)

@@ -45,8 +45,8 @@ def likeliest(loaded: Loaded, logits_NV: torch.Tensor, number: int) -> list[list
 def standing(logits_NV: torch.Tensor, tokens_W: Sequence[int]) -> np.ndarray:
     """Return the mean share (N,) of the vocabulary that is less likely than each of some tokens: 0.5 by chance."""
     asked_NW = logits_NV[:, torch.as_tensor(tokens_W, device=logits_NV.device)]
-    below_NW = torch.stack([(row_V < asked_W[:, None]).float().mean(1) for row_V, asked_W in zip(logits_NV, asked_NW)])
-    return below_NW.mean(1).cpu().numpy()
+    rows = zip(logits_NV, asked_NW, strict=True)
+    return np.array([float((row_V < asked_W[:, None]).float().mean()) for row_V, asked_W in rows])
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ CACHED = (
 
 @dataclass(frozen=True)
 class Scored:
-    """One prompt's scored tokens: natural-log probabilities (N,), whether each is the argmax (N,), and the argmax (N,)."""
+    """One prompt's scored tokens, (N,) each: natural-log probability, whether it is the argmax, and the argmax."""
 
     logprob: np.ndarray
     top: np.ndarray

@@ -2,7 +2,7 @@
 
 If f were a translation there, y = x + v for all pairs, then
     cosine         the mean cosine of two pairs' offsets y - x would be 1 (and -1 of one's with the other's reverse)
-    axis           so would its size, the mean absolute cosine: high as well where pairs differ along one line, either way
+    axis           so would its size, the mean absolute cosine: high as well where offsets lie along a line, either way
     dimensions     the offsets would span one dimension: participation ratio of their singular values (Gao+ 2017)
     parallelogram  x plus the mean offset of the OTHER pairs would lie nearest to y, of all x and y but x, by cosine
     minus          so would y minus it to x,
@@ -53,7 +53,7 @@ def hits(x_PD: np.ndarray, y_PD: np.ndarray, factor: float = 1.0) -> np.ndarray:
 
 
 def returns(x_PD: np.ndarray, y_PD: np.ndarray, factor: float) -> np.ndarray:
-    """Tell for each pair whether x lies nearest to y plus `factor` times the mean offset, x to y, of the others, (P,)."""
+    """Tell for each pair whether x lies nearest to y plus `factor` times the others' mean offset, x to y, (P,)."""
     return hits(y_PD, x_PD, -factor)
 
 

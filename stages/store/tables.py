@@ -212,7 +212,7 @@ OFFSETS = _schema(
     layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
     measure=(
         pa.string(),
-        "cosine, axis, dimensions, parallelogram, nearest, minus, again: stages/statistics/offsets.py",
+        "cosine, axis, dimensions, parallelogram, nearest, minus or again: see statistics/offsets.py",
     ),
     value=(pa.float32(), "its value"),
     low=(pa.float32(), "95 % bounds, of shares of pairs"),
@@ -229,7 +229,7 @@ READINGS = _schema(
     norm=(pa.float32(), "its length, without the strength"),
     answers=(
         pa.float32(),
-        "share of the vocabulary less likely than the answers' first tokens (split b): 0.5 by chance",
+        "share of the vocabulary less likely than answers' first tokens (split b): 0.5 by chance",
     ),
     inputs=(pa.float32(), "the same of the words asked about"),
     elsewhere=(pa.float32(), "the answers' share under other functions' vectors of this kind, mean; null for draws"),

@@ -1,4 +1,4 @@
-"""Is a function one offset, added to whatever is there? Offsets of pairs, v and -v on both members, what vectors say."""
+"""Is a function one offset? Offsets of its pairs, its vector and minus it on both members, and what vectors say."""
 
 from typing import Any
 
@@ -93,30 +93,50 @@ def _inverses(rows: pd.DataFrame) -> str:
         return "None of the functions is its own inverse."
     said = []
     for name in names:
-        there, back, minus = (
-            _answers(rows, name, "heads", factor, asked) for factor, asked in ((1, "x"), (1, "y"), (-1, "y"))
-        )
-        change = _cell(rows, function=name, vector="heads", measure="plus_less_minus")
         shown = _answers(rows, name, "demonstrations", 0, "y")
-        if change is None or there is None:
-            continue
-        text = f"{capital(name)} is its own inverse"
-        text += (
-            f" (with demonstrations the model answers x to y in {number(shown['value'])})" if shown is not None else ""
-        )
-        text += (
-            f": v leads from x to y in {_whole(there)} and from y to x in {_whole(back)} of {int(change['trials'])} "
-            f"pairs, −v from y to x in {_whole(minus)}; v less −v from y: {number(change['value'], 2, True)} "
-            f"{interval(change['low'], change['high'], 2, True)}".rstrip()
-        )
-        side = 0 if pd.isna(change["low"]) or change["note"] else beyond(change["low"], change["high"])
-        text += {
-            1: "; the vector leads back with the sign that leads there, which no offset does",
-            -1: "; minus the vector leads back, as an offset would",
-            0: "; which of the two leads back is not told apart here",
-        }[side]
-        said.append(f"{text}.")
-    return " ".join(said)
+        said.append(f"{capital(name)} is its own inverse{_of_offsets(rows, name)}.")
+        if shown is not None:
+            said.append(f"With demonstrations of it from x to y, the model answers x to y in {_whole(shown)}.")
+        said += [_both_ways(rows, name, vector) for vector in ("heads", "added")]
+    return " ".join(filter(None, said))
+
+
+def _of_offsets(rows: pd.DataFrame, name: str) -> str:
+    """Say, for a function that is its own inverse, whether its offsets have a direction or at least a line in common."""
+    cells = [_cell(rows, function=name, space="state", measure=measure) for measure in ("cosine", "axis")]
+    if any(cell is None for cell in cells):
+        return ""
+    values = [f"{_value(cell)} ({number(cell['null'])} dealt anew)" for cell in cells]
+    return f"; among states the cosine of its offsets is {values[0]} on average, its size {values[1]}"
+
+
+def _both_ways(rows: pd.DataFrame, name: str, vector: str) -> str:
+    """Say whether a vector leads from x to y and, with the same sign, from y to x: what no offset but 0 does."""
+    there, back, minus = (
+        _answers(rows, name, vector, factor, asked) for factor, asked in ((1, "x"), (1, "y"), (-1, "y"))
+    )
+    change = _cell(rows, function=name, vector=vector, measure="plus_less_minus")
+    nothing = [_answers(rows, name, "none", 0, asked) for asked in "xy"]
+    if change is None or there is None or any(row is None for row in nothing):
+        return ""
+    label = "The heads in place" if vector == "heads" else f"Added ({there['kind'].replace('_', ' ')})"
+    text = (
+        f"{label}, v: x to y in {_whole(there)} of {int(there['trials'])} pairs ({number(nothing[0]['value'])} with "
+        f"nothing), y to x in {_whole(back)} ({number(nothing[1]['value'])}); −v: y to x in {_whole(minus)}"
+    )
+    few = bool(there["note"] or back["note"]) or any(pd.isna(row["low"]) for row in (there, back, minus, change))
+    leads = [not few and beyond(row["low"], row["high"], none["value"]) > 0
+             for row, none in zip((there, back), nothing, strict=True)]  # fmt: skip
+    if few:
+        return f"{text}: too few pairs to tell."
+    if not leads[0]:
+        return f"{text}: v does not lead from x to y beyond doubt, so that nothing follows from where it leads from y."
+    side = beyond(change["low"], change["high"])
+    if leads[1] and side > 0:
+        return f"{text}: v leads both ways with one sign, and more often back than −v does; an offset does neither."
+    if side < 0:
+        return f"{text}: minus the vector leads back more often than the vector, as for an offset."
+    return f"{text}: which of the two signs leads back is not told apart."
 
 
 def _backwards(rows: pd.DataFrame) -> str:
@@ -146,7 +166,7 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
         marked += [len(lines)] if inverse else []
         line = [function, "yes" if inverse else "no"]
         for space in SPACES:
-            for measure, digits in (("cosine", 2), ("axis", 2), ("dimensions", 1)):
+            for measure, digits in (("cosine", 2), ("dimensions", 1)):
                 cell = _cell(of_function, space=space, measure=measure)
                 line.append("–" if cell is None else f"{_value(cell, digits)} ({number(cell['null'], digits)})")
             hit, near = (_cell(of_function, space=space, measure=name) for name in ("parallelogram", "nearest"))
@@ -157,7 +177,7 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
         counts = of_function[of_function["measure"] == "other"]["trials"]
         lines.append([*line, str(int(counts.max())) if len(counts) else "0"])
     columns = ["function", "own inverse"]
-    columns += [f"{name}, {space}" for space in SPACES for name in ("cosine", "axis", "directions", "parallelogram")]
+    columns += [f"{name}, {space}" for space in SPACES for name in ("cosine", "directions", "parallelogram")]
     columns += [f"{name}: {asked}" for name in ("demonstrations", "v", "2v", "−v") for asked in "xy"]
     columns += ["zero-shot", "pairs asked"]
     return Table(columns, lines, SAYS, path, tuple(range(2, len(columns))), tuple(marked))

@@ -1,4 +1,4 @@
-"""From the prompts of in-context functions back to their pairs (x, y), and from a word to the prompt that asks for it."""
+"""From prompts of in-context functions back to their pairs (x, y), and from a word to the prompt that asks for it."""
 
 import re
 from collections.abc import Iterable, Mapping
