@@ -129,12 +129,14 @@ def test_the_vector_that_was_most_accurate_on_split_a_is_added_and_times_factor(
     assert torch.equal(stage.edit(parts, {}, chosen["heads"], 2.0).heads[1, 2], torch.full((3,), 10.0))
 
 
-def answers(back: int, minus: int, pairs: int = 24, inverse: bool = True) -> pd.DataFrame:
+def answers(back: int, minus: int, pairs: int = 24, inverse: bool = True, there: int = 20) -> pd.DataFrame:
     """Raw answers: v leads from x to y in 20 pairs, from y to x in `back`, minus v from y to x in `minus`."""
-    right = {("x", 1.0): 20, ("x", -1.0): 0, ("y", 1.0): back, ("y", -1.0): minus, ("x", 2.0): 5, ("y", 2.0): 5}
+    right = {("x", 1.0): there, ("x", -1.0): 0, ("y", 1.0): back, ("y", -1.0): minus, ("x", 2.0): 5}
+    right |= {("x", 0.0): 0, ("y", 0.0): 0}
     rows = [
         {"function": "opposite", "inverse": inverse, "prompt": f"p{n}", "cluster": f"w{n}", "asked": asked,
-         "vector": "heads", "kind": "heads", "factor": factor, "other": n < count, "echo": None if n == 0 else False}
+         "vector": "heads" if factor else "none", "kind": "heads", "factor": factor, "other": n < count,
+         "echo": None if n == 0 else False}
         for (asked, factor), count in right.items()
         for n in range(pairs)
     ]  # fmt: skip
@@ -167,11 +169,15 @@ def test_an_instruction_leads_back_with_its_own_sign_and_an_offset_with_the_othe
     echo = table[(table.function == "opposite") & (table.measure == "echo")].iloc[0]
     assert echo.trials == 23 and echo.value == 0
     page = said(table)
-    assert "with the sign that leads there, which no offset does" in page and "from 0.02 for opposite" in page
+    assert (
+        "v leads both ways with one sign, and more often back than −v does; an offset does neither" in page
+        and "from 0.02 for opposite" in page
+    )
     assert "to 0.50 for upper" in page and "less often, or not at all" in page
-    assert "as an offset would" in said(shifts.table(answers(0, 20), offset_rows()))
-    assert "is not told apart here" in said(shifts.table(answers(6, 6), offset_rows()))
-    assert "is not told apart here" in said(shifts.table(answers(10, 0, pairs=10), offset_rows()))  # too few pairs
+    assert "as for an offset" in said(shifts.table(answers(0, 20), offset_rows()))
+    assert "leads back is not told apart" in said(shifts.table(answers(6, 6), offset_rows()))
+    assert "too few pairs to tell" in said(shifts.table(answers(10, 0, pairs=10), offset_rows()))
+    assert "so that nothing follows" in said(shifts.table(answers(20, 0, there=0), offset_rows()))
     assert "None of the functions is its own inverse." in said(
         shifts.table(answers(20, 0, inverse=False), offset_rows())
     )

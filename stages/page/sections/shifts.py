@@ -15,8 +15,8 @@ WHAT = (
     "If a function f were a translation, y = x + v for all of its pairs, then the offsets y − x would point one way, "
     "and where f is its own inverse, f(f(x)) = x, no v but 0 would do: v + v = 0. Offsets are looked at among input "
     "embeddings and among states (the residual at the last token of a question, after the layer where the function's "
-    "vector is added). Cosine: of two pairs' offsets, on average; of one's with the other's reverse it is the same with "
-    "the other sign. Axis: the mean of its size, high as well where offsets lie along one line either way. Directions: "
+    "vector is added). Cosine: of two pairs' offsets, on average; of one's with the other's reverse it is the same "
+    "with the other sign. Its size is high as well where offsets lie along one line either way. Directions: "
     "participation ratio of the offsets, 1 for one direction, at most the number of pairs. Parallelogram: share of "
     "pairs whose y lies nearest to x plus the other pairs' mean offset. In brackets the controls: the y dealt out "
     "anew, none to its own x; for the parallelogram, no offset added at all."
@@ -102,7 +102,7 @@ def _inverses(rows: pd.DataFrame) -> str:
 
 
 def _of_offsets(rows: pd.DataFrame, name: str) -> str:
-    """Say, for a function that is its own inverse, whether its offsets have a direction or at least a line in common."""
+    """Say of a function that is its own inverse whether its offsets have a direction or at least a line in common."""
     cells = [_cell(rows, function=name, space="state", measure=measure) for measure in ("cosine", "axis")]
     if any(cell is None for cell in cells):
         return ""
@@ -198,8 +198,8 @@ def _factors(rows: pd.DataFrame, path: str) -> Table:
                       str(int(row["trials"]))])  # fmt: skip
     columns = ["function", "vector", "times", "asked about", "other member", "the word itself", "pairs"]
     says = (
-        "Added: the most accurate on split a of the sum at one layer, sums in each layer and the mean residual. The word "
-        "itself: the first token answered is its, where the right answer begins with another."
+        "Added: the most accurate on split a of the sum at one layer, sums in each layer and the mean residual. The "
+        "word itself: the first token answered is its, where the right answer begins with another."
     )
     return Table(
         columns, lines, says, path, (2, 4, 5, 6), folded=f"Every vector, multiple and member ({len(lines)} rows)"
