@@ -124,6 +124,19 @@ class Steer(Section):
     draws: Count
 
 
+class Neighbours(Section):
+    """Labelled demonstrations: numbers of nearest ones that may vote, and the kinds of items heads are silenced on."""
+
+    nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    silenced: tuple[Name, ...]
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Neighbours":
+        if even := [k for k in self.nearest if k % 2 == 0]:
+            raise ValueError(f"nearest: {even[0]} is even: a vote could be a tie")
+        return self
+
+
 class Report(Section):
     """The page."""
 
@@ -156,6 +169,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    neighbours: Neighbours
     report: Report
 
 

@@ -1,0 +1,34 @@
+"""What `tasks.neighbours` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.store.section import Count
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """Labelled demonstrations: which label does the nearest one have?
+
+    few, many: demonstrations of the class that has fewer and of the one that has more; choose, report: sets of
+    demonstrations per group in split a and in split b; labels: what the two classes are called.
+    """
+
+    source: Literal["builtin"] = "builtin"
+    few: Annotated[int, Field(ge=1)]
+    many: Annotated[int, Field(ge=2, le=5)]
+    choose: Count
+    report: Count
+    template: str
+    labels: tuple[str, str]
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "Settings":
+        if self.few >= self.many:
+            raise ValueError(f"few: {self.few} is not below many: {self.many}")
+        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1 or "{y}" in self.template.split("{x}")[0]:
+            raise ValueError("template: must contain {x} once and then {y} once")
+        if self.labels[0] == self.labels[1]:
+            raise ValueError("labels: must be two different words")
+        return self
