@@ -1,4 +1,4 @@
-"""Nearest neighbours in context: `python -m stages.neighbours <slot>` reads labelled demonstrations with a slot's model.
+"""Nearest neighbours in context: `python -m stages.neighbours <slot>` reads labelled demonstrations.
 
 Writes data/neighbours/<slot>.parquet, one row per prompt: the answer, what a vote of the nearest demonstrations (by the
 model's own states), the majority and the last label say, tokens shared, attention of the induction heads; and
@@ -57,7 +57,7 @@ def main(slot: str) -> None:
     log.info(announce(f"neighbours {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        sets.setdefault((row.cluster, row.role), []).append(row)
+        sets.setdefault((row.cluster, labelling(row.id)), []).append(row)
     read = [
         reading
         for of_set in tqdm(sets.values(), desc=TASK, unit="set")
@@ -66,7 +66,7 @@ def main(slot: str) -> None:
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     schema = tables.NEIGHBOURS.with_metadata({"chosen": json.dumps(chosen, sort_keys=True)})
     tables.write(paths.neighbours(slot), result.sort_values("prompt"), schema)
-    asked = [r for r in rows if r.split == "b" and r.role == "given" and r.group in settings.neighbours.silenced]
+    asked = _asked(rows, settings.neighbours)
     if not interventions or not asked:
         why = "no induction heads to silence" if asked else "no prompts to silence heads on"
         return tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
@@ -75,6 +75,21 @@ def main(slot: str) -> None:
     with tables.writer(paths.neighbours_silenced(slot), tables.EFFECTS) as add:
         for shard in tqdm(todo, desc="silence", unit="shard"):
             add(shards.run(loaded, means, shard, settings.extract.batch_tokens))
+
+
+def labelling(prompt: str) -> str:
+    """Return 'given' or 'swapped', how the two classes are called in a prompt, from its id."""
+    return prompt.rpartition("#")[2]
+
+
+def _asked(rows: list, settings: params.Neighbours) -> list:
+    """Return the prompts that heads are silenced on: the first sets of split b of some kinds, labels as given."""
+    chosen = []
+    for group in settings.silenced:
+        inside = [row for row in rows if row.group == group and row.split == "b" and labelling(row.id) == "given"]
+        clusters = list(dict.fromkeys(row.cluster for row in inside))[: settings.sets]
+        chosen += [row for row in inside if row.cluster in clusters]
+    return sorted(chosen, key=lambda row: row.id)
 
 
 def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -95,7 +110,7 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
             "group": r.row.group,
             "category": r.row.category,
             "cluster": r.row.cluster,
-            "role": r.row.role,
+            "role": labelling(r.row.id),
             "right": r.row.targets[0].strip(),
             "answer": "" if r.measures["margin"] == 0 else r.row.targets[int(r.measures["margin"] < 0)].strip(),
             "accuracy": r.measures["accuracy"],

@@ -1,8 +1,8 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv. Every interval is a 95 % one over clusters of
-prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv, neighbours.csv. Every interval is a 95 % one over
+clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, effects, steering, stepping
+from stages.statistics import arcs, causal, effects, neighbours, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
@@ -49,12 +49,22 @@ def main(slot: str) -> None:
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
+    neighboured = _neighbours(slot)
+    _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers |= neighbours.metrics(neighboured)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _neighbours(slot: str) -> pd.DataFrame:
+    """Return the table of labelled demonstrations (empty where none were read)."""
+    read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
+    chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
+    return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -183,7 +193,8 @@ def _model(slot: str, settings: params.Params) -> dict:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
-    for label, path in (("ablation", paths.effects(slot)), ("steering", paths.steering(slot))):
+    paths_of = {"ablation": paths.effects, "steering": paths.steering, neighbours.TASK: paths.neighbours}
+    for label, path in ((label, path_of(slot)) for label, path_of in paths_of.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)
     if record["skipped"]:

@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried".split()
+    "relation effect_task tried language".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -31,6 +31,7 @@ COLUMNS = {
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {"effects": {"heads"}}  # table: columns that hold names there and numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
@@ -53,6 +54,7 @@ class Slot:
     steering: pd.DataFrame
     grammar: pd.DataFrame
     iteration: pd.DataFrame
+    neighbours: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

@@ -5,7 +5,7 @@ model's answers on split a; everything else is said of split b. Where the vote a
 agree, agreement says nothing; where they differ, exactly one of the two can be the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p
 
 COLUMNS = "group language measure value low high p p_floor trials clusters note".split()
+TASK = "neighbours"
 PROMPTS = 20  # prompts that a claim rests on, at least
 ENGLISH, JAPANESE = ("forms_latin", "forms_latin_disjoint"), ("forms_katakana", "forms_katakana_disjoint")
 MADE_UP = {"english": ENGLISH, "japanese": JAPANESE}
@@ -32,8 +33,11 @@ def choose(answers_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, floa
     return int(layer), int(k), float(agreement_LK[layer, k])
 
 
-def table(prompts: pd.DataFrame, silenced: pd.DataFrame) -> pd.DataFrame:
-    """Return neighbours.csv from rows of `tables.NEIGHBOURS` and of `tables.EFFECTS`: split b alone."""
+def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
+    """Return neighbours.csv from rows of `tables.NEIGHBOURS` and of `tables.EFFECTS`: split b alone.
+
+    chosen: what split a chose, layer, nearest and agreement: the rows of group 'chosen'.
+    """
     read = prompts[prompts.split == "b"]
     rows = []
     kinds: list[tuple[str, str, Sequence[str]]] = [
@@ -43,7 +47,21 @@ def table(prompts: pd.DataFrame, silenced: pd.DataFrame) -> pd.DataFrame:
     for group, language, inside in kinds:
         rows += _of_group(read[read.group.isin(inside)], group, language)
     rows += _silenced(silenced)
+    rows += [{"group": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def metrics(table: pd.DataFrame) -> dict[str, dict]:
+    """Return `neighbours.<language>.{accuracy,knn_agreement}` of made-up words; {} where nothing was read.
+
+    knn_agreement: share of answers that are the vote's, where vote and majority differ.
+    """
+    names = {"accuracy": "accuracy", "nearest_agreement_against_majority": "knn_agreement"}
+    tree: dict[str, dict] = {}
+    made_up = table[(table.group == "made_up") & table.measure.isin(names)]
+    for row in made_up[made_up.value.notna()].itertuples():
+        tree.setdefault(row.language, {})[names[row.measure]] = round(float(row.value), 5)
+    return {TASK: tree} if tree else {}
 
 
 def _of_group(read: pd.DataFrame, group: str, language: str) -> list[dict]:

@@ -125,10 +125,11 @@ class Steer(Section):
 
 
 class Neighbours(Section):
-    """Labelled demonstrations: numbers of nearest ones that may vote, and the kinds of items heads are silenced on."""
+    """Labelled demonstrations: numbers of nearest ones that may vote; kinds of items, and sets of each, to silence on."""
 
     nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     silenced: tuple[Name, ...]
+    sets: Count
 
     @model_validator(mode="after")
     def _odd(self) -> "Neighbours":

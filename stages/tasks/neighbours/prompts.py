@@ -7,8 +7,9 @@ demonstrations, which are made-up words without any shared syllable.
 
 One class has `few` demonstrations, the other `many`. Each set of demonstrations is asked about an item of either class,
 in split b also with the two labels swapped throughout. So within each set (= cluster) the right label is that of the
-majority in half of the prompts, that of the last demonstration in half, and each of the two labels in half. Which class has few, and which comes last, changes from set to set.
-Items of the two splits are disjoint: half of each list of the lexicon each; made-up words are drawn per set.
+majority in half of the prompts, that of the last demonstration in half, and each of the two labels in half. Which class
+has few, and which comes last, changes from set to set. Items of the two splits are disjoint: half of each list of the
+lexicon each; made-up words are drawn per set.
 """
 
 from collections.abc import Callable
@@ -101,7 +102,6 @@ def _set(
                     category=LANGUAGES.get(group, "english"),
                     cluster=name,
                     split=split,
-                    role="swapped" if swapped else "given",
                     text=text,
                     targets=targets,
                     relations=relations,
@@ -181,7 +181,7 @@ def _unrelated(rng: np.random.Generator, real: set[str]) -> Classes:
 
 
 def _disjoint(rng: np.random.Generator, syllables: Callable, count: int, real: set[str]) -> Classes:
-    """Return made-up words of `count` syllables: those of a class share their vowel; the first one shares no syllable."""
+    """Return made-up words of `count` syllables: a class shares its vowel, its first word no syllable."""
     while True:
         vowels = [VOWELS[place] for place in rng.choice(len(VOWELS), size=2, replace=False)]
         classes = []
