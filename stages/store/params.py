@@ -125,7 +125,7 @@ class Steer(Section):
 
 
 class Neighbours(Section):
-    """Labelled demonstrations: numbers of nearest ones that may vote; kinds of items, and sets of each, to silence on."""
+    """Labelled demonstrations: how many of the nearest may vote; kinds of items, and sets of each, to silence on."""
 
     nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     silenced: tuple[Name, ...]
