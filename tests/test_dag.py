@@ -111,6 +111,7 @@ def test_outs_are_where_paths_says():
     assert body("plan")["outs"] == [str(paths.plan(slot))]
     assert body("ablate")["outs"] == [str(paths.effects(slot)), str(paths.first_order(slot))]
     assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
+    assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
@@ -163,7 +164,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
-    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram"]
+    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "neighbours"]
     names += ["train", "dynamics"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 import yaml
 
-from stages import ablate, classify, extract, fetch, plan, prepare, steer, summarize, tasks, trace
+from stages import ablate, classify, extract, fetch, neighbours, plan, prepare, steer, summarize, tasks, trace
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
@@ -165,7 +165,7 @@ def slot(tmp_path, monkeypatch):
         for task in tasks:
             prepare.main(task)
             extract.main("encoder", task)
-        for stage in (trace, classify, plan, ablate, steer, summarize):
+        for stage in (trace, classify, plan, ablate, steer, neighbours, summarize):
             stage.main("encoder")
         return paths.report("encoder")
 

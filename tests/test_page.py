@@ -36,6 +36,7 @@ ANCHORS = [
     "effects",
     "every-head",
     "vectors",
+    "neighbours",
     "overlap",
     "missing",
 ]

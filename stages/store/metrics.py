@@ -7,9 +7,10 @@ arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` ov
 share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
-`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`). `neighbours.<language>.{accuracy,knn_agreement}`: made-up words in Latin letters (english) and katakana (japanese),
-and the share of answers that are the nearest demonstrations' where these differ from the majority. What was not measured
-is left out, so that a diff shows it as missing.
+`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`).
+`neighbours.<language>.{accuracy,knn_agreement}`: made-up words in Latin letters (english) and katakana (japanese), and the
+share of answers that are the nearest demonstrations' where these differ from the majority. What was not measured is left
+out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping
