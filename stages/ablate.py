@@ -130,7 +130,7 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
     asked, section = tasks.of(task), getattr(settings.tasks, task, None)
     if section is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
-    table = tables.read(paths.prompts(task), tables.PROMPTS)
+    table = tables.read(paths.asked(task), tables.PROMPTS)
     table = table[table.split == "b"]
     if asked.roles:
         table = table[table.role.isin(asked.roles)]
@@ -149,18 +149,19 @@ def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     """Return all prompts of the tasks that compare two texts, by task: nothing but this stage scores them."""
     asked = [tasks.of(name) for name, section in settings.tasks if section is not None]
     names = [task.name for task in asked if task.targets > 1 and not task.own_stage]
-    return {name: tables.read(paths.prompts(name), tables.PROMPTS) for name in names}
+    return {name: tables.read(paths.asked(name), tables.PROMPTS) for name in names}
 
 
 def text_means(slot: str, loaded, settings: params.Params) -> dict:
-    """Return every head's mean output (K,) over ordinary positions of long passages of text, split a, by head."""
-    (text,) = (name for name in tasks.names() if tasks.of(name).outputs == "mean")
+    """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
+    text = next(name for name in tasks.names() if tasks.of(name).outputs == "mean")
     if getattr(settings.tasks, text) is None:
         raise UserError(f"{paths.PARAMS}: tasks.{text} is missing: mean ablation needs the heads' mean outputs over it")
     from stages.model.vectors import mean_outputs
 
     outputs = tables.read(paths.outputs(slot, text))
-    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == "long")], loaded)
+    role = tasks.of(text).mean_role or outputs.role
+    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == role)], loaded)
 
 
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:
@@ -192,7 +193,7 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
             continue
         path = paths.outputs(slot, task) if table == "outputs" else paths.relations(slot, task)
         right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
-        prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
+        prompts = tables.read(paths.asked(task), tables.PROMPTS).set_index("id", drop=False)
         rows += [
             row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))
             for prompt in prompts.loc[right.index].itertuples(index=False)

@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import PurePath
 
 import pandas as pd
 from tqdm import tqdm
@@ -54,6 +55,11 @@ def main(name: str) -> None:
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     lessons = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
+    if PurePath(recipe.families) != PurePath(lessons[recipe.main].families):
+        raise UserError(
+            f"{paths.PARAMS}: recipes.{name}.families = {recipe.families!r}: allowed: {lessons[recipe.main].families}, "
+            "where its relations are from"
+        )
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
     log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
@@ -101,7 +107,7 @@ def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
 
 def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
     """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
-    from stages.training import checkpoint, revisions, survey
+    from stages.training import checkpoint
     from stages.training.train import one_thread
 
     one_thread()
@@ -111,6 +117,8 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
     held = held_out(settings, name, lesson)
     rows, last = [], training.kept[-1]
     if isinstance(training, Revisions):
+        from stages.training import revisions, survey
+
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]

@@ -60,7 +60,7 @@ def main(slot: str, task: str) -> None:
 
 
 def _unmeasured(task: str) -> str:
-    return "" if families.of(task) else "no head family is measured on this task; it is scored under ablation"
+    return "" if families.of(task) else "no head family is measured on this task; other stages score it"
 
 
 def _write_empty(slot: str, task: str, size: int, why: str) -> None:

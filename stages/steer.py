@@ -1,11 +1,15 @@
 """Build function vectors and test them: `python -m stages.steer <slot>`.
 
-Writes data/vectors/<slot>.safetensors and data/vectors/<slot>.steering.parquet. For every function the model solves
+Writes data/vectors/<slot>.safetensors, the same vectors for llama.cpp in data/vectors/<slot>/ (GGUF, one file each) and
+data/vectors/<slot>.steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
-split a; everything reported on split b, zero-shot and shuffled, beside the intact model with demonstrations.
+split a; everything reported on split b, zero-shot, shuffled and in natural text, beside the intact model with
+demonstrations.
     none           the prompt as it is
     heads          the top heads' mean outputs, each written into its own slot at the last token
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
+    layerwise      the heads' sums layer by layer, each added after its own block
+    random         a random vector of the norm of `function`, at its layer; several draws
     layer_average  the mean residual after a block over clean prompts, added in the same way (Todd+'s baseline)
     control        as `heads`, with as many OTHER heads of the same or the nearest layers; several sets
 Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/steering.py.
@@ -13,20 +17,22 @@ Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.statistics.control import Head
+from stages import tasks
 from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
+from stages.store.folders import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +40,11 @@ if TYPE_CHECKING:
     from stages.model.intervene import Edit
     from stages.model.load import Loaded
     from stages.model.score import Scored
+    from stages.model.vectors import Parts
 
 log = logging.getLogger(__name__)
 TASK = "icl"
+ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -55,7 +63,7 @@ class Vectors:
 
     loaded: "Loaded"
     ranking: Ranking
-    means: "Mapping[Head, torch.Tensor]"
+    parts: "Parts"
     averages: "Mapping[int, torch.Tensor]"
 
     def edit(self, setting: Setting) -> "Edit":
@@ -66,16 +74,21 @@ class Vectors:
         if setting.vector == "none":
             return Edit()
         if setting.vector in ("heads", "control"):
-            return in_place(self.means, self.ranking.of(setting))
+            return in_place(self.parts.means, self.ranking.of(setting))
+        if setting.vector == "layerwise":
+            heads = self.ranking.of(setting)
+            layers = sorted({layer for layer, _ in heads})
+            parts = {at: [head for head in heads if head[0] == at] for at in layers}
+            sums = {at: self.parts.together(part) for at, part in parts.items()}
+            return Edit(added={at: sum_D * setting.strength for at, sum_D in sums.items()})
         return Edit(added={setting.layer: self.added(setting) * setting.strength})
 
     def added(self, setting: Setting) -> "torch.Tensor":
         """Return the added vector (D,) before its strength."""
-        from stages.model.vectors import function_vector
-
         if setting.vector == "layer_average":
             return self.averages[setting.layer]
-        return function_vector(self.loaded, self.means, self.ranking.of(setting))
+        sum_D = self.parts.together(self.ranking.of(setting))
+        return self.ranking.randomly(sum_D, setting) if setting.vector == "random" else sum_D
 
 
 class Answering:
@@ -119,12 +132,12 @@ def main(slot: str) -> None:
     from safetensors.torch import save
 
     from stages.model.load import load
-    from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(traced.function)]
-    prompts = _across_sets(prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})])
+    prompts = _across_sets(_read_whole(loaded, prompts))
+    elsewhere = _read_whole(loaded, _elsewhere(settings))
     outputs = tables.read(paths.outputs(slot, TASK))
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
@@ -135,7 +148,7 @@ def main(slot: str) -> None:
     for function in tqdm(functions, desc="steer", unit="function"):
         of_function = prompts[prompts.group == function]
         asked = _asked(of_function, settings.steer)
-        if missing := [name for name, some in asked.items() if some.empty]:
+        if missing := [name for name, some in asked.items() if some.empty and name != "natural"]:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         clean = outputs[outputs.group == function]
@@ -143,9 +156,12 @@ def main(slot: str) -> None:
         tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
         rows += [_row(function, outcome, False, order) for outcome in tried]
         rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
-        for context in ("zero_shot", "shuffled"):
+        for context in ("zero_shot", "shuffled", "natural"):
+            if asked[context].empty:
+                continue
             outcomes = Answering(vectors, asked[context]).under(best)
             rows += [_row(function, outcome, True, order) for outcome in outcomes]
+        rows += _steered_elsewhere(function, vectors, best, elsewhere[elsewhere.group == function], settings.steer)
         for setting in best:
             if setting.vector in ("function", "layer_average"):
                 chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
@@ -161,9 +177,34 @@ def main(slot: str) -> None:
     }
     heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
     note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
+    _export(slot, loaded, chosen)
     with tables.replacing(paths.vectors(slot)) as temporary:
         added = {name: vector_D for name, (_, vector_D) in chosen.items()}
         temporary.write_bytes(save(added, metadata={"provenance": note}))
+
+
+def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setting, "torch.Tensor"]]) -> None:
+    """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; none for one after block 0."""
+    from stages.model import control_vector
+
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    model = f"{record['name']} {record['revision']}".strip()
+    with replacing(paths.control_vectors(slot)) as folder:
+        written = {}
+        for name, (setting, vector_D) in chosen.items():
+            if setting.layer < 1:
+                log.info("%s: not written for llama.cpp, which cannot steer after block 0", name)
+                continue
+            function, _, variant = name.rpartition(".")
+            said = {"slot": slot, "model": model, "function": function}
+            said |= {"vector": variant, "strength": f"{setting.strength:g}, multiplied in"}
+            said |= {"measured": "added at the last token of a prompt only"}
+            file = re.sub(r"[^\w.-]", "_", name) + ".gguf"
+            kind = loaded.model.config.get_text_config().model_type
+            values = (vector_D * setting.strength).numpy()
+            control_vector.write(folder / file, values, setting.layer, kind, len(loaded.anatomy.blocks), said)
+            written[file] = said | {"layer": setting.layer}
+        (folder / "provenance.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome], list[Setting]]:
@@ -183,8 +224,11 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
         ]
         for vector in ("function", "layer_average")
     }
+    options["layerwise"] = [Setting("layerwise", strength=strength, heads=number) for strength in settings.strengths]
     more = answering.under([setting for of_vector in options.values() for setting in of_vector])
-    chosen = [Setting("none"), Setting("heads", heads=number), *(_best(more, some) for some in options.values())]
+    best = {vector: _best(more, some) for vector, some in options.items()}
+    chosen = [Setting("none"), Setting("heads", heads=number), *best.values()]
+    chosen += [replace(best["function"], vector="random", draw=draw) for draw in range(1, settings.random + 1)]
     draws = range(1, len(order.control_sets(number)) + 1)
     return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
 
@@ -199,6 +243,7 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
         "choose": first("zero_shot", "a", settings.choose),
         "zero_shot": first("zero_shot", "b", settings.zero_shot),
         "shuffled": first("shuffled", "b", settings.shuffled),
+        "natural": first("natural", "b", settings.natural),
     }
 
 
@@ -209,13 +254,13 @@ def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame,
     """
     from stages.model.score import residuals_after
     from stages.model.tokens import encode
-    from stages.model.vectors import mean_outputs
+    from stages.model.vectors import Parts, mean_outputs
 
     good = clean[(clean.split == "a") & clean.solved.astype(bool)]
     shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
     residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
     averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, order, mean_outputs(good, loaded), averages)
+    return Vectors(loaded, order, Parts(loaded, mean_outputs(good, loaded)), averages)
 
 
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
@@ -233,6 +278,34 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
     ]
 
 
+def _elsewhere(settings: params.Params) -> pd.DataFrame:
+    """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
+    names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
+    read = [tables.read(paths.asked(name), tables.PROMPTS) for name in names]
+    prompts = pd.concat(read or [tables.PROMPTS.empty_table().to_pandas()], ignore_index=True)
+    return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
+
+
+def _steered_elsewhere(
+    function: str, vectors: Vectors, best: Sequence[Setting], prompts: pd.DataFrame, settings: params.Steer
+) -> list[dict]:
+    """Return rows of other tasks' prompts of a function; the context is their category."""
+    chosen = [setting for setting in best if setting.vector in ELSEWHERE]
+    rows = []
+    for category, asked in prompts.groupby("category"):
+        outcomes = Answering(vectors, asked.head(settings.zero_shot)).under(chosen)
+        rows += [_row(function, outcome, True, vectors.ranking) | {"context": category} for outcome in outcomes]
+    return rows
+
+
+def _read_whole(loaded, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the prompts that the model reads whole."""
+    from stages.model.tokens import fitting
+
+    fits = {row.id for row in fitting(loaded, list(prompts.itertuples()))[0]} if len(prompts) else set()
+    return prompts[prompts.id.isin(fits)]
+
+
 def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
     """Order prompts so that the first n of a function come from as many sets of demonstrations as there are."""
     return prompts.assign(query=prompts.id.str.rpartition("-")[2]).sort_values(["query", "id"])
@@ -241,8 +314,8 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
 def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
     """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
-    shown = settings.zero_shot + settings.shuffled
-    runs = settings.choose * tried + shown * (4 + settings.draws)
+    shown = settings.zero_shot + settings.shuffled + settings.natural
+    runs = settings.choose * tried + shown * (5 + settings.random + settings.draws)
     parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
     return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 
@@ -271,6 +344,7 @@ def _write_empty(slot: str, why: str) -> None:
 
     log.info("%s: nothing to steer: %s", slot, why)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, why), tables.STEERING)
+    _export(slot, None, {})
     with tables.replacing(paths.vectors(slot)) as temporary:
         temporary.write_bytes(
             save({}, metadata={"provenance": json.dumps({"reason": why, "slot": slot}, sort_keys=True)})

@@ -1,8 +1,8 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, effects.csv, causal.csv, agreement.csv, steering.csv, neighbours.csv. Every interval is a 95 % one over
-clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, neighbours.csv. Every
+interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -17,12 +17,12 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, effects, neighbours, steering, stepping
+from stages.statistics import arcs, causal, circuit, effects, extrapolation, neighbours, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
 from stages.store.errors import run
-from stages.store.metrics import metrics
+from stages.store.metrics import extrapolated, metrics
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -36,6 +36,7 @@ def main(slot: str) -> None:
     silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
     raw_steering = tables.read(paths.steering(slot), tables.STEERING)
     steered = steering.table(raw_steering, tables.skipped(paths.steering(slot)))
+    traced = _circuit(slot, heads, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
@@ -49,6 +50,9 @@ def main(slot: str) -> None:
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
+    classes = _classes(slot, raw_steering, settings)
+    _csv(folder / "extrapolation.csv", classes)
+    _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
@@ -56,6 +60,8 @@ def main(slot: str) -> None:
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers |= extrapolated(classes)
+    numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= neighbours.metrics(neighboured)
     tables.write_text(folder / "metrics.json", _json(numbers))
 
@@ -173,6 +179,18 @@ def _sink_rate(slot: str, settings: params.Params) -> float | None:
     return None if relations is None else float((relations(sink.name).mass > sink.threshold).mean())
 
 
+def _circuit(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
+    """Return what feeds the keys of induction heads (empty where no path was patched)."""
+
+    def streams(name: str) -> np.random.Generator:
+        return stream(settings.seed, f"{name}/{slot}")
+
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    raw, weights = tables.read(paths.circuit(slot), tables.CIRCUIT), tables.read(paths.composition(slot))
+    kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
+    return circuit.table(raw, weights, heads, streams, settings.classify.resamples, kinds)
+
+
 def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return the best head per grammatical relation (empty without a treebank)."""
     relations = _relations(slot, arcs.TASK, settings)
@@ -188,13 +206,21 @@ def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFr
     return pd.DataFrame(columns=stepping.COLUMNS) if relations is None else stepping.table(relations, heads)
 
 
+def _classes(slot: str, raw_steering: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
+    """Return accuracy on usual, rare and made-up words (empty where the model was not asked)."""
+    answers = tables.read(paths.answers(slot), tables.ANSWERS)
+    counted = tables.read(paths.NGRAM, tables.NGRAM, only=[("task", "==", extrapolation.TASK.name)])
+    return extrapolation.table(answers, raw_steering, counted, settings.trace.solved_above)
+
+
 def _model(slot: str, settings: params.Params) -> dict:
     """Return the slot's record with versions and everything that was not measured, with reasons."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
-    paths_of = {"ablation": paths.effects, "steering": paths.steering, neighbours.TASK: paths.neighbours}
-    for label, path in ((label, path_of(slot)) for label, path_of in paths_of.items()):
+    named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
+    named |= {"extrapolation": paths.answers, neighbours.TASK: paths.neighbours}
+    for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)
     if record["skipped"]:

@@ -163,3 +163,27 @@ def encoder() -> dict:
             **{f"family {name('csubj', direction)}": "no prompt has this relation" for direction in DIRECTIONS},
         },
     }  # fmt: skip
+
+
+def extrapolation() -> pd.DataFrame:
+    """Rows of extrapolation.csv: copying carries over, plurals do not, capitals cannot."""
+    shares = {("copy", "form"): {"usual": 1.0, "rare": 1.0, "made_up": 0.95},
+              ("singular-plural", "rule"): {"usual": 0.95, "irregular": 0.9, "rare": 0.7, "made_up": 0.1},
+              ("country-capital", "knowledge"): {"usual": 0.9, "rare": 0.7, "copied": 0.0}}  # fmt: skip
+    rows = []
+    for (function, kind), classes in shares.items():
+        same = {"function": function, "kind": kind, "trials": 24, "clusters": 24, "note": ""}
+        for word, share in classes.items():
+            at = {"class": word, "accuracy": share, "low": max(share - 0.2, 0), "high": min(share + 0.2, 1)}
+            for context, tokens in (("demonstrations", "all"), ("demonstrations", "2"), ("heads", "all")):
+                rows.append(same | at | {"context": context, "tokens": tokens})
+            rows.append(same | at | {"context": "ngram_prompt", "tokens": "all", "accuracy": 0.0})
+        if "made_up" in classes:
+            change = classes["made_up"] - classes["rare"]
+            for name, value in (*classes.items(), ("made_up-rare", change)):
+                if name not in ("usual", "irregular"):
+                    bounds = {"low": value - 0.2, "high": value + 0.2}
+                    matched = {"class": name, "tokens": "matched", "context": "demonstrations", "accuracy": value}
+                    rows.append(same | matched | bounds)
+    columns = "function kind class tokens context accuracy low high trials clusters note".split()
+    return pd.DataFrame(rows, columns=columns)

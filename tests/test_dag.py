@@ -1,11 +1,14 @@
 """The DAG is true: deps are the import closure, every params key is used, paths agree with `stages.store.paths`."""
 
 import ast
+import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -77,7 +80,17 @@ def test_no_dep_is_a_list_of_a_rooms_files(stage):
     """A room is a dep whole, or the part of it that the instance's task names with what all tasks share."""
     parts = [Path(dep).parts for dep in body(stage)["deps"] if dep.startswith("stages/")]
     files = [part for part in parts if len(part) > 2 and part[-1].endswith(".py")]
-    assert len(files) <= 6 and all(part[1] in ("tasks", "families") for part in files)
+    assert len(files) <= 7 and all(part[1] in ("tasks", "families") for part in files)
+
+
+@pytest.mark.parametrize("recipe", ["induction", "iteration", "masked"])
+def test_a_recipe_reads_families_of_the_folder_that_it_names(recipe):
+    """A docstring of another task's family does not measure its checkpoints again."""
+    reached = closure(Path(f"stages/recipes/{recipe}.py")) | closure(Path("stages/training/checkpoint.py"))
+    families = {file for file in reached if file.parts[1] == "families"}
+    shared = {Path(dep) for dep in body("dynamics")["deps"] if dep.startswith("stages/families/")}
+    folder = Path(importlib.import_module(f"stages.recipes.{recipe}").LESSON.families)
+    assert {file for file in families - shared if folder not in file.parents} == set()
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("prepare", "report")])
@@ -102,7 +115,7 @@ def test_every_leaf_of_params_is_read_by_the_code():
 
 def test_outs_are_where_paths_says():
     slot, task = "${key}", "${item.task}"
-    assert body("prepare")["outs"] == [str(paths.prompts("${key}"))]
+    assert body("prepare")["outs"] == [str(paths.prompts("${key}")), str(paths.asked("${key}"))]
     assert body("fetch")["outs"] == [str(paths.model(slot))]
     where = "${item.slot}"
     assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]
@@ -110,7 +123,12 @@ def test_outs_are_where_paths_says():
     assert body("classify")["outs"] == [str(paths.heads(slot))]
     assert body("plan")["outs"] == [str(paths.plan(slot))]
     assert body("ablate")["outs"] == [str(paths.effects(slot)), str(paths.first_order(slot))]
-    assert body("steer")["outs"] == [str(paths.vectors(slot)), str(paths.steering(slot))]
+    assert body("steer")["outs"] == [
+        str(paths.vectors(slot)),
+        str(paths.control_vectors(slot)),
+        str(paths.steering(slot)),
+    ]
+    assert body("circuit")["outs"] == [str(paths.circuit(slot)), str(paths.composition(slot))]
     assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
@@ -164,7 +182,17 @@ def test_params_of_tests_and_quick_run_are_valid():
 
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
-    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "neighbours"]
-    names += ["train", "dynamics"]
+    names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
+    names += ["neighbours", "train", "dynamics"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_numbers_of_the_readme_are_those_of_the_reports():
+    said, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "reports/slots/decoder"
+    traced = pd.read_csv(folder / "circuit.csv").query("target == 'L5H1' and direction == 'noising'")
+    fed, others = traced[traced.source == "L4H1"].iloc[0], traced[traced.purpose == "others"].iloc[0]
+    steered = json.loads((folder / "metrics.json").read_text())["vectors"]["zero_shot"]
+    written = [f"{value:.2f}"[1:] for value in (fed.intact, fed.value, others.effect, steered["heads"])]
+    assert f"from {written[0]} to {written[1]}" in said and f"cost {written[2]} together" in said
+    assert f"{written[3]} of answers right" in said and f"{steered['control']:.3f}"[1:] + " with as many" in said

@@ -67,8 +67,11 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     folder = save("gpt2", tmp_path / "model")
     where = origin.find_origin("a", Model(source="path", name=str(folder)))
     record = {"source": "path", "name": str(folder), "revision": "", "files": origin.described(where)}
+    opened = load.open_folder(folder)
+    record |= {"kind": opened.kind, "proof": {}, **opened.anatomy.recorded()}
     paths.model("a").parent.mkdir(parents=True)
     paths.model("a").write_text(json.dumps(record))
+    assert load.load("a").anatomy == opened.anatomy  # as recorded: it is not looked for again
     before = load.load("a").model.transformer.wte.weight.numpy().copy()
     shutil.rmtree(folder)
     save("gpt2", folder, seed=1)

@@ -13,7 +13,8 @@ import torch
 import transformers as hf
 import yaml
 
-from stages import ablate, classify, extract, fetch, neighbours, plan, prepare, steer, summarize, tasks, trace
+from stages import ablate, answer, circuit, classify, extract, fetch, neighbours, plan, prepare, steer, summarize, tasks
+from stages import trace
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
@@ -165,7 +166,8 @@ def slot(tmp_path, monkeypatch):
         for task in tasks:
             prepare.main(task)
             extract.main("encoder", task)
-        for stage in (trace, classify, plan, ablate, steer, neighbours, summarize):
+        tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
+        for stage in (trace, classify, plan, ablate, steer, answer, circuit, neighbours, summarize):
             stage.main("encoder")
         return paths.report("encoder")
 
@@ -175,7 +177,7 @@ def slot(tmp_path, monkeypatch):
 def test_a_masked_slot_is_scored_intact_and_says_what_is_not_measured(slot, tmp_path):
     report = slot(tiny.save("bert", tmp_path / "model"))
     raw = tables.read(paths.effects("encoder"), tables.EFFECTS)
-    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
+    pairs = tables.read(paths.asked("blimp"), tables.PROMPTS)
     assert len(raw) == 5 * len(pairs) == 5 * 67 and set(raw.measure) == {
         *tasks.of("blimp").beside,
         "accuracy",

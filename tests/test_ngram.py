@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,8 +232,10 @@ def clone(tmp_path, monkeypatch) -> Path:
         Prompt(id=f"iteration/copy/{n}", group="copy", cluster=f"{n}", text=" q b : q b\n q b :", targets=(" q b",))
         for n in range(2)
     ]
-    for task, prompts in (("blimp", pairs), ("icl", asked), ("repeats", repeated), ("iteration", taped)):
-        tables.write(paths.prompts(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
+    worded = [replace(prompt, id=prompt.id.replace("icl/", "extrapolation/")) for prompt in asked]
+    every = {"blimp": pairs, "icl": asked, "repeats": repeated, "iteration": taped, "extrapolation": worded}
+    for task, prompts in every.items():
+        tables.write(paths.asked(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
     return tmp_path
 
 

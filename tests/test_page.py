@@ -30,9 +30,11 @@ ANCHORS = [
     "model",
     "intact",
     "counting",
+    "extrapolation",
     "heads",
     "grammar",
     "iteration",
+    "circuit",
     "effects",
     "every-head",
     "vectors",
@@ -184,6 +186,7 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
         "overlap": overlaps(table), "reliability": reliability,
         "effects": effects(generator), "causal": synthetic.causal(generator, LAYERS, HEADS),
         "agreement": synthetic.agreement(), "steering": steering(generator), "grammar": grammar, "iteration": steps(),
+        "extrapolation": synthetic.extrapolation(),
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in content.items():
@@ -257,8 +260,8 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
     claimed = len({task for home in synthetic.HOME.values() for task in home})
-    # heat maps, intact, counting, effects, single heads, vectors, concentration, overlap, grammar
-    assert len(specs) == len(PLAIN) + 3 + 2 + claimed + 2 + 2 + 1 + 1 + 3
+    # heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration, overlap, grammar
+    assert len(specs) == len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3
     assert all(values(spec) for spec in specs.values())
 
 
@@ -606,6 +609,7 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
         "heads": "No head was scored",
         "effects": "No task was measured on the intact model",
         "steering": "No function vector was tested",
+        "extrapolation": "No usual, rare or made-up words were asked",
         "overlap": "no overlap is defined",
     }.get(name, "Methods")
     assert said in text_of(html)

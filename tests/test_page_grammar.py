@@ -29,6 +29,7 @@ def write_encoder(folder: Path, **replaced) -> Path:
     scores = pd.concat([local, scores], ignore_index=True)
     content = {"model": synthetic.encoder(), "metrics": {"grammar": {"uas": 0.5}}, "heads": scores, "grammar": arcs}
     content |= {"effects": None, "causal": None, "agreement": None, "steering": None, "iteration": None}
+    content |= {"extrapolation": None}
     content |= {"overlap": overlaps(scores)}
     return write_slot(folder, **content | replaced)
 
@@ -190,7 +191,7 @@ def test_a_masked_model_keeps_what_it_can_do(tmp_path):
     record = synthetic.encoder() | {"kind": "masked"}
     html = render(write_encoder(tmp_path / "encoder", model=record, effects=table))
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
-    assert anchors == ["model", "intact", "counting", "heads", "grammar", "limits", "overlap", "missing"]
+    assert anchors == ["model", "intact", "counting", "limits", "heads", "grammar", "overlap", "missing"]
     assert "A masked language model fills gaps" in text_of(html)
     assert "In-context functions by function" not in text_of(html)
 

@@ -15,7 +15,7 @@ from stages.tasks.icl.prompts import build, derangement, query_rows
 from stages.tasks.icl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/tasks/icl/lexicon.yaml"
+LEXICON = ROOT / "stages/sources/words/functions.yaml"
 TODD = Path(__file__).parents[2] / "shared/data/todd_icl"
 FUNCTIONS = {
     "country-capital": "knowledge",
@@ -32,9 +32,9 @@ FUNCTIONS = {
 
 
 def settings(**changed) -> Settings:
-    """Return the settings of params.yaml, some changed, with paths that do not depend on the working folder."""
+    """Return the settings of params.yaml without natural text, some changed, with a full path."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
-    return Settings(**{**content, "path": str(LEXICON), **changed})
+    return Settings(**{**content, "natural": (), "path": str(LEXICON), **changed})
 
 
 def lexicon() -> dict[str, list[tuple[str, str]]]:
@@ -67,6 +67,22 @@ def write(folder: Path, **functions) -> str:
 def numbered(count: int, labels: int | None = None) -> list[tuple[str, str]]:
     """Return pairs in0 -> out0, in1 -> out1 ..., with that many different labels."""
     return [(f"in{n}", f"out{n % (labels or count)}") for n in range(count)]
+
+
+def test_natural_texts_take_turns_and_change_no_other_prompt():
+    plain, texts = build(settings(), 17), tuple(f"{number} {{x}} is" for number in range(5))
+    more = build(settings(natural=texts), 17)
+    natural = [prompt for prompt in more if prompt.role == "natural"]
+    assert [prompt for prompt in more if prompt.role != "natural"] == plain
+    asked = {prompt.id: prompt for prompt in plain if prompt.role == "zero_shot"}
+    for prompt in natural:
+        same = asked[prompt.id.replace("#natural", "#zero_shot")]
+        assert (prompt.group, prompt.cluster, prompt.split) == (same.group, same.cluster, same.split)
+        assert prompt.text[2:] == f"{question(same.text)} is" and prompt.targets == same.targets
+    counts = Counter(prompt.text[0] for prompt in natural if prompt.split == "b" and prompt.group == "antonym")
+    assert len(counts) == 5 and max(counts.values()) - min(counts.values()) <= 1
+    with pytest.raises(ValueError, match="natural: 'no slot' must contain"):
+        settings(natural=("no slot",))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -547,7 +547,10 @@ print(section.title, [card.label for block in section.blocks if block.kind == "f
 def test_a_recipe_is_one_file_and_one_entry_and_shows_up_in_results_and_page(tmp_path):
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "stages/recipes/echo.py").write_text(ECHO)
-    recipe = yaml.safe_load((ROOT / "params.quick.yaml").read_text())["recipes"]["induction"] | {"task": "echo"}
+    recipe = yaml.safe_load((ROOT / "params.quick.yaml").read_text())["recipes"]["induction"] | {
+        "task": "echo",
+        "families": "stages/families",
+    }
     recipe["train"] |= {"arguments": {"length": 8}, "steps": 4, "batch": 4, "seeds": 1, "checkpoints": {"even": 2}}
     recipe["study"] |= {"sequences": 8, "bootstrap": 200}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seed": 17, "recipes": {"echo": recipe}}))

@@ -24,7 +24,7 @@ from stages.store import params, paths
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-TASKS = ROOT / "stages/tasks"
+SOURCES = ROOT / "stages/sources"
 WORDS = [f"{a}{b}{a}" for a in "bdfgklmnpr" for b in "aeiou"]  # bab, beb ...: ordinary words of ASCII letters
 STEPS = {0: "step0", 1: "step1", 8: "step8", 64: "step64", 512: "step512"}
 PREVIOUS, INDUCTION = 8, 64  # the steps from which the planted heads are there
@@ -67,6 +67,8 @@ def recipe(**train) -> dict:
     return {
         "task": "families",
         "reads": "data/prompts",
+        "words": "data/prompts",
+        "families": "stages/families",
         "train": base | train,
         "main": "standard",
         "arms": {"standard": {}, "one_off": {"revisions": {64: "step8", 512: "step8"}}},
@@ -80,7 +82,7 @@ def written(folder: Path, **train) -> params.Params:
     sizes = {"passages": 12, "tokens": 90, "short_passages": 12, "short_tokens": 32}
     content["tasks"]["text"] |= {"path": str(folder / "text.txt"), **sizes}
     content["tasks"]["repeats"] |= {"prompts": 16, "shortest": 10, "longest": 20}
-    content["tasks"]["treebank"] |= {"path": str(TASKS / "treebank/lexicon.yaml")}
+    content["tasks"]["treebank"] |= {"path": str(SOURCES / "treebank/lexicon.yaml")}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"steps": recipe(**train)}}))
     return params.load(folder / "params.yaml")
 
@@ -246,6 +248,16 @@ def test_pickled_weights_and_unknown_prompts_say_what_to_do(here):
         train.main("steps")
     paths.prompts("text").unlink()
     with pytest.raises(UserError, match=r"text\.parquet: no such file; is tasks\.text in params\.yaml"):
+        dynamics.main("steps")
+
+
+def test_the_families_that_are_measured_are_those_that_params_name(here):
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["recipes"]["steps"]["families"] = "stages/families/text"
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        UserError, match=r"recipes\.steps\.families = 'stages/families/text': allowed: stages/families,"
+    ):
         dynamics.main("steps")
 
 

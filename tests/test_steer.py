@@ -1,18 +1,26 @@
 """Steering on tiny models: what is edited, which heads are controls, choices, and what an edit without effect is."""
 
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from gguf import GGUFReader
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import make
 
 from stages import steer
+from stages.model import control_vector
 from stages.model.forward import forward
+from stages.model.intervene import Edit, editing
 from stages.model.score import residuals_after
 from stages.model.tokens import encode
+from stages.model.vectors import Parts
 from stages.statistics.control import Pool
 from stages.statistics.vector_heads import Ranking, Setting, ranked
 from stages.statistics.vector_heads import ranking as ranking_of
@@ -20,6 +28,7 @@ from stages.steer import Answering, Vectors, choose
 from stages.store import params, paths, tables
 from stages.store.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 
 
@@ -43,7 +52,12 @@ def vectors(loaded, draws: int = 5) -> Vectors:
     generator = torch.Generator().manual_seed(0)
     size = loaded.anatomy.layers[0].head_size
     means = {head: torch.randn(size, generator=generator) for head in loaded.anatomy.heads}
-    return Vectors(loaded, ranking(draws), means, {layer: torch.randn(32, generator=generator) for layer in range(3)})
+    return Vectors(
+        loaded,
+        ranking(draws),
+        Parts(loaded, means),
+        {layer: torch.randn(32, generator=generator) for layer in range(3)},
+    )
 
 
 def test_control_sets_hold_no_head_of_the_vector_nor_any_that_could_have_been_in_it():
@@ -96,7 +110,7 @@ class by_hand:
         for layer, head in self.tested.ranking.of(setting) if setting.vector == "control" else []:
 
             def write(module, args, layer=layer, head=head, size=layers[0].head_size):
-                args[0][:, self.position, head * size : (head + 1) * size] = self.tested.means[layer, head]
+                args[0][:, self.position, head * size : (head + 1) * size] = self.tested.parts.means[layer, head]
 
             module = self.loaded.model.get_submodule(layers[layer].projection)
             self.handles.append(module.register_forward_pre_hook(write))
@@ -134,12 +148,24 @@ def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likeli
             yield steer.Outcome((), setting, scored)
 
     answering.under = lambda settings: list(under(settings))
-    asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0))
+    asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0), random=2)
     tried, chosen = choose(answering, asked)
-    assert len(tried) == 3 + 2 * 2 * 2
-    assert chosen[:4] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
-                          Setting("layer_average", 0, 2.0)]  # fmt: skip
-    assert chosen[4:] == [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+    assert len(tried) == 3 + 2 * 2 * 2 + 2
+    assert chosen[:5] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
+                          Setting("layer_average", 0, 2.0), Setting("layerwise", -1, 1.0, 2)]  # fmt: skip
+    random = [Setting("random", 2, 1.0, 2, draw) for draw in range(1, 3)]
+    assert chosen[5:] == random + [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+
+
+def test_random_vectors_have_the_length_of_the_sum_and_layerwise_sums_make_it_up():
+    tested = vectors(make("llama_gqa"))
+    sum_D = tested.added(Setting("function", 1, 1.0, 3))
+    drawn = [tested.added(Setting("random", 1, 1.0, 3, draw)) for draw in (1, 2, 1)]
+    assert all(abs(float(vector.norm() / sum_D.norm()) - 1) < 1e-5 for vector in drawn)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.allclose(drawn[0], drawn[1])
+    layerwise = tested.edit(Setting("layerwise", strength=2.0, heads=3)).added
+    assert sorted(layerwise) == sorted({layer for layer, _ in tested.ranking.heads[:3]})
+    torch.testing.assert_close(sum(layerwise.values()), 2 * sum_D)
 
 
 def test_heads_are_ranked_on_split_a_each_function_counting_the_same():
@@ -194,7 +220,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
         for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
     )
     prompts = prompts.assign(category="")[tables.PROMPTS.names]
-    tables.write(paths.prompts("icl"), prompts, tables.PROMPTS)
+    tables.write(paths.asked("icl"), prompts, tables.PROMPTS)
     generator = np.random.default_rng(0)
     schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
     outputs = [
@@ -209,14 +235,16 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     ]  # fmt: skip
     tables.write(paths.indirect("decoder"), traced, tables.skipping(tables.INDIRECT, skipped))
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text('{"parameters": 1000}')
+    paths.model("decoder").write_text('{"parameters": 1000, "name": "tiny", "revision": "1"}')
 
 
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
     loaded = make("llama_gqa", scale=3.0)
-    asked = params.Steer(heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, draws=3)
+    asked = params.Steer(
+        heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, natural=0, random=5, draws=3
+    )
     trace = params.Trace(prompts=2, solved_above=0.5)
-    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17))
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[]))
     monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
     monkeypatch.chdir(tmp_path)
     write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})
@@ -226,21 +254,67 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     chosen = table[table.chosen]
     assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
     counts = chosen.groupby(["context", "vector"]).size()
-    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2}
+    assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2,
+                                              "layerwise": 2, "random": 2 * 5}  # fmt: skip
     assert counts["shuffled", "control"] == 3 and not chosen[chosen.context == "clean"].correct.any()
     vector = chosen[chosen.vector == "heads"].iloc[0]
     assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])
     assert not chosen[chosen.vector == "control"].names.str.contains("L2H3|L1H3").any()
     written = load_file(paths.vectors("decoder"))
     assert set(written) == {"f.function", "f.layer_average"} and all(x.shape == (32,) for x in written.values())
+    with safe_open(paths.vectors("decoder"), "pt") as file:
+        provenance = json.loads(file.metadata()["provenance"])["vectors"]
+    exported = json.loads((paths.control_vectors("decoder") / "provenance.json").read_text())
+    assert {Path(file).stem for file in exported} == {name for name in written if provenance[name]["layer"]}
+    for name, vector in written.items():
+        if provenance[name]["layer"]:
+            kept = control_vector.read(paths.control_vectors("decoder") / f"{name}.gguf")
+            assert list(kept) == [provenance[name]["layer"]]
+            np.testing.assert_array_equal(kept[provenance[name]["layer"]], vector * provenance[name]["strength"])
     first = paths.steering("decoder").read_bytes()
     steer.main("decoder")
     assert paths.steering("decoder").read_bytes() == first
 
 
+def test_a_control_vector_is_read_back_with_its_block_and_says_what_it_is(tmp_path):
+    vector = np.arange(8, dtype=np.float32)
+    control_vector.write(tmp_path / "v.gguf", vector, 3, "gemma3", 18, {"function": "capitalize"})
+    reader = GGUFReader(tmp_path / "v.gguf")
+    assert [(tensor.name, tensor.tensor_type.name, list(tensor.shape)) for tensor in reader.tensors] == [
+        ("direction.3", "F32", [8])
+    ]
+    fields = {name: reader.fields[name].contents() for name in reader.fields}
+    assert fields["general.architecture"] == "controlvector" and fields["controlvector.layer_count"] == 18
+    assert fields["controlvector.model_hint"] == "gemma3" and fields["controlvector.function"] == "capitalize"
+    np.testing.assert_array_equal(control_vector.read(tmp_path / "v.gguf")[3], vector)
+    with pytest.raises(ValueError, match="block 0"):
+        control_vector.write(tmp_path / "w.gguf", vector, 0, "gemma3", 18, {})
+
+
+def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, monkeypatch, capsys):
+    """Its two lines are the next token without and with the vector: a large one, so that it decides."""
+    loaded = make("llama_gqa", scale=3.0)
+    vector = 50 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    note = {"vectors": {"capitalize.layer_average": {"layer": 1, "strength": 2.0, "heads": 0}}}
+    monkeypatch.chdir(tmp_path)
+    paths.vectors("decoder").parent.mkdir(parents=True)
+    save_file({"capitalize.layer_average": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
+    monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ids = loaded.tokenizer("Q: garden\nA:", return_tensors="pt").input_ids
+    expected = [loaded.model(ids).logits[0, -1].argmax()]
+    with editing(loaded, [Edit(added={1: 2 * vector})], ids.shape[1] - 1):
+        expected.append(loaded.model(ids).logits[0, -1].argmax())
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [loaded.tokenizer.decode(token) for token in expected]
+    assert expected[0] != expected[1]
+
+
 def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables.write(paths.indirect("decoder"), tables.empty(tables.INDIRECT, "no function"), tables.INDIRECT)
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text('{"name": "tiny", "revision": "1"}')
     monkeypatch.setattr(steer.params, "load", lambda: None)
     steer.main("decoder")
     assert tables.reason(paths.steering("decoder")) == "no function" and paths.vectors("decoder").exists()

@@ -152,14 +152,20 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
         for n in range(8)
     ]
     tables.write(paths.first_order(slot), pd.DataFrame(estimates)[tables.FIRST_ORDER.names], tables.FIRST_ORDER)
+    tables.write(paths.answers(slot), tables.empty(tables.ANSWERS, "not asked"), tables.ANSWERS)
+    tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
+    tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
+    tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
-    attention = [{"layer": layer, "heads": 21} for layer in (0, 1)]
+    attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
     record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
     tables.write_text(paths.model(slot), json.dumps(record))
 
     main(slot)
     folder = paths.report(slot)
-    names = "agreement causal effects grammar heads iteration overlap reliability steering".split()
+    names = (
+        "agreement causal circuit effects extrapolation grammar heads iteration overlap reliability steering".split()
+    )
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
     assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)

@@ -16,7 +16,7 @@ Legend: B batch, T token, H query head, K head size, D residual width.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from stages.model import probe
 from stages.model.probe import Attention, probe_inputs
 from stages.store.errors import UserError
 
-__all__ = ["Anatomy", "Layer", "asked_as", "contribution", "find", "probe_inputs"]
+__all__ = ["Anatomy", "Layer", "asked_as", "contribution", "find", "probe_inputs", "read"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class Layer:
     def kind(self) -> str:
         """'window' where keys farther than `window` are masked, else 'global'."""
         return "window" if self.window else "global"
+
+
+_RECORDED = ("observed", "causal", "skipped")  # fields of an anatomy that a record holds as they are
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,16 @@ class Anatomy:
     def recorded(self) -> dict[str, Any]:
         """Return what data/models/<slot>.json holds of it."""
         attention = [{"layer": i, **asdict(layer), "kind": layer.kind} for i, layer in self.layers.items()]
-        return {"attention": attention, "attention_free": self.attention_free, "skipped": self.skipped}
+        blocks = {"blocks": list(self.blocks), "returns": list(self.returns), "attention_free": self.attention_free}
+        return {"attention": attention, **blocks, **{name: getattr(self, name) for name in _RECORDED}}
+
+
+def read(record: Mapping[str, Any]) -> Anatomy:
+    """Return the anatomy that `Anatomy.recorded` wrote down; raises `KeyError` or `TypeError` where it is none."""
+    names = [each.name for each in fields(Layer)]
+    layers = {part["layer"]: Layer(**{name: part[name] for name in names}) for part in record["attention"]}
+    blocks, returns = tuple(record["blocks"]), tuple(record["returns"])
+    return Anatomy(layers, blocks=blocks, returns=returns, **{name: record[name] for name in _RECORDED})
 
 
 def find(model: PreTrainedModel) -> Anatomy:

@@ -8,9 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -135,23 +132,6 @@ def cache() -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); set HEAD_ATLAS_CACHE") from None
     return folder
-
-
-@contextmanager
-def making(target: Path) -> Iterator[Path]:
-    """Give an empty folder that becomes `target` if all goes well; leftovers of a killed process are removed.
-
-    To be called under `alone`.
-    """
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def alone(target: Path) -> FileLock:

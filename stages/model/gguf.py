@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.model import files
 from stages.model.weights import prove_filled
 from stages.store.errors import UserError
+from stages.store.folders import replacing
 
 log = logging.getLogger(__name__)
 STORED = "stored.txt"  # in a converted folder: how the original stored its weights
@@ -32,7 +33,7 @@ def converted(file: Path) -> Path:
         with files.alone(target):
             if not _whole(target):  # else another process made it meanwhile
                 log.info("converting %s to float32 safetensors, once (about a minute)", file.name)
-                with files.making(target) as part:
+                with replacing(target) as part:
                     _convert(file, part)
     return target
 

@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from stages.model import anatomy as anatomies
 from stages.model import files, gguf
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
 from stages.model.origin import changed, locate, readable
@@ -49,7 +50,8 @@ class Loaded:
     """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy.
 
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
-    cache of keys and values may be continued; divides: attention may be computed a few queries at a time.
+    cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
+    be computed by SDPA.
     """
 
     model: PreTrainedModel
@@ -59,23 +61,25 @@ class Loaded:
     resumes: bool = True
     caches: bool = True
     divides: bool = True
+    fuses: bool = True
 
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
-        names = ("resumes", "caches", "divides")
+        names = ("resumes", "caches", "divides", "fuses")
         return replace(self, **{name: proof.get(name, "ok") == "ok" for name in names})
 
 
 def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
-    """Load the model of a slot as fetch recorded it.
+    """Load the model of a slot as fetch recorded it: its files, its anatomy and what its proof allows.
 
-    attention: "sdpa", fused and faster, gives no attention weights; where a model does not offer it or it is not the
-    same function there, the model runs eager.
+    attention: "sdpa", fused and faster, gives no attention weights; where it was not proved to be the same function,
+    the model runs eager.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
     try:
         record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
         source, pinned = Model(**{key: record[key] for key in ("source", "name", "revision")}), record["files"]
+        anatomy, kind, proof = anatomies.read(record), record["kind"], record["proof"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
     origin = locate(slot, source)
@@ -84,9 +88,9 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
-    loaded = open_folder(origin.folder).allowed(record.get("proof", {}))
-    if attention == "sdpa" and not fuse(loaded.model):
-        log.info("%s: attention runs eager: no fused attention that is the same function", slot)
+    loaded = Loaded(*_opened(origin.folder), anatomy, kind).allowed(proof)
+    if attention == "sdpa" and loaded.fuses:
+        loaded.model.set_attn_implementation("sdpa")
     return loaded
 
 
@@ -117,6 +121,12 @@ def open_folder(folder: Path) -> Loaded:
 
     Raises `UserError` when something is missing, left over, damaged or of a kind that is not measured.
     """
+    model, tokenizer = _opened(folder)
+    anatomy = find(model)
+    return Loaded(model, tokenizer, anatomy, asked_as(model, anatomy))
+
+
+def _opened(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     read = readable(folder)
     try:
         config = AutoConfig.from_pretrained(read, trust_remote_code=False)
@@ -127,14 +137,12 @@ def open_folder(folder: Path) -> Loaded:
         model = _model(folder, read, config)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         _read_ids(folder, model)
-        tokenizer = _tokenizer(folder, read, model)
+        return model, _tokenizer(folder, read, model)
     except UserError:
         raise
     except Exception as error:  # what transformers stumbles over in files that others wrote
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{folder}: cannot be loaded as a model ({reason})") from error
-    anatomy = find(model)
-    return Loaded(model, tokenizer, anatomy, asked_as(model, anatomy))
 
 
 def stored(folder: Path) -> str:

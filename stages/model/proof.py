@@ -3,6 +3,7 @@
     reads      its own logits, padded or not, all rows or a few, with attention watched or not, today and again
     heads      every head's output matters to what the model says: gradients reach each of them
     divides    attention computed a few queries at a time is the same function
+    fuses      so is attention computed by SDPA, which gives no weights
     resumes    a pass that skips all blocks below an edited head equals the full pass, for every layer
     caches     prompts that continue a cache of their prefix, edited or not, equal full passes
     vectors    what heads write joins the residual at a known place
@@ -23,7 +24,7 @@ from stages.families.family import Tokens
 from stages.model import score
 from stages.model.forward import forward, pad, remembering, resuming
 from stages.model.intervene import Edit, Head, ablating, tracking
-from stages.model.load import Loaded
+from stages.model.load import Loaded, fuse
 from stages.model.measure import weighing
 from stages.model.probe import probe_ids, width
 from stages.model.score import Batch, LastToken
@@ -108,6 +109,12 @@ def _divides(loaded: Loaded, ids: np.ndarray) -> str:
     return "" if same else "attention of a few queries at a time is another function"
 
 
+def _fuses(loaded: Loaded, ids: np.ndarray) -> str:
+    fused = fuse(loaded.model)
+    loaded.model.set_attn_implementation("eager")
+    return "" if fused else "the model offers no SDPA that is the same function"
+
+
 def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     ids = ids[:SHORT]
     with remembering(loaded) as residuals:
@@ -163,6 +170,7 @@ def _vectors(loaded: Loaded, ids: np.ndarray) -> str:
 
 SHORTCUTS: dict[str, Callable[[Loaded, np.ndarray], str]] = {
     "divides": _divides,
+    "fuses": _fuses,
     "resumes": _resumes,
     "caches": _caches,
     "vectors": _vectors,

@@ -10,6 +10,7 @@ import pandas as pd
 
 INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
+BROWN, BLACK = "#8c5a2b", "#333333"
 DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
 SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
 CONFIG = {
@@ -35,7 +36,9 @@ VECTORS = {  # kind of vector: (label, colour, shape), in display order
     "none": ("no vector", GREY, "circle"),
     "heads": ("heads: their mean outputs in place", BLUE, "circle"),
     "function": ("function: their sum added at one layer", ORANGE, "square"),
+    "layerwise": ("layer by layer: their sums, each added after its own block", BROWN, "cross"),
     "layer_average": ("layer average", GREEN, "triangle-up"),
+    "random": ("random vectors of the sum's length", BLACK, "triangle-down"),
     "control": ("control sets: as many other heads in place", PURPLE, "diamond"),
 }
 SERIES = {  # who answers: (label, colour, shape), in display order
@@ -239,3 +242,40 @@ def overlap(rows: pd.DataFrame, order: list[str]) -> alt.LayerChart:
 def on_dark(field: str, above: float) -> dict:
     """Return the colour of a number written on a cell: white where the cell is dark."""
     return alt.condition(f"datum.{field} > {above}", alt.value("#ffffff"), alt.value(INK))
+
+
+def circuit(edges: pd.DataFrame, middle: float) -> alt.LayerChart:
+    """Draw sources at the left, each with a line to one target at the right, as wide as its effect.
+
+    edges: columns source, target, said (its label), effect, wide (no less than 0), low, high, previous, feeder (1, 0),
+    y (its place, from the top); middle: the target's place.
+    """
+    edges = edges.assign(left=0.0, right=1.0, middle=middle)
+    hidden = {"axis": None, "scale": alt.Scale(domain=[-0.55, 1.3])}
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[len(edges) - 0.5, -0.5]))
+    colour = alt.condition("datum.feeder == 1", alt.value(BLUE), alt.value(GREY))
+    base = alt.Chart(edges, width="container", height=max(26 * len(edges), 80)).encode(
+        tooltip=[
+            alt.Tooltip("source:N", title="earlier head"),
+            alt.Tooltip("effect:Q", title="induction score lost", format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+            alt.Tooltip("previous:Q", title="previous-token score", format=".2f"),
+        ]
+    )
+    lines = base.mark_rule(opacity=0.75, strokeCap="round").encode(
+        x=alt.X("left:Q", **hidden), x2="right:Q", y=y, y2="middle:Q", color=colour,
+        strokeWidth=alt.StrokeWidth("wide:Q", scale=alt.Scale(domain=[0, 1], range=[0.6, 16]), legend=None),
+    )  # fmt: skip
+    ends = base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("left:Q", **hidden), y=y, color=colour)
+    names = base.mark_text(align="right", dx=-9, fontSize=11, color=INK).encode(
+        x=alt.X("left:Q", **hidden), y=y, text="said:N"
+    )
+    goal = alt.Chart(edges.head(1)).encode(x=alt.X("right:Q", **hidden), y=alt.Y("middle:Q"))
+    return alt.layer(
+        lines,
+        ends,
+        names,
+        goal.mark_point(filled=True, size=110, opacity=1, color=INK),
+        goal.mark_text(align="left", dx=10, fontSize=11.5, fontWeight="bold", color=INK).encode(text="target:N"),
+    )

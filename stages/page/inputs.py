@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried language".split()
+    "relation effect_task tried class target source language".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -27,13 +27,17 @@ COLUMNS = {
     "agreement": "task measure heads rank_correlation sign_agreement top",
     "steering": "function layer context vector accuracy low high trials clusters heads strength tried controls "
     "control_accuracy p p_floor overlap matching note",
+    "extrapolation": "function kind class tokens context accuracy low high trials clusters note",
     "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
+    "circuit": "target place purpose direction source kind layer head feeder previous composition copying intact value "
+    "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho "
+    "rho_p matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
-NAMES = {"effects": {"heads"}}  # table: columns that hold names there and numbers elsewhere
+NAMES = {"effects": {"heads"}, "extrapolation": {"tokens"}}  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
 
 
@@ -52,8 +56,10 @@ class Slot:
     causal: pd.DataFrame
     agreement: pd.DataFrame
     steering: pd.DataFrame
+    extrapolation: pd.DataFrame
     grammar: pd.DataFrame
     iteration: pd.DataFrame
+    circuit: pd.DataFrame
     neighbours: pd.DataFrame
 
     @property

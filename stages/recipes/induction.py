@@ -15,8 +15,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from stages.families import FAMILIES
-from stages.families.family import Relation, Tokens
+from stages.families import of
+from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 
 
@@ -30,6 +30,7 @@ class Induction(Lesson):
 
     watched: ClassVar[dict[str, Watched]] = {name: Watched(name) for name in ("previous", "duplicate", "induction")}
     falls: ClassVar[frozenset[str]] = frozenset({"loss", "in_context"})
+    families: ClassVar[str] = "stages/families/repeats"
     onsets: ClassVar[tuple[str, ...]] = ("previous", "induction", "in_context")
 
     @model_validator(mode="after")
@@ -74,10 +75,12 @@ class Induction(Lesson):
         return ids_BT
 
     def relation(self, name: str, tokens: Tokens) -> Relation | None:
-        """Return a family's own relation; all but the previous token's only from triggers that stood before."""
-        whole = FAMILIES[name].relation(tokens)
-        if whole is None or name == "previous":
-            return whole
+        """Return the previous token, or a family's relation from triggers that stood before."""
+        if name == "previous":
+            return one_key(len(tokens), np.arange(1, len(tokens)), np.arange(len(tokens) - 1))
+        whole = of("repeats")[name].relation(tokens)
+        if whole is None:
+            return None
         kept = np.isin(whole.queries, self._repeated(tokens))
         return Relation(whole.queries[kept], whole.keys[kept]) if kept.any() else None
 

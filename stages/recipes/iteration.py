@@ -72,6 +72,7 @@ class Iteration(Lesson):
     falls: ClassVar[frozenset[str]] = frozenset({"loss", "loss_beyond"})
     onsets: ClassVar[tuple[str, ...]] = ("attention_to_separator", "attention_to_input", "accuracy")
     solved: ClassVar[dict[str, float]] = {"accuracy": 0.99}
+    families: ClassVar[str] = "stages/families/iteration"
     decoded: ClassVar[bool] = True
 
     @model_validator(mode="after")

@@ -62,6 +62,7 @@ class Lesson(Section):
     solved: measure -> the level from which on it counts as solved.
 
     decoded: what is pictured is written by the model itself, from the first target on.
+    families: what recipes name as `families`: the folder of families whose relations it looks at.
     trained: models are trained from scratch; False: `train` lists revisions of a pretrained model.
 
     mask: token that hides another one, for models that fill gaps; None for those that read from left to right.
@@ -75,6 +76,7 @@ class Lesson(Section):
     onsets: ClassVar[tuple[str, ...]]
     solved: ClassVar[dict[str, float]] = {}
     decoded: ClassVar[bool] = False
+    families: ClassVar[str] = "stages/families"
     trained: ClassVar[bool] = True
     mask: ClassVar[int | None] = None
 

@@ -21,10 +21,10 @@ COLUMNS = (
     "function layer context vector accuracy low high trials clusters heads strength tried controls control_accuracy p "
     "p_floor overlap matching note"
 ).split()
-CONTEXTS = ("clean", "zero_shot", "shuffled")  # clean: the intact model with demonstrations
+CONTEXTS = ("clean", "zero_shot", "shuffled", "natural")  # clean: the intact model with demonstrations; then others
 TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
 NO_TRIED = "no set holds a head tried for the vector"
-VECTORS = ("none", "heads", "function", "layer_average", "control")
+VECTORS = ("none", "heads", "function", "layerwise", "layer_average", "random", "control")
 
 
 def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
@@ -43,7 +43,8 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
     left_out = {"context": "clean", "vector": "none", "layer": -1, "heads": 0, "strength": 0.0}
     rows += [{"function": function, "note": f"not steered: {why}"} | left_out for function, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    for name, order in (("context", CONTEXTS), ("vector", VECTORS)):
+    others = sorted(set(frame.context) - set(CONTEXTS))
+    for name, order in (("context", [*CONTEXTS, *others]), ("vector", VECTORS)):
         frame[name] = pd.Categorical(frame[name], order)
     first = frame.function != ALL
     frame = frame.assign(first=first).sort_values(["context", "first", "function", "vector"], kind="stable")

@@ -10,6 +10,7 @@ over functions can be ranked draw by draw (stages/statistics/steering.py).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -52,6 +53,12 @@ class Ranking:
         if setting.vector == "control":
             return self.control_sets(setting.heads)[setting.draw - 1]
         return self.heads[: setting.heads]
+
+    def randomly(self, like_D: Any, setting: Setting) -> Any:
+        """Return a random vector (D,) of another one's norm and type (a torch tensor): one per layer and draw."""
+        rng = stream(self.seed, f"{self.name}/random/{setting.layer}/{setting.draw}")
+        random_D = like_D.new_tensor(rng.standard_normal(len(like_D)))
+        return random_D * (like_D.norm() / random_D.norm())
 
     def matching(self, setting: Setting) -> str:
         """Say how well a control set is matched, and whether it had to hold heads that are tried; '' for others."""

@@ -7,8 +7,10 @@ arcs}` over arcs from dependent to head, `grammar.{hit_rate,hit_rate_offset}` ov
 share,offset,trials}` (tape symbols and whole tapes the model writes, the symbols a guess gets, the best head's share of
 queries with more than half of their attention on the next input, what a fixed offset gets), and what an ablation or a
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
-`steering.<vector>` (mean zero-shot accuracy over functions; `steering.p`: rank p of `heads`).
-`neighbours.<language>.{accuracy,knn_agreement}`: made-up words in Latin letters (english) and katakana (japanese), and the
+`extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
+`vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`); summarize adds
+`circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`) and
+`neighbours.<language>.{accuracy,knn_agreement}` (`stages.statistics.neighbours.metrics`): made-up words in Latin letters (english) and katakana (japanese), and the
 share of answers that are the nearest demonstrations' where these differ from the majority. What was not measured is left
 out, so that a diff shows it as missing.
 """
@@ -71,9 +73,19 @@ def metrics(
             values |= {"p": round(float(main.p), 5)} if pd.notna(main.p) else {}
             tree.setdefault("ablation", {}).setdefault(family, {})[task] = values
     if len(steering):
-        zero_shot = steering[(steering.context == "zero_shot") & (steering.function == "all")]
-        for row in zero_shot.itertuples():
-            tree.setdefault("steering", {})[row.vector] = round(float(row.accuracy), 5)
+        together = steering[(steering.function == "all") & steering.context.isin(["zero_shot", "shuffled", "natural"])]
+        for row in together.itertuples():
+            of_context = tree.setdefault("vectors", {}).setdefault(str(row.context), {})
+            of_context[row.vector] = round(float(row.accuracy), 5)
             if pd.notna(row.p):
-                tree["steering"]["p"] = round(float(row.p), 5)
+                of_context["p"] = round(float(row.p), 5)
     return tree
+
+
+def extrapolated(classes: pd.DataFrame) -> dict:
+    """Return `extrapolation.<function>.<class>` from extrapolation.csv; {} where nothing was asked."""
+    tree: dict = {}
+    shown = classes[(classes.tokens == "all") & (classes.context == "demonstrations")]
+    for row in shown.to_dict("records"):
+        tree.setdefault(row["function"], {})[row["class"]] = round(float(row["accuracy"]), 5)
+    return {"extrapolation": tree} if tree else {}

@@ -121,6 +121,18 @@ class Steer(Section):
     choose: Count
     zero_shot: Count
     shuffled: Count
+    natural: Annotated[int, Field(ge=0)]
+    random: Count
+    draws: Count
+
+
+class Circuit(Section):
+    """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
+
+    heads: Count
+    choose: Count
+    prompts: Count
+    share: Share
     draws: Count
 
 
@@ -170,6 +182,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    circuit: Circuit
     neighbours: Neighbours
     report: Report
 

@@ -15,6 +15,14 @@ def prompts(task: str) -> Path:
     return Path(f"data/prompts/{task}.parquet")
 
 
+def asked(task: str) -> Path:
+    """The same prompts where they are scored, else none: what stages after `extract` read.
+
+    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
+    """
+    return Path(f"data/asked/{task}.parquet")
+
+
 def model(slot: str) -> Path:
     """Provenance and anatomy of the model in a slot."""
     return Path(f"data/models/{slot}.json")
@@ -28,6 +36,11 @@ def relations(slot: str, task: str) -> Path:
 def outputs(slot: str, task: str) -> Path:
     """Last-token head outputs per (prompt, layer, head)."""
     return Path(f"data/activations/{slot}/{task}.outputs.parquet")
+
+
+def answers(slot: str) -> Path:
+    """What the intact model answers to usual, rare and made-up words, per prompt."""
+    return Path(f"data/answers/{slot}.parquet")
 
 
 def indirect(slot: str) -> Path:
@@ -65,9 +78,24 @@ def vectors(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.safetensors")
 
 
+def control_vectors(slot: str) -> Path:
+    """Folder of the same function vectors as llama.cpp reads them, one GGUF file each."""
+    return Path(f"data/vectors/{slot}")
+
+
 def steering(slot: str) -> Path:
     """Raw outcomes of every steering run."""
     return Path(f"data/vectors/{slot}.steering.parquet")
+
+
+def circuit(slot: str) -> Path:
+    """What induction heads look at when paths into their keys are patched."""
+    return Path(f"data/circuits/{slot}.parquet")
+
+
+def composition(slot: str) -> Path:
+    """What the weights say of the same paths."""
+    return Path(f"data/circuits/{slot}.weights.parquet")
 
 
 def neighbours(slot: str) -> Path:

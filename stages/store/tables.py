@@ -176,7 +176,11 @@ STEERING = _schema(
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
-    context=(pa.string(), "zero_shot or shuffled; clean: the intact model with demonstrations, the same queries"),
+    context=(
+        pa.string(),
+        "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other "
+        "tasks' prompts their category",
+    ),
     vector=(pa.string(), "none, function, heads, layer_average or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
@@ -188,6 +192,43 @@ STEERING = _schema(
     correct=(pa.bool_(), "every answer token is the argmax, teacher-forced"),
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
+
+ANSWERS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    function=(pa.string(), "in-context function"),
+    category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the word, with its function"),
+    word_tokens=(pa.int16(), "tokens of the word asked about, in the prompt"),
+    answer_tokens=(pa.int16(), "tokens of the answer, without what ends it"),
+    right=(pa.bool_(), "the text that greedy decoding writes begins with the answer"),
+    ended=(pa.bool_(), "and ends there: right, and the next character is the one that ends an answer"),
+    forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
+)
+
+CIRCUIT = _schema(
+    target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
+    place=(pa.int16(), "its place among the targets by split-a score, from 1"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    prompt=(pa.string(), "id of the prompt"),
+    direction=(
+        pa.string(),
+        "noising (intact keys, contribution corrupted), denoising (the reverse); '' for both whole",
+    ),
+    purpose=(pa.string(), "intact, keys (all keys corrupted), single, feeders, others or control"),
+    sources=(pa.string(), "whose contribution to the keys is exchanged: heads, 'L2.rest' (MLP, biases), 'embedding'"),
+    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    score=(pa.float32(), "the target's attention on the tokens after earlier occurrences, mean over queries, 0..1"),
+    loss=(pa.float32(), "loss on the last copy, nats per token, with only this head's output changed; null elsewhere"),
+)
+
+COMPOSITION = _schema(
+    target=(pa.string(), "the induction head that could read what the head writes; '' for copying"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    measure=(pa.string(), "k_composition (norm of the product over product of norms) or copying (eigenvalues, -1..1)"),
+    value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
 
 NEIGHBOURS = _schema(
     prompt=(pa.string(), "id of the prompt"),

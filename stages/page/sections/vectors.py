@@ -11,15 +11,21 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import capital, interval, listed, number, p_value
 
 LABELS = {vector: label.split(":")[0] for vector, (label, _, _) in charts.VECTORS.items()}
-CONTEXTS = {"zero_shot": "without demonstrations", "shuffled": "after demonstrations with shuffled labels"}
+CONTEXTS = {
+    "zero_shot": "without demonstrations",
+    "shuffled": "after demonstrations with shuffled labels",
+    "natural": "in natural text",
+}
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
 WHAT = (
-    "At the last token of a prompt without demonstrations, or after demonstrations with shuffled labels, something is "
+    "At the last token of a prompt without demonstrations, after demonstrations with shuffled labels, or of natural "
+    "text, something is "
     "written that the model computed when it was shown a function: the mean outputs of the heads with the "
     "largest indirect effects, each in its own place ({heads}); their sum, added to the residual after one layer "
-    "({function}); the mean residual, added in the same way ({layer_average}); the mean outputs of as many other "
-    "heads in place ({control})."
+    "({function}); their sum in each layer, added after that layer ({layerwise}); the mean residual, added after one "
+    "layer ({layer_average}); as controls random vectors ({random}) and the mean outputs of as many other heads in "
+    "place ({control})."
 )
 
 
@@ -34,7 +40,8 @@ def vectors(slot: Slot, context: Context) -> list:
         claims = [row for name in contexts for row in _claims(together, name)]
         said = [_claim(row, together, context.alpha) for row in claims]
         blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
-        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single)])))
+        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
+        blocks += [Note(said) for said in [_place(together)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
@@ -116,6 +123,37 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
         return said
     count = int(members["member"].sum())
     return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
+
+
+def _place(together: pd.DataFrame) -> str:
+    """Say whether it is the layer where heads' sums are added that decides, where intervals tell one from the other."""
+    rows_of = together[together["context"] == "zero_shot"].set_index("vector")
+    if not {"heads", "function", "layerwise"} <= set(rows_of.index):
+        return ""
+    each = {name: rows_of.loc[name] for name in ("heads", "layerwise", "function")}
+    said = "; ".join(
+        f"{LABELS[name]} {number(row['accuracy'])} {interval(row['low'], row['high'])}" for name, row in each.items()
+    )
+    said = f"The same heads, without demonstrations: {said}."
+    whole = each["heads"]["accuracy"] - each["function"]["accuracy"]
+    if each["layerwise"]["low"] > each["function"]["high"] and whole > 0:
+        gained = (each["layerwise"]["accuracy"] - each["function"]["accuracy"]) / whole
+        said += f" Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum lacks"
+        return f"{said}{': it is mostly the layers that one vector gets wrong' if gained > 0.5 else ''}."
+    return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
+
+
+def _normed(slot: Slot) -> list[str]:
+    """Say where the sum of heads' parts is not what they write together: where W_O's output is normalised."""
+    layers = slot.model["attention"]
+    normed = sum(part.get("joins", "") != "" and part.get("scale") is None for part in layers)
+    if not normed:
+        return []
+    return [
+        f"In {normed} of {len(layers)} layers what heads write together is normalised before it joins the residual: "
+        "what one head adds depends on what the others write there. In place that is exact; sums are computed at the "
+        "norm's mean gain, an approximation."
+    ]
 
 
 def _means(together: pd.DataFrame) -> str:

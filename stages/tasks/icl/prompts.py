@@ -1,13 +1,15 @@
 """In-context functions: a prompt shows pairs x -> y and asks for the y of a new x (Todd+ ICLR 2024).
 
 The items of a function are split once, half for demonstrations and half for questions. Even sets of demonstrations are
-split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives three
+split a and ask one half of the questions, odd ones b and ask the other. Every (set, query) gives four
 prompts with one answer: `clean` (the demonstrations as they are), `shuffled` (the same ones, labels deranged by VALUE:
-none keeps a label equal to its own, so what still works is not the function) and `zero_shot` (none). The
+none keeps a label equal to its own, so what still works is not the function), `zero_shot` (none), and `natural`, where
+the query stands in a text that asks for no function, in each of `tasks.icl.natural` in turn. The
 prompts of a set share their demonstrations and their derangement, so also their long prefix and their cache.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ Pair = tuple[str, str]
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
-    """Build three prompts (clean, shuffled, zero_shot) per function, demonstration set and query.
+    """Build four prompts (clean, shuffled, zero_shot, natural) per function, demonstration set and query.
 
     More sets, queries or functions leave the prompts of the first ones as they are.
     Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
@@ -29,7 +31,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     if settings.template.index("{x}") > settings.template.index("{y}"):
         raise UserError(f"tasks.icl.template = {settings.template!r}: {{x}} must come before {{y}}")
     path = Path(settings.path)
-    functions = _from_folder(path) if settings.source == "path" else _from_lexicon(path)
+    functions = _from_folder(path) if settings.source == "path" else from_lexicon(path)
     for name in settings.functions:
         if name not in functions:
             raise UserError(f"tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}")
@@ -38,8 +40,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
 
 
 def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed: int) -> list[Prompt]:
-    order = stream(seed, f"icl/{name}/split").permutation(len(pairs))
-    demonstrations, questions = np.split(order, [len(order) // 2])
+    demonstrations, questions = parted(name, len(pairs), seed)
     where = f"{settings.path}: {name}: {len(pairs)} distinct items, "
     halves = questions[::2], questions[1::2]
     if len(halves[1]) < settings.queries:
@@ -54,7 +55,7 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
     for number in range(settings.sets):
         asked = rows[number % 2][number // 2]
         rng = stream(seed, f"icl/{name}/{number}")
-        shown = [pairs[item] for item in _demonstrations(rng.permutation(demonstrations), pairs, settings.shots)]
+        shown = [pairs[item] for item in demonstrated(rng.permutation(demonstrations), pairs, settings.shots)]
         if len(shown) < settings.shots:
             raise UserError(
                 f"{where}{len(demonstrations)} of them demonstrations, {len(shown)} fit in one prompt (a label fills "
@@ -78,6 +79,11 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
                 )
                 for role, context in (("clean", clean), ("shuffled", shuffled), ("zero_shot", ""))
             ]
+            if settings.natural:
+                turn = number // 2 * settings.queries + query
+                text = settings.natural[turn % len(settings.natural)].replace("{x}", x)
+                names = {"id": f"icl/{name}/{number:02d}-{query:02d}#natural", "role": "natural"}
+                prompts.append(replace(prompts[-1], **names, text=text, targets=(f" {y}",)))
     return prompts
 
 
@@ -111,7 +117,14 @@ def derangement(labels: list[str], rng: np.random.Generator) -> np.ndarray:
     return source
 
 
-def _demonstrations(order: np.ndarray, pairs: list[Pair], shots: int) -> list[int]:
+def parted(name: str, items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which items of a function demonstrate and which are asked: those of split a at even places, b at odd."""
+    order = stream(seed, f"icl/{name}/split").permutation(items)
+    demonstrations, questions = np.split(order, [items // 2])
+    return demonstrations, questions
+
+
+def demonstrated(order: np.ndarray, pairs: list[Pair], shots: int) -> list[int]:
     """Take items in order, skipping those whose label already fills half of the places."""
     chosen: list[int] = []
     for item in order:
@@ -120,7 +133,7 @@ def _demonstrations(order: np.ndarray, pairs: list[Pair], shots: int) -> list[in
     return chosen
 
 
-def _from_lexicon(path: Path) -> dict[str, tuple[str, list[Pair]]]:
+def from_lexicon(path: Path) -> dict[str, tuple[str, list[Pair]]]:
     """Read {function: {kind, pairs: [[x, y], ...]}} from YAML."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

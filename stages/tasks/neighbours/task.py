@@ -21,7 +21,7 @@ def compared(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, fl
 
 TASK = Task(
     name="neighbours",
-    order=7,
+    order=8,
     label="labelled demonstrations",
     unit="sets of demonstrations",
     settings=Settings,

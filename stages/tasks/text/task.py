@@ -28,4 +28,5 @@ TASK = Task(
     falls=("loss",),
     silenced_on=lambda prompt, settings: prompt.role == "short",
     outputs="mean",
+    mean_role="long",
 )

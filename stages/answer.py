@@ -1,0 +1,90 @@
+"""Ask the intact model usual, rare and made-up words: `python -m stages.answer <slot>`.
+
+Writes data/answers/<slot>.parquet, one row per prompt of task `extrapolation` with demonstrations: whether the text
+that greedy decoding writes is the answer, and ends there, and how many of the model's own tokens word and answer have.
+More tokens are harder whatever the word: classes are compared at equal numbers of them (statistics/extrapolation.py).
+"""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages import tasks
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import run
+from stages.tasks.extrapolation.task import ASKED
+
+log = logging.getLogger(__name__)
+TASK = "extrapolation"
+
+
+def main(slot: str) -> None:
+    """Answer all prompts with demonstrations, or say why there are none."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    asked = tasks.of(TASK)
+    why = asked.refuses(record["kind"])
+    if not why and getattr(settings.tasks, TASK) is None:
+        why = f"tasks.{TASK} is not in params"
+    if why:
+        return _write_empty(slot, why)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = prompts[prompts.role.isin(asked.roles)]
+    from stages.model.load import load
+    from stages.model.tokens import fitting
+
+    loaded = load(slot, attention="sdpa")
+    rows, encoded = fitting(loaded, list(prompts.itertuples()))
+    if not rows:
+        return _write_empty(slot, "no prompt fits the model")
+    log.info(announce(f"answer {slot}", len(rows), sum(map(len, encoded)) // 4, record["parameters"]))
+    tables.write(paths.answers(slot), answers(loaded, rows, encoded), tables.ANSWERS)
+
+
+def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
+    """Return rows of ANSWERS, by prompt; prompts with the same demonstrations share one run of them.
+
+    rows: of the prompts table; encoded: their tokens.
+    """
+    from stages.model.score import Batch
+    from stages.model.written import writes
+
+    shown = [row.text[: row.relations[0]["key_start"]] for row in rows]
+    together = pd.Series(range(len(rows))).groupby(shown).apply(list)
+    answered = []
+    for chosen in tqdm(together, desc="answer", unit="set"):
+        batch = Batch(loaded, [encoded[index] for index in chosen], [encoded[index].target for index in chosen])
+        wanted = [_wanted(rows[index]) for index in chosen]
+        texts = writes(loaded, batch, [answer + end for answer, end in wanted])
+        for index, scored, (answer, end), text in zip(chosen, batch.intact, wanted, texts, strict=True):
+            judged = {"right": text.startswith(answer), "ended": text == answer + end, "forced": scored.solved}
+            answered.append(_row(rows[index], encoded[index]) | judged)
+    return pd.DataFrame(answered, columns=tables.ANSWERS.names).sort_values("prompt")
+
+
+def _wanted(prompt) -> tuple[str, str]:
+    """Return the answer, with the white space before it, and the first character of what ends it."""
+    target = prompt.targets[0]
+    answer = prompt.relations[0]["query_end"] - len(prompt.text)
+    return target[:answer], target[answer : answer + 1]
+
+
+def _row(prompt, tokens) -> dict:
+    ((answer, word),) = tokens.spans[ASKED]
+    row = {"prompt": prompt.id, "function": prompt.group, "category": prompt.category, "split": prompt.split}
+    row |= {"cluster": prompt.cluster, "word_tokens": len(word)}
+    return row | {"answer_tokens": int(np.sum(tokens.target <= answer.max()))}
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: nothing to answer: %s", slot, why)
+    tables.write(paths.answers(slot), tables.empty(tables.ANSWERS, why), tables.ANSWERS)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -1,0 +1,98 @@
+"""How far what demonstrations ask for carries: usual, rare and made-up words, from procedure to knowledge."""
+
+import pandas as pd
+
+from stages.page import carried, classes_chart
+from stages.page.carried import ALL, MATCHED, value
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+
+TASK = "extrapolation"
+SHOWN = "demonstrations"
+VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "their sum added"}
+WHAT = (
+    "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
+    "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule. Functions "
+    "stand from procedure to knowledge, in an order fixed before measuring: form (the answer is made of the word's "
+    "letters), order (the next number: rare ones have two or three digits, made-up ones six), rule (a regular ending, "
+    "which rare and made-up words take), knowledge (nothing in the word says it). What greedy decoding writes has to "
+    "be the answer, letter by letter, and to end there."
+)
+TOKENS = (
+    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "
+    "real words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
+)
+STEERED = (
+    "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
+    "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
+)
+
+
+def extrapolation(slot: Slot, context: Context) -> list:
+    """Show accuracy by function and class, made-up against rare words at equal tokens, and what vectors do."""
+    table, path = slot.extrapolation, slot.path("extrapolation.csv")
+    whole = table[table["tokens"] == ALL]
+    whole = whole.assign(shown=whole["function"] + " (" + whole["kind"] + ")")
+    shown, counted = whole[whole["context"] == SHOWN], whole[whole["context"] == "ngram_prompt"]
+    if shown.empty:
+        return [Note(f"No usual, rare or made-up words were asked: {slot.reasons.get(TASK, f'{path} has no rows')}.")]
+    chart = classes_chart.classes(shown, counted, list(dict.fromkeys(shown["shown"])))
+    legend = [
+        (colour, shape, label)
+        for name, (label, colour, shape) in classes_chart.CLASSES.items()
+        if name in set(shown["class"])
+    ]
+    says = f"Lines are 95 % intervals over words, for these demonstrations. {carried.counting(counted)}".strip()
+    solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
+    said = [carried.carried(solved), carried.knowledge(shown), carried.unsolved(shown), carried.ordered(solved),
+            carried.endings(solved)]  # fmt: skip
+    blocks = [Note(WHAT), Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
+    return [*blocks, *_matched(table, path), *_steered(whole, path), *_by_tokens(table, path)]
+
+
+def _matched(table: pd.DataFrame, path: str) -> list:
+    rows = table[table["tokens"] == MATCHED]
+    made_up = dict.fromkeys(table[table["class"] == "made_up"]["function"])
+    without = [name for name in made_up if name not in {*rows["function"], ALL}]
+    blocks = [Note(f"{TOKENS} {carried.at_equal_tokens(rows, without)}".strip())]
+    lines = []
+    for (function, kind), part in rows.groupby(["function", "kind"], sort=False):
+        rare, other, change = (part[part["class"] == name].iloc[0] for name in ("rare", "made_up", carried.DIFFERENCE))
+        words = [f"{value(row)} ({int(row['trials'])})" for row in (rare, other)]
+        lines.append([f"solved ones of {kind}" if function == ALL else function, *words, value(change, True)])
+    if lines:
+        columns = ["function", "rare (words)", "made-up (words)", "made-up minus rare"]
+        blocks.append(Table(columns, lines, "At equal numbers of tokens.", path, (1, 2, 3)))
+    return blocks
+
+
+def _steered(whole: pd.DataFrame, path: str) -> list:
+    told = whole[whole["context"].isin(VECTORS)]
+    if told.empty:
+        return []
+    at = whole.set_index(["function", "class", "context"])
+    lines = []
+    for function, kind in dict.fromkeys(zip(told["function"], told["class"], strict=True)):
+        rows = [at.loc[(function, kind, name)] if (function, kind, name) in at.index else None for name in VECTORS]
+        words = next(int(row["trials"]) for row in rows if row is not None)
+        label = "made-up, echoed" if kind == "copied" else kind.replace("_", "-")
+        lines.append([function, label, *("–" if row is None else value(row) for row in rows), str(words)])
+    columns = ["function", "class", *VECTORS.values(), "words"]
+    folded = f"Without demonstrations, by function ({len(lines)} rows)"
+    text = f"{STEERED} {carried.steered(told, VECTORS)}".strip()
+    return [Note(text), Table(columns, lines, "", path, (2, 3, 4, 5), folded=folded)]
+
+
+def _by_tokens(table: pd.DataFrame, path: str) -> list:
+    rows = table[table["tokens"].str.isdigit() & (table["context"] == SHOWN)]
+    lines = [
+        [row["function"], row["class"].replace("_", "-"), row["tokens"], value(row), str(int(row["trials"]))]
+        for _, row in rows.iterrows()
+    ]
+    columns = ["function", "class", "tokens of the word", "accuracy", "words"]
+    folded = f"By the word's number of tokens ({len(lines)} rows; few words each)"
+    return [Table(columns, lines, "", path, (2, 3, 4), folded=folded)] if lines else []
+
+
+SECTION = SlotSection(TASK, "Procedure against knowledge", 35, extrapolation, predicts=True)

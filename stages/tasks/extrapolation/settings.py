@@ -1,0 +1,34 @@
+"""What `tasks.extrapolation` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.store.section import Count
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """Usual, rare and made-up words of in-context functions: `words` of each class, at most.
+
+    path: a folder of words: functions.yaml gives the demonstrations and the usual words, as it does for task icl,
+    rare.yaml rare ones with right answers, real.txt words that made-up ones must not be. sets: sets of
+    demonstrations per function, which its words take in turn. functions: names; empty = all.
+    """
+
+    source: Literal["builtin"] = "builtin"
+    functions: tuple[str, ...]
+    shots: Annotated[int, Field(ge=2)]
+    sets: Count
+    words: Annotated[int, Field(ge=2)]
+    template: str
+
+    @model_validator(mode="after")
+    def _slots(self) -> "Settings":
+        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1:
+            raise ValueError("template: must contain {x} once and {y} once")
+        if self.template.index("{x}") > self.template.index("{y}"):
+            raise ValueError("template: {x} must come before {y}")
+        if not self.template.partition("{y}")[2]:
+            raise ValueError("template: something must follow {y}, such as a newline: an answer has to end")
+        return self
