@@ -1,8 +1,9 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, neighbours.csv. Every
-interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, neighbours.csv.
+Every interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same
+prompts.
 """
 
 import importlib.metadata

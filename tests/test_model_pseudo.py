@@ -13,8 +13,21 @@ import torch
 import transformers as hf
 import yaml
 
-from stages import ablate, answer, circuit, classify, extract, fetch, neighbours, plan, prepare, steer, summarize, tasks
-from stages import trace
+from stages import (
+    ablate,
+    answer,
+    circuit,
+    classify,
+    extract,
+    fetch,
+    neighbours,
+    plan,
+    prepare,
+    steer,
+    summarize,
+    tasks,
+    trace,
+)
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work

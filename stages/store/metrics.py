@@ -10,9 +10,9 @@ vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main me
 `extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
 `vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`); summarize adds
 `circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`) and
-`neighbours.<language>.{accuracy,knn_agreement}` (`stages.statistics.neighbours.metrics`): made-up words in Latin letters (english) and katakana (japanese), and the
-share of answers that are the nearest demonstrations' where these differ from the majority. What was not measured is left
-out, so that a diff shows it as missing.
+`neighbours.<language>.{accuracy,knn_agreement}` (`stages.statistics.neighbours.metrics`: made-up words in Latin letters
+and in katakana, and the share of answers that are the nearest demonstrations' where these differ from the majority).
+What was not measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

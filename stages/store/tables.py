@@ -229,6 +229,7 @@ COMPOSITION = _schema(
     head=(pa.int16(), "query head, from 0"),
     measure=(pa.string(), "k_composition (norm of the product over product of norms) or copying (eigenvalues, -1..1)"),
     value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
+)
 
 NEIGHBOURS = _schema(
     prompt=(pa.string(), "id of the prompt"),
