@@ -65,6 +65,8 @@ def test_splits_share_no_item_of_the_lexicon_and_have_the_sets_asked_for(built):
     sets = Counter((group, split) for group, split, _ in {(p.group, p.split, p.cluster) for p in built})
     assert {sets[group, "a"] for group, _ in sets} == {SECTION["choose"]}
     assert {sets[group, "b"] for group, _ in sets} == {SECTION["report"]}
+    swapped = Counter(p.group for p in built if p.id.endswith("#swapped"))
+    assert len(swapped) == 4 and {*swapped.values()} == {2 * SECTION["swapped"]}
     for group in ("words", "reviews_english", "reviews_japanese"):
         seen = {
             split: {item for p in built if p.group == group and p.split == split for item, *_ in shown(p)[0]}

@@ -46,7 +46,7 @@ def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, fl
     kinds += [("made_up", language, groups) for language, groups in MADE_UP.items()]
     for group, language, inside in kinds:
         rows += _of_group(read[read.group.isin(inside)], group, language)
-    rows += _silenced(silenced)
+    rows += _silenced(silenced, prompts.set_index("prompt").majority_right)
     rows += [{"group": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -118,12 +118,27 @@ def _row(measure: str, values: pd.Series, clusters: pd.Series, share: bool) -> d
     return row | {"value": values.mean(), "low": low, "high": high, "note": "; ".join(notes)}
 
 
-def _silenced(rows: pd.DataFrame) -> list[dict]:
-    """Return, per measure, the change under the family's set, its rank among control sets, and the controls' mean."""
+def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
+    """Return, per measure, the change under the family's set, its rank among control sets, and the controls' mean.
+
+    And how often the answer is the majority's: a model that goes by the majority, or against it, is right by half.
+    """
     if rows.empty:
         return []
     result = []
     rows = rows.assign(change=rows.value - rows.intact)
+    right = rows[rows.measure == "accuracy"]
+    right = right.assign(same=((right.value == 1) == majority_right.reindex(right.prompt).to_numpy()).astype(float))
+    for name, purpose in (("intact", "none"), ("without", "family"), ("controls", "control")):
+        read = right[right.purpose == purpose]
+        row = _row(f"{name}_answers_majority", read.same, read.cluster, share=True)
+        if purpose == "control":  # the same prompts again and again: no interval
+            row |= {"low": np.nan, "high": np.nan, "trials": read.draw.nunique()}
+        result.append({"group": "silenced", "language": "both"} | row)
+    left = right[right.purpose == "family"]
+    result.append(
+        {"group": "silenced", "language": "both"} | _row("without_accuracy", left.value, left.cluster, share=True)
+    )
     for measure in ("accuracy", "margin"):
         read = rows[rows.measure == measure]
         of_set, controls = read[read.purpose == "family"], read[read.purpose == "control"]

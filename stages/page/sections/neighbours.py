@@ -9,6 +9,7 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, capital, interval, number, p_value
+from stages.page.verdicts import matched
 
 KINDS = {  # group: what its items are called
     "forms_latin": "made-up words that share their ending, Latin letters",

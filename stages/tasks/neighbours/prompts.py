@@ -6,7 +6,7 @@ but their vowel: no syllable of the query occurs in any demonstration. repeated:
 demonstrations, which are made-up words without any shared syllable.
 
 One class has `few` demonstrations, the other `many`. Each set of demonstrations is asked about an item of either class,
-in split b also with the two labels swapped throughout. So within each set (= cluster) the right label is that of the
+some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the right label is that of the
 majority in half of the prompts, that of the last demonstration in half, and each of the two labels in half. Which class
 has few, and which comes last, changes from set to set. Items of the two splits are disjoint: half of each list of the
 lexicon each; made-up words are drawn per set.
@@ -29,6 +29,7 @@ KATAKANA = {  # by vowel; rows without a plain syllable for each are left out
     "e": "ケセテネヘメレゲゼデベペ", "o": "コソトノホモロゴゾドボポ",
 }  # fmt: skip
 LANGUAGES = {"reviews_japanese": "japanese", "forms_katakana": "japanese", "forms_katakana_disjoint": "japanese"}
+MADE_UP = ("forms_latin", "forms_katakana", "forms_latin_disjoint", "forms_katakana_disjoint")
 Classes = tuple[list[str], list[str]]  # of each class, its items, shuffled: the query's first
 
 
@@ -49,7 +50,7 @@ class Lexicon(Entry):
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
-    """Build the prompts of all groups. Raises `UserError` where the lexicon has too few words for a set."""
+    """Build the prompts of the groups asked for. Raises `UserError` for unknown ones, and for a lexicon too small."""
     lexicon = read(Path(settings.path), Lexicon, "labelled demonstrations")
     if short := [words for words in lexicon.words if len(words.split()) <= settings.many]:
         raise UserError(f"{settings.path}: words: {short[0]!r}: expected more than many = {settings.many} words")
@@ -64,19 +65,32 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         "forms_katakana_disjoint": lambda rng, half: _disjoint(rng, KATAKANA.__getitem__, 3, real),
         "repeated": lambda rng, half: _unrelated(rng, real),
     }
+    if unknown := [group for group in settings.groups if group not in groups]:
+        allowed = ", ".join(groups)
+        raise UserError(f"params.yaml: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
     prompts = []
     for group, draw in groups.items():
+        if settings.groups and group not in settings.groups:
+            continue
         for number in range(settings.choose + settings.report):
             split = "a" if number < settings.choose else "b"
             name = f"neighbours/{group}/{number:03d}"
             rng = stream(seed, name)
             classes = draw(rng, int(split == "b"))
-            prompts += _set(settings, name, group, split, classes, number, rng)
+            swapped = group in MADE_UP and 0 <= number - settings.choose < settings.swapped
+            prompts += _set(settings, name, group, split, classes, number, rng, swapped)
     return prompts
 
 
 def _set(
-    settings: Settings, name: str, group: str, split: str, classes: Classes, number: int, rng: np.random.Generator
+    settings: Settings,
+    name: str,
+    group: str,
+    split: str,
+    classes: Classes,
+    number: int,
+    rng: np.random.Generator,
+    also_swapped: bool,
 ) -> list[Prompt]:
     """Return the prompts of one set of demonstrations; the query's item is first in its class."""
     few, last = number % 2, number // 2 % 2  # which class has few demonstrations, which is last
@@ -91,7 +105,7 @@ def _set(
     at = max(place for place, (_, side) in enumerate(shown) if side == last)
     shown.append(shown.pop(at))
     prompts = []
-    for swapped in (False, True) if split == "b" else (False,):
+    for swapped in (False, True) if also_swapped else (False,):
         labels = settings.labels[::-1] if swapped else settings.labels
         for side in (0, 1):
             text, targets, relations = _written(settings, shown, classes[side][0], side, labels)

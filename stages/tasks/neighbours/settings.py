@@ -11,15 +11,18 @@ from stages.tasks.task import Source
 class Settings(Source):
     """Labelled demonstrations: which label does the nearest one have?
 
-    few, many: demonstrations of the class that has fewer and of the one that has more; choose, report: sets of
-    demonstrations per group in split a and in split b; labels: what the two classes are called.
+    groups: kinds of items (prompts.py); empty = all. few, many: demonstrations of the class that has fewer and of the
+    one that has more; choose, report: sets of demonstrations per group in split a and in split b; swapped: sets of made-up
+    words in split b that are asked with the two labels exchanged as well; labels: what the classes are called.
     """
 
     source: Literal["builtin"] = "builtin"
+    groups: tuple[str, ...]
     few: Annotated[int, Field(ge=1)]
     many: Annotated[int, Field(ge=2, le=5)]
     choose: Count
     report: Count
+    swapped: Annotated[int, Field(ge=0)]
     template: str
     labels: tuple[str, str]
 
