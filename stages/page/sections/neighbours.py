@@ -70,8 +70,16 @@ def neighbours(slot: Slot, context: Context) -> list:
     chart = charts.groups(shown.assign(group=shown["group"].map(KINDS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
     others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
-    blocks.append(_table(cells, others, COLUMNS, "All other kinds of items.", path))
-    blocks.append(Note(f"{_attention(cells)} {_silenced(cells, context.alpha)}".strip()))
+    blocks.append(
+        _table(
+            cells,
+            others,
+            COLUMNS,
+            "All other kinds of items; sets draw from the same lists of words and reviews.",
+            path,
+        )
+    )
+    blocks.append(Note(f"{_attention(cells)} {_silenced(cells, slot, context.alpha)}".strip()))
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [
         *blocks,
@@ -158,27 +166,42 @@ def _attention(cells: pd.DataFrame) -> str:
     )
 
 
-def _silenced(cells: pd.DataFrame, alpha: float) -> str:
-    """Say what silencing the induction heads does, against control sets."""
+def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
+    """Say what silencing the induction heads does, against control sets, and whose answer is given then."""
     if ("silenced", "change_accuracy") not in cells.index:
         return ""
+    cells = cells.loc["silenced"]
     said = []
-    for measure, digits in (("accuracy", 2), ("margin", 2)):
-        intact, row = cells.loc[("silenced", f"intact_{measure}")], cells.loc[("silenced", f"change_{measure}")]
-        controls = cells.loc[("silenced", f"controls_{measure}")]
-        change = f"{number(row['value'], digits, True)} {interval(row['low'], row['high'], digits, True)}".strip()
-        text = (
-            f"{measure} changes by {change} from {number(intact['value'], digits)} "
-            f"(mean of {int(controls['trials'])} control sets: {number(controls['value'], digits, True)})"
-        )
+    for measure in ("accuracy", "margin"):
+        row, controls = cells.loc[f"change_{measure}"], cells.loc[f"controls_{measure}"]
+        change = f"{number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)}".strip()
+        text = f"{measure} changes by {change} from {number(cells.loc[f'intact_{measure}', 'value'])}"
+        if controls["trials"]:
+            text += f" (mean of {int(controls['trials'])} control sets: {number(controls['value'], 2, True)})"
         if pd.notna(row["p"]):
             apart = "" if row["p"] <= alpha else ", not told apart from other heads"
             text += f", rank p = {p_value(row['p'])} (floor {p_value(row['p_floor'])}){apart}"
         elif row["note"]:
             text += f", {row['note']}"
         said.append(text)
-    trials = int(cells.loc[("silenced", "change_accuracy")]["trials"])
-    return f"With the induction heads silenced, on {trials} prompts: {'; '.join(said)}."
+    left = cells.loc["without_accuracy"]
+    if pd.notna(left["low"]):
+        side = beyond(left["low"], left["high"], 0.5)
+        side = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}[side]
+        said.append(f"the accuracy left, {_value(left)}, is {side}")
+    given, intact, controls = (cells.loc[f"{name}_answers_majority"] for name in ("without", "intact", "controls"))
+    of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
+    return (
+        f"With the induction heads silenced, on {int(left['trials'])} prompts: {'; '.join(said)}. The answer is then the "
+        f"majority's in {_value(given)} of the prompts ({number(intact['value'])} intact{of_controls}): one that always "
+        f"is, or never is, would be right in half of them.{_matching(slot)}"
+    )
+
+
+def _matching(slot: Slot) -> str:
+    """Say how the control sets are matched: they are those of the family's other ablations."""
+    rows = slot.effects[(slot.effects["family"] == "induction") & (slot.effects["controls"] > 0)]
+    return f" Control sets: as many heads, {matched(rows['matching'].iloc[0])}." if len(rows) else ""
 
 
 def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path: str) -> Table:
