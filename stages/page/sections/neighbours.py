@@ -12,14 +12,14 @@ from stages.page.sentences import beyond, capital, interval, number, p_value
 from stages.page.verdicts import matched
 
 KINDS = {  # group: what its items are called
-    "forms_latin": "made-up words that share their ending, Latin letters",
-    "forms_latin_disjoint": "made-up words that share only their vowel, Latin letters",
-    "forms_katakana": "made-up words that share their ending, katakana",
-    "forms_katakana_disjoint": "made-up words that share only their vowel, katakana",
+    "forms_latin": "made-up words that share their ending (Latin letters)",
+    "forms_latin_disjoint": "made-up words that share only their vowel (Latin letters)",
+    "forms_katakana": "made-up words that share their ending (katakana)",
+    "forms_katakana_disjoint": "made-up words that share only their vowel (katakana)",
     "words": "synonyms and inflections",
     "reviews_english": "English reviews",
     "reviews_japanese": "Japanese reviews",
-    "repeated": "made-up words, the query among the demonstrations",
+    "repeated": "made-up words, the query itself shown (Latin letters)",
 }
 MADE_UP = {
     "english": ("Made-up words in Latin letters", ("forms_latin", "forms_latin_disjoint")),
@@ -54,6 +54,11 @@ WHAT = (
     "nearest-neighbour rule."
 )
 
+OTHERS = (
+    "All other kinds of items; sets draw from the same lists of words and reviews. Where the query itself is shown, "
+    "that one demonstration alone resembles it; elsewhere all of its class do."
+)
+
 
 def neighbours(slot: Slot, context: Context) -> list:
     """Show accuracy and agreement with the nearest demonstrations, for made-up words of two scripts and all else."""
@@ -70,15 +75,8 @@ def neighbours(slot: Slot, context: Context) -> list:
     chart = charts.groups(shown.assign(group=shown["group"].map(KINDS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
     others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
-    blocks.append(
-        _table(
-            cells,
-            others,
-            COLUMNS,
-            "All other kinds of items; sets draw from the same lists of words and reviews.",
-            path,
-        )
-    )
+    blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
+    blocks = [block for block in blocks if block.kind != "table" or block.rows]
     blocks.append(Note(f"{_attention(cells)} {_silenced(cells, slot, context.alpha)}".strip()))
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [
@@ -92,8 +90,8 @@ def _chosen(cells: pd.DataFrame) -> str:
     if layer is None or nearest is None:
         return ""
     return (
-        f"Layer {int(layer)} and the {int(nearest)} nearest agree best with the model's answers on other prompts: "
-        "these are used here."
+        f"States after layer {int(layer)}, with {int(nearest)} nearest to vote, agree best with the model's answers on "
+        "other prompts: these are used here."
     )
 
 
@@ -109,6 +107,7 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
     else:
         side = beyond(row["low"], row["high"], 0.5)
         said += {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+    said += _unshared(read)
     agrees = read.loc[AGREEMENT] if AGREEMENT in read.index else None
     if agrees is None or pd.isna(agrees["value"]):
         return f"{said}; the nearest demonstrations never differ from the majority."
@@ -125,6 +124,18 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
         0: "neither of the two is told apart as what it goes with",
     }
     return f"{said}: {follows[side]}."
+
+
+def _unshared(read: pd.DataFrame) -> str:
+    """Say how often words are told apart that share no token with any demonstration of their class."""
+    row = read.loc["accuracy_no_shared_token"] if "accuracy_no_shared_token" in read.index else None
+    if row is None or not row["trials"] or row["trials"] == read.loc["accuracy", "trials"]:
+        return ""
+    said = f"; {_value(row)} over the {int(row['trials'])} without a token in common with its class"
+    if row["trials"] < 20 or pd.isna(row["low"]):
+        return f"{said}, too few for a claim"
+    side = beyond(row["low"], row["high"], 0.5)
+    return said + {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
 
 
 def _value(row: pd.Series, digits: int = 2) -> str:
@@ -192,9 +203,9 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
     given, intact, controls = (cells.loc[f"{name}_answers_majority"] for name in ("without", "intact", "controls"))
     of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
     return (
-        f"With the induction heads silenced, on {int(left['trials'])} prompts: {'; '.join(said)}. The answer is then the "
-        f"majority's in {_value(given)} of the prompts ({number(intact['value'])} intact{of_controls}): one that always "
-        f"is, or never is, would be right in half of them.{_matching(slot)}"
+        f"With the induction heads silenced, on {int(left['trials'])} prompts: {'; '.join(said)}. The answer is then "
+        f"the majority's in {_value(given)} of the prompts ({number(intact['value'])} intact{of_controls}): one that "
+        f"always is, or never is, would be right in half of them.{_matching(slot)}"
     )
 
 

@@ -6,10 +6,10 @@ but their vowel: no syllable of the query occurs in any demonstration. repeated:
 demonstrations, which are made-up words without any shared syllable.
 
 One class has `few` demonstrations, the other `many`. Each set of demonstrations is asked about an item of either class,
-some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the right label is that of the
-majority in half of the prompts, that of the last demonstration in half, and each of the two labels in half. Which class
-has few, and which comes last, changes from set to set. Items of the two splits are disjoint: half of each list of the
-lexicon each; made-up words are drawn per set.
+some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the
+right label is that of the majority in half of the prompts, that of the last demonstration in half, and each of the two
+labels in half. Which class has few, and which comes last, changes from set to set. Items of the two splits are
+disjoint: half of each list of the lexicon each; made-up words are drawn per set.
 """
 
 from collections.abc import Callable
