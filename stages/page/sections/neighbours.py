@@ -29,13 +29,13 @@ AGREEMENT = "nearest_agreement_against_majority"
 COLUMNS = {  # measure: how its column is headed
     "accuracy": "accuracy",
     "accuracy_against_majority": "accuracy where the majority is wrong",
-    "accuracy_with_majority": "where it is right",
-    "accuracy_no_shared_token": "without a shared token",
-    AGREEMENT: "answer is the nearest's, where they and the majority differ",
+    AGREEMENT: "the nearest's answer, where the majority differs",
     "nearest_accuracy": "the nearest are right",
     "swaps_with_labels": "answer swaps with the labels",
 }
 CONTROLS = {
+    "accuracy_with_majority": "accuracy where the majority is right",
+    "accuracy_no_shared_token": "without a shared token",
     "answers_majority": "answers with the majority",
     "answers_last": "answers with the last label",
     "answers_first_label": "answers with the first label",
