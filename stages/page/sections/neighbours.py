@@ -21,6 +21,16 @@ KINDS = {  # group: what its items are called
     "reviews_japanese": "Japanese reviews",
     "repeated": "made-up words, the query itself shown (Latin letters)",
 }
+BARS = {  # the same beside a bar
+    "forms_latin": "Latin, same ending",
+    "forms_latin_disjoint": "Latin, same vowel",
+    "forms_katakana": "katakana, same ending",
+    "forms_katakana_disjoint": "katakana, same vowel",
+    "words": "synonyms, inflections",
+    "reviews_english": "English reviews",
+    "reviews_japanese": "Japanese reviews",
+    "repeated": "Latin, itself shown",
+}
 MADE_UP = {
     "english": ("Made-up words in Latin letters", ("forms_latin", "forms_latin_disjoint")),
     "japanese": ("Made-up words in katakana", ("forms_katakana", "forms_katakana_disjoint")),
@@ -72,12 +82,12 @@ def neighbours(slot: Slot, context: Context) -> list:
     for what, groups in MADE_UP.values():
         blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
     shown = rows[(rows["measure"] == "accuracy") & rows["group"].isin(KINDS)]
-    chart = charts.groups(shown.assign(group=shown["group"].map(KINDS)), "accuracy", 0.5)
+    chart = charts.groups(shown.assign(group=shown["group"].map(BARS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
     others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
-    blocks.append(Note(f"{_attention(cells)} {_silenced(cells, slot, context.alpha)}".strip()))
+    blocks += [Note(said) for said in (_attention(cells), _silenced(cells, slot, context.alpha)) if said]
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [
         *blocks,
@@ -150,7 +160,10 @@ def _kinds(shown: pd.DataFrame) -> str:
             1: "above chance", -1: "below chance", 0: "not told apart from chance"
         }[beyond(row.low, row.high, 0.5)]  # fmt: skip
         sides.setdefault(side, []).append(KINDS[row.group])
-    return capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items())) + ". Dashed: chance."
+    return (
+        capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
+        + ". Latin, katakana: made-up words. Dashed: chance."
+    )
 
 
 def _attention(cells: pd.DataFrame) -> str:
