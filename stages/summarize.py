@@ -1,9 +1,9 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, shifts.csv,
-readings.csv. Every interval is a
-95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, neighbours.csv,
+shifts.csv, readings.csv. Every interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py);
+effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, circuit, effects, extrapolation, shifts, steering, stepping
+from stages.statistics import arcs, causal, circuit, effects, extrapolation, neighbours, shifts, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
@@ -59,6 +59,8 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    neighboured = _neighbours(slot)
+    _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
@@ -67,7 +69,15 @@ def main(slot: str) -> None:
     numbers |= extrapolated(classes)
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
+    numbers |= neighbours.metrics(neighboured)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _neighbours(slot: str) -> pd.DataFrame:
+    """Return the table of labelled demonstrations (empty where none were read)."""
+    read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
+    chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
+    return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -216,7 +226,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
-    named |= {"extrapolation": paths.answers, "shifts": paths.shifts}
+    named |= {"extrapolation": paths.answers, neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -39,6 +39,7 @@ ANCHORS = [
     "every-head",
     "vectors",
     "shifts",
+    "neighbours",
     "overlap",
     "missing",
 ]

@@ -143,6 +143,20 @@ class Circuit(Section):
     draws: Count
 
 
+class Neighbours(Section):
+    """Labelled demonstrations: how many of the nearest may vote; kinds of items, and sets of each, to silence on."""
+
+    nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    silenced: tuple[Name, ...]
+    sets: Count
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Neighbours":
+        if even := [k for k in self.nearest if k % 2 == 0]:
+            raise ValueError(f"nearest: {even[0]} is even: a vote could be a tie")
+        return self
+
+
 class Report(Section):
     """The page."""
 
@@ -177,6 +191,7 @@ class Params(Studies):
     steer: Steer
     shifts: Shifts
     circuit: Circuit
+    neighbours: Neighbours
     report: Report
 
 

@@ -113,6 +113,16 @@ def composition(slot: str) -> Path:
     return Path(f"data/circuits/{slot}.weights.parquet")
 
 
+def neighbours(slot: str) -> Path:
+    """Answers to labelled demonstrations, and what their nearest neighbours say."""
+    return Path(f"data/neighbours/{slot}.parquet")
+
+
+def neighbours_silenced(slot: str) -> Path:
+    """The same answers with induction heads, or control sets, silenced."""
+    return Path(f"data/neighbours/{slot}.silenced.parquet")
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")

@@ -274,6 +274,31 @@ COMPOSITION = _schema(
     value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
 )
 
+NEIGHBOURS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    group=(pa.string(), "kind of items"),
+    category=(pa.string(), "language: english or japanese"),
+    cluster=(pa.string(), "set of demonstrations"),
+    role=(pa.string(), "given, or swapped: the two labels exchanged throughout"),
+    right=(pa.string(), "the right label"),
+    answer=(pa.string(), "the label that the model finds likelier; '' for a tie"),
+    accuracy=(pa.float32(), "1 where that is the right one, 1/2 for a tie, 0"),
+    margin=(pa.float32(), "log-probability of the right label minus that of the other, nats"),
+    majority_right=(pa.bool_(), "most demonstrations have the right label"),
+    last_right=(pa.bool_(), "the last demonstration has the right label"),
+    first_label_right=(pa.bool_(), "the right label is the first of the two in alphabetical order"),
+    nearest_right=(pa.bool_(), "the vote of the nearest demonstrations is the right label (layer, number: metadata)"),
+    shared_like=(pa.float32(), "share of demonstrations with the right label that share a token with the query, 0..1"),
+    shared_unlike=(pa.float32(), "the same of the others"),
+    attention_like=(
+        pa.float32(),
+        "attention of the induction heads, before they answer, to a right label; mean over "
+        "demonstrations and heads, 0..1; null without such heads",
+    ),
+    attention_unlike=(pa.float32(), "the same to a label that is not right"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
