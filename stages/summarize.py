@@ -1,9 +1,9 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, neighbours.csv.
-Every interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same
-prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv, shifts.csv,
+readings.csv, neighbours.csv. Every interval is a 95 % one over clusters of prompts (stages/statistics/intervals.py);
+effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, circuit, effects, extrapolation, neighbours, steering, stepping
+from stages.statistics import arcs, causal, circuit, effects, extrapolation, neighbours, shifts, steering, stepping
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
@@ -53,6 +53,11 @@ def main(slot: str) -> None:
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
     classes = _classes(slot, raw_steering, settings)
     _csv(folder / "extrapolation.csv", classes)
+    moved = shifts.table(
+        tables.read(paths.shifts(slot), tables.SHIFTS), tables.read(paths.offsets(slot), tables.OFFSETS)
+    )
+    _csv(folder / "shifts.csv", moved)
+    _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
@@ -63,6 +68,7 @@ def main(slot: str) -> None:
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
+    numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
     tables.write_text(folder / "metrics.json", _json(numbers))
 
@@ -220,7 +226,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
-    named |= {"extrapolation": paths.answers, neighbours.TASK: paths.neighbours}
+    named |= {"extrapolation": paths.answers, "shifts": paths.shifts, neighbours.TASK: paths.neighbours}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

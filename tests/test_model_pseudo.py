@@ -23,6 +23,7 @@ from stages import (
     neighbours,
     plan,
     prepare,
+    shifts,
     steer,
     summarize,
     tasks,
@@ -180,7 +181,7 @@ def slot(tmp_path, monkeypatch):
             prepare.main(task)
             extract.main("encoder", task)
         tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-        for stage in (trace, classify, plan, ablate, steer, answer, circuit, neighbours, summarize):
+        for stage in (trace, classify, plan, ablate, steer, shifts, answer, circuit, neighbours, summarize):
             stage.main("encoder")
         return paths.report("encoder")
 

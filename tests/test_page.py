@@ -38,6 +38,7 @@ ANCHORS = [
     "effects",
     "every-head",
     "vectors",
+    "shifts",
     "neighbours",
     "overlap",
     "missing",
@@ -609,6 +610,7 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
         "heads": "No head was scored",
         "effects": "No task was measured on the intact model",
         "steering": "No function vector was tested",
+        "shifts": "No function was looked at as an offset",
         "extrapolation": "No usual, rare or made-up words were asked",
         "overlap": "no overlap is defined",
     }.get(name, "Methods")

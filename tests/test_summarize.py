@@ -156,6 +156,9 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
     tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
     tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
+    tables.write(paths.shifts(slot), tables.empty(tables.SHIFTS, "no function"), tables.SHIFTS)
+    tables.write(paths.offsets(slot), tables.empty(tables.OFFSETS, "no function"), tables.OFFSETS)
+    tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
     tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
     tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
@@ -166,7 +169,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     main(slot)
     folder = paths.report(slot)
     names = "agreement causal circuit effects extrapolation grammar heads iteration neighbours overlap".split()
-    names += ["reliability", "steering"]
+    names += "readings reliability shifts steering".split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
     assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)

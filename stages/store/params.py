@@ -126,6 +126,13 @@ class Steer(Section):
     draws: Count
 
 
+class Shifts(Section):
+    """Functions as offsets: pairs per function, and random vectors to read beside each function's."""
+
+    pairs: Count
+    random: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -182,6 +189,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    shifts: Shifts
     circuit: Circuit
     neighbours: Neighbours
     report: Report

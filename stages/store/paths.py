@@ -18,7 +18,8 @@ def prompts(task: str) -> Path:
 def asked(task: str) -> Path:
     """The same prompts where they are scored, else none: what stages after `extract` read.
 
-    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
+    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again; nor does
+    one of prompts that a stage of its own scores.
     """
     return Path(f"data/asked/{task}.parquet")
 
@@ -86,6 +87,21 @@ def control_vectors(slot: str) -> Path:
 def steering(slot: str) -> Path:
     """Raw outcomes of every steering run."""
     return Path(f"data/vectors/{slot}.steering.parquet")
+
+
+def shifts(slot: str) -> Path:
+    """Raw answers to both members of pairs under a function vector, twice it and minus it."""
+    return Path(f"data/shifts/{slot}.parquet")
+
+
+def offsets(slot: str) -> Path:
+    """Whether a function is one offset, in the model's spaces of vectors."""
+    return Path(f"data/shifts/{slot}.offsets.parquet")
+
+
+def readings(slot: str) -> Path:
+    """What function vectors say, read through the model's last norm and unembedding."""
+    return Path(f"data/shifts/{slot}.readings.parquet")
 
 
 def circuit(slot: str) -> Path:
