@@ -160,10 +160,8 @@ def _kinds(shown: pd.DataFrame) -> str:
             1: "above chance", -1: "below chance", 0: "not told apart from chance"
         }[beyond(row.low, row.high, 0.5)]  # fmt: skip
         sides.setdefault(side, []).append(KINDS[row.group])
-    return (
-        capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
-        + ". Latin, katakana: made-up words. Dashed: chance."
-    )
+    said = capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
+    return f"{said}. Latin, katakana: made-up words. Dashed: chance."
 
 
 def _attention(cells: pd.DataFrame) -> str:
