@@ -130,7 +130,7 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
     asked, section = tasks.of(task), getattr(settings.tasks, task, None)
     if section is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
-    table = tables.read(paths.prompts(task), tables.PROMPTS)
+    table = tables.read(paths.asked(task), tables.PROMPTS)
     table = table[table.split == "b"]
     if asked.roles:
         table = table[table.role.isin(asked.roles)]
@@ -148,7 +148,7 @@ def _solved(slot: str) -> list[str]:
 def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     """Return all prompts of the tasks that compare two texts, by task: nothing but this stage scores them."""
     names = [name for name, section in settings.tasks if section is not None and tasks.of(name).targets > 1]
-    return {name: tables.read(paths.prompts(name), tables.PROMPTS) for name in names}
+    return {name: tables.read(paths.asked(name), tables.PROMPTS) for name in names}
 
 
 def text_means(slot: str, loaded, settings: params.Params) -> dict:
@@ -192,7 +192,7 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
             continue
         path = paths.outputs(slot, task) if table == "outputs" else paths.relations(slot, task)
         right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
-        prompts = tables.read(paths.prompts(task), tables.PROMPTS).set_index("id", drop=False)
+        prompts = tables.read(paths.asked(task), tables.PROMPTS).set_index("id", drop=False)
         rows += [
             row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))
             for prompt in prompts.loc[right.index].itertuples(index=False)

@@ -33,7 +33,7 @@ def main(slot: str) -> None:
         why = f"tasks.{TASK} is not in params"
     if why:
         return _write_empty(slot, why)
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
     prompts = prompts[prompts.role.isin(asked.roles)]
     from stages.model.load import load
     from stages.model.tokens import fitting

@@ -52,7 +52,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.read(paths.prompts(FAMILY.task), tables.PROMPTS)
+    prompts = tables.read(paths.asked(FAMILY.task), tables.PROMPTS)
     count = {"a": settings.circuit.choose, "b": settings.circuit.prompts}
     chosen = pd.concat([prompts[prompts.split == split].sort_values("id").head(count[split]) for split in "ab"])
     rows, encoded = fitting(loaded, list(chosen.itertuples()))
@@ -110,6 +110,8 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
 
     sets: (purpose, draw) -> heads patched together, on split b; None on split a, where heads are noised alone.
     """
+    import torch
+
     from stages.model.paths import mass, pieces
 
     (layer, head), relation = target, FAMILY.relation(tokens)
@@ -136,25 +138,18 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
     nothing = change_NTD[:1] * 0
     measure(clean, nothing, "", [("intact", 0, [])])
     measure(noise, nothing, "", [("keys", 0, [])])
-    together = torch_stack([change_NTD[numbers].sum(0) for _, _, numbers in asked])
+    together = torch.stack([change_NTD[numbers].sum(0) for _, _, numbers in asked])
     measure(clean, together, "noising", asked)
     if sets is not None:
         measure(noise, -together, "denoising", asked)
     if outputs:
-        stacked = torch_stack([output_TK for _, output_TK in outputs])
+        stacked = torch.stack([output_TK for _, output_TK in outputs])
         for piece in pieces(len(outputs), len(tokens), TOKENS):
             for (result, _), loss in zip(
                 outputs[piece], found.losses(clean, layer, head, stacked[piece], scored), strict=True
             ):
                 result["loss"] = loss
     return results
-
-
-def torch_stack(tensors: list):
-    """Stack tensors; torch is loaded only where something is measured."""
-    import torch
-
-    return torch.stack(tensors)
 
 
 def _weights(found, run, targets: list) -> list[dict]:

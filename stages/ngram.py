@@ -34,7 +34,7 @@ def main() -> None:
     rows = []
     for task, source in settings.tasks:
         if source is not None and tasks.of(task).counted:
-            prompts = tables.read(paths.prompts(task), tables.PROMPTS)
+            prompts = tables.read(paths.asked(task), tables.PROMPTS)
             rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
     tables.write(paths.NGRAM, raw, tables.NGRAM)

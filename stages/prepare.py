@@ -1,4 +1,7 @@
-"""Prepare one task's prompts: `python -m stages.prepare <task>` writes data/prompts/<task>.parquet."""
+"""Prepare one task's prompts: `python -m stages.prepare <task>` writes data/prompts/<task>.parquet.
+
+And data/asked/<task>.parquet: the same where the prompts are scored, none where only attention is looked at.
+"""
 
 import logging
 import sys
@@ -23,7 +26,12 @@ def main(task: str) -> None:
     if why:
         log.warning("%s: %s", task, why)
         schema = schema.with_metadata({"reason": why})
-    tables.write(paths.prompts(task), [asdict(prompt) for prompt in prompts], schema)
+    rows = [asdict(prompt) for prompt in prompts]
+    tables.write(paths.prompts(task), rows, schema)
+    if tasks.of(task).main:
+        tables.write(paths.asked(task), rows, schema)
+    else:
+        tables.write(paths.asked(task), tables.empty(tables.PROMPTS, "only attention is looked at"), tables.PROMPTS)
     groups = len({prompt.group for prompt in prompts})
     log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
 

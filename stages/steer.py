@@ -28,7 +28,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.statistics.control import Head
 from stages.statistics.vector_heads import Ranking, Setting, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -41,11 +40,11 @@ if TYPE_CHECKING:
     from stages.model.intervene import Edit
     from stages.model.load import Loaded
     from stages.model.score import Scored
+    from stages.model.vectors import Parts
 
 log = logging.getLogger(__name__)
 TASK = "icl"
 ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
-RANDOM = 5  # random vectors
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -64,33 +63,31 @@ class Vectors:
 
     loaded: "Loaded"
     ranking: Ranking
-    means: "Mapping[Head, torch.Tensor]"
+    parts: "Parts"
     averages: "Mapping[int, torch.Tensor]"
 
     def edit(self, setting: Setting) -> "Edit":
         """Turn a setting into an edit of the last token."""
         from stages.model.intervene import Edit
-        from stages.model.vectors import function_vector, in_place
+        from stages.model.vectors import in_place
 
         if setting.vector == "none":
             return Edit()
         if setting.vector in ("heads", "control"):
-            return in_place(self.means, self.ranking.of(setting))
+            return in_place(self.parts.means, self.ranking.of(setting))
         if setting.vector == "layerwise":
             heads = self.ranking.of(setting)
             layers = sorted({layer for layer, _ in heads})
             parts = {at: [head for head in heads if head[0] == at] for at in layers}
-            sums = {at: function_vector(self.loaded, self.means, part) for at, part in parts.items()}
+            sums = {at: self.parts.together(part) for at, part in parts.items()}
             return Edit(added={at: sum_D * setting.strength for at, sum_D in sums.items()})
         return Edit(added={setting.layer: self.added(setting) * setting.strength})
 
     def added(self, setting: Setting) -> "torch.Tensor":
         """Return the added vector (D,) before its strength."""
-        from stages.model.vectors import function_vector
-
         if setting.vector == "layer_average":
             return self.averages[setting.layer]
-        sum_D = function_vector(self.loaded, self.means, self.ranking.of(setting))
+        sum_D = self.parts.together(self.ranking.of(setting))
         return self.ranking.randomly(sum_D, setting) if setting.vector == "random" else sum_D
 
 
@@ -137,7 +134,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
     prompts = prompts[prompts.group.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _read_whole(loaded, _elsewhere(settings))
@@ -190,15 +187,16 @@ def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setti
     """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; none for one after block 0."""
     from stages.model import control_vector
 
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    model = f"{record['name']} {record['revision']}".strip()
     with replacing(paths.control_vectors(slot)) as folder:
         written = {}
         for name, (setting, vector_D) in chosen.items():
             if setting.layer < 1:
                 log.info("%s: not written for llama.cpp, which cannot steer after block 0", name)
                 continue
-            record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
             function, _, variant = name.rpartition(".")
-            said = {"slot": slot, "model": f"{record['name']} {record['revision']}".strip(), "function": function}
+            said = {"slot": slot, "model": model, "function": function}
             said |= {"vector": variant, "strength": f"{setting.strength:g}, multiplied in"}
             said |= {"measured": "added at the last token of a prompt only"}
             file = re.sub(r"[^\w.-]", "_", name) + ".gguf"
@@ -230,7 +228,7 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
     more = answering.under([setting for of_vector in options.values() for setting in of_vector])
     best = {vector: _best(more, some) for vector, some in options.items()}
     chosen = [Setting("none"), Setting("heads", heads=number), *best.values()]
-    chosen += [replace(best["function"], vector="random", draw=draw) for draw in range(1, RANDOM + 1)]
+    chosen += [replace(best["function"], vector="random", draw=draw) for draw in range(1, settings.random + 1)]
     draws = range(1, len(order.control_sets(number)) + 1)
     return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
 
@@ -256,13 +254,13 @@ def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame,
     """
     from stages.model.score import residuals_after
     from stages.model.tokens import encode
-    from stages.model.vectors import mean_outputs
+    from stages.model.vectors import Parts, mean_outputs
 
     good = clean[(clean.split == "a") & clean.solved.astype(bool)]
     shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
     residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
     averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, order, mean_outputs(good, loaded), averages)
+    return Vectors(loaded, order, Parts(loaded, mean_outputs(good, loaded)), averages)
 
 
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
@@ -283,7 +281,7 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
 def _elsewhere(settings: params.Params) -> pd.DataFrame:
     """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
     names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
-    read = [tables.read(paths.prompts(name), tables.PROMPTS) for name in names]
+    read = [tables.read(paths.asked(name), tables.PROMPTS) for name in names]
     prompts = pd.concat(read or [tables.PROMPTS.empty_table().to_pandas()], ignore_index=True)
     return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
 
@@ -317,7 +315,7 @@ def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -
     """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
     shown = settings.zero_shot + settings.shuffled + settings.natural
-    runs = settings.choose * tried + shown * (5 + RANDOM + settings.draws)
+    runs = settings.choose * tried + shown * (5 + settings.random + settings.draws)
     parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
     return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 

@@ -53,7 +53,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")

@@ -117,7 +117,7 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     ablate.main(slot)
     effects = tables.read(paths.effects(slot), tables.EFFECTS)
     settings = params.load()
-    prompts = {task: tables.read(paths.prompts(task), tables.PROMPTS) for task in ("text", "repeats", "blimp")}
+    prompts = {task: tables.read(paths.asked(task), tables.PROMPTS) for task in ("text", "repeats", "blimp")}
     split = {row.id: row.split for one in prompts.values() for row in one.itertuples()}
     changed = effects[effects.intervention != "none"]
     assert set(changed.prompt.map(split)) == {"b"}
@@ -171,6 +171,6 @@ def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
     prompts = pd.DataFrame(columns=tables.PROMPTS.names)
     prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "group": "antonym", "category": ""}
     unsolved = pd.DataFrame({"function": []})
-    monkeypatch.setattr(tables, "read", lambda path, *_, **__: prompts if path == paths.prompts("icl") else unsolved)
+    monkeypatch.setattr(tables, "read", lambda path, *_, **__: prompts if path == paths.asked("icl") else unsolved)
     kept = ablate.silenced_on("decoder", "icl", params.load())
     assert kept.empty and list(kept.columns) == tables.PROMPTS.names

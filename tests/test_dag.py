@@ -115,7 +115,7 @@ def test_every_leaf_of_params_is_read_by_the_code():
 
 def test_outs_are_where_paths_says():
     slot, task = "${key}", "${item.task}"
-    assert body("prepare")["outs"] == [str(paths.prompts("${key}"))]
+    assert body("prepare")["outs"] == [str(paths.prompts("${key}")), str(paths.asked("${key}"))]
     assert body("fetch")["outs"] == [str(paths.model(slot))]
     where = "${item.slot}"
     assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]

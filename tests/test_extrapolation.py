@@ -19,7 +19,7 @@ from stages.tasks.prompt import stream
 
 
 def settings(**other) -> Settings:
-    values = {"path": "stages/tasks/icl", "functions": (), "shots": 10, "sets": 2, "words": 8}
+    values = {"path": "stages/sources/words", "functions": (), "shots": 10, "sets": 2, "words": 8}
     return Settings(**values | {"template": "Q: {x}\nA: {y}\n\n"} | other)
 
 
@@ -73,7 +73,7 @@ def test_demonstrations_hold_no_word_that_is_asked_and_usual_words_are_questions
 def tasks_path():
     from pathlib import Path
 
-    return Path("stages/tasks/icl/lexicon.yaml")
+    return Path("stages/sources/words/functions.yaml")
 
 
 def test_more_words_leave_the_first_ones_as_they_are(prompts):
@@ -91,7 +91,7 @@ def test_made_up_words_exist_nowhere_and_take_the_regular_ending():
         assert not any(
             word.endswith(("s", "x", "z", "ch", "sh", "y", "f", "o", "man")) for word in words if kind == "noun"
         )
-    real = set(tasks_path().parents[1].joinpath("extrapolation/real.txt").read_text().split())
+    real = set(tasks_path().parent.joinpath("real.txt").read_text().split())
     assert {"bank", "blunt", "spend"} <= real
     assert not real & {
         word

@@ -176,7 +176,7 @@ def slot(tmp_path, monkeypatch):
 def test_a_masked_slot_is_scored_intact_and_says_what_is_not_measured(slot, tmp_path):
     report = slot(tiny.save("bert", tmp_path / "model"))
     raw = tables.read(paths.effects("encoder"), tables.EFFECTS)
-    pairs = tables.read(paths.prompts("blimp"), tables.PROMPTS)
+    pairs = tables.read(paths.asked("blimp"), tables.PROMPTS)
     assert len(raw) == 5 * len(pairs) == 5 * 67 and set(raw.measure) == {
         *tasks.of("blimp").beside,
         "accuracy",

@@ -235,7 +235,7 @@ def clone(tmp_path, monkeypatch) -> Path:
     worded = [replace(prompt, id=prompt.id.replace("icl/", "extrapolation/")) for prompt in asked]
     every = {"blimp": pairs, "icl": asked, "repeats": repeated, "iteration": taped, "extrapolation": worded}
     for task, prompts in every.items():
-        tables.write(paths.prompts(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
+        tables.write(paths.asked(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
     return tmp_path
 
 

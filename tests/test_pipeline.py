@@ -63,6 +63,7 @@ def clone(tmp_path_factory) -> Path:
     content["recipes"]["steps"] = {
         "task": "families",
         "reads": "data/prompts",
+        "words": "data/prompts",
         "families": "stages/families",
         "train": {
             "arguments": {"tasks": ["text", "repeats", "treebank"]},

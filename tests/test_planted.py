@@ -36,7 +36,7 @@ from stages.tasks.prompt import Prompt
 from stages.trace import indirect
 
 TOKENS, POSITIONS, HEADS = 40, 64, 2
-TASKS = Path(__file__).parents[1] / "stages/tasks"
+SOURCES = Path(__file__).parents[1] / "stages/sources"
 SETTINGS = SimpleNamespace(resamples=10_000, alpha=0.05, margin=0.05, thresholds={})
 WATCHED = ["previous", "self", "sink", "duplicate", "induction"]
 
@@ -143,7 +143,7 @@ def whole_words(texts: list[str]) -> hf.PreTrainedTokenizerFast:
 
 NEEDLES = rows(
     needle.build(
-        Needle(path=str(TASKS / "text/english"), lengths=(50,), depths=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), trials=2), 0
+        Needle(path=str(SOURCES / "english"), lengths=(50,), depths=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), trials=2), 0
     )
 )
 WORDS = whole_words([row.text + row.targets[0] for row in NEEDLES])
@@ -178,7 +178,7 @@ def test_a_random_model_has_no_retrieval_heads(name, monkeypatch):
 FUNCTIONS = rows(
     icl.build(
         Icl(
-            path=str(TASKS / "icl/lexicon.yaml"),
+            path=str(SOURCES / "words/functions.yaml"),
             functions=("country-capital", "capitalize"),
             shots=5,
             sets=8,

@@ -16,7 +16,7 @@ from stages.tasks.blimp import words as blimp_words
 from stages.tasks.blimp.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/tasks/blimp/lexicon.yaml"
+LEXICON = ROOT / "stages/sources/blimp/lexicon.yaml"
 REAL = Path(__file__).parents[2] / "shared/data/blimp"
 PHENOMENA = {
     "anaphor_agreement",

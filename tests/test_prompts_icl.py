@@ -15,7 +15,7 @@ from stages.tasks.icl.prompts import build, derangement, query_rows
 from stages.tasks.icl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/tasks/icl/lexicon.yaml"
+LEXICON = ROOT / "stages/sources/words/functions.yaml"
 TODD = Path(__file__).parents[2] / "shared/data/todd_icl"
 FUNCTIONS = {
     "country-capital": "knowledge",

@@ -17,7 +17,7 @@ from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import read_text
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/tasks/text/english"
+PROSE = ROOT / "stages/sources/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 

@@ -15,7 +15,7 @@ from stages.tasks.text.prompts import build, cut
 from stages.tasks.text.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PROSE = ROOT / "stages/tasks/text/english"
+PROSE = ROOT / "stages/sources/english"
 BOOKS = Path(__file__).parents[2] / "shared/data/books"
 
 

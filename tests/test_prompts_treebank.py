@@ -17,7 +17,7 @@ from stages.tasks.treebank.settings import Settings
 from stages.tasks.treebank.tree import Sentence, Tree, Word, place, spell
 
 ROOT = Path(__file__).parents[1]
-LEXICON = ROOT / "stages/tasks/treebank/lexicon.yaml"
+LEXICON = ROOT / "stages/sources/treebank/lexicon.yaml"
 REAL = Path(__file__).parents[2] / "shared/data/ud/EWT"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real treebank files are not at {REAL}")
 LABELS = (

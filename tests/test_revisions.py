@@ -24,7 +24,7 @@ from stages.store import params, paths
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-TASKS = ROOT / "stages/tasks"
+SOURCES = ROOT / "stages/sources"
 WORDS = [f"{a}{b}{a}" for a in "bdfgklmnpr" for b in "aeiou"]  # bab, beb ...: ordinary words of ASCII letters
 STEPS = {0: "step0", 1: "step1", 8: "step8", 64: "step64", 512: "step512"}
 PREVIOUS, INDUCTION = 8, 64  # the steps from which the planted heads are there
@@ -67,6 +67,7 @@ def recipe(**train) -> dict:
     return {
         "task": "families",
         "reads": "data/prompts",
+        "words": "data/prompts",
         "families": "stages/families",
         "train": base | train,
         "main": "standard",
@@ -81,7 +82,7 @@ def written(folder: Path, **train) -> params.Params:
     sizes = {"passages": 12, "tokens": 90, "short_passages": 12, "short_tokens": 32}
     content["tasks"]["text"] |= {"path": str(folder / "text.txt"), **sizes}
     content["tasks"]["repeats"] |= {"prompts": 16, "shortest": 10, "longest": 20}
-    content["tasks"]["treebank"] |= {"path": str(TASKS / "treebank/lexicon.yaml")}
+    content["tasks"]["treebank"] |= {"path": str(SOURCES / "treebank/lexicon.yaml")}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"steps": recipe(**train)}}))
     return params.load(folder / "params.yaml")
 

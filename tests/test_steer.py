@@ -20,6 +20,7 @@ from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.score import residuals_after
 from stages.model.tokens import encode
+from stages.model.vectors import Parts
 from stages.statistics.control import Pool
 from stages.statistics.vector_heads import Ranking, Setting, ranked
 from stages.statistics.vector_heads import ranking as ranking_of
@@ -51,7 +52,12 @@ def vectors(loaded, draws: int = 5) -> Vectors:
     generator = torch.Generator().manual_seed(0)
     size = loaded.anatomy.layers[0].head_size
     means = {head: torch.randn(size, generator=generator) for head in loaded.anatomy.heads}
-    return Vectors(loaded, ranking(draws), means, {layer: torch.randn(32, generator=generator) for layer in range(3)})
+    return Vectors(
+        loaded,
+        ranking(draws),
+        Parts(loaded, means),
+        {layer: torch.randn(32, generator=generator) for layer in range(3)},
+    )
 
 
 def test_control_sets_hold_no_head_of_the_vector_nor_any_that_could_have_been_in_it():
@@ -104,7 +110,7 @@ class by_hand:
         for layer, head in self.tested.ranking.of(setting) if setting.vector == "control" else []:
 
             def write(module, args, layer=layer, head=head, size=layers[0].head_size):
-                args[0][:, self.position, head * size : (head + 1) * size] = self.tested.means[layer, head]
+                args[0][:, self.position, head * size : (head + 1) * size] = self.tested.parts.means[layer, head]
 
             module = self.loaded.model.get_submodule(layers[layer].projection)
             self.handles.append(module.register_forward_pre_hook(write))
@@ -142,12 +148,12 @@ def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likeli
             yield steer.Outcome((), setting, scored)
 
     answering.under = lambda settings: list(under(settings))
-    asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0))
+    asked = SimpleNamespace(heads=(1, 2, 3), layer_step=2, strengths=(1.0, 2.0), random=2)
     tried, chosen = choose(answering, asked)
     assert len(tried) == 3 + 2 * 2 * 2 + 2
     assert chosen[:5] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
                           Setting("layer_average", 0, 2.0), Setting("layerwise", -1, 1.0, 2)]  # fmt: skip
-    random = [Setting("random", 2, 1.0, 2, draw) for draw in range(1, steer.RANDOM + 1)]
+    random = [Setting("random", 2, 1.0, 2, draw) for draw in range(1, 3)]
     assert chosen[5:] == random + [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
 
 
@@ -214,7 +220,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
         for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
     )
     prompts = prompts.assign(category="")[tables.PROMPTS.names]
-    tables.write(paths.prompts("icl"), prompts, tables.PROMPTS)
+    tables.write(paths.asked("icl"), prompts, tables.PROMPTS)
     generator = np.random.default_rng(0)
     schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
     outputs = [
@@ -235,7 +241,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
     loaded = make("llama_gqa", scale=3.0)
     asked = params.Steer(
-        heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, natural=0, draws=3
+        heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, natural=0, random=5, draws=3
     )
     trace = params.Trace(prompts=2, solved_above=0.5)
     monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[]))
@@ -249,7 +255,7 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
     counts = chosen.groupby(["context", "vector"]).size()
     assert counts["zero_shot"].to_dict() == {"control": 6, "function": 2, "heads": 2, "layer_average": 2, "none": 2,
-                                              "layerwise": 2, "random": 2 * steer.RANDOM}  # fmt: skip
+                                              "layerwise": 2, "random": 2 * 5}  # fmt: skip
     assert counts["shuffled", "control"] == 3 and not chosen[chosen.context == "clean"].correct.any()
     vector = chosen[chosen.vector == "heads"].iloc[0]
     assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])
@@ -307,6 +313,8 @@ def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, mo
 def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables.write(paths.indirect("decoder"), tables.empty(tables.INDIRECT, "no function"), tables.INDIRECT)
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text('{"name": "tiny", "revision": "1"}')
     monkeypatch.setattr(steer.params, "load", lambda: None)
     steer.main("decoder")
     assert tables.reason(paths.steering("decoder")) == "no function" and paths.vectors("decoder").exists()

@@ -41,28 +41,43 @@ def in_place(means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> Edit:
 
 
 def function_vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> torch.Tensor:
-    """Return the vector (D,) of a set of heads, as it would join the residual.
+    """Return the vector (D,) of a set of heads, as it would join the residual: see `Parts`."""
+    return Parts(loaded, means).together(heads)
+
+
+class Parts:
+    """What heads put into the residual where each writes its mean output (K,); a layer is measured once.
 
     Raises `UserError` where a layer's output was not found to join the residual.
     """
-    with torch.no_grad():
+
+    def __init__(self, loaded: Loaded, means: Mapping[Head, torch.Tensor]) -> None:
+        self.loaded, self.means = loaded, means
+        self.gains: dict[int, torch.Tensor] = {}  # (D,): what joins, as a multiple of what W_O puts out
+
+    @torch.no_grad()
+    def together(self, heads: Sequence[Head]) -> torch.Tensor:
+        """Return the sum (D,) of the heads' parts."""
         return sum(
-            _vector(loaded, means, layer, [h for at, h in heads if at == layer])
-            for layer in sorted({at for at, _ in heads})
+            self._of_layer(layer, [h for at, h in heads if at == layer]) for layer in sorted({at for at, _ in heads})
         )
 
+    def _of_layer(self, layer: int, heads: Sequence[int]) -> torch.Tensor:
+        part = self.loaded.anatomy.layers[layer]
+        weight = self.loaded.model.get_submodule(part.projection).weight
+        parts = (contribution(self.loaded.model, part, head, self.means[layer, head].to(weight)) for head in heads)
+        return sum(parts) * self._gain(layer)
 
-def _vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], layer: int, heads: Sequence[int]) -> torch.Tensor:
-    part = loaded.anatomy.layers[layer]
-    projection = loaded.model.get_submodule(part.projection)
-    every_HK = torch.stack([means[layer, head] for head in range(part.heads)]).to(projection.weight)
-    own_D = sum(contribution(loaded.model, part, head, every_HK[head]) for head in heads)
-    if part.scale is not None:
-        return joining(loaded, layer, own_D)
-    rest = torch.zeros(width(projection) - every_HK.numel()).to(every_HK)
-    whole_D = projection(torch.cat([every_HK.flatten(), rest]))
-    gain_D = joining(loaded, layer, whole_D) / whole_D  # exact for RMS norms, whose gain is elementwise
-    return own_D * torch.where(whole_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
+    def _gain(self, layer: int) -> torch.Tensor:
+        """Measure it with all heads' means together; exact for multipliers and RMS norms: they act elementwise."""
+        if layer not in self.gains:
+            part = self.loaded.anatomy.layers[layer]
+            projection = self.loaded.model.get_submodule(part.projection)
+            every_K = torch.cat([self.means[layer, head] for head in range(part.heads)]).to(projection.weight)
+            whole_D = projection(torch.cat([every_K, every_K.new_zeros(width(projection) - len(every_K))]))
+            gain_D = joining(self.loaded, layer, whole_D) / whole_D
+            self.gains[layer] = torch.where(whole_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
+        return self.gains[layer]
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ from stages.tasks.treebank.grammar import CONSTRUCTIONS
 from stages.tasks.treebank.tree import Sentence, Tree, spell
 from stages.tasks.treebank.words import Draw
 
-LEXICON = Path(__file__).parents[1] / "tasks/treebank/lexicon.yaml"
+LEXICON = Path(__file__).parents[1] / "sources/treebank/lexicon.yaml"
 PAD, CLS, SEP, MASK = range(4)
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 HELD = 6  # one in so many combinations of subject and predicate is never trained on

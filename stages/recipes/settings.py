@@ -192,15 +192,16 @@ class Measuring(Section):
 class Recipe(Section):
     """A lesson (`task`: stages/recipes/<task>.py), how a model learns it, variants (`arms`), how they are measured.
 
-    `train` is a `Training`, or `Revisions` where others did the training; `reads`: what the lesson's data come from
-    besides, a dep of `train` and `dynamics` in dvc.yaml; `families`: the folder whose relations are measured, a dep of
-    `dynamics`.
+    `train` is a `Training`, or `Revisions` where others did the training. `reads`, `words`: the code and the words that
+    the lesson's data come from besides, deps of `train` and `dynamics` in dvc.yaml. `families`: the folder whose
+    relations are measured, a dep of `dynamics`.
 
     An arm changes keys of `train`, such as {architecture: {layers: 1}}; `main` is the arm that the others control.
     """
 
     task: Name
     reads: str = Field(min_length=1)
+    words: str = Field(min_length=1)
     families: str = Field(min_length=1)
     train: Annotated[
         Annotated[Training, Tag("[training]")] | Annotated[Revisions, Tag("[revisions]")], Discriminator(_variant)
@@ -234,7 +235,7 @@ class Recipe(Section):
 def digest(seed: int, recipe: Recipe) -> str:
     """Return the sha256 of all that a recipe's results depend on in params: the seed and the recipe, as sorted JSON."""
     content = json.dumps(
-        {"seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"reads", "families"})}, sort_keys=True
+        {"seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"reads", "words", "families"})}, sort_keys=True
     )
     return hashlib.sha256(content.encode()).hexdigest()
 

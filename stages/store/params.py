@@ -122,6 +122,7 @@ class Steer(Section):
     zero_shot: Count
     shuffled: Count
     natural: Annotated[int, Field(ge=0)]
+    random: Count
     draws: Count
 
 

@@ -15,6 +15,14 @@ def prompts(task: str) -> Path:
     return Path(f"data/prompts/{task}.parquet")
 
 
+def asked(task: str) -> Path:
+    """The same prompts where they are scored, else none: what stages after `extract` read.
+
+    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
+    """
+    return Path(f"data/asked/{task}.parquet")
+
+
 def model(slot: str) -> Path:
     """Provenance and anatomy of the model in a slot."""
     return Path(f"data/models/{slot}.json")

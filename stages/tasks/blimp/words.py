@@ -101,7 +101,7 @@ class Phrase:
 
 
 class Lexicon(Entry):
-    """The words of `stages/tasks/blimp/lexicon.yaml`, which explains each list."""
+    """The words of `stages/sources/blimp/lexicon.yaml`, which explains each list."""
 
     names: dict[str, Texts]
     people: dict[str, Texts]

@@ -16,7 +16,7 @@ from stages.tasks.lexicon import plural
 class Function:
     """One function.
 
-    like: the function of task icl whose pairs give demonstrations and usual words. rare: the list of lexicon.yaml with
+    like: the function of task icl whose pairs give demonstrations and usual words. rare: the list of rare.yaml with
     its rare words ("" for numbers). invented: what made-up words look like (`invented.words`). answer: the rule that
     gives the right answer of a made-up word, and of a rare word that stands without one; None where no rule does.
     regular: whether a pair is regular, where some are not.

@@ -1,8 +1,8 @@
 """Usual, rare and made-up words after demonstrations of a function, and the same words without (Task `extrapolation`).
 
     usual      words of task icl's questions; of functions with regular endings, those that take one
-    irregular  common words that do not: of those questions, and of this task's lexicon
-    rare       rare real words, right answers from this task's lexicon, the longest first: they have more tokens, as
+    irregular  common words that do not: of those questions, and of rare.yaml
+    rare       rare real words, right answers from rare.yaml, the longest first: they have more tokens, as
                made-up ones have; of the successor, two- and three-digit numbers
     made_up    words that do not exist (`invented.py`), right answers by the rule; of the successor, six-digit numbers
     copied     the same where no rule gives an answer: there is no right one. The target is the word itself: what is
@@ -26,9 +26,8 @@ from stages.tasks.extrapolation.settings import Settings
 from stages.tasks.extrapolation.task import ASKED, COPIED, IRREGULAR, MADE_UP, RARE, USUAL
 from stages.tasks.icl.prompts import Pair, demonstrated, from_lexicon, parted
 from stages.tasks.lexicon import Entry, read
-from stages.tasks.prompt import Prompt, Span, stream
+from stages.tasks.prompt import Prompt, Span, read_text, stream
 
-HERE = Path(__file__).parent
 NUMBERS = 21, 1000  # rare ones for the successor: the usual ones end at 20
 
 
@@ -54,9 +53,10 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     for name in settings.functions:
         if name not in FUNCTIONS:
             raise UserError(f"tasks.extrapolation.functions = {name!r}: allowed: {', '.join(FUNCTIONS)}")
-    path = Path(settings.path) / "lexicon.yaml"
-    known, lexicon = from_lexicon(path), read(HERE / "lexicon.yaml", Lexicon, "task extrapolation")
-    taken = _taken(known, lexicon)
+    folder = Path(settings.path)
+    path = folder / "functions.yaml"
+    known, lexicon = from_lexicon(path), read(folder / "rare.yaml", Lexicon, "task extrapolation")
+    taken = _taken(known, lexicon, " ".join(read_text(folder / "real.txt")))
     prompts: list[Prompt] = []
     for name in dict.fromkeys(settings.functions or FUNCTIONS):
         function = FUNCTIONS[name]
@@ -119,12 +119,11 @@ def _cased(function: Function):
     return lambda number, word: word.upper() if number % 2 else word.capitalize()
 
 
-def _taken(known: dict[str, tuple[str, list[Pair]]], lexicon: Lexicon) -> set[str]:
+def _taken(known: dict[str, tuple[str, list[Pair]]], lexicon: Lexicon, real: str) -> set[str]:
     """Return all words, in lower case, that are known to exist."""
     pairs = [pair for _, of_function in known.values() for pair in of_function]
     pairs += [*lexicon.irregular_nouns, *lexicon.antonyms, *lexicon.translations, *lexicon.capitals]
     words = {word for pair in pairs for answer in pair for word in answer.lower().split()}
-    real = (HERE / "real.txt").read_text(encoding="utf-8")
     return words.union(*(text.split() for text in (lexicon.nouns, lexicon.verbs, lexicon.adjectives, real)))
 
 

@@ -11,7 +11,8 @@ from stages.tasks.task import Source
 class Settings(Source):
     """Usual, rare and made-up words of in-context functions: `words` of each class, at most.
 
-    path: the folder of task icl, whose lexicon gives the demonstrations and the usual words. sets: sets of
+    path: a folder of words: functions.yaml gives the demonstrations and the usual words, as it does for task icl,
+    rare.yaml rare ones with right answers, real.txt words that made-up ones must not be. sets: sets of
     demonstrations per function, which its words take in turn. functions: names; empty = all.
     """
 

@@ -62,7 +62,7 @@ class Subordinators(Entry):
 
 
 class Lexicon(Entry):
-    """The words of `stages/tasks/treebank/lexicon.yaml`, which explains each list."""
+    """The words of `stages/sources/treebank/lexicon.yaml`, which explains each list."""
 
     names: Texts
     pronouns: Annotated[tuple[Pair, ...], Field(min_length=4)]
