@@ -126,6 +126,15 @@ class Steer(Section):
     draws: Count
 
 
+class Apply(Section):
+    """Function vectors where they were not made: on composed functions and in plain text, against random vectors."""
+
+    choose: Count
+    passages: Count
+    cuts: Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    draws: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -168,6 +177,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    apply: Apply
     circuit: Circuit
     report: Report
 

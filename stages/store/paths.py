@@ -88,6 +88,16 @@ def steering(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.steering.parquet")
 
 
+def composed(slot: str) -> Path:
+    """How prompts of composed functions are answered under sums of function vectors."""
+    return Path(f"data/vectors/{slot}.composed.parquet")
+
+
+def continued(slot: str) -> Path:
+    """What plain text is continued with under function vectors."""
+    return Path(f"data/vectors/{slot}.continued.parquet")
+
+
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
     return Path(f"data/circuits/{slot}.parquet")
