@@ -18,28 +18,36 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.store.errors import UserError
 from stages.tasks.composed.settings import Settings
-from stages.tasks.composed.task import COPY, OF
+from stages.tasks.composed.task import ASKED, COPY, OF
 from stages.tasks.icl.prompts import Pair, demonstrated, from_lexicon, parted
-from stages.tasks.prompt import Prompt, stream
+from stages.tasks.prompt import Prompt, Span, stream
 
 RULES: tuple[Callable[[str], str], ...] = (str.capitalize, str.lower, str.upper)
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
-    """Build two prompts (clean, zero_shot) per pair of functions and word, of both splits, and those of `copy`."""
-    known = {name: pairs for name, (_, pairs) in from_lexicon(Path(settings.path) / "lexicon.yaml").items()}
+    """Build two prompts (clean, zero_shot) per pair of functions and word, of both splits, and those of `copy`.
+
+    Raises `UserError` where the lexicon is unreadable, permits no such pair of functions, or none at all.
+    """
+    known = {name: pairs for name, (_, pairs) in from_lexicon(Path(settings.path)).items()}
+    composed = {f"{outer}{OF}{inner}": uses for (inner, outer), uses in compositions(known, settings, seed).items()}
+    for name in settings.pairs:
+        if name not in composed:
+            raise UserError(f"tasks.composed.pairs = {name!r}: allowed: {', '.join(composed) or 'none'}")
+    if not composed:
+        raise UserError(f"{settings.path}: no two functions leave tasks.composed.least = {settings.least} words to ask")
     prompts: list[Prompt] = []
     copied: list[Pair] = []
-    for (inner, outer), triples in compositions(known, settings, seed).items():
-        prompts += _prompts(f"{outer}{OF}{inner}", triples, settings, seed)
-        copied += [(x, x) for x, _ in triples["shown"]]
-    if copied:
-        pairs = list(dict.fromkeys(copied))
-        order = stream(seed, "composed/copy/split").permutation(len(pairs))
-        shown, asked = ([pairs[item] for item in part] for part in np.array_split(order, 2))
-        prompts += _prompts(COPY, {"shown": shown, "a": asked[::2], "b": asked[1::2]}, settings, seed)
-    return prompts
+    for name in dict.fromkeys(settings.pairs or composed):
+        prompts += _prompts(name, composed[name], settings, seed)
+        copied += [(x, x) for x, _ in composed[name]["shown"]]
+    pairs = list(dict.fromkeys(copied))
+    order = stream(seed, "composed/copy/split").permutation(len(pairs))
+    shown, asked = ([pairs[item] for item in part] for part in np.array_split(order, 2))
+    return prompts + _prompts(COPY, {"shown": shown, "a": asked[::2], "b": asked[1::2]}, settings, seed)
 
 
 def compositions(
@@ -91,6 +99,8 @@ def _prompts(group: str, words: dict[str, list[Pair]], settings: Settings, seed:
             contexts.append("".join(before + x + middle + y + after for x, y in chosen))
         for number, (x, y) in enumerate(words[split][: settings.words]):
             for role, shown in (("clean", contexts[number % settings.sets]), ("zero_shot", "")):
+                text = shown + before + x + colon
+                start, answer = len(shown + before), len(text) + len(middle) - len(colon)
                 prompts.append(
                     Prompt(
                         id=f"composed/{group}/{split}{number:03d}#{role}",
@@ -98,8 +108,9 @@ def _prompts(group: str, words: dict[str, list[Pair]], settings: Settings, seed:
                         group=group,
                         cluster=f"{group}/{x}",
                         split=split,
-                        text=shown + before + x + colon,
+                        text=text,
                         targets=(middle[len(colon) :] + y,),
+                        relations=(Span(ASKED, answer, answer + len(y), start, start + len(x)),),
                     )
                 )
     return prompts

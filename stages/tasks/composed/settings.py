@@ -11,11 +11,13 @@ from stages.tasks.task import Source
 class Settings(Source):
     """Two functions of task icl, one after the other: `words` of each split per pair of functions, at most.
 
-    path: the folder of task icl, whose lexicon holds the functions. sets: sets of demonstrations per split, which words
-    take in turn. least: pairs with fewer words of split b are left out.
+    path: the lexicon of task icl, which holds the functions. pairs: names, such as "capitalize of singular-plural";
+    empty = all that the lexicon permits. sets: sets of demonstrations per split, which words take in turn. least: pairs
+    with fewer words of split b are left out.
     """
 
     source: Literal["builtin"] = "builtin"
+    pairs: tuple[str, ...]
     shots: Annotated[int, Field(ge=2)]
     sets: Count
     words: Annotated[int, Field(ge=2)]

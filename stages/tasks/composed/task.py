@@ -4,19 +4,13 @@ Stage `compose` asks whether the sum of two function vectors is a vector of the 
 section 3.3). accuracy = every answer token is the argmax given the right ones before it, as in task icl.
 """
 
-from collections.abc import Sequence
-
 from stages.tasks.composed.settings import Settings
-from stages.tasks.task import Answered, Read, Task
+from stages.tasks.icl.task import solved
+from stages.tasks.task import Task
 
 COPY = "copy"  # the group of demonstrations that do neither
+ASKED = "asked"  # the relation from the answer to the word asked about
 OF = " of "  # a composed group is named <outer> of <inner>
-
-
-def solved(read: Sequence[Read], answered: Sequence[Answered]) -> dict[str, float]:
-    """Return accuracy and mean log-probability (nats) of an answer."""
-    (answer,) = answered
-    return {"accuracy": float(answer.top.all()), "logprob": float(answer.logprob.mean())}
 
 
 def parts(group: str) -> tuple[str, str]:
