@@ -33,7 +33,7 @@ from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.composed.task import COPY, parts
-from stages.tasks.icl.continuation import SHOWS
+from stages.tasks.icl.continuation import SHOWS, bare
 from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _stored(slot: str, loaded: "Loaded") -> Stored:
 
     with safe_open(paths.vectors(slot), "pt") as file:
         made = json.loads(file.metadata()["provenance"])
-        vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping
+        vectors = {name: file.get_tensor(name) for name in made["vectors"]}
     chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
     shown = tables.read(paths.outputs(slot, SHOWN))
     shown = shown[(shown.split == "a") & shown.solved.astype(bool)]
@@ -259,7 +259,7 @@ def _row(prompt, vector: str, scored) -> dict:
 def continued(
     loaded: "Loaded", stored: Stored, passages: pd.DataFrame, settings: params.Params, slot: str
 ) -> list[dict]:
-    """Return rows of CONTINUED: the likeliest next token of every passage, cut after some tokens, under every vector."""
+    """Return rows of CONTINUED: the likeliest next token of every passage, cut in several places, under each vector."""
     from stages.model.continuation import next_tokens
     from stages.model.tokens import encode
 
@@ -267,15 +267,16 @@ def continued(
     chosen = passages.drop_duplicates("cluster").tail(section.passages)  # the short ones come last
     read = [(row, cut, encode(loaded, row).ids) for row in chosen.itertuples() for cut in section.cuts]
     read = [(row, cut, ids[:cut]) for row, cut, ids in read if len(ids) >= cut]
+    seen = [{bare(loaded.tokenizer.decode([index])) for index in ids.tolist()} - {""} for _, _, ids in read]
     rows = []
     for function in [name for name in SHOWS if name in stored.means] if read else []:
         edits = written(stored, function, section.draws, settings.seed, f"apply/{slot}/{function}/text")
         ids = next_tokens(loaded, [tokens for _, _, tokens in read], list(edits.values()))
         for (vector, source, of, draw), next_ids in zip(edits, ids.tolist(), strict=True):
             same = {"function": function, "vector": vector, "source": source, "of": of, "draw": draw}
-            for (row, cut, tokens), token in zip(read, next_ids, strict=True):
-                last, text = (loaded.tokenizer.decode([index]) for index in (int(tokens[-1]), token))
-                shown = {"read": last, "token": text, "shown": SHOWS[function].there(text)}
+            for (row, cut, _), before, token in zip(read, seen, next_ids, strict=True):
+                text = loaded.tokenizer.decode([token])
+                shown = {"token": text, "seen": bare(text) in before, "shown": SHOWS[function].there(text)}
                 rows.append(same | {"prompt": f"{row.id}:{cut}", "cluster": row.cluster} | shown)
     return rows
 

@@ -219,8 +219,8 @@ CONTINUED = _schema(
     source=(pa.string(), "what is written: own, other (another function's) or random; '' for none"),
     of=(pa.string(), "the function whose vector it is; '' for none and random"),
     draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
-    read=(pa.string(), "text of the last token read: where it is written"),
     token=(pa.string(), "text of the likeliest next token"),
+    seen=(pa.bool_(), "it is, but for case and white space, one of the tokens that were read"),
     shown=(pa.bool_(), "it is as the function says"),
 )
 

@@ -21,4 +21,9 @@ def begins_upper(token: str) -> bool:
     return token.strip()[:1].isupper()
 
 
+def bare(token: str) -> str:
+    """Return a token's text without white space around it, case set aside."""
+    return token.strip().casefold()
+
+
 SHOWS: Mapping[str, Sign] = {"capitalize": Sign("in upper or title case", begins_upper)}
