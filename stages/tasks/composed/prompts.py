@@ -6,9 +6,9 @@ left out where the composed answer begins what either function alone gives, f(x)
 has to tell the composed function from each of its parts, and from copying. Pairs of functions that leave fewer than
 `least` words of split b to ask are left out.
 
-Words keep what task icl uses them for, as words of f: those it demonstrates with are demonstrated here, its questions
-of split b are asked here on split b, so that no word that f's vector was made or chosen from is reported on. (A word of
-g's may be among them, with another answer than the composed one.) Every word gives a `clean` prompt, after
+Words keep what task icl uses them for, as words of f: those it demonstrates with are demonstrated here, and its
+questions of split b are asked here on split b, so that no word that f's vector was made or chosen from is reported on.
+(A word of g's may be among them, with another answer than the composed one.) Every word gives a `clean` prompt, after
 demonstrations of the composed function, and a `zero_shot` one. Group `copy` demonstrates x -> x with the same words:
 what sums of vectors count twice.
 """
