@@ -201,8 +201,8 @@ COMPOSED = _schema(
     context=(pa.string(), "zero_shot; clean: the intact model with demonstrations of the composed function"),
     vector=(
         pa.string(),
-        "none; mean outputs in place: inner, outer, sum, analogy (sum - copy), own (of the composed function itself), as "
-        "controls random and other (in the outer one's place); added: the two stored vectors, each after its layer",
+        "none; mean outputs in place: inner, outer, sum, analogy (sum - copy), own (of the composed function itself), "
+        "as controls random and other (in the outer one's place); added: two stored vectors, each after its layer",
     ),
     heads=(pa.int16(), "number of heads written; 0 where none"),
     draw=(pa.int16(), "number of the random or other vector, from 1; 0 elsewhere"),
