@@ -222,8 +222,8 @@ def overlap(rows: pd.DataFrame, order: list[str]) -> alt.LayerChart:
         x=alt.X("family_a:N", axis=alt.Axis(labelAngle=-40, orient="top"), **axis),
         y=alt.Y("family_b:N", **axis),
         tooltip=[
-            alt.Tooltip("family_a:N", title="one"),
-            alt.Tooltip("family_b:N", title="other"),
+            alt.Tooltip("family_a:N", title="family"),
+            alt.Tooltip("family_b:N", title="and"),
             alt.Tooltip("both:Q", title="heads in both"),
             alt.Tooltip("jaccard:Q", format=".2f"),
             alt.Tooltip("expected:Q", title="expected by chance", format=".2f"),
