@@ -113,8 +113,8 @@ def test_sums_are_written_head_by_head():
 def test_mean_outputs_of_demonstrations_are_those_of_plain_passes_over_solved_prompts():
     loaded = make("llama_gqa", scale=3.0)
     texts = ["Q: the\nA: a\n\nQ: dog\nA:", "Q: the\nA: a\n\nQ: house\nA:", "Q: on\nA:"]
-    rows = [SimpleNamespace(id=text, role="clean", text=text, targets=[" x"], relations=[], ordinals=[], tokens=0, bos=True)
-            for text in texts]  # fmt: skip
+    same = {"role": "clean", "targets": [" x"], "relations": [], "ordinals": [], "tokens": 0, "bos": True}
+    rows = [SimpleNamespace(id=text, text=text, **same) for text in texts]
     best = [int(forward(loaded, [t.ids[: t.target[0]]], [np.array([t.target[0] - 1])]).argmax())
             for t in encode_all(loaded, rows)]  # fmt: skip
     prompts = encode_all(loaded, rows)

@@ -103,10 +103,11 @@ def test_the_share_is_ranked_among_random_vectors():
 @pytest.mark.parametrize(
     ("own", "random", "other", "said", "never"),
     [
-        (12, 0, 2, ["none of 19 random vectors as long gives as many (largest 0.00): rank p = 0.05, its floor. Of 1 other "
-                    "functions' vectors none gives as many (largest: h, 0.10", "0.20 are words of the text read so far"], "not told"),
-        (3, 9, 5, ["1 of 19 random vectors as long gives as many (largest 0.45): rank p = 0.10; not told apart from them. Of 1 "
-                   "other functions' vectors 1 gives as many"], "its floor"),
+        (12, 0, 2, ["none of 19 random vectors as long gives as many (largest 0.00): rank p = 0.05, its floor. Of 1 "
+                    "other functions' vectors none gives as many (largest: h, 0.10", "0.20 are words of the text read"],
+         "not told"),
+        (3, 9, 5, ["1 of 19 random vectors as long gives as many (largest 0.45): rank p = 0.10; not told apart from "
+                   "them. Of 1 other functions' vectors 1 gives as many"], "its floor"),
         (0, 0, 0, ["19 of 19 random vectors as long give as many"], "of the text read so far"),
     ],
 )  # fmt: skip
