@@ -22,10 +22,10 @@ COMPOSED = (
 )
 TEXTS = (
     "In plain text, which asks for nothing, the mean outputs of the function's heads are written in place at the last "
-    "token read ({heads}), or their sum is added after one layer ({function}). What the likeliest next token is then "
+    "token read, or their sum is added after one layer. What the likeliest next token is then "
     "shows which function was written only where the function can be seen in one token."
 )
-WRITTEN = {"heads": "in place", "function": "added"}
+WRITTEN = {"heads": "mean outputs in place", "function": "their sum added after one layer"}
 
 
 def sweep(slot: Slot) -> list:
@@ -48,8 +48,8 @@ def sweep(slot: Slot) -> list:
     says = (
         f"What the choice was made on: accuracy without demonstrations on {listed(map(str, prompts))} prompts per "
         f"function of one half, by the layer after which a vector is added and its strength, {listed(named)}; rings: "
-        f"chosen. The best of {settings} values is there by luck as well: nothing is claimed from these prompts, and "
-        f"what was chosen is reported above on the other half."
+        f"chosen, of all functions together for any. The best of {settings} values is there by luck as well: nothing is "
+        f"claimed from these prompts, and what was chosen is reported above on the other half."
     )
     return [Figure(cards, says, path, "cards", colours), *_numbers(rows)]
 
@@ -178,7 +178,7 @@ def continued(slot: Slot, alpha: float) -> list:
         legend = [(colour, shape, label) for label, colour, shape in SOURCES.values()]
         says = f"Share of likeliest next tokens {said}, by what is written at the last token of a plain text."
         blocks.append(Figure(cards, says, path, "cards", legend))
-    return [blocks[0], Note(TEXTS.format(**WRITTEN)), *blocks[1:]]
+    return [blocks[0], Note(TEXTS), *blocks[1:]]
 
 
 def _shown(rows: pd.DataFrame, vector: str) -> pd.DataFrame:
@@ -217,9 +217,10 @@ def _text_claim(rows: pd.DataFrame, vector: str, said: str, alpha: float) -> str
         as_high = int((others["share"] >= own["share"] - 1e-9).sum())
         text += (
             f". Of {len(others)} other functions' vectors {as_high or 'none'} {'gives' if as_high < 2 else 'give'} as "
-            f"many (largest: {top['of']}, {_share(top)})"
+            f"many (largest: {top['of']}, {_share(top)}"
+            f"{', an interval that overlaps' * bool(own['low'] <= top['high'] and not as_high)})"
         )
-    if own["share"] > none["share"]:
+    if own["change_low"] > 0:
         text += (
             f". Of its {number(own['share'])}, {number(own['seen_shown'])} are words of the text read so far and "
             f"{number(own['kept_shown'])} the intact model's own next word, both but for case"

@@ -19,7 +19,7 @@ SOURCES = {  # what is written in a plain text: (label, colour, shape)
     "": ("nothing", GREY, "circle"),
     "own": ("the function's own", BLUE, "circle"),
     "other": ("another function's", ORANGE, "square"),
-    "random": ("random, each draw", BLACK, "triangle-down"),
+    "random": ("random, mean over draws", BLACK, "triangle-down"),
 }
 ADDED = {"function": ("sum of the heads", ORANGE), "layer_average": ("layer average", GREEN)}  # swept over layers
 
