@@ -48,8 +48,8 @@ def sweep(slot: Slot) -> list:
     says = (
         f"What the choice was made on: accuracy without demonstrations on {listed(map(str, prompts))} prompts per "
         f"function of one half, by the layer after which a vector is added and its strength, {listed(named)}; rings: "
-        f"chosen, of all functions together for any. The best of {settings} values is there by luck as well: nothing is "
-        f"claimed from these prompts, and what was chosen is reported above on the other half."
+        f"chosen, of all functions together for any. The best of {settings} values is there by luck as well: nothing "
+        f"is claimed from these prompts, and what was chosen is reported above on the other half."
     )
     return [Figure(cards, says, path, "cards", colours), *_numbers(rows)]
 
