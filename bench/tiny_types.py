@@ -172,6 +172,7 @@ OVERRIDES["qwen4_exp.text_config"] = OVERRIDES["qwen4_exp_text"]
 # The same type with other options that change what a head is or sees: type -> name of the variant -> fields.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "bert": {"decoder": {"is_decoder": True}},
+    "big_bird": {"full": {"attention_type": "original_full"}},
     "bloom": {"post-norm residual": {"apply_residual_connection_post_layernorm": True}},
     "deberta": {"relative": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32}},
     "deberta-v2": {

@@ -2,7 +2,7 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv. Every interval is a
+continued.csv, extrapolation.csv, shifts.csv, readings.csv. Every interval is a
 95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -26,6 +26,7 @@ from stages.statistics import (
     continued,
     effects,
     extrapolation,
+    shifts,
     steering,
     stepping,
     sweep,
@@ -68,6 +69,11 @@ def main(slot: str) -> None:
     summed, texts = _applied(slot)
     _csv(folder / "composed.csv", summed)
     _csv(folder / "continued.csv", texts)
+    moved = shifts.table(
+        tables.read(paths.shifts(slot), tables.SHIFTS), tables.read(paths.offsets(slot), tables.OFFSETS)
+    )
+    _csv(folder / "shifts.csv", moved)
+    _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
@@ -79,6 +85,7 @@ def main(slot: str) -> None:
     if any(applied.values()):
         numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
+    numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     tables.write_text(folder / "metrics.json", _json(numbers))
 
 
@@ -236,6 +243,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
+    named |= {"shifts": paths.shifts}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -38,6 +38,7 @@ ANCHORS = [
     "effects",
     "every-head",
     "vectors",
+    "shifts",
     "overlap",
     "missing",
 ]
@@ -612,6 +613,7 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
         "steering": "No function vector was tested",
         "composed": "No composed function was asked",
         "continued": "No plain text was continued under a function vector",
+        "shifts": "No function was looked at as an offset",
         "extrapolation": "No usual, rare or made-up words were asked",
         "overlap": "no overlap is defined",
     }.get(name, "Methods")
@@ -644,7 +646,9 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
 def test_no_members_and_no_control_are_said(tmp_path):
     none = heads(np.random.default_rng(1)).assign(member=0)
     table, steered = effects(np.random.default_rng(1), draws=0), steering(np.random.default_rng(1), draws=0)
-    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered, composed=None, continued=None))
+    html = render(
+        write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered, composed=None, continued=None)
+    )
     shown = text_of(html)
     assert "None of the 72 heads is a member" in shown
     assert "No control sets were run." in shown

@@ -38,10 +38,17 @@ COLUMNS = {
     "circuit": "target place purpose direction source kind layer head feeder previous composition copying intact value "
     "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho "
     "rho_p matching note",
+    "shifts": "function inverse space vector kind layer factor asked measure value low high null p trials note",
+    "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
 }
-NAMES = {"effects": {"heads"}, "extrapolation": {"tokens"}}  # table: columns of names there, of numbers elsewhere
+NAMES = {
+    "effects": {"heads"},
+    "extrapolation": {"tokens"},
+    "shifts": {"space", "asked"},
+    "readings": {"tokens", "random_tokens"},
+}  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
 
 
@@ -67,6 +74,8 @@ class Slot:
     grammar: pd.DataFrame
     iteration: pd.DataFrame
     circuit: pd.DataFrame
+    shifts: pd.DataFrame
+    readings: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

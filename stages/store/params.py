@@ -135,6 +135,13 @@ class Apply(Section):
     draws: Count
 
 
+class Shifts(Section):
+    """Functions as offsets: pairs per function, and random vectors to read beside each function's."""
+
+    pairs: Count
+    random: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -178,6 +185,7 @@ class Params(Studies):
     ablate: Ablate
     steer: Steer
     apply: Apply
+    shifts: Shifts
     circuit: Circuit
     report: Report
 

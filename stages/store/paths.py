@@ -98,6 +98,21 @@ def continued(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.continued.parquet")
 
 
+def shifts(slot: str) -> Path:
+    """Raw answers to both members of pairs under a function vector, twice it and minus it."""
+    return Path(f"data/shifts/{slot}.parquet")
+
+
+def offsets(slot: str) -> Path:
+    """Whether a function is one offset, in the model's spaces of vectors."""
+    return Path(f"data/shifts/{slot}.offsets.parquet")
+
+
+def readings(slot: str) -> Path:
+    """What function vectors say, read through the model's last norm and unembedding."""
+    return Path(f"data/shifts/{slot}.readings.parquet")
+
+
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
     return Path(f"data/circuits/{slot}.parquet")

@@ -224,6 +224,49 @@ CONTINUED = _schema(
     shown=(pa.bool_(), "it is as the function says"),
 )
 
+SHIFTS = _schema(
+    function=(pa.string(), "in-context function"),
+    inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
+    prompt=(pa.string(), "id of the prompt that asks for the pair's x"),
+    cluster=(pa.string(), "cluster of that prompt: the word"),
+    asked=(pa.string(), "the member of the pair that is asked about: x, or y = f(x)"),
+    vector=(pa.string(), "none, added (function, layerwise or layer_average), heads (in place) or demonstrations"),
+    kind=(pa.string(), "which vector is added, chosen on split a; = vector elsewhere"),
+    factor=(pa.float32(), "times the chosen strength: 1, 2 or -1; 0 where there is no vector"),
+    other=(pa.bool_(), "the answer is the pair's other member: every token is the argmax, teacher-forced"),
+    echo=(pa.bool_(), "the answer begins with the first token of the word asked about; null where both begin alike"),
+)
+
+OFFSETS = _schema(
+    function=(pa.string(), "in-context function"),
+    space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
+    layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
+    measure=(
+        pa.string(),
+        "cosine, axis, dimensions, parallelogram, nearest, minus or again: see statistics/offsets.py",
+    ),
+    value=(pa.float32(), "its value"),
+    low=(pa.float32(), "95 % bounds, of shares of pairs"),
+    high=(pa.float32(), "95 % bounds, of shares of pairs"),
+    null=(pa.float32(), "its mean where the y are dealt out anew"),
+    p=(pa.float32(), "rank among such dealings, in the direction of one offset"),
+    pairs=(pa.int32(), "pairs x, y behind it (split b)"),
+)
+
+READINGS = _schema(
+    function=(pa.string(), "in-context function"),
+    vector=(pa.string(), "function or layer_average"),
+    draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
+    norm=(pa.float32(), "its length, without the strength"),
+    answers=(
+        pa.float32(),
+        "share of the vocabulary less likely than answers' first tokens (split b): 0.5 by chance",
+    ),
+    inputs=(pa.float32(), "the same of the words asked about"),
+    elsewhere=(pa.float32(), "the answers' share under other functions' vectors of this kind, mean; null for draws"),
+    tokens=(pa.list_(pa.string()), "the likeliest tokens, most likely first"),
+)
+
 ANSWERS = _schema(
     prompt=(pa.string(), "id of the prompt"),
     function=(pa.string(), "in-context function"),
