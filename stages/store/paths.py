@@ -89,6 +89,16 @@ def steering(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.steering.parquet")
 
 
+def composed(slot: str) -> Path:
+    """How prompts of composed functions are answered under sums of function vectors."""
+    return Path(f"data/vectors/{slot}.composed.parquet")
+
+
+def continued(slot: str) -> Path:
+    """What plain text is continued with under function vectors."""
+    return Path(f"data/vectors/{slot}.continued.parquet")
+
+
 def shifts(slot: str) -> Path:
     """Raw answers to both members of pairs under a function vector, twice it and minus it."""
     return Path(f"data/shifts/{slot}.parquet")
