@@ -120,6 +120,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"head_dim": 8},
     "luke": {"entity_vocab_size": 16, "entity_emb_size": 8},
+    "mllama.text_config": {"cross_attention_layers": [1, 3]},
     "ministral": {"head_dim": 16},
     "molmo2.adapter_config": {"vision_feature_layer": [1, 0]},
     "muse_spark.audio_config": {"hidden_sizes": [16, 16, 16, 16]},

@@ -39,7 +39,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    table = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    table = tables.read(paths.asked(TASK), tables.PROMPTS)
     if unknown := sorted(set(settings.neighbours.silenced) - set(table.group)):
         allowed = ", ".join(sorted(set(table.group)))
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")

@@ -162,14 +162,18 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
     tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
+    tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
+    tables.write(paths.continued(slot), tables.empty(tables.CONTINUED, "no function"), tables.CONTINUED)
     attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
     record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
     tables.write_text(paths.model(slot), json.dumps(record))
 
     main(slot)
     folder = paths.report(slot)
-    names = "agreement causal circuit effects extrapolation grammar heads iteration neighbours overlap".split()
-    names += "readings reliability shifts steering".split()
+    names = (
+        "agreement causal circuit composed continued effects extrapolation grammar heads iteration neighbours overlap "
+        "readings reliability shifts steering sweep"
+    ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
     assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)

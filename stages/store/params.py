@@ -126,6 +126,15 @@ class Steer(Section):
     draws: Count
 
 
+class Apply(Section):
+    """Function vectors where they were not made: on composed functions and in plain text, against random vectors."""
+
+    choose: Count
+    passages: Count
+    cuts: Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    draws: Count
+
+
 class Shifts(Section):
     """Functions as offsets: pairs per function, and random vectors to read beside each function's."""
 
@@ -189,6 +198,7 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    apply: Apply
     shifts: Shifts
     circuit: Circuit
     neighbours: Neighbours

@@ -18,8 +18,7 @@ def prompts(task: str) -> Path:
 def asked(task: str) -> Path:
     """The same prompts where they are scored, else none: what stages after `extract` read.
 
-    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again; nor does
-    one of prompts that a stage of its own scores.
+    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
     """
     return Path(f"data/asked/{task}.parquet")
 
@@ -87,6 +86,16 @@ def control_vectors(slot: str) -> Path:
 def steering(slot: str) -> Path:
     """Raw outcomes of every steering run."""
     return Path(f"data/vectors/{slot}.steering.parquet")
+
+
+def composed(slot: str) -> Path:
+    """How prompts of composed functions are answered under sums of function vectors."""
+    return Path(f"data/vectors/{slot}.composed.parquet")
+
+
+def continued(slot: str) -> Path:
+    """What plain text is continued with under function vectors."""
+    return Path(f"data/vectors/{slot}.continued.parquet")
 
 
 def shifts(slot: str) -> Path:

@@ -193,6 +193,37 @@ STEERING = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
+COMPOSED = _schema(
+    function=(pa.string(), "composed function, <outer> of <inner>"),
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the word, with its function"),
+    context=(pa.string(), "zero_shot; clean: the intact model with demonstrations of the composed function"),
+    vector=(
+        pa.string(),
+        "none; mean outputs in place: inner, outer, sum, analogy (sum - copy), own (of the composed function itself), "
+        "as controls random and other (in the outer one's place); added: two stored vectors, each after its layer",
+    ),
+    heads=(pa.int16(), "number of heads written; 0 where none"),
+    draw=(pa.int16(), "number of the random or other vector, from 1; 0 elsewhere"),
+    beside=(pa.string(), "the function in the outer one's place; '' elsewhere"),
+    correct=(pa.bool_(), "every token of the composed answer is the argmax, teacher-forced"),
+    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
+)
+
+CONTINUED = _schema(
+    function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
+    prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
+    cluster=(pa.string(), "cluster of the passage"),
+    vector=(pa.string(), "none, heads (mean outputs in place) or function (their sum added after one layer)"),
+    source=(pa.string(), "what is written: own, other (another function's) or random; '' for none"),
+    of=(pa.string(), "the function whose vector it is; '' for none and random"),
+    draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
+    token=(pa.string(), "text of the likeliest next token"),
+    seen=(pa.bool_(), "it is, but for case and white space, one of the tokens that were read"),
+    shown=(pa.bool_(), "it is as the function says"),
+)
+
 SHIFTS = _schema(
     function=(pa.string(), "in-context function"),
     inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
