@@ -25,7 +25,8 @@ BOTH = (
     "Then questions without demonstrations about x, and others about y, are answered under the function's vector v, "
     "twice it and minus it: here the top heads' mean outputs in place, times 1, 2 or −1. An offset would lead from y "
     "back to x as −v; an instruction to apply f leads from y to f(y), which is x where f is its own inverse, as v. "
-    "No word asked about stands in a prompt that the vector comes from."
+    "Nothing right under −v may only mean that it breaks the model: what counts is where v itself leads from y. No "
+    "word asked about stands in a prompt that the vector comes from."
 )
 SAYS = (
     "Cosine, directions and parallelogram as above. x: y is answered to x; y: x is answered to y. Demonstrations: the "
@@ -124,11 +125,10 @@ def _both_ways(rows: pd.DataFrame, name: str, vector: str) -> str:
         f"{label}, v: x to y in {_whole(there)} of {int(there['trials'])} pairs ({number(nothing[0]['value'])} with "
         f"nothing), y to x in {_whole(back)} ({number(nothing[1]['value'])}); −v: y to x in {_whole(minus)}"
     )
-    few = bool(there["note"] or back["note"]) or any(pd.isna(row["low"]) for row in (there, back, minus, change))
-    leads = [not few and beyond(row["low"], row["high"], none["value"]) > 0
-             for row, none in zip((there, back), nothing, strict=True)]  # fmt: skip
-    if few:
+    gains = [_cell(rows, function=name, vector=vector, measure="plus_less_nothing", asked=asked) for asked in "xy"]
+    if any(row is None or row["note"] or pd.isna(row["low"]) for row in (*gains, change)):
         return f"{text}: too few pairs to tell."
+    leads = [beyond(row["low"], row["high"]) > 0 for row in gains]
     if not leads[0]:
         return f"{text}: v does not lead from x to y beyond doubt, so that nothing follows from where it leads from y."
     side = beyond(change["low"], change["high"])
@@ -224,12 +224,14 @@ def _readings(slot: Slot, alpha: float) -> list:
         count = f"{len(apart)} of {len(of_kind)}"
         which = f" ({listed(apart['function'])})" if 0 < len(apart) <= 4 else ""
         said.append(f"{count} of kind {names.get(kind, kind)}{which}")
-    floor = rows["p_floor"].max()
+    floor, beaten = rows["p_floor"].max(), int((rows["inputs"] >= rows["answers"]).sum())
     text = (
-        f"{READ} Answers stand higher than under every random vector (p at most {p_value(alpha)}; floor "
-        f"{p_value(floor)}; not corrected for the number of functions) and higher than under other functions' vectors, "
-        f"on average, in {listed(said)}."
-    ).replace("higher than under every random vector (p", "higher than under random vectors (p")
+        f"{READ} Answers stand higher than under random vectors (p at most {p_value(alpha)}; floor {p_value(floor)}; "
+        f"not corrected for the number of functions) and higher than under other functions' vectors, on average, in "
+        f"{listed(said)}. The words asked about stand as high as the answers, or higher, in {beaten} of {len(rows)}."
+    )
+    if floor > alpha:
+        text = f"{READ} With so few random vectors p cannot fall below {p_value(floor)}: nothing is told apart."
     return [Note(text), Table(columns, lines, "", path, (4, 5, 6, 7, 8))]
 
 
