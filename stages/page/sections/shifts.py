@@ -29,8 +29,8 @@ BOTH = (
     "word asked about stands in a prompt that the vector comes from."
 )
 SAYS = (
-    "Cosine, directions and parallelogram as above. x: y is answered to x; y: x is answered to y. Demonstrations: the "
-    "intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in place in section "
+    "Cosine, directions and parallelogram as above. Then the share of pairs whose y is answered to x / whose x is "
+    "answered to y. Shown: the intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in place in section "
     "'Function vectors'. 95 % intervals in the file; rows of fewer than 20 pairs carry no claim."
 )
 READ = (
@@ -171,14 +171,14 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
                 line.append("–" if cell is None else f"{_value(cell, digits)} ({number(cell['null'], digits)})")
             hit, near = (_cell(of_function, space=space, measure=name) for name in ("parallelogram", "nearest"))
             line.append("–" if hit is None else f"{_value(hit)} ({_value(near)})")
-        line += [_value(_answers(rows, function, "demonstrations", 0, asked)) for asked in "xy"]
-        line += [_value(_answers(rows, function, "heads", factor, asked)) for factor in (1, 2, -1) for asked in "xy"]
+        for vector, factor in (("demonstrations", 0), *(("heads", factor) for factor in (1, 2, -1))):
+            line.append(" / ".join(_value(_answers(rows, function, vector, factor, asked)) for asked in "xy"))
         line.append(number(steered["accuracy"].get(function, float("nan"))))
         counts = of_function[of_function["measure"] == "other"]["trials"]
         lines.append([*line, str(int(counts.max())) if len(counts) else "0"])
     columns = ["function", "own inverse"]
     columns += [f"{name}, {space}" for space in SPACES for name in ("cosine", "directions", "parallelogram")]
-    columns += [f"{name}: {asked}" for name in ("demonstrations", "v", "2v", "−v") for asked in "xy"]
+    columns += ["shown", "v", "2v", "−v"]
     columns += ["zero-shot", "pairs asked"]
     return Table(columns, lines, SAYS, path, tuple(range(2, len(columns))), tuple(marked))
 
