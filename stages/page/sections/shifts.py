@@ -30,8 +30,8 @@ BOTH = (
 )
 SAYS = (
     "Cosine, directions and parallelogram as above. Then the share of pairs whose y is answered to x / whose x is "
-    "answered to y. Shown: the intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in place in section "
-    "'Function vectors'. 95 % intervals in the file; rows of fewer than 20 pairs carry no claim."
+    "answered to y. Shown: the intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in "
+    "place in section 'Function vectors'. 95 % intervals in the file; rows of fewer than 20 pairs carry no claim."
 )
 READ = (
     "Each function vector alone as the last residual, read through the model's last norm and unembedding. Answers: "
