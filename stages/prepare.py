@@ -1,7 +1,6 @@
 """Prepare one task's prompts: `python -m stages.prepare <task>` writes data/prompts/<task>.parquet.
 
-And data/asked/<task>.parquet: the same where the prompts are scored, none where only attention is looked at or a stage
-of its own scores them: that task's prompts change nothing else.
+And data/asked/<task>.parquet: the same where the prompts are scored, none where only attention is looked at.
 """
 
 import logging
@@ -29,11 +28,10 @@ def main(task: str) -> None:
         schema = schema.with_metadata({"reason": why})
     rows = [asdict(prompt) for prompt in prompts]
     tables.write(paths.prompts(task), rows, schema)
-    if tasks.of(task).main and not tasks.of(task).own_stage:
+    if tasks.of(task).main:
         tables.write(paths.asked(task), rows, schema)
     else:
-        why = "a stage of its own scores them" if tasks.of(task).own_stage else "only attention is looked at"
-        tables.write(paths.asked(task), tables.empty(tables.PROMPTS, why), tables.PROMPTS)
+        tables.write(paths.asked(task), tables.empty(tables.PROMPTS, "only attention is looked at"), tables.PROMPTS)
     groups = len({prompt.group for prompt in prompts})
     log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
 

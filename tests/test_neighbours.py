@@ -13,6 +13,7 @@ from tiny import make
 
 from stages import tasks
 from stages.statistics import neighbours
+from stages.store.errors import UserError
 from stages.tasks.neighbours.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,43 @@ def test_the_table_tells_rules_apart(name, agreement, accuracy, swaps):
     assert value["forms_latin", "attention_difference"] == pytest.approx(0.1)
     numbers = neighbours.metrics(table.reset_index())["neighbours"]["english"]
     assert numbers == {"accuracy": accuracy, "knn_agreement": agreement}
+
+
+def silenced(accuracy):
+    """Return effects on ten sets of two prompts, right intact; accuracy: (majority is right) -> what is left."""
+    table = []
+    for purpose, draw in [("none", 0), ("family", 0), *[("control", n) for n in range(1, 20)]]:
+        for number in range(10):
+            for side in (0, 1):
+                value = accuracy(side == 0) if purpose == "family" else 1.0
+                row = {"purpose": purpose, "draw": draw, "prompt": f"n/{number}/{side}#given", "cluster": f"n/{number}"}
+                table += [row | {"measure": "accuracy", "value": value, "intact": 1.0}]
+                table += [row | {"measure": "margin", "value": 2 * value - 1, "intact": 1.0}]
+    return pd.DataFrame(table)
+
+
+def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_against_it():
+    read = rows(lambda row: True)
+    for rule in (float, lambda majority: float(not majority)):
+        table = neighbours.table(read, silenced(rule), {}).set_index(["group", "measure"]).loc["silenced"]
+        value = table["value"]
+        assert (value["change_accuracy"], value["without_accuracy"], value["controls_accuracy"]) == (-0.5, 0.5, 0)
+        assert value["without_answers_majority"] == rule(True) and value["intact_answers_majority"] == 0.5
+        assert table["p"]["change_accuracy"] == table["p_floor"]["change_accuracy"] == 0.05
+        assert table["trials"]["controls_accuracy"] == 19
+
+
+def test_what_the_intact_model_cannot_do_has_no_rank():
+    effects = silenced(float)
+    effects["intact"] = effects["value"] = 0.5
+    table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["group", "measure"]).loc["silenced"]
+    assert pd.isna(table["p"]["change_accuracy"]) and "not measurable" in table["note"]["change_accuracy"]
+
+
+def test_an_unknown_kind_is_refused_by_name():
+    with pytest.raises(UserError, match=r"tasks.neighbours.groups: 'form': no such kind; allowed: words, "):
+        section = SECTION | {"path": str(ROOT / SECTION["path"]), "groups": ["form"]}
+        tasks.of("neighbours").build(Settings(**section), seed=17)
 
 
 def test_a_reading_equals_plain_passes(built):

@@ -135,10 +135,6 @@ def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
         if purpose == "control":  # the same prompts again and again: no interval
             row |= {"low": np.nan, "high": np.nan, "trials": read.draw.nunique()}
         result.append({"group": "silenced", "language": "both"} | row)
-    left = right[right.purpose == "family"]
-    result.append(
-        {"group": "silenced", "language": "both"} | _row("without_accuracy", left.value, left.cluster, share=True)
-    )
     for measure in ("accuracy", "margin"):
         read = rows[rows.measure == measure]
         of_set, controls = read[read.purpose == "family"], read[read.purpose == "control"]
@@ -146,6 +142,7 @@ def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
         share = measure == "accuracy"
         same = {"group": "silenced", "language": "both"}
         result.append(same | _row(f"intact_{measure}", intact.value, intact.cluster, share))
+        result.append(same | _row(f"without_{measure}", of_set.value, of_set.cluster, share))
         low, high = interval(of_set.change, of_set.cluster, change=share)
         changes_D = controls.groupby("draw").change.mean()
         row = same | _row(f"change_{measure}", of_set.change, of_set.cluster, False) | {"low": low, "high": high}

@@ -17,7 +17,7 @@ from stages.statistics.ranks import rank_p
 
 COLUMNS = "function inverse space vector kind layer factor asked measure value low high null p trials note".split()
 READ = "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens".split()
-OTHER, ECHO, DIFFERENCE = "other", "echo", "plus_less_minus"
+OTHER, ECHO, DIFFERENCE, GAIN = "other", "echo", "plus_less_minus", "plus_less_nothing"
 STEERED = "steering"  # the space of answers
 
 
@@ -26,7 +26,8 @@ def table(answers: pd.DataFrame, offsets: pd.DataFrame) -> pd.DataFrame:
 
     answers, offsets: tables SHIFTS and OFFSETS. measure `other`: share of prompts about `asked` answered by the pair's
     other member; `echo`: by the word itself (where it begins unlike the other); `plus_less_minus`: x answered to y
-    under the vector less the same under minus it. Rows of function `all`: over the pairs of all functions.
+    under the vector less the same under minus it; `plus_less_nothing`: the other member answered under the vector less
+    the same with nothing written, pair by pair. Rows of function `all`: over the pairs of all functions.
     """
     inverse = answers.groupby("function").inverse.first().astype(int)
     rows = [
@@ -47,6 +48,12 @@ def _answered(answers: pd.DataFrame, several: bool) -> Iterator[dict]:
         same = {"vector": vector, "kind": kind, "factor": factor, "asked": asked}
         for measure in (OTHER, ECHO):
             yield same | {"measure": measure} | _share(runs[measure].astype(float), runs.cluster)
+    nothing = answers[answers.vector == "none"]
+    for (vector, asked), runs in answers[answers.factor == 1].groupby(["vector", "asked"]):
+        both = runs.merge(nothing[nothing.asked == asked], on=["function", "prompt"], suffixes=("", "_without"))
+        if len(both):
+            row = {"vector": vector, "kind": "", "asked": asked, "measure": GAIN}
+            yield row | _share(both.other.astype(float) - both.other_without.astype(float), both.cluster, change=True)
     for vector, runs in answers[answers.asked == "y"].groupby("vector"):
         right = runs.pivot_table("other", ["function", "prompt", "cluster"], "factor", aggfunc="mean")
         if {1.0, -1.0} <= set(right.columns):

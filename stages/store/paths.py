@@ -18,8 +18,7 @@ def prompts(task: str) -> Path:
 def asked(task: str) -> Path:
     """The same prompts where they are scored, else none: what stages after `extract` read.
 
-    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again; nor does
-    one of prompts that a stage of its own scores.
+    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
     """
     return Path(f"data/asked/{task}.parquet")
 

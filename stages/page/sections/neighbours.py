@@ -211,6 +211,11 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
         side = beyond(left["low"], left["high"], 0.5)
         side = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}[side]
         said.append(f"the accuracy left, {_value(left)}, is {side}")
+        margin = cells.loc["without_margin"]
+        side = beyond(margin["low"], margin["high"])
+        side = {1: "for the right label", -1: "against the right label", 0: "not told apart from 0"}[side]
+        shown = f"{number(margin['value'], 2, True)} {interval(margin['low'], margin['high'], 2, True)}"
+        said.append(f"the margin left, {shown}, is {side}")
     given, intact, controls = (cells.loc[f"{name}_answers_majority"] for name in ("without", "intact", "controls"))
     of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
     return (

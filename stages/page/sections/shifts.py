@@ -25,12 +25,13 @@ BOTH = (
     "Then questions without demonstrations about x, and others about y, are answered under the function's vector v, "
     "twice it and minus it: here the top heads' mean outputs in place, times 1, 2 or −1. An offset would lead from y "
     "back to x as −v; an instruction to apply f leads from y to f(y), which is x where f is its own inverse, as v. "
-    "No word asked about stands in a prompt that the vector comes from."
+    "Nothing right under −v may only mean that it breaks the model: what counts is where v itself leads from y. No "
+    "word asked about stands in a prompt that the vector comes from."
 )
 SAYS = (
-    "Cosine, directions and parallelogram as above. x: y is answered to x; y: x is answered to y. Demonstrations: the "
-    "intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in place in section "
-    "'Function vectors'. 95 % intervals in the file; rows of fewer than 20 pairs carry no claim."
+    "Cosine, directions and parallelogram as above. Then the share of pairs whose y is answered to x / whose x is "
+    "answered to y. Shown: the intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in "
+    "place in section 'Function vectors'. 95 % intervals in the file; rows of fewer than 20 pairs carry no claim."
 )
 READ = (
     "Each function vector alone as the last residual, read through the model's last norm and unembedding. Answers: "
@@ -124,11 +125,10 @@ def _both_ways(rows: pd.DataFrame, name: str, vector: str) -> str:
         f"{label}, v: x to y in {_whole(there)} of {int(there['trials'])} pairs ({number(nothing[0]['value'])} with "
         f"nothing), y to x in {_whole(back)} ({number(nothing[1]['value'])}); −v: y to x in {_whole(minus)}"
     )
-    few = bool(there["note"] or back["note"]) or any(pd.isna(row["low"]) for row in (there, back, minus, change))
-    leads = [not few and beyond(row["low"], row["high"], none["value"]) > 0
-             for row, none in zip((there, back), nothing, strict=True)]  # fmt: skip
-    if few:
+    gains = [_cell(rows, function=name, vector=vector, measure="plus_less_nothing", asked=asked) for asked in "xy"]
+    if any(row is None or row["note"] or pd.isna(row["low"]) for row in (*gains, change)):
         return f"{text}: too few pairs to tell."
+    leads = [beyond(row["low"], row["high"]) > 0 for row in gains]
     if not leads[0]:
         return f"{text}: v does not lead from x to y beyond doubt, so that nothing follows from where it leads from y."
     side = beyond(change["low"], change["high"])
@@ -171,14 +171,14 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
                 line.append("–" if cell is None else f"{_value(cell, digits)} ({number(cell['null'], digits)})")
             hit, near = (_cell(of_function, space=space, measure=name) for name in ("parallelogram", "nearest"))
             line.append("–" if hit is None else f"{_value(hit)} ({_value(near)})")
-        line += [_value(_answers(rows, function, "demonstrations", 0, asked)) for asked in "xy"]
-        line += [_value(_answers(rows, function, "heads", factor, asked)) for factor in (1, 2, -1) for asked in "xy"]
+        for vector, factor in (("demonstrations", 0), *(("heads", factor) for factor in (1, 2, -1))):
+            line.append(" / ".join(_value(_answers(rows, function, vector, factor, asked)) for asked in "xy"))
         line.append(number(steered["accuracy"].get(function, float("nan"))))
         counts = of_function[of_function["measure"] == "other"]["trials"]
         lines.append([*line, str(int(counts.max())) if len(counts) else "0"])
     columns = ["function", "own inverse"]
     columns += [f"{name}, {space}" for space in SPACES for name in ("cosine", "directions", "parallelogram")]
-    columns += [f"{name}: {asked}" for name in ("demonstrations", "v", "2v", "−v") for asked in "xy"]
+    columns += ["shown", "v", "2v", "−v"]
     columns += ["zero-shot", "pairs asked"]
     return Table(columns, lines, SAYS, path, tuple(range(2, len(columns))), tuple(marked))
 
@@ -224,12 +224,14 @@ def _readings(slot: Slot, alpha: float) -> list:
         count = f"{len(apart)} of {len(of_kind)}"
         which = f" ({listed(apart['function'])})" if 0 < len(apart) <= 4 else ""
         said.append(f"{count} of kind {names.get(kind, kind)}{which}")
-    floor = rows["p_floor"].max()
+    floor, beaten = rows["p_floor"].max(), int((rows["inputs"] >= rows["answers"]).sum())
     text = (
-        f"{READ} Answers stand higher than under every random vector (p at most {p_value(alpha)}; floor "
-        f"{p_value(floor)}; not corrected for the number of functions) and higher than under other functions' vectors, "
-        f"on average, in {listed(said)}."
-    ).replace("higher than under every random vector (p", "higher than under random vectors (p")
+        f"{READ} Answers stand higher than under random vectors (p at most {p_value(alpha)}; floor {p_value(floor)}; "
+        f"not corrected for the number of functions) and higher than under other functions' vectors, on average, in "
+        f"{listed(said)}. The words asked about stand as high as the answers, or higher, in {beaten} of {len(rows)}."
+    )
+    if floor > alpha:
+        text = f"{READ} With so few random vectors p cannot fall below {p_value(floor)}: nothing is told apart."
     return [Note(text), Table(columns, lines, "", path, (4, 5, 6, 7, 8))]
 
 
