@@ -29,7 +29,7 @@ def write_encoder(folder: Path, **replaced) -> Path:
     scores = pd.concat([local, scores], ignore_index=True)
     content = {"model": synthetic.encoder(), "metrics": {"grammar": {"uas": 0.5}}, "heads": scores, "grammar": arcs}
     content |= {"effects": None, "causal": None, "agreement": None, "steering": None, "iteration": None}
-    content |= {"extrapolation": None}
+    content |= {"extrapolation": None, "composed": None, "continued": None, "sweep": None}
     content |= {"overlap": overlaps(scores)}
     return write_slot(folder, **content | replaced)
 
