@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from test_page import render, text_of, write_slot
 from tiny import make
 
 from stages import tasks
@@ -211,3 +212,27 @@ def test_a_reading_equals_plain_passes(built):
             for item, _, _ in spans
         ]
         assert reading.similarity[0] == pytest.approx(cosine, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("nearest_right", "it goes with the nearest rather than with the majority."),
+        ("majority_right", "it goes with the majority rather than with the nearest."),
+        ("last_right", "neither of the two is told apart as what it goes with."),
+    ],
+)
+def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
+    table = neighbours.table(rows(lambda row: row[rule]), silenced(float), {"layer": 3, "nearest": 1, "agreement": 1.0})
+    shown = text_of(render(write_slot(tmp_path / "decoder", neighbours=table)))
+    accuracy = {"nearest_right": "1.00", "majority_right": "0.50", "last_right": "0.50"}[rule]
+    assert f"Made-up words in Latin letters: accuracy {accuracy}" in shown and said in shown
+    assert "Made-up words in katakana: accuracy" not in shown
+    assert "States after layer 3, with 1 nearest to vote" in shown
+    assert "on 20 prompts: accuracy changes by −0.50" in shown and "rank p = 0.05 (floor 0.05)" in shown
+    assert "The answer is then the majority's in 1.00" in shown
+
+
+def test_the_page_says_that_nothing_was_read(tmp_path):
+    shown = text_of(render(write_slot(tmp_path / "decoder", neighbours=None)))
+    assert "No labelled demonstrations were read:" in shown
