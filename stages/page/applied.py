@@ -14,8 +14,9 @@ from stages.tasks.icl.continuation import SHOWS
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not measured: "
 COMPOSED = (
-    "Composed functions: one function's answer is what the next one is asked (Todd+ 2024, section 3.3). The words are "
-    "those that chose no vector, and no answer that counts begins what either function alone, or copying, gives. "
+    "Composed functions: one function's answer is what the next one is asked (Todd+ 2024, section 3.3). No word made "
+    "or chose a vector of the first function (some may have shown the second one, with another answer), and no answer "
+    "that counts begins what either function alone, or copying, gives. "
     "Written in place at the last token: the sum of both functions' mean outputs, less those after demonstrations of "
     "copying, which a sum counts twice. Controls keep the first function's and exchange what the second adds: for "
     "random vectors as long, head by head, and for other functions'."
