@@ -16,6 +16,7 @@ import yaml
 from stages import (
     ablate,
     answer,
+    apply,
     circuit,
     classify,
     extract,
@@ -181,7 +182,7 @@ def slot(tmp_path, monkeypatch):
             prepare.main(task)
             extract.main("encoder", task)
         tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-        for stage in (trace, classify, plan, ablate, steer, shifts, answer, circuit, neighbours, summarize):
+        for stage in (trace, classify, plan, ablate, steer, apply, shifts, answer, circuit, neighbours, summarize):
             stage.main("encoder")
         return paths.report("encoder")
 
