@@ -83,6 +83,31 @@ class Reference:
             self(ids)
         return {n: w for n, w in seen.items() if not any(o != n and o.startswith(f"{n}.") for o in seen)}
 
+    def reaching(self, ids: np.ndarray, layer: Layer, weights: torch.Tensor) -> torch.Tensor | float:
+        """Return the factor (H, T, 1) from returned weights (1, H, T, S) to shares: a sink may act after the softmax.
+
+        It is what W_O reads where every value is 1. Weights that sum to less than 1 are shares.
+        """
+        value = self.names & {f"{self.name(layer.attention)}.v_proj"}
+        if not value or bool((weights.sum(-1) < 1 - 1e-4).any()):
+            return 1.0
+        z: list[torch.Tensor] = []
+
+        def keep(module, args):
+            z.append(args[0])
+
+        def ones(module, args, output):
+            return torch.ones_like(output)
+
+        handles = [
+            self.module(layer.projection).register_forward_pre_hook(keep),
+            self.model.get_submodule(*value).register_forward_hook(ones),
+        ]
+        with torch.no_grad(), hooked(*handles):
+            self(ids)
+        z_THK = z[0][0, :, : layer.heads * layer.head_size].unflatten(-1, (layer.heads, layer.head_size))
+        return z_THK.mean(-1).T[..., None]
+
     @contextmanager
     def _returning(self) -> Iterator[None]:
         """Ask for attention weights, in every sub-config."""
@@ -107,7 +132,12 @@ class Reference:
         module.weight = nn.Parameter(emptied, requires_grad=kept.requires_grad)
         handles = []
         if constant is not None:
-            handles.append(module.register_forward_hook(lambda module, args, output: output + columns_DK @ constant))
+
+            def add(module, args, output):
+                several = isinstance(output, tuple | list)
+                return (output[0] + columns_DK @ constant, *output[1:]) if several else output + columns_DK @ constant
+
+            handles.append(module.register_forward_hook(add))
         try:
             with hooked(*handles):
                 yield

@@ -120,6 +120,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"head_dim": 8},
     "luke": {"entity_vocab_size": 16, "entity_emb_size": 8},
+    "mllama.text_config": {"cross_attention_layers": [1, 3]},
     "ministral": {"head_dim": 16},
     "molmo2.adapter_config": {"vision_feature_layer": [1, 0]},
     "muse_spark.audio_config": {"hidden_sizes": [16, 16, 16, 16]},
@@ -172,6 +173,7 @@ OVERRIDES["qwen4_exp.text_config"] = OVERRIDES["qwen4_exp_text"]
 # The same type with other options that change what a head is or sees: type -> name of the variant -> fields.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "bert": {"decoder": {"is_decoder": True}},
+    "big_bird": {"full": {"attention_type": "original_full"}},
     "bloom": {"post-norm residual": {"apply_residual_connection_post_layernorm": True}},
     "deberta": {"relative": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32}},
     "deberta-v2": {

@@ -153,6 +153,8 @@ class Trial:
             if weights is None or weights.shape[1] != layer.heads:
                 continue
             compared += 1
+            if layer.sink:
+                weights = weights * self.reference.reaching(self.long.ids, layer, weights)
             short = bool((weights[0].sum(-1) < 1 - 1e-4).any())
             if short != layer.sink:
                 faults["sink"], sizes["sink"] = 1, float((1 - weights[0].sum(-1)).max())

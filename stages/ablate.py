@@ -147,7 +147,8 @@ def _solved(slot: str) -> list[str]:
 
 def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     """Return all prompts of the tasks that compare two texts, by task: nothing but this stage scores them."""
-    names = [name for name, section in settings.tasks if section is not None and tasks.of(name).targets > 1]
+    asked = [tasks.of(name) for name, section in settings.tasks if section is not None]
+    names = [task.name for task in asked if task.targets > 1 and not task.own_stage]
     return {name: tables.read(paths.asked(name), tables.PROMPTS) for name in names}
 
 

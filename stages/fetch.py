@@ -33,7 +33,7 @@ def main(slot: str) -> None:
         "kind": loaded.kind,
         "architecture": type(loaded.model).__name__,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "vocabulary": loaded.model.get_input_embeddings().num_embeddings,
+        "vocabulary": len(loaded.model.get_input_embeddings().weight),
         "stored": stored(origin.folder),
         "dtype": "float32",
         "bos": first,

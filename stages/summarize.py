@@ -1,8 +1,9 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, extrapolation.csv. Every interval is a
-95 % one over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
+continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata
@@ -17,7 +18,20 @@ from scipy.stats import spearmanr
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.statistics import arcs, causal, circuit, effects, extrapolation, steering, stepping
+from stages.statistics import (
+    arcs,
+    causal,
+    circuit,
+    composed,
+    continued,
+    effects,
+    extrapolation,
+    neighbours,
+    shifts,
+    steering,
+    stepping,
+    sweep,
+)
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import params, paths, tables
@@ -52,15 +66,38 @@ def main(slot: str) -> None:
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
     classes = _classes(slot, raw_steering, settings)
     _csv(folder / "extrapolation.csv", classes)
+    _csv(folder / "sweep.csv", sweep.table(raw_steering))
+    summed, texts = _applied(slot)
+    _csv(folder / "composed.csv", summed)
+    _csv(folder / "continued.csv", texts)
+    moved = shifts.table(
+        tables.read(paths.shifts(slot), tables.SHIFTS), tables.read(paths.offsets(slot), tables.OFFSETS)
+    )
+    _csv(folder / "shifts.csv", moved)
+    _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    neighboured = _neighbours(slot)
+    _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
+    applied = {"composed": composed.metrics(summed), "text": continued.metrics(texts)}
+    if any(applied.values()):
+        numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
+    numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
+    numbers |= neighbours.metrics(neighboured)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _neighbours(slot: str) -> pd.DataFrame:
+    """Return the table of labelled demonstrations (empty where none were read)."""
+    read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
+    chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
+    return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -203,13 +240,21 @@ def _classes(slot: str, raw_steering: pd.DataFrame, settings: params.Params) -> 
     return extrapolation.table(answers, raw_steering, counted, settings.trace.solved_above)
 
 
+def _applied(slot: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of sums of function vectors and of plain text under them (empty where nothing was asked)."""
+    raw, path = tables.read(paths.composed(slot), tables.COMPOSED), paths.composed(slot)
+    texts = continued.table(tables.read(paths.continued(slot), tables.CONTINUED))
+    return composed.table(raw, tables.skipped(path)), texts
+
+
 def _model(slot: str, settings: params.Params) -> dict:
     """Return the slot's record with versions and everything that was not measured, with reasons."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     metadata = tables.read_schema(paths.heads(slot)).metadata or {}
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
-    named |= {"extrapolation": paths.answers}
+    named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
+    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

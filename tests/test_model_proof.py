@@ -2,12 +2,14 @@
 
 import os
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from test_model_contract import plain, prompt, relations
-from tiny import UNUSUAL, make
+from tiny import IDS, SMALL, UNUSUAL, WINDOWED, make, tokenizer
 from torch.overrides import TorchFunctionMode
 
 from stages.families import FAMILIES
@@ -16,7 +18,9 @@ from stages.model import proof
 from stages.model.anatomy import contribution, find
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating
+from stages.model.load import Loaded
 from stages.model.measure import measure, weighing
+from stages.model.observe import shares
 from stages.model.proof import prove
 from stages.model.score import Batch, LastToken
 from stages.model.vectors import function_vector
@@ -108,6 +112,31 @@ def first_and_self(loaded, tokens) -> np.ndarray:
     return np.stack([weights[:, :22, 0].mean(1).numpy() for weights in weights_of(loaded, tokens).values()])
 
 
+def test_windows_that_only_the_mask_knows_may_be_longer_than_a_probe():
+    sizes = {"hidden_size": 32, "num_heads": 4, "num_layers": 2, "intermediate_size": 48}
+    kinds = [[["local", "global"], 1]]
+    for window, length in ((90, 300), (90, 512), (400, 300)):  # the last is longer than any text
+        config = hf.GPTNeoConfig(
+            **sizes, attention_types=kinds, window_size=window, max_position_embeddings=length, **IDS
+        )
+        model = hf.GPTNeoForCausalLM(config).eval()
+        layers = find(model).layers
+        assert [layer.window for layer in layers.values()] == [window if window < length else None, None]
+    config = hf.Llama4TextConfig(
+        **SMALL,
+        **IDS,
+        head_dim=8,
+        num_key_value_heads=2,
+        intermediate_size_mlp=48,
+        attention_chunk_size=100,
+        interleave_moe_layer_step=4,
+        no_rope_layers=[1, 0, 1],
+    )
+    model = hf.Llama4ForCausalLM(config).eval()
+    model.config._attn_implementation = "eager"
+    assert [layer.window for layer in find(model).layers.values()] == [100, None, 100]
+
+
 def test_what_a_learned_sink_takes_is_sink():
     loaded, tokens = make("gpt_oss", scale=3.0), prompt(64, 1)
     loaded.model.model.layers[0].self_attn.sinks[1] = 9.0  # far above the scores of keys
@@ -123,6 +152,70 @@ def test_what_a_learned_sink_takes_is_sink():
     weights_HTS = torch.full((1, 4, 4), 0.1)
     pooled = words.add(weights_HTS, torch.ones(4, 4, dtype=torch.bool), 0, 1 - weights_HTS.sum(-1))
     torch.testing.assert_close(pooled.sink_HW, torch.full((1, 2), 0.7))
+
+
+def test_a_learned_sink_after_the_softmax_is_a_sink():
+    """Weights that sum to 1, times a factor: the keys' shares make up W_O's input, the rest is the sink's."""
+    torch.manual_seed(0)
+    config = hf.GraniteSWAConfig(**SMALL, **IDS, **WINDOWED, num_key_value_heads=2, max_position_embeddings=128)
+    model = hf.GraniteSWAForCausalLM(config).eval().requires_grad_(False)
+    model.config._attn_implementation = "eager"
+    for layer in model.model.layers:
+        layer.self_attn.sinks.copy_(torch.tensor([-1.0, 0.0, 2.0, 9.0]))
+    loaded = Loaded(model, tokenizer(), find(model), "decoder")
+    assert [layer.sink for layer in loaded.anatomy.layers.values()] == [True] * 3
+    loaded, found = prove(loaded)
+    assert found["resumes"] == found["caches"] == "ok"
+    tokens = prompt(64, 1)
+    short = Tokens("s", "short", tokens.ids, tokens.special)
+    relation = FAMILIES["sink"].relation(short)
+    mass = measure(loaded, [short], [{"sink": relation}]).means[0]["sink"].values["mass"]
+    for number, shares_HTS in weights_of(loaded, short).items():
+        attention, reach = model.model.layers[number].self_attn, []
+        with ExitStack() as stack:  # every value 1: W_O reads how much of the attention goes to keys
+            stack.callback(attention.v_proj.register_forward_hook(lambda m, a, out: torch.ones_like(out)).remove)
+            stack.callback(attention.o_proj.register_forward_pre_hook(lambda m, a, r=reach: r.append(a[0])).remove)
+            forward(loaded, [short.ids], [np.arange(64)])
+        keys_HT = reach[0][0].unflatten(-1, (4, -1)).mean(-1).T
+        torch.testing.assert_close(shares_HTS.sum(-1), keys_HT)
+        expected_H = (1 - shares_HTS[..., 1:].sum(-1)).mean(1)
+        np.testing.assert_allclose(mass[number], expected_H, atol=1e-5)
+        assert keys_HT[0].mean() > 0.9 > 0.1 > keys_HT[3].mean()
+
+
+class OwnLinear(torch.nn.Module):
+    """A linear layer as a model may write it for itself, in front of the library's; bend: and not linear."""
+
+    def __init__(self, linear: torch.nn.Linear, bend: float = 0.0) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bend = linear.in_features, linear.out_features, bend
+        self.weight, self.bias = linear.weight, torch.nn.Parameter(torch.ones(linear.out_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias) + self.bend * x.abs().sum(-1, keepdim=True)
+
+
+def test_a_linear_layer_of_the_models_own_is_one():
+    loaded = make("llama_gqa", scale=3.0)
+    for layer in loaded.model.model.layers:
+        layer.self_attn.o_proj = OwnLinear(layer.self_attn.o_proj)
+    assert find(loaded.model).layers == loaded.anatomy.layers
+    prove(loaded)
+    loaded.model.model.layers[1].self_attn.o_proj.bend = 1.0
+    found = find(loaded.model)
+    assert list(found.layers) == [0, 2] and list(found.skipped) == ["model.layers.1.self_attn"]
+
+
+def test_an_output_that_is_no_multiple_of_the_weighted_values_has_no_shares():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, 4, 5, 5, generator=generator).softmax(-1)
+    value = torch.randn(1, 2, 5, 8, generator=generator)
+    output = (weights @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    assert shares(weights, value, output) is weights
+    factor = torch.rand(1, 5, 4, 1, generator=generator)
+    torch.testing.assert_close(shares(weights, value, output * factor), weights * factor.transpose(1, 2))
+    assert shares(weights, value, output * 2) is None and shares(weights, value, -output) is None
+    assert shares(weights, value, output + 0.01 * torch.randn(output.shape, generator=generator)) is None
 
 
 def faulty(name: str, fault) -> None:

@@ -13,7 +13,22 @@ import torch
 import transformers as hf
 import yaml
 
-from stages import ablate, answer, circuit, classify, extract, fetch, plan, prepare, steer, summarize, tasks, trace
+from stages import (
+    ablate,
+    answer,
+    circuit,
+    classify,
+    extract,
+    fetch,
+    neighbours,
+    plan,
+    prepare,
+    shifts,
+    steer,
+    summarize,
+    tasks,
+    trace,
+)
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
@@ -166,7 +181,7 @@ def slot(tmp_path, monkeypatch):
             prepare.main(task)
             extract.main("encoder", task)
         tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-        for stage in (trace, classify, plan, ablate, steer, answer, circuit, summarize):
+        for stage in (trace, classify, plan, ablate, steer, shifts, answer, circuit, neighbours, summarize):
             stage.main("encoder")
         return paths.report("encoder")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tiny import IDS, LETTERS, SMALL, WORDS, make
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.model.forward import forward
 from stages.model.load import Loaded
-from stages.model.tokens import encode, longest, ordinary
+from stages.model.tokens import encode, fitting, longest, ordinary
 from stages.tasks.prompt import Prompt, Span
 
 DECODER, ENCODER = make("gpt2"), make("bert")
@@ -136,3 +137,44 @@ def test_longest_is_found_in_the_text_config():
     assert longest(SimpleNamespace(model=hf.LlavaForConditionalGeneration(config))) == 77
     mpt = hf.MptConfig(d_model=32, n_heads=4, n_layers=1, max_seq_len=33, vocab_size=IDS["vocab_size"])
     assert longest(SimpleNamespace(model=hf.MptForCausalLM(mpt))) == 33
+
+
+def test_a_prompt_fits_where_each_of_its_targets_does():
+    limited = make("gpt2")
+    limited.model.config.n_positions = 7
+    rows = [
+        row(text="the cat", targets=targets) for targets in ((" sees",), (" sees", " a dog"), (" sees", " a a a a a"))
+    ]
+    sizes = [[len(encode(limited, each, n)) for n in range(len(each.targets))] for each in rows]
+    assert sizes == [[6], [6, 7], [6, 10]]
+    assert fitting(limited, rows)[0] == rows[:2]
+
+
+def test_no_text_is_so_long_that_positions_turn_at_another_rate():
+    """LongRoPE: one text past the original length, and all texts beside it are read otherwise."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 80,
+    }
+    sizes = SMALL | {"max_position_embeddings": 512, "original_max_position_embeddings": 80}
+    torch.manual_seed(0)
+    model = hf.Phi3ForCausalLM(hf.Phi3Config(**sizes, **IDS, rope_parameters=rope)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(4)
+    loaded = Loaded(model, DECODER.tokenizer, DECODER.anatomy, "decoder")
+    limit = longest(loaded)
+    assert limit == 80
+    ids = np.random.default_rng(0).integers(5, 60, limit + 1)
+    short, at = ids[:40], np.arange(40)
+    alone = forward(loaded, [short], [at])
+    for length, same in ((limit, True), (limit + 1, False)):
+        beside = forward(loaded, [short, ids[:length]], [at, at[:1]])[:40]
+        assert torch.allclose(beside, alone, atol=1e-4) is same
+    of_types = SimpleNamespace(rope_parameters={"full": rope, "sliding": {"rope_type": "default"}})
+    config = SimpleNamespace(get_text_config=lambda: of_types)
+    nothing = SimpleNamespace(config=config, modules=list, get_input_embeddings=lambda: None)
+    assert longest(SimpleNamespace(model=nothing)) == 80

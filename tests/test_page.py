@@ -38,6 +38,8 @@ ANCHORS = [
     "effects",
     "every-head",
     "vectors",
+    "shifts",
+    "neighbours",
     "overlap",
     "missing",
 ]
@@ -185,7 +187,8 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
         "overlap": overlaps(table), "reliability": reliability,
         "effects": effects(generator), "causal": synthetic.causal(generator, LAYERS, HEADS),
         "agreement": synthetic.agreement(), "steering": steering(generator), "grammar": grammar, "iteration": steps(),
-        "extrapolation": synthetic.extrapolation(),
+        "extrapolation": synthetic.extrapolation(), "composed": synthetic.composed(),
+        "continued": synthetic.continued(), "sweep": synthetic.sweep(),
     } | replaced  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in content.items():
@@ -259,8 +262,9 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
     claimed = len({task for home in synthetic.HOME.values() for task in home})
-    # heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration, overlap, grammar
-    assert len(specs) == len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3
+    # heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration, overlap, grammar;
+    # vectors that were tried, on composed functions, in plain text
+    assert len(specs) == len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3 + (3 + 1 + 2)
     assert all(values(spec) for spec in specs.values())
 
 
@@ -608,6 +612,9 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
         "heads": "No head was scored",
         "effects": "No task was measured on the intact model",
         "steering": "No function vector was tested",
+        "composed": "No composed function was asked",
+        "continued": "No plain text was continued under a function vector",
+        "shifts": "No function was looked at as an offset",
         "extrapolation": "No usual, rare or made-up words were asked",
         "overlap": "no overlap is defined",
     }.get(name, "Methods")
@@ -640,7 +647,9 @@ def test_a_slot_without_needles_names_the_reason(tmp_path):
 def test_no_members_and_no_control_are_said(tmp_path):
     none = heads(np.random.default_rng(1)).assign(member=0)
     table, steered = effects(np.random.default_rng(1), draws=0), steering(np.random.default_rng(1), draws=0)
-    html = render(write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered))
+    html = render(
+        write_slot(tmp_path / "decoder", effects=table, heads=none, steering=steered, composed=None, continued=None)
+    )
     shown = text_of(html)
     assert "None of the 72 heads is a member" in shown
     assert "No control sets were run." in shown

@@ -112,7 +112,8 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     assert causal.first_order.notna().all() and causal.groupby(["task", "measure"]).size().eq(12).all()
     model = json.loads((clone / REPORTS / "model.json").read_text())
     missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
-    assert missing == {"family retrieval", "family function", "steering", "circuit", "extrapolation"}
+    absent = {"steering", "circuit", "extrapolation", "shifts", "composed", "continued"}
+    assert missing == {"family retrieval", "family function", *absent}
 
 
 def test_effects_are_paired_and_intervals_hold_the_change(clone):

@@ -20,7 +20,7 @@ TODD = Path(__file__).parents[2] / "shared/data/todd_icl"
 FUNCTIONS = {
     "country-capital": "knowledge",
     "english-spanish": "translation",
-    "antonym": "linguistic",
+    "antonym": "involution",
     "present-past": "linguistic",
     "singular-plural": "linguistic",
     "comparative": "linguistic",

@@ -156,7 +156,14 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
     tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
     tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
+    tables.write(paths.shifts(slot), tables.empty(tables.SHIFTS, "no function"), tables.SHIFTS)
+    tables.write(paths.offsets(slot), tables.empty(tables.OFFSETS, "no function"), tables.OFFSETS)
+    tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
+    tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
+    tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
+    tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
+    tables.write(paths.continued(slot), tables.empty(tables.CONTINUED, "no function"), tables.CONTINUED)
     attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
     record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
     tables.write_text(paths.model(slot), json.dumps(record))
@@ -164,8 +171,9 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     main(slot)
     folder = paths.report(slot)
     names = (
-        "agreement causal circuit effects extrapolation grammar heads iteration overlap reliability steering".split()
-    )
+        "agreement causal circuit composed continued effects extrapolation grammar heads iteration neighbours overlap "
+        "readings reliability shifts steering sweep"
+    ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
     assert tuple(silenced.reset_index().columns) == tuple(effects.COLUMNS)

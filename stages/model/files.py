@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Collection
+from fnmatch import fnmatch
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,6 +21,8 @@ FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "*.mode
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+PART = r"-(\d{5})-of-(\d{5})\.gguf$"  # how the name of a part of a split GGUF file ends
+SHOWN = 3  # files in a message
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that git-lfs did not fetch
 
 
@@ -27,16 +31,21 @@ def listed(folder: Path) -> list[Path]:
     return sorted({file for pattern in FILES for file in folder.glob(pattern) if not file.is_dir()})
 
 
+def is_listed(name: str) -> bool:
+    """Return whether a file of this name is one of `listed`."""
+    return any(fnmatch(name, pattern) for pattern in FILES)
+
+
+def is_weights(name: str) -> bool:
+    """Return whether a file of this name holds weights, or a part of them."""
+    return name.endswith((".gguf", ".safetensors"))
+
+
 def weights(folder: Path) -> list[Path]:
     """Return the files that hold the weights: one GGUF file, or safetensors, in one file or in shards by an index.
 
     Raises `UserError` naming the file where that is unclear, where one is missing, outside the folder or a pointer.
     """
-    if (folder / ADAPTER).exists():
-        raise UserError(
-            f"{folder}: {ADAPTER}: an adapter is not applied to the model; merge it (peft: merge_and_unload) and save "
-            "the whole model to a folder, or remove the adapter"
-        )
     for file in listed(folder):
         try:
             with file.open("rb") as stream:
@@ -45,48 +54,72 @@ def weights(folder: Path) -> list[Path]:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
         if begins == POINTER:
             raise UserError(f"{file}: a git-lfs pointer, not the file itself; run git lfs pull in that repository")
-    quantised, tensors = sorted(folder.glob("*.gguf")), sorted(folder.glob("*.safetensors"))
+    there = {file.name for file in folder.iterdir() if not file.is_dir()} if folder.is_dir() else set()
+    read = meant(str(folder), there, lambda: (folder / INDEX).read_text(encoding="utf-8"))
+    return [folder / name if name.endswith(".gguf") else _sound(folder / name) for name in read]
+
+
+def meant(where: str, names: Collection[str], index: Callable[[], str]) -> list[str]:
+    """Return which files of a folder hold the weights, by the names of its files alone.
+
+    So a repository is refused before anything large is fetched. where: begins messages; index: the text of `INDEX`.
+    Raises `UserError` where it is unclear which model is meant, or there is none, or a part of one.
+    """
+    if ADAPTER in names:
+        raise UserError(
+            f"{where}: {ADAPTER}: an adapter is not applied to the model; merge it (peft: merge_and_unload) and save "
+            "the whole model to a folder, or remove the adapter"
+        )
+    quantised, tensors = (sorted(name for name in names if name.endswith(end)) for end in (".gguf", ".safetensors"))
     if quantised:
-        return [_single(folder, quantised, tensors)]
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
-    if (folder / INDEX).is_file():
-        return [_sound(file) for file in _shards(folder)]
-    if (folder / WEIGHTS).is_file():
-        return [_sound(folder / WEIGHTS)]
-    named = ", ".join(file.name for file in tensors[:3])
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+        return [_single(where, quantised, tensors)]
+    if "config.json" not in names:
+        raise UserError(f"{where}: no model in this folder; expected config.json with *.safetensors, or a *.gguf file")
+    if INDEX in names:
+        return _shards(where, names, index)
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    named = ", ".join(tensors[:SHOWN])
+    pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PICKLES))
     if pickles and not named:
-        raise UserError(f"{folder}: {pickles[0]}: pickled weights are not read; convert them to {WEIGHTS}")
-    raise UserError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}{f', but {named}' if named else ''}")
+        raise UserError(f"{where}: {pickles[0]}: pickled weights are not read; convert them to {WEIGHTS}")
+    raise UserError(f"{where}: holds neither {WEIGHTS} nor {INDEX}{f', but {named}' if named else ''}")
 
 
-def _single(folder: Path, quantised: list[Path], tensors: list[Path]) -> Path:
-    """Return the one GGUF file of a folder that is a whole model."""
-    if len(quantised) > 1 or tensors:
-        named = ", ".join(file.name for file in [*quantised, *tensors][:3])
-        raise UserError(f"{folder}: unclear which model is meant: {named}; leave one of them in a folder of its own")
-    if part := re.search(r"-(\d{5})-of-(\d{5})\.gguf$", quantised[0].name):
-        raise UserError(f"{quantised[0]}: part {int(part[1])} of {int(part[2])}; merge them (llama-gguf-split --merge)")
+def _single(where: str, quantised: list[str], tensors: list[str]) -> str:
+    """Return the one GGUF file that is a whole model."""
+    parts = {re.sub(PART, "", name) for name in quantised}
+    if len(parts) > 1 or tensors:
+        named = [*quantised, *tensors]
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        raise UserError(
+            f"{where}: unclear which model is meant: {', '.join(named[:SHOWN])}{more}; leave one of them in a folder "
+            "of its own (source: path)"
+        )
+    if part := re.search(PART, quantised[0]):
+        raise UserError(
+            f"{where}: {quantised[0]}: part {int(part[1])} of {int(part[2])}; merge them (llama-gguf-split --merge)"
+        )
     return quantised[0]
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(where: str, names: Collection[str], index: Callable[[], str]) -> list[str]:
     """Return the shards that the index names."""
-    if (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: unclear which model is meant: {WEIGHTS} or {INDEX}; remove one of them")
+    if WEIGHTS in names:
+        raise UserError(f"{where}: unclear which model is meant: {WEIGHTS} or {INDEX}; remove one of them")
+    at = f"{where}/{INDEX}"
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(json.loads(index())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / INDEX}: no index of shards ({error!r}); weight_map is needed") from None
-    for name in names:
+        raise UserError(f"{at}: no index of shards ({error!r}); weight_map is needed") from None
+    for name in shards:
         if Path(name).name != name:
-            raise UserError(f"{folder / INDEX}: shard {name} lies outside this folder; shards are read from beside it")
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / INDEX}: shard {name} is missing; get all of {len(names)} shards")
-    if unnamed := sorted({file.name for file in folder.glob("model*.safetensors")} - set(names)):
-        raise UserError(f"{folder / INDEX}: {unnamed[0]} is not named by it; remove the file or complete the index")
-    return [folder / name for name in names]
+            raise UserError(f"{at}: shard {name} lies outside this folder; shards are read from beside it")
+        if name not in names:
+            raise UserError(f"{at}: shard {name} is missing; get all of {len(shards)} shards")
+    if unnamed := sorted({name for name in names if fnmatch(name, "model*.safetensors")} - set(shards)):
+        raise UserError(f"{at}: {unnamed[0]} is not named by it; remove the file or complete the index")
+    return shards
 
 
 def _sound(file: Path) -> Path:

@@ -228,7 +228,7 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
         raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{folder}: its tokenizer has no vocabulary; tokenizer.json is missing or empty")
-    rows = model.get_input_embeddings().num_embeddings
+    rows = len(model.get_input_embeddings().weight)
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
@@ -238,10 +238,21 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
 
 @torch.no_grad()
 def _read_ids(folder: Path, model: PreTrainedModel) -> None:
-    """Raise `UserError` unless the model runs on token ids alone, as text comes to it."""
+    """Raise `UserError` unless the model runs on token ids alone, as text comes to it, and stays what it is."""
+    name, modules = type(model).__name__, list(model.modules())
+    if not isinstance(getattr(model.get_input_embeddings(), "weight", None), torch.Tensor):
+        raise UserError(f"{folder}: {name} does not run on token ids alone: it has no one table of token embeddings")
     try:
-        ids = torch.arange(2, 10, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+        ids = torch.arange(2, 10, device=model.device)[None] % len(model.get_input_embeddings().weight)
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except Exception as error:  # pixels or sound are asked for, each model in its own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{folder}: {type(model).__name__} does not run on token ids alone ({reason})") from error
+        raise UserError(f"{folder}: {name} does not run on token ids alone ({reason})") from error
+    before, after = ([type(module).__name__ for module in some] for some in (modules, model.modules()))
+    if modules != list(model.modules()):
+        gone, come = (sorted(set(some) - set(others)) for some, others in ((before, after), (after, before)))
+        raise UserError(
+            f"{folder}: {name} replaces its own modules where it reads a short text ({', '.join(gone) or 'modules'} by "
+            f"{', '.join(come) or 'others'}), so what is measured would depend on what ran before; let config.json ask "
+            "for the ones that stay"
+        )

@@ -25,7 +25,7 @@ from stages.families.family import Relation, Tokens
 from stages.model.forward import forward
 from stages.model.intervene import capturing
 from stages.model.load import Loaded
-from stages.model.observe import observing, softmaxes
+from stages.model.observe import observing, shares, softmaxes
 from stages.model.score import Scored, score_rows
 from stages.model.words import Words
 
@@ -227,6 +227,8 @@ def weighing(loaded: Loaded, reduce: Callable, held: int = BLOCK) -> Iterator[No
         for start in range(0, length, step):
             piece = mask if mask is None or mask.shape[2] == 1 else mask[:, :, start : start + step]
             output, weights_BHTS = eager(module, query[:, :, start : start + step], key, value, piece, **kwargs)
+            if loaded.anatomy.layers[numbers[module]].sink:
+                weights_BHTS = shares(weights_BHTS, value, output)
             reduce(numbers[module], weights_BHTS, (weights_BHTS > 0).any(1), start)
             outputs.append(output)
         return torch.cat(outputs, dim=1), None

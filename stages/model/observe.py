@@ -5,7 +5,7 @@ lasts, those functions call an observer that may look at all they get and give. 
 whatever it does only there (DeepSeek-V3.2's index mask) still happens.
 `softmaxes`: architectures that write attention into their modules (BLOOM, GPT-J, DeBERTa ...) show its softmax.
 
-Legend: B batch, H head, T query token, S key token.
+Legend: B batch, H head, G key head, T query token, S key token, K head size.
 """
 
 import sys
@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+SAME = 1e-4  # relative: what differs less is the same
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, nn.functional.softmax)
 
 
@@ -52,6 +53,29 @@ def _watched(eager: Callable, observer: Callable) -> Callable:
         return observer(own, module, query, key, value, attention_mask, **kwargs)
 
     return attention
+
+
+def shares(weights_BHTS: torch.Tensor, value_BGSK: torch.Tensor, output_BTHK: torch.Tensor) -> torch.Tensor | None:
+    """Return the share of each value in what an attention function gives: its weights, or these times a factor.
+
+    A learned sink may come after the softmax, as a factor from 0 to 1 on a query's sum of values: the same as one more
+    term in the softmax's sum (https://arxiv.org/abs/2309.17453, section 3.3). None where the output is no such sum.
+    """
+    value_BHSK = value_BGSK.repeat_interleave(weights_BHTS.shape[1] // value_BGSK.shape[1], dim=1)
+    summed_BHTK, given_BHTK = weights_BHTS.to(value_BHSK) @ value_BHSK, output_BTHK.transpose(1, 2)
+    if close(summed_BHTK, given_BHTK):
+        return weights_BHTS
+    if summed_BHTK.shape != given_BHTK.shape:
+        return None
+    tiny = torch.finfo(summed_BHTK.dtype).tiny
+    dot_BHT1, square_BHT1 = (x.sum(-1, keepdim=True) for x in (summed_BHTK * given_BHTK, summed_BHTK.square()))
+    factor_BHT1 = (dot_BHT1 / square_BHT1.clamp(min=tiny)).clamp(0, 1)
+    return weights_BHTS * factor_BHT1 if close(factor_BHT1 * summed_BHTK, given_BHTK) else None
+
+
+def close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:
+    """Say whether two tensors differ by no more than a part of the largest number."""
+    return x.shape == y.shape and bool((x - y).abs().max() <= tolerance * y.abs().max())
 
 
 class _Softmaxes(TorchFunctionMode):

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 from dataclasses import dataclass
 from email.message import Message
+from glob import escape
 from pathlib import Path
 
 from stages.model import files
@@ -84,7 +85,12 @@ def _package(where: str, model: Model) -> Origin:
         raise UserError(f"{where}: version {package.version} is installed, params ask for {model.revision}; {hint}")
     inside = [Path(str(file.locate())) for file in package.files or [] if _is_model(file.name)]
     if inside:
-        folder = min(inside, key=lambda file: (len(file.parts), file)).parent
+        highest = min(len(file.parts) for file in inside)
+        folders = sorted({file.parent for file in inside if len(file.parts) == highest})
+        if len(folders) > 1:
+            named = ", ".join(map(str, folders[:3]))
+            raise UserError(f"{where}: unclear which model is meant: {named}; name one as a folder (source: path)")
+        folder = folders[0]
     else:
         folder = _assembled(where, model.name, package.version)
     links = [url.split(", ", 1)[1] for url in package.metadata.get_all("Project-URL") or [] if "huggingface" in url]
@@ -117,14 +123,28 @@ def _assembled(where: str, name: str, version: str) -> Path:
 
 
 def _hub(where: str, model: Model) -> Origin:
-    from huggingface_hub import snapshot_download
+    """Fetch what is read of a repository: which files these are, or that it is unclear, is known from their names.
+
+    Raises `UserError` before any weights are fetched where it is.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    source, where = {"repo_id": model.name, "revision": model.revision}, f"{where} at {model.revision}"
     try:
-        folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=list(files.FILES)))
+        try:
+            names = set(HfApi().list_repo_files(**source))
+        except Exception:  # not reachable: what was fetched before; no such repository: said by the next line
+            names = {file.name for file in Path(snapshot_download(**source, allow_patterns="config.json")).iterdir()}
+        names = {name for name in names if "/" not in name}
+        weights = files.meant(
+            where, names, lambda: Path(hf_hub_download(**source, filename=files.INDEX)).read_text(encoding="utf-8")
+        )
+        wanted = [name for name in sorted(names) if files.is_listed(name) and not files.is_weights(name)]
+        folder = Path(snapshot_download(**source, allow_patterns=[escape(name) for name in [*wanted, *weights]]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where} at {model.revision}: the hub did not give it ({reason})") from None
+        raise UserError(f"{where}: the hub did not give it ({reason})") from None
     return Origin(folder, f"Hugging Face hub {model.name} at {model.revision}", _licence(folder))
 
 

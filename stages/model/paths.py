@@ -34,7 +34,7 @@ from stages.families.family import Relation
 from stages.model.anatomy import contribution
 from stages.model.forward import forward, resuming
 from stages.model.load import Loaded
-from stages.model.observe import observing
+from stages.model.observe import observing, shares
 
 SAME = 1e-4  # relative to the largest value: what differs less is the same
 EXACT = 1e-5  # attention weights of the module when it runs again, against its own
@@ -227,6 +227,8 @@ class Paths:
             number = self.numbers.get(module)
             if number in self.layers:
                 run.attended[number] = query, value, mask, kwargs
+                if anatomy.layers[number].sink:
+                    weights_BHTS = shares(weights_BHTS, value, output)
                 run.weights[number] = weights_BHTS[0]
                 if number == self.layers[-1]:
                     raise Enough
@@ -304,9 +306,10 @@ class Paths:
 
         def observer(eager, module, _query, key, _value, _mask, **_kwargs):
             count = len(key)
-            output_NTHK, weights_NHTS = eager(
-                module, query.expand(count, -1, -1, -1), key, value.expand(count, -1, -1, -1), mask, **keywords
-            )
+            query_NHTK, value_NGSK = query.expand(count, -1, -1, -1), value.expand(count, -1, -1, -1)
+            output_NTHK, weights_NHTS = eager(module, query_NHTK, key, value_NGSK, mask, **keywords)
+            if self.loaded.anatomy.layers[layer].sink:
+                weights_NHTS = shares(weights_NHTS, value_NGSK, output_NTHK)
             seen.append((weights_NHTS, output_NTHK))
             raise Enough
 

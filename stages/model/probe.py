@@ -6,6 +6,7 @@ first row of the batch has there, so that no layer feels what was changed in ano
 Legend: B batch, T query token, S key token, H query head, K head size, C channel of a linear layer's input.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from stages.model.observe import observing, softmaxes
+from stages.model.observe import SAME, close, observing, shares, softmaxes
 
 TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
+FAR = 1024  # tokens: windows and chunks up to this size are looked for by a text that leaves them
+FIELD = re.compile(r"window|chunk|local_attention|reach")  # what configs call them
 LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-SAME = 1e-4  # relative: what differs less is the same
 
 
 @dataclass
@@ -82,14 +84,17 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tenso
     return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
 
 
-def probe_ids(model: PreTrainedModel) -> torch.Tensor:
-    """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...)."""
+def probe_ids(model: PreTrainedModel, tokens: int = TOKENS) -> torch.Tensor:
+    """Return random ids (1, T) of ordinary tokens: none that a config gives a meaning to (padding, an image ...).
+
+    They are fewer than `tokens` where the model reads no more.
+    """
     configs = [model.config, model.config.get_text_config()]
     given = {v for config in configs for k, v in vars(config).items() if k.endswith("token_id") and isinstance(v, int)}
-    vocabulary = min(model.get_input_embeddings().num_embeddings, 1000)
+    vocabulary = min(len(model.get_input_embeddings().weight), 1000)
     ordinary = torch.tensor([i for i in range(4, vocabulary) if i not in given] or [0])
     limits = [getattr(config, name, None) for config in configs for name in LIMITS]
-    length = min([TOKENS, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
+    length = min([tokens, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
     chosen = torch.randint(0, len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
     return ordinary[chosen].to(model.device)
 
@@ -112,9 +117,9 @@ def look(model: PreTrainedModel) -> Seen:
             watch.layers[module].calls += 1
             return output, weights_BHTS
         window = kwargs["sliding_window"] if "sliding_window" in kwargs else getattr(module, "sliding_window", None)
-        attention = _attention(module, weights_BHTS, value.shape[1], window)
-        repeated = value.repeat_interleave(weights_BHTS.shape[1] // value.shape[1], dim=1)
-        if not attention.fault and not _close(weights_BHTS.to(value) @ repeated, output.transpose(1, 2)):
+        shares_BHTS = shares(weights_BHTS, value, output)
+        attention = _attention(module, weights_BHTS if shares_BHTS is None else shares_BHTS, value.shape[1], window)
+        if not attention.fault and shares_BHTS is None:
             attention.fault = "its weights times its values are not its output"
         watch.layers[module] = attention
         return output, weights_BHTS
@@ -148,9 +153,41 @@ def look(model: PreTrainedModel) -> Seen:
     attention = list((watch.layers or watch.softmaxed).values())
     for seen in attention:
         seen.passes = passes[seen.module]
+    if "input_ids" in inputs:
+        _look_far(model, attention, observed)
     early = output_BTD[:, :half]
-    causal = half > 0 and all(layer.causal for layer in attention) and _close(early[1], early[0])
+    causal = half > 0 and all(layer.causal for layer in attention) and close(early[1], early[0])
     return Seen(attention, observed, causal, returns, shapes)
+
+
+def _look_far(model: PreTrainedModel, attention: list[Attention], observed: bool) -> None:
+    """Find windows and chunks longer than a probe of which only the mask knows: a config names a number, no layer does.
+
+    For each such number up to `FAR` a longer text is read once, as far as there are layers that seem to see all of it.
+    """
+    layers = {layer.module: layer for layer in attention if not layer.fault}
+    named = {
+        value
+        for config in (model.config, model.config.get_text_config())
+        for name, value in vars(config).items()
+        if FIELD.search(name) and type(value) is int and TOKENS < value <= FAR
+    }
+
+    def note(module: nn.Module, weights: torch.Tensor) -> None:
+        if module in layers and layers[module].window is None:
+            visible_TS = (weights.reshape(-1, *weights.shape[-2:]) > 0).any(0)
+            layers[module].window = _window(visible_TS)
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        output, weights_BHTS = eager(module, query, key, value, mask, **kwargs)
+        note(module, weights_BHTS)
+        return output, weights_BHTS
+
+    for number in sorted(named - {layer.window for layer in attention}):
+        ids_1T = probe_ids(model, number + TOKENS)
+        if ids_1T.shape[1] > number:
+            with observing(model, observer) if observed else softmaxes(layers, note):
+                _body(model, {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)})
 
 
 def _attention(module: nn.Module, weights_BHTS: torch.Tensor, kv_heads: int, window: int | None) -> Attention:
@@ -241,12 +278,12 @@ def project(
         if x.shape == x_BTC.shape:
             results[number] = _slices(module, change_bC, places[number].heads)
         else:
-            results[number] = "the linear layer that reads its heads' outputs reads them in no (batch, token) order"
+            results[number] = "no linear layer reads its heads' outputs by batch and token"
 
     with ExitStack() as stack:
         stack.enter_context(_alone(bits + 1, blocks.values(), numbers))
         for module in model.modules():
-            if isinstance(module, nn.Linear | Conv1D):
+            if is_linear(module):
                 stack.callback(module.register_forward_pre_hook(read).remove)
         if observed:
             stack.enter_context(observing(model, observer))
@@ -265,7 +302,10 @@ def _slices(module: nn.Module, change_bC: torch.Tensor, heads: int) -> Projected
     expected_C = torch.arange(len(head_C), device=head_C.device) // max(size, 1)
     expected_C = torch.where(expected_C < heads, expected_C, -1)
     if size == 0 or size * heads > len(head_C) or not torch.equal(head_C, expected_C):
-        return "the linear layer that reads its heads' outputs does not read each head in a slice of its own"
+        return (
+            "the linear layer that reads its heads' outputs does not read each head in a slice of its own: "
+            "something mixes or norms them together"
+        )
     return Projected(module, size)
 
 
@@ -308,19 +348,21 @@ def join(
         number = running.pop()
         x = output[0] if isinstance(output, tuple | list) else output
         if number in written and number not in joined and isinstance(x, torch.Tensor):
-            fits = x.shape[1:] == written[number].shape and _close(x[4] - x[3], x[1] - x[0], 1e-2)
+            fits = x.shape[1:] == written[number].shape and close(x[4] - x[3], x[1] - x[0], 1e-2)
             scale = _scale(x[1] - x[0], written[number]) if fits else None
             if scale is not None:  # a block whose MLP reads the residual as it was before (GPT-J, Falcon)
                 joined[number] = module, scale
 
-    def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        number, output_BTD = owner[module], output.reshape(5, -1, output.shape[-1]).clone()
+    def write(module: nn.Module, args: tuple, output: Any) -> Any:
+        several = isinstance(output, tuple | list)
+        given = output[0] if several else output
+        number, output_BTD = owner[module], given.reshape(5, -1, given.shape[-1]).clone()
         written[number] = noise(output_BTD[0])
         written[number][-1] = 0  # the last token feels it only where a convolution mixes tokens
         output_BTD[1] = output_BTD[0] + written[number]
         output_BTD[2] = output_BTD[3] = output_BTD[0]
         output_BTD[4] = output_BTD[1]
-        return output_BTD.reshape(output.shape)
+        return (output_BTD.reshape(given.shape), *output[1:]) if several else output_BTD.reshape(given.shape)
 
     def read(module: nn.Module, args: tuple) -> None:
         if not running or running[-1] in joined or running[-1] not in written or running[-1] not in added:
@@ -333,9 +375,9 @@ def join(
         change, moved = x[1] - x[0], x[2] - x[0]
         if change.abs().max() <= 1e-6 * x.abs().max():
             return
-        if change[-1].abs().max() > 1e-3 * change.abs().max() or not _close(x[4] - x[3], change, 1e-2):
+        if change[-1].abs().max() > 1e-3 * change.abs().max() or not close(x[4] - x[3], change, 1e-2):
             return
-        if _close(moved, added[number].reshape(moved.shape), 1e-2):
+        if close(moved, added[number].reshape(moved.shape), 1e-2):
             joined[number] = module, _scale(change, written[number])
         elif nn.functional.cosine_similarity(moved.flatten(), added[number].flatten(), dim=0) > 0.9:
             nearly.setdefault(number, (module, _scale(change, written[number])))
@@ -357,7 +399,7 @@ def join(
 def _scale(change: torch.Tensor, written: torch.Tensor) -> float | None:
     """Return s where change = s x written (1e-2), else None."""
     scale = float((change * written).sum() / (written * written).sum())
-    return round(scale, 3) if abs(scale) > 1e-6 and _close(change, scale * written, 1e-2) else None
+    return round(scale, 3) if abs(scale) > 1e-6 and close(change, scale * written, 1e-2) else None
 
 
 @contextmanager
@@ -384,6 +426,24 @@ def _body(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.T
     return model.base_model(**inputs)[0]
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer: the library's own, or one of a model that is seen to be the same.
+
+    Such a one has a weight (out, in) and gives x W^T, plus a bias; the scale of a quantiser that is off may follow.
+    """
+    if isinstance(module, nn.Linear | Conv1D):
+        return True
+    weight, sizes = getattr(module, "weight", None), [getattr(module, f"{end}_features", None) for end in ("out", "in")]
+    if not isinstance(weight, nn.Parameter) or list(weight.shape) != sizes:
+        return False
+    x_2C = torch.eye(2, sizes[1], dtype=weight.dtype, device=weight.device)
+    try:
+        y_2D, zero_2D = (y[0] if isinstance(y, tuple | list) else y for y in map(module.forward, (x_2C, 0 * x_2C)))
+        return close(y_2D - zero_2D, x_2C @ weight.T)
+    except Exception:  # it asks for more than its input
+        return False
+
+
 def width(projection: nn.Module) -> int:
     """Return how many channels a linear layer reads."""
     return projection.weight.shape[0] if isinstance(projection, Conv1D) else projection.in_features
@@ -392,7 +452,3 @@ def width(projection: nn.Module) -> int:
 def height(projection: nn.Module) -> int:
     """Return how many channels a linear layer writes."""
     return projection.weight.shape[1] if isinstance(projection, Conv1D) else projection.out_features
-
-
-def _close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:
-    return x.shape == y.shape and bool((x - y).abs().max() <= tolerance * y.abs().max())

@@ -9,7 +9,7 @@ Legend: B batch row, T token, N scored row, V vocabulary, D residual width.
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -30,10 +30,11 @@ CACHED = (
 
 @dataclass(frozen=True)
 class Scored:
-    """One prompt's scored tokens: natural-log probabilities (N,) and whether each is the argmax (N,)."""
+    """One prompt's scored tokens, (N,) each: natural-log probability, whether it is the argmax, and the argmax."""
 
     logprob: np.ndarray
     top: np.ndarray
+    best: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def recalled(self) -> float:
@@ -145,9 +146,8 @@ class _SameLength:
         cache = None if self.prefixes is None else continuing(self.prefixes, device_B)
         with resuming(self.loaded, layer, residual_BTD), editing(self.loaded, edits, self.at):
             logits_NV = forward(self.loaded, [self.tails[prompt] for prompt in which], rows, cache)
-        logprob, top = _reduce(logits_NV, self.targets[which_B].flatten())
-        shape = (len(edits), -1)
-        return [Scored(*pair) for pair in zip(logprob.reshape(shape), top.reshape(shape), strict=True)]
+        reduced = _reduce(logits_NV, self.targets[which_B].flatten())
+        return [Scored(*row) for row in zip(*(part.reshape(len(edits), -1) for part in reduced), strict=True)]
 
 
 class LastTokens:
@@ -241,20 +241,21 @@ def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) 
 def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Scored]:
     """Split the logits of all prompts' rows into one `Scored` per prompt (no tokens: empty)."""
     targets_N = np.concatenate([row[at] for row, at in zip(ids, positions, strict=True)])
-    logprob, top = _reduce(logits_NV, torch.from_numpy(targets_N))
+    reduced = _reduce(logits_NV, torch.from_numpy(targets_N))
     ends = np.cumsum([len(at) for at in positions])[:-1]
-    return [Scored(*pair) for pair in zip(np.split(logprob, ends), np.split(top, ends), strict=True)]
+    return [Scored(*row) for row in zip(*(np.split(part, ends) for part in reduced), strict=True)]
 
 
-def _reduce(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-probabilities and argmax hits of the targets without a softmax over the whole table."""
+def _reduce(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the targets' log-probabilities and argmax hits, and the argmax, without a softmax over the whole table."""
     targets_N = targets_N.to(logits_NV.device)
-    logprob, top = [], []
+    logprob, top, best = [], [], []
     for logits, targets in zip(logits_NV.split(CACHED), targets_N.split(CACHED), strict=True):
         chosen = logits.gather(1, targets[:, None])[:, 0]
         logprob.append((chosen - logits.logsumexp(1)).cpu())
-        top.append((logits.argmax(1) == targets).cpu())
-    return torch.cat(logprob).numpy(), torch.cat(top).numpy()
+        best.append(logits.argmax(1).cpu())
+        top.append(best[-1] == targets.cpu())
+    return tuple(torch.cat(part).numpy() for part in (logprob, top, best))
 
 
 def _shared(ids: Sequence[np.ndarray], limit: int) -> int:

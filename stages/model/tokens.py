@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stages.families.family import WORD, Tokens
 from stages.model.load import Loaded
+from stages.model.probe import LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -54,22 +55,39 @@ def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
 def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens]]:
     """Return the rows that the model can read whole, and their tokens; the number of others is logged."""
     encoded, limit = encode_all(loaded, rows), longest(loaded)
-    kept = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if len(tokens) <= limit]
+    kept = [pair for pair in zip(rows, encoded, strict=True) if _fits(loaded, *pair, limit)]
     if len(kept) < len(encoded):
         text = "%d of %d prompts are longer than the model's %d tokens and are left out"
         log.warning(text, len(encoded) - len(kept), len(encoded), limit)
     return [row for row, _ in kept], [tokens for _, tokens in kept]
 
 
+def _fits(loaded: Loaded, row: Any, tokens: Tokens, limit: int) -> bool:
+    """Return whether a prompt fits with each of its targets; tokens: with the first."""
+    others = row.targets[1:]
+    if len(tokens) > limit or all(len(tokens) + len(other.encode()) < limit for other in others):
+        return len(tokens) <= limit  # no token is less than a byte
+    return all(len(encode(loaded, row, 1 + number)) <= limit for number in range(len(others)))
+
+
 def longest(loaded: Loaded) -> int:
-    """Return how many tokens the model can read (a very large number where nothing limits it)."""
+    """Return how many tokens the model can read (a very large number where nothing limits it).
+
+    What its config says it was trained for, even where nothing would stop it (rotary positions, ALiBi); what its table
+    of positions holds; and no text so long that positions get other frequencies (LongRoPE,
+    https://arxiv.org/abs/2402.13753): beside or after such a text a short one would be read otherwise.
+    """
     config, words = loaded.model.config.get_text_config(), loaded.model.get_input_embeddings()
-    said = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")]
+    said = [getattr(config, name, None) for name in LIMITS]
     limits = [limit for limit in said if isinstance(limit, int) and limit > 0]
     for module in loaded.model.modules():  # positions that count from a padding index (RoBERTa) end that much earlier
         padding, rows = getattr(module, "padding_idx", None), getattr(getattr(module, "weight", None), "shape", [0])[0]
         if padding is not None and module is not words and rows in limits:
             limits.append(rows - padding - 1)
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for part in (rotary, *rotary.values()):  # those of all layers, or of each type of layer
+        if isinstance(part, dict) and part.get("rope_type") == "longrope":
+            limits.append(part["original_max_position_embeddings"])
     return min(limits, default=1 << 30)
 
 

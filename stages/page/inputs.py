@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source".split()
+    "relation effect_task tried class target source language beside of".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -28,15 +28,28 @@ COLUMNS = {
     "steering": "function layer context vector accuracy low high trials clusters heads strength tried controls "
     "control_accuracy p p_floor overlap matching note",
     "extrapolation": "function kind class tokens context accuracy low high trials clusters note",
+    "sweep": "function vector layer strength heads accuracy logprob trials chosen",
+    "composed": "function context vector beside accuracy low high logprob trials clusters heads controls "
+    "control_largest p p_floor note",
+    "continued": "function vector source of share low high change change_low change_high seen seen_shown kept "
+    "kept_shown trials clusters controls control_share control_largest p p_floor note",
     "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
     "circuit": "target place purpose direction source kind layer head feeder previous composition copying intact value "
     "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho "
     "rho_p matching note",
+    "shifts": "function inverse space vector kind layer factor asked measure value low high null p trials note",
+    "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
-NAMES = {"effects": {"heads"}, "extrapolation": {"tokens"}}  # table: columns of names there, of numbers elsewhere
+NAMES = {
+    "effects": {"heads"},
+    "extrapolation": {"tokens"},
+    "shifts": {"space", "asked"},
+    "readings": {"tokens", "random_tokens"},
+}  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
 
 
@@ -56,9 +69,15 @@ class Slot:
     agreement: pd.DataFrame
     steering: pd.DataFrame
     extrapolation: pd.DataFrame
+    sweep: pd.DataFrame
+    composed: pd.DataFrame
+    continued: pd.DataFrame
     grammar: pd.DataFrame
     iteration: pd.DataFrame
     circuit: pd.DataFrame
+    shifts: pd.DataFrame
+    readings: pd.DataFrame
+    neighbours: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

@@ -9,8 +9,11 @@ queries with more than half of their attention on the next input, what a fixed o
 vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main measure, rank p where control sets ran),
 `extrapolation.<function>.<class>` (accuracy after demonstrations; of `copied` words the share echoed),
 `vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`); summarize adds
-`circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`). What was not measured is
-left out, so that a diff shows it as missing.
+`circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`), `vectors.composed.<vector>`
+and `vectors.text.<function>.{intact,share,other,random,p}` (`composed.metrics` and `continued.metrics` there), and
+`neighbours.<language>.{accuracy,knn_agreement}` (`neighbours.metrics`: made-up words in Latin letters and in katakana,
+and the share of answers that are the nearest demonstrations' where these differ from the majority). What was not
+measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

@@ -138,6 +138,22 @@ class Steer(Section):
     draws: Count
 
 
+class Apply(Section):
+    """Function vectors where they were not made: on composed functions and in plain text, against random vectors."""
+
+    choose: Count
+    passages: Count
+    cuts: Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    draws: Count
+
+
+class Shifts(Section):
+    """Functions as offsets: pairs per function, and random vectors to read beside each function's."""
+
+    pairs: Count
+    random: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -146,6 +162,20 @@ class Circuit(Section):
     prompts: Count
     share: Share
     draws: Count
+
+
+class Neighbours(Section):
+    """Labelled demonstrations: how many of the nearest may vote; kinds of items, and sets of each, to silence on."""
+
+    nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    silenced: tuple[Name, ...]
+    sets: Count
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Neighbours":
+        if even := [k for k in self.nearest if k % 2 == 0]:
+            raise ValueError(f"nearest: {even[0]} is even: a vote could be a tie")
+        return self
 
 
 class Report(Section):
@@ -180,7 +210,10 @@ class Params(Studies):
     plan: Plan
     ablate: Ablate
     steer: Steer
+    apply: Apply
+    shifts: Shifts
     circuit: Circuit
+    neighbours: Neighbours
     report: Report
 
 

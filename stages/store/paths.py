@@ -88,6 +88,31 @@ def steering(slot: str) -> Path:
     return Path(f"data/vectors/{slot}.steering.parquet")
 
 
+def composed(slot: str) -> Path:
+    """How prompts of composed functions are answered under sums of function vectors."""
+    return Path(f"data/vectors/{slot}.composed.parquet")
+
+
+def continued(slot: str) -> Path:
+    """What plain text is continued with under function vectors."""
+    return Path(f"data/vectors/{slot}.continued.parquet")
+
+
+def shifts(slot: str) -> Path:
+    """Raw answers to both members of pairs under a function vector, twice it and minus it."""
+    return Path(f"data/shifts/{slot}.parquet")
+
+
+def offsets(slot: str) -> Path:
+    """Whether a function is one offset, in the model's spaces of vectors."""
+    return Path(f"data/shifts/{slot}.offsets.parquet")
+
+
+def readings(slot: str) -> Path:
+    """What function vectors say, read through the model's last norm and unembedding."""
+    return Path(f"data/shifts/{slot}.readings.parquet")
+
+
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
     return Path(f"data/circuits/{slot}.parquet")
@@ -96,6 +121,16 @@ def circuit(slot: str) -> Path:
 def composition(slot: str) -> Path:
     """What the weights say of the same paths."""
     return Path(f"data/circuits/{slot}.weights.parquet")
+
+
+def neighbours(slot: str) -> Path:
+    """Answers to labelled demonstrations, and what their nearest neighbours say."""
+    return Path(f"data/neighbours/{slot}.parquet")
+
+
+def neighbours_silenced(slot: str) -> Path:
+    """The same answers with induction heads, or control sets, silenced."""
+    return Path(f"data/neighbours/{slot}.silenced.parquet")
 
 
 def report(slot: str) -> Path:

@@ -197,6 +197,80 @@ STEERING = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
+COMPOSED = _schema(
+    function=(pa.string(), "composed function, <outer> of <inner>"),
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the word, with its function"),
+    context=(pa.string(), "zero_shot; clean: the intact model with demonstrations of the composed function"),
+    vector=(
+        pa.string(),
+        "none; mean outputs in place: inner, outer, sum, analogy (sum - copy), own (of the composed function itself), "
+        "as controls random and other (in the outer one's place); added: two stored vectors, each after its layer",
+    ),
+    heads=(pa.int16(), "number of heads written; 0 where none"),
+    draw=(pa.int16(), "number of the random or other vector, from 1; 0 elsewhere"),
+    beside=(pa.string(), "the function in the outer one's place; '' elsewhere"),
+    correct=(pa.bool_(), "every token of the composed answer is the argmax, teacher-forced"),
+    logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
+)
+
+CONTINUED = _schema(
+    function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
+    prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
+    cluster=(pa.string(), "cluster of the passage"),
+    vector=(pa.string(), "none, heads (mean outputs in place) or function (their sum added after one layer)"),
+    source=(pa.string(), "what is written: own, other (another function's) or random; '' for none"),
+    of=(pa.string(), "the function whose vector it is; '' for none and random"),
+    draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
+    token=(pa.string(), "text of the likeliest next token"),
+    seen=(pa.bool_(), "it is, but for case and white space, one of the tokens that were read"),
+    shown=(pa.bool_(), "it is as the function says"),
+)
+
+SHIFTS = _schema(
+    function=(pa.string(), "in-context function"),
+    inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
+    prompt=(pa.string(), "id of the prompt that asks for the pair's x"),
+    cluster=(pa.string(), "cluster of that prompt: the word"),
+    asked=(pa.string(), "the member of the pair that is asked about: x, or y = f(x)"),
+    vector=(pa.string(), "none, added (function, layerwise or layer_average), heads (in place) or demonstrations"),
+    kind=(pa.string(), "which vector is added, chosen on split a; = vector elsewhere"),
+    factor=(pa.float32(), "times the chosen strength: 1, 2 or -1; 0 where there is no vector"),
+    other=(pa.bool_(), "the answer is the pair's other member: every token is the argmax, teacher-forced"),
+    echo=(pa.bool_(), "the answer begins with the first token of the word asked about; null where both begin alike"),
+)
+
+OFFSETS = _schema(
+    function=(pa.string(), "in-context function"),
+    space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
+    layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
+    measure=(
+        pa.string(),
+        "cosine, axis, dimensions, parallelogram, nearest, minus or again: see statistics/offsets.py",
+    ),
+    value=(pa.float32(), "its value"),
+    low=(pa.float32(), "95 % bounds, of shares of pairs"),
+    high=(pa.float32(), "95 % bounds, of shares of pairs"),
+    null=(pa.float32(), "its mean where the y are dealt out anew"),
+    p=(pa.float32(), "rank among such dealings, in the direction of one offset"),
+    pairs=(pa.int32(), "pairs x, y behind it (split b)"),
+)
+
+READINGS = _schema(
+    function=(pa.string(), "in-context function"),
+    vector=(pa.string(), "function or layer_average"),
+    draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
+    norm=(pa.float32(), "its length, without the strength"),
+    answers=(
+        pa.float32(),
+        "share of the vocabulary less likely than answers' first tokens (split b): 0.5 by chance",
+    ),
+    inputs=(pa.float32(), "the same of the words asked about"),
+    elsewhere=(pa.float32(), "the answers' share under other functions' vectors of this kind, mean; null for draws"),
+    tokens=(pa.list_(pa.string()), "the likeliest tokens, most likely first"),
+)
+
 ANSWERS = _schema(
     prompt=(pa.string(), "id of the prompt"),
     function=(pa.string(), "in-context function"),
@@ -233,6 +307,31 @@ COMPOSITION = _schema(
     head=(pa.int16(), "query head, from 0"),
     measure=(pa.string(), "k_composition (norm of the product over product of norms) or copying (eigenvalues, -1..1)"),
     value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
+)
+
+NEIGHBOURS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    group=(pa.string(), "kind of items"),
+    category=(pa.string(), "language: english or japanese"),
+    cluster=(pa.string(), "set of demonstrations"),
+    role=(pa.string(), "given, or swapped: the two labels exchanged throughout"),
+    right=(pa.string(), "the right label"),
+    answer=(pa.string(), "the label that the model finds likelier; '' for a tie"),
+    accuracy=(pa.float32(), "1 where that is the right one, 1/2 for a tie, 0"),
+    margin=(pa.float32(), "log-probability of the right label minus that of the other, nats"),
+    majority_right=(pa.bool_(), "most demonstrations have the right label"),
+    last_right=(pa.bool_(), "the last demonstration has the right label"),
+    first_label_right=(pa.bool_(), "the right label is the first of the two in alphabetical order"),
+    nearest_right=(pa.bool_(), "the vote of the nearest demonstrations is the right label (layer, number: metadata)"),
+    shared_like=(pa.float32(), "share of demonstrations with the right label that share a token with the query, 0..1"),
+    shared_unlike=(pa.float32(), "the same of the others"),
+    attention_like=(
+        pa.float32(),
+        "attention of the induction heads, before they answer, to a right label; mean over "
+        "demonstrations and heads, 0..1; null without such heads",
+    ),
+    attention_unlike=(pa.float32(), "the same to a label that is not right"),
 )
 
 NGRAM = _schema(

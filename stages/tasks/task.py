@@ -95,6 +95,7 @@ class Task:
     parts: the column of the prompts that results are broken down by, "group" or "category"; "" for none.
     part: what such a part is called, one and many: ("phenomenon", "phenomena").
     own_section: the page has a section for it alone: it stands in none that lists all tasks.
+    own_stage: a stage of its own scores its prompts, intact and silenced; ablate does not.
     counted: both n-gram baselines (`stages.baseline.outcome.Baselines`) and a prompt -> baseline -> measure -> value;
         None where counting words says nothing.
     """
@@ -123,6 +124,7 @@ class Task:
     parts: Literal["group", "category", ""] = ""
     part: tuple[str, str] = ("", "")
     own_section: bool = False
+    own_stage: bool = False
     counted: Callable[[Any, Any], dict[str, dict[str, float]]] | None = None
 
     def build(self, settings: Source, seed: int) -> list[Prompt]:

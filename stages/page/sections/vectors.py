@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.page import charts, rows, sentences, verdicts
+from stages.page import applied, charts, rows, sentences, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
@@ -59,7 +59,7 @@ def vectors(slot: Slot, context: Context) -> list:
         blocks.append(Figure([chart], sentences.concentration(shares), slot.path("heads.csv"), "single"))
     else:
         blocks.append(Note(sentences.concentration(shares)))
-    return blocks
+    return blocks + applied.sweep(slot) + applied.composed(slot, context.alpha) + applied.continued(slot, context.alpha)
 
 
 def _claims(together: pd.DataFrame, name: str) -> list[Any]:

@@ -1,0 +1,41 @@
+"""What heads put out where a prompt shows what to do: mean last-token outputs over prompts that are answered right.
+
+Prompts that begin alike (with the same demonstrations) share one run of their beginning.
+
+Legend: B batch row, T token, H head, K head size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from stages.families.family import Tokens
+from stages.model.intervene import Head, capturing
+from stages.model.load import Loaded
+from stages.model.score import Batch
+
+
+def demonstrated(
+    loaded: Loaded, prompts: Sequence[Tokens], begins: Sequence[str]
+) -> tuple[list[bool], dict[Head, torch.Tensor]]:
+    """Return whether each prompt is answered right, and every head's mean output (K,) over those; {} where none is.
+
+    begins: what each prompt begins with; those of one beginning run together.
+    """
+    solved, last = [False] * len(prompts), {}
+    for beginning in dict.fromkeys(begins):
+        numbers = [number for number, begun in enumerate(begins) if begun == beginning]
+        tokens = [prompts[number] for number in numbers]
+        with capturing(loaded) as outputs_BTHK:
+            batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
+        for row, (number, scored) in enumerate(zip(numbers, batch.intact, strict=True)):
+            at = int(prompts[number].target[0]) - 1 - batch.cut
+            solved[number] = scored.solved
+            last[number] = {layer: x[row, at].double().cpu() for layer, x in outputs_BTHK.items()}
+    right = [last[number] for number, good in enumerate(solved) if good]
+    means: dict[Head, torch.Tensor] = {}
+    for layer, part in loaded.anatomy.layers.items() if right else ():
+        mean_HK = torch.stack([of_prompt[layer] for of_prompt in right]).mean(0).float()
+        size = part.head_size
+        means |= {(layer, head): mean_HK[head * size : (head + 1) * size].clone() for head in range(part.heads)}
+    return solved, means

@@ -1,0 +1,119 @@
+"""What a model makes of prompts that share demonstrations: states, attention from the last token, rival answers.
+
+One run per set of demonstrations (`stages.model.score.Batch`: what the prompts share runs once). A state is the
+residual after a block.
+
+Legend: B sequence, T token, H head, L layer, D residual width, S key token, P shared token.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages import tasks
+from stages.model.intervene import Head
+from stages.model.load import Loaded
+from stages.model.measure import weighing
+from stages.model.outcome import outcome, trial
+from stages.model.score import Batch
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One prompt as the model read it.
+
+    measures: measure -> value; similarity: (L, n), cosine of the query's state with each demonstration's, at the last
+    token of each, the mean of the demonstrations' states taken off first (all states of a layer share a large part,
+    which says nothing of any); like: (n,), whether a demonstration is of the query's class; attention: (n,), from the
+    token that predicts the label to the tokens of each demonstration's label, mean over heads; shared: (n,), whether a
+    demonstration has a token in common with the query.
+    """
+
+    row: Any
+    measures: dict[str, float]
+    similarity: np.ndarray
+    like: np.ndarray
+    attention: np.ndarray
+    shared: np.ndarray
+
+
+def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Head]) -> list[Reading]:
+    """Read prompts that share their demonstrations; heads: those whose attention is looked at (none: nan)."""
+    trials = [trial(loaded, task, row) for row in rows]
+    sequences = [tokens for asked in trials for tokens in asked.tokens]
+    positions = [at for asked in trials for at in asked.positions]
+    weights: dict[int, torch.Tensor] = {}  # layer -> (B, H, T, S) of the last run
+
+    def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
+        before = [weights[layer]] if start else []  # blocks of queries of one run follow each other
+        weights[layer] = torch.cat([*before, weights_BHTS.cpu()], dim=2)
+
+    with weighing(loaded, keep), _states(loaded) as states:
+        batch = Batch(loaded, sequences, positions, share=loaded.anatomy.observed)
+    result, rivals = [], tasks.of(task).targets
+    for number, asked in enumerate(trials):
+        at, first = number * rivals, asked.tokens[0]
+        x_LTD = _whole([[part[0] for part in parts[:-1]] + [parts[-1][at]] for parts in states.values()])
+        items, labels, like = _demonstrations(first.spans)
+        query = next(iter(first.spans.values()))[0][0]
+        items_LnD = x_LTD[:, [int(tokens[-1]) for tokens in items]]
+        last = int(first.target[0]) - 1 - batch.cut
+        seen = [weights[layer][at, head, last] for layer, head in heads]
+        attention = [
+            float(np.mean([float(w_S[torch.from_numpy(key)].sum()) for w_S in seen] or [np.nan])) for key in labels
+        ]
+        own = set(first.ids[query].tolist())
+        result.append(
+            Reading(
+                asked.row,
+                outcome(task, asked.tokens, batch.intact[at : at + rivals]),
+                cosines(x_LTD[:, int(query[-1])], items_LnD),
+                like,
+                np.array(attention),
+                np.array([bool(own & set(first.ids[item].tolist())) for item in items]),
+            )
+        )
+    return result
+
+
+def cosines(query_LD: np.ndarray, items_LnD: np.ndarray) -> np.ndarray:
+    """Return cosines (L, n) after the mean of the items is taken off both."""
+    middle_L1D = items_LnD.mean(axis=1, keepdims=True)
+    items_LnD, query_LD = items_LnD - middle_L1D, query_LD - middle_L1D[:, 0]
+    norms = np.linalg.norm(items_LnD, axis=2) * np.linalg.norm(query_LD, axis=1)[:, None]
+    return np.einsum("lnd,ld->ln", items_LnD, query_LD) / np.maximum(norms, 1e-12)
+
+
+def _demonstrations(spans: Mapping[str, Sequence]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Return tokens of items and of labels, in the order of the prompt, and whether each is of the query's class."""
+    shown = [
+        (item, label, kind == "like")
+        for kind in ("like", "unlike")
+        for (_, item), (_, label) in zip(spans[kind], spans[f"{kind}_label"], strict=True)
+    ]
+    items, labels, like = zip(*sorted(shown, key=lambda one: int(one[0][0])), strict=True)
+    return list(items), list(labels), np.array(like)
+
+
+def _whole(parts: list[list[torch.Tensor]]) -> np.ndarray:
+    """Return residuals (L, T, D) from their pieces along the prompt."""
+    return np.stack([torch.cat(pieces).float().cpu().numpy() for pieces in parts])
+
+
+@contextmanager
+def _states(loaded: Loaded) -> Iterator[dict[int, list[torch.Tensor]]]:
+    """Collect residuals after every attention layer's block, (1, P, D) of a shared part and (B, T, D), run by run."""
+    states: dict[int, list[torch.Tensor]] = {}
+    with ExitStack() as stack:
+        for number, layer in loaded.anatomy.layers.items():
+
+            def keep(module: Any, args: tuple, output: Any, number: int = number) -> None:
+                states.setdefault(number, []).append(output[0] if isinstance(output, tuple | list) else output)
+
+            block = loaded.model.get_submodule(layer.block)
+            stack.callback(block.register_forward_hook(keep).remove)
+        yield states

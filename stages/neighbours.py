@@ -1,0 +1,139 @@
+"""Nearest neighbours in context: `python -m stages.neighbours <slot>` reads labelled demonstrations.
+
+Writes data/neighbours/<slot>.parquet, one row per prompt: the answer, what a vote of the nearest demonstrations (by the
+model's own states), the majority and the last label say, tokens shared, attention of the induction heads; and
+data/neighbours/<slot>.silenced.parquet, answers with these heads and with the plan's control sets silenced.
+"""
+
+import json
+import logging
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages import tasks
+from stages.ablate import text_means
+from stages.statistics.neighbours import choose, votes
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import UserError, run
+
+log = logging.getLogger(__name__)
+TASK, FAMILY = "neighbours", "induction"
+
+
+def main(slot: str) -> None:
+    """Read all prompts, choose the vote on split a, silence the induction heads on split b."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if getattr(settings.tasks, TASK) is None:
+        return _write_empty(slot, f"tasks.{TASK} is not in params")
+    if why := tasks.of(TASK).refuses(record["kind"]):
+        return _write_empty(slot, why)
+    from stages.engine import shards
+    from stages.model.demonstrations import readings
+    from stages.model.load import load
+    from stages.model.tokens import fitting
+
+    loaded = load(slot, attention="sdpa")
+    table = tables.read(paths.asked(TASK), tables.PROMPTS)
+    if unknown := sorted(set(settings.neighbours.silenced) - set(table.group)):
+        allowed = ", ".join(sorted(set(table.group)))
+        raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
+    plan = tables.read(paths.plan(slot), tables.PLANS)
+    plan = plan[(plan.family == FAMILY) & (plan.kind == settings.plan.kinds[0])]
+    interventions = tuple(
+        shards.Intervention(*(getattr(row, name) for name in shards.Intervention.__dataclass_fields__))
+        for row in plan.itertuples()
+    )
+    members = [i.silences for i, row in zip(interventions, plan.itertuples(), strict=True) if row.purpose == "family"]
+    heads = members[0] if members and plan[plan.purpose == "family"].members.iloc[0] else ()
+    rows, encoded = fitting(loaded, list(table.itertuples()))
+    if not rows:
+        return _write_empty(slot, "all prompts are longer than the model reads")
+    log.info(announce(f"neighbours {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    sets: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        sets.setdefault((row.cluster, labelling(row.id)), []).append(row)
+    read = [
+        reading
+        for of_set in tqdm(sets.values(), desc=TASK, unit="set")
+        for reading in readings(loaded, TASK, of_set, heads)
+    ]
+    result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
+    schema = tables.NEIGHBOURS.with_metadata({"chosen": json.dumps(chosen, sort_keys=True)})
+    tables.write(paths.neighbours(slot), result.sort_values("prompt"), schema)
+    asked = _asked(rows, settings.neighbours)
+    if not interventions or not asked:
+        why = "no induction heads to silence" if asked else "no prompts to silence heads on"
+        return tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+    todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
+    means = text_means(slot, loaded, settings)
+    with tables.writer(paths.neighbours_silenced(slot), tables.EFFECTS) as add:
+        for shard in tqdm(todo, desc="silence", unit="shard"):
+            add(shards.run(loaded, means, shard, settings.extract.batch_tokens))
+
+
+def labelling(prompt: str) -> str:
+    """Return 'given' or 'swapped', how the two classes are called in a prompt, from its id."""
+    return prompt.rpartition("#")[2]
+
+
+def _asked(rows: list, settings: params.Neighbours) -> list:
+    """Return the prompts that heads are silenced on: the first sets of split b of some kinds, labels as given."""
+    chosen = []
+    for group in settings.silenced:
+        inside = [row for row in rows if row.group == group and row.split == "b" and labelling(row.id) == "given"]
+        clusters = list(dict.fromkeys(row.cluster for row in inside))[: settings.sets]
+        chosen += [row for row in inside if row.cluster in clusters]
+    return sorted(chosen, key=lambda row: row.id)
+
+
+def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return the rows of `tables.NEIGHBOURS` and which layer and number of nearest demonstrations split a chose.
+
+    read: a `Reading` per prompt; layers: of its similarities; nearest: numbers of demonstrations that may vote.
+    """
+    votes_PLK = np.array([np.stack([votes(r.similarity, r.like, k) for k in nearest], axis=1) for r in read])
+    right_P = np.array([r.measures["accuracy"] == 1 for r in read])
+    first = np.array([r.row.split == "a" for r in read])
+    layer, k, agreement = choose(right_P[first], votes_PLK[first])
+    chosen = {"layer": layers[layer], "nearest": nearest[k], "agreement": round(agreement, 5)}
+    labels = sorted({target for r in read for target in r.row.targets})
+    rows = [
+        {
+            "prompt": r.row.id,
+            "split": r.row.split,
+            "group": r.row.group,
+            "category": r.row.category,
+            "cluster": r.row.cluster,
+            "role": labelling(r.row.id),
+            "right": r.row.targets[0].strip(),
+            "answer": "" if r.measures["margin"] == 0 else r.row.targets[int(r.measures["margin"] < 0)].strip(),
+            "accuracy": r.measures["accuracy"],
+            "margin": r.measures["margin"],
+            "majority_right": bool(r.like.mean() > 0.5),
+            "last_right": bool(r.like[-1]),
+            "first_label_right": r.row.targets[0] == labels[0],
+            "nearest_right": bool(votes_PLK[place, layer, k]),
+            "shared_like": float(r.shared[r.like].mean()),
+            "shared_unlike": float(r.shared[~r.like].mean()),
+            "attention_like": float(r.attention[r.like].mean()),
+            "attention_unlike": float(r.attention[~r.like].mean()),
+        }
+        for place, r in enumerate(read)
+    ]
+    return pd.DataFrame(rows, columns=tables.NEIGHBOURS.names), chosen
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: no nearest neighbours: %s", slot, why)
+    tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, why), tables.NEIGHBOURS)
+    tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -1,0 +1,252 @@
+"""Labelled demonstrations: does a new item get the label of those that resemble it?"""
+
+from typing import Any
+
+import pandas as pd
+
+from stages.page import charts
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import beyond, capital, interval, number, p_value
+from stages.page.verdicts import matched
+
+KINDS = {  # group: what its items are called
+    "forms_latin": "made-up words that share their ending (Latin letters)",
+    "forms_latin_disjoint": "made-up words that share only their vowel (Latin letters)",
+    "forms_katakana": "made-up words that share their ending (katakana)",
+    "forms_katakana_disjoint": "made-up words that share only their vowel (katakana)",
+    "words": "synonyms and inflections",
+    "reviews_english": "English reviews",
+    "reviews_japanese": "Japanese reviews",
+    "repeated": "made-up words, the query itself shown (Latin letters)",
+}
+BARS = {  # the same beside a bar
+    "forms_latin": "Latin, same ending",
+    "forms_latin_disjoint": "Latin, same vowel",
+    "forms_katakana": "katakana, same ending",
+    "forms_katakana_disjoint": "katakana, same vowel",
+    "words": "synonyms, inflections",
+    "reviews_english": "English reviews",
+    "reviews_japanese": "Japanese reviews",
+    "repeated": "Latin, itself shown",
+}
+MADE_UP = {
+    "english": ("Made-up words in Latin letters", ("forms_latin", "forms_latin_disjoint")),
+    "japanese": ("Made-up words in katakana", ("forms_katakana", "forms_katakana_disjoint")),
+}
+AGREEMENT = "nearest_agreement_against_majority"
+COLUMNS = {  # measure: how its column is headed
+    "accuracy": "accuracy",
+    "accuracy_against_majority": "accuracy where the majority is wrong",
+    AGREEMENT: "the nearest's answer, where the majority differs",
+    "nearest_accuracy": "the nearest are right",
+    "swaps_with_labels": "answer swaps with the labels",
+}
+CONTROLS = {
+    "accuracy_with_majority": "accuracy where the majority is right",
+    "accuracy_no_shared_token": "without a shared token",
+    "answers_majority": "answers with the majority",
+    "answers_last": "answers with the last label",
+    "answers_first_label": "answers with the first label",
+    "shared_like": "like ones that share a token",
+    "shared_unlike": "unlike ones that do",
+    "attention_like": "attention to a like one's label",
+    "attention_unlike": "to an unlike one's label",
+    "attention_difference": "difference",
+}
+WHAT = (
+    "A prompt shows items with one of two labels, more of one label than of the other, and asks for the label of a new "
+    "item that resembles those of one class. Whichever class is the larger, whichever label stands last and whatever "
+    "the labels are called, a rule that looks at nothing else is right in half of the prompts: chance is 0.5. The "
+    "nearest demonstrations are those whose states after one layer, at the last token of the item, are most like the "
+    "query's (cosine, after the mean of the demonstrations is taken off); their vote is the answer of a "
+    "nearest-neighbour rule."
+)
+
+OTHERS = (
+    "All other kinds of items; sets draw from the same lists of words and reviews. Where the query itself is shown, "
+    "that one demonstration alone resembles it; elsewhere all of its class do."
+)
+
+
+def neighbours(slot: Slot, context: Context) -> list:
+    """Show accuracy and agreement with the nearest demonstrations, for made-up words of two scripts and all else."""
+    rows, path = slot.neighbours, slot.path("neighbours.csv")
+    if rows.empty:
+        why = slot.reasons.get("neighbours") or f"{path} has no rows"
+        return [Note(f"No labelled demonstrations were read: {why}.")]
+    cells = rows[rows["group"] != "made_up"].set_index(["group", "measure"])
+    said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
+    blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{WHAT} {_chosen(cells)}")]
+    for what, groups in MADE_UP.values():
+        blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
+    shown = rows[(rows["measure"] == "accuracy") & rows["group"].isin(KINDS)]
+    chart = charts.groups(shown.assign(group=shown["group"].map(BARS)), "accuracy", 0.5)
+    blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
+    others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
+    blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
+    blocks = [block for block in blocks if block.kind != "table" or block.rows]
+    blocks += [Note(said) for said in (_attention(cells), _silenced(cells, slot, context.alpha)) if said]
+    controls = _table(cells, list(KINDS), CONTROLS, "", path)
+    return [
+        *blocks,
+        Table(controls.columns, controls.rows, "", path, controls.numeric, folded="Controls and attention"),
+    ]
+
+
+def _chosen(cells: pd.DataFrame) -> str:
+    layer, nearest = (cells["value"].get(("chosen", name)) for name in ("layer", "nearest"))
+    if layer is None or nearest is None:
+        return ""
+    return (
+        f"States after layer {int(layer)}, with {int(nearest)} nearest to vote, agree best with the model's answers on "
+        "other prompts: these are used here."
+    )
+
+
+def _language(rows: pd.DataFrame, language: str, what: str) -> str:
+    """Say what the data support for made-up words of one script, both kinds together."""
+    read = rows[(rows["group"] == "made_up") & (rows["language"] == language)].set_index("measure")
+    if "accuracy" not in read.index or pd.isna(read.loc["accuracy", "value"]):
+        return ""
+    row = read.loc["accuracy"]
+    said = f"{what}: accuracy {_value(row)} over {int(row['trials'])} prompts"
+    if pd.isna(row["low"]):
+        said += ", too few sets of demonstrations for an interval"
+    else:
+        side = beyond(row["low"], row["high"], 0.5)
+        said += {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+    said += _unshared(read)
+    agrees = read.loc[AGREEMENT] if AGREEMENT in read.index else None
+    if agrees is None or pd.isna(agrees["value"]):
+        return f"{said}; the nearest demonstrations never differ from the majority."
+    said += (
+        f"; where the nearest demonstrations and the majority differ ({int(agrees['trials'])} prompts), the answer is "
+        f"that of the nearest in {_value(agrees)}"
+    )
+    if agrees["trials"] < 20 or pd.isna(agrees["low"]):
+        return f"{said}: too few prompts for a claim."
+    side = beyond(agrees["low"], agrees["high"], 0.5)
+    follows = {
+        1: "it goes with the nearest rather than with the majority",
+        -1: "it goes with the majority rather than with the nearest",
+        0: "neither of the two is told apart as what it goes with",
+    }
+    return f"{said}: {follows[side]}."
+
+
+def _unshared(read: pd.DataFrame) -> str:
+    """Say how often words are told apart that share no token with any demonstration of their class."""
+    row = read.loc["accuracy_no_shared_token"] if "accuracy_no_shared_token" in read.index else None
+    if row is None or not row["trials"] or row["trials"] == read.loc["accuracy", "trials"]:
+        return ""
+    said = f"; {_value(row)} over the {int(row['trials'])} without a token in common with its class"
+    if row["trials"] < 20 or pd.isna(row["low"]):
+        return f"{said}, too few for a claim"
+    side = beyond(row["low"], row["high"], 0.5)
+    return said + {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+
+
+def _value(row: pd.Series, digits: int = 2) -> str:
+    return f"{number(row['value'], digits)} {interval(row['low'], row['high'], digits)}".strip()
+
+
+def _kinds(shown: pd.DataFrame) -> str:
+    """Say for which kinds of items the interval lies above chance, and for which it does not."""
+    sides: dict[str, list[str]] = {}
+    for row in shown.itertuples():
+        side = "too few sets for an interval" if pd.isna(row.low) else {
+            1: "above chance", -1: "below chance", 0: "not told apart from chance"
+        }[beyond(row.low, row.high, 0.5)]  # fmt: skip
+        sides.setdefault(side, []).append(KINDS[row.group])
+    said = capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
+    return f"{said}. Latin, katakana: made-up words. Dashed: chance."
+
+
+def _attention(cells: pd.DataFrame) -> str:
+    """Say where the induction heads look before the label is predicted."""
+    parts = []
+    for group, kind in KINDS.items():
+        row = cells.loc[(group, "attention_difference")] if (group, "attention_difference") in cells.index else None
+        if row is not None and pd.notna(row["low"]) and beyond(row["low"], row["high"], 0.0, 3):
+            parts.append((kind, row))
+    measured = cells[cells.index.get_level_values("measure") == "attention_difference"]["value"].notna().any()
+    if not measured:
+        return "No head is a member of the induction family: their attention was not looked at."
+    if not parts:
+        return (
+            "Attention of the induction heads from the token before the answer: for no kind of items are labels of "
+            "like demonstrations told apart from those of unlike ones."
+        )
+    listed = "; ".join(
+        f"{kind} {number(row['value'], 3, True)} {interval(row['low'], row['high'], 3, True)}" for kind, row in parts
+    )
+    return (
+        "Attention of the induction heads from the token before the answer, to the label of a like demonstration minus "
+        f"that of an unlike one, where the interval excludes 0: {listed}."
+    )
+
+
+def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
+    """Say what silencing the induction heads does, against control sets, and whose answer is given then."""
+    if ("silenced", "change_accuracy") not in cells.index:
+        return ""
+    cells = cells.loc["silenced"]
+    said = []
+    for measure in ("accuracy", "margin"):
+        row, controls = cells.loc[f"change_{measure}"], cells.loc[f"controls_{measure}"]
+        change = f"{number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)}".strip()
+        text = f"{measure} changes by {change} from {number(cells.loc[f'intact_{measure}', 'value'])}"
+        if controls["trials"]:
+            text += f" (mean of {int(controls['trials'])} control sets: {number(controls['value'], 2, True)})"
+        if pd.notna(row["p"]):
+            apart = "" if row["p"] <= alpha else ", not told apart from other heads"
+            text += f", rank p = {p_value(row['p'])} (floor {p_value(row['p_floor'])}){apart}"
+        elif row["note"]:
+            text += f", {row['note']}"
+        said.append(text)
+    left = cells.loc["without_accuracy"]
+    if pd.notna(left["low"]):
+        side = beyond(left["low"], left["high"], 0.5)
+        side = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}[side]
+        said.append(f"the accuracy left, {_value(left)}, is {side}")
+        margin = cells.loc["without_margin"]
+        side = beyond(margin["low"], margin["high"])
+        side = {1: "for the right label", -1: "against the right label", 0: "not told apart from 0"}[side]
+        shown = f"{number(margin['value'], 2, True)} {interval(margin['low'], margin['high'], 2, True)}"
+        said.append(f"the margin left, {shown}, is {side}")
+    given, intact, controls = (cells.loc[f"{name}_answers_majority"] for name in ("without", "intact", "controls"))
+    of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
+    return (
+        f"With the induction heads silenced, on {int(left['trials'])} prompts: {'; '.join(said)}. The answer is then "
+        f"the majority's in {_value(given)} of the prompts ({number(intact['value'])} intact{of_controls}): one that "
+        f"always is, or never is, would be right in half of them.{_matching(slot)}"
+    )
+
+
+def _matching(slot: Slot) -> str:
+    """Say how the control sets are matched: they are those of the family's other ablations."""
+    rows = slot.effects[(slot.effects["family"] == "induction") & (slot.effects["controls"] > 0)]
+    return f" Control sets: as many heads, {matched(rows['matching'].iloc[0])}." if len(rows) else ""
+
+
+def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path: str) -> Table:
+    table = []
+    for group in groups:
+        if (group, "accuracy") not in cells.index:
+            continue
+        row = [KINDS[group], str(int(cells.loc[(group, "accuracy"), "trials"]))]
+        for measure in columns:
+            digits = 3 if measure.startswith("attention") else 2
+            cell = cells.loc[(group, measure)] if (group, measure) in cells.index else None
+            shown = "–" if cell is None or pd.isna(cell["value"]) else _value(cell, digits)
+            few = cell is not None and 0 < cell["trials"] < int(row[1])
+            row.append(f"{shown} ({int(cell['trials'])})" if few else shown)
+        table.append(row)
+    numeric = tuple(range(1, 2 + len(columns)))
+    more = " In brackets: how many prompts (pairs of prompts for swapped labels) where these are fewer." if says else ""
+    return Table(["items", "prompts", *columns.values()], table, f"{says}{more}", path, numeric)
+
+
+SECTION = SlotSection("neighbours", "Nearest neighbours in context", 95, neighbours, predicts=True)

@@ -1,0 +1,298 @@
+"""Is a function one offset, added to whatever is there? `python -m stages.shifts <slot>`.
+
+Writes data/shifts/<slot>.offsets.parquet (pairs (x, y) of every steered function in embedding and state space:
+stages/statistics/offsets.py), <slot>.readings.parquet (the most likely tokens of every function vector, read through
+the model's last norm and unembedding, beside random vectors of its length) and <slot>.parquet: prompts without
+demonstrations that ask about x, and others about y = f(x), answered under a vector v, 2 v and -v. If v were the offset
+from x to y, then -v would lead from y back to x, and v from y on, beyond all pairs; if v says which function to apply,
+v leads from y to f(y), which is x where f is its own inverse.
+    added           the most accurate of function, layerwise and layer_average on split a (see stages/steer.py)
+    heads           the top heads' mean outputs in place, times 1, 2 or -1
+    demonstrations  nothing written, the demonstrations of split b before the question: what the model does itself
+                    (asked about y only where f is its own inverse: elsewhere f(y) is nothing in particular)
+Layer, strength and heads were chosen on split a, whose prompts the vectors come from. Pairs are of split b, and none of
+their words stands, as x or as y, in a prompt of split a or in a demonstration.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages.statistics import offsets
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import run
+from stages.tasks.icl.pairs import Frame, own_inverse
+from stages.tasks.prompt import stream
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.model.intervene import Edit
+    from stages.model.load import Loaded
+
+log = logging.getLogger(__name__)
+TASK = "icl"
+ADDED = ("function", "layerwise", "layer_average")  # vectors that are added
+READ = ("function", "layer_average")  # and those of them that are one vector, kept by steer
+FACTORS = (1.0, 2.0, -1.0)
+LISTED = 8  # tokens of a reading
+
+
+def main(slot: str) -> None:
+    """Measure every steered function, or say why there is none."""
+    settings = params.load()
+    why = tables.reason(paths.steering(slot))
+    if why:
+        return _write(slot, [], [], [], why)
+    from safetensors.torch import load_file
+
+    from stages.model.load import load
+    from stages.model.tokens import fitting
+    from stages.model.vectors import Parts, mean_outputs
+
+    loaded = load(slot, attention="sdpa")
+    steered = tables.read(paths.steering(slot), tables.STEERING)
+    vectors = load_file(paths.vectors(slot))
+    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
+    fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
+    outputs = tables.read(paths.outputs(slot, TASK))
+    functions = sorted(steered.function.unique())
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    runs = len(functions) * settings.shifts.pairs * 2 * (1 + 2 * len(FACTORS))
+    log.info(announce(f"shifts {slot}", runs, 4 * runs, record["parameters"]))
+    answers, geometry, pairs_of = [], [], {}
+    for function in tqdm(functions, desc="shifts", unit="function"):
+        whole = prompts[prompts.group == function]
+        of_function = whole[whole.id.isin(fits)]
+        frame = Frame(settings.tasks.icl.template)
+        pairs = pairs_of[function] = asked_pairs(of_function, frame).head(settings.shifts.pairs)
+        clean = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
+        parts = Parts(loaded, mean_outputs(clean, loaded))
+        chosen = chosen_settings(steered[steered.function == function])
+        rng = stream(settings.seed, f"shifts/{slot}/{function}")
+        layer = next(setting.layer for setting in chosen.values() if setting.vector == "function")
+        geometry += [{"function": function} | row for row in in_spaces(loaded, pairs, frame, layer, rng)]
+        edits = {}
+        for label, setting in (("added", best_added(steered[steered.function == function], chosen)),
+                               ("heads", chosen["heads"])):  # fmt: skip
+            edits |= {(label, setting.vector, factor): edit(parts, vectors, setting, factor) for factor in FACTORS}
+        unseen = pairs[~seen(pairs, whole, frame)]
+        known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
+        solved = outputs[outputs.group == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
+        rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
+        answers += [known | row for row in rows]
+    read = readings(loaded, vectors, pairs_of, settings, slot)
+    _write(slot, answers, geometry, read)
+
+
+def asked_pairs(prompts: pd.DataFrame, frame: Frame) -> pd.DataFrame:
+    """Return id, cluster, x and y per pair that split b asks for without demonstrations; prompts: of a function."""
+    asked = prompts[(prompts.role == "zero_shot") & (prompts.split == "b")].sort_values("id").drop_duplicates("text")
+    words = {"x": asked.text.map(frame.word), "y": asked.targets.map(lambda targets: targets[0].strip())}
+    return asked[["id", "cluster"]].assign(**words)
+
+
+def known_pairs(prompts: pd.DataFrame, frame: Frame) -> list[tuple[str, str]]:
+    """Return all pairs that a function's clean prompts demonstrate or ask for."""
+    clean = prompts[prompts.role == "clean"]
+    shown = [pair for text in clean.text for pair in frame.shown(text)]
+    return shown + [(frame.word(row.text), row.targets[0].strip()) for row in clean.itertuples()]
+
+
+def seen(pairs: pd.DataFrame, prompts: pd.DataFrame, frame: Frame) -> np.ndarray:
+    """Tell for each pair whether one of its words stands in a prompt of split a, or in any demonstration."""
+    clean = prompts[prompts.role == "clean"]
+    words = {word for pair in known_pairs(clean[clean.split == "a"], frame) for word in pair}
+    words |= {word for text in clean.text for pair in frame.shown(text) for word in pair}
+    return (pairs.x.isin(words) | pairs.y.isin(words)).to_numpy()
+
+
+def chosen_settings(steered: pd.DataFrame) -> dict[str, Any]:
+    """Return the row of each vector's chosen setting; steered: a function's rows of STEERING."""
+    chosen = steered[steered.chosen.astype(bool) & (steered.context == "zero_shot")]
+    return {row.vector: row for row in chosen.drop_duplicates("vector").itertuples()}
+
+
+def best_added(steered: pd.DataFrame, chosen: Mapping[str, Any]) -> Any:
+    """Return the added vector's setting that was most accurate on split a; among equals, with the likeliest answers."""
+    tried = steered[(steered.split == "a") & (steered.context == "zero_shot")]
+
+    def merit(setting: Any) -> tuple[float, float]:
+        same = tried[(tried.vector == setting.vector) & (tried.layer == setting.layer)
+                     & (tried.strength == setting.strength) & (tried.heads == setting.heads)]  # fmt: skip
+        return same.correct.mean(), same.logprob.mean()
+
+    return max((chosen[name] for name in ADDED if name in chosen), key=merit)
+
+
+def edit(parts: Any, vectors: "Mapping[str, torch.Tensor]", setting: Any, factor: float) -> "Edit":
+    """Return the edit of a chosen setting, `factor` times it; vectors: as steer kept them."""
+    from stages.model.intervene import Edit
+
+    heads = [tuple(map(int, name[1:].split("H"))) for name in setting.names.split()]
+    if setting.vector == "heads":
+        return Edit(heads={head: factor * parts.means[head] for head in heads})
+    if setting.vector == "layerwise":
+        layers = sorted({layer for layer, _ in heads})
+        sums = {at: parts.together([head for head in heads if head[0] == at]) for at in layers}
+        return Edit(added={at: factor * setting.strength * sum_D for at, sum_D in sums.items()})
+    vector_D = vectors[f"{setting.function}.{setting.vector}"]
+    return Edit(added={setting.layer: factor * setting.strength * vector_D})
+
+
+def in_spaces(
+    loaded: "Loaded", pairs: pd.DataFrame, frame: Frame, layer: int, rng: np.random.Generator
+) -> Iterable[dict]:
+    """Yield rows of OFFSETS but their function: pairs in embedding and in state space."""
+    from stages.model.readout import embedded
+    from stages.model.score import residuals_after
+    from stages.model.tokens import encode
+
+    if len(pairs) < offsets.FEW:
+        return
+    states = []
+    for words in (pairs.x, pairs.y):
+        rows = _prompts(pairs, [frame.question(word) for word in words], [frame.white + word for word in words])
+        states.append(residuals_after(loaded, [encode(loaded, row) for row in rows])[layer])
+    for space, at, both in (
+        ("embedding", -1, [embedded(loaded, list(words)) for words in (pairs.x, pairs.y)]),
+        ("state", layer, states),
+    ):
+        for row in offsets.rows(*(words_PD.float().cpu().numpy() for words_PD in both), rng):
+            yield {"space": space, "layer": at} | row
+
+
+def answered(
+    loaded: "Loaded",
+    pairs: pd.DataFrame,
+    prompts: pd.DataFrame,
+    solved: Mapping[str, bool],
+    frame: Frame,
+    edits: "Mapping[tuple, Edit]",
+    inverse: bool,
+) -> Iterable[dict]:
+    """Yield rows of SHIFTS but their function: both members of pairs, under edits and after demonstrations.
+
+    prompts: the function's rows of the prompts table; solved: what `extract` saw of clean prompts that ask about x;
+    edits: by vector, kind and factor; inverse: the function is its own inverse.
+    """
+    from stages.model.intervene import Edit
+
+    every = {("none", "none", 0.0): Edit(), **edits}
+    sides = {"x": pairs, "y": pairs.assign(x=pairs.y, y=pairs.x)}
+    both = pd.concat([side.assign(asked=name) for name, side in sides.items()])
+    yield from _asked(loaded, both.assign(text=both.x.map(frame.question)), frame, every)
+    texts = prompts[prompts.role == "clean"].set_index("id").text
+    clean = pairs.id.str.replace("#zero_shot", "#clean", regex=False)
+    shown = {("demonstrations", "demonstrations", 0.0): Edit()}
+    for pair, name in zip(pairs.itertuples(), clean, strict=True):
+        if name in solved:
+            row = {"prompt": pair.id, "cluster": pair.cluster, "asked": "x", "vector": "demonstrations"}
+            yield row | {"kind": "demonstrations", "factor": 0.0, "other": bool(solved[name]), "echo": None}
+    there = sides["y"].assign(asked="y", clean=clean)[clean.isin(texts.index) & inverse]
+    instead = [frame.instead(texts[name], word) for name, word in zip(there.clean, there.x, strict=True)]
+    yield from _asked(loaded, there.assign(text=instead), frame, shown)
+
+
+def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[tuple, Edit]") -> Iterable[dict]:
+    """Yield rows of prompts `text` that ask about `x` and whose pair's other member is `y`, under every edit."""
+    from stages.model.score import LastTokens
+    from stages.model.tokens import encode
+
+    if asked.empty:
+        return
+    others, same = (
+        [encode(loaded, row) for row in _prompts(asked, asked.text, [frame.white + word for word in words])]
+        for words in (asked.y, asked.x)
+    )
+    scores = LastTokens(loaded, others).edited([list(edits.values())] * len(others))
+    for pair, other, echo, of_pair in zip(asked.itertuples(), others, same, scores, strict=True):
+        right, again = (int(tokens.ids[tokens.target[0]]) for tokens in (other, echo))
+        for (vector, kind, factor), scored in zip(edits, of_pair, strict=True):
+            row = {"prompt": pair.id, "cluster": pair.cluster, "asked": pair.asked, "vector": vector, "kind": kind}
+            row |= {"factor": factor, "other": scored.solved}
+            yield row | {"echo": None if right == again else bool(scored.best[0] == again)}
+
+
+def readings(
+    loaded: "Loaded",
+    vectors: "Mapping[str, torch.Tensor]",
+    pairs_of: Mapping[str, pd.DataFrame],
+    settings: params.Params,
+    slot: str,
+) -> list[dict]:
+    """Return rows of READINGS: every kept vector and random ones of its length."""
+    import torch
+
+    from stages.model.readout import likeliest, read_out, standing
+
+    white = Frame(settings.tasks.icl.template).white
+    first = {
+        (function, column): _first_tokens(loaded, [white + word for word in pairs[column]])
+        for function, pairs in pairs_of.items()
+        for column in ("x", "y")
+    }
+    rows = []
+    for kind in READ:
+        kept = {name.rpartition(".")[0]: vector for name, vector in vectors.items() if name.endswith(f".{kind}")}
+        kept = {function: vector for function, vector in sorted(kept.items()) if function in pairs_of}
+        if not kept:
+            continue
+        own_FV = read_out(loaded, torch.stack(list(kept.values())))
+        said = likeliest(loaded, own_FV, LISTED)
+        for place, (function, vector_D) in enumerate(kept.items()):
+            rng = stream(settings.seed, f"shifts/{slot}/{function}/{kind}/random")
+            draws_ND = vector_D.new_tensor(rng.standard_normal((settings.shifts.random, len(vector_D))))
+            drawn_NV = read_out(loaded, draws_ND * (vector_D.norm() / draws_ND.norm(dim=1, keepdim=True)))
+            random = [(drawn_NV, number) for number in range(1, settings.shifts.random + 1)]
+            answers_F = standing(own_FV, first[function, "y"])
+            others = [value for at, value in enumerate(answers_F) if at != place]
+            same = {"function": function, "vector": kind, "norm": float(vector_D.norm())}
+            rows.append(same | {"draw": 0, "answers": answers_F[place], "tokens": said[place],
+                                "inputs": standing(own_FV[place : place + 1], first[function, "x"])[0],
+                                "elsewhere": float(np.mean(others)) if others else None})  # fmt: skip
+            answers_N, inputs_N = (standing(drawn_NV, first[function, column]) for column in ("y", "x"))
+            listed = likeliest(loaded, drawn_NV, LISTED)
+            rows += [
+                same | {"draw": number, "answers": answers_N[number - 1], "inputs": inputs_N[number - 1],
+                        "tokens": listed[number - 1], "elsewhere": None}
+                for _, number in random
+            ]  # fmt: skip
+    return rows
+
+
+def _first_tokens(loaded: "Loaded", answers: Sequence[str]) -> list[int]:
+    return [loaded.tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers]
+
+
+def _prompts(pairs: pd.DataFrame, texts: Sequence[str], answers: Sequence[str]) -> list:
+    """Return rows as of the prompts table, with other texts and answers."""
+    same = {"role": "zero_shot", "relations": [[]] * len(pairs), "ordinals": [[]] * len(pairs), "tokens": 0}
+    rows = pd.DataFrame({"id": list(pairs.id), "text": list(texts), "targets": [(answer,) for answer in answers]})
+    return list(rows.assign(**same, bos=True).itertuples())
+
+
+def _write(slot: str, answers: list, geometry: list, read: list, why: str = "") -> None:
+    if why:
+        log.info("%s: no function to look at: %s", slot, why)
+    for path, rows, schema in (
+        (paths.shifts(slot), answers, tables.SHIFTS),
+        (paths.offsets(slot), geometry, tables.OFFSETS),
+        (paths.readings(slot), read, tables.READINGS),
+    ):
+        if rows:
+            tables.write(path, pd.DataFrame(rows, columns=schema.names), schema)
+        else:
+            tables.write(path, tables.empty(schema, why or "no function has pairs enough"), schema)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -1,0 +1,158 @@
+"""Does the model answer like a nearest-neighbour classifier on its own states? Pure numpy and pandas.
+
+The k demonstrations whose states are nearest to the query's vote. Layer and k are those of most agreement with the
+model's answers on split a; everything else is said of split b. Where the vote and the majority of the demonstrations
+agree, agreement says nothing; where they differ, exactly one of the two can be the answer.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from stages.statistics.intervals import FEWEST, interval
+from stages.statistics.ranks import rank_p
+
+COLUMNS = "group language measure value low high p p_floor trials clusters note".split()
+TASK = "neighbours"
+PROMPTS = 20  # prompts that a claim rests on, at least
+ENGLISH, JAPANESE = ("forms_latin", "forms_latin_disjoint"), ("forms_katakana", "forms_katakana_disjoint")
+MADE_UP = {"english": ENGLISH, "japanese": JAPANESE}
+
+
+def votes(similarity_Ln: np.ndarray, like_n: np.ndarray, k: int) -> np.ndarray:
+    """Return (L,): whether most of the k nearest demonstrations are of the query's class; k odd."""
+    order_Lk = np.argsort(-similarity_Ln, axis=1, kind="stable")[:, :k]
+    return like_n[order_Lk].mean(axis=1) > 0.5
+
+
+def choose(answers_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, float]:
+    """Return places of layer and k of most agreement with the answers (ties: the first), and that agreement."""
+    agreement_LK = (votes_PLK == answers_P[:, None, None]).mean(axis=0)
+    layer, k = np.unravel_index(int(agreement_LK.argmax()), agreement_LK.shape)
+    return int(layer), int(k), float(agreement_LK[layer, k])
+
+
+def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
+    """Return neighbours.csv from rows of `tables.NEIGHBOURS` and of `tables.EFFECTS`: split b alone.
+
+    chosen: what split a chose, layer, nearest and agreement: the rows of group 'chosen'.
+    """
+    read = prompts[prompts.split == "b"]
+    rows = []
+    kinds: list[tuple[str, str, Sequence[str]]] = [
+        (group, of_group.category.iloc[0], [group]) for group, of_group in read.groupby("group", sort=False)
+    ]
+    kinds += [("made_up", language, groups) for language, groups in MADE_UP.items()]
+    for group, language, inside in kinds:
+        rows += _of_group(read[read.group.isin(inside)], group, language)
+    rows += _silenced(silenced, prompts.set_index("prompt").majority_right)
+    rows += [{"group": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def metrics(table: pd.DataFrame) -> dict[str, dict]:
+    """Return `neighbours.<language>.{accuracy,knn_agreement}` of made-up words; {} where nothing was read.
+
+    knn_agreement: share of answers that are the vote's, where vote and majority differ.
+    """
+    names = {"accuracy": "accuracy", "nearest_agreement_against_majority": "knn_agreement"}
+    tree: dict[str, dict] = {}
+    made_up = table[(table.group == "made_up") & table.measure.isin(names)]
+    for row in made_up[made_up.value.notna()].itertuples():
+        tree.setdefault(row.language, {})[names[row.measure]] = round(float(row.value), 5)
+    return {TASK: tree} if tree else {}
+
+
+def _of_group(read: pd.DataFrame, group: str, language: str) -> list[dict]:
+    if read.empty:
+        return []
+    same = {"group": group, "language": language}
+    conflict, apart = read[~read.majority_right], read[read.shared_like == 0]
+    differ = read[read.nearest_right != read.majority_right]
+    chosen = read.accuracy == 1
+    pairs = read.assign(right=chosen, base=read.prompt.str.partition("#")[0]).pivot(
+        index="base", columns="role", values="right"
+    )
+    cluster_of = read.assign(base=read.prompt.str.partition("#")[0]).groupby("base").cluster.first()
+    measured = [
+        ("accuracy", read.accuracy, read.cluster),
+        ("accuracy_against_majority", conflict.accuracy, conflict.cluster),
+        ("accuracy_with_majority", read[read.majority_right].accuracy, read[read.majority_right].cluster),
+        ("accuracy_no_shared_token", apart.accuracy, apart.cluster),
+        ("answers_majority", (chosen == read.majority_right).astype(float), read.cluster),
+        ("answers_last", (chosen == read.last_right).astype(float), read.cluster),
+        ("answers_first_label", (chosen == read.first_label_right).astype(float), read.cluster),
+        ("nearest_accuracy", read.nearest_right.astype(float), read.cluster),
+        ("nearest_agreement", (chosen == read.nearest_right).astype(float), read.cluster),
+        (
+            "nearest_agreement_against_majority",
+            ((differ.accuracy == 1) == differ.nearest_right).astype(float),
+            differ.cluster,
+        ),
+        ("shared_like", read.shared_like, read.cluster),
+        ("shared_unlike", read.shared_unlike, read.cluster),
+        ("attention_like", read.attention_like, read.cluster),
+        ("attention_unlike", read.attention_unlike, read.cluster),
+    ]
+    if {"given", "swapped"} <= set(pairs):  # with the labels swapped, the other label: both right or both wrong
+        both = pairs.dropna()
+        swaps = (both.given == both.swapped).astype(float)
+        measured.append(("swaps_with_labels", swaps, cluster_of.reindex(both.index)))
+    rows = [same | _row(measure, values, clusters, share=True) for measure, values, clusters in measured]
+    gap = read.attention_like - read.attention_unlike
+    rows.append(same | _row("attention_difference", gap, read.cluster, share=False))
+    rows.append(same | _row("margin", read.margin, read.cluster, share=False))
+    return rows
+
+
+def _row(measure: str, values: pd.Series, clusters: pd.Series, share: bool) -> dict:
+    there = values.notna()
+    values, clusters = values[there].astype(float), clusters[there]
+    row = {"measure": measure, "trials": len(values), "clusters": int(clusters.nunique()), "note": ""}
+    if not len(values):
+        return row | {"note": "no such prompt"}
+    low, high = interval(values.to_numpy(), clusters.to_numpy(), share=share)
+    notes = [f"{len(values)} prompts: fewer than {PROMPTS}"] if len(values) < PROMPTS else []
+    notes += [f"fewer than {FEWEST} clusters, no interval"] if clusters.nunique() < FEWEST else []
+    return row | {"value": values.mean(), "low": low, "high": high, "note": "; ".join(notes)}
+
+
+def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
+    """Return, per measure, the change under the family's set, its rank among control sets, and the controls' mean.
+
+    And how often the answer is the majority's: a model that goes by the majority, or against it, is right by half.
+    """
+    if rows.empty:
+        return []
+    result = []
+    rows = rows.assign(change=rows.value - rows.intact)
+    right = rows[rows.measure == "accuracy"]
+    right = right.assign(same=((right.value == 1) == majority_right.reindex(right.prompt).to_numpy()).astype(float))
+    for name, purpose in (("intact", "none"), ("without", "family"), ("controls", "control")):
+        read = right[right.purpose == purpose]
+        row = _row(f"{name}_answers_majority", read.same, read.cluster, share=True)
+        if purpose == "control":  # the same prompts again and again: no interval
+            row |= {"low": np.nan, "high": np.nan, "trials": read.draw.nunique()}
+        result.append({"group": "silenced", "language": "both"} | row)
+    for measure in ("accuracy", "margin"):
+        read = rows[rows.measure == measure]
+        of_set, controls = read[read.purpose == "family"], read[read.purpose == "control"]
+        intact = read[read.purpose == "none"]
+        share = measure == "accuracy"
+        same = {"group": "silenced", "language": "both"}
+        result.append(same | _row(f"intact_{measure}", intact.value, intact.cluster, share))
+        result.append(same | _row(f"without_{measure}", of_set.value, of_set.cluster, share))
+        low, high = interval(of_set.change, of_set.cluster, change=share)
+        changes_D = controls.groupby("draw").change.mean()
+        row = same | _row(f"change_{measure}", of_set.change, of_set.cluster, False) | {"low": low, "high": high}
+        start, _ = interval(intact.value, intact.cluster, share=share)
+        able = start > 0.5 if share else start > 0
+        if len(changes_D) and able and len(of_set) >= PROMPTS:
+            row["p"], row["p_floor"] = rank_p(-of_set.change.mean(), -changes_D)
+        elif len(changes_D) and not able:
+            row["note"] = f"not measurable: the intact {measure} is not shown to be above chance"
+        result.append(row)
+        number = {"measure": f"controls_{measure}", "value": changes_D.mean(), "trials": len(changes_D)}
+        result.append(same | {"clusters": 0, "note": "mean change of the control sets; trials: sets"} | number)
+    return result

@@ -1,0 +1,36 @@
+"""Composed functions: the answer is what one function of task icl makes of another's answer.
+
+Stage `compose` asks whether the sum of two function vectors is a vector of the composed function (Todd+ ICLR 2024,
+section 3.3). accuracy = every answer token is the argmax given the right ones before it, as in task icl.
+"""
+
+from stages.tasks.composed.settings import Settings
+from stages.tasks.icl.task import solved
+from stages.tasks.task import Task
+
+COPY = "copy"  # the group of demonstrations that do neither
+ASKED = "asked"  # the relation from the answer to the word asked about
+OF = " of "  # a composed group is named <outer> of <inner>
+
+
+def parts(group: str) -> tuple[str, str]:
+    """Return the functions of a composed group: the inner one, which comes first, and the outer one."""
+    outer, _, inner = group.partition(OF)
+    return inner, outer
+
+
+TASK = Task(
+    name="composed",
+    order=8,
+    label="composed functions",
+    unit="words",
+    settings=Settings,
+    measures=solved,
+    main="accuracy",
+    smooth="logprob",
+    needs="decoder",
+    roles=("clean",),
+    parts="group",
+    part=("function", "functions"),
+    own_section=True,
+)

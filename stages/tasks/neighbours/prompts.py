@@ -1,0 +1,210 @@
+"""Demonstrations with labels and a new item, in eight groups of which only one can be solved by exact induction.
+
+words: two groups of synonyms or inflections. reviews_english, reviews_japanese: praise and complaint. forms_latin,
+forms_katakana: made-up words that share their two last syllables. forms_*_disjoint: made-up words that share nothing
+but their vowel: no syllable of the query occurs in any demonstration. repeated: the query stands among the
+demonstrations, which are made-up words without any shared syllable.
+
+One class has `few` demonstrations, the other `many`. Each set of demonstrations is asked about an item of either class,
+some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the
+right label is that of the majority in half of the prompts, that of the last demonstration in half, and each of the two
+labels in half. Which class has few, and which comes last, changes from set to set. Items of the two splits are
+disjoint: half of each list of the lexicon each; made-up words are drawn per set.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from stages.store.errors import UserError
+from stages.tasks.lexicon import Entry, read
+from stages.tasks.neighbours.settings import Settings
+from stages.tasks.prompt import Prompt, Span, stream
+
+CONSONANTS = "b d f g k l m n p r s t v z".split()
+VOWELS = "a e i o u".split()
+KATAKANA = {  # by vowel; rows without a plain syllable for each are left out
+    "a": "カサタナハマラガザダバパ", "i": "キシチニヒミリギジビピ", "u": "クスツヌフムルグズブプ",
+    "e": "ケセテネヘメレゲゼデベペ", "o": "コソトノホモロゴゾドボポ",
+}  # fmt: skip
+LANGUAGES = {"reviews_japanese": "japanese", "forms_katakana": "japanese", "forms_katakana_disjoint": "japanese"}
+MADE_UP = ("forms_latin", "forms_katakana", "forms_latin_disjoint", "forms_katakana_disjoint")
+Classes = tuple[list[str], list[str]]  # of each class, its items, shuffled: the query's first
+
+
+class Reviews(Entry):
+    """Short reviews of one language."""
+
+    praise: tuple[str, ...]
+    complaint: tuple[str, ...]
+
+
+class Lexicon(Entry):
+    """words: groups of words that belong together; english, japanese: reviews; real: words not to be made up."""
+
+    words: tuple[str, ...]
+    english: Reviews
+    japanese: Reviews
+    real: tuple[str, ...]
+
+
+def build(settings: Settings, seed: int) -> list[Prompt]:
+    """Build the prompts of the groups asked for. Raises `UserError` for unknown ones, and for a lexicon too small."""
+    lexicon = read(Path(settings.path), Lexicon, "labelled demonstrations")
+    if short := [words for words in lexicon.words if len(words.split()) <= settings.many]:
+        raise UserError(f"{settings.path}: words: {short[0]!r}: expected more than many = {settings.many} words")
+    real = {word for words in (*lexicon.words, *lexicon.real) for word in words.split()}
+    groups: dict[str, Callable[[np.random.Generator, int], Classes]] = {
+        "words": lambda rng, half: _words(rng, lexicon.words[half::2]),
+        "reviews_english": lambda rng, half: _reviews(rng, lexicon.english, half),
+        "reviews_japanese": lambda rng, half: _reviews(rng, lexicon.japanese, half),
+        "forms_latin": lambda rng, half: _forms(rng, _latin, real),
+        "forms_katakana": lambda rng, half: _forms(rng, _katakana, real),
+        "forms_latin_disjoint": lambda rng, half: _disjoint(rng, _latin_syllables, 3, real),
+        "forms_katakana_disjoint": lambda rng, half: _disjoint(rng, KATAKANA.__getitem__, 3, real),
+        "repeated": lambda rng, half: _unrelated(rng, real),
+    }
+    if unknown := [group for group in settings.groups if group not in groups]:
+        allowed = ", ".join(groups)
+        raise UserError(f"params.yaml: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
+    prompts = []
+    for group, draw in groups.items():
+        if settings.groups and group not in settings.groups:
+            continue
+        for number in range(settings.choose + settings.report):
+            split = "a" if number < settings.choose else "b"
+            name = f"neighbours/{group}/{number:03d}"
+            rng = stream(seed, name)
+            classes = draw(rng, int(split == "b"))
+            swapped = group in MADE_UP and 0 <= number - settings.choose < settings.swapped
+            prompts += _set(settings, name, group, split, classes, number, rng, swapped)
+    return prompts
+
+
+def _set(
+    settings: Settings,
+    name: str,
+    group: str,
+    split: str,
+    classes: Classes,
+    number: int,
+    rng: np.random.Generator,
+    also_swapped: bool,
+) -> list[Prompt]:
+    """Return the prompts of one set of demonstrations; the query's item is first in its class."""
+    few, last = number % 2, number // 2 % 2  # which class has few demonstrations, which is last
+    counts = [settings.few if side == few else settings.many for side in (0, 1)]
+    skip = 0 if group == "repeated" else 1
+    if short := [items for items in classes if len(items) < settings.many + skip]:
+        raise UserError(
+            f"{settings.path}: {group}: {len(short[0])} items of a class; expected more than {settings.many}"
+        )
+    shown = [(item, side) for side in (0, 1) for item in classes[side][skip : skip + counts[side]]]
+    shown = [shown[place] for place in rng.permutation(len(shown))]
+    at = max(place for place, (_, side) in enumerate(shown) if side == last)
+    shown.append(shown.pop(at))
+    prompts = []
+    for swapped in (False, True) if also_swapped else (False,):
+        labels = settings.labels[::-1] if swapped else settings.labels
+        for side in (0, 1):
+            text, targets, relations = _written(settings, shown, classes[side][0], side, labels)
+            prompts.append(
+                Prompt(
+                    id=f"{name}/{side}#{'swapped' if swapped else 'given'}",
+                    group=group,
+                    category=LANGUAGES.get(group, "english"),
+                    cluster=name,
+                    split=split,
+                    text=text,
+                    targets=targets,
+                    relations=relations,
+                )
+            )
+    return prompts
+
+
+def _written(
+    settings: Settings, shown: list[tuple[str, int]], query: str, side: int, labels: tuple[str, str]
+) -> tuple[str, tuple[str, str], tuple[Span, ...]]:
+    """Return text, (right, other) label and the spans from the query to each item shown and to its label."""
+    before, between, after = settings.template.replace("{y}", "{x}").split("{x}")
+    text, places = "", []
+    for item, of in shown:
+        start = len(text) + len(before)
+        label = start + len(item) + len(between)
+        text += before + item + between + labels[of] + after
+        places.append((of, (start, start + len(item)), (label, label + len(labels[of]))))
+    start = len(text) + len(before)
+    at = (start, start + len(query))
+    text += before + query + between.rstrip()
+    space = between[len(between.rstrip()) :]
+    relations = []
+    for of, item, label in places:
+        kind = "like" if of == side else "unlike"
+        relations += [Span(kind, *at, *item), Span(f"{kind}_label", *at, *label)]
+    return text, (space + labels[side], space + labels[1 - side]), tuple(relations)
+
+
+def _words(rng: np.random.Generator, groups: tuple[str, ...]) -> Classes:
+    first, second = rng.choice(len(groups), size=2, replace=False)
+    return _shuffled(rng, groups[first].split()), _shuffled(rng, groups[second].split())
+
+
+def _reviews(rng: np.random.Generator, reviews: Reviews, half: int) -> Classes:
+    return _shuffled(rng, reviews.praise[half::2]), _shuffled(rng, reviews.complaint[half::2])
+
+
+def _shuffled(rng: np.random.Generator, items) -> list[str]:
+    return [items[place] for place in rng.permutation(len(items))]
+
+
+def _latin_syllables(vowel: str) -> list[str]:
+    return [consonant + vowel for consonant in CONSONANTS]
+
+
+def _latin(rng: np.random.Generator, count: int) -> list[str]:
+    """Draw different syllables."""
+    every = [syllable for vowel in VOWELS for syllable in _latin_syllables(vowel)]
+    return [every[place] for place in rng.choice(len(every), size=count, replace=False)]
+
+
+def _katakana(rng: np.random.Generator, count: int) -> list[str]:
+    every = "".join(KATAKANA.values())
+    return [every[place] for place in rng.choice(len(every), size=count, replace=False)]
+
+
+def _forms(rng: np.random.Generator, syllables: Callable, real: set[str]) -> Classes:
+    """Return made-up words of four syllables; the words of a class share the last two, no others share any."""
+    while True:
+        drawn = syllables(rng, 4 + 2 * 2 * 6)
+        ends = ["".join(drawn[:2]), "".join(drawn[2:4])]
+        starts = ["".join(drawn[place : place + 2]) for place in range(4, len(drawn), 2)]
+        classes = [start + ends[0] for start in starts[:6]], [start + ends[1] for start in starts[6:]]
+        if not real & {*classes[0], *classes[1]}:
+            return classes
+
+
+def _unrelated(rng: np.random.Generator, real: set[str]) -> Classes:
+    """Return made-up words of four syllables that share none."""
+    while True:
+        drawn = _latin(rng, 4 * 12)
+        words = ["".join(drawn[place : place + 4]) for place in range(0, len(drawn), 4)]
+        if not real & {*words}:
+            return words[:6], words[6:]
+
+
+def _disjoint(rng: np.random.Generator, syllables: Callable, count: int, real: set[str]) -> Classes:
+    """Return made-up words of `count` syllables: a class shares its vowel, its first word no syllable."""
+    while True:
+        vowels = [VOWELS[place] for place in rng.choice(len(VOWELS), size=2, replace=False)]
+        classes = []
+        for vowel in vowels:
+            every = _shuffled(rng, list(syllables(vowel)))
+            words = ["".join(every[:count])]
+            while len(words) < 6:
+                word = "".join(every[place] for place in count + rng.choice(len(every) - count, count, replace=False))
+                words += [word] if word not in words else []
+            classes.append(words)
+        if not real & {*classes[0], *classes[1]}:
+            return classes[0], classes[1]

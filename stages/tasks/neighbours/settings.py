@@ -1,0 +1,37 @@
+"""What `tasks.neighbours` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.store.section import Count
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """Labelled demonstrations: which label does the nearest one have?
+
+    groups: kinds of items (prompts.py); empty = all. few, many: demonstrations of the class that has fewer and of the
+    one that has more; choose, report: sets of demonstrations per group in split a and in split b; swapped: sets of
+    made-up words in split b that are asked with the two labels exchanged as well; labels: what the classes are called.
+    """
+
+    source: Literal["builtin"] = "builtin"
+    groups: tuple[str, ...]
+    few: Annotated[int, Field(ge=1)]
+    many: Annotated[int, Field(ge=2, le=5)]
+    choose: Count
+    report: Count
+    swapped: Annotated[int, Field(ge=0)]
+    template: str
+    labels: tuple[str, str]
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "Settings":
+        if self.few >= self.many:
+            raise ValueError(f"few: {self.few} is not below many: {self.many}")
+        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1 or "{y}" in self.template.split("{x}")[0]:
+            raise ValueError("template: must contain {x} once and then {y} once")
+        if self.labels[0] == self.labels[1]:
+            raise ValueError("labels: must be two different words")
+        return self

@@ -1,0 +1,213 @@
+"""Labelled demonstrations: what is balanced and shared, votes, the table, and a reading against plain passes."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tiny import make
+
+from stages import tasks
+from stages.statistics import neighbours
+from stages.store.errors import UserError
+from stages.tasks.neighbours.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+SECTION = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["neighbours"]
+
+
+@pytest.fixture(scope="module")
+def built():
+    section = SECTION | {"path": str(ROOT / SECTION["path"])}
+    return tasks.of("neighbours").build(Settings(**section), seed=17)
+
+
+def shown(prompt):
+    """Return (item, label, like) of each demonstration, and the query's item, from the spans."""
+    items = [
+        (prompt.text[a.key_start : a.key_end], prompt.text[b.key_start : b.key_end], a.name == "like", a.key_start)
+        for a, b in zip(prompt.relations[::2], prompt.relations[1::2], strict=True)
+    ]
+    first = prompt.relations[0]
+    return sorted(items, key=lambda item: item[3]), prompt.text[first.query_start : first.query_end]
+
+
+def test_no_rule_but_likeness_beats_a_guess_in_any_set(built):
+    sets = {}
+    for prompt in built:
+        items, _ = shown(prompt)
+        right = prompt.targets[0].strip()
+        majority = Counter(label for _, label, _, _ in items).most_common(1)[0][0]
+        assert all((label == right) == like for _, label, like, _ in items)
+        sets.setdefault((prompt.cluster, prompt.id.partition("#")[2]), []).append(
+            (right == majority, right == items[-1][1], right == "A")
+        )
+    assert all(np.mean(rows, axis=0).tolist() == [0.5, 0.5, 0.5] for rows in sets.values())
+
+
+def test_what_items_share_is_what_their_kind_says(built):
+    for prompt in built:
+        items, query = shown(prompt)
+        exact = [item == query for item, _, like, _ in items if like]
+        assert sum(exact) == (prompt.group == "repeated")
+        if prompt.group.endswith("disjoint"):
+            size = 1 if "katakana" in prompt.group else 2
+            syllables = {query[at : at + size] for at in range(0, len(query), size)}
+            assert not any(piece in item for item, *_ in items for piece in syllables)
+        if prompt.group == "forms_latin":
+            assert all((item[4:] == query[4:]) == like for item, _, like, _ in items)
+
+
+def test_splits_share_no_item_of_the_lexicon_and_have_the_sets_asked_for(built):
+    sets = Counter((group, split) for group, split, _ in {(p.group, p.split, p.cluster) for p in built})
+    assert {sets[group, "a"] for group, _ in sets} == {SECTION["choose"]}
+    assert {sets[group, "b"] for group, _ in sets} == {SECTION["report"]}
+    swapped = Counter(p.group for p in built if p.id.endswith("#swapped"))
+    assert len(swapped) == 4 and {*swapped.values()} == {2 * SECTION["swapped"]}
+    for group in ("words", "reviews_english", "reviews_japanese"):
+        seen = {
+            split: {item for p in built if p.group == group and p.split == split for item, *_ in shown(p)[0]}
+            for split in "ab"
+        }
+        assert seen["a"] and not seen["a"] & seen["b"]
+
+
+def test_reviews_are_enough_and_hold_no_label():
+    lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
+    for language in ("english", "japanese"):
+        for kind in ("praise", "complaint"):
+            assert len(set(lexicon[language][kind])) >= 24
+            assert not any(
+                word in text.lower() for text in lexicon[language][kind] for word in ("positive", "negative")
+            )
+
+
+def test_the_nearest_vote():
+    similarity = np.array([[0.9, 0.1, 0.8, 0.7], [0.1, 0.9, 0.2, 0.3]])
+    like = np.array([True, False, False, False])
+    assert neighbours.votes(similarity, like, 1).tolist() == [True, False]
+    assert neighbours.votes(similarity, like, 3).tolist() == [False, False]
+    answers = np.array([True, False, True])
+    votes_PLK = np.array([[[1, 1], [1, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 1]]], bool)
+    assert neighbours.choose(answers, votes_PLK) == (1, 0, 1.0)
+
+
+def rows(answer):
+    """Return sets of four prompts each in which the nearest are right; answer: row -> right or not."""
+    table = []
+    for number in range(10):
+        for side in (0, 1):
+            for role in ("given", "swapped"):
+                row = {"prompt": f"n/{number}/{side}#{role}", "split": "b", "group": "forms_latin", "role": role}
+                row |= {"category": "english", "cluster": f"n/{number}", "majority_right": side == 0}
+                row |= {"last_right": side == number % 2, "first_label_right": (side == 0) == (role == "given")}
+                row |= {"nearest_right": True, "shared_like": 0.0, "shared_unlike": 0.0}
+                row |= {"attention_like": 0.2, "attention_unlike": 0.1}
+                right = answer(row)
+                table.append(row | {"accuracy": float(right), "margin": 1.0 if right else -1.0})
+    return pd.DataFrame(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "agreement", "accuracy", "swaps"),
+    [
+        ("nearest_right", 1, 1, 1),
+        ("majority_right", 0, 0.5, 1),
+        ("last_right", 0.5, 0.5, 1),
+        ("first_label_right", 0.5, 0.5, 0),
+    ],
+)
+def test_the_table_tells_rules_apart(name, agreement, accuracy, swaps):
+    table = neighbours.table(rows(lambda row: row[name]), pd.DataFrame(), {"layer": 3}).set_index(["group", "measure"])
+    value = table["value"]
+    assert value["forms_latin", "nearest_agreement_against_majority"] == agreement
+    assert value["forms_latin", "accuracy"] == accuracy and value["forms_latin", "swaps_with_labels"] == swaps
+    assert value["forms_latin", "attention_difference"] == pytest.approx(0.1)
+    numbers = neighbours.metrics(table.reset_index())["neighbours"]["english"]
+    assert numbers == {"accuracy": accuracy, "knn_agreement": agreement}
+
+
+def silenced(accuracy):
+    """Return effects on ten sets of two prompts, right intact; accuracy: (majority is right) -> what is left."""
+    table = []
+    for purpose, draw in [("none", 0), ("family", 0), *[("control", n) for n in range(1, 20)]]:
+        for number in range(10):
+            for side in (0, 1):
+                value = accuracy(side == 0) if purpose == "family" else 1.0
+                row = {"purpose": purpose, "draw": draw, "prompt": f"n/{number}/{side}#given", "cluster": f"n/{number}"}
+                table += [row | {"measure": "accuracy", "value": value, "intact": 1.0}]
+                table += [row | {"measure": "margin", "value": 2 * value - 1, "intact": 1.0}]
+    return pd.DataFrame(table)
+
+
+def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_against_it():
+    read = rows(lambda row: True)
+    for rule in (float, lambda majority: float(not majority)):
+        table = neighbours.table(read, silenced(rule), {}).set_index(["group", "measure"]).loc["silenced"]
+        value = table["value"]
+        assert (value["change_accuracy"], value["without_accuracy"], value["controls_accuracy"]) == (-0.5, 0.5, 0)
+        assert value["without_answers_majority"] == rule(True) and value["intact_answers_majority"] == 0.5
+        assert table["p"]["change_accuracy"] == table["p_floor"]["change_accuracy"] == 0.05
+        assert table["trials"]["controls_accuracy"] == 19
+
+
+def test_what_the_intact_model_cannot_do_has_no_rank():
+    effects = silenced(float)
+    effects["intact"] = effects["value"] = 0.5
+    table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["group", "measure"]).loc["silenced"]
+    assert pd.isna(table["p"]["change_accuracy"]) and "not measurable" in table["note"]["change_accuracy"]
+
+
+def test_an_unknown_kind_is_refused_by_name():
+    with pytest.raises(UserError, match=r"tasks.neighbours.groups: 'form': no such kind; allowed: words, "):
+        section = SECTION | {"path": str(ROOT / SECTION["path"]), "groups": ["form"]}
+        tasks.of("neighbours").build(Settings(**section), seed=17)
+
+
+def test_a_reading_equals_plain_passes(built):
+    """States, attention and answers of prompts that share their start, against a pass of each prompt alone."""
+    from stages.model.demonstrations import readings
+    from stages.model.forward import forward
+    from stages.model.tokens import encode
+
+    loaded = make("llama_gqa", scale=4.0)
+    of_set = [p for p in built if p.cluster == "neighbours/forms_latin/004" and p.id.endswith("#given")]
+    table = pd.DataFrame([asdict(p) for p in of_set])
+    read = readings(loaded, "neighbours", list(table.itertuples()), [(0, 0), (1, 1)])
+    for row, reading in zip(table.itertuples(), read, strict=True):
+        tokens = encode(loaded, row)
+        with torch.no_grad():
+            output = loaded.model(torch.from_numpy(tokens.ids)[None], output_attentions=True, output_hidden_states=True)
+        last = int(tokens.target[0]) - 1
+        logprob = output.logits[0].float().log_softmax(-1)
+        other = encode(loaded, row, 1)
+        margin = sum(float(logprob[at - 1, tokens.ids[at]]) for at in tokens.target)
+        margin -= sum(
+            float(forward(loaded, [other.ids], [other.target - 1]).log_softmax(-1)[n, other.ids[at]])
+            for n, at in enumerate(other.target)
+        )
+        assert reading.measures["margin"] == pytest.approx(margin, abs=1e-4)
+        spans = [(k, y, True) for (_, k), (_, y) in zip(tokens.spans["like"], tokens.spans["like_label"], strict=True)]
+        others = zip(tokens.spans["unlike"], tokens.spans["unlike_label"], strict=True)
+        spans += [(k, y, False) for (_, k), (_, y) in others]
+        spans.sort(key=lambda span: span[0][0])
+        assert reading.like.tolist() == [like for _, _, like in spans]
+        attention = [
+            np.mean([float(output.attentions[layer][0, head, last, label].sum()) for layer, head in [(0, 0), (1, 1)]])
+            for _, label, _ in spans
+        ]
+        assert reading.attention == pytest.approx(attention, abs=1e-5)
+        states = output.hidden_states[1][0].float().numpy()  # after the first block
+        middle = np.mean([states[item[-1]] for item, _, _ in spans], axis=0)
+        query = states[tokens.spans["like"][0][0][-1]] - middle
+        cosine = [
+            float(
+                query @ (states[item[-1]] - middle) / np.linalg.norm(query) / np.linalg.norm(states[item[-1]] - middle)
+            )
+            for item, _, _ in spans
+        ]
+        assert reading.similarity[0] == pytest.approx(cosine, abs=1e-4)
