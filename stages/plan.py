@@ -5,8 +5,8 @@
              on the tasks that show whether the effect is specific.
     control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py)
     single   one head alone, on every task: those that head a family, and a random sample
-    sweep    more and more heads of one of two families that are not the other's, on the tasks that both are asked about,
-             and sweep_control, sets matched to them: which of the two does the model need there?
+    sweep    more and more heads of one of two families that are not the other's, on the tasks that both are asked
+             about, and sweep_control, sets matched to them: which of the two does the model need there?
 
 Which families have home tasks stands in their files. No torch here: every control can be read, reviewed and tested.
 """
@@ -129,9 +129,10 @@ def sweep(slot: str, best: dict[str, pd.DataFrame], pool: Pool, tasks: list[str]
             sets = controls(heads, name, pool, settings.plan.draws, rng) if number in asked.controlled else []
             inside = len(set(heads) & set(_pairs(best[name][best[name].member_a])))
             same = {"family": name, "group": "", "members": inside}
-            rows.append(same | _row("sweep", kind, 0, heads, home, "" if sets else NONE))
-            if number not in asked.controlled:
-                rows[-1]["matching"] = "no control sets asked for"
+            before = _pairs(best[name])[: _pairs(best[name]).index(heads[-1])]
+            out = written(head for head in before if head not in heads)
+            why = "" if sets else NONE if number in asked.controlled else "no control sets asked for"
+            rows.append(same | _row("sweep", kind, 0, heads, home, "; ".join(filter(None, [f"without {out}", why]))))
             for draw, control in enumerate(sets, start=1):
                 level = matching(heads, control, pool)
                 rows.append(same | _row("sweep_control", kind, draw, control, home, level) | {"members": 0})

@@ -88,12 +88,13 @@ class Classify(Section):
 class Sweep(Section):
     """Two families against each other: so many heads of each that are not the other's are silenced.
 
-    controlled: the numbers that control sets are drawn for.
+    controlled: the numbers that control sets are drawn for; prompts: of split b that every such set is run on.
     """
 
     families: tuple[Name, Name]
     numbers: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     controlled: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+    prompts: Count
 
 
 class Plan(Section):
