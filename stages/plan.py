@@ -132,7 +132,10 @@ def sweep(slot: str, best: dict[str, pd.DataFrame], pool: Pool, tasks: list[str]
             before = _pairs(best[name])[: _pairs(best[name]).index(heads[-1])]
             out = written(head for head in before if head not in heads)
             why = "" if sets else NONE if number in asked.controlled else "no control sets asked for"
-            rows.append(same | _row("sweep", kind, 0, heads, home, "; ".join(filter(None, [f"without {out}", why]))))
+            rows.append(
+                same
+                | _row("sweep", kind, 0, heads, home, "; ".join(filter(None, [f"without {out}" if out else "", why])))
+            )
             for draw, control in enumerate(sets, start=1):
                 level = matching(heads, control, pool)
                 rows.append(same | _row("sweep_control", kind, draw, control, home, level) | {"members": 0})

@@ -31,6 +31,7 @@ from stages.statistics import (
     steering,
     stepping,
     sweep,
+    switch,
 )
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard

@@ -50,6 +50,7 @@ NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
+    "switch": {"heads", "excluded"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
