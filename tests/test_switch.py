@@ -96,7 +96,7 @@ def test_planted_changes_ranks_and_metrics(table):
     whole = table[table.group == "all"].set_index(["family", "k"])
     assert whole.loc[("function", 4), "change"] == -0.5 and whole.loc[("function", 1), "change"] == -0.25
     assert whole.loc[("function", 4), "p"] == 3 / 20 and whole.loc[("induction", 4), "p"] == 1.0
-    assert pd.isna(whole.loc[("function", 1), "p"]) and whole.loc[("function", 4), "excluded"] == "L7H7"
+    assert pd.isna(whole.loc[("function", 1), "p"]) and whole.loc[("function", 4), "passed_over"] == "L7H7"
     assert whole.loc[("function", 4), "control_change"] == pytest.approx(-(2 * 0.75 + 17 * 0.125) / 19)
     groups = table[(table.group == "g0") & (table.k == 4)].set_index("family")
     assert groups.loc["function", "change"] == -0.5 and groups.p.isna().all()

@@ -14,7 +14,7 @@ from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
 COLUMNS = (
-    "family k kind heads members excluded task group measure value intact change low high trials clusters controls "
+    "family k kind heads members passed_over task group measure value intact change low high trials clusters controls "
     "control_change p p_floor matching note"
 ).split()
 
@@ -32,14 +32,14 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
         for cell in cells(own, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
             same = {name: getattr(planned, name) for name in ("family", "k", "kind", "heads", "members")}
-            same |= {"excluded": excluded(planned.matching), "matching": planned.matching}
+            same |= {"passed_over": passed_over(planned.matching), "matching": planned.matching}
             for measure in cell.measures:
                 if measure not in cell.task.beside:
                     rows.append(same | _row(cell, measure, beside[beside.measure == measure]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def excluded(matching: str) -> str:
+def passed_over(matching: str) -> str:
     """Return the heads that were passed over as the other family's: what follows 'without' in the plan's words."""
     return matching.partition("without ")[2].partition(";")[0]
 

@@ -12,8 +12,9 @@ vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main me
 `circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`), `vectors.composed.<vector>`
 and `vectors.text.<function>.{intact,share,other,random,p}` (`composed.metrics` and `continued.metrics` there), and
 `neighbours.<language>.{accuracy,knn_agreement}` (`neighbours.metrics`: made-up words in Latin letters and in katakana,
-and the share of answers that are the nearest demonstrations' where these differ from the majority). What was not
-measured is left out, so that a diff shows it as missing.
+and the share of answers that are the nearest demonstrations' where these differ from the majority), and
+`switch.<family>.<k>.{change,p}` (accuracy in context without k heads of one family that are not the other's). What was
+not measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

@@ -78,7 +78,7 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
     if first["note"].startswith("not measurable"):
         return f"Without {family_heads(first['family'])}: {first['note']}."
     last = rows.loc[rows["k"].idxmax()]
-    out = listed(str(last["excluded"]).split())
+    out = listed(str(last["passed_over"]).split())
     heads = [f"{number(r.value, digits)} without {int(r.k)} ({int(r.members)} members)" for r in rows.itertuples()]
     text = (
         f"{family_heads(first['family']).capitalize()}: {measure} {number(first['intact'], digits)} intact, "
