@@ -35,9 +35,9 @@ def switch(slot: Slot, context: Context) -> list:
         ]
         name = f"{of_task['measure'].iloc[0]} on {context.task(task)}"
         says = (
-            f"Over {int(of_task['trials'].iloc[0])} prompts of split b, {int(of_task['clusters'].iloc[0])} sets of "
+            f"Over {int(of_task['trials'].iloc[0])} prompts of the other half, {int(of_task['clusters'].iloc[0])} sets of "
             f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Dashed: the intact model "
-            "on the same prompts. Lines: 95 % intervals of the change."
+            "on the same prompts. Lines: 95 % intervals of the change, for these heads."
         )
         blocks.append(Figure([Chart(curve(of_task, name, families))], says, path, "single", legend))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
@@ -53,7 +53,8 @@ def switch(slot: Slot, context: Context) -> list:
 def curve(rows: pd.DataFrame, measure: str, families: list[str]) -> alt.LayerChart:
     """Draw a value in 0..1 over the number of heads silenced (columns family, k, value, intact, low, high)."""
     colours, shapes = zip(*(LOOKS[at % 2] for at in range(len(families))), strict=True)
-    rows = rows.assign(low=rows["intact"] + rows["low"], high=rows["intact"] + rows["high"])
+    ends = {name: (rows["intact"] + rows[name]).clip(0, 1) for name in ("low", "high")}
+    rows = rows.assign(**ends)
     rows = rows[["family", "k", "value", "intact", "low", "high", "heads"]]
     base = alt.Chart(rows, width="container", height=220).encode(
         x=alt.X("k:Q", title="heads silenced", axis=alt.Axis(tickMinStep=1)),
@@ -79,7 +80,7 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         return f"Without {family_heads(first['family'])}: {first['note']}."
     last = rows.loc[rows["k"].idxmax()]
     out = listed(str(last["passed_over"]).split())
-    heads = [f"{number(r.value, digits)} without {int(r.k)} ({int(r.members)} members)" for r in rows.itertuples()]
+    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))})" for r in rows.itertuples()]
     text = (
         f"{family_heads(first['family']).capitalize()}: {measure} {number(first['intact'], digits)} intact, "
         f"{listed(heads)}; passed over as the other family's: {out or 'none'}."
@@ -100,6 +101,10 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         text += " The other numbers have no control sets: as many other heads may do as much."
     few = rows[rows["note"] != ""]
     return text + (f" Note: {few['note'].iloc[0]}." if len(few) else "")
+
+
+def _members(count: int) -> str:
+    return f"{count or 'no'} member{'s' if count > 1 else ''}"
 
 
 def _sets(rows: pd.DataFrame) -> list:
