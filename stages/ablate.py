@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SWEEP = ("sweep", "sweep_control")  # purposes of the plan that run in shards of their own
+SWEPT = 3  # prompts of a cluster that they take together: a shared prefix is most of what a set of heads costs
 TOGETHER = 2  # prompts of a cluster that are taken together: in-context ones share a prefix, so the second costs little
 
 
@@ -48,8 +50,12 @@ def main(slot: str) -> None:
         rows, encoded = fitting(loaded, list(table.itertuples()))
         length |= {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
         prompts[task] = table[table.id.isin(length)]
+    swept = settings.plan.sweep.prompts if settings.plan.sweep else 0
     todo = [
-        shard for task, table in prompts.items() if len(table) for shard in planned(task, table, plan, settings.ablate)
+        shard
+        for task, table in prompts.items()
+        if len(table)
+        for shard in planned(task, table, plan, settings.ablate, swept)
     ]
     scored = {row.id for shard in todo for row in shard.prompts}
     for task, table in _rivals(settings).items():
@@ -88,17 +94,22 @@ def _check_kinds(kinds: Iterable[str]) -> None:
             )
 
 
-def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: params.Ablate) -> "list[Shard]":
+def planned(
+    task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: params.Ablate, swept: int = 0
+) -> "list[Shard]":
     """Return the shards of one task: its prompts, and which rows of the plan are run on each.
 
     A set of heads is silenced on `prompts[task]` of the prompts, a single head on the first `single[task]` of these. A
-    row with a group is silenced on prompts of that group, wherever the task has such a group.
+    row with a group is silenced on prompts of that group, wherever the task has such a group. A sweep runs on `swept`
+    prompts, in shards of its own: other interventions run together with what they would run with without it.
     """
     from stages.engine.shards import Intervention, cut
 
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
-    for row in plan[[task in asked_on for asked_on in plan.tasks]].itertuples():
+    here = plan[[task in asked_on for asked_on in plan.tasks]]
+    sweeping = here.purpose.isin(SWEEP)
+    for row in here[~sweeping].itertuples():
         inside = prompts[prompts.group == row.group]
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
         intervention = Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
@@ -106,11 +117,19 @@ def planned(task: str, prompts: pd.DataFrame, plan: pd.DataFrame, settings: para
             chosen[prompt.id] = prompt
             asked.setdefault(prompt.id, []).append(intervention)
     in_order = sorted(chosen.values(), key=lambda prompt: prompt.id)
-    return cut(task, in_order, asked, settings.shard)
+    shards = cut(task, in_order, asked, settings.shard)
+    if sweeping.any():
+        few = sorted(spread(prompts, swept, SWEPT).itertuples(), key=lambda prompt: prompt.id)
+        sets = [
+            Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
+            for row in here[sweeping].itertuples()
+        ]
+        shards += cut(task, few, {prompt.id: sets for prompt in few}, len(few))
+    return shards
 
 
-def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take `count` prompts evenly over categories, groups and clusters; `TOGETHER` of a cluster follow each other.
+def spread(prompts: pd.DataFrame, count: int, together: int = TOGETHER) -> pd.DataFrame:
+    """Take `count` prompts evenly over categories, groups and clusters; `together` of a cluster follow each other.
 
     The first n of a larger count are those of a smaller one.
     """
@@ -118,7 +137,7 @@ def spread(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
         return prompts
     table = prompts.sort_values("id")
     cluster = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
-    turn = table.groupby(["group", "cluster"]).cumcount() // TOGETHER
+    turn = table.groupby(["group", "cluster"]).cumcount() // together
     place = turn * (cluster.max() + 1) + cluster  # all clusters of a group once, then all of them again
     column = table.groupby("category").group.transform(lambda names: pd.factorize(names, sort=True)[0])
     table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "group", "id"])

@@ -5,6 +5,8 @@
              on the tasks that show whether the effect is specific.
     control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py)
     single   one head alone, on every task: those that head a family, and a random sample
+    sweep    more and more heads of one of two families that are not the other's, on the tasks that both are asked
+             about, and sweep_control, sets matched to them: which of the two does the model need there?
 
 Which families have home tasks stands in their files. No torch here: every control can be read, reviewed and tested.
 """
@@ -90,6 +92,7 @@ def plan(
             rows.append(same | _row("control", kind, draw, control, home, level) | {"members": 0})
         named += heads[: settings.plan.named]
         log.info("%s: %s (%d members); %d control sets", name, written(heads), inside, len(sets))
+    rows += sweep(slot, best, pool, tasks, settings) if settings.plan.sweep else []
     home = {task for families in _sets(FAMILIES.values()).values() for task in families[0].home}
     asked = [task for task in tasks if task in home]
     asked += [task for task in settings.plan.specificity if task in tasks and task not in asked]
@@ -102,6 +105,50 @@ def plan(
         where = row["heads"] if row["purpose"] == "single" else f"{row['family']}/{row['k']}"
         row["id"] = "/".join([row["purpose"], where, row["kind"], *([str(row["draw"])] if row["draw"] else [])])
     return [{name: row[name] for name in tables.PLANS.names} for row in rows], skipped
+
+
+def sweep(slot: str, best: dict[str, pd.DataFrame], pool: Pool, tasks: list[str], settings) -> list[dict]:
+    """Return rows that silence the first heads of each of two families that are not the other's, and control sets.
+
+    best: family -> its ranked heads. [] where one of the families is not silenced, or no task is home to both.
+    """
+    asked = settings.plan.sweep
+    if missing := [name for name in asked.families if name not in best]:
+        log.info("no sweep: %s not silenced", " and ".join(missing))
+        return []
+    home = [task for task in tasks if all(task in _sets(FAMILIES.values())[name][0].home for name in asked.families)]
+    rows, kind = [], settings.plan.kinds[0]
+    for name, other in (asked.families, asked.families[::-1]) if home else ():
+        order = exclusive(best[name], best[other])
+        for number in asked.numbers:
+            heads = order[:number]
+            if len(heads) < number:
+                log.info("no sweep of %d heads of %s: %d are not those of %s", number, name, len(heads), other)
+                continue
+            rng = stream(settings.seed, f"plan/{slot}/sweep/{name}/{number}")
+            sets = controls(heads, name, pool, settings.plan.draws, rng) if number in asked.controlled else []
+            inside = len(set(heads) & set(_pairs(best[name][best[name].member_a])))
+            same = {"family": name, "group": "", "members": inside}
+            before = _pairs(best[name])[: _pairs(best[name]).index(heads[-1])]
+            out = written(head for head in before if head not in heads)
+            why = "" if sets else NONE if number in asked.controlled else "no control sets asked for"
+            rows.append(
+                same
+                | _row("sweep", kind, 0, heads, home, "; ".join(filter(None, [f"without {out}" if out else "", why])))
+            )
+            for draw, control in enumerate(sets, start=1):
+                level = matching(heads, control, pool)
+                rows.append(same | _row("sweep_control", kind, draw, control, home, level) | {"members": 0})
+    return rows
+
+
+def exclusive(own: pd.DataFrame, other: pd.DataFrame) -> list[Head]:
+    """Return the heads of one family, best first, that are not the other's: no members there, nor ranked higher there.
+
+    own, other: all heads of both families, ranked. The sets of the two families never share a head.
+    """
+    members, place = set(_pairs(other[other.member_a])), {head: at for at, head in enumerate(_pairs(other))}
+    return [head for at, head in enumerate(_pairs(own)) if head not in members and at < place.get(head, len(other))]
 
 
 def ranked(judged: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from stages.statistics import (
     steering,
     stepping,
     sweep,
+    switch,
 )
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
@@ -61,6 +62,8 @@ def main(slot: str) -> None:
     with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
     _csv(folder / "reliability.csv", reliability(heads, settings.classify.thresholds).merge(with_effect, "left"))
     _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
+    switched = _switched(slot)
+    _csv(folder / "switch.csv", switched)
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
@@ -90,6 +93,7 @@ def main(slot: str) -> None:
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     tables.write_text(folder / "metrics.json", _json(numbers))
 
 
@@ -113,6 +117,13 @@ def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
         for task in _asked(settings)
     )
     return effects.table(raws, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
+
+
+def _switched(slot: str) -> pd.DataFrame:
+    """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
+    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    raw = tables.read(paths.effects(slot), tables.EFFECTS, only=[("purpose", "in", ["sweep", "sweep_control"])])
+    return switch.table(raw, tables.read(paths.plan(slot), tables.PLANS), float(np.log(vocabulary)))
 
 
 def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -36,6 +36,7 @@ ANCHORS = [
     "iteration",
     "circuit",
     "effects",
+    "switch",
     "every-head",
     "vectors",
     "shifts",

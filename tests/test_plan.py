@@ -17,7 +17,7 @@ KINDS = {layer: "global" if layer % 6 == 5 else "window" for layer in range(12)}
 
 def settings(**changes):
     chosen = {"leave_out": (), "top": 3, "least": 1, "draws": 19, "kinds": ("mean", "zero")}
-    chosen |= {"specificity": ("blimp",), "named": 1, "sample": 5}
+    chosen |= {"specificity": ("blimp",), "named": 1, "sample": 5, "sweep": None}
     return SimpleNamespace(seed=3, plan=SimpleNamespace(**chosen | changes))
 
 

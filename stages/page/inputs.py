@@ -40,6 +40,8 @@ COLUMNS = {
     "rho_p matching note",
     "shifts": "function inverse space vector kind layer factor asked measure value low high null p trials note",
     "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
+    "switch": "family k kind heads members passed_over task group measure value intact change low high trials clusters "
+    "controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
@@ -48,6 +50,7 @@ NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
+    "switch": {"heads", "passed_over"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
@@ -75,6 +78,7 @@ class Slot:
     grammar: pd.DataFrame
     iteration: pd.DataFrame
     circuit: pd.DataFrame
+    switch: pd.DataFrame
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame

@@ -21,6 +21,7 @@ FILES = {
     "heads.csv": "every head in every family: score, null, baseline, interval, q-value, verdict",
     "reliability.csv": "split-half rank correlation, members and threshold per family",
     "overlap.csv": "heads shared by two families",
+    "switch.csv": "in-context learning without heads of one family that are not another's",
     "effects.csv": "the intact model, every set of heads silenced, and the family's rank among its control sets",
     "causal.csv": "every single head: first-order change, and the exact one where it was silenced alone",
     "agreement.csv": "how well first-order changes agree with exact ones, per task",

@@ -92,7 +92,7 @@ def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> 
         names = {name: "category" for name in raw if name not in ("value", "intact")}  # of few values: much faster
         raw = raw.assign(change=raw.value - raw.intact).astype(names)
         intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
-        rows = (_intact_row(cell, measure) for cell in _cells(intact, limit) for measure in cell.measures)
+        rows = (_intact_row(cell, measure) for cell in cells(intact, limit) for measure in cell.measures)
         ordered += [((-1, False, row["task"]), row) for row in rows]
         controls = raw[raw.purpose == "control"]
         controls_of = dict(iter(controls.groupby(SET, observed=True)))
@@ -117,7 +117,7 @@ def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataF
     """Return the rows of a family's set in every cell; groups of a handful of prompts say nothing and have none."""
     rows, name = [], family.intervention.iloc[0]
     levels = planned.matching.reindex(controls.intervention.unique()).dropna()
-    for cell in _cells(family, limit):
+    for cell in cells(family, limit):
         if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
             continue
         beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
@@ -128,7 +128,7 @@ def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataF
     return rows
 
 
-def _cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
+def cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
     """Yield all prompts of a task, then each of its groups where there are several."""
     for name, of_task in rows.groupby("task", observed=True):
         task = tasks.of(name)

@@ -85,6 +85,18 @@ class Classify(Section):
     thresholds: dict[str, float] = Field(default_factory=dict)
 
 
+class Sweep(Section):
+    """Two families against each other: so many heads of each that are not the other's are silenced.
+
+    controlled: the numbers that control sets are drawn for; prompts: of split b that every such set is run on.
+    """
+
+    families: tuple[Name, Name]
+    numbers: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    controlled: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+    prompts: Count
+
+
 class Plan(Section):
     """Which heads are silenced: the best of every family that asks for causal evidence, against control sets."""
 
@@ -96,6 +108,7 @@ class Plan(Section):
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
     named: Annotated[int, Field(ge=0)]
     sample: Annotated[int, Field(ge=0)]
+    sweep: Sweep | None
 
     @model_validator(mode="after")
     def _enough(self) -> "Plan":

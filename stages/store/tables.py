@@ -130,7 +130,11 @@ HEADS = _schema(
 
 PLANS = _schema(
     id=(pa.string(), "name of the intervention: <purpose>/<family>/<k>/<kind>/<draw>, or single/<head>/<kind>"),
-    purpose=(pa.string(), "'single' (one head), 'family' (its best heads) or 'control' (matched heads)"),
+    purpose=(
+        pa.string(),
+        "'single' (one head), 'family' (its best heads), 'control' (matched heads), 'sweep' (best heads that are not "
+        "another family's) or 'sweep_control'",
+    ),
     family=(pa.string(), "family, or name of the families silenced together; '' for single heads"),
     k=(pa.int16(), "heads silenced"),
     kind=(pa.string(), "what is written in their place: 'mean', 'zero' or 'resample'"),

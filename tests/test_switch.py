@@ -1,0 +1,132 @@
+"""Two families against each other: sets that share no head, and numbers that are what was planted."""
+
+from math import log
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import test_plan
+
+from stages import ablate, plan
+from stages.page.inputs import COLUMNS, NAMES, TEXT
+from stages.page.section import Context
+from stages.page.sections.switch import switch as section
+from stages.statistics import switch
+from stages.store import params, tables
+
+FAMILIES = ("induction", "function")
+SWEEP = SimpleNamespace(families=FAMILIES, numbers=(1, 4, 9), controlled=(4,), prompts=6)
+MEMBERS = {"induction": [(5, 1), (6, 2), (7, 3)], "function": [(5, 1), (9, 3)]}
+TASKS = ["repeats", "icl"]
+
+
+def planned(sweep=SWEEP, members=None) -> pd.DataFrame:
+    rows, _ = plan.plan("d", test_plan.judged(members or MEMBERS), test_plan.record(), TASKS,
+                        test_plan.settings(sweep=sweep))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_sets_hold_the_best_heads_that_are_not_the_other_familys():
+    rows = planned()
+    sets = rows[rows.purpose == "sweep"].set_index(["family", "k"])
+    assert sets.loc[("induction", 1), "heads"] == "L6H2" and sets.loc[("function", 1), "heads"] == "L9H3"
+    assert sets.loc[("induction", 1), "matching"].startswith("without L5H1; ")
+    assert sets.loc[("induction", 4), "members"] == 2 and sets.loc[("function", 4), "members"] == 1
+    for k in (1, 4, 9):
+        own, other = (set(sets.loc[(name, k), "heads"].split()) for name in FAMILIES)
+        assert len(own) == len(other) == k and not own & other
+    assert sets.tasks.map(tuple).unique().tolist() == [("icl",)]
+
+
+def test_control_sets_stand_beside_the_numbers_asked_for_and_nothing_else_changes():
+    rows, without = planned(), planned(sweep=None)
+    controls = rows[rows.purpose == "sweep_control"]
+    assert controls.groupby(["family", "k"]).size().to_dict() == {("function", 4): 19, ("induction", 4): 19}
+    others = rows[~rows.purpose.isin(ablate.SWEEP)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, without)
+
+
+def test_no_sweep_without_one_of_the_families():
+    assert not planned(members={"induction": MEMBERS["induction"]}).purpose.isin(ablate.SWEEP).any()
+
+
+def test_a_sweep_runs_in_shards_of_its_own_and_leaves_the_others_as_they_are():
+    prompts = pd.DataFrame(
+        {"id": f"p{n:02}", "group": f"g{n % 2}", "category": "c", "cluster": f"g{n % 2}/{n // 2 % 3}"}
+        for n in range(36)
+    )
+    rows, settings = planned(), params.Ablate(prompts={"icl": 5}, single={"icl": 2}, shard=4)
+    mine = rows.purpose.isin(ablate.SWEEP)
+    made, before = (ablate.planned("icl", prompts, part, settings, 6) for part in (rows, rows[~mine]))
+    shape = [([row.id for row in s.prompts], s.interventions) for s in made]
+    assert shape[:-1] == [([row.id for row in s.prompts], s.interventions) for s in before]
+    assert {i.purpose for i in made[-1].interventions} == set(ablate.SWEEP)
+    assert [row.cluster for row in made[-1].prompts] == ["g0/0", "g1/0"] * 3 or len(made[-1].prompts) == 6
+    assert len({row.cluster for row in made[-1].prompts}) == 2  # three prompts of each
+
+
+def raw(change: dict[tuple[str, int, int], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return effects and plan: accuracy 1 intact; under (family, k, draw) so much less. 24 prompts, 12 clusters."""
+    rows, plans = [], []
+    for (family, k, draw), loss in change.items():
+        purpose = "sweep_control" if draw else "sweep"
+        name = f"{purpose}/{family}/{k}/mean/{draw}"
+        plans.append({"id": name, "purpose": purpose, "family": family, "k": k, "kind": "mean", "draw": draw,
+                      "heads": " ".join(f"L{at}H0" for at in range(k)), "members": 1, "tasks": ["icl"], "group": "",
+                      "matching": "without L7H7"})  # fmt: skip
+        for n in range(24):
+            wrong = n < round(24 * loss)
+            rows.append({"intervention": name, "purpose": purpose, "family": family, "k": k, "kind": "mean",
+                         "draw": draw, "heads": plans[-1]["heads"], "task": "icl", "group": f"g{n % 2}",
+                         "category": "c", "cluster": f"g{n % 2}/{n // 4}", "prompt": f"p{n}", "measure": "accuracy",
+                         "value": float(not wrong), "intact": 1.0})  # fmt: skip
+    return pd.DataFrame(rows, columns=tables.EFFECTS.names), pd.DataFrame(plans, columns=tables.PLANS.names)
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """Function heads are worse than all but two control sets; induction heads do nothing, which sets do as well."""
+    worse = {("function", 4, draw): 0.75 if draw <= 2 else 0.125 for draw in range(1, 20)}
+    none = {("induction", 4, draw): 0.25 for draw in range(1, 20)}
+    own = {("induction", 4, 0): 0.0, ("function", 1, 0): 0.25, ("function", 4, 0): 0.5}
+    return switch.table(*raw(own | worse | none), log(1000))
+
+
+def test_planted_changes_ranks_and_metrics(table):
+    whole = table[table.group == "all"].set_index(["family", "k"])
+    assert whole.loc[("function", 4), "change"] == -0.5 and whole.loc[("function", 1), "change"] == -0.25
+    assert whole.loc[("function", 4), "p"] == 3 / 20 and whole.loc[("induction", 4), "p"] == 1.0
+    assert pd.isna(whole.loc[("function", 1), "p"]) and whole.loc[("function", 4), "passed_over"] == "L7H7"
+    assert whole.loc[("function", 4), "control_change"] == pytest.approx(-(2 * 0.75 + 17 * 0.125) / 19)
+    groups = table[(table.group == "g0") & (table.k == 4)].set_index("family")
+    assert groups.loc["function", "change"] == -0.5 and groups.p.isna().all()
+    said = switch.metrics(table)
+    assert said["function"] == {"1": {"change": -0.25}, "4": {"change": -0.5, "p": 0.15}}
+
+
+def test_an_unable_model_has_no_rank():
+    rows, plans = raw({("function", 4, draw): 0.0 for draw in range(20)})
+    made = switch.table(rows.assign(intact=0.0, value=0.0), plans, log(1000))
+    assert made.p.isna().all() and made.note.str.startswith("not measurable").all()
+
+
+def page(table: pd.DataFrame) -> list:
+    text = TEXT | NAMES["switch"]
+    frame = table[COLUMNS["switch"].split()].copy()
+    for name in frame:
+        frame[name] = frame[name].fillna("") if name in text else pd.to_numeric(frame[name])
+    slot = SimpleNamespace(switch=frame, path=lambda file: f"x/{file}")
+    return section(slot, Context({}, ["icl"]))
+
+
+def test_the_page_says_what_the_table_says(table):
+    texts = [block.text for block in page(table) if block.kind == "note"]
+    by_family = {text.split(" heads")[0]: text for text in texts[1:]}
+    assert "0.75 without 1 (1 member) and 0.50 without 4" in by_family["Function"]
+    assert "2 do as much" in by_family["Function"] and "not told apart from other heads" in by_family["Function"]
+    assert "19 do as much" in by_family["Induction"] and "passed over as the other family's: L7H7" in texts[1]
+
+
+def test_without_rows_the_page_says_so():
+    empty = pd.DataFrame(columns=COLUMNS["switch"].split())
+    assert [block.kind for block in page(empty)] == ["note"]
