@@ -35,7 +35,7 @@ def switch(slot: Slot, context: Context) -> list:
         ]
         name = f"{of_task['measure'].iloc[0]} on {context.task(task)}"
         says = (
-            f"Over {int(of_task['trials'].iloc[0])} prompts of the other half, {int(of_task['clusters'].iloc[0])} sets of "
+            f"Over {int(of_task['trials'].iloc[0])} prompts of split b, {int(of_task['clusters'].iloc[0])} sets of "
             f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Dashed: the intact model "
             "on the same prompts. Lines: 95 % intervals of the change, for these heads."
         )
