@@ -7,6 +7,7 @@ split a; everything reported on split b, zero-shot, shuffled and in natural text
 demonstrations.
     none           the prompt as it is
     heads          the top heads' mean outputs, each written into its own slot at the last token
+    held_out       as `heads`, with as many heads that all OTHER functions rank first
     function       their sum through W_O, times strength, added to the residual after one block (Todd+ 2024)
     layerwise      the heads' sums layer by layer, each added after its own block
     random         a random vector of the norm of `function`, at its layer; several draws
@@ -28,7 +29,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.statistics.vector_heads import Ranking, Setting, ranking
+from stages.statistics.vector_heads import Ranking, Setting, ranked, ranking
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
@@ -37,7 +38,7 @@ from stages.store.folders import replacing
 if TYPE_CHECKING:
     import torch
 
-    from stages.model.intervene import Edit
+    from stages.model.intervene import Edit, Head
     from stages.model.load import Loaded
     from stages.model.score import Scored
     from stages.model.vectors import Parts
@@ -65,6 +66,11 @@ class Vectors:
     ranking: Ranking
     parts: "Parts"
     averages: "Mapping[int, torch.Tensor]"
+    elsewhere: "Sequence[Head]"  # all heads, ranked by their effects on the other functions; none without any
+
+    def heads(self, setting: Setting) -> "Sequence[Head]":
+        """Return the heads of a setting."""
+        return self.elsewhere[: setting.heads] if setting.vector == "held_out" else self.ranking.of(setting)
 
     def edit(self, setting: Setting) -> "Edit":
         """Turn a setting into an edit of the last token."""
@@ -73,8 +79,8 @@ class Vectors:
 
         if setting.vector == "none":
             return Edit()
-        if setting.vector in ("heads", "control"):
-            return in_place(self.parts.means, self.ranking.of(setting))
+        if setting.vector in ("heads", "held_out", "control"):
+            return in_place(self.parts.means, self.heads(setting))
         if setting.vector == "layerwise":
             heads = self.ranking.of(setting)
             layers = sorted({layer for layer, _ in heads})
@@ -152,15 +158,16 @@ def main(slot: str) -> None:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         clean = outputs[outputs.group == function]
-        vectors = _vectors(loaded, order, clean, of_function, settings.trace.prompts)
+        others = ranked(traced[traced.function != function])
+        vectors = _vectors(loaded, order, others, clean, of_function, settings.trace.prompts)
         tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
-        rows += [_row(function, outcome, False, order) for outcome in tried]
+        rows += [_row(function, outcome, False, vectors) for outcome in tried]
         rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
         for context in ("zero_shot", "shuffled", "natural"):
             if asked[context].empty:
                 continue
             outcomes = Answering(vectors, asked[context]).under(best)
-            rows += [_row(function, outcome, True, order) for outcome in outcomes]
+            rows += [_row(function, outcome, True, vectors) for outcome in outcomes]
         rows += _steered_elsewhere(function, vectors, best, elsewhere[elsewhere.group == function], settings.steer)
         for setting in best:
             if setting.vector in ("function", "layer_average"):
@@ -228,6 +235,7 @@ def choose(answering: Answering, settings: params.Steer) -> tuple[list[Outcome],
     more = answering.under([setting for of_vector in options.values() for setting in of_vector])
     best = {vector: _best(more, some) for vector, some in options.items()}
     chosen = [Setting("none"), Setting("heads", heads=number), *best.values()]
+    chosen += [Setting("held_out", heads=number)] if answering.vectors.elsewhere else []
     chosen += [replace(best["function"], vector="random", draw=draw) for draw in range(1, settings.random + 1)]
     draws = range(1, len(order.control_sets(number)) + 1)
     return tried + more, chosen + [Setting("control", heads=number, draw=draw) for draw in draws]
@@ -247,7 +255,9 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
     }
 
 
-def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame, most: int) -> Vectors:
+def _vectors(
+    loaded, order: Ranking, elsewhere: "Sequence[Head]", clean: pd.DataFrame, prompts: pd.DataFrame, most: int
+) -> Vectors:
     """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals).
 
     clean: its rows of the head-output table; prompts: its rows of the prompts table.
@@ -260,7 +270,7 @@ def _vectors(loaded, order: Ranking, clean: pd.DataFrame, prompts: pd.DataFrame,
     shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
     residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
     averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, order, Parts(loaded, mean_outputs(good, loaded)), averages)
+    return Vectors(loaded, order, Parts(loaded, mean_outputs(good, loaded)), averages, elsewhere)
 
 
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
@@ -294,7 +304,7 @@ def _steered_elsewhere(
     rows = []
     for category, asked in prompts.groupby("category"):
         outcomes = Answering(vectors, asked.head(settings.zero_shot)).under(chosen)
-        rows += [_row(function, outcome, True, vectors.ranking) | {"context": category} for outcome in outcomes]
+        rows += [_row(function, outcome, True, vectors) | {"context": category} for outcome in outcomes]
     return rows
 
 
@@ -315,7 +325,7 @@ def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -
     """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
     shown = settings.zero_shot + settings.shuffled + settings.natural
-    runs = settings.choose * tried + shown * (5 + settings.random + settings.draws)
+    runs = settings.choose * tried + shown * (6 + settings.random + settings.draws)
     parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
     return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 
@@ -330,13 +340,13 @@ def _best(tried: list[Outcome], options: list[Setting]) -> Setting:
     return max(options, key=merit)
 
 
-def _row(function: str, outcome: Outcome, chosen: bool, order: Ranking) -> dict:
+def _row(function: str, outcome: Outcome, chosen: bool, vectors: Vectors) -> dict:
     prompt, setting = outcome.prompt, outcome.setting
     row = {"function": function, "prompt": prompt.id, "split": prompt.split, "cluster": prompt.cluster}
     row |= {"context": prompt.role, "vector": setting.vector, "layer": setting.layer, "strength": setting.strength}
     row |= {"heads": setting.heads, "draw": setting.draw, "chosen": chosen, "correct": outcome.scored.solved}
-    row |= {"names": " ".join(f"L{layer}H{head}" for layer, head in order.of(setting))}
-    return row | {"matching": order.matching(setting), "logprob": float(outcome.scored.logprob.mean())}
+    row |= {"names": " ".join(f"L{layer}H{head}" for layer, head in vectors.heads(setting))}
+    return row | {"matching": vectors.ranking.matching(setting), "logprob": float(outcome.scored.logprob.mean())}
 
 
 def _write_empty(slot: str, why: str) -> None:

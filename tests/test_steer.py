@@ -52,12 +52,8 @@ def vectors(loaded, draws: int = 5) -> Vectors:
     generator = torch.Generator().manual_seed(0)
     size = loaded.anatomy.layers[0].head_size
     means = {head: torch.randn(size, generator=generator) for head in loaded.anatomy.heads}
-    return Vectors(
-        loaded,
-        ranking(draws),
-        Parts(loaded, means),
-        {layer: torch.randn(32, generator=generator) for layer in range(3)},
-    )
+    averages = {layer: torch.randn(32, generator=generator) for layer in range(3)}
+    return Vectors(loaded, ranking(draws), Parts(loaded, means), averages, [(0, 0), (2, 0), (0, 1)])
 
 
 def test_control_sets_hold_no_head_of_the_vector_nor_any_that_could_have_been_in_it():
@@ -88,7 +84,8 @@ def test_answers_are_those_of_the_model_with_the_heads_written_in_place():
     loaded = make("llama_gqa", scale=3.0)
     rows = prompt_rows("Q: the dog\nA:", "Q: a red house of the river\nA:")
     tested = vectors(loaded)
-    settings = [Setting("none"), Setting("control", heads=2, draw=1), Setting("layer_average", layer=1, strength=2.0)]
+    settings = [Setting("none"), Setting("control", heads=2, draw=1), Setting("held_out", heads=2)]
+    settings.append(Setting("layer_average", layer=1, strength=2.0))
     outcomes = Answering(tested, rows).under(settings)
     assert [outcome.setting for outcome in outcomes] == settings * 2
     for outcome in outcomes:
@@ -107,7 +104,7 @@ class by_hand:
 
     def __enter__(self):
         setting, layers = self.setting, self.loaded.anatomy.layers
-        for layer, head in self.tested.ranking.of(setting) if setting.vector == "control" else []:
+        for layer, head in self.tested.heads(setting) if setting.vector in ("control", "held_out") else []:
 
             def write(module, args, layer=layer, head=head, size=layers[0].head_size):
                 args[0][:, self.position, head * size : (head + 1) * size] = self.tested.parts.means[layer, head]
@@ -137,7 +134,7 @@ def test_an_edit_that_changes_no_logit_is_an_error():
 
 def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likelihood(monkeypatch):
     loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=dict.fromkeys(range(3))))
-    answering = SimpleNamespace(vectors=SimpleNamespace(ranking=ranking(), loaded=loaded))
+    answering = SimpleNamespace(vectors=SimpleNamespace(ranking=ranking(), loaded=loaded, elsewhere=HEADS))
 
     def under(settings):
         """Two heads answer, three only likelier; of added vectors none answers, layer 2 at strength 1 is likeliest."""
@@ -154,7 +151,8 @@ def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likeli
     assert chosen[:5] == [Setting("none"), Setting("heads", heads=2), Setting("function", 2, 1.0, 2),
                           Setting("layer_average", 0, 2.0), Setting("layerwise", -1, 1.0, 2)]  # fmt: skip
     random = [Setting("random", 2, 1.0, 2, draw) for draw in range(1, 3)]
-    assert chosen[5:] == random + [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
+    assert chosen[5] == Setting("held_out", heads=2)
+    assert chosen[6:] == random + [Setting("control", heads=2, draw=draw) for draw in range(1, 6)]
 
 
 def test_random_vectors_have_the_length_of_the_sum_and_layerwise_sums_make_it_up():

@@ -35,6 +35,7 @@ CONFIG = {
 VECTORS = {  # kind of vector: (label, colour, shape), in display order
     "none": ("no vector", GREY, "circle"),
     "heads": ("heads: their mean outputs in place", BLUE, "circle"),
+    "held_out": ("held out: as many heads that other functions rank first", BLUE, "triangle-down"),
     "function": ("function: their sum added at one layer", ORANGE, "square"),
     "layerwise": ("layer by layer: their sums, each added after its own block", BROWN, "cross"),
     "layer_average": ("layer average", GREEN, "triangle-up"),

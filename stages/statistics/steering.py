@@ -24,7 +24,7 @@ COLUMNS = (
 CONTEXTS = ("clean", "zero_shot", "shuffled", "natural")  # clean: the intact model with demonstrations; then others
 TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
 NO_TRIED = "no set holds a head tried for the vector"
-VECTORS = ("none", "heads", "function", "layerwise", "layer_average", "random", "control")
+VECTORS = ("none", "heads", "held_out", "function", "layerwise", "layer_average", "random", "control")
 
 
 def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:

@@ -20,12 +20,12 @@ ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
 WHAT = (
     "At the last token of a prompt without demonstrations, after demonstrations with shuffled labels, or of natural "
-    "text, something is "
-    "written that the model computed when it was shown a function: the mean outputs of the heads with the "
-    "largest indirect effects, each in its own place ({heads}); their sum, added to the residual after one layer "
-    "({function}); their sum in each layer, added after that layer ({layerwise}); the mean residual, added after one "
-    "layer ({layer_average}); as controls random vectors ({random}) and the mean outputs of as many other heads in "
-    "place ({control})."
+    "text, something is written that the model computed when it was shown a function: the mean outputs of the heads "
+    "with the largest indirect effects, each in its own place ({heads}); those of as many heads, ranked by all other "
+    "functions alone ({held_out}); the sum of the heads' outputs, added to the residual after one layer ({function}); "
+    "their sum in each layer, added after that layer ({layerwise}); the mean residual, added after one layer "
+    "({layer_average}); as controls random vectors ({random}) and the mean outputs of as many other heads in place "
+    "({control})."
 )
 
 
@@ -41,7 +41,7 @@ def vectors(slot: Slot, context: Context) -> list:
         said = [_claim(row, together, context.alpha) for row in claims]
         blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
         blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
-        blocks += [Note(said) for said in [_place(together)] if said]
+        blocks += [Note(said) for said in [_place(together), _held_out(together)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
@@ -141,6 +141,21 @@ def _place(together: pd.DataFrame) -> str:
         said += f" Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum lacks"
         return f"{said}{': it is mostly the layers that one vector gets wrong' if gained > 0.5 else ''}."
     return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
+
+
+def _held_out(together: pd.DataFrame) -> str:
+    """Say whether heads that other functions rank first do as well: whether a function needs heads of its own."""
+    rows_of = together[together["context"] == "zero_shot"].set_index("vector")
+    if not {"heads", "held_out"} <= set(rows_of.index):
+        return ""
+    own, other = rows_of.loc["heads"], rows_of.loc["held_out"]
+    said = (
+        "Heads ranked by all other functions alone, so that the function asked about has no part in which they are, "
+        f"give {number(other['accuracy'])} {interval(other['low'], other['high'])} without demonstrations"
+    )
+    if other["low"] > own["accuracy"] or other["high"] < own["accuracy"]:
+        return f"{said}, against {number(own['accuracy'])}."
+    return f"{said}, not told apart from {number(own['accuracy'])}."
 
 
 def _normed(slot: Slot) -> list[str]:
