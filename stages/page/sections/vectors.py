@@ -41,7 +41,7 @@ def vectors(slot: Slot, context: Context) -> list:
         said = [_claim(row, together, context.alpha) for row in claims]
         blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
         blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
-        blocks += [Note(said) for said in [_place(together), _held_out(together)] if said]
+        blocks += [Note(said) for said in [_place(together), _held_out(together, single)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
@@ -143,19 +143,27 @@ def _place(together: pd.DataFrame) -> str:
     return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
 
 
-def _held_out(together: pd.DataFrame) -> str:
-    """Say whether heads that other functions rank first do as well: whether a function needs heads of its own."""
+def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
+    """Say whether heads that other functions rank first do as well, and which functions need heads of their own."""
     rows_of = together[together["context"] == "zero_shot"].set_index("vector")
     if not {"heads", "held_out"} <= set(rows_of.index):
         return ""
     own, other = rows_of.loc["heads"], rows_of.loc["held_out"]
     said = (
         "Heads ranked by all other functions alone, so that the function asked about has no part in which they are, "
-        f"give {number(other['accuracy'])} {interval(other['low'], other['high'])} without demonstrations"
+        f"give {number(other['accuracy'])} {interval(other['low'], other['high'])} without demonstrations, where its "
+        f"own give {number(own['accuracy'])} {interval(own['low'], own['high'])}"
     )
-    if other["low"] > own["accuracy"] or other["high"] < own["accuracy"]:
-        return f"{said}, against {number(own['accuracy'])}."
-    return f"{said}, not told apart from {number(own['accuracy'])}."
+    cells = single[single["context"] == "zero_shot"].set_index(["vector", "function"])
+    own_of, other_of = (cells.loc[vector] for vector in ("heads", "held_out"))
+    apart = [
+        f"{row.Index} ({number(row.accuracy)} and {number(other_of.accuracy[row.Index])})"
+        for row in own_of.itertuples()
+        if row.Index in other_of.index and row.low > other_of.high[row.Index]
+    ]
+    return (
+        f"{said}; their own heads do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
+    )
 
 
 def _normed(slot: Slot) -> list[str]:
