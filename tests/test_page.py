@@ -777,3 +777,16 @@ def test_what_fetch_proved_is_on_the_page():
 
     said = proved({"reads": "ok", "caches": "not used: prompts that continue a cache differ"})
     assert said == "at fetch, two ways agree: reads; caches: not used: prompts that continue a cache differ"
+
+
+def test_functions_that_need_heads_of_their_own_are_named_where_intervals_do_not_meet():
+    from stages.page.sections.vectors import _held_out
+
+    rows_of = [("all", "heads", 0.6, 0.5, 0.7), ("all", "held_out", 0.4, 0.3, 0.5), ("f", "heads", 0.9, 0.7, 1.0)]
+    rows_of += [("f", "held_out", 0.1, 0.0, 0.3), ("g", "heads", 0.5, 0.3, 0.7), ("g", "held_out", 0.4, 0.2, 0.6)]
+    table = pd.DataFrame(rows_of, columns=["function", "vector", "accuracy", "low", "high"]).assign(context="zero_shot")
+    together, single = table[table.function == "all"], table[table.function != "all"]
+    said = _held_out(together, single)
+    assert "give 0.40 [0.30, 0.50]" in said and "own give 0.60 [0.50, 0.70]" in said
+    assert said.endswith("for f (0.90 and 0.10).")
+    assert _held_out(together[together.vector == "heads"], single) == ""

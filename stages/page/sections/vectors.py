@@ -161,9 +161,7 @@ def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
         for row in own_of.itertuples()
         if row.Index in other_of.index and row.low > other_of.high[row.Index]
     ]
-    return (
-        f"{said}; their own heads do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
-    )
+    return f"{said}; own heads do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
 
 
 def _normed(slot: Slot) -> list[str]:
