@@ -166,25 +166,21 @@ def _kinds(shown: pd.DataFrame) -> str:
 
 def _attention(cells: pd.DataFrame) -> str:
     """Say where the induction heads look before the label is predicted."""
-    parts = []
-    for group, kind in KINDS.items():
-        row = cells.loc[(group, "attention_difference")] if (group, "attention_difference") in cells.index else None
-        if row is not None and pd.notna(row["low"]) and beyond(row["low"], row["high"], 0.0, 3):
-            parts.append((kind, row))
-    measured = cells[cells.index.get_level_values("measure") == "attention_difference"]["value"].notna().any()
-    if not measured:
-        return "No head is a member of the induction family: their attention was not looked at."
-    if not parts:
-        return (
-            "Attention of the induction heads from the token before the answer: for no kind of items are labels of "
-            "like demonstrations told apart from those of unlike ones."
-        )
-    listed = "; ".join(
-        f"{kind} {number(row['value'], 3, True)} {interval(row['low'], row['high'], 3, True)}" for kind, row in parts
+    rows = {
+        kind: cells.loc[(group, "attention_difference")]
+        for group, kind in KINDS.items()
+        if (group, "attention_difference") in cells.index
+    }
+    shown = "; ".join(
+        f"{kind} {number(row['value'], 3, True)} {interval(row['low'], row['high'], 3, True)}".rstrip()
+        for kind, row in rows.items()
+        if pd.notna(row["value"])
     )
+    if not shown:
+        return "No head is a member of the induction family: their attention was not looked at."
     return (
         "Attention of the induction heads from the token before the answer, to the label of a like demonstration minus "
-        f"that of an unlike one, where the interval excludes 0: {listed}."
+        f"that of an unlike one: {shown}."
     )
 
 
