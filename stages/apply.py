@@ -134,7 +134,8 @@ def composed(
     prompts = prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})]
     clean, asked = prompts[prompts.role == "clean"], prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
     groups = [group for group in prompts.group.unique() if group != COPY]
-    log.info(announce(f"apply {slot}", len(prompts), 8 * len(asked) * (10 + settings.apply.draws), 0))
+    parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
+    log.info(announce(f"apply {slot}", len(prompts), 8 * len(asked) * (10 + settings.apply.draws), parameters))
     copied, copy = _demonstrated(loaded, _first(clean[clean.group == COPY], "a", settings.apply.choose))
     rows, skipped = [], {}
     for group in tqdm(groups, desc="composed functions", unit="pair"):

@@ -208,3 +208,11 @@ def test_numbers_of_the_readme_are_those_of_the_reports():
     alike = pd.read_csv(folder / "neighbours.csv").query("group == 'made_up' and language == 'japanese'")
     apart = alike[alike.measure == "accuracy_no_shared_token"].value.iloc[0]
     assert f"without a token in common ({apart:.2f}".replace("(0", "(") in said
+
+
+def test_the_page_says_what_every_summary_is():
+    from stages.page.methods import FILES
+
+    summaries = body("summarize")
+    outs = [name for kind in ("outs", "metrics", "plots") for out in summaries[kind] for name in out]
+    assert {Path(out).name for out in outs} == set(FILES)

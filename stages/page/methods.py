@@ -27,7 +27,15 @@ FILES = {
     "agreement.csv": "how well first-order changes agree with exact ones, per task",
     "grammar.csv": "the best head of every grammatical relation, against the best offset and against its own sinks",
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
+    "circuit.csv": "what paths from earlier heads into the keys of induction heads carry, beside all other heads",
+    "extrapolation.csv": "answers to usual, rare and made-up words per function, with demonstrations and with vectors",
+    "neighbours.csv": "labels given to new items, the vote of the nearest demonstrations, answers without induction heads",
     "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
+    "sweep.csv": "settings of function vectors that were tried, and what they gave on the prompts that chose",
+    "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",
+    "readings.csv": "likeliest tokens of every function vector, read through the unembedding, beside random ones",
+    "composed.csv": "composed functions under sums of two functions' vectors",
+    "continued.csv": "next tokens of plain text under function vectors",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
