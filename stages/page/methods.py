@@ -29,7 +29,7 @@ FILES = {
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
     "circuit.csv": "what paths from earlier heads into the keys of induction heads carry, beside all other heads",
     "extrapolation.csv": "answers to usual, rare and made-up words per function, with demonstrations and with vectors",
-    "neighbours.csv": "labels given to new items, the vote of the nearest demonstrations, answers without induction heads",
+    "neighbours.csv": "labels given to new items, the vote of the nearest demonstrations, answers without heads",
     "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
     "sweep.csv": "settings of function vectors that were tried, and what they gave on the prompts that chose",
     "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",
