@@ -111,6 +111,11 @@ def test_a_residual_multiplier_is_in_the_function_vector():
 
 def test_windows_and_masks_come_from_the_weights():
     assert [layer.window for layer in make("gpt_neo").anatomy.layers.values()] == [4, None, 4]
+    sizes = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size_mlp": 16}
+    config = hf.Llama4TextConfig(**SMALL | IDS | sizes, num_local_experts=2, attention_chunk_size=2000)
+    config._attn_implementation = "eager"  # no layer names the chunk, and it is longer than what is read with weights
+    layers = find(hf.Llama4ForCausalLM(config).eval()).layers
+    assert [layer.window for layer in layers.values()] == [2000, 2000, 2000, None]
     loaded, tokens = make("mpnet", scale=5.0), prompt(23, 0)
     ahead = Relation(np.arange(22), np.eye(23, dtype=bool)[1:])  # the next token: nothing for a causal triangle
     means = measure(loaded, [tokens], [{"next": ahead}]).means[0]["next"].values
