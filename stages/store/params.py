@@ -179,6 +179,23 @@ class Neighbours(Section):
         return self
 
 
+class Memory(Section):
+    """The MLP as a store of facts: how many are looked up, inserted and missed, and how long an insertion is sought."""
+
+    choose: Count
+    report: Count
+    traced: Annotated[int, Field(ge=0)]
+    facts: Count
+    steps: Count
+    neighbours: Count
+    together: Annotated[int, Field(ge=2)]
+    true_facts: Annotated[int, Field(ge=0)]
+    descended: Annotated[int, Field(ge=0)]
+    layers: tuple[Annotated[int, Field(ge=0)], ...]
+    text: Annotated[int, Field(ge=2)]
+    missed: Count
+
+
 class Report(Section):
     """The page."""
 
@@ -215,6 +232,7 @@ class Params(Studies):
     shifts: Shifts
     circuit: Circuit
     neighbours: Neighbours
+    memory: Memory
     report: Report
 
 
