@@ -161,9 +161,7 @@ def insert(
     if text is None:
         chosen["insert_why"] = f"tasks.{TEXT} is not in params: no text to take keys from"
         return None, []
-    of_text = {
-        split: fitting(loaded, [r for r in text.itertuples() if r.split == split]) for split in "ab"
-    }
+    of_text = {split: fitting(loaded, [r for r in text.itertuples() if r.split == split]) for split in "ab"}
     rows: list[dict] = []
     first = None
     for layer in dict.fromkeys((chosen["mlp"], *(at for at in memory.layers if at in writers))):
@@ -311,7 +309,9 @@ class Insertion:
         if len(facts) < 2:
             return []
         targets = [fact.targets for fact in facts]
-        tokens = [encode(self.loaded, f._replace(targets=t)) for f, t in zip(facts, targets[1:] + targets[:1], strict=True)]
+        tokens = [
+            encode(self.loaded, f._replace(targets=t)) for f, t in zip(facts, targets[1:] + targets[:1], strict=True)
+        ]
         keys = self.keys_of(facts)
         values, _ = rank_one.descended(self.loaded, self.writer, self.layer, tokens, ASKED, self.memory.steps)
         kept = self.keys_of(self.asked.of(len(self.asked.rows), category=KNOWN, split="a")[0])
@@ -335,9 +335,7 @@ class Insertion:
         }
 
 
-def miss(
-    loaded: Any, writers: dict, asked: Prompts, settings: params.Params, chosen: dict, moment: Any
-) -> list[dict]:
+def miss(loaded: Any, writers: dict, asked: Prompts, settings: params.Params, chosen: dict, moment: Any) -> list[dict]:
     """Return the rows of part miss: answers without and after demonstrations, and scores of a hit."""
     from stages.model import lookup, misses, rank_one
 

@@ -2,7 +2,7 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, memory.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -26,6 +26,7 @@ from stages.statistics import (
     continued,
     effects,
     extrapolation,
+    memory,
     neighbours,
     shifts,
     steering,
@@ -81,6 +82,8 @@ def main(slot: str) -> None:
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    stored = _memory(slot)
+    _csv(folder / "memory.csv", stored)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
@@ -93,6 +96,7 @@ def main(slot: str) -> None:
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= memory.metrics(stored)
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     tables.write_text(folder / "metrics.json", _json(numbers))
 
@@ -102,6 +106,12 @@ def _neighbours(slot: str) -> pd.DataFrame:
     read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
     chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
     return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
+
+
+def _memory(slot: str) -> pd.DataFrame:
+    """Return the table of facts looked up, inserted and missed (empty where none were asked)."""
+    chosen = json.loads((tables.read_schema(paths.memory(slot)).metadata or {}).get(b"chosen", b"{}"))
+    return memory.table(tables.read(paths.memory(slot), tables.MEMORY), chosen)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -265,7 +275,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
-    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
+    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "memory": paths.memory}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -24,7 +24,9 @@ def prompt(loaded, subject: str, answer: str, split: str = "b") -> Tokens:
     """' <subject>' with its answer: the subject is all there is."""
     ids = [loaded.tokenizer(f" {word}")["input_ids"][0] for word in (subject, answer)]
     spans = {ASKED: [(np.array([2]), np.array([1]))]}
-    return Tokens(f"{split}/{subject}", "main", np.array([1, *ids]), np.array([True, False, False]), np.array([2]), spans)
+    return Tokens(
+        f"{split}/{subject}", "main", np.array([1, *ids]), np.array([True, False, False]), np.array([2]), spans
+    )
 
 
 def planted():

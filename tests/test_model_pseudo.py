@@ -21,6 +21,7 @@ from stages import (
     classify,
     extract,
     fetch,
+    memory,
     neighbours,
     plan,
     prepare,
@@ -182,7 +183,20 @@ def slot(tmp_path, monkeypatch):
             prepare.main(task)
             extract.main("encoder", task)
         tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-        for stage in (trace, classify, plan, ablate, steer, apply, shifts, answer, circuit, neighbours, summarize):
+        for stage in (
+            trace,
+            classify,
+            plan,
+            ablate,
+            steer,
+            apply,
+            shifts,
+            answer,
+            circuit,
+            neighbours,
+            memory,
+            summarize,
+        ):
             stage.main("encoder")
         return paths.report("encoder")
 

@@ -41,6 +41,7 @@ ANCHORS = [
     "vectors",
     "shifts",
     "neighbours",
+    "memory",
     "overlap",
     "missing",
 ]

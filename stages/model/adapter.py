@@ -15,7 +15,12 @@ from stages.model.mlp import Writer
 
 
 def write(
-    folder: Path, writer: Writer, keys_RF: torch.Tensor, values_RD: torch.Tensor, base: str, provenance: Mapping[str, str]
+    folder: Path,
+    writer: Writer,
+    keys_RF: torch.Tensor,
+    values_RD: torch.Tensor,
+    base: str,
+    provenance: Mapping[str, str],
 ) -> None:
     """Write an adapter of a writer's weight.
 

@@ -157,7 +157,9 @@ def _noise(loaded: Loaded, subjects: Sequence[np.ndarray], seed: int) -> Iterato
 
 
 @torch.no_grad()
-def promoted(loaded: Loaded, writer: Writer, layer: int, asked: Asked, numbers: Sequence[int]) -> list[dict[str, float]]:
+def promoted(
+    loaded: Loaded, writer: Writer, layer: int, asked: Asked, numbers: Sequence[int]
+) -> list[dict[str, float]]:
     """Return, per prompt, how high answers stand in what the subject's most active units write (0.5 by chance).
 
     units: the mean standing of the answer over the `UNITS` units that write the most; shuffled: of all other prompts'

@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of".split()
+    "relation effect_task tried class target source language beside of part what".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -45,6 +45,7 @@ COLUMNS = {
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
+    "memory": "part what layer group measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
@@ -82,6 +83,7 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    memory: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

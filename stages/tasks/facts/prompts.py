@@ -20,7 +20,19 @@ from stages.store.errors import UserError
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.prompts import Lexicon
 from stages.tasks.facts.settings import Settings
-from stages.tasks.facts.task import ASKED, CAPITALIZE, COPY, INVENTED, KNOWN, MAIN, PARAPHRASE, PREFIXED, RARE, SHOWN, WORD
+from stages.tasks.facts.task import (
+    ASKED,
+    CAPITALIZE,
+    COPY,
+    INVENTED,
+    KNOWN,
+    MAIN,
+    PARAPHRASE,
+    PREFIXED,
+    RARE,
+    SHOWN,
+    WORD,
+)
 from stages.tasks.icl.prompts import Pair, from_lexicon
 from stages.tasks.lexicon import read
 from stages.tasks.prompt import Prompt, Span, read_text, stream
