@@ -21,7 +21,6 @@ from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.errors import run
 from stages.tasks.facts.task import ASKED, CAPITALIZE, COPY, INVENTED, KNOWN, MAIN, PARAPHRASE, PREFIXED, RARE, SHOWN
-from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
 TASK, TEXT = "facts", "text"
@@ -308,10 +307,9 @@ class Insertion:
         facts = self.known[: self.memory.true_facts]
         if len(facts) < 2:
             return []
-        targets = [fact.targets for fact in facts]
-        tokens = [
-            encode(self.loaded, f._replace(targets=t)) for f, t in zip(facts, targets[1:] + targets[:1], strict=True)
-        ]
+        others = [*facts[1:], facts[0]]  # whose objects are written
+        rewritten = [f._replace(targets=other.targets) for f, other in zip(facts, others, strict=True)]
+        tokens = [encode(self.loaded, fact) for fact in rewritten]
         keys = self.keys_of(facts)
         values, _ = rank_one.descended(self.loaded, self.writer, self.layer, tokens, ASKED, self.memory.steps)
         kept = self.keys_of(self.asked.of(len(self.asked.rows), category=KNOWN, split="a")[0])

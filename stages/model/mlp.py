@@ -128,7 +128,7 @@ def reading(loaded: Loaded, writers: Mapping[int, Writer]) -> Iterator[dict[int,
         yield read
 
 
-class _Read(Exception):  # noqa: N818 - no error: what was asked for is there
+class _Read(Exception):
     """Leaves a forward pass."""
 
 
