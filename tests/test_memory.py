@@ -130,8 +130,8 @@ def test_an_edit_is_the_edited_weight(name):
     assert values[1] / values[0] < 1e-4
     before = weight.clone()
     with torch.no_grad():
-        assert torch.allclose(writer.weight_DF(loaded) @ k_F + change_DF @ k_F, writer.weight_DF(loaded) @ k_F + delta_D,
-                              atol=1e-3)  # fmt: skip
+        value_D = writer.weight_DF(loaded) @ k_F
+        assert torch.allclose(value_D + change_DF @ k_F, value_D + delta_D, atol=1e-3)
         weight += change_DF.T if writer.transposed else change_DF
         whole = forward(loaded, ids, [np.arange(4)])
         weight.copy_(before)

@@ -201,7 +201,7 @@ def moved(after: Callable[[torch.Tensor], torch.Tensor] | None, v_D: torch.Tenso
 
 @torch.no_grad()
 def follows(loaded: Loaded, writer: Writer, layer: int) -> torch.nn.Module | None:
-    """Return the module of the block, such as a norm, that reads exactly what the writer gives; None where none does."""
+    """Return the module of the block, such as a norm, that reads just what the writer gives; None where none does."""
     block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
     source = loaded.model.get_submodule(writer.path)
     given: list[torch.Tensor] = []

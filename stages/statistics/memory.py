@@ -1,4 +1,4 @@
-"""What the MLPs hold, in one table: means over subjects of split b with intervals; scores of a hit as areas. Pure pandas.
+"""What the MLPs hold, in one table: means over subjects of split b, and areas of scores of a hit. Pure pandas.
 
 An area (AUROC) is the chance that a subject of one class scores above one of the other: 0.5 tells nothing. Classes are
 known against invented, and rare against invented among names of equally many tokens, so that their number is no hint.

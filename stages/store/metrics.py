@@ -16,9 +16,9 @@ and the share of answers that are the nearest demonstrations' where these differ
 `shifts.<function>.{cosine_embedding,cosine_state,v_on_x,v_on_y,minus_v_on_y}` (`shifts.metrics`: mean cosine of pairs'
 offsets, and shares answered by the pair's other member under the heads in place),
 `memory.lookup.{layer,accuracy,donor}`, `memory.insert.{efficacy,paraphrase,neighbours,text}` and
-`memory.miss.{entropy_gap,agreement_known,agreement_invented}` (`stages.statistics.memory.metrics`) and `switch.<family>.<k>.{change,p}`
-(accuracy in context without k heads of one family that are not the other's). What was not measured is left out, so that
-a diff shows it as missing.
+`memory.miss.{entropy_gap,agreement_known,agreement_invented}` (`stages.statistics.memory.metrics`) and
+`switch.<family>.<k>.{change,p}` (accuracy in context without k heads of one family that are not the other's).
+What was not measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

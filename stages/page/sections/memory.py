@@ -277,7 +277,7 @@ def _insertions(read: Read, path: str) -> list:
     if not table:
         return []
     says = (
-        "Facts written into an MLP; 95 % intervals over facts. Neighbours: known subjects that the intact model answers "
+        "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
         "right. Text: each fact is tried on a passage of split b. The first fact, and the facts together, lie in "
         f"data/memory/{path.split('/')[-2]}/ as adapters that peft reads."
     )

@@ -97,7 +97,7 @@ def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
             good = False
         if not good:
             raise UserError(
-                f'{path}:{number}: expected {{"subject": text, "object": text, "templates": [text with one {{x}}, ...]}}'
+                f'{path}:{number}: expected {{"subject": text, "object": text, "templates": [text with {{x}}, ...]}}'
             )
         of_templates.setdefault(templates, {}).setdefault(subject, answer)
     relations = [
@@ -114,8 +114,8 @@ def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int
     shown, asked = known[: 2 * settings.shots], known[2 * settings.shots :]
     if len(asked) < 4:
         raise UserError(
-            f"{settings.path}: {relation.name}: {len(known)} facts, {len(shown)} of them demonstrations: fewer than 4 are "
-            "left to ask; give more, or set tasks.facts.shots lower"
+            f"{settings.path}: {relation.name}: {len(known)} facts, {len(shown)} of them demonstrations: fewer than 4 "
+            "are left to ask; give more, or set tasks.facts.shots lower"
         )
     contexts = [
         "".join(f"{relation.templates[0].format(x=x)} {y}\n\n" for x, y in shown[start :: 2])

@@ -11,8 +11,8 @@ from stages.tasks.task import Source
 class Settings(Source):
     """Subjects with an answer that has to be known: `known`, `rare`, `invented` and `words` of each split, at most.
 
-    path: builtin: a folder of words, as for task extrapolation; path: a jsonl file of subject, object, templates. shots:
-    demonstrations in each of the two sets that subjects are asked after as well.
+    path: builtin: a folder of words, as for task extrapolation; path: a jsonl file of subject, object, templates.
+    shots: demonstrations in each of the two sets that subjects are asked after as well.
     """
 
     source: Literal["builtin", "path"] = "builtin"
