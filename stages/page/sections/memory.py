@@ -242,10 +242,10 @@ def _together(read: Read) -> str:
     if joint is None or summed is None:
         return ""
     facts = int(joint["clusters"])
-    add = summed["value"] >= joint["value"]
+    apart = pd.notna(joint["low"]) and pd.notna(summed["high"]) and joint["low"] > summed["high"]
     return (
         f"{facts} facts at once: solved jointly, {_value(joint)} are recalled; as the sum of {facts} edits, "
-        f"{_value(summed)}: {'here edits add up' if add else 'edits do not add up by themselves'}."
+        f"{_value(summed)}: {'edits do not add up by themselves' if apart else 'not told apart'}."
     )
 
 
@@ -323,7 +323,12 @@ def _answers(read: Read, path: str) -> list:
         for what, how in (("main", "none"), ("shown", "two sets")):
             entropy = read.cell(part="miss", what=what, group=name, measure="entropy")
             if entropy is not None:
-                cells = [read.cell(part="miss", what=what, group=name, measure=measure) for measure in TYPES]
+                cells = [
+                    None
+                    if (name, measure) == ("invented", "right")
+                    else read.cell(part="miss", what=what, group=name, measure=measure)
+                    for measure in TYPES
+                ]
                 table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
     says = "What the first token of an answer is; invented subjects have no right one. 95 % intervals over subjects."
     columns = ["subjects", "demonstrations", "number", "entropy, nats", *TYPES.values()]
@@ -342,12 +347,14 @@ def _scores(read: Read) -> str:
         return ""
     size = (values - 0.5).abs()
     best = size[others].idxmax()
-    more = size[best] > size[trivial].max()
+    more = "no more than the name itself says"
+    if size[best] > size[trivial].max():
+        more = f"the best of {len(others)} tried on these names, which is no evidence that it says more than the name"
     few = f" ({int(cells['trials'].iloc[0])} names, too few for a claim)" if cells["trials"].iloc[0] < 2 * FEW else ""
     return (
         "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
         f"hit, {SCORES[best]}, reaches an area of {number(values[best])}, the name's own log-probability "
-        f"{number(values['logprob'])}{few}: {'more' if more else 'no more'} than the name itself says."
+        f"{number(values['logprob'])}{few}: {more}."
     )
 
 
