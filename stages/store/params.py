@@ -179,6 +179,29 @@ class Neighbours(Section):
         return self
 
 
+class Gates(Section):
+    """Heads that see a few first tokens and a window: which can, and what a cache cut by it costs."""
+
+    sinks: Annotated[int, Field(ge=0)]
+    window: Count
+    small: Share
+    choose: Count
+    heads: Count
+    report: Count
+    shares: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    draws: Count
+    passages: Count
+    lengths: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    sinks_tried: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _longer(self) -> "Gates":
+        longest = self.window + max(self.sinks, *self.sinks_tried)
+        if list(self.lengths) != sorted(self.lengths) or self.lengths[0] <= longest:
+            raise ValueError(f"lengths: {list(self.lengths)} must rise from above sinks + window = {longest}")
+        return self
+
+
 class Report(Section):
     """The page."""
 
@@ -215,6 +238,7 @@ class Params(Studies):
     shifts: Shifts
     circuit: Circuit
     neighbours: Neighbours
+    gates: Gates
     report: Report
 
 

@@ -133,6 +133,26 @@ def neighbours_silenced(slot: str) -> Path:
     return Path(f"data/neighbours/{slot}.silenced.parquet")
 
 
+def gates(slot: str) -> Path:
+    """What is lost when heads, one at a time, see only sinks and a window, per prompt."""
+    return Path(f"data/gates/{slot}.parquet")
+
+
+def cache(slot: str) -> Path:
+    """What is lost when some key heads keep all and the others sinks and a window, per prompt."""
+    return Path(f"data/gates/{slot}.cache.parquet")
+
+
+def streaming(slot: str) -> Path:
+    """Loss on text when every head sees only some sinks and a window, per passage."""
+    return Path(f"data/gates/{slot}.streaming.parquet")
+
+
+def cache_policy(slot: str) -> Path:
+    """Which key heads keep all and which stream, as a serving engine reads it (git-tracked)."""
+    return report(slot) / "cache.json"
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")

@@ -334,6 +334,43 @@ NEIGHBOURS = _schema(
     attention_unlike=(pa.float32(), "the same to a label that is not right"),
 )
 
+GATES = _schema(
+    prompt=(pa.string(), "id of the needle prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head that alone sees sinks and window; -1: all that read one key head do"),
+    key_head=(pa.int16(), "key head that it reads, from 0"),
+    change=(pa.float32(), "length of the change of the last hidden state over its length, mean over scored rows"),
+    logprob=(pa.float32(), "change of the answer's log-probability, nats per token"),
+    mass=(pa.float32(), "attention to keys that are cut, 0..1: mean over queries that lose some; null for key heads"),
+    mass_answer=(pa.float32(), "the same over the positions that predict the answer"),
+)
+
+CACHE = _schema(
+    task=(pa.string(), "task"),
+    measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
+    method=(pa.string(), "what says which key heads keep all: gate, retrieval, first, random; full or none"),
+    share=(pa.float32(), "share of key heads that keep all, asked for"),
+    kept=(pa.int32(), "and how many these are"),
+    draw=(pa.int16(), "number of the random set; 0 for other methods"),
+    full=(pa.string(), "the key heads that keep all, such as L5K0"),
+    entries=(pa.float32(), "entries of the cache that are kept at the prompt's end over those that the model keeps"),
+    prompt=(pa.string(), "id of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    value=(pa.float32(), "value on the prompt"),
+)
+
+STREAMING = _schema(
+    prompt=(pa.string(), "id of the passage"),
+    cluster=(pa.string(), "cluster of the passage"),
+    sinks=(pa.int16(), "first tokens that every head sees beside its window; -1: full attention"),
+    positions=(pa.string(), "of the sinks: as in the text, or re-counted in the cache"),
+    length=(pa.int32(), "the loss is over scored tokens from the length before up to this one, in tokens"),
+    tokens=(pa.int32(), "how many these are"),
+    loss=(pa.float32(), "mean loss, nats per token"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
