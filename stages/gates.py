@@ -1,5 +1,4 @@
-"""Which heads need more than a few first tokens and a window, and what a cache cut by it costs:
-`python -m stages.gates <slot>`.
+"""Which heads need more than a few first tokens and a window: `python -m stages.gates <slot>`; what a cut cache costs.
 
 1. Gates: on needle prompts of split a, every key head, and every query head, alone sees sinks and a window, at every
    position from the first. What moves is the last hidden state before the answer, and the answer's log-probability;
@@ -12,6 +11,8 @@
 import json
 import logging
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -100,8 +101,6 @@ def _needles(loaded, settings, cut, split: str) -> list[tuple]:
 
 def _passages(loaded, settings) -> list[tuple]:
     """Return long passages of split b, cut to the longest length asked for, with their tokens."""
-    from dataclasses import replace
-
     from stages.model.tokens import fitting
 
     if settings.tasks.text is None:
@@ -261,7 +260,7 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
     def add(outcomes: list, sinks: int, counted: str) -> None:
         edges = [start, *asked.lengths]
         for (row, _), outcome in zip(pairs, outcomes, strict=True):
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in pairwise(edges):
                 inside = (positions >= low) & (positions < high)
                 if inside.any():
                     loss = -float(outcome.scored.logprob[inside].mean(dtype=np.float64))

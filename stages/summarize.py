@@ -2,7 +2,8 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv, cache.csv,
+streaming.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -20,6 +21,7 @@ from stages import tasks
 from stages.families import FAMILIES
 from stages.statistics import (
     arcs,
+    caching,
     causal,
     circuit,
     composed,
@@ -94,7 +96,24 @@ def main(slot: str) -> None:
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
+    numbers |= _cached(slot, heads, folder, settings)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> dict:
+    """Write what heads, caches and text lose where heads stream; return the metrics."""
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
+    measured = caching.gates(tables.read(paths.gates(slot), tables.GATES), heads, windows)
+    thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
+    for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
+        thresholds[definition] = settings.classify.thresholds.get(family, FAMILIES[family].threshold)
+    curve = caching.table(tables.read(paths.cache(slot), tables.CACHE))
+    _csv(folder / "gates.csv", measured)
+    _csv(folder / "gates_overlap.csv", caching.overlap(measured, thresholds))
+    _csv(folder / "cache.csv", curve)
+    _csv(folder / "streaming.csv", caching.streamed(tables.read(paths.streaming(slot), tables.STREAMING)))
+    return caching.metrics(measured, curve, settings.gates.small)
 
 
 def _neighbours(slot: str) -> pd.DataFrame:
@@ -265,7 +284,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
-    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
+    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -10,9 +10,9 @@ Nothing changes before position sinks + window, nor below the first layer with a
 of the first and the residuals of the second, and runs only what is left, for many rows at once.
 
     positions as in the text    a sink is as far away as it is
-    re-counted in the cache     a sink is as far away as in a cache of sinks + window entries: at most sinks + window - 1
-                                (StreamingLLM). The query is rotated to its place in the cache for the sinks; distances
-                                inside the window are the same either way
+    re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
+                                sinks, the query is rotated to its place in the cache; distances inside the window are
+                                the same either way
 
 Legend: B prompt, N row, T query token, S key token, H query head, D width, R scored row, V vocabulary.
 """
@@ -94,9 +94,7 @@ class Streams:
             self.intact = self._pass(everything)
 
     @torch.no_grad()
-    def under(
-        self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None
-    ) -> list[Outcome]:
+    def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
         """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first."""
         outcomes: list[Outcome] = []
         for piece in pieces(len(which), max(map(len, self.tails)), TOKENS):

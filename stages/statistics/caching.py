@@ -1,7 +1,7 @@
 """Caches cut head by head: which key heads keep all, by which ranking, and what that costs. Pure numpy and pandas.
 
-A key head's cache serves all query heads that read it, so a policy is a set of key heads that keep every key; all others
-keep some first tokens (sinks) and a window. Rankings of key heads, best first:
+A key head's cache serves all query heads that read it, so a policy is a set of key heads that keep every key; all
+others keep some first tokens (sinks) and a window. Rankings of key heads, best first:
 
     gate       how far the last hidden state moves when the key head alone streams (split a)
     retrieval  Wu's score of its best query head (split a)
@@ -24,10 +24,15 @@ from stages.statistics.ranks import rank_p
 HALF = 0.5
 ALONE = -1  # in column head: all query heads that read a key head stream together
 KeyHead = tuple[int, int]  # (layer, key head)
-CURVE = "task measure method share kept full entries value low high change change_low change_high prompts clusters".split()
-CURVE += ["draws", "draws_mean", "draws_best", "p", "p_floor"]
-GATES = "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts".split()
-MEASURES = {"gate": "change", "logprob": "loss", "mass": "mass", "mass_answer": "mass_answer"}
+CURVE = (
+    "task measure method share kept full entries value low high change change_low change_high prompts clusters draws "
+    "draws_mean draws_best p p_floor"
+).split()
+GATES = (
+    "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts"
+).split()
+OVERLAP = "a b threshold_a threshold_b heads_a heads_b both heads spearman".split()
+STREAMED = "sinks positions length loss change low high passages tokens".split()
 
 
 def name(heads: list[KeyHead]) -> str:
@@ -141,9 +146,7 @@ def overlap(measured: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataF
              "heads_b": int(in_b.sum()), "both": int((in_a & in_b).sum()), "heads": len(measured),
              "spearman": np.nan if alike else spearmanr(values[a], values[b]).statistic}
         )  # fmt: skip
-    return pd.DataFrame(
-        rows, columns="a b threshold_a threshold_b heads_a heads_b both heads spearman".split()
-    )
+    return pd.DataFrame(rows, columns=OVERLAP)
 
 
 def streamed(raw: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +161,7 @@ def streamed(raw: pd.DataFrame) -> pd.DataFrame:
              "change": change_P.mean(), "low": low, "high": high, "passages": of_cell.prompt.nunique(),
              "tokens": int(of_cell.tokens.sum())}
         )  # fmt: skip
-    return pd.DataFrame(rows, columns="sinks positions length loss change low high passages tokens".split())
+    return pd.DataFrame(rows, columns=STREAMED)
 
 
 def metrics(measured: pd.DataFrame, curve: pd.DataFrame, small: float) -> dict:

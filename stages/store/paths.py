@@ -135,17 +135,17 @@ def neighbours_silenced(slot: str) -> Path:
 
 def gates(slot: str) -> Path:
     """What is lost when heads, one at a time, see only sinks and a window, per prompt."""
-    return Path(f"data/gates/{slot}.parquet")
+    return Path(f"data/gates/{slot}/gates.parquet")
 
 
 def cache(slot: str) -> Path:
     """What is lost when some key heads keep all and the others sinks and a window, per prompt."""
-    return Path(f"data/gates/{slot}.cache.parquet")
+    return Path(f"data/gates/{slot}/cache.parquet")
 
 
 def streaming(slot: str) -> Path:
     """Loss on text when every head sees only some sinks and a window, per passage."""
-    return Path(f"data/gates/{slot}.streaming.parquet")
+    return Path(f"data/gates/{slot}/streaming.parquet")
 
 
 def cache_policy(slot: str) -> Path:
