@@ -35,6 +35,10 @@ FILES = {
     "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",
     "readings.csv": "likeliest tokens of every function vector, read through the unembedding, beside random ones",
     "composed.csv": "composed functions under sums of two functions' vectors",
+    "gates.csv": "what is lost when a head, or a key head, sees only sinks and a window, beside its other scores",
+    "gates_overlap.csv": "definitions of a head that needs the far past: heads of each, of both, rank correlation",
+    "cache.csv": "recall and loss when some key heads keep all and the others stream",
+    "streaming.csv": "loss on text when all heads stream, by number of sinks and length",
     "continued.csv": "next tokens of plain text under function vectors",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
