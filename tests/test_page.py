@@ -35,6 +35,7 @@ ANCHORS = [
     "grammar",
     "iteration",
     "circuit",
+    "cache",
     "effects",
     "switch",
     "every-head",

@@ -34,9 +34,9 @@ METHODS = {  # method: (label, colour, shape)
 WHAT = (
     "A streaming head sees the first {sinks} tokens and the last {window}, at every position, and nothing between; all "
     "other heads are intact, and the model runs on from its layer. The gate of a head is how far that moves the last "
-    "hidden state before the answer's tokens, over its length, on needle prompts of split a. It is measured, not trained "
-    "(DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read one key head "
-    "share its cache, so a cache is cut key head by key head, all readers together."
+    "hidden state before the answer's tokens, over its length, on needle prompts of split a. It is measured, not "
+    "trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read one key "
+    "head share its cache, so a cache is cut key head by key head, all readers together."
 )
 POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
@@ -91,9 +91,9 @@ def _gates(slot: Slot) -> str:
         else ""
     )
     return (
-        f"{len(rows) - len(full)} of {len(rows)} query heads can stream: alone, they move the last hidden state by less "
-        f"than {small:g} of its length (a convention; mean over {over}). {len(full)} cannot: {listed(named)}{rest}."
-        f"{marked}"
+        f"{len(rows) - len(full)} of {len(rows)} query heads can stream: alone, they move the last hidden state by "
+        f"less than {small:g} of its length (a convention; mean over {over}). {len(full)} cannot: "
+        f"{listed(named)}{rest}.{marked}"
     )
 
 
@@ -153,9 +153,10 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     if len(recall):
         full, half, none, drawn = (_at(recall, method) for method in ("full", "gate", "none", "random"))
         text = (
-            f"Needle recall, {full.prompts:.0f} prompts: {number(full.value)} with the full cache, {number(none.value)} "
-            f"when every key head streams, {number(half.value)} when the {half.kept:.0f} of {full.kept:.0f} key heads "
-            f"with the largest gates keep all ({number(100 * half.entries, 0)} % of the entries)"
+            f"Needle recall, {full.prompts:.0f} prompts: {number(full.value)} with the full cache, "
+            f"{number(none.value)} when every key head streams, {number(half.value)} when the {half.kept:.0f} of "
+            f"{full.kept:.0f} key heads with the largest gates keep all ({number(100 * half.entries, 0)} % of the "
+            "entries)"
         )
         within = half.value >= full.value - CLOSE
         text += f": {'within' if within else 'not within'} {CLOSE:g} of full."
@@ -176,9 +177,8 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
         full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
-        text += (
-            f" Loss on text, {full.prompts:.0f} passage{'s' * (full.prompts > 1)}: {number(full.value, 3)} nats a token"
-        )
+        passages = f"{full.prompts:.0f} passage{'s' * (full.prompts > 1)}"
+        text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
         text += f", {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
     return text.strip()
@@ -252,8 +252,9 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
         return f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention."
     bare, sunk = cells.loc[(0, "text")], cells.loc[(most, "text")]
     text = (
-        f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention; a window "
-        f"of {window} without first tokens changes it by {_change(bare)}, {most} sinks and the window by {_change(sunk)}."
+        f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention; a "
+        f"window of {window} without first tokens changes it by {_change(bare)}, {most} sinks and the window by "
+        f"{_change(sunk)}."
     )
     side = beyond(bare.low, bare.high, 0.0, 3) if bare.low == bare.low else 0
     if side > 0:
