@@ -61,7 +61,8 @@ def streaming(slot: Slot, context: Context) -> list:
         blocks += [Note(_gates(slot)), Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
     if len(slot.cache):
         blocks.append(Note(_policy(slot.cache, slot, context.alpha)))
-        blocks += [_curve(slot), _policies(slot)]
+        blocks += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
+        blocks.append(_policies(slot))
     if len(slot.streaming):
         blocks += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
     return blocks
@@ -194,8 +195,6 @@ def _curve(slot: Slot) -> Figure:
     shown = [method for method in METHODS if method in set(rows["method"])]
     legend = [(METHODS[method][1], METHODS[method][2], METHODS[method][0]) for method in shown]
     path = slot.path("cache.csv")
-    if rows.empty:
-        rows = slot.cache
     says = "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts."
     return Figure([Chart(curve(rows, shown))], says, path, "single", legend)
 
@@ -220,9 +219,10 @@ def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
         ],
     )
     y = alt.Y("value:Q", title="recall", scale=alt.Scale(domain=[0, 1]))
-    line = base.transform_filter(alt.FieldOneOfPredicate("method", ["none", "gate", "full"]))
+    gate = rows[rows["method"].isin(["none", "gate", "full"])]
+    line = alt.Chart(gate).encode(x="share:Q", y=y)
     return alt.layer(
-        line.mark_line(color=charts.BLUE, strokeWidth=1).encode(y=y, color=alt.value(charts.BLUE), detail=alt.value(0)),
+        line.mark_line(color=charts.BLUE, strokeWidth=1),
         base.mark_rule(strokeWidth=1.3).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_point(filled=True, size=55, opacity=1).encode(y=y, shape=shape),
     )
