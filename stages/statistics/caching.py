@@ -76,12 +76,24 @@ def entries(full: list[KeyHead], windows: Mapping[KeyHead, int | None], tokens: 
     return sum(left.values()) / sum(own.values())
 
 
+def _told_apart(raw: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of random sets again, 'random_with' and 'random_without': do they hold the best by the gate?
+
+    The best are the key heads of the gate's smallest share: a large random set may hold them all by chance.
+    """
+    gate = raw[raw.method == "gate"]
+    best = set(gate[gate.share == gate.share.min()].full.iloc[0].split()) if len(gate) else set()
+    drawn = raw[raw.method == "random"]
+    holds = np.array([best <= set(full.split()) for full in drawn.full], dtype=bool)
+    return drawn.assign(method=np.where(holds, "random_with", "random_without")) if best else drawn.head(0)
+
+
 def table(raw: pd.DataFrame) -> pd.DataFrame:
     """Return one row per task, measure, method and share: the mean, its change from the full cache, and a rank p.
 
     p: (1 + random sets that do as well as the gate's or better) / (1 + sets); change: paired on the same prompts.
     """
-    rows = []
+    rows, raw = [], pd.concat([raw, _told_apart(raw)], ignore_index=True)
     for (task, measure), of_task in raw.groupby(["task", "measure"], sort=False):
         full_P = of_task[of_task.method == "full"].set_index("prompt").value
         sign = -1 if measure == "loss" else 1
@@ -94,11 +106,16 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
             shown = interval(means.value, means.cluster, **shares)
             moved = interval(change_P, means.cluster, change=measure == "recall")
             row = {"task": task, "measure": measure, "method": method, "share": share, "kept": rows_P.kept.iloc[0]}
-            row |= {"full": rows_P.full.iloc[0] if sets == 1 else "", "entries": rows_P.entries.mean()}
+            row |= {
+                "full": "" if method.startswith("random") else rows_P.full.iloc[0],
+                "entries": rows_P.entries.mean(),
+            }
             row |= {"value": means.value.mean(), "low": shown[0], "high": shown[1], "change": change_P.mean()}
             row |= {"change_low": moved[0], "change_high": moved[1], "prompts": len(means)}
             row |= {"clusters": means.cluster.nunique(), "draws": 0}
-            if method == "random":
+            if method in ("random_with", "random_without"):
+                row |= {"draws": sets}
+            elif method == "random":
                 row |= {"draws": sets, "draws_mean": drawn.mean(), "draws_best": sign * (sign * drawn).max()}
             elif share == HALF and len(drawn):
                 p, floor = rank_p(sign * means.value.mean(), sign * drawn)

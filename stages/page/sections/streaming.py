@@ -28,6 +28,8 @@ METHODS = {  # method: (label, colour, shape)
     "retrieval": ("by Wu's retrieval score", charts.ORANGE, "square"),
     "first": ("first layers", charts.GREEN, "triangle-up"),
     "random": ("random sets, mean", charts.GREY, "diamond"),
+    "random_with": ("of these, sets with the largest gates", charts.BROWN, "diamond"),
+    "random_without": ("and sets without one of them", charts.MUTED, "diamond"),
     "none": ("none keeps all", charts.BLACK, "cross"),
     "full": ("all keep all", charts.PURPLE, "triangle-down"),
 }
@@ -160,7 +162,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
             "entries)"
         )
         within = half.value >= full.value - CLOSE
-        text += f": {'within' if within else 'not within'} {CLOSE:g} of full."
+        text += f": {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
@@ -169,6 +171,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
                 f"{number(drawn.draws_best)}); rank p = {p_value(half.p)} (floor {p_value(half.p_floor)})"
             )
             text += "." if half.p <= alpha else ": not told apart from random sets."
+            text += _held(recall)
         others = [f"{METHODS[method][0]} {number(at.value)}" for method in ("retrieval", "first")
                   if (at := _at(recall, method)) is not None]  # fmt: skip
         text += f" Other rankings at half: {listed(others)}." if others else ""
@@ -183,6 +186,22 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         text += f", {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
     return text.strip()
+
+
+def _held(recall: pd.DataFrame) -> str:
+    """Say whether random sets do well where they happen to hold the key heads with the largest gates."""
+    best = recall[recall["method"] == "gate"].sort_values("share").iloc[0]
+    having, lacking = (_at(recall, method) for method in ("random_with", "random_without"))
+    if having is None or lacking is None:
+        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}."
+    return (
+        f" {having.draws:.0f} of the random sets hold{'s' if having.draws == 1 else ''} {_those(best)}: recall "
+        f"{number(having.value)}, without {number(lacking.value)}."
+    )
+
+
+def _those(best: Any) -> str:
+    return f"the {best.kept:.0f} with the largest gates ({listed(best.full.split())})"
 
 
 def _moved(row: Any) -> str:
