@@ -26,10 +26,10 @@ DEFINITIONS = {
 METHODS = {  # method: (label, colour, shape)
     "gate": ("by the gate", charts.BLUE, "circle"),
     "retrieval": ("by Wu's retrieval score", charts.ORANGE, "square"),
-    "first": ("first layers", charts.GREEN, "triangle-up"),
+    "first": ("the first layers", charts.GREEN, "triangle-up"),
     "random": ("random sets, mean", charts.GREY, "diamond"),
-    "random_with": ("of these, sets with the largest gates", charts.BROWN, "diamond"),
-    "random_without": ("and sets without one of them", charts.MUTED, "diamond"),
+    "random_with": ("random sets that hold the largest gates", charts.BROWN, "diamond"),
+    "random_without": ("random sets that lack one of these", charts.MUTED, "diamond"),
     "none": ("none keeps all", charts.BLACK, "cross"),
     "full": ("all keep all", charts.PURPLE, "triangle-down"),
 }
@@ -181,7 +181,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
         full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
-        passages = f"{full.prompts:.0f} passage{'s' * (full.prompts > 1)}"
+        passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}"
         text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
         text += f", {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
@@ -214,7 +214,10 @@ def _curve(slot: Slot) -> Figure:
     shown = [method for method in METHODS if method in set(rows["method"])]
     legend = [(METHODS[method][1], METHODS[method][2], METHODS[method][0]) for method in shown]
     path = slot.path("cache.csv")
-    says = "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts."
+    says = (
+        "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the "
+        "gate. What stands side by side around a half is all at a half."
+    )
     return Figure([Chart(curve(rows, shown))], says, path, "single", legend)
 
 
@@ -222,11 +225,11 @@ def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
     """Draw a value per method over the share of key heads that keep all, with intervals; a line along the gate's."""
     colour = alt.Color("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][1] for m in shown]), legend=None)
     shape = alt.Shape("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][2] for m in shown]), legend=None)
-    place = {method: 0.006 * (at - len(shown) / 2) for at, method in enumerate(shown)}  # side by side at half
+    place = {method: 0.014 * (at - len(shown) / 2) for at, method in enumerate(shown)}  # side by side at half
     rows = rows.assign(x=[row.share + place[row.method] * (row.share == HALF) for row in rows.itertuples()])
     rows = rows.assign(label=[METHODS[method][0] for method in rows["method"]])
     base = alt.Chart(rows, width="container", height=220).encode(
-        x=alt.X("x:Q", title="share of key heads that keep all", scale=alt.Scale(domain=[-0.02, 1.02])),
+        x=alt.X("x:Q", title="share of key heads that keep all", scale=alt.Scale(domain=[-0.02, 1.02], nice=False)),
         color=colour,
         tooltip=[
             alt.Tooltip("label:N", title="kept"),
@@ -249,6 +252,8 @@ def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
 
 def _policies(slot: Slot) -> Table:
     rows = slot.cache[slot.cache["measure"].isin(["recall", "loss"])]
+    place = {method: number for number, method in enumerate(METHODS)}
+    rows = rows.assign(place=rows["method"].map(place)).sort_values(["task", "place", "share"])
     table = [
         [row.task, METHODS[row.method][0], f"{row.kept:.0f}", number(100 * row.entries, 0),
          f"{number(row.value, 3)} {interval(row.low, row.high, 3)}".strip(),
@@ -266,7 +271,10 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     cells = last.set_index(["sinks", "positions"])
     length, passages = int(last["length"].iloc[0]), int(last["passages"].max())
     most = int(max(sinks for sinks, _ in cells.index))
-    where = f"over the last scored tokens up to {length} ({passages} passage{'s' * (passages > 1)})"
+    before = sorted(set(rows["length"].astype(int)))[-2:-1]
+    where = (
+        f"{f'from token {before[0]} ' if before else ''}up to token {length} ({passages} passage{'s' * (passages > 1)})"
+    )
     if (0, "text") not in cells.index or most <= 0:
         return f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention."
     bare, sunk = cells.loc[(0, "text")], cells.loc[(most, "text")]
