@@ -17,8 +17,8 @@ and the share of answers that are the nearest demonstrations' where these differ
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`
 (accuracy in context without k heads of one family that are not the other's), `gates.streaming_share` (query heads whose
 last hidden state hardly moves when they alone see sinks and a window) and `cache.half.{recall,random}` (needle recall
-with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`). What was not measured is left out, so that
-a diff shows it as missing.
+with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`). What was
+not measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

@@ -286,7 +286,9 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     side = beyond(bare.low, bare.high, 0.0, 3) if bare.low == bare.low else 0
     if side > 0:
         back = 1 - sunk.change / bare.change
-        text += f" The window alone is worse; sinks bring back {number(100 * min(max(back, 0), 1), 0)} % of the loss."
+        text += (
+            f" The window alone is worse; sinks bring back {number(100 * min(max(back, 0), 1), 0)} % of what it loses."
+        )
     else:
         text += " On so many passages the window alone is not told apart from full attention."
     if (most, "cache") in cells.index:
