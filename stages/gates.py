@@ -254,7 +254,8 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
         return {"loss": [-float(outcome.scored.logprob.mean(dtype=np.float64)) for outcome in outcomes]}
 
     chosen = [policy for policy in tried if policy[0] != "random"]
-    rows = [{"task": TEXT} | row for row in _rows(loaded, pairs, cut, chosen, _Sized(streams, cut), losses)]
+    rows = _rows(loaded, pairs, cut, chosen, _Sized(streams, cut), losses) if chosen else []
+    rows = [{"task": TEXT} | row for row in rows]
     cells: list[dict] = []
 
     def add(outcomes: list, sinks: int, counted: str) -> None:

@@ -103,7 +103,7 @@ def main(slot: str) -> None:
 def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> dict:
     """Write what heads, caches and text lose where heads stream; return the metrics."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
+    windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
     measured = caching.gates(tables.read(paths.gates(slot), tables.GATES), heads, windows)
     thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
     for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
