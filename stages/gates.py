@@ -75,7 +75,7 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
         tried = caching.policies(
             _rankings(pd.DataFrame(gates), heads), asked.shares, asked.draws, stream(settings.seed, f"gates/{slot}")
         )
-    cache = _recalled(loaded, needles["b"], cut, tried) if needles["b"] else []
+    cache = _recalled(loaded, needles["b"], cut, tried) if needles["b"] and tried else []
     streaming: list[dict] = []
     if passages:
         lost, streaming = _texts(loaded, passages, cut, tried, asked)
