@@ -99,7 +99,8 @@ def main(name: str) -> None:
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     summaries["states"] = pd.DataFrame(studied, columns=["arm", "seed", *STUDIED])
     for file, table in summaries.items():
-        tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
+        digits = "%.6g" if file == "states" else "%.5f"  # states: what is nearly nothing is not nothing
+        tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format=digits))
     counts = {arm: training.seeds for arm, training in arms.items()}
     made_with = {"sha256": digest(settings.seed, recipe)}
     for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
