@@ -53,6 +53,8 @@ class Architecture(Section):
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
         if self.type in ("bert", "vit") and not self.inner:
             raise ValueError(f"inner: 0; {self.type} needs MLPs")
+        if self.type == "vit" and self.inner % self.width:
+            raise ValueError(f"inner: {self.inner} is no multiple of width: {self.width}; vit needs one")
         return self
 
 

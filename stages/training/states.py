@@ -179,6 +179,8 @@ def _holds(held: Held, kinds_NS: np.ndarray, run: Intact, registers: int, rng: n
                 yield "holds", layer, kind, fact, "accuracy", *probed
             for fact, values_NTP in held.values.items() if kind != REGISTER else ():
                 values_NP = values_NTP[rows_N, place_N[rows_N] - registers]
+                if not values_NP.any():  # a class token has no pixels
+                    continue
                 probed = predicted(states_ND, values_NP, split_a_N[rows_N], rng)
                 yield "holds", layer, kind, fact, "R2", *probed
 

@@ -57,7 +57,7 @@ def build(architecture: Architecture, lesson: States) -> PreTrainedModel:
         hidden_size=architecture.width,
         num_hidden_layers=architecture.layers,
         num_attention_heads=architecture.heads,
-        mlp_ratio=architecture.inner / architecture.width,
+        mlp_ratio=architecture.inner // architecture.width,
         hidden_act=architecture.activation,
         initializer_range=architecture.initializer_range,
         image_size=side,
@@ -101,7 +101,9 @@ def answers(
     ids_BS = torch.cat([torch.arange(first, first + registers).expand(len(ids_BT), -1), ids_BT], dim=1)
     if kept_BS is not None:
         ids_BS = ids_BS.gather(1, kept_BS)
-    out = model(ids_BS, position_ids=kept_BS, use_cache=False, output_attentions=attention)
+    # with positions that jump and no mask, transformers takes the tokens for several sequences packed into one
+    there_BS = None if kept_BS is None else torch.ones_like(ids_BS)
+    out = model(ids_BS, attention_mask=there_BS, position_ids=kept_BS, use_cache=False, output_attentions=attention)
     return out.logits, out.attentions if attention else None
 
 
