@@ -16,6 +16,8 @@ from stages.recipes.states import REGISTER, STUDIED
 COLUMNS = ["arm", "seed", *STUDIED]
 TEXT = {"arm", "question", "tokens", "what", "measure"}
 READ = 0.1  # R2 from which on numbers are said to be read: it has no interval
+FAR = 10.0  # robust standard deviations, as measured
+LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
@@ -179,18 +181,25 @@ def dump(states: pd.DataFrame, arm: str) -> str:
 
 
 def norms(states: pd.DataFrame) -> str:
-    """Say whether any state is an outlier by its length, within its kind of token."""
-    rows = states[states["question"] == "norms"]
-    beyond = rows.loc[rows["what"] == "beyond", "value"].max()
-    longest = rows.loc[rows["what"] == "longest", "value"].max()
-    if pd.isna(longest):
+    """Say whether any token's state is an outlier by its length, within its kind; registers are too few to tell."""
+    rows = states[(states["question"] == "norms") & (states["tokens"] != REGISTER)]
+    keys = ["arm", "seed", "layer", "tokens"]
+    lengths = rows.pivot_table(index=keys, columns="what", values="value")
+    if lengths.empty:
         return "Lengths of states were not measured."
-    text = f"Outliers by length: over all variants, runs and layers the longest state is {number(longest)} times the "
-    text += "median of its kind of token; "
-    if beyond == 0:
-        return text + "none is longer than that median by 10 robust standard deviations: no outliers form here."
-    share = "less than 0.1" if beyond < 0.001 else number(100 * beyond, 1)
-    return text + f"at most {share} % of a kind are longer than that median by 10 robust standard deviations."
+    far = lengths[(lengths["beyond"] > 0) & (lengths["longest"] >= LONG)]
+    text = "Outliers by length, within a kind of token, over all variants, runs and layers, registers left out: "
+    if far.empty:
+        return (
+            f"{text}no state is both {FAR:.0f} robust standard deviations above the median of its kind and "
+            f"{LONG:.0f} times as long (the longest state of all: {number(lengths['longest'].max())} times its kind's "
+            "median): no outliers form here."
+        )
+    return (
+        f"{text}up to {number(100 * far['beyond'].max(), 1)} % of a kind lie {FAR:.0f} robust standard deviations above "
+        f"its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of {len(lengths)} "
+        "combinations of variant, run, layer and kind have such states)."
+    )
 
 
 def _grouped(rows: pd.DataFrame, arms: list[str], keys: list[str]):

@@ -49,7 +49,7 @@ class Patches(States):
     noise: float = Field(default=0.05, ge=0)
     jitter: int = Field(default=0, ge=0)
     pixels: bool = False
-    learned: float = Field(default=0.7, gt=0, lt=1)
+    learned: float = Field(default=0.6, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "Patches":
