@@ -70,7 +70,9 @@ def _suits(where: str, lesson: Lesson, architecture: Architecture) -> None:
     if images != (architecture.type == "vit"):
         raise UserError(f"{where}.type = {architecture.type!r}: the lesson has {'images' if images else 'text'}")
     if architecture.registers and not about_states:
-        raise UserError(f"{where}.registers = {architecture.registers}: allowed: 0, this lesson does not ask about them")
+        raise UserError(
+            f"{where}.registers = {architecture.registers}: allowed: 0, this lesson does not ask about them"
+        )
 
 
 def _fits(where: str, lesson: Lesson, before: Lesson) -> None:

@@ -118,14 +118,14 @@ def test_an_edit_of_no_token_changes_nothing_and_one_of_states_by_themselves_nei
     run = states.intact(model, held, 3)
     nothing = np.empty((24, 0), dtype=np.int64)
     for edit in states.KINDS:
-        scores, labels = states.edit(model, held, run, 3, nothing, edit)
+        scores, labels = states.edit(model, held, run, 3, nothing, edit, np.zeros(24))
         assert torch.allclose(scores, run.scores_NSQ[:, 3:], atol=1e-5), edit
         assert (labels == held.labels_NT).all()
     with states.states(model, lambda layer, state: run.states_LNSD[layer]):
         again, _ = tagger.answers(model, held.inputs, 3)
     assert torch.allclose(again, run.scores_NSQ, atol=1e-5)
     some = np.tile([3, 5], (24, 1))
-    changed, labels = states.edit(model, held, run, 3, some, "zero")
+    changed, labels = states.edit(model, held, run, 3, some, "zero", held.layout_N)
     assert (changed - run.scores_NSQ[:, 3:]).abs().max() > 1e-3 and (labels[:, [0, 2]] == IGNORED).all()
 
 
@@ -136,7 +136,7 @@ def test_a_dropped_token_is_looked_at_by_nobody(lesson, kind):
     model, held = model_of(lesson, training), lesson.held_out(np.random.default_rng(0), 6)
     run = states.intact(model, held, 3)
     gone = np.tile([0, 7], (6, 1))
-    scores, _ = states.edit(model, held, run, 3, gone, "drop")
+    scores, _ = states.edit(model, held, run, 3, gone, "drop", held.layout_N)
     from torch.nn import functional
 
     softmax = functional.softmax
@@ -172,6 +172,15 @@ def test_registers_of_a_causal_model_are_constants_that_mean_and_shuffle_leave_a
     assert (own["value"] - own["control"]).min() > 0.2  # the probe can read what is there
     uniform = table.loc[("attention", REGISTER, "mass"), "control"].iloc[0]
     assert uniform == pytest.approx(np.mean([3 / (4 + t) for t in range(20)]), abs=1e-5)
+
+
+def test_nothing_is_asked_of_a_sequence_that_has_nobody_to_exchange_with():
+    training = trained("bert")
+    model, held = model_of(LESSON, training), LESSON.held_out(np.random.default_rng(0), 6)
+    run, layout_N = states.intact(model, held, 3), np.array([0, 1, 0, 0, 1, 2])
+    for edit, asked in (("shuffle", 5), ("mean", 5), ("zero", 6), ("drop", 6)):
+        _, labels = states.edit(model, held, run, 3, np.tile([4], (6, 1)), edit, layout_N)
+        assert (labels != IGNORED).any(1).sum() == asked, edit
 
 
 def test_mean_and_shuffle_stay_within_a_layout_and_a_position():
@@ -224,7 +233,7 @@ def test_what_is_read_in_one_run_of_two_is_said_to_be():
     assert "holds the label (0.98 [0.98, 0.98]" in recipe_states.held(rows(), "encoder")
     mixed = rows()
     mixed.loc[1, "low"] = 0.4
-    assert "in 1 of 2 runs holds the label" in recipe_states.held(mixed, "encoder").replace("in 1 of 2 holds", "in 1 of 2 runs holds")
+    assert "in 1 of 2 runs holds the label" in recipe_states.held(mixed, "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(low=0.4), "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(shuffled=0.97), "encoder")
 
@@ -242,14 +251,16 @@ def test_edits_are_told_apart_from_zero_run_by_run():
 
 
 def test_outliers_are_said_to_be_there_or_not():
-    lengths = [rows(question="norms", what=what, value=value) for what, value in (("longest", 1.3), ("beyond", 0.0))]
+    lengths = [
+        rows(question="norms", tokens="filler", what=what, value=value)
+        for what, value in (("longest", 1.3), ("beyond", 0.0))
+    ]
     assert "no outliers form here" in recipe_states.norms(pd.concat(lengths))
-    lengths[1] = rows(question="norms", what="beyond", value=0.02)
+    lengths[1] = rows(question="norms", tokens="filler", what="beyond", value=0.02)
     assert "no outliers form here" in recipe_states.norms(pd.concat(lengths))  # far, but not long
-    lengths[0] = rows(question="norms", what="longest", value=4.0)
+    lengths[0] = rows(question="norms", tokens="filler", what="longest", value=4.0)
     assert "up to 2.0 %" in recipe_states.norms(pd.concat(lengths))
     assert "not measured" in recipe_states.norms(pd.concat(lengths).assign(tokens=REGISTER))
-    lengths[0] = rows(question="norms", what="longest", value=1.3)
 
 
 @pytest.mark.parametrize("folder", [Path(), paths.FULL])
@@ -271,5 +282,7 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
         assert table.loc[(arm, "used", REGISTER)].loc[["mean", "shuffle"], "value"].abs().max() < 1e-5
     mass = table.loc[("back_copy", "attention", REGISTER, "mass")].query("layer == 0")
     assert (mass["value"] / mass["control"]).min() >= 1.2
-    zero, drop = (table.loc[("back_copy", "used", REGISTER, edit)].query("measure == 'loss'") for edit in ("zero", "drop"))
+    zero, drop = (
+        table.loc[("back_copy", "used", REGISTER, edit)].query("measure == 'loss'") for edit in ("zero", "drop")
+    )
     assert zero["value"].min() >= 0.3 and drop["value"].abs().max() <= 0.02

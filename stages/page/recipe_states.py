@@ -89,9 +89,7 @@ def _figure(holds: pd.DataFrame, arms: list[str], path: str) -> Figure:
 def _held_table(holds: pd.DataFrame, arms: list[str], path: str) -> Table:
     rows = []
     for (arm, fact, tokens), of_kind in _grouped(holds, arms, ["arm", "what", "tokens"]):
-        first, last = (
-            of_kind[of_kind["layer"] == layer] for layer in (of_kind["layer"].min(), of_kind["layer"].max())
-        )
+        first, last = (of_kind[of_kind["layer"] == layer] for layer in (of_kind["layer"].min(), of_kind["layer"].max()))
         cells = [_ranged(part["value"]) for part in (first, last)]
         beside = [number(last[column].mean()) for column in ("control", "shuffled")]
         trials = f"{last['trials'].min():.0f}"
@@ -122,7 +120,9 @@ def held(holds: pd.DataFrame, arm: str) -> str:
         count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
         values = f"{_ranged(of_kind['value'])}; without {number(of_kind['control'].mean())}"
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
-            is_held = "holds" if count == runs else "is not shown to hold" if not count else f"in {count} of {runs} holds"
+            is_held = (
+                "holds" if count == runs else "is not shown to hold" if not count else f"in {count} of {runs} holds"
+            )
             parts.append(f"one {tokens} {is_held} the {fact} ({values})")
     return f"after the last block {listed(parts)}." if parts else ""
 

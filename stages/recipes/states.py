@@ -84,4 +84,3 @@ class States(Lesson):
     def pooled(self) -> bool:
         """Of images: whether there is a class token, which is token 0."""
         return False
-

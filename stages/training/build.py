@@ -31,7 +31,9 @@ def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTra
     Registers are the last ids of the vocabulary.
     """
     kinds = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}
-    return kinds[architecture.type](architecture, vocabulary + architecture.registers, positions + architecture.registers)
+    return kinds[architecture.type](
+        architecture, vocabulary + architecture.registers, positions + architecture.registers
+    )
 
 
 def _bert(architecture: Architecture, vocabulary: int, positions: int) -> BertForMaskedLM:

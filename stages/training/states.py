@@ -58,9 +58,9 @@ def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
 def states(model: PreTrainedModel, write=None) -> Iterator[list[torch.Tensor]]:
     """Collect the states before each block and after the last; `write(layer, states)` returns what a block reads.
 
-        with states(model) as seen:
-            answers(model, inputs, registers)
-        seen[0]  # embeddings, (N, S, D)
+    with states(model) as seen:
+        answers(model, inputs, registers)
+    seen[0]  # embeddings, (N, S, D)
     """
     seen: list[torch.Tensor] = []
     all_blocks, handles = blocks(model), []
@@ -190,8 +190,10 @@ def _used(model: PreTrainedModel, lesson: States, held: Held, run: Intact, regis
     if registers:
         edited = {REGISTER: np.tile(np.arange(registers), (len(held), 1)), **edited}
     for name, places_NK in edited.items():
+        # registers stand in the same place in all sequences
+        layout_N = np.zeros(len(held), dtype=np.int64) if name == REGISTER else held.layout_N
         for kind in KINDS:
-            scores_NTQ, labels_NT = edit(model, held, run, registers, places_NK, kind)
+            scores_NTQ, labels_NT = edit(model, held, run, registers, places_NK, kind, layout_N)
             before = outcomes(lesson, labels_NT, run.scores_NSQ[:, registers:])
             after = outcomes(lesson, labels_NT, scores_NTQ)
             for measure in before:
@@ -206,11 +208,18 @@ def _used(model: PreTrainedModel, lesson: States, held: Held, run: Intact, regis
 
 @torch.no_grad()
 def edit(
-    model: PreTrainedModel, held: Held, run: Intact, registers: int, places_NK: np.ndarray, kind: str
+    model: PreTrainedModel,
+    held: Held,
+    run: Intact,
+    registers: int,
+    places_NK: np.ndarray,
+    kind: str,
+    layout_N: np.ndarray,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Return answers (N, T, Q) with the states of some tokens replaced at every layer, and what is asked of the others.
 
-    Answers of dropped tokens are 0; nothing is asked of an edited token.
+    Answers of dropped tokens are 0; nothing is asked of an edited token, nor, where states come from sequences of the
+    same layout, of a sequence that is alone in its own.
     """
     count, tokens = run.scores_NSQ.shape[:2]
     edited_NS = np.zeros((count, tokens), dtype=bool)
@@ -222,7 +231,10 @@ def edit(
         scores_NSQ = torch.zeros_like(run.scores_NSQ).scatter(1, kept_NS[..., None].expand_as(some_NSQ), some_NSQ)
         return scores_NSQ[:, registers:], labels_NT
     mask_NS1 = torch.from_numpy(edited_NS)[..., None]
-    instead = replacements(run.states_LNSD, held.layout_N, kind)
+    if kind in ("mean", "shuffle"):
+        _, which_N, counts = np.unique(layout_N, return_inverse=True, return_counts=True)
+        labels_NT[counts[which_N] == 1] = IGNORED
+    instead = replacements(run.states_LNSD, layout_N, kind)
     with states(model, lambda layer, state_NSD: torch.where(mask_NS1, instead[layer], state_NSD)):
         scores_NSQ, _ = answers(model, held.inputs, registers)
     return scores_NSQ[:, registers:], labels_NT
@@ -244,5 +256,3 @@ def replacements(states_LNSD: torch.Tensor, layout_N: np.ndarray, kind: str) -> 
         else:
             instead[:, rows] = states_LNSD[:, np.roll(rows, 1)]
     return instead
-
-

@@ -12,8 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, Dinov2WithRegistersPreTrainedModel
-from transformers import PreTrainedModel
+from transformers import (
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    Dinov2WithRegistersPreTrainedModel,
+    PreTrainedModel,
+)
 
 from stages.recipes.lesson import IGNORED, Batch
 from stages.recipes.settings import Architecture
