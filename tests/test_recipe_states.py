@@ -251,10 +251,8 @@ def test_edits_are_told_apart_from_zero_run_by_run():
 
 
 def test_outliers_are_said_to_be_there_or_not():
-    lengths = [
-        rows(question="norms", tokens="filler", what=what, value=value)
-        for what, value in (("longest", 1.3), ("beyond", 0.0))
-    ]
+    values = (("longest", 1.3), ("beyond", 0.0))
+    lengths = [rows(question="norms", tokens="filler", what=what, value=value) for what, value in values]
     assert "no outliers form here" in recipe_states.norms(pd.concat(lengths))
     lengths[1] = rows(question="norms", tokens="filler", what="beyond", value=0.02)
     assert "no outliers form here" in recipe_states.norms(pd.concat(lengths))  # far, but not long

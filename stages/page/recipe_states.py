@@ -36,10 +36,10 @@ def design(recipe: Recipe) -> str:
     return (
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
         f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
-        f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} held-out "
-        f"sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored on the "
-        "others. To hold something is not to use it, so that both are asked: an edit replaces what every block reads at "
-        "some tokens, and the outcome is that of the other tokens."
+        f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
+        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored on the "
+        "others. To hold something is not to use it, so that both are asked: an edit replaces what every block reads "
+        "at some tokens, and the outcome is that of the other tokens."
     )
 
 
@@ -121,7 +121,11 @@ def held(holds: pd.DataFrame, arm: str) -> str:
         values = f"{_ranged(of_kind['value'])}; without {number(of_kind['control'].mean())}"
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
             is_held = (
-                "holds" if count == runs else "is not shown to hold" if not count else f"in {count} of {runs} holds"
+                "holds"
+                if count == runs
+                else "is not shown to hold"
+                if not count
+                else f"in {count} of {runs} runs holds"
             )
             parts.append(f"one {tokens} {is_held} the {fact} ({values})")
     return f"after the last block {listed(parts)}." if parts else ""
@@ -196,8 +200,8 @@ def norms(states: pd.DataFrame) -> str:
             "median): no outliers form here."
         )
     return (
-        f"{text}up to {number(100 * far['beyond'].max(), 1)} % of a kind lie {FAR:.0f} robust standard deviations above "
-        f"its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of {len(lengths)} "
+        f"{text}up to {number(100 * far['beyond'].max(), 1)} % of a kind lie {FAR:.0f} robust standard deviations "
+        f"above its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of {len(lengths)} "
         "combinations of variant, run, layer and kind have such states)."
     )
 

@@ -2,12 +2,12 @@
 
 A canvas of noise with one of scikit-learn's handwritten digits (8 x 8 pixels) on it. Two questions to the patches:
 
-    digit    the class token says the digit, patches are asked nothing: those of the background have nothing of their own
-             to keep and may come to hold what is global (Darcet+ ICLR 2024, arXiv 2309.16588, of large models)
+    digit    the class token says the digit, patches are asked nothing: those of the background have nothing of their
+             own to keep and may come to hold what is global (Darcet+ ICLR 2024, arXiv 2309.16588, of large models)
     patches  there is no class token: object patches say the digit, background patches `none`, every patch its pixels
 
-Training and held-out digits are different ones of the 1,797; every held-out digit occurs once, on one of the places that
-all digits share, so that split a and b have no digit in common.
+Training and held-out digits are different ones of the 1,797; every held-out digit occurs once, on one of the places
+that all digits share, so that split a and b have no digit in common.
 
 Legend: B image, T token (class token, if any, and patches), P pixel of a patch.
 """
@@ -39,7 +39,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 class Patches(States):
     """Canvases of `canvas` x `canvas` pixels, cut into patches of `patch` x `patch`; noise: standard deviation.
 
-    grid: the digit lies on the patch grid; else it is moved by up to `patch` - 1 pixels, `jitter` at most.
+    jitter: the digit lies on the patch grid, moved by up to so many pixels.
     pixels: every patch also gives its own pixels back. learned: share of the digits that are for training.
     """
 

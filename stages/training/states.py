@@ -1,12 +1,12 @@
 """What the states of a recipe's tokens hold and whether they are used, from a checkpoint of a lesson about states.
 
 A state is what a block reads: layer l's states are those before block l, the last ones those after the last block. At a
-checkpoint, `measured` gives the outcomes on held-out sequences and every head's attention to the registers. At the last,
-`studied` gives one row per question:
+checkpoint, `measured` gives the outcomes on held-out sequences and every head's attention to the registers. At the
+last, `studied` gives one row per question:
 
     holds      a probe's score on a fact, from one token's state per sequence; `control`: the commonest answer
-    used       change of an outcome when the states of some tokens are replaced at every layer, over the tokens whose own
-               states are not: dropped (the tokens are gone), zero, the mean over sequences of the same position and
+    used       change of an outcome when the states of some tokens are replaced at every layer, over the tokens whose
+               own states are not: dropped (the tokens are gone), zero, the mean over sequences of the same position and
                layout, or those of another such sequence; `control` is the intact outcome
     attention  mean mass on the registers, of all other tokens; `control`: with uniform attention to what is visible
     norms      median length of a state, and the longest over it; `beyond`: share of states longer than the median
@@ -241,7 +241,7 @@ def edit(
 
 
 def replacements(states_LNSD: torch.Tensor, layout_N: np.ndarray, kind: str) -> torch.Tensor:
-    """Return what stands in the place of every state, (L + 1, N, S, D): zero, the layout's mean, or its next sequence's.
+    """Return what stands in the place of every state, (L + 1, N, S, D): zero, its layout's mean, or another sequence's.
 
     The mean and the donor are of the same position: a layout's sequences have the same kinds of tokens there.
     """

@@ -1,6 +1,6 @@
 """Models that are asked something at every token, with registers before the others: text models as they are, and a ViT.
 
-The ViT is transformers' DINOv2 with registers (class token, registers, patches; pre-LN) with one linear layer behind it,
+The ViT is transformers' DINOv2 with registers (class token, registers, patches; pre-LN) and one linear layer behind,
 which any reader of that architecture can open. A lesson without a class token leaves it out of the sequence.
 
 Legend: B batch, T token of the lesson, S token of the model (registers and T), D width, P pixel of a patch, Q answer.
