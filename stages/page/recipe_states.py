@@ -37,8 +37,8 @@ def design(recipe: Recipe) -> str:
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
         f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
         f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
-        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored on the "
-        "others. To hold something is not to use it, so that both are asked: an edit replaces what every block reads "
+        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored on "
+        "the others. To hold something is not to use it, so that both are asked: an edit replaces what every block reads "
         "at some tokens, and the outcome is that of the other tokens."
     )
 
@@ -120,15 +120,14 @@ def held(holds: pd.DataFrame, arm: str) -> str:
         count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
         values = f"{_ranged(of_kind['value'])}; without {number(of_kind['control'].mean())}"
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
-            is_held = (
-                "holds"
-                if count == runs
-                else "is not shown to hold"
-                if not count
-                else f"in {count} of {runs} runs holds"
-            )
-            parts.append(f"one {tokens} {is_held} the {fact} ({values})")
+            parts.append(f"one {tokens} {_in_runs(count, runs)} the {fact} ({values})")
     return f"after the last block {listed(parts)}." if parts else ""
+
+
+def _in_runs(count: int, runs: int) -> str:
+    if not count:
+        return "is not shown to hold"
+    return "holds" if count == runs else f"in {count} of {runs} runs holds"
 
 
 def read(rows: pd.DataFrame) -> pd.Series:
