@@ -37,9 +37,9 @@ def design(recipe: Recipe) -> str:
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
         f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
         f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
-        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored on "
-        "the others. To hold something is not to use it, so that both are asked: an edit replaces what every block reads "
-        "at some tokens, and the outcome is that of the other tokens."
+        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and scored "
+        "on the others. To hold something is not to use it, so that both are asked: an edit replaces what every block "
+        "reads at some tokens, and the outcome is that of the other tokens."
     )
 
 
@@ -200,8 +200,8 @@ def norms(states: pd.DataFrame) -> str:
         )
     return (
         f"{text}up to {number(100 * far['beyond'].max(), 1)} % of a kind lie {FAR:.0f} robust standard deviations "
-        f"above its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of {len(lengths)} "
-        "combinations of variant, run, layer and kind have such states)."
+        f"above its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of "
+        f"{len(lengths)} combinations of variant, run, layer and kind have such states)."
     )
 
 

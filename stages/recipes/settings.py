@@ -9,10 +9,12 @@ from pydantic import (
     Discriminator,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -40,6 +42,12 @@ class Architecture(Section):
     amplitude: Positive = 0.2
     embedding_range: Positive | None = None
     attention_range: Positive | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_registers(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out registers where there are none: results made before there were any keep their hash."""
+        content = write(self)
+        return content if self.registers else {key: value for key, value in content.items() if key != "registers"}
 
     @model_validator(mode="after")
     def _ranges(self) -> "Architecture":
