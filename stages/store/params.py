@@ -179,6 +179,15 @@ class Neighbours(Section):
         return self
 
 
+class Sinks(Section):
+    """Sinks: short passages read, each on every kind of input; passages, their tokens, and shuffles of probes."""
+
+    prompts: Count
+    passages: Count
+    tokens: Annotated[int, Field(ge=8)]
+    shuffles: Annotated[int, Field(ge=20)]
+
+
 class Report(Section):
     """The page."""
 
@@ -215,6 +224,7 @@ class Params(Studies):
     shifts: Shifts
     circuit: Circuit
     neighbours: Neighbours
+    sinks: Sinks
     report: Report
 
 
