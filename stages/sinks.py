@@ -128,6 +128,7 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
     lengths_N1 = np.array([[len(embedding)] for embedding in embedded])
     targets = {
         "token": own_NP,
+        "next": np.stack([embedding[at + 1] for embedding, at in zip(embedded, at_N, strict=True)]),
         "position": at_N.astype(np.float64),
         "topic": np.unique([prompt.category for prompt in prompts], return_inverse=True)[1],
         "rest": (sums_NP - own_NP) / (lengths_N1 - 1),

@@ -44,12 +44,15 @@ COLUMNS = {
     "controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "sinks": "part input layer head measure threshold value low high prompts note",
+    "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
+    "sinks": {"part", "input"},
     "switch": {"heads", "passed_over"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
@@ -82,6 +85,8 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    sinks: pd.DataFrame
+    probes: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

@@ -1,9 +1,9 @@
 """What can be read from ONE token's state by a linear map, with what stands for nothing beside it.
 
 States have unit norm, so that their length says nothing, and are centred by the prompts that a probe is fitted on. A
-probe is a ridge regression (scikit-learn), fitted on some blocks of text and scored on the others, every block once; its
-penalty is chosen inside the blocks that it is fitted on. Numbers: R2 over all of them together, against their mean on
-the fitted blocks. Classes: accuracy, the class with the highest score.
+probe is a ridge regression (scikit-learn), fitted on some blocks of text and scored on the others, every block once;
+its penalty is chosen by leaving out one token of the blocks that it is fitted on. Numbers: R2 over all of them
+together, against their mean on the fitted blocks. Classes: accuracy, the class with the highest score.
 
 Chance: the mean over `shuffles` probes of shuffled targets, and for classes the share of unseen tokens that have the
 commonest class of the fitted ones (`majority`): what a state gets that is the same in every prompt, exactly.
@@ -20,7 +20,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from stages.statistics.intervals import interval
 
 FOLDS = 5
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of states whose squared distances from their mean are 1 on average
+PENALTIES = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # of states whose squared distances from their mean are 1 on average
 SAME = 1e-5  # states of unit norm that are not farther from their mean are one state, up to the order of sums
 FEWEST = 20  # tokens that a claim rests on
 
@@ -102,11 +102,19 @@ def _read(states_ND: np.ndarray, targets_ONP: np.ndarray, fit_N: np.ndarray, tol
     fit_ND, told_ND = states_ND[fit_N] - centre_D, states_ND[told_N] - centre_D
     size = np.sqrt((fit_ND**2).sum(1).mean())
     fit_ND, told_ND = fit_ND / size, told_ND / size
-    penalty = RidgeCV(PENALTIES, fit_intercept=False).fit(fit_ND, targets_ONP[0, fit_N]).alpha_
     orders, _, numbers = targets_ONP.shape
-    stacked_NM = targets_ONP[:, fit_N].transpose(1, 0, 2).reshape(int(fit_N.sum()), -1)
-    read_NM = Ridge(penalty, fit_intercept=False).fit(fit_ND, stacked_NM).predict(told_ND)
-    return read_NM.reshape(-1, orders, numbers).transpose(1, 0, 2)
+    fit_NM = targets_ONP[:, fit_N].transpose(1, 0, 2).reshape(int(fit_N.sum()), -1)
+    left_out = RidgeCV(PENALTIES, fit_intercept=False, store_cv_results=True).fit(fit_ND, fit_NM).cv_results_
+    best_O = left_out.mean(0).reshape(orders, numbers, len(PENALTIES)).sum(1).argmin(1)
+    read_ONP = np.zeros((orders, int(told_N.sum()), numbers))
+    for index in np.unique(best_O):  # every order of the targets has the penalty that suits it
+        alike_O = best_O == index
+        model = Ridge(PENALTIES[index], fit_intercept=False)
+        read_NM = model.fit(fit_ND, fit_NM.reshape(-1, orders, numbers)[:, alike_O].reshape(len(fit_ND), -1)).predict(
+            told_ND
+        )
+        read_ONP[alike_O] = read_NM.reshape(len(told_ND), -1, numbers).transpose(1, 0, 2)
+    return read_ONP
 
 
 def _numbers(target: np.ndarray) -> np.ndarray:

@@ -366,7 +366,10 @@ SINK_TOKENS = _schema(
 
 PROBES = _schema(
     kind=(pa.string(), "whose state: 'first', 'attended', 'largest' or 'ordinary' (stages/model/token_states.py)"),
-    target=(pa.string(), "'token' and 'position' (its own), 'topic' and 'rest' (the passage's file, its other tokens)"),
+    target=(
+        pa.string(),
+        "'token', 'position' (its own), 'next' (the token after it), 'topic', 'rest' (file, all other tokens)",
+    ),
     layer=(pa.int16(), "residual after this layer's block; -1: before the first block"),
     value=(pa.float32(), "accuracy (topic) or R2 on unseen blocks; null where there is nothing to tell"),
     low=(pa.float32(), "2.5 % bound over blocks"),
