@@ -77,33 +77,32 @@ def probe(
         else:
             asked[name] = target
     wanted = {name: _numbers(target) for name, target in asked.items()}
-    orders = np.array([np.arange(len(blocks_N)), *(rng.permutation(len(blocks_N)) for _ in range(shuffles))])
-    guesses = {name: np.zeros((len(orders), *numbers.shape)) for name, numbers in wanted.items()}
+    guesses = {name: np.zeros((1 + shuffles, *numbers.shape)) for name, numbers in wanted.items()}
     means = {name: np.zeros_like(numbers) for name, numbers in wanted.items()}
     for fold in np.unique(fold_N):
         fit_N, told_N = fold_N != fold, fold_N == fold
+        own = np.arange(fit_N.sum())  # only what a probe is fitted on is shuffled: unseen targets stay unseen
+        orders = np.array([own, *(rng.permutation(own) for _ in range(shuffles))])
         for name, numbers_NP in wanted.items():
-            shuffled_ONP = numbers_NP[orders]
-            average_OP = shuffled_ONP[:, fit_N].mean(1)
-            means[name][told_N] = average_OP[0]
-            guesses[name][:, told_N] = average_OP[:, None]
+            fit_ONP = numbers_NP[fit_N][orders]
+            average_P = fit_ONP[0].mean(0)
+            means[name][told_N] = guesses[name][:, told_N] = average_P
             if not constant:
-                read_ONP = _read(states_ND, shuffled_ONP - average_OP[:, None], fit_N, told_N)
-                guesses[name][:, told_N] += read_ONP
+                guesses[name][:, told_N] += _read(states_ND, fit_ONP - average_P, fit_N, told_N)
     for name, target in asked.items():
         scored = _share if target.dtype.kind != "f" else _explained
         results[name] = scored(guesses[name], means[name], target, wanted[name], blocks_N)
     return {name: results[name] for name in targets}
 
 
-def _read(states_ND: np.ndarray, targets_ONP: np.ndarray, fit_N: np.ndarray, told_N: np.ndarray) -> np.ndarray:
-    """Return what probes read from unseen states, for every order of the targets (O, told N, P)."""
+def _read(states_ND: np.ndarray, fit_ONP: np.ndarray, fit_N: np.ndarray, told_N: np.ndarray) -> np.ndarray:
+    """Return what probes read from unseen states (O, told N, P), for every order of the targets of the fitted ones."""
     centre_D = states_ND[fit_N].mean(0)
     fit_ND, told_ND = states_ND[fit_N] - centre_D, states_ND[told_N] - centre_D
     size = np.sqrt((fit_ND**2).sum(1).mean())
     fit_ND, told_ND = fit_ND / size, told_ND / size
-    orders, _, numbers = targets_ONP.shape
-    fit_NM = targets_ONP[:, fit_N].transpose(1, 0, 2).reshape(int(fit_N.sum()), -1)
+    orders, _, numbers = fit_ONP.shape
+    fit_NM = fit_ONP.transpose(1, 0, 2).reshape(len(fit_ND), -1)
     left_out = RidgeCV(PENALTIES, fit_intercept=False, store_cv_results=True).fit(fit_ND, fit_NM).cv_results_
     best_O = left_out.mean(0).reshape(orders, numbers, len(PENALTIES)).sum(1).argmin(1)
     read_ONP = np.zeros((orders, int(told_N.sum()), numbers))

@@ -11,6 +11,7 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value, percent, percents
 
 SINK = 0.3
+MARGIN = 0.05  # above chance: less is not called held, as a member's score must exceed its null by so much
 ENOUGH = 20  # prompts that a claim rests on
 WHAT = (
     "A head that has nothing to say must still spend its attention, which sums to 1. Many spend it on the first token. "
@@ -31,7 +32,8 @@ HOLDS = (
     "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
     "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
     "dashed accuracy. One token of each kind per passage; ordinary ones stand where the most attended token of "
-    "another passage does."
+    "another passage does. A token holds what its probe reads by at least 0.05 above chance (the constant state and "
+    "shuffled targets), with the whole interval."
 )
 TARGETS = {
     "token": "the token itself, R²",
@@ -246,8 +248,8 @@ def _inputs_table(rows: pd.DataFrame, path: str) -> Table:
                "passages"]  # fmt: skip
     says = (
         "Share of heads above 0.3 on each position (later: the token of words or punctuation that gets most), and "
-        "norms over the median in the layer where they are largest. `another token put first`: the former first token is "
-        "second."
+        "norms over the median in the layer where they are largest. Where another token is put first, the former first "
+        "one is second."
     )
     return Table(columns, lines, says, path, tuple(range(1, len(columns))))
 
@@ -280,12 +282,12 @@ def _middle(rows: pd.DataFrame) -> int:
 
 
 def _held(row: Any) -> int:
-    """Tell whether a probe reads something: 1 above chance and shuffled targets, 0 not told apart, -1 no value."""
+    """Tell whether a probe reads something: 1 by `MARGIN` above chance, 0 not, -1 where there is nothing to tell."""
     if row is None or pd.isna(row["value"]):
         return -1
     if pd.isna(row["low"]):
         return 0
-    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"])) > 0)
+    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"]) + MARGIN) > 0)
 
 
 def _first(rows: pd.DataFrame, decoder: bool) -> str:
