@@ -23,7 +23,7 @@ from stages.tasks.text.prompts import CHARACTERS, cut
 
 log = logging.getLogger(__name__)
 TASK = "text"
-COMPONENTS = 16  # principal components of token embeddings that probes are asked for
+COMPONENTS = 8  # principal components of token embeddings that probes are asked for
 
 
 def main(slot: str) -> None:

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 SPREADS = 5.0  # median absolute deviations above the median
 NORMAL = 1.4826  # from a median absolute deviation to a standard deviation
 GRID = 512  # points that densities are looked at on
-DRAWS = 199  # the smallest p is 1 / (1 + draws)
+DRAWS = 399  # the smallest p is 1 / (1 + draws)
 HALVINGS = 12  # of the interval in which the critical width is looked for
 
 

@@ -83,37 +83,46 @@ def probe(
         fit_N, told_N = fold_N != fold, fold_N == fold
         own = np.arange(fit_N.sum())  # only what a probe is fitted on is shuffled: unseen targets stay unseen
         orders = np.array([own, *(rng.permutation(own) for _ in range(shuffles))])
-        for name, numbers_NP in wanted.items():
-            fit_ONP = numbers_NP[fit_N][orders]
-            average_P = fit_ONP[0].mean(0)
-            means[name][told_N] = guesses[name][:, told_N] = average_P
-            if not constant:
-                guesses[name][:, told_N] += _read(states_ND, fit_ONP - average_P, fit_N, told_N)
+        fit = {name: numbers_NP[fit_N][orders] for name, numbers_NP in wanted.items()}
+        average = {name: fit_ONP[0].mean(0) for name, fit_ONP in fit.items()}
+        centred = {name: fit_ONP - average[name] for name, fit_ONP in fit.items()}
+        read = _read(states_ND, centred, fit_N, told_N) if asked and not constant else {}
+        for name, average_P in average.items():
+            means[name][told_N] = average_P
+            guesses[name][:, told_N] = average_P + read.get(name, 0.0)
     for name, target in asked.items():
         scored = _share if target.dtype.kind != "f" else _explained
         results[name] = scored(guesses[name], means[name], target, wanted[name], blocks_N)
     return {name: results[name] for name in targets}
 
 
-def _read(states_ND: np.ndarray, fit_ONP: np.ndarray, fit_N: np.ndarray, told_N: np.ndarray) -> np.ndarray:
-    """Return what probes read from unseen states (O, told N, P), for every order of the targets of the fitted ones."""
+def _read(
+    states_ND: np.ndarray, targets: Mapping[str, np.ndarray], fit_N: np.ndarray, told_N: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return what probes read from unseen states (O, told N, P), by target.
+
+    targets: in every order (O, fitted N, P), centred. Each order of each target has the penalty that suits it.
+    """
     centre_D = states_ND[fit_N].mean(0)
     fit_ND, told_ND = states_ND[fit_N] - centre_D, states_ND[told_N] - centre_D
     size = np.sqrt((fit_ND**2).sum(1).mean())
     fit_ND, told_ND = fit_ND / size, told_ND / size
-    orders, _, numbers = fit_ONP.shape
-    fit_NM = fit_ONP.transpose(1, 0, 2).reshape(len(fit_ND), -1)
-    left_out = RidgeCV(PENALTIES, fit_intercept=False, store_cv_results=True).fit(fit_ND, fit_NM).cv_results_
-    best_O = left_out.mean(0).reshape(orders, numbers, len(PENALTIES)).sum(1).argmin(1)
-    read_ONP = np.zeros((orders, int(told_N.sum()), numbers))
-    for index in np.unique(best_O):  # every order of the targets has the penalty that suits it
-        alike_O = best_O == index
-        model = Ridge(PENALTIES[index], fit_intercept=False)
-        read_NM = model.fit(fit_ND, fit_NM.reshape(-1, orders, numbers)[:, alike_O].reshape(len(fit_ND), -1)).predict(
-            told_ND
-        )
-        read_ONP[alike_O] = read_NM.reshape(len(told_ND), -1, numbers).transpose(1, 0, 2)
-    return read_ONP
+    fit_NM = np.concatenate([of.transpose(1, 0, 2).reshape(len(fit_ND), -1) for of in targets.values()], axis=1)
+    # with an intercept of their own: of numbers centred before, each is minus the sum of the others, never left out
+    left_out = RidgeCV(PENALTIES, store_cv_results=True).fit(fit_ND, fit_NM).cv_results_
+    errors_MA = left_out.mean(0)
+    best, start = [], 0
+    for orders, _, numbers in (of.shape for of in targets.values()):
+        end = start + orders * numbers
+        best.append(errors_MA[start:end].reshape(orders, numbers, -1).sum(1).argmin(1).repeat(numbers))
+        start = end
+    best_M, read_NM = np.concatenate(best), np.zeros((len(told_ND), fit_NM.shape[1]))
+    for index in np.unique(best_M):
+        model = Ridge(PENALTIES[index]).fit(fit_ND, fit_NM[:, best_M == index])
+        read_NM[:, best_M == index] = model.predict(told_ND).reshape(len(told_ND), -1)
+    ends = np.cumsum([of.shape[0] * of.shape[2] for of in targets.values()])[:-1]
+    parts = zip(targets.items(), np.split(read_NM, ends, axis=1), strict=True)
+    return {name: part.reshape(-1, of.shape[0], of.shape[2]).transpose(1, 0, 2) for (name, of), part in parts}
 
 
 def _numbers(target: np.ndarray) -> np.ndarray:

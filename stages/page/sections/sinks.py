@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from stages.page import head_maps, sink_charts
 from stages.page.inputs import Slot
@@ -121,7 +122,7 @@ def _place(rows: pd.DataFrame) -> str:
     base, follows, stays, left = (row["value"] for row in (natural, token, there, without))
     if base < 0.01:
         return f"{text}: hardly a head looks there in the first place."
-    parts = []
+    parts, later = [], _at(rows, "without", "later")
     if follows >= 0.5 * base and stays < 0.5 * base:
         parts.append("attention goes with the token, not with the place")
     elif stays >= 0.5 * base and follows < 0.5 * base:
@@ -131,7 +132,7 @@ def _place(rows: pd.DataFrame) -> str:
     else:
         parts.append("neither the place with another token nor the token at another place draws as much")
     parts.append(
-        "without the token most heads find no sink in first position"
+        f"without the token most heads find no sink in first position ({_share(later)} on a later token)"
         if left < 0.5 * base
         else "without the token the first position still serves most of them"
     )
@@ -204,13 +205,13 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         most = outliers["value"].idxmax()
         share = f"at most {percent(outliers['value'][most])} % ({outliers['note'][most]}, layer {int(most)})"
         share = share if outliers["value"][most] > 0 else "none"
-        corrected = min(1.0, float(modes.min()) * len(modes))
-        two = modes.index[modes * len(modes) <= alpha]
+        corrected = pd.Series(false_discovery_control(modes), modes.index)
+        two = modes.index[corrected <= alpha]
         names = listed(str(int(layer)) for layer in two)
         verdict = (
             f"in layer{'s' if len(two) > 1 else ''} {names} they have more than one mode" if len(two)
-            else f"in no layer more than one mode is shown (smallest p of Silverman's test, times the layers: "
-            f"{p_value(corrected)})"
+            else f"in no layer more than one mode is shown (Silverman's test, smallest q over layers "
+            f"{p_value(corrected.min())})"
         )  # fmt: skip
         said.append(
             f"Of words and punctuation, {share} are outliers in a layer (log norm above median + 5 MAD, as standard "
