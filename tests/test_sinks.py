@@ -10,6 +10,9 @@ from test_planted import POSITIONS, TOKENS, planted
 from stages.families.family import Tokens
 from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
+from stages.model.observe import observing
+from stages.model.score import Batch
+from stages.model.silence import Firsts, Writable, silenced
 from stages.model.sink_inputs import inputs, punctuation
 from stages.model.sinks import look
 from stages.model.token_states import KINDS, choose, token_states
@@ -17,6 +20,7 @@ from stages.statistics import sinks
 from stages.statistics.outliers import beyond, two_modes
 from stages.statistics.token_probes import probe
 from stages.store import tables
+from stages.store.errors import UserError
 
 LENGTH = 24
 
@@ -246,3 +250,49 @@ def test_chosen_tokens_are_plain_and_matched():
     received, norms = np.zeros(16), np.ones((2, 16))
     received[[0, 6, 15]], norms[1, 3], norms[0, 0] = (0.9, 0.2, 0.5), 7.0, 50.0
     assert choose(tokens, received, norms, near=6) == {"first": 0, "attended": 6, "largest": 3, "ordinary": 5}
+
+
+def redirected(loaded: Loaded, tokens: Tokens, heads: list[tuple[int, int]], at: np.ndarray) -> np.ndarray:
+    """Log-probabilities when, in a plain pass, these heads' attention is 1 on the first token and 0 elsewhere."""
+    numbers = {loaded.model.get_submodule(layer.attention): number for number, layer in loaded.anatomy.layers.items()}
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        output_BTHK, weights = eager(module, query, key, value, mask, **kwargs)
+        value_BHSK = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+        output_BTHK = output_BTHK.clone()
+        for number, head in heads:
+            if number == numbers[module]:
+                output_BTHK[:, :, head] = value_BHSK[:, head, :1]
+        return output_BTHK, weights
+
+    with observing(loaded.model, observer):
+        logits_TV = loaded.model(input_ids=torch.from_numpy(tokens.ids)[None], use_cache=False).logits[0]
+    return logits_TV.log_softmax(1)[at - 1, torch.from_numpy(tokens.ids[at])].numpy()
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "gemma3"])
+def test_redirecting_to_the_sink_equals_a_naive_edited_pass(name):
+    """Alone, and together in two layers; with a shared prefix and padding; beyond a layer's window."""
+    loaded = tiny.make(name)
+    shared = np.random.default_rng(0).integers(4, tiny.VOCABULARY, 40)
+    prompts = []
+    for tokens in texts(loaded, 4, tiny.VOCABULARY):
+        ids = np.r_[1, shared, tokens.ids[1 : 8 + len(prompts)]]
+        prompts.append(Tokens(tokens.prompt, "test", ids, np.arange(len(ids)) == 0))
+    at = [np.arange(len(tokens) - 4, len(tokens)) for tokens in prompts]
+    batch = Batch(loaded, prompts, at)
+    assert batch.cut > 0
+    for heads in ([(1, 2)], [(0, 1), (1, 0), (2, 3)]):
+        writable = Writable({}, firsts=Firsts(loaded, prompts))
+        for tokens, positions, scored, intact in zip(
+            prompts, at, silenced(batch, heads, "sink", writable), batch.intact, strict=True
+        ):
+            expected = redirected(loaded, tokens, heads, positions)
+            np.testing.assert_allclose(scored.logprob, expected, atol=1e-4)
+            assert np.abs(scored.logprob - intact.logprob).max() > 1e-3
+
+
+def test_redirecting_to_the_sink_is_refused_where_the_first_token_knows_what_follows():
+    loaded = tiny.make("bert")
+    with pytest.raises(UserError, match="needs a causal model"):
+        Firsts(loaded, texts(loaded, 1, tiny.VOCABULARY))((0, 0))
