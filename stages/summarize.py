@@ -3,7 +3,7 @@
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
 continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv, cache.csv,
-streaming.csv. Every interval is a 95 % one over clusters
+streaming.csv, sinks.csv, probes.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -30,6 +30,7 @@ from stages.statistics import (
     extrapolation,
     neighbours,
     shifts,
+    sinks,
     steering,
     stepping,
     sweep,
@@ -81,6 +82,9 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    sunk = _sinks(slot, settings)
+    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
+    _csv(folder / "probes.csv", tables.read(paths.probes(slot), tables.PROBES), " ".join(sinks.PROBES))
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
@@ -95,6 +99,7 @@ def main(slot: str) -> None:
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= _cached(slot, heads, folder, settings)
     tables.write_text(folder / "metrics.json", _json(numbers))
@@ -114,6 +119,13 @@ def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> 
     _csv(folder / "cache.csv", curve)
     _csv(folder / "streaming.csv", caching.streamed(tables.read(paths.streaming(slot), tables.STREAMING)))
     return caching.metrics(measured, curve, settings.gates.small)
+
+
+def _sinks(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return who looks at the first token on which input (empty where nothing was read)."""
+    heads, tokens = (tables.read(paths.sink_heads(slot), tables.SINK_HEADS),
+                     tables.read(paths.sink_tokens(slot), tables.SINK_TOKENS))  # fmt: skip
+    return sinks.table(heads, tokens, stream(settings.seed, f"summarize/sinks/{slot}"))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:
@@ -285,6 +297,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
     named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
+    named |= {"sinks": paths.sink_heads, "probes": paths.probes}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -156,6 +156,9 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
     tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
     tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
+    tables.write(paths.sink_heads(slot), tables.empty(tables.SINK_HEADS, "no text"), tables.SINK_HEADS)
+    tables.write(paths.sink_tokens(slot), tables.empty(tables.SINK_TOKENS, "no text"), tables.SINK_TOKENS)
+    tables.write(paths.probes(slot), tables.empty(tables.PROBES, "no text"), tables.PROBES)
     tables.write(paths.shifts(slot), tables.empty(tables.SHIFTS, "no function"), tables.SHIFTS)
     tables.write(paths.offsets(slot), tables.empty(tables.OFFSETS, "no function"), tables.OFFSETS)
     tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
@@ -175,7 +178,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     folder = paths.report(slot)
     names = (
         "agreement cache causal circuit composed continued effects extrapolation gates gates_overlap grammar heads "
-        "iteration neighbours overlap readings reliability shifts steering streaming sweep switch"
+        "iteration neighbours overlap probes readings reliability shifts sinks steering streaming sweep switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")

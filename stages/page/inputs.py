@@ -50,12 +50,15 @@ COLUMNS = {
     "cache": "task measure method share kept full entries value low high change change_low change_high prompts "
     "clusters draws draws_mean draws_best p p_floor",
     "streaming": "sinks positions length loss change low high passages tokens",
+    "sinks": "part input layer head measure threshold value low high prompts note",
+    "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
+    "sinks": {"part", "input"},
     "switch": {"heads", "passed_over"},
     "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
@@ -93,6 +96,8 @@ class Slot:
     gates_overlap: pd.DataFrame
     cache: pd.DataFrame
     streaming: pd.DataFrame
+    sinks: pd.DataFrame
+    probes: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
 
     @property

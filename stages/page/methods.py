@@ -34,6 +34,8 @@ FILES = {
     "sweep.csv": "settings of function vectors that were tried, and what they gave on the prompts that chose",
     "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",
     "readings.csv": "likeliest tokens of every function vector, read through the unembedding, beside random ones",
+    "sinks.csv": "who looks at the first token, on which input; what is fetched there; lengths of residuals",
+    "probes.csv": "what linear probes read from one token's state, layer by layer",
     "composed.csv": "composed functions under sums of two functions' vectors",
     "gates.csv": "what is lost when a head, or a key head, sees only sinks and a window, beside its other scores",
     "gates_overlap.csv": "definitions of a head that needs the far past: heads of each, of both, rank correlation",

@@ -16,9 +16,11 @@ and the share of answers that are the nearest demonstrations' where these differ
 `shifts.<function>.{cosine_embedding,cosine_state,v_on_x,v_on_y,minus_v_on_y}` (`shifts.metrics`: mean cosine of pairs'
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`
 (accuracy in context without k heads of one family that are not the other's), `gates.streaming_share` (query heads whose
-last hidden state hardly moves when they alone see sinks and a window) and `cache.half.{recall,random}` (needle recall
-with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`). What was
-not measured is left out, so that a diff shows it as missing.
+last hidden state hardly moves when they alone see sinks and a window), `cache.half.{recall,random}` (needle recall
+with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`) and
+`sinks.{rate,massive_ratio,inactive}` (`sinks.metrics`: sink rate of natural text, norm of the first token's residual
+over the median in its longest layer, share of heads that write less than half of what their layer's do). What was not
+measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

@@ -202,6 +202,15 @@ class Gates(Section):
         return self
 
 
+class Sinks(Section):
+    """Sinks: short passages read, each on every kind of input; passages, their tokens, and shuffles of probes."""
+
+    prompts: Count
+    passages: Count
+    tokens: Annotated[int, Field(ge=8)]
+    shuffles: Annotated[int, Field(ge=20)]
+
+
 class Report(Section):
     """The page."""
 
@@ -239,6 +248,7 @@ class Params(Studies):
     circuit: Circuit
     neighbours: Neighbours
     gates: Gates
+    sinks: Sinks
     report: Report
 
 

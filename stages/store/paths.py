@@ -153,6 +153,21 @@ def cache_policy(slot: str) -> Path:
     return report(slot) / "cache.json"
 
 
+def sink_heads(slot: str) -> Path:
+    """Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise."""
+    return Path(f"data/sinks/{slot}.heads.parquet")
+
+
+def sink_tokens(slot: str) -> Path:
+    """Residual norms of the same prompts' tokens, and the attention that they receive."""
+    return Path(f"data/sinks/{slot}.tokens.parquet")
+
+
+def probes(slot: str) -> Path:
+    """What linear probes read from one token's state, layer by layer."""
+    return Path(f"data/sinks/{slot}.probes.parquet")
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")
