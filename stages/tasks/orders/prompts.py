@@ -1,0 +1,167 @@
+"""The next word of an order: orders that a model knows, and orders of made-up words (Task `orders`).
+
+    known     letters, numbers of two digits, months, weekdays. Runs of successive words are asked; runs take turns:
+              one is split a, the next b, so that no word asked in one is asked in the other
+    made_up   words that do not exist (`extrapolation.invented`), in the order in which they were drawn; all split b
+
+How an order is given (`category`):
+    not_stated  nowhere. Of a made-up order the answer stands nowhere in the prompt: it can but be guessed
+    stated      its words in a row before everything else: the answer stands right after the word asked about, so that
+                looking up and stepping on is enough; nothing has to be known
+    shuffled    known words, stated in another order, which the demonstrations follow: the answer that the row says,
+                and the one that the model may know, differ for every word asked
+    backwards   stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
+
+Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: neither word of
+a right answer, nor of a rival one, stands in a demonstration. Targets: the right answer and its rival: of `shuffled` the
+known next word, else the neighbour on the other side. Every word gives a `clean` prompt (with demonstrations) and,
+where `zero_shot` says so, one without. An order has as many demonstrations in every way it is given.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from stages.store.errors import UserError
+from stages.tasks.extrapolation import invented
+from stages.tasks.extrapolation.prompts import real_words
+from stages.tasks.icl.pairs import Frame
+from stages.tasks.orders.settings import Settings
+from stages.tasks.orders.task import BACKWARDS, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
+from stages.tasks.prompt import Prompt, stream
+
+RUN = 3  # successive words that one prompt's demonstrations leave to ask, at most
+AROUND = 4  # an order has at least so many words for each that is asked
+DRAWS = 10_000  # of a shuffled order, at most
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order as it may be stated, and the places of the words that are asked about.
+
+    known: word -> its next word where the model may know another one than the order says, else none.
+    """
+
+    name: str
+    kind: str
+    split: str
+    words: tuple[str, ...]
+    asked: tuple[int, ...]
+    shots: int
+
+    @property
+    def gap(self) -> range:
+        """Places that no demonstration touches: of the words asked and their neighbours on the right."""
+        return range(self.asked[0], self.asked[-1] + 2)
+
+
+def build(settings: Settings, seed: int) -> list[Prompt]:
+    """Build the prompts; more orders leave the first ones as they are."""
+    prompts: list[Prompt] = []
+    for kind, words in KNOWN.items():
+        for order in runs(kind, words, settings, seed):
+            prompts += asked(order, NOT_STATED, settings, seed)
+            if order.split == "b":
+                prompts += asked(order, SHUFFLED, settings, seed)
+    for order in made_up(settings, seed):
+        for category in (NOT_STATED, STATED, BACKWARDS):
+            prompts += asked(order, category, settings, seed)
+    return prompts
+
+
+def runs(kind: str, words: tuple[str, ...], settings: Settings, seed: int) -> list[Order]:
+    """Return a known order once for each run of words that is asked; the first and the last word are not."""
+    rng = stream(seed, f"orders/{kind}")
+    size = min(RUN, len(words) // AROUND)
+    starts = range(1, len(words) - size, size)
+    orders = []
+    for number, place in enumerate(rng.permutation(len(starts))[: 2 * settings.orders]):
+        start, length = starts[place], min(settings.length, len(words))
+        first = rng.integers(max(0, start + size + 1 - length), min(start - 1, len(words) - length) + 1)
+        at = tuple(range(start - first, start - first + size))
+        window = words[first : first + length]
+        orders.append(Order(f"{kind}-{number:02d}", kind, "ba"[number % 2], window, at, _shots(window, size, settings)))
+    return orders
+
+
+def made_up(settings: Settings, seed: int) -> Iterator[Order]:
+    """Yield orders of made-up words; no word is in two."""
+    fresh = invented.words("noun", stream(seed, "orders/made_up/words"), real_words(Path(settings.path)))
+    for number in range(settings.orders):
+        words = tuple(islice(fresh, settings.length))
+        start = stream(seed, f"orders/made_up/{number}").integers(1, len(words) - RUN - 1)
+        yield Order(f"{MADE_UP}-{number:02d}", MADE_UP, "b", words, tuple(range(start, start + RUN)),
+                    _shots(words, RUN, settings))  # fmt: skip
+
+
+def shuffled(order: Order, rng: np.random.Generator) -> Order:
+    """Return a known order's words in another order: no word is followed by the one that it is known to be.
+
+    The words asked stand side by side, then one that answers the last of them, then what this one is known to be
+    followed by: all that demonstrations must not show.
+    """
+    words, run = order.words, list(order.asked)
+    following = run[-1] + 1
+    rest = [place for place in range(len(words)) if place not in (*run, following)]
+    for _ in range(DRAWS):
+        mixed = [int(place) for place in rng.permutation(rest)]
+        start = int(rng.integers(1, len(mixed)))
+        block = [int(place) for place in rng.permutation(run)]
+        places = [*mixed[:start], *block, mixed[start], following, *mixed[start + 1 :]]
+        if all(after != before + 1 for before, after in zip(places, places[1:], strict=False)):
+            at = tuple(range(start, start + len(run)))
+            return Order(order.name, order.kind, order.split, tuple(words[place] for place in places), at, order.shots)
+    raise UserError(f"tasks.orders: {len(words)} words of {order.kind} are too few to shuffle; ask for longer orders")
+
+
+def demonstrations(order: Order, closed: range, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return pairs of neighbours of which none stands in the closed places, as many as the order permits."""
+    free = [
+        (place, place + 1) for place in range(len(order.words) - 1) if place not in closed and place + 1 not in closed
+    ]
+    chosen = rng.permutation(len(free))[: order.shots]
+    return [(order.words[free[index][0]], order.words[free[index][1]]) for index in chosen]
+
+
+def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Prompt]:
+    """Return the prompts of an order given in one way."""
+    known = dict(zip(order.words, order.words[1:], strict=False))
+    if category == SHUFFLED:
+        order = shuffled(order, stream(seed, f"orders/{order.name}/shuffled"))
+    gap = order.gap
+    shown = demonstrations(order, range(gap.start, gap.stop + (category == SHUFFLED)), stream(seed, f"orders/{order.name}"))
+    if category == BACKWARDS:
+        shown = [(y, x) for x, y in shown]
+    stated = "" if category == NOT_STATED else settings.statement.format(words=", ".join(order.words))
+    clean = "".join(settings.template.format(x=x, y=y) for x, y in shown)
+    prompts, frame = [], Frame(settings.template)
+    for number, place in enumerate(order.asked):
+        place += category == BACKWARDS
+        word, before, after = (order.words[at] for at in (place, place - 1, place + 1))
+        right, rival = (before, after) if category == BACKWARDS else (after, before)
+        if category == SHUFFLED:
+            rival = known[word]
+        for role, context in (("clean", stated + clean), ("zero_shot", stated)):
+            if role == "zero_shot" and category in (SHUFFLED, BACKWARDS):
+                continue
+            prompts.append(
+                Prompt(
+                    id=f"orders/{order.name}/{category}-{number}#{role}",
+                    role=role,
+                    group=order.kind,
+                    category=category,
+                    cluster=f"{order.kind}/{word}",
+                    split=order.split,
+                    text=context + frame.question(word),
+                    targets=tuple(frame.white + answer for answer in (right, rival)),
+                )
+            )
+    return prompts
+
+
+def _shots(words: tuple[str, ...], size: int, settings: Settings) -> int:
+    """Return how many demonstrations every way of giving an order permits: the shuffled one closes `size` + 2 words."""
+    return min(settings.shots, len(words) - size - 4)
