@@ -1,26 +1,27 @@
 """The next word of an order: orders that a model knows, and orders of made-up words (Task `orders`).
 
     known     letters, numbers of two digits, months, weekdays. Runs of successive words are asked; runs take turns:
-              one is split a, the next b, so that no word asked in one is asked in the other
+              one is split b, the next a, so that no word asked in one is asked in the other
     made_up   words that do not exist (`extrapolation.invented`), in the order in which they were drawn; all split b
 
 How an order is given (`category`):
     not_stated  nowhere. Of a made-up order the answer stands nowhere in the prompt: it can but be guessed
-    stated      its words in a row before everything else: the answer stands right after the word asked about, so that
-                looking up and stepping on is enough; nothing has to be known
+    stated      made up; its words in a row before everything else: the answer stands right after the word asked about,
+                so that looking up and stepping on is enough; nothing has to be known
     shuffled    known words, stated in another order, which the demonstrations follow: the answer that the row says,
                 and the one that the model may know, differ for every word asked
-    backwards   stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
+    backwards   made up, stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
 
 Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: neither word of
-a right answer, nor of a rival one, stands in a demonstration. Targets: the right answer and its rival: of `shuffled` the
-known next word, else the neighbour on the other side. Every word gives a `clean` prompt (with demonstrations) and,
-where `zero_shot` says so, one without. An order has as many demonstrations in every way it is given.
+a right answer, nor of a rival one, stands in a demonstration. Targets: the right answer and, where the order is stated,
+its rival: of `shuffled` the known next word, else the neighbour on the other side. Every word gives a `clean` prompt
+(with demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. An order has as many demonstrations in
+every way it is given. The prompts of one order share nearly all of their text: they are one cluster.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.prompts import real_words
 from stages.tasks.icl.pairs import Frame
 from stages.tasks.orders.settings import Settings
-from stages.tasks.orders.task import BACKWARDS, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
-from stages.tasks.prompt import Prompt, stream
+from stages.tasks.orders.task import ASKED, BACKWARDS, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
+from stages.tasks.prompt import Prompt, Span, stream
 
 RUN = 3  # successive words that one prompt's demonstrations leave to ask, at most
 AROUND = 4  # an order has at least so many words for each that is asked
@@ -40,10 +41,7 @@ DRAWS = 10_000  # of a shuffled order, at most
 
 @dataclass(frozen=True)
 class Order:
-    """One order as it may be stated, and the places of the words that are asked about.
-
-    known: word -> its next word where the model may know another one than the order says, else none.
-    """
+    """One order as it may be stated, the places of the words asked about, and how many demonstrations it has."""
 
     name: str
     kind: str
@@ -78,7 +76,7 @@ def runs(kind: str, words: tuple[str, ...], settings: Settings, seed: int) -> li
     size = min(RUN, len(words) // AROUND)
     starts = range(1, len(words) - size, size)
     orders = []
-    for number, place in enumerate(rng.permutation(len(starts))[: 2 * settings.orders]):
+    for number, place in enumerate(rng.permutation(len(starts))[: 2 * settings.known]):
         start, length = starts[place], min(settings.length, len(words))
         first = rng.integers(max(0, start + size + 1 - length), min(start - 1, len(words) - length) + 1)
         at = tuple(range(start - first, start - first + size))
@@ -90,7 +88,7 @@ def runs(kind: str, words: tuple[str, ...], settings: Settings, seed: int) -> li
 def made_up(settings: Settings, seed: int) -> Iterator[Order]:
     """Yield orders of made-up words; no word is in two."""
     fresh = invented.words("noun", stream(seed, "orders/made_up/words"), real_words(Path(settings.path)))
-    for number in range(settings.orders):
+    for number in range(settings.made_up):
         words = tuple(islice(fresh, settings.length))
         start = stream(seed, f"orders/made_up/{number}").integers(1, len(words) - RUN - 1)
         yield Order(f"{MADE_UP}-{number:02d}", MADE_UP, "b", words, tuple(range(start, start + RUN)),
@@ -111,7 +109,7 @@ def shuffled(order: Order, rng: np.random.Generator) -> Order:
         start = int(rng.integers(1, len(mixed)))
         block = [int(place) for place in rng.permutation(run)]
         places = [*mixed[:start], *block, mixed[start], following, *mixed[start + 1 :]]
-        if all(after != before + 1 for before, after in zip(places, places[1:], strict=False)):
+        if all(after != before + 1 for before, after in pairwise(places)):
             at = tuple(range(start, start + len(run)))
             return Order(order.name, order.kind, order.split, tuple(words[place] for place in places), at, order.shots)
     raise UserError(f"tasks.orders: {len(words)} words of {order.kind} are too few to shuffle; ask for longer orders")
@@ -128,11 +126,13 @@ def demonstrations(order: Order, closed: range, rng: np.random.Generator) -> lis
 
 def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Prompt]:
     """Return the prompts of an order given in one way."""
-    known = dict(zip(order.words, order.words[1:], strict=False))
+    known = dict(pairwise(order.words))
     if category == SHUFFLED:
         order = shuffled(order, stream(seed, f"orders/{order.name}/shuffled"))
     gap = order.gap
-    shown = demonstrations(order, range(gap.start, gap.stop + (category == SHUFFLED)), stream(seed, f"orders/{order.name}"))
+    shown = demonstrations(
+        order, range(gap.start, gap.stop + (category == SHUFFLED)), stream(seed, f"orders/{order.name}")
+    )
     if category == BACKWARDS:
         shown = [(y, x) for x, y in shown]
     stated = "" if category == NOT_STATED else settings.statement.format(words=", ".join(order.words))
@@ -147,16 +147,19 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
         for role, context in (("clean", stated + clean), ("zero_shot", stated)):
             if role == "zero_shot" and category in (SHUFFLED, BACKWARDS):
                 continue
+            text, start = context + frame.question(word), len(context + frame.parts[0])
+            answer = len(text + frame.white)
             prompts.append(
                 Prompt(
                     id=f"orders/{order.name}/{category}-{number}#{role}",
                     role=role,
                     group=order.kind,
                     category=category,
-                    cluster=f"{order.kind}/{word}",
+                    cluster=order.name,
                     split=order.split,
-                    text=context + frame.question(word),
-                    targets=tuple(frame.white + answer for answer in (right, rival)),
+                    text=text,
+                    targets=tuple(frame.white + target for target in (right, rival)[: 1 + bool(stated)]),
+                    relations=(Span(ASKED, answer, answer + len(right), start, start + len(word)),),
                 )
             )
     return prompts

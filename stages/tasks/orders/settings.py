@@ -9,14 +9,15 @@ from stages.tasks.task import Source, Template
 
 
 class Settings(Source):
-    """The next word of an order, known or made up: `orders` of each kind per split, at most.
+    """The next word of an order: `known` runs of words per kind of order and split, at most, and `made_up` orders.
 
     path: the folder of words of task extrapolation, which says what made-up words must not be. length: words of an
     order as it is stated, at most; shots: demonstrations, at most; statement: how an order is stated, before them.
     """
 
     source: Literal["builtin"] = "builtin"
-    orders: Count
+    known: Count
+    made_up: Count
     length: Annotated[int, Field(ge=10)]
     shots: Annotated[int, Field(ge=2)]
     statement: str
