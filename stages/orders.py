@@ -1,12 +1,13 @@
 """Ask for the next word of known and made-up orders: `python -m stages.orders <slot>`.
 
 Writes data/orders/<slot>.parquet, one row per prompt of task `orders` and edit. With demonstrations: the intact model.
-Without: the vector of the step to the next word, learned from demonstrations of known orders, on orders that it was not
-learned from. The heads are those that `steer` ranks by all functions of task icl; z: their mean outputs over prompts of
-split a that are answered right, of the known orders that are solved there.
+Without: the vector of the step to the next word, learned from demonstrations of known orders, on words that it was not
+learned from. z: the top heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of
+split a that are answered right, of one known order that is solved there, or of all such orders together. Which of
+them, and how many heads: under which most words of split a are right without demonstrations.
     none    the prompt as it is
-    heads   z, in place at the last token; how many heads, split a says
-    random  a random vector as long, head by head; several draws
+    heads   z, in place at the last token
+    random  random vectors as long, head by head; several draws
 All else is reported on split b; of known orders only those that are solved are asked without demonstrations.
 """
 
@@ -24,7 +25,7 @@ from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
-from stages.tasks.orders.task import MADE_UP
+from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
 from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
@@ -55,42 +56,45 @@ def main(slot: str) -> None:
     if not rows:
         return _write_empty(slot, "no prompt fits the model")
     log.info(announce(f"orders {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    answers, means, solved = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
+    answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
     skipped = {}
     heads, missing = _ranked(slot)
     if missing or not means:
         skipped["vector"] = missing or "no known order is solved after demonstrations (split a)"
     else:
-        rng = stream(settings.seed, f"orders/{slot}")
-        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.group in solved] for split in "ab"}
+        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.group in means] for split in "ab"}
         asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.group == MADE_UP]
-        number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
-        edits = written(means, heads[:number], settings.orders.random, rng)
-        answers += _under(loaded, asked["b"], edits)
+        source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
+        rng = stream(settings.seed, f"orders/{slot}")
+        edits = written(means[source], heads[:number], settings.orders.random, rng)
+        answers += under(loaded, asked["b"], edits, source)
     schema = tables.skipping(tables.ORDERS, skipped)
     tables.write(paths.orders(slot), pd.DataFrame(answers, columns=tables.ORDERS.names).sort_values(ORDERED), schema)
 
 
 def learned(
     loaded: "Loaded", rows: Sequence, solved_above: float
-) -> tuple[list[dict], "dict[Head, torch.Tensor]", list[str]]:
-    """Return rows of ORDERS, mean outputs (K,) per head over right answers, and the orders that are solved.
+) -> tuple[list[dict], "dict[str, dict[Head, torch.Tensor]]"]:
+    """Return rows of ORDERS, and order -> mean output (K,) per head over right answers; `ALL`: over all these orders.
 
-    rows: of the prompts table, with demonstrations. Only orders of which so many words are right count; {} without any.
+    rows: of the prompts table, with demonstrations. Orders of which fewer words are right have none.
     """
     from stages.model.demonstrated import demonstrated
     from stages.model.tokens import encode_all
 
-    answers, sums, right = [], {}, {}
+    answers, means, right = [], {}, {}
     for kind in dict.fromkeys(row.group for row in rows):
         of_kind = [row for row in rows if row.group == kind]
-        solved, means = demonstrated(loaded, encode_all(loaded, of_kind), [_before(row) for row in of_kind])
+        solved, of_heads = demonstrated(loaded, encode_all(loaded, of_kind), [_before(row) for row in of_kind])
         answers += [_row(row) | {"correct": good} for row, good in zip(of_kind, solved, strict=True)]
-        if np.mean(solved) >= solved_above:
-            right[kind] = sum(solved)
-            sums = {head: sums.get(head, 0) + mean_K * sum(solved) for head, mean_K in means.items()}
-    return answers, {head: sum_K / sum(right.values()) for head, sum_K in sums.items()}, list(right)
+        if of_heads and np.mean(solved) >= solved_above:
+            means[kind], right[kind] = of_heads, sum(solved)
+    if len(means) > 1:
+        share = {kind: number / sum(right.values()) for kind, number in right.items()}
+        heads = next(iter(means.values()))
+        means[ALL] = {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}
+    return answers, means
 
 
 def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
@@ -118,17 +122,20 @@ def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
 def chosen(
     loaded: "Loaded",
     rows: Sequence,
-    means: "Mapping[Head, torch.Tensor]",
+    means: "Mapping[str, Mapping[Head, torch.Tensor]]",
     heads: "Sequence[Head]",
     numbers: Sequence[int],
-) -> int:
-    """Return the number of heads under which most words are right, or the likeliest; rows: zero-shot, of split a."""
+) -> tuple[str, int]:
+    """Return the order and the number of heads under which most words are right, or likeliest.
+
+    rows: of the prompts table, without demonstrations, of split a; means: of `learned`.
+    """
     from stages.model.score import LastTokens
     from stages.model.tokens import encode_all
     from stages.model.vectors import in_place
 
-    tried = sorted({min(number, len(heads)) for number in numbers})
-    edits = [in_place(means, heads[:number]) for number in tried]
+    tried = [(name, number) for name in means for number in sorted({min(most, len(heads)) for most in numbers})]
+    edits = [in_place(means[name], heads[:number]) for name, number in tried]
     answers = LastTokens(loaded, encode_all(loaded, rows)).edited([edits] * len(rows))
     merits = [
         (np.mean([scored.solved for scored in of_edit]), np.mean([scored.logprob.mean() for scored in of_edit]))
@@ -150,13 +157,23 @@ def written(
     return edits
 
 
-def _under(loaded: "Loaded", rows: Sequence, edits: "Mapping[tuple[str, int, int], Edit]") -> list[dict]:
+def under(loaded: "Loaded", rows: Sequence, edits: "Mapping[tuple[str, int, int], Edit]", source: str) -> list[dict]:
+    """Return rows of ORDERS: how prompts are answered under edits of their last tokens.
+
+    source: the known order that the vector was learned from, or `ALL`.
+    """
     from stages.model.score import LastTokens
     from stages.model.tokens import encode_all
 
-    answers = LastTokens(loaded, encode_all(loaded, rows)).edited([list(edits.values())] * len(rows))
+    words = [word for name, of_order in KNOWN.items() if source in (name, ALL) for word in of_order]
+    encoded = encode_all(loaded, rows)
+    white = rows[0].targets[0][: -len(rows[0].targets[0].lstrip())]
+    begins = {loaded.tokenizer(white + word, add_special_tokens=False)["input_ids"][0] for word in words}
+    answers = LastTokens(loaded, encoded).edited([list(edits.values())] * len(rows))
     return [
-        _row(row) | {"vector": vector, "heads": heads, "draw": draw, "correct": scored.solved}
+        _row(row)
+        | {"vector": vector, "heads": heads, "draw": draw, "source": source, "correct": scored.solved}
+        | {"learned": int(scored.best[0]) in begins}
         for row, of_prompt in zip(rows, answers, strict=True)
         for (vector, heads, draw), scored in zip(edits, of_prompt, strict=True)
     ]
@@ -173,7 +190,15 @@ def _before(row) -> str:
 
 def _row(row) -> dict:
     same = {"prompt": row.id, "order": row.group, "category": row.category, "split": row.split, "cluster": row.cluster}
-    return same | {"context": row.role, "vector": "none", "heads": 0, "draw": 0, "rival": None}
+    return same | {
+        "context": row.role,
+        "vector": "none",
+        "heads": 0,
+        "draw": 0,
+        "source": "",
+        "rival": None,
+        "learned": None,
+    }
 
 
 def _ranked(slot: str) -> "tuple[list[Head], str]":

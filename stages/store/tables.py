@@ -294,7 +294,9 @@ ORDERS = _schema(
     vector=(pa.string(), "none, heads (mean outputs in place, from known orders of split a) or random"),
     heads=(pa.int16(), "number of heads written; 0 where none"),
     draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
+    source=(pa.string(), "known order whose demonstrations the vector is from, 'known' for several; '' with them"),
     correct=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
+    learned=(pa.bool_(), "the argmax is the first token of a word of the source; null with demonstrations"),
     rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
 )
 

@@ -14,6 +14,7 @@ MONTHS = tuple("January February March April May June July August September Octo
 WEEKDAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 KNOWN = {"letters": LETTERS, "numbers": NUMBERS, "months": MONTHS, "weekdays": WEEKDAYS}
 MADE_UP = "made_up"
+ALL = "known"  # all known orders together
 ASKED = "asked"  # the relation from the answer to the word asked about
 NOT_STATED, STATED, SHUFFLED, BACKWARDS = CATEGORIES = ("not_stated", "stated", "shuffled", "backwards")
 
