@@ -2,7 +2,8 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, orders.csv, neighbours.csv, shifts.csv,
+readings.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -27,6 +28,7 @@ from stages.statistics import (
     effects,
     extrapolation,
     neighbours,
+    orders,
     shifts,
     steering,
     stepping,
@@ -79,6 +81,8 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    stepped = orders.table(tables.read(paths.orders(slot), tables.ORDERS), tables.skipped(paths.orders(slot)))
+    _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
@@ -87,12 +91,15 @@ def main(slot: str) -> None:
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
+    if (share := orders.made_up_order(stepped)) is not None:
+        numbers.setdefault("extrapolation", {}).setdefault("successor", {})["made_up_order"] = share
     applied = {"composed": composed.metrics(summed), "text": continued.metrics(texts)}
     if any(applied.values()):
         numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     tables.write_text(folder / "metrics.json", _json(numbers))
 
@@ -265,7 +272,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
-    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
+    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "orders": paths.orders}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

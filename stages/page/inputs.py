@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of".split()
+    "relation effect_task tried class target source language beside of order category".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -44,6 +44,8 @@ COLUMNS = {
     "controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
+    "lead_high learned learned_low learned_high trials clusters heads draws note",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
@@ -82,6 +84,7 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    orders: pd.DataFrame
 
     @property
     def decoder(self) -> bool:
