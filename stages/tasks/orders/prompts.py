@@ -12,8 +12,8 @@ How an order is given (`category`):
                 and the one that the model may know, differ for every word asked
     backwards   made up, stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
 
-Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: neither word of
-a right answer, nor of a rival one, stands in a demonstration. Targets: the right answer and, where the order is stated,
+Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: none of these,
+nor a rival answer, stands in a demonstration. Targets: the right answer and, where the order is stated,
 its rival: of `shuffled` the known next word, else the neighbour on the other side. Every word gives a `clean` prompt
 (with demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. An order has as many demonstrations in
 every way it is given. The prompts of one order share nearly all of their text: they are one cluster.
@@ -50,11 +50,6 @@ class Order:
     asked: tuple[int, ...]
     shots: int
 
-    @property
-    def gap(self) -> range:
-        """Places that no demonstration touches: of the words asked and their neighbours on the right."""
-        return range(self.asked[0], self.asked[-1] + 2)
-
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build the prompts; more orders leave the first ones as they are."""
@@ -90,7 +85,7 @@ def made_up(settings: Settings, seed: int) -> Iterator[Order]:
     fresh = invented.words("noun", stream(seed, "orders/made_up/words"), real_words(Path(settings.path)))
     for number in range(settings.made_up):
         words = tuple(islice(fresh, settings.length))
-        start = stream(seed, f"orders/made_up/{number}").integers(1, len(words) - RUN - 1)
+        start = stream(seed, f"orders/made_up/{number}").integers(1, len(words) - RUN)
         yield Order(f"{MADE_UP}-{number:02d}", MADE_UP, "b", words, tuple(range(start, start + RUN)),
                     _shots(words, RUN, settings))  # fmt: skip
 
@@ -129,17 +124,15 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
     known = dict(pairwise(order.words))
     if category == SHUFFLED:
         order = shuffled(order, stream(seed, f"orders/{order.name}/shuffled"))
-    gap = order.gap
-    shown = demonstrations(
-        order, range(gap.start, gap.stop + (category == SHUFFLED)), stream(seed, f"orders/{order.name}")
-    )
+    aside = category == SHUFFLED  # what the last word is known to be followed by stands two places after it
+    closed = range(order.asked[0] - (not aside), order.asked[-1] + 2 + aside)
+    shown = demonstrations(order, closed, stream(seed, f"orders/{order.name}"))
     if category == BACKWARDS:
         shown = [(y, x) for x, y in shown]
     stated = "" if category == NOT_STATED else settings.statement.format(words=", ".join(order.words))
     clean = "".join(settings.template.format(x=x, y=y) for x, y in shown)
     prompts, frame = [], Frame(settings.template)
     for number, place in enumerate(order.asked):
-        place += category == BACKWARDS
         word, before, after = (order.words[at] for at in (place, place - 1, place + 1))
         right, rival = (before, after) if category == BACKWARDS else (after, before)
         if category == SHUFFLED:
@@ -166,5 +159,5 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
 
 
 def _shots(words: tuple[str, ...], size: int, settings: Settings) -> int:
-    """Return how many demonstrations every way of giving an order permits: the shuffled one closes `size` + 2 words."""
+    """Return how many demonstrations every way of giving an order permits: each closes `size` + 2 words in a row."""
     return min(settings.shots, len(words) - size - 4)
