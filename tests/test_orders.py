@@ -1,6 +1,6 @@
 """Task and stage `orders`: answers are right, nothing gives them away, and sentences say what the table holds."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +12,9 @@ from tiny import make
 
 from stages import orders, tasks
 from stages.model.forward import forward
-from stages.model.intervene import capturing
-from stages.model.tokens import encode_all
+from stages.model.score import LastTokens
+from stages.model.tokens import encode, encode_all
+from stages.model.vectors import in_place
 from stages.page.sections import orders as section
 from stages.statistics import orders as statistics
 from stages.store import tables
@@ -102,7 +103,7 @@ def test_wrong_templates_say_what_is_wrong(key, text, said):
 
 @pytest.fixture(scope="module")
 def loaded():
-    return make("llama")
+    return make("llama_gqa")
 
 
 def as_rows(prompts) -> list:
@@ -113,23 +114,49 @@ def as_rows(prompts) -> list:
     ]
 
 
-def test_the_vector_is_the_mean_output_of_solved_orders_and_what_is_written_changes_answers(loaded, prompts):
-    """An order of which no word is right has no vector; with a bar of 0 an untrained model solves nothing either."""
-    clean = as_rows(p for p in prompts if p.role == "clean" and p.split == "a" and p.group == "months")
+def test_the_vector_is_the_mean_over_right_answers_of_orders_that_are_solved(monkeypatch, loaded, prompts):
+    """Months: 3 of 3 right, outputs 1; numbers: 5 of 9, outputs 9; letters: 4 of 9, which a bar of 0.5 keeps out."""
+    planted = {"months": (3, 1.0), "numbers": (5, 9.0), "letters": (4, 100.0), "weekdays": (0, None)}
+
+    def planting(_, tokens, begins):
+        number, output = planted[tokens[0].prompt.split("/")[1].split("-")[0]]
+        return [at < number for at in range(len(tokens))], {(0, 1): torch.full((2,), output)} if number else {}
+
+    monkeypatch.setattr("stages.model.demonstrated.demonstrated", planting)
+    clean = as_rows(prompt for prompt in prompts if prompt.role == "clean" and prompt.split == "a")
     answers, means = orders.learned(loaded, clean, 0.5)
-    assert means == {} and not any(row["correct"] for row in answers)
-    encoded = encode_all(loaded, clean)
-    best = [forward(loaded, [t.ids[: t.target[0]]], [np.array([t.target[0] - 1])]).argmax().item() for t in encoded]
-    own = [row for row, token in zip(clean, best, strict=True) if loaded.tokenizer.decode([token]).strip()]
-    for row, token in zip(clean, best, strict=True):
-        row.targets = (loaded.tokenizer.decode([token]),)
-    tokens = encode_all(loaded, own)
-    right = [t for t, token in zip(tokens, best, strict=False) if t.ids[t.target].tolist() == [token]]
-    if right and len(right) == len(clean):  # what it writes itself is right: then the mean is over all
-        _, means = orders.learned(loaded, clean, 0.5)
-        with capturing(loaded) as outputs:
-            forward(loaded, [right[0].ids], headless=True)
-        assert means["months"][0, 0].shape == outputs[0][0, 0, : loaded.anatomy.layers[0].head_size].shape
+    assert list(means) == ["numbers", "months", "known"] and len(answers) == len(clean)
+    assert means["known"][0, 1].tolist() == pytest.approx([(3 * 1.0 + 5 * 9.0) / 8] * 2)
+    assert sum(row["correct"] for row in answers) == 12
+
+
+def test_right_and_rival_answers_are_those_of_prompts_scored_alone(loaded, prompts):
+    rows = as_rows(prompt for prompt in prompts if prompt.cluster == "made_up-00" and prompt.category == BACKWARDS)
+    tokens = [encode_all(loaded, rows), [encode(loaded, row, 1) for row in rows]]
+    best = [forward(loaded, [t.ids[:-1]], [t.target - 1]).argmax(-1) for of_target in tokens for t in of_target]
+    naive = [
+        bool((ids.numpy() == t.ids[t.target]).all())
+        for ids, t in zip(best, [t for of_target in tokens for t in of_target], strict=True)
+    ]
+    told = orders.shown(loaded, rows)
+    assert [row["correct"] for row in told] + [row["rival"] for row in told] == naive
+
+
+def test_the_setting_under_which_most_words_are_right_is_chosen(loaded, prompts):
+    """Of heads that write nothing new and heads that write what the model writes anyway, likelier answers decide."""
+    rows = as_rows(prompt for prompt in prompts if prompt.role == "zero_shot" and prompt.group == "months")
+    size = loaded.anatomy.layers[0].head_size
+    means = {name: {(0, 0): torch.full((size,), value), (0, 1): torch.zeros(size)} for name, value in
+             (("months", 0.0), ("numbers", 50.0))}  # fmt: skip
+    source, number = orders.chosen(loaded, rows, means, [(0, 0), (0, 1)], [1, 2, 9])
+    merits = {}
+    for name, many in product(means, (1, 2)):
+        edit = in_place(means[name], [(0, 0), (0, 1)][:many])
+        scored = LastTokens(loaded, encode_all(loaded, rows)).edited([[edit]] * len(rows))
+        merits[name, many] = np.mean([of_row[0].logprob.mean() for of_row in scored])
+    assert merits[source, number] == pytest.approx(max(merits.values()), abs=1e-5)
+    told = orders.under(loaded, rows, orders.written(means[source], [(0, 0)], 2, np.random.default_rng(0)), source)
+    assert len(told) == 4 * len(rows) and {row["vector"] for row in told} == {"none", "heads", "random"}
 
 
 def test_edits_are_of_the_heads_and_as_long(loaded):
@@ -147,7 +174,8 @@ def outcomes(order: str, category: str, right: int, rival: int | None, vector: s
     same = {"order": order, "category": category, "split": "b", "context": context, "vector": vector, "heads": 14}
     same |= {"draw": 0, "source": "months" if context == "zero_shot" else ""}
     return [
-        same | {"prompt": f"{order}/{category}/{n}", "cluster": f"{order}/{n // 3}", "correct": n < right}
+        same | {"prompt": f"orders/{order}-{n % 8:02d}/{category}-{n // 8}#{context}"}
+        | {"cluster": f"{order}-{n % 8:02d}", "correct": n < right}
         | {"rival": None if rival is None else of - rival <= n, "learned": n < learned if same["source"] else None}
         for n in range(of)
     ]  # fmt: skip
@@ -172,9 +200,11 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
     assert at.accuracy["known", "not_stated", "clean", "none"] == pytest.approx(16 / 24)
     assert at.trials["known", "not_stated", "clean", "none"] == 24
     assert "12 words: fewer than 20" in at.note["letters", "not_stated", "clean", "none"]
-    assert pd.isna(at.low["letters", "not_stated", "clean", "none"])  # four clusters
     back = at.loc[MADE_UP, "backwards", "clean", "none"]
     assert (back.accuracy, back.rival, back.lead) == pytest.approx((2 / 24, 10 / 24, -8 / 24))
+    gained = at.loc[MADE_UP, "stated", "clean", "none"]
+    assert gained.gain == gained.accuracy == 0.5 and 0 < gained.gain_low < 0.5 < gained.gain_high
+    assert at.loc[MADE_UP, "stated", "zero_shot", "heads"].gain == 0 and pd.isna(at.gain["known", "not_stated"].iloc[0])
     assert back.lead_low < back.lead < back.lead_high < 0 and back.clusters == 8
     assert statistics.metrics(made) == {
         "known": {"not_stated": 0.66667, "shuffled": 0.25, "shuffled_known": 0.5},
@@ -187,11 +217,11 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
 @pytest.mark.parametrize(
     ("numbers", "said", "never"),
     [
-        ((18, 2, 18, 18, 2, 0, 24),
+        ((18, 2, 20, 20, 2, 0, 24),
          ["the step reaches words that nobody has seen", "what followed is copied more often",
           "need be no more than such copying", "what is stated counts more", "with the vector come those words"],
          "not told apart"),
-        ((18, 20, 2, 2, 18, 18, 0),
+        ((18, 20, 2, 2, 20, 18, 0),
          ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on"], "copied"),
         ((0, 0, 0, 6, 6, 0, 0),
          ["no step to the next word is seen", "which of the two counts more is not told apart",

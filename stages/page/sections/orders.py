@@ -84,7 +84,7 @@ def made_up(clean: dict[tuple[str, str], Any]) -> str:
         return ""
     said = f"Made-up orders, stated: right in {value(stated)} of {int(stated['trials'])} words"
     said += f", not stated, where the answer stands nowhere, in {value(without)}"
-    if not _enough(stated, without):
+    if not _enough(stated):
         return f"{said}: too few to tell."
     if carries(clean):
         return f"{said}: the step reaches words that nobody has seen, where it can be looked up."
@@ -92,11 +92,9 @@ def made_up(clean: dict[tuple[str, str], Any]) -> str:
 
 
 def carries(clean: dict[tuple[str, str], Any]) -> bool:
-    """Tell whether more words are right in made-up orders that are stated than in others, interval above interval."""
-    stated, without = (clean.get((MADE_UP, way)) for way in ("stated", "not_stated"))
-    if stated is None or without is None or not _enough(stated, without):
-        return False
-    return beyond(stated["low"], stated["high"], without["high"]) > 0
+    """Tell whether more words are right in made-up orders where they are stated, word by word."""
+    stated = clean.get((MADE_UP, "stated"))
+    return stated is not None and _enough(stated) and beyond(stated["gain_low"], stated["gain_high"]) > 0
 
 
 def shuffled(clean: dict[tuple[str, str], Any]) -> str:
@@ -152,15 +150,15 @@ def vector(rows: pd.DataFrame) -> str:
         nothing = f"{number(none['accuracy'])} with nothing, {number(random['accuracy'])} random"
         parts.append(f"{name} {value(row)} of {int(row['trials'])} ({nothing})")
         if order == MADE_UP and way == "stated":
-            verdicts.append(_steps(row, none, random))
+            verdicts.append(_steps(row, random))
     return f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}. {' '.join(verdicts)}".strip()
 
 
-def _steps(row: Any, none: Any, random: Any) -> str:
+def _steps(row: Any, random: Any) -> str:
     """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
-    if not _enough(row, none):
+    if not _enough(row):
         return "These are too few to tell whether it steps in made-up orders."
-    if beyond(row["low"], row["high"], max(none["high"], random["high"])) > 0:
+    if beyond(row["gain_low"], row["gain_high"], max(random["gain"], 0.0)) > 0:
         return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
     if beyond(row["learned_low"], row["learned_high"], 0.5) > 0:
         return (
