@@ -81,7 +81,7 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
-    stepped = orders.table(tables.read(paths.orders(slot), tables.ORDERS), tables.skipped(paths.orders(slot)))
+    stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
@@ -109,6 +109,13 @@ def _neighbours(slot: str) -> pd.DataFrame:
     read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
     chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
     return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
+
+
+def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return the table of next words (empty where none were asked)."""
+    section, path = settings.tasks.orders, paths.orders(slot)
+    length = section.length if section else 2  # of no row where the task is left out
+    return orders.table(tables.read(path, tables.ORDERS), tables.skipped(path), length)
 
 
 def _asked(settings: params.Params) -> list[str]:

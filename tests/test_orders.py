@@ -1,6 +1,6 @@
 """Task and stage `orders`: answers are right, nothing gives them away, and sentences say what the table holds."""
 
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ FRAME = Frame("Q: {x}\nA: {y}\n\n")
 
 
 def settings(**changed) -> Settings:
-    same = {"path": "stages/sources/words", "known": 3, "made_up": 8, "length": 13, "shots": 6}
+    same = {"path": "stages/sources/words", "known": 3, "made_up": 8, "length": 13, "shots": 10}
     return Settings(**same | {"statement": "Order: {words}\n\n", "template": FRAME.template} | changed)
 
 
@@ -64,13 +64,15 @@ def test_answers_are_the_next_words_of_what_is_stated_or_known(prompts):
 def test_demonstrations_follow_the_same_rule_and_show_no_word_of_an_answer(prompts):
     for prompt in (prompt for prompt in prompts if prompt.role == "clean"):
         shown = FRAME.shown(prompt.text[prompt.text.index("Q: ") :])
-        steps = dict(pairwise(stated(prompt) or KNOWN.get(prompt.group, ())))
+        every = pairwise(stated(prompt)) if stated(prompt) else chain(*map(pairwise, KNOWN.values()))
+        steps = {} if prompt.group == MADE_UP and not stated(prompt) else dict(every)
         for x, y in shown if steps else ():
             assert (steps[y] == x) if prompt.category == BACKWARDS else (steps[x] == y)
         words = {word for pair in shown for word in pair}
         assert not words & {FRAME.word(prompt.text), *(target.strip() for target in prompt.targets)}
-        assert len(set(shown)) == len(shown) == (6 if prompt.group in ("letters", "numbers", MADE_UP) else
-                                                 5 if prompt.group == "months" else 2)  # fmt: skip
+        own = {"letters": 6, "numbers": 6, MADE_UP: 6, "months": 5, "weekdays": 2}[prompt.group]
+        known = prompt.category == NOT_STATED and prompt.group != MADE_UP
+        assert len(set(shown)) == len(shown) == (10 if known else own)
         if prompt.category == NOT_STATED and prompt.group == MADE_UP:
             assert prompt.targets[0] not in prompt.text
 
@@ -195,16 +197,15 @@ def runs(stated: int, back: int, on: int, told: int, known: int, steps: int, lea
 
 
 def test_shares_leads_and_metrics_of_a_table_are_counted():
-    made = statistics.table(runs(12, 2, 10, 6, 12, 0, 24), {})
+    made = statistics.table(runs(12, 2, 10, 6, 12, 0, 24), {}, 13)
     at = made.set_index(["order", "category", "context", "vector"])
     assert at.accuracy["known", "not_stated", "clean", "none"] == pytest.approx(16 / 24)
     assert at.trials["known", "not_stated", "clean", "none"] == 24
     assert "12 words: fewer than 20" in at.note["letters", "not_stated", "clean", "none"]
     back = at.loc[MADE_UP, "backwards", "clean", "none"]
     assert (back.accuracy, back.rival, back.lead) == pytest.approx((2 / 24, 10 / 24, -8 / 24))
-    gained = at.loc[MADE_UP, "stated", "clean", "none"]
-    assert gained.gain == gained.accuracy == 0.5 and 0 < gained.gain_low < 0.5 < gained.gain_high
-    assert at.loc[MADE_UP, "stated", "zero_shot", "heads"].gain == 0 and pd.isna(at.gain["known", "not_stated"].iloc[0])
+    assert at.guess[MADE_UP, "stated", "clean", "none"] == pytest.approx(1 / 12)
+    assert pd.isna(at.guess[MADE_UP, "not_stated", "clean", "none"])
     assert back.lead_low < back.lead < back.lead_high < 0 and back.clusters == 8
     assert statistics.metrics(made) == {
         "known": {"not_stated": 0.66667, "shuffled": 0.25, "shuffled_known": 0.5},
@@ -229,14 +230,14 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
     ],
 )  # fmt: skip
 def test_sentences_follow_the_table(numbers, said, never):
-    made = statistics.table(runs(*numbers), {})
+    made = statistics.table(runs(*numbers), {}, 13)
     blocks = section.orders(SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={}), None)
     text = " ".join(block.text for block in blocks[2:] if block.kind == "note")
     assert all(sentence in text for sentence in said) and never not in text
 
 
 def test_what_was_not_measured_says_why():
-    made = statistics.table(runs(18, 2, 18, 18, 2, 0, 24).query("context == 'clean'"), {"vector": "none is solved"})
+    made = statistics.table(runs(18, 2, 18, 18, 2, 0, 24).query("context == 'clean'"), {"vector": "none is solved"}, 13)
     slot = SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={})
     texts = [block.text for block in section.orders(slot, None) if block.kind == "note"]
     assert "The vector of the step was not measured: none is solved." in texts

@@ -45,7 +45,7 @@ COLUMNS = {
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
-    "lead_high gain gain_low gain_high learned learned_low learned_high trials clusters heads draws note",
+    "lead_high guess learned learned_low learned_high trials clusters heads draws note",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {

@@ -1,9 +1,9 @@
 """From raw answers to the table of orders: is the next word found where the order is known, stated, both or neither?
 
-Right answers and rival ones are counted on the same prompts: `lead` is the difference of the two shares. `gain` is the
-difference to the same words where the order is not stated or, without demonstrations, nothing is written. Prompts of
-one order share nearly all of their text and are one cluster. `KNOWN_ALL`: all known orders that were asked, every word
-the same weight. Of random vectors a prompt's value is the mean over draws.
+Right answers and rival ones are counted on the same prompts: `lead` is the difference of the two shares. `guess`: what
+any other word of a stated order, drawn at random, gets. Prompts of one order share nearly all of their text and are one
+cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight. Of random vectors a prompt's value
+is the mean over draws.
 """
 
 from collections.abc import Mapping
@@ -24,30 +24,28 @@ VECTORS = ("none", "heads", "random")
 LEFT_OUT = "not measured: "
 
 
-def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
+def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.DataFrame:
     """Return orders.csv: with demonstrations, then under vectors; by way of giving an order, all known ones and each.
 
-    raw: table ORDERS, of which split b counts; skipped: what was not measured, and why.
+    raw: table ORDERS, of which split b counts; skipped: what was not measured, and why; length: words of a
+    made-up order.
     """
     told = raw[raw.split == "b"].astype({"correct": float, "rival": float, "learned": float})
-    told["word"] = told.cluster + told.prompt.str.extract(r"(-\d+)#", expand=False)
     rows = []
     for context in ("clean", "zero_shot"):
         for category in CATEGORIES:
             for vector in VECTORS:
                 cell = told[(told.context == context) & (told.category == category) & (told.vector == vector)]
-                plain = told[(told.context == context) & (told.vector == "none")]
-                plain = plain[plain.category == (NOT_STATED if context == "clean" else category)]
-                beside = None if plain.equals(cell) else plain.set_index("word").correct
                 known = cell[cell.order != MADE_UP]
                 parts = [(KNOWN_ALL, known), *((name, cell[cell.order == name]) for name in (*KNOWN, MADE_UP))]
                 rows += [
-                    {"order": name, "category": category, "context": context, "vector": vector} | _row(part, beside)
+                    {"order": name, "category": category, "context": context, "vector": vector} | _row(part)
                     for name, part in parts
                     if len(part)
                 ]
     rows += [{"vector": name, "note": f"{LEFT_OUT}{why}"} for name, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame.loc[(frame.order == MADE_UP) & (frame.category != NOT_STATED), "guess"] = 1 / (length - 1)
     return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "draws")})
 
 
@@ -76,9 +74,8 @@ def made_up_order(orders: pd.DataFrame) -> float | None:
     return round(float(rows.accuracy.iloc[0]), 5) if len(rows) else None
 
 
-def _row(runs: pd.DataFrame, beside: pd.Series | None) -> dict:
-    """Return one row; beside: of the same words, whether each is right where nothing is stated or written."""
-    same = {"correct": "mean", "rival": "mean", "learned": "mean", "cluster": "first", "word": "first"}
+def _row(runs: pd.DataFrame) -> dict:
+    same = {"correct": "mean", "rival": "mean", "learned": "mean", "cluster": "first"}
     prompts = runs.groupby("prompt").agg(same)
     row = {"source": runs.source.iloc[0], "trials": len(prompts), "clusters": prompts.cluster.nunique()}
     row |= {"heads": runs.heads.iloc[0], "draws": runs.draw.nunique() if runs.draw.any() else 0}
@@ -87,11 +84,10 @@ def _row(runs: pd.DataFrame, beside: pd.Series | None) -> dict:
         there = values.notna().any()
         low, high = interval(values, prompts.cluster, share=True) if there else (np.nan, np.nan)
         row |= {name or "accuracy": values.mean(), f"{name}_low".strip("_"): low, f"{name}_high".strip("_"): high}
-    other = np.nan if beside is None else prompts.word.map(beside)
-    for name, change in (("lead", prompts.correct - prompts.rival), ("gain", prompts.correct - other)):
-        if change.notna().any():
-            low, high = interval(change, prompts.cluster, change=True)
-            row |= {name: change.mean(), f"{name}_low": low, f"{name}_high": high}
+    lead = prompts.correct - prompts.rival
+    if lead.notna().any():
+        low, high = interval(lead, prompts.cluster, change=True)
+        row |= {"lead": lead.mean(), "lead_low": low, "lead_high": high}
     notes = [f"{len(prompts)} words: fewer than {PROMPTS}"] if len(prompts) < PROMPTS else []
     notes += [f"{row['clusters']} clusters: fewer than {FEWEST}, no interval"] if row["clusters"] < FEWEST else []
     return row | {"note": "; ".join(notes)}

@@ -24,12 +24,12 @@ SHOWN = [(KNOWN, "not_stated"), (KNOWN, "shuffled"), (MADE_UP, "not_stated"), (M
          (MADE_UP, "backwards")]  # fmt: skip
 WHAT = (
     "Plus one, as a function of words: after demonstrations of steps in an order, the next word is asked. Neither the "
-    "word asked about nor its answer stands in a demonstration. Known orders are letters, numbers of two digits, "
-    "months and weekdays, as they are and, stated ahead of the demonstrations, in another order that the "
-    "demonstrations follow; made-up ones are rows of words that do not exist. In an order that is stated the answer "
-    "stands right after the word: looking up and stepping on is enough, nothing has to be known. Copying what "
-    "followed, as induction does, is one way to run that rule; where demonstrations ask for the word before, it is "
-    "wrong."
+    "word asked about nor its answer stands in a demonstration. Known orders are letters, numbers in words, months and "
+    "weekdays: as they are, not stated, with demonstrations from all of them, and stated ahead of demonstrations in "
+    "another order, which these follow. Made-up orders are rows of words that do not exist. In an order that is stated "
+    "the answer stands right after the word: looking up and stepping on is enough, nothing has to be known. Copying "
+    "what followed, as induction does, is one way to run that rule; where demonstrations ask for the word before, it "
+    "is wrong."
 )
 VECTOR = (
     "Without demonstrations, the mean outputs that the top heads of section 'Function vectors' have where a known "
@@ -83,18 +83,19 @@ def made_up(clean: dict[tuple[str, str], Any]) -> str:
     if stated is None or without is None:
         return ""
     said = f"Made-up orders, stated: right in {value(stated)} of {int(stated['trials'])} words"
-    said += f", not stated, where the answer stands nowhere, in {value(without)}"
+    said += f" (a guess among those that are stated: {number(stated['guess'])}), not stated, where the answer stands "
+    said += f"nowhere, in {value(without)}"
     if not _enough(stated):
         return f"{said}: too few to tell."
     if carries(clean):
         return f"{said}: the step reaches words that nobody has seen, where it can be looked up."
-    return f"{said}: the two are not told apart, so that no step to the next word is seen."
+    return f"{said}: not told apart from guessing, so that no step to the next word is seen."
 
 
 def carries(clean: dict[tuple[str, str], Any]) -> bool:
-    """Tell whether more words are right in made-up orders where they are stated, word by word."""
+    """Tell whether more words are right in made-up orders that are stated than a guess among their words gets."""
     stated = clean.get((MADE_UP, "stated"))
-    return stated is not None and _enough(stated) and beyond(stated["gain_low"], stated["gain_high"]) > 0
+    return stated is not None and _enough(stated) and beyond(stated["low"], stated["high"], stated["guess"]) > 0
 
 
 def shuffled(clean: dict[tuple[str, str], Any]) -> str:
@@ -150,17 +151,17 @@ def vector(rows: pd.DataFrame) -> str:
         nothing = f"{number(none['accuracy'])} with nothing, {number(random['accuracy'])} random"
         parts.append(f"{name} {value(row)} of {int(row['trials'])} ({nothing})")
         if order == MADE_UP and way == "stated":
-            verdicts.append(_steps(row, random))
+            verdicts.append(_steps(row, none, random))
     return f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}. {' '.join(verdicts)}".strip()
 
 
-def _steps(row: Any, random: Any) -> str:
+def _steps(row: Any, none: Any, random: Any) -> str:
     """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
     if not _enough(row):
         return "These are too few to tell whether it steps in made-up orders."
-    if beyond(row["gain_low"], row["gain_high"], max(random["gain"], 0.0)) > 0:
+    if beyond(row["low"], row["high"], max(row["guess"], none["accuracy"], random["accuracy"])) > 0:
         return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
-    if beyond(row["learned_low"], row["learned_high"], 0.5) > 0:
+    if beyond(row["learned_low"], row["learned_high"], max(0.5, none["learned_high"])) > 0:
         return (
             f"In made-up orders that are stated no step is seen; in {value(row, 'learned')} the answer begins as a "
             "word of what it was learned from: with the vector come those words, not the step alone."

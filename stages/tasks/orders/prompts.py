@@ -1,11 +1,12 @@
 """The next word of an order: orders that a model knows, and orders of made-up words (Task `orders`).
 
-    known     letters, numbers of two digits, months, weekdays. Runs of successive words are asked; runs take turns:
+    known     letters, numbers in words, months, weekdays. Runs of successive words are asked; runs take turns:
               one is split b, the next a, so that no word asked in one is asked in the other
     made_up   words that do not exist (`extrapolation.invented`), in the order in which they were drawn; all split b
 
 How an order is given (`category`):
-    not_stated  nowhere. Of a made-up order the answer stands nowhere in the prompt: it can but be guessed
+    not_stated  nowhere. Of known orders demonstrations are of all of them in turn: of the one alone a small model
+                copies answers that stand there. Of a made-up order the answer stands nowhere: it can but be guessed
     stated      made up; its words in a row before everything else: the answer stands right after the word asked about,
                 so that looking up and stepping on is enough; nothing has to be known
     shuffled    known words, stated in another order, which the demonstrations follow: the answer that the row says,
@@ -13,13 +14,13 @@ How an order is given (`category`):
     backwards   made up, stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
 
 Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: none of these,
-nor a rival answer, stands in a demonstration. Targets: the right answer and, where the order is stated,
-its rival: of `shuffled` the known next word, else the neighbour on the other side. Every word gives a `clean` prompt
-(with demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. An order has as many demonstrations in
-every way it is given. The prompts of one order share nearly all of their text: they are one cluster.
+nor a rival answer, stands in a demonstration. Targets: the right answer and, where the order is stated, its rival: of
+`shuffled` the known next word, else the neighbour on the other side. Every word gives a `clean` prompt (with
+demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. The prompts of one order share nearly all of
+their text: they are one cluster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -41,7 +42,7 @@ DRAWS = 10_000  # of a shuffled order, at most
 
 @dataclass(frozen=True)
 class Order:
-    """One order as it may be stated, the places of the words asked about, and how many demonstrations it has."""
+    """One order as it may be stated, the places of the words asked about, and how many demonstrations fit."""
 
     name: str
     kind: str
@@ -119,6 +120,14 @@ def demonstrations(order: Order, closed: range, rng: np.random.Generator) -> lis
     return [(order.words[free[index][0]], order.words[free[index][1]]) for index in chosen]
 
 
+def mixed(closed: Set[str], shots: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return steps in known orders, of each in turn, without any closed word."""
+    of_orders = [[pair for pair in pairwise(words) if not closed & {*pair}] for words in KNOWN.values()]
+    drawn = [[pairs[index] for index in rng.permutation(len(pairs))] for pairs in of_orders]
+    turns = [pairs[turn] for turn in range(max(map(len, drawn))) for pairs in drawn if turn < len(pairs)][:shots]
+    return [turns[index] for index in rng.permutation(len(turns))]
+
+
 def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Prompt]:
     """Return the prompts of an order given in one way."""
     known = dict(pairwise(order.words))
@@ -126,7 +135,11 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
         order = shuffled(order, stream(seed, f"orders/{order.name}/shuffled"))
     aside = category == SHUFFLED  # what the last word is known to be followed by stands two places after it
     closed = range(order.asked[0] - (not aside), order.asked[-1] + 2 + aside)
-    shown = demonstrations(order, closed, stream(seed, f"orders/{order.name}"))
+    rng = stream(seed, f"orders/{order.name}")
+    if category == NOT_STATED and order.kind in KNOWN:
+        shown = mixed({order.words[place] for place in closed}, settings.shots, rng)
+    else:
+        shown = demonstrations(order, closed, rng)
     if category == BACKWARDS:
         shown = [(y, x) for x, y in shown]
     stated = "" if category == NOT_STATED else settings.statement.format(words=", ".join(order.words))
@@ -159,5 +172,5 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
 
 
 def _shots(words: tuple[str, ...], size: int, settings: Settings) -> int:
-    """Return how many demonstrations every way of giving an order permits: each closes `size` + 2 words in a row."""
+    """Return how many demonstrations an order permits, however it is given: `size` + 2 words in a row are closed."""
     return min(settings.shots, len(words) - size - 4)

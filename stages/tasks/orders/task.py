@@ -9,7 +9,10 @@ from stages.tasks.orders.settings import Settings
 from stages.tasks.task import Task
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
-NUMBERS = tuple(str(number) for number in range(10, 100))
+NUMBERS = tuple(
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split()
+)
 MONTHS = tuple("January February March April May June July August September October November December".split())
 WEEKDAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 KNOWN = {"letters": LETTERS, "numbers": NUMBERS, "months": MONTHS, "weekdays": WEEKDAYS}
