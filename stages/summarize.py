@@ -2,8 +2,8 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv, cache.csv,
-streaming.csv, sinks.csv, probes.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, neighbours.csv, orders.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv,
+cache.csv, streaming.csv, sinks.csv, probes.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -29,6 +29,7 @@ from stages.statistics import (
     effects,
     extrapolation,
     neighbours,
+    orders,
     shifts,
     sinks,
     steering,
@@ -85,6 +86,8 @@ def main(slot: str) -> None:
     sunk = _sinks(slot, settings)
     _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
     _csv(folder / "probes.csv", tables.read(paths.probes(slot), tables.PROBES), " ".join(sinks.PROBES))
+    stepped = _orders(slot, settings)
+    _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     _csv(folder / "grammar.csv", grammar)
@@ -93,6 +96,8 @@ def main(slot: str) -> None:
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
+    if (share := orders.made_up_order(stepped)) is not None:
+        numbers.setdefault("extrapolation", {}).setdefault("successor", {})["made_up_order"] = share
     applied = {"composed": composed.metrics(summed), "text": continued.metrics(texts)}
     if any(applied.values()):
         numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
@@ -100,6 +105,7 @@ def main(slot: str) -> None:
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
     numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
+    numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= _cached(slot, heads, folder, settings)
     tables.write_text(folder / "metrics.json", _json(numbers))
@@ -133,6 +139,13 @@ def _neighbours(slot: str) -> pd.DataFrame:
     read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
     chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
     return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
+
+
+def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return the table of next words (empty where none were asked)."""
+    section, path = settings.tasks.orders, paths.orders(slot)
+    length = section.length if section else 2  # of no row where the task is left out
+    return orders.table(tables.read(path, tables.ORDERS), tables.skipped(path), length)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -297,7 +310,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
     named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
-    named |= {"sinks": paths.sink_heads, "probes": paths.probes}
+    named |= {"orders": paths.orders, "sinks": paths.sink_heads, "probes": paths.probes}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -31,6 +31,7 @@ ANCHORS = [
     "intact",
     "counting",
     "extrapolation",
+    "orders",
     "heads",
     "sinks",
     "grammar",

@@ -72,7 +72,7 @@ def test_prompts_of_one_cluster_say_so():
 
 def test_a_model_is_refused_where_it_cannot_answer():
     refusing = {name for name in tasks.names() if tasks.of(name).refuses("masked")}
-    assert refusing == {"icl", "needle", "iteration", "extrapolation", "neighbours", "composed"}
+    assert refusing == {"icl", "needle", "iteration", "extrapolation", "neighbours", "composed", "orders"}
     assert not any(tasks.of(n).refuses("decoder") for n in tasks.names())
 
 

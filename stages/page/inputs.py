@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of method positions a b".split()
+    "relation effect_task tried class target source language beside of order category method positions a b".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -52,6 +52,8 @@ COLUMNS = {
     "streaming": "sinks positions length loss change low high passages tokens",
     "sinks": "part input layer head measure threshold value low high prompts note",
     "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
+    "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
+    "lead_high guess learned learned_low learned_high trials clusters heads draws note",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
@@ -98,6 +100,7 @@ class Slot:
     streaming: pd.DataFrame
     sinks: pd.DataFrame
     probes: pd.DataFrame
+    orders: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -29,6 +29,7 @@ FILES = {
     "iteration.csv": "whether tapes are written, and the best head per function and relation, against the best offset",
     "circuit.csv": "what paths from earlier heads into the keys of induction heads carry, beside all other heads",
     "extrapolation.csv": "answers to usual, rare and made-up words per function, with demonstrations and with vectors",
+    "orders.csv": "the next word of known and made-up orders, stated or not, and under the vector of the step",
     "neighbours.csv": "labels given to new items, the vote of the nearest demonstrations, answers without heads",
     "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
     "sweep.csv": "settings of function vectors that were tried, and what they gave on the prompts that chose",

@@ -155,6 +155,13 @@ class Shifts(Section):
     random: Count
 
 
+class Orders(Section):
+    """The vector of the next word, from known orders to made-up ones: heads tried, and random vectors beside them."""
+
+    heads: tuple[Count, ...] = Field(min_length=1)
+    random: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -245,6 +252,7 @@ class Params(Studies):
     steer: Steer
     apply: Apply
     shifts: Shifts
+    orders: Orders
     circuit: Circuit
     neighbours: Neighbours
     gates: Gates

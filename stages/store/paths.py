@@ -113,6 +113,11 @@ def readings(slot: str) -> Path:
     return Path(f"data/shifts/{slot}.readings.parquet")
 
 
+def orders(slot: str) -> Path:
+    """What the model says comes next in orders that it knows or is told, and under the vector of such a step."""
+    return Path(f"data/orders/{slot}.parquet")
+
+
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
     return Path(f"data/circuits/{slot}.parquet")

@@ -284,6 +284,22 @@ ANSWERS = _schema(
     forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
 
+ORDERS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    order=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
+    category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the order, or the run of its words that is asked"),
+    context=(pa.string(), "clean (with demonstrations) or zero_shot"),
+    vector=(pa.string(), "none, heads (mean outputs in place, from known orders of split a) or random"),
+    heads=(pa.int16(), "number of heads written; 0 where none"),
+    draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
+    source=(pa.string(), "known order whose demonstrations the vector is from, 'known' for several; '' with them"),
+    correct=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
+    learned=(pa.bool_(), "the argmax is the first token of a word of the source; null with demonstrations"),
+    rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
+)
+
 CIRCUIT = _schema(
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),

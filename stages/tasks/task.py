@@ -9,9 +9,10 @@ Legend: T token, N scored token.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from pydantic import AfterValidator
 
 from stages.store.section import Section
 from stages.tasks.prompt import Prompt
@@ -22,6 +23,17 @@ class Source(Section):
 
     source: Literal["builtin", "path", "hub"] = "builtin"
     path: str
+
+
+def _demonstration(template: str) -> str:
+    if template.count("{x}") != 1 or template.count("{y}") != 1:
+        raise ValueError("must contain {x} once and {y} once")
+    if template.index("{x}") > template.index("{y}"):
+        raise ValueError("{x} must come before {y}")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_demonstration)]  # one demonstration of y for x, as params.yaml writes it
 
 
 class Read(Protocol):
