@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
     """Tokenise a row of the prompts table with one of its targets (or none, where it has none)."""
     tokenizer, decoder = loaded.tokenizer, loaded.kind == "decoder"
+    if loaded.images is not None:
+        return loaded.images.encode(prompt)
     if len(prompt.ordinals):
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
@@ -77,6 +79,8 @@ def longest(loaded: Loaded) -> int:
     of positions holds; and no text so long that positions get other frequencies (LongRoPE,
     https://arxiv.org/abs/2402.13753): beside or after such a text a short one would be read otherwise.
     """
+    if loaded.images is not None:
+        return 1 << 30  # its processor makes every image fit
     config, words = loaded.model.config.get_text_config(), loaded.model.get_input_embeddings()
     said = [getattr(config, name, None) for name in LIMITS]
     limits = [limit for limit in said if isinstance(limit, int) and limit > 0]
