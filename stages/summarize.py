@@ -2,7 +2,7 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, images.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -27,6 +27,7 @@ from stages.statistics import (
     effects,
     extrapolation,
     neighbours,
+    norms,
     shifts,
     steering,
     stepping,
@@ -81,6 +82,8 @@ def main(slot: str) -> None:
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    looked = norms.table(tables.read(paths.norms(slot), tables.NORMS))
+    _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
@@ -93,6 +96,7 @@ def main(slot: str) -> None:
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     tables.write_text(folder / "metrics.json", _json(numbers))
 
@@ -108,9 +112,14 @@ def _asked(settings: params.Params) -> list[str]:
     return sorted(name for name, task in settings.tasks if task is not None)
 
 
+def _vocabulary(slot: str) -> int:
+    """Return how many tokens a guess is among: 1 of a model of images, which is asked for none."""
+    return json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"] or 1
+
+
 def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     of_sets = ("purpose", "!=", "single")
     raws = (
         tables.read(paths.effects(slot), tables.EFFECTS, only=[("task", "==", task), of_sets])
@@ -121,7 +130,7 @@ def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
 
 def _switched(slot: str) -> pd.DataFrame:
     """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     raw = tables.read(paths.effects(slot), tables.EFFECTS, only=[("purpose", "in", ["sweep", "sweep_control"])])
     return switch.table(raw, tables.read(paths.plan(slot), tables.PLANS), float(np.log(vocabulary)))
 

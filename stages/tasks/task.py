@@ -17,6 +17,9 @@ from stages.store.section import Section
 from stages.tasks.prompt import Prompt
 
 
+IMAGES_UNSCORED = "nothing is asked of a model of images that losing a head could change: its heads are looked at only"
+
+
 class Source(Section):
     """Where a task's prompts come from: `builtin` (path = the lexicon), `path` (your file or folder) or `hub`."""
 
