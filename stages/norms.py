@@ -47,7 +47,8 @@ def main(slot: str) -> None:
         for chosen in tqdm(list(batches(encoded, settings.extract.batch_tokens)), desc="norms", unit="batch"):
             measured = token_norms(loaded, [encoded[index] for index in chosen])
             for place, index in enumerate(chosen):
-                add(image_rows(rows[index], encoded[index], {at: (n[place], a[place]) for at, (n, a) in measured.items()}))
+                image = {layer: (norm_BT[place], got_BHT[place]) for layer, (norm_BT, got_BHT) in measured.items()}
+                add(image_rows(rows[index], encoded[index], image))
 
 
 def image_rows(row, tokens, measured: dict[int, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:

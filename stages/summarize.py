@@ -2,8 +2,8 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, images.csv. Every interval is a 95 % one over clusters
-of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv, images.csv. Every interval is a 95 % one
+over clusters of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata

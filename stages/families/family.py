@@ -19,8 +19,8 @@ WORD = "word"  # the annotated relation of a word with itself: it says where the
 class Tokens:
     """One tokenised prompt: what a relation may look at.
 
-    ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...); of an image `CLASS`, `REGISTER` or the
-        number of the patch.
+    ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...); of an image `CLASS`, `REGISTER` or
+        the number of the patch.
     target: positions of the tokens of targets[0]; each is predicted by the position before it.
     spans: name -> list of (query token positions, key token positions), from the prompt's character spans.
     words: token positions of each annotated word, in order; a token may belong to several.

@@ -176,7 +176,7 @@ def find(model: PreTrainedModel) -> Anatomy:
 
 
 def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
-    """Return what a model can be asked: 'vision' (of images), 'decoder' (continue text), 'masked' (fill gaps), 'encoder'.
+    """Return what a model can be asked: 'decoder' (continue text), 'masked' (fill gaps), 'vision' (images), 'encoder'.
 
     Which tokens an output depends on is measured; of class names only those of masked-LM heads count. Raises
     `UserError` for a causal model without a head.

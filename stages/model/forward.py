@@ -93,8 +93,8 @@ def forward(
 ) -> torch.Tensor | None:
     """Run a batch and return float logits (N, V) of the asked positions of each prompt, in order; None without rows.
 
-    ids: token ids per prompt (of an image its pixels), following the cache's prefix; rows: positions within them; headless: no LM head at all;
-    gradients: keep the graph.
+    ids: token ids per prompt (of an image its pixels), following the cache's prefix; rows: positions within them;
+    headless: no LM head at all; gradients: keep the graph.
     """
     given: dict[str, Any] = inputs(loaded, ids)
     if cache is not None:

@@ -56,7 +56,9 @@ class Images:
         pixels_CHW = _pixels(self.processor, picture(prompt.text))
         rows, columns = self.grid
         if pixels_CHW.shape[1:] != self.size:
-            raise UserError(f"{prompt.id}: the image processor makes {pixels_CHW.shape[1:]} of it, {self.size} of others")
+            raise UserError(
+                f"{prompt.id}: the image processor makes {pixels_CHW.shape[1:]} of it, {self.size} of others"
+            )
         ids = np.r_[[CLASS] * self.class_tokens, [REGISTER] * self.registers, np.arange(rows * columns)].astype(int)
         return Tokens(prompt.id, prompt.role, ids, ids < 0, pixels=pixels_CHW, columns=columns)
 

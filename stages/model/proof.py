@@ -130,7 +130,8 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     with remembering(loaded) as residuals:
         intact_BTD = _hidden(loaded, [ids, ids])
     edits = _edits(loaded)
-    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device).expand(intact_BTD.shape[:2])  # edited: the second row
+    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device)  # edited: the second row
+    keep_BT = keep_BT.expand(intact_BTD.shape[:2])
     following = {layer: after for layer, after in pairwise(loaded.anatomy.layers)}
     for head, value in edits:
         after = following.get(head[0])

@@ -44,6 +44,7 @@ COLUMNS = {
     "controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
@@ -82,6 +83,7 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    images: pd.DataFrame
 
     @property
     def decoder(self) -> bool:

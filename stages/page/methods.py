@@ -35,6 +35,7 @@ FILES = {
     "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",
     "readings.csv": "likeliest tokens of every function vector, read through the unembedding, beside random ones",
     "composed.csv": "composed functions under sums of two functions' vectors",
+    "images.csv": "of models of images: norms of patches, class token and registers, and the attention they get",
     "continued.csv": "next tokens of plain text under function vectors",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction

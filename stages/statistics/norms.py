@@ -22,6 +22,10 @@ def outliers(norm_P: np.ndarray) -> np.ndarray:
     return norm_P > middle + MADS * spread if spread > 0 else np.zeros(len(norm_P), dtype=bool)
 
 
+def _sum(values: pd.Series) -> float:
+    return values.sum(min_count=1)  # nan where there is no next layer
+
+
 def table(raw: pd.DataFrame) -> pd.DataFrame:
     """Return images.csv: per layer and kind of token (class, register, outlier, patch), over the images that have it.
 
@@ -38,7 +42,7 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     raw = raw.assign(kind=kind, count=1)
     middle = patch.groupby(["prompt", "layer"]).norm.median().rename("middle")
     ordinary = raw[raw.kind == "patch"].groupby(["prompt", "layer"]).attention.mean().rename("ordinary")
-    means = {"norm": ("norm", "mean"), "attention": ("attention", "sum"), "most": ("most", "max")}
+    means = {"norm": ("norm", "mean"), "attention": ("attention", _sum), "most": ("most", "max")}
     each = raw.groupby(["layer", "kind", "prompt", "cluster"], as_index=False).agg(count=("count", "sum"), **means)
     each = each.merge(middle, on=["prompt", "layer"]).merge(ordinary, on=["prompt", "layer"])
     each = each.assign(ratio=each.norm / each.middle, null=each.ordinary * each["count"])
@@ -56,19 +60,16 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
 def metrics(rows: pd.DataFrame) -> dict:
     """Return `images.{outliers,outlier_norm,class,registers}`.
 
-    outliers: the share of patches that stand out, in the layer where most do (none: 0); outlier_norm: how many times the
-    median their norm is there; class, registers: attention to them, mean over layers.
+    outliers: the share of patches that stand out after the last block; outlier_norm: how many times the median their
+    norm is there; class, registers: attention to them, mean over all layers but the first.
     """
     if rows.empty:
         return {}
-    tokens = rows[rows.kind.isin(["patch", "outlier"])].pivot_table(index="layer", columns="kind", values="tokens")
-    tokens = tokens.reindex(columns=["outlier", "patch"]).fillna(0)
-    share = tokens.outlier / tokens.sum(axis=1)
-    most = share.idxmax()
-    numbers = {"outliers": float(share[most])}
-    if share[most] > 0:
-        there = rows[(rows.layer == most) & (rows.kind == "outlier")].iloc[0]
-        numbers |= {"outlier_norm": float(there.ratio), "outlier_layer": int(most)}
+    last = rows[rows.layer == rows.layer.max()].set_index("kind")
+    out = float(last.tokens.get("outlier", 0.0))
+    numbers = {"outliers": out / (out + float(last.tokens.get("patch", 0.0)))}
+    if out > 0:
+        numbers["outlier_norm"] = float(last.ratio["outlier"])
     for name, kind in (("class", "class"), ("registers", "register")):
         got = rows[rows.kind == kind].attention.mean()
         numbers |= {} if np.isnan(got) else {name: float(got)}

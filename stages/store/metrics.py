@@ -16,8 +16,8 @@ and the share of answers that are the nearest demonstrations' where these differ
 `shifts.<function>.{cosine_embedding,cosine_state,v_on_x,v_on_y,minus_v_on_y}` (`shifts.metrics`: mean cosine of pairs'
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`
 (accuracy in context without k heads of one family that are not the other's) and `images.{outliers,outlier_norm,
-outlier_layer,class,registers}` (`norms.metrics`: norms of an image's tokens and attention to a vision model's own). What was not measured is left out, so that
-a diff shows it as missing.
+class,registers}` (`norms.metrics`: norms of an image's tokens and attention to a vision model's own). What was not
+measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

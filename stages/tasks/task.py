@@ -16,7 +16,6 @@ import numpy as np
 from stages.store.section import Section
 from stages.tasks.prompt import Prompt
 
-
 IMAGES_UNSCORED = "nothing is asked of a model of images that losing a head could change: its heads are looked at only"
 
 

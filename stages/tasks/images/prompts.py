@@ -58,7 +58,9 @@ def _pictures(settings: Settings, seed: int) -> list[tuple[str, str, Image.Image
     folder = Path(settings.path)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if len(files) < settings.images:
-        raise UserError(f"{folder}: {len(files)} pictures ({', '.join(SUFFIXES)}); tasks.images asks for {settings.images}")
+        raise UserError(
+            f"{folder}: {len(files)} pictures ({', '.join(SUFFIXES)}); tasks.images asks for {settings.images}"
+        )
     order = stream(seed, "images/pictures").permutation(len(files))
     return [
         ("picture", files[place].relative_to(folder).as_posix(), _square(files[place], settings.side))
