@@ -56,7 +56,10 @@ def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
 
 def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens]]:
     """Return the rows that the model can read whole, and their tokens; the number of others is logged."""
-    encoded, limit = encode_all(loaded, rows), longest(loaded)
+    encoded = encode_all(loaded, rows)
+    if loaded.images is not None:
+        return list(rows), encoded  # its processor makes every image fit
+    limit = longest(loaded)
     kept = [pair for pair in zip(rows, encoded, strict=True) if _fits(loaded, *pair, limit)]
     if len(kept) < len(encoded):
         text = "%d of %d prompts are longer than the model's %d tokens and are left out"
@@ -79,8 +82,6 @@ def longest(loaded: Loaded) -> int:
     of positions holds; and no text so long that positions get other frequencies (LongRoPE,
     https://arxiv.org/abs/2402.13753): beside or after such a text a short one would be read otherwise.
     """
-    if loaded.images is not None:
-        return 1 << 30  # its processor makes every image fit
     config, words = loaded.model.config.get_text_config(), loaded.model.get_input_embeddings()
     said = [getattr(config, name, None) for name in LIMITS]
     limits = [limit for limit in said if isinstance(limit, int) and limit > 0]

@@ -38,8 +38,8 @@ def images(slot: Slot, context: Context) -> list:
     count = int(table["images"].max())
     says = (
         f"Over {count} images ({SOURCES.get(context.images, 'images')}). Norms of the states after a block, as a "
-        "multiple of the median of the image's patches; attention that the heads of the next layer give to all tokens of "
-        "a kind together, mean over heads and over the patches that look. Lines: 95 % intervals over images."
+        "multiple of the median of the image's patches; attention that the heads of the next layer give to all tokens "
+        "of a kind together, mean over heads and over the patches that look. Lines: 95 % intervals over images."
     )
     norms = Chart(curve(table, there, "ratio", "low", "high", "norm / median of patches"), "Norm")
     rows = table.dropna(subset="attention")
