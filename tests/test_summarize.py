@@ -161,6 +161,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
     tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
     tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
+    tables.write(paths.norms(slot), tables.empty(tables.NORMS, "no images"), tables.NORMS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
     tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
     tables.write(paths.continued(slot), tables.empty(tables.CONTINUED, "no function"), tables.CONTINUED)
@@ -171,7 +172,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     main(slot)
     folder = paths.report(slot)
     names = (
-        "agreement causal circuit composed continued effects extrapolation grammar heads iteration neighbours overlap "
+        "agreement causal circuit composed continued effects extrapolation grammar heads images iteration neighbours overlap "
         "readings reliability shifts steering sweep switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
