@@ -172,8 +172,8 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     main(slot)
     folder = paths.report(slot)
     names = (
-        "agreement causal circuit composed continued effects extrapolation grammar heads images iteration neighbours overlap "
-        "readings reliability shifts steering sweep switch"
+        "agreement causal circuit composed continued effects extrapolation grammar heads images iteration neighbours "
+        "overlap readings reliability shifts steering sweep switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
