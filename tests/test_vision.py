@@ -1,5 +1,8 @@
 """Vision models: images as prompts, tokens as patches, attention equal to the model's own, planted heads found."""
 
+import importlib
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+import yaml
 from PIL import Image
 from tiny import PIXELS, VISION, make, processor, save
 
@@ -21,11 +25,12 @@ from stages.model.tokens import encode_all
 from stages.page.sections import images as section
 from stages.statistics import norms
 from stages.statistics.verdict import judge
-from stages.store import tables
+from stages.store import paths, tables
 from stages.store.errors import UserError
 from stages.tasks.images import prompts as images
 from stages.tasks.images.settings import Settings
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = Settings(path="stages/tasks/images", images=10, side=48)
 CLASSIFY = SimpleNamespace(resamples=10_000, alpha=0.05, margin=0.05, thresholds={})
 REGISTERS = {"vit": 0, "dinov2": 0, "dinov2_registers": 3}
@@ -224,3 +229,46 @@ def test_tokens_that_are_no_patches_are_refused(tmp_path):
     model.embeddings.register_forward_hook(lambda module, args, output: output.flip(1))
     with pytest.raises(UserError, match="its tokens are not the patches of the image, row by row"):
         layout(model, find(model).blocks[0], reader)
+
+
+@pytest.fixture
+def slot(tmp_path, monkeypatch) -> str:
+    """A folder in which every stage of a vision slot has run, in the order of dvc.yaml."""
+    save("dinov2_registers", tmp_path / "model", scale=6.0)
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    content["models"] = {"seeing": {"source": "path", "name": "model"}}
+    content["tasks"] = {name: content["tasks"][name] for name in ("text", "icl")}
+    for task in content["tasks"].values():
+        task["path"] = str(ROOT / task["path"])
+    content["tasks"]["images"] = {"path": "unused", "images": 10, "side": 48}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    for task in content["tasks"]:
+        importlib.import_module("stages.prepare").main(task)
+    tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        main = importlib.import_module(f"stages.{name}").main
+        if name == "extract":
+            for task in content["tasks"]:
+                main("seeing", task)
+        elif stage.get("foreach") == "${models}":
+            main("seeing")
+    return "seeing"
+
+
+def test_every_stage_of_a_vision_slot_runs_or_says_why_not(slot):
+    heads = tables.read(paths.heads(slot), tables.HEADS)
+    assert set(heads.family) == {"class_token", "registers", "same_patch", "around"} and len(heads) == 4 * 12
+    record = json.loads((paths.report(slot) / "model.json").read_text())
+    assert record["kind"] == "vision" and record["images"]["registers"] == 3
+    missing = record["not_measured"]
+    assert missing["family sink"] == missing["steering"] == "a model of images reads no text"
+    assert "looked at only" in missing["ablation"] and "family duplicate" not in missing  # its task is not in params
+    assert set(pd.read_csv(paths.report(slot) / "images.csv").kind) == {"class", "register", "patch"}
+    numbers = json.loads((paths.report(slot) / "metrics.json").read_text())
+    assert set(numbers) == {"heads", "images"} and set(numbers["images"]) == {"outliers", "class", "registers"}
+    raw = tables.read(paths.norms(slot), tables.NORMS)
+    before = paths.norms(slot).read_bytes()
+    assert len(raw) == 10 * 3 * 20
+    importlib.import_module("stages.norms").main(slot)
+    assert paths.norms(slot).read_bytes() == before

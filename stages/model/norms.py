@@ -27,7 +27,7 @@ def token_norms(loaded: Loaded, batch: Sequence[Tokens]) -> dict[int, tuple[np.n
 
     def add(layer: int, weights_BHTS: torch.Tensor, visible: torch.Tensor, start: int) -> None:
         looking_T = patches_T[start : start + weights_BHTS.shape[2]].to(weights_BHTS.device)
-        got_BHS = weights_BHTS[:, :, looking_T].double().sum(2).cpu()
+        got_BHS = weights_BHTS[:, :, looking_T].sum(2).double().cpu()
         sums[layer] = sums.get(layer, 0) + got_BHS
 
     with weighing(loaded, add), remembering(loaded, after=True) as residuals:

@@ -124,7 +124,8 @@ def looked_at(rows: pd.DataFrame) -> str:
     for kind, (_, _, name) in LOOKS.items():
         part = rows[rows["kind"] == kind]
         if kind != "patch" and len(part):
-            over = f" over the {len(part)} layers where there are any" if kind == "outlier" else ""
+            number_of = f"{len(part)} layer{'s' * (len(part) > 1)}"
+            over = f" over the {number_of} where there are any" if kind == "outlier" else ""
             mean, null = part["attention"].mean(), part["null"].mean()
             said.append(f"{name} {number(mean, 3)}{over} (as many other patches: {number(null, 3)})")
     if not said:
