@@ -1,9 +1,10 @@
 """Which tokens of an image stand out by their norms, and how much attention they get: images.csv.
 
 An outlier is a patch whose norm is above the median of its image's patches by more than `MADS` median absolute
-deviations of theirs: no cut in units of the model's residual. Of a normal distribution a MAD is 0.67 standard
-deviations, so that one patch in 10^11 would be one; of a skewed or heavy-tailed one some are, and no two modes are
-claimed. Beside outliers stand the other patches, the class token and the registers.
+deviations of theirs, and at least `TIMES` the median: no cut in units of the model's residual. Of a normal distribution
+a MAD is 0.67 standard deviations, so that one patch in 10^11 would pass the first; but where most patches are alike, as
+a plain background, all others do, in a random model too: their norms differ by a part of the median, those that Darcet+
+found by several times it. A skewed distribution has outliers as well, and no two modes are claimed. Beside outliers stand the other patches, the class token and the registers.
 """
 
 import numpy as np
@@ -12,14 +13,15 @@ import pandas as pd
 from stages.statistics.intervals import interval
 
 MADS = 10.0
+TIMES = 2.0  # convention of this project
 COLUMNS = "layer kind tokens norm ratio low high attention attention_low attention_high null most images".split()
 
 
 def outliers(norm_P: np.ndarray) -> np.ndarray:
-    """Return which patches of an image have a norm that stands out; none where all but a few are the same."""
+    """Return which patches of an image have a norm that stands out."""
     middle = np.median(norm_P)
     spread = np.median(np.abs(norm_P - middle))
-    return norm_P > middle + MADS * spread if spread > 0 else np.zeros(len(norm_P), dtype=bool)
+    return (norm_P > middle + MADS * spread) & (norm_P >= TIMES * middle)
 
 
 def _sum(values: pd.Series) -> float:

@@ -23,8 +23,9 @@ WHAT = (
     "A vision transformer reads an image as patches, after a class token and, in some, registers. Without registers, "
     "trained models of some size were found to keep what is common to the image in a few patches of the background, "
     "whose norms are many times those of the others (Darcet+ 2024, arXiv 2309.16588). A patch stands out here when its "
-    "norm is above the median of its image's patches by more than ten median absolute deviations of theirs; no cut is "
-    "taken from a paper. A skewed distribution has such patches as well: two modes are not claimed."
+    "norm is above the median of its image's patches by more than ten median absolute deviations of theirs, and at "
+    "least twice that median (conventions of this page: patches with something to see differ from a plain background "
+    "in a random model too, but by less). A skewed distribution has such patches as well: two modes are not claimed."
 )
 
 
