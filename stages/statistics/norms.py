@@ -4,7 +4,8 @@ An outlier is a patch whose norm is above the median of its image's patches by m
 deviations of theirs, and at least `TIMES` the median: no cut in units of the model's residual. Of a normal distribution
 a MAD is 0.67 standard deviations, so that one patch in 10^11 would pass the first; but where most patches are alike, as
 a plain background, all others do, in a random model too: their norms differ by a part of the median, those that Darcet+
-found by several times it. A skewed distribution has outliers as well, and no two modes are claimed. Beside outliers stand the other patches, the class token and the registers.
+found by several times it. A skewed distribution has outliers as well, and no two modes are claimed. Beside outliers
+stand the other patches, the class token and the registers.
 """
 
 import numpy as np
