@@ -3,7 +3,7 @@
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
 continued.csv, extrapolation.csv, neighbours.csv, orders.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv,
-cache.csv, streaming.csv, sinks.csv, probes.csv. Every interval is a 95 % one over clusters
+cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -29,6 +29,7 @@ from stages.statistics import (
     effects,
     extrapolation,
     neighbours,
+    norms,
     orders,
     shifts,
     sinks,
@@ -90,6 +91,8 @@ def main(slot: str) -> None:
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    looked = norms.table(tables.read(paths.norms(slot), tables.NORMS))
+    _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
@@ -106,6 +109,7 @@ def main(slot: str) -> None:
     numbers |= neighbours.metrics(neighboured)
     numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
     numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
+    numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= _cached(slot, heads, folder, settings)
     tables.write_text(folder / "metrics.json", _json(numbers))
@@ -152,9 +156,14 @@ def _asked(settings: params.Params) -> list[str]:
     return sorted(name for name, task in settings.tasks if task is not None)
 
 
+def _vocabulary(slot: str) -> int:
+    """Return how many tokens a guess is among: 1 of a model of images, which is asked for none."""
+    return json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"] or 1
+
+
 def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     of_sets = ("purpose", "!=", "single")
     raws = (
         tables.read(paths.effects(slot), tables.EFFECTS, only=[("task", "==", task), of_sets])
@@ -165,7 +174,7 @@ def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
 
 def _switched(slot: str) -> pd.DataFrame:
     """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     raw = tables.read(paths.effects(slot), tables.EFFECTS, only=[("purpose", "in", ["sweep", "sweep_control"])])
     return switch.table(raw, tables.read(paths.plan(slot), tables.PLANS), float(np.log(vocabulary)))
 

@@ -54,6 +54,7 @@ COLUMNS = {
     "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
     "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
     "lead_high guess learned learned_low learned_high trials clusters heads draws note",
+    "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
@@ -101,6 +102,7 @@ class Slot:
     sinks: pd.DataFrame
     probes: pd.DataFrame
     orders: pd.DataFrame
+    images: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
 
     @property

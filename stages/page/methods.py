@@ -42,6 +42,7 @@ FILES = {
     "gates_overlap.csv": "definitions of a head that needs the far past: heads of each, of both, rank correlation",
     "cache.csv": "recall and loss when some key heads keep all and the others stream",
     "streaming.csv": "loss on text when all heads stream, by number of sinks and length",
+    "images.csv": "of models of images: norms of patches, class token and registers, and the attention they get",
     "continued.csv": "next tokens of plain text under function vectors",
 }
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction

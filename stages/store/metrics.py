@@ -20,9 +20,11 @@ asked backwards, and rival answers; `orders.vector.<order>_<way>` under the vect
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`
 (accuracy in context without k heads of one family that are not the other's), `gates.streaming_share` (query heads whose
 last hidden state hardly moves when they alone see sinks and a window), `cache.half.{recall,random}` (needle recall
-with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`) and
+with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`),
 `sinks.{rate,massive_ratio,inactive}` (`sinks.metrics`: sink rate of natural text, norm of the first token's residual
-over the median in its longest layer, share of heads that write less than half of what their layer's do). What was not
+over the median in its longest layer, share of heads that write less than half of what their layer's do) and
+`images.{outliers,outlier_norm,class,registers}` (`norms.metrics`: norms of an image's tokens and attention to a vision
+model's own). What was not
 measured is left out, so that a diff shows it as missing.
 """
 

@@ -173,6 +173,11 @@ def probes(slot: str) -> Path:
     return Path(f"data/sinks/{slot}.probes.parquet")
 
 
+def norms(slot: str) -> Path:
+    """Norms of the tokens of images, per layer, and the attention that they get."""
+    return Path(f"data/norms/{slot}.parquet")
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")

@@ -436,6 +436,21 @@ PROBES = _schema(
     note=(pa.string(), "'' or why there is no value"),
 )
 
+NORMS = _schema(
+    prompt=(pa.string(), "id of the image"),
+    cluster=(pa.string(), "cluster of the image"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    token=(pa.int16(), "its place in the sequence, from 0"),
+    kind=(pa.string(), "class, register or patch"),
+    norm=(pa.float32(), "norm of its state after the layer's block"),
+    attention=(
+        pa.float32(),
+        "attention that it gets in the next attention layer, mean over heads and over the patches that look, 0..1; "
+        "null after the last",
+    ),
+    most=(pa.float32(), "the same of the head that gives it most"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
