@@ -14,7 +14,7 @@ COPY, CAPITALIZE = "copy", "capitalize"  # groups that need no knowledge
 
 TASK = Task(
     name="facts",
-    order=9,
+    order=10,
     label="facts",
     unit="subjects",
     settings=Settings,
