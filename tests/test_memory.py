@@ -12,6 +12,9 @@ from stages.families.family import Tokens
 from stages.model import adapter, lookup, misses, rank_one
 from stages.model.forward import forward
 from stages.model.mlp import Writer, keys, storing, writers
+from stages.page import inputs
+from stages.page.section import Context
+from stages.page.sections.memory import SECTION
 from stages.statistics import memory
 from stages.tasks.facts.task import ASKED
 
@@ -208,3 +211,59 @@ def test_interchange_needs_a_donor_of_the_same_relation_with_another_answer():
     asked = SimpleNamespace(right=np.array([True, True, False, True]), answers=np.array([5, 5, 6, 7]))
     assert lookup.donors(asked, ["f", "f", "f", "g"]).tolist() == [0, 1, 2, 3]
     assert lookup.donors(asked, ["f"] * 4).tolist() == [3, 3, 2, 0]
+
+
+def raw_rows(decides: bool) -> list[dict]:
+    """Three layers; layer 1 decides whose answer comes out, or none does; edits work, or nothing does."""
+    rows = []
+
+    def add(share: float, number: int = 20, **fields) -> None:
+        rows.extend(row(cluster=f"c{n}", value=float(n < share * number), **fields) for n in range(number))
+
+    for layer in range(3):
+        here = decides and layer == 1
+        add(here, layer=layer)
+        add(not here, layer=layer, measure="own")
+        add(not here, layer=layer, what="mean", measure="own")
+        add(0.5 if here else 1, layer=layer, what="mean", measure="own", group="copy")
+        add(layer == 2, layer=layer, what="attention_interchange")
+    for group in ("capital", "copy"):
+        add(1, layer=-1, what="intact", measure="own", group=group)
+    same = {"part": "insert", "layer": 1, "group": "invented"}
+    for what, share in (("edit", 1), ("identity", 1), ("joint", 1), ("summed", 0.2), ("random", 0)):
+        add(share if decides else 0.5, what=what, measure="efficacy", **same)
+    for measure, share in (("text_kl", 0.05), ("text_loss", 0), ("neighbours", 1), ("hijacked", 0.5)):
+        add(share, what="edit", measure=measure, **same)
+    add(1, what="identity", measure="text_kl", **same)
+    for group, share in (("known", 1), ("invented", 0.1 if decides else 1)):
+        add(share, part="miss", what="shown", layer=-1, group=group, measure="agreement")
+        add(1 if decides and group == "invented" else 0.5, part="miss", what="main", layer=-1, group=group,
+            measure="entropy")  # fmt: skip
+    return rows
+
+
+def said(raw: list[dict], tmp_path, chosen: dict) -> str:
+    path = tmp_path / "memory.csv"
+    memory.table(pd.DataFrame(raw), chosen).to_csv(path, index=False)
+    frame = inputs.frame(path, inputs.COLUMNS["memory"].split(), inputs.TEXT | inputs.NAMES["memory"])
+    slot = SimpleNamespace(memory=frame, reasons={"memory": "an encoder"}, path=lambda file: f"reports/slots/s/{file}")
+    blocks = SECTION.build(slot, Context({}, []))
+    return " ".join(block.text for block in blocks if block.kind == "note")
+
+
+def test_the_page_says_what_holds(tmp_path):
+    text = said(raw_rows(True), tmp_path, {"mlp": 1, "attention": 2})
+    assert "MLP output of layer 1 put in at the subject, it gives that subject's answer in 1.00" in text
+    assert "one layer decides it" in text and "So it is not knowledge alone" in text
+    assert "Inserted into layer 1, one fact at a time: 1.00" in text and "20.0 times as much" in text
+    assert "the key is not the name's alone" in text and "edits do not add up by themselves" in text
+    assert "a miss is less certain" in text and "a record does not depend on who asks, a miss does" in text
+
+
+def test_the_page_says_what_does_not_hold(tmp_path):
+    text = said(raw_rows(False), tmp_path, {"mlp": 0, "attention": 2})
+    assert "no one layer is shown to decide it alone" in text and "can do without" in text
+    assert "edits do not add up" not in text and text.count("not told apart") >= 2 and "a miss does" not in text
+    alone = said([row(what="intact", measure="own", layer=-1, cluster="c", value=0)], tmp_path, {})
+    assert alone == "Nothing was looked up: the model answers not one of the known facts right."
+    assert said([], tmp_path, {}) == "MLPs were not read as a store: an encoder."

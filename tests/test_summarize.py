@@ -181,8 +181,8 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     folder = paths.report(slot)
     names = (
         "agreement cache causal circuit composed continued effects extrapolation gates gates_overlap grammar heads "
-        "images iteration memory neighbours orders overlap probes readings reliability shifts sinks steering streaming sweep "
-        "switch"
+        "images iteration memory neighbours orders overlap probes readings reliability shifts sinks steering "
+        "streaming sweep switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")
