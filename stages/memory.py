@@ -335,43 +335,51 @@ class Insertion:
 
 def miss(loaded: Any, writers: dict, asked: Prompts, settings: params.Params, chosen: dict, moment: Any) -> list[dict]:
     """Return the rows of part miss: answers without and after demonstrations, and scores of a hit."""
-    from stages.model import lookup, misses, rank_one
+    from stages.model import misses
 
-    layer, rows, objects = chosen["mlp"], [], set()
-    for row, tokens in zip(asked.rows, asked.tokens, strict=True):
-        objects |= {int(tokens.ids[tokens.target[0]])} if row.category in (KNOWN, RARE, INVENTED) else set()
-    stored = lookup.ask(loaded, writers, asked.of(settings.memory.choose, category=KNOWN, split="a")[1], ASKED)
+    layer, rows = chosen["mlp"], []
+    facts = [row for row in asked.rows if row.role == MAIN and row.category in (KNOWN, RARE, INVENTED)]
+    objects = {row.targets[0].strip() for row in facts}
     for kind in (KNOWN, RARE, INVENTED):
-        answers: dict[str, np.ndarray] = {}
+        texts: dict[str, list[str]] = {}
         for role in (MAIN, *asked.roles(SHOWN)):
             of_role, tokens = asked.of(settings.memory.missed, role, category=kind, split="b")
             if not tokens:
                 continue
-            best, entropy = misses.first_answers(loaded, tokens)
-            answers[role] = best
-            for row, t, token, nats in zip(of_role, tokens, best, entropy, strict=True):
-                what = role.partition("-")[0]
-                name = row.text[row.relations[0]["key_start"] : row.relations[0]["key_end"]]
-                right = -1 if kind == INVENTED else int(t.ids[t.target[0]])
-                is_a = misses.kind_of(loaded, int(token), right, name, objects)
+            texts[role], entropy = misses.answers(loaded, tokens)
+            for row, text, nats in zip(of_role, texts[role], entropy, strict=True):
+                what, right = role.partition("-")[0], "" if kind == INVENTED else row.targets[0].strip()
+                is_a = misses.kind_of(text, right, row.cluster.partition("/")[2], objects)
                 rows.append(_row("miss", what, -1, row, "entropy", nats, kind))
                 rows += [_row("miss", what, -1, row, of, of == is_a, kind)
                          for of in ("right", "object", "echo", "number", "other")]  # fmt: skip
-        of_role, tokens = asked.of(settings.memory.missed, category=kind, split="b")
-        shown = [answers[role] for role in asked.roles(SHOWN) if role in answers]
+        of_role, _ = asked.of(settings.memory.missed, category=kind, split="b")
+        shown = [texts[role] for role in asked.roles(SHOWN) if role in texts]
         if len(shown) == 2:
             rows += [_row("miss", SHOWN, -1, row, "agreement", one == other, kind)
                      for row, one, other in zip(of_role, *shown, strict=True)]  # fmt: skip
+    return rows + _scores(loaded, {layer: writers[layer]}, asked, settings, moment)
+
+
+def _scores(loaded: Any, writers: dict, asked: Prompts, settings: params.Params, moment: Any) -> list[dict]:
+    """Return scores of a hit per subject: known ones of split b, all others of both splits: nothing chose on them."""
+    from stages.model import lookup, misses, rank_one
+
+    ((layer, _),), rows = writers.items(), []
+    stored = lookup.ask(loaded, writers, asked.of(settings.memory.choose, category=KNOWN, split="a")[1], ASKED)
+    for kind in (KNOWN, RARE, INVENTED):
+        most, where = (settings.memory.missed, {"split": "b"}) if kind == KNOWN else (len(asked.rows), {})
+        of_kind, tokens = asked.of(most, category=kind, **where)
         if not tokens:
             continue
-        read = lookup.ask(loaded, {layer: writers[layer]}, tokens, ASKED)
+        read = lookup.ask(loaded, writers, tokens, ASKED)
         names = [t.spans[ASKED][0][1] for t in tokens]
         scores = {"logprob": misses.name_logprobs(loaded, tokens, names), "tokens": np.array([len(n) for n in names])}
         if moment is not None:
             metric = rank_one.metric(moment)
             scores |= misses.hits(read.keys[layer], read.values[layer], stored.keys[layer], metric)
         for measure, values in scores.items():
-            rows += [_row("miss", "score", layer, r, measure, v, kind) for r, v in zip(of_role, values, strict=True)]
+            rows += [_row("miss", "score", layer, r, measure, v, kind) for r, v in zip(of_kind, values, strict=True)]
     return rows
 
 

@@ -173,12 +173,31 @@ def test_a_random_model_holds_nothing():
     assert lookup.ask(loaded, writers(loaded), prompts, ASKED).right.mean() <= 0.2
 
 
-def test_what_a_first_token_is():
-    loaded = make("gpt2")
-    ids = {word: loaded.tokenizer(f" {word}")["input_ids"][0] for word in ("cat", "dog", "the", "is")}
-    four = loaded.tokenizer("4")["input_ids"][0]
-    said = {t: misses.kind_of(loaded, t, ids["cat"], "Theland", {ids["dog"]}) for t in (*ids.values(), four)}
-    assert list(said.values()) == ["right", "object", "echo", "other", "number"]
+def test_what_an_answer_is():
+    said = ("Bern", "Berne", "Oslo, of course", "Thelia", "10000", "", "the capital")
+    kinds = [misses.kind_of(text, "Bern", "Theland", {"Bern", "Oslo"}) for text in said]
+    assert kinds == ["right", "other", "object", "echo", "number", "other", "echo"]
+    assert misses.kind_of("Bern", "", "Theland", {"Bern"}) == "object"
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+def test_answers_are_what_greedy_passes_write(name):
+    loaded = make(name, scale=3.0)
+    prompts = [
+        Tokens(f"p{n}", "main", np.array([1, 70, 80, 90 + n, *[60] * (n == 2), 5]), np.zeros(6 + (n == 2), bool),
+               np.array([4 + (n == 2)])) for n in range(3)
+    ]  # fmt: skip
+    texts, entropy = misses.answers(loaded, prompts)
+    for tokens, text, nats in zip(prompts, texts, entropy, strict=True):
+        ids = tokens.ids[: tokens.target[0]]
+        for step in range(misses.WRITTEN):
+            logits = forward(loaded, [ids], [np.array([len(ids) - 1])])[0]
+            if not step:
+                logp = logits.log_softmax(-1)
+                assert nats == pytest.approx(-float((logp.exp() * logp).sum()), abs=1e-4)
+            ids = np.append(ids, int(logits.argmax()))
+        whole = loaded.tokenizer.decode(ids[tokens.target[0] :], skip_special_tokens=True)
+        assert text == whole.partition("\n")[0].strip()
 
 
 def test_areas_compare_names_of_equally_many_tokens():

@@ -1,4 +1,4 @@
-"""What a model answers where it cannot know: the first token, its entropy, and how much its key looks like a known one.
+"""What a model answers where it cannot know: the text, its entropy, and how much its key looks like a known one.
 
 Legend: B prompt, F channel of the key, R stored key, V vocabulary.
 """
@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from stages.families.family import Tokens
 from stages.model.forward import forward
@@ -14,35 +15,70 @@ from stages.model.load import Loaded
 from stages.model.score import Batch
 
 ROWS = 48  # prompts that run together
+WRITTEN = 6  # tokens of an answer, at most
 
 
-def first_answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the argmax after each prompt and the entropy (nats) of the prediction, (B,) each.
+def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.ndarray]:
+    """Return what greedy decoding writes after each prompt, to a line's end or `WRITTEN` tokens, and the entropy.
 
-    Prompts that begin with the same demonstrations share one run of them.
+    Entropy (nats, (B,)) is that of the first token. Prompts of one length run together, what they share at the start
+    once.
     """
-    best, entropy = [], []
-    for start in range(0, len(prompts), ROWS):
-        part = prompts[start : start + ROWS]
-        batch = Batch(loaded, part, [tokens.target[:1] for tokens in part])
-        logits_BV = forward(loaded, batch.tails, batch.rows, batch.prefix)
-        best.append(logits_BV.argmax(-1).cpu().numpy())
-        for logits_V in logits_BV:
-            logp_V = logits_V.log_softmax(-1)
-            entropy.append(-float((logp_V.exp() * logp_V).sum()))
-    return np.concatenate(best), np.array(entropy)
+    texts, entropy = [""] * len(prompts), np.zeros(len(prompts))
+    asked = [tokens.ids[: tokens.target[0]] for tokens in prompts]
+    for length in sorted({len(ids) for ids in asked}):
+        numbers = [number for number, ids in enumerate(asked) if len(ids) == length]
+        for start in range(0, len(numbers), ROWS):
+            part = numbers[start : start + ROWS]
+            ids_BT, nats_B = _written(loaded, [asked[number] for number in part])
+            for number, ids, nats in zip(part, ids_BT, nats_B, strict=True):
+                texts[number] = loaded.tokenizer.decode(ids, skip_special_tokens=True).partition("\n")[0].strip()
+                entropy[number] = nats
+    return texts, entropy
 
 
-def kind_of(loaded: Loaded, token: int, right: int, name: str, objects: Collection[int]) -> str:
-    """Return what a first token of an answer is: right, another object, an echo of the name, a number, or other."""
-    text = loaded.tokenizer.decode([token]).strip()
-    if token == right:
+def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
+    """Return greedy continuations (B, WRITTEN) of texts of one length, and the entropy of their first tokens."""
+    shared = int((np.stack(ids) == ids[0]).all(0)[:-1].cumprod().sum()) if loaded.caches else 0
+    cache, new = None, [row[shared:] for row in ids]
+    if loaded.caches:
+        cache = DynamicCache()
+        if shared:
+            forward(loaded, [ids[0][:shared]], cache=cache, headless=True)
+            cache.batch_repeat_interleave(len(ids))
+    written, entropy = [], []
+    for _ in range(WRITTEN):
+        logits_BV = forward(loaded, new, [np.array([len(row) - 1]) for row in new], cache)
+        if not written:
+            entropy = [_entropy(logits_V) for logits_V in logits_BV]
+        written.append(logits_BV.argmax(-1).cpu().numpy())
+        tokens = written[-1][:, None]
+        new = list(tokens if loaded.caches else np.concatenate([np.stack(new), tokens], axis=1))
+    return np.stack(written, axis=1), entropy
+
+
+def _entropy(logits_V: torch.Tensor) -> float:
+    logp_V = logits_V.log_softmax(-1)
+    return -float((logp_V.exp() * logp_V).sum())
+
+
+def kind_of(text: str, right: str, name: str, objects: Collection[str]) -> str:
+    """Return what an answer is: right, another subject's object, an echo of the name, a number, or other.
+
+    An echo begins with the name's first three letters. What follows the object is not looked at.
+    """
+    if right and begins(text, right):
         return "right"
-    if token in objects:
+    if any(begins(text, other) for other in objects):
         return "object"
-    if text and name.lower().startswith(text.lower()):
+    if text[:3] and name.lower().startswith(text[:3].lower()):
         return "echo"
     return "number" if text[:1].isdigit() else "other"
+
+
+def begins(text: str, answer: str) -> bool:
+    """Return whether a text begins with an answer, whole."""
+    return text.startswith(answer) and not text[len(answer) : len(answer) + 1].isalnum()
 
 
 def name_logprobs(loaded: Loaded, prompts: Sequence[Tokens], names: Sequence[np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
         dict(zip(keys, names, strict=True)) | _mean(of_cell, names[-1])
         for names, of_cell in read[read.what != "score"].groupby(keys, sort=True)
     ]
-    rows += _areas(read[read.what == "score"]) + _gap(read)
+    rows += _areas(raw[raw.what == "score"]) + _gap(read) + _paired(read)
     for row in _ranked(rows, chosen):
         row["p"], row["p_floor"] = rank_p(-row["value"], [-value for value in row.pop("others")])
     numbers = {name: value for name, value in chosen.items() if isinstance(value, int | float)}
@@ -133,6 +133,19 @@ def _gap(read: pd.DataFrame) -> list[dict]:
     if min(len(invented), len(known)) < PROMPTS:
         row["note"] = f"{min(len(invented), len(known))} subjects of a class: fewer than {PROMPTS}"
     return [row]
+
+
+def _paired(read: pd.DataFrame) -> list[dict]:
+    """Return by how much more facts are recalled when solved jointly than as a sum of edits: the same facts."""
+    cells = read[(read.part == "insert") & (read.measure == "efficacy") & read.what.isin(["joint", "summed"])]
+    both = cells.pivot_table(index="cluster", columns="what", values="value")
+    if not {"joint", "summed"} <= set(both):
+        return []
+    change = (both.joint - both.summed).dropna()
+    low, high = interval(change.to_numpy(), change.index.to_numpy(), change=True)
+    row = {"part": "insert", "what": "joint_less_summed", "layer": cells.layer.iloc[0], "group": INVENTED}
+    row |= {"measure": "efficacy", "value": change.mean(), "low": low, "high": high, "note": ""}
+    return [row | {"trials": len(change), "clusters": len(change)}]
 
 
 def metrics(table: pd.DataFrame) -> dict:

@@ -19,7 +19,7 @@ WHAT = (
     "added, W + δ aᵀ, which is a LoRA of rank one; a in closed form from the key and the keys of plain text, so that "
     "other keys are moved little. Miss: subjects with invented names are asked, which no store can hold. Layers are "
     "chosen on split a by the other subject's answers, all else is said of split b. An answer is judged by its first "
-    "token in look-ups and misses, whole in insertions."
+    "token in look-ups, whole in insertions, and by the text that is written in misses."
 )
 INSERTED = {  # what: how a row is called
     "edit": "in closed form",
@@ -242,10 +242,11 @@ def _together(read: Read) -> str:
     if joint is None or summed is None:
         return ""
     facts = int(joint["clusters"])
-    apart = pd.notna(joint["low"]) and pd.notna(summed["high"]) and joint["low"] > summed["high"]
+    less = read.cell(part="insert", what="joint_less_summed", measure="efficacy")
+    add = "edits do not add up by themselves" if less is not None and less["low"] > 0 else "not told apart"
     return (
         f"{facts} facts at once: solved jointly, {_value(joint)} are recalled; as the sum of {facts} edits, "
-        f"{_value(summed)}: {'edits do not add up by themselves' if apart else 'not told apart'}."
+        f"{_value(summed)}, {_value(less, 2, True)} less: {add}."
     )
 
 
@@ -311,7 +312,7 @@ def _missed(read: Read) -> str:
     }
     if all(cell is not None for cell in objects.values()):
         said += (
-            f" The first token of another subject's answer is what an invented one gets in {_value(objects['main'])} "
+            f" Another subject's answer is what an invented one gets in {_value(objects['main'])} "
             f"without demonstrations and in {_value(objects['shown'])} after them."
         )
     return said
@@ -330,7 +331,10 @@ def _answers(read: Read, path: str) -> list:
                     for measure in TYPES
                 ]
                 table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
-    says = "What the first token of an answer is; invented subjects have no right one. 95 % intervals over subjects."
+    says = (
+        "What is answered, to the end of the line; invented subjects have no right answer; an echo begins as the name "
+        "does. 95 % intervals over subjects."
+    )
     columns = ["subjects", "demonstrations", "number", "entropy, nats", *TYPES.values()]
     return [Table(columns, table, says, path, tuple(range(2, 4 + len(TYPES))))] if table else []
 
