@@ -9,6 +9,9 @@ head is silenced in turn. Params are read and results written in the folder it r
 
 Revisions of a pretrained model are measured likewise, on the prompts of slots (stages/recipes/families.py); nothing is
 silenced there and nothing pictured.
+
+Of lessons about states (stages/recipes/states.py) states.csv says what tokens' states hold at the last checkpoint and
+whether they are used; no head is silenced there either.
 """
 
 import json
@@ -23,6 +26,7 @@ from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Revisions, digest
+from stages.recipes.states import STUDIED, Held, States
 from stages.statistics.findings import (
     FINDINGS,
     arrays,
@@ -71,6 +75,7 @@ def main(name: str) -> None:
         for done in tqdm(as_completed(futures.values()), f"dynamics {name}", len(runs), unit="run"):
             done.result()  # raises at once what a run raised
     kept, located = [], {}
+    studied = [row for run in runs for row in futures[run].result()[2]]
     for arm in arms:
         raw = [row for run in runs if run[0] == arm for row in futures[run].result()[0]]
         table = pd.DataFrame(raw, columns=RAW)
@@ -92,21 +97,26 @@ def main(name: str) -> None:
     whole = supported(whole, main_lesson.falls, spans(curve, main_lesson.falls), arms[recipe.main].seeds)
     summaries = {"curve": curve, "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
+    summaries["states"] = pd.DataFrame(studied, columns=["arm", "seed", *STUDIED])
     for file, table in summaries.items():
-        tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format="%.5f"))
+        digits = "%.6g" if file == "states" else "%.5f"  # states: what is nearly nothing is not nothing
+        tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format=digits))
     counts = {arm: training.seeds for arm, training in arms.items()}
     made_with = {"sha256": digest(settings.seed, recipe)}
     for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
         tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
 
-def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list:
+def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list | Held:
     """Draw the sequences that all checkpoints of a recipe are measured on."""
     return lesson.held_out(stream(settings.seed, f"recipes/{name}/held_out"), settings.recipes[name].study.sequences)
 
 
-def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple]]:
-    """Measure one run's checkpoints in a process of its own; return rows as in `RAW`, and of the main arm a picture."""
+def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple], list[tuple]]:
+    """Measure one run's checkpoints in a process of its own.
+
+    Returns rows as in `RAW`; of the main arm a picture; of a lesson about states the rows of states.csv.
+    """
     from stages.training import checkpoint
     from stages.training.train import one_thread
 
@@ -122,14 +132,23 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
         for step in training.kept:
             loaded = revisions.opened(name, arm, training, step)
             rows += [(arm, seed, step, *row) for row in survey.measured(loaded, lesson, held)]
-        return rows, []  # silencing every head of a large model takes too long
+        return rows, [], []  # silencing every head of a large model takes too long
+    if isinstance(lesson, States):
+        from stages.training import states
+
+        rng = stream(settings.seed, f"recipes/{name}/{arm}/{seed}/probes")
+        for step in training.kept:
+            model = states.read(paths.checkpoint(name, arm, seed, step), training.architecture)
+            run = states.intact(model, held, training.architecture.registers)
+            rows += [(arm, seed, step, *row) for row in states.measured(lesson, held, training.architecture, run)]
+        return rows, [], [(arm, seed, *row) for row in states.studied(model, lesson, held, training, run, rng)]
     for step in training.kept:
         loaded = checkpoint.opened(name, arm, seed, step, lesson)
         outcomes = checkpoint.measured(loaded, lesson, held)
         rows += [(arm, seed, step, *row) for row in outcomes if step == last or row[1] or "@" not in row[0]]
     rows += [(arm, seed, last, *row) for row in checkpoint.silenced(loaded, lesson, held)]
     shown = held[lesson.shown(held)]
-    return rows, list(checkpoint.pictured(loaded, lesson, shown)) if arm == recipe.main else []
+    return rows, list(checkpoint.pictured(loaded, lesson, shown)) if arm == recipe.main else [], []
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
-from stages.recipes.settings import Revisions
+from stages.recipes.settings import Architecture, Revisions
+from stages.recipes.states import States
 from stages.store import folders, params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
@@ -39,6 +40,7 @@ def main(name: str) -> None:
         return find(name, arms)
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
         lesson = create(name, recipe, training.arguments)
+        _suits(f"{paths.PARAMS}: recipes.{name}.train.architecture of arm {arm}", lesson, training.architecture)
         for first in training.before:
             _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", lesson, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
@@ -59,6 +61,18 @@ def main(name: str) -> None:
         rows = [row for future in futures for row in future.result()]  # raises what a run raised
         learning = pd.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
         tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
+
+
+def _suits(where: str, lesson: Lesson, architecture: Architecture) -> None:
+    """Refuse images for a model of text, text for one of images, and registers where nothing asks about them."""
+    about_states = isinstance(lesson, States)
+    images = about_states and lesson.side is not None
+    if images != (architecture.type == "vit"):
+        raise UserError(f"{where}.type = {architecture.type!r}: the lesson has {'images' if images else 'text'}")
+    if architecture.registers and not about_states:
+        raise UserError(
+            f"{where}.registers = {architecture.registers}: allowed: 0, this lesson does not ask about them"
+        )
 
 
 def _fits(where: str, lesson: Lesson, before: Lesson) -> None:
@@ -94,6 +108,7 @@ def one_run(
     """
     import torch
 
+    from stages.training import tagger
     from stages.training.build import build, save
     from stages.training.train import one_thread, train
 
@@ -101,7 +116,10 @@ def one_run(
     training = settings.recipes[name].arm(arm)
     lesson = create(name, settings.recipes[name], training.arguments)
     torch.manual_seed(int(stream(settings.seed, f"recipes/{name}/{seed}/weights").integers(2**63)))
-    model = build(training.architecture, lesson.symbols, lesson.positions)
+    if isinstance(lesson, States):
+        model = tagger.build(training.architecture, lesson)
+    else:
+        model = build(training.architecture, lesson.symbols, lesson.positions)
     rows = []
     for number, first in enumerate(training.before):  # the same batches follow as without it
         earlier, rng = create(name, settings.recipes[name], first.arguments), f"recipes/{name}/{seed}/first/{number}"

@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def weights_of(loaded, tokens) -> dict[int, torch.Tensor]:
     with weighing(loaded, lambda layer, weights, visible, start: seen.__setitem__(layer, weights[0])):
         forward(loaded, [tokens.ids], [np.arange(len(tokens))])
     return seen
+
+
+def deep(layers: int) -> Loaded:
+    """A random Llama of many small layers."""
+    loaded = make("llama_gqa", scale=3.0)
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(**loaded.model.config.to_dict() | {"num_hidden_layers": layers})
+    config._attn_implementation = "eager"
+    model = hf.LlamaForCausalLM(config).eval()
+    return replace(loaded, model=model, anatomy=find(model))
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
@@ -100,6 +111,11 @@ def test_a_residual_multiplier_is_in_the_function_vector():
 
 def test_windows_and_masks_come_from_the_weights():
     assert [layer.window for layer in make("gpt_neo").anatomy.layers.values()] == [4, None, 4]
+    sizes = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size_mlp": 16}
+    config = hf.Llama4TextConfig(**SMALL | IDS | sizes, num_local_experts=2, attention_chunk_size=2000)
+    config._attn_implementation = "eager"  # no layer names the chunk, and it is longer than what is read with weights
+    layers = find(hf.Llama4ForCausalLM(config).eval()).layers
+    assert [layer.window for layer in layers.values()] == [2000, 2000, 2000, None]
     loaded, tokens = make("mpnet", scale=5.0), prompt(23, 0)
     ahead = Relation(np.arange(22), np.eye(23, dtype=bool)[1:])  # the next token: nothing for a causal triangle
     means = measure(loaded, [tokens], [{"next": ahead}]).means[0]["next"].values
@@ -307,6 +323,30 @@ def test_shortcuts_that_are_wrong_are_not_used():
     (scored,) = Batch(proven, [tokens], [tokens.target]).ablated(values, everywhere=True)
     with ablating(proven, values):
         np.testing.assert_allclose(scored.logprob, plain(proven, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("source", [0, 3, 6])
+def test_one_block_that_reads_far_below_is_enough_to_forbid_resuming(source):
+    """Block 7 of 9 reads what a block below gave: a pass that begins between the two has only half of it."""
+    loaded = deep(9)
+    layers, seen = loaded.model.model.layers, {}
+    layers[source].register_forward_hook(lambda module, args, output: seen.update(y=output))
+    layers[7].register_forward_pre_hook(lambda module, args: (args[0] + 0.3 * seen["y"], *args[1:]))
+    proven, result = prove(loaded)
+    assert result["resumes"].startswith("not used: a pass that begins at block") and not proven.resumes
+
+
+def test_the_proof_grows_as_depth():
+    """Blocks run and edits tried, so the time: twice the layers, at most twice the work."""
+    ran = {}
+    for layers in (16, 32):
+        loaded, calls = deep(layers), []
+        for block in loaded.model.model.layers:
+            block.mlp.register_forward_hook(lambda module, args, output, calls=calls: calls.append(output.numel()))
+        _, result = prove(loaded)
+        assert set(result.values()) == {"ok"}
+        ran[layers] = sum(calls)
+    assert ran[32] < 2.2 * ran[16]
 
 
 def test_a_dispatched_block_keeps_its_own_forward():

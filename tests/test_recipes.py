@@ -562,7 +562,7 @@ def test_a_recipe_is_one_file_and_one_entry_and_shows_up_in_results_and_page(tmp
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Heads that emerge: echo")
     assert all(label in done.stdout for label in ("Accuracy", "Previous-token score", "L0H0"))
-    names = ("curve.csv", "findings.csv", "learning.csv", "metrics.json", "params.json", "picture.csv")
+    names = ("curve.csv", "findings.csv", "learning.csv", "metrics.json", "params.json", "picture.csv", "states.csv")
     assert sorted(path.name for path in (tmp_path / paths.study("echo")).iterdir()) == list(names)
 
 

@@ -82,7 +82,7 @@ def written(folder: Path, **train) -> params.Params:
     sizes = {"passages": 12, "tokens": 90, "short_passages": 12, "short_tokens": 32}
     content["tasks"]["text"] |= {"path": str(folder / "text.txt"), **sizes}
     content["tasks"]["repeats"] |= {"prompts": 16, "shortest": 10, "longest": 20}
-    content["tasks"]["treebank"] |= {"path": str(SOURCES / "treebank/lexicon.yaml")}
+    content["tasks"]["treebank"] |= {"path": str(SOURCES / "treebank/lexicon.yaml"), "sentences": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"recipes": {"steps": recipe(**train)}}))
     return params.load(folder / "params.yaml")
 

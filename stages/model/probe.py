@@ -21,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from stages.model.observe import SAME, close, observing, shares, softmaxes
 
 TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
-FAR = 1024  # tokens: windows and chunks up to this size are looked for by a text that leaves them
+FAR = 1024  # tokens: windows and chunks up to this size are looked for by a text that leaves them, in its weights
+FARTHER = 8192  # tokens: up to this size in its masks alone, where attention functions are given them
 FIELD = re.compile(r"window|chunk|local_attention|reach")  # what configs call them
 LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -78,7 +79,8 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tenso
     generator = torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
         size, channels = model.config.image_size, model.config.num_channels
-        pixels = torch.rand(1, channels, size, size, generator=generator)
+        height, breadth = size if isinstance(size, list | tuple) else (size, size)
+        pixels = torch.rand(1, channels, height, breadth, generator=generator)
         return {"pixel_values": pixels.expand(rows, -1, -1, -1).to(model.device)}
     ids = probe_ids(model).expand(rows, -1)
     return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
@@ -163,14 +165,15 @@ def look(model: PreTrainedModel) -> Seen:
 def _look_far(model: PreTrainedModel, attention: list[Attention], observed: bool) -> None:
     """Find windows and chunks longer than a probe of which only the mask knows: a config names a number, no layer does.
 
-    For each such number up to `FAR` a longer text is read once, as far as there are layers that seem to see all of it.
+    For each such number up to `FARTHER` a longer text is read once, as far as there are layers that seem to see all of
+    it; past `FAR` without attending, since the weights of so many tokens do not fit: a mask says what is visible.
     """
     layers = {layer.module: layer for layer in attention if not layer.fault}
     named = {
         value
         for config in (model.config, model.config.get_text_config())
         for name, value in vars(config).items()
-        if FIELD.search(name) and type(value) is int and TOKENS < value <= FAR
+        if FIELD.search(name) and type(value) is int and TOKENS < value <= (FARTHER if observed else FAR)
     }
 
     def note(module: nn.Module, weights: torch.Tensor) -> None:
@@ -179,9 +182,13 @@ def _look_far(model: PreTrainedModel, attention: list[Attention], observed: bool
             layers[module].window = _window(visible_TS)
 
     def observer(eager, module, query, key, value, mask, **kwargs):
-        output, weights_BHTS = eager(module, query, key, value, mask, **kwargs)
-        note(module, weights_BHTS)
-        return output, weights_BHTS
+        if query.shape[2] <= FAR + TOKENS:
+            output, weights_BHTS = eager(module, query, key, value, mask, **kwargs)
+            note(module, weights_BHTS)
+            return output, weights_BHTS
+        if isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[2] == query.shape[2]:
+            note(module, mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)
+        return value.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[3]), None
 
     for number in sorted(named - {layer.window for layer in attention}):
         ids_1T = probe_ids(model, number + TOKENS)

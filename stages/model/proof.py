@@ -14,19 +14,21 @@ shortcuts: where one fails, the model runs without it, and the result says why (
 Full passes are edited by hooks written out here, not by the code that is tested. Legend: B row, T token, N output.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import nn
 
 from stages.families.family import Tokens
 from stages.model import sharing
-from stages.model.forward import forward, pad, remembering, resuming
+from stages.model.forward import forward, inputs, remembering, resuming
 from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.load import Loaded, fuse
 from stages.model.measure import weighing
-from stages.model.probe import probe_ids, width
+from stages.model.probe import probe_inputs, width
 from stages.model.score import Batch, LastToken
 from stages.store.errors import UserError
 
@@ -41,7 +43,7 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
 
     Raises `UserError` where the model cannot be measured at all.
     """
-    ids = probe_ids(loaded.model)[0].cpu().numpy()
+    ids = next(iter(probe_inputs(loaded.model, 1).values()))[0].cpu().numpy()  # (T,), or pixels (C, H, W)
     plain = loaded.allowed(dict.fromkeys(SHORTCUTS, "not proven yet"))
     first = _hidden(plain, [ids])
     _reads(plain, ids, first)
@@ -60,9 +62,12 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
     if not torch.isfinite(first).all():
         raise _refused(loaded, "reads", "its output on a random text is not finite")
     texts = [np.roll(ids[::-1], shift)[: len(ids) - cut].copy() for shift, cut in ((0, 1), (5, 3), (9, len(ids) // 2))]
+    if loaded.images is not None:  # images are of one size
+        texts = [np.roll(ids[..., ::-1], shift, axis=-1) for shift in (0, 5, 9)]
     together_BTD = _hidden(loaded, [ids, *texts])  # none of the short texts is the start of the long one
     for hidden_TD, text in zip(together_BTD[1:], texts, strict=True):
-        if not _same(hidden_TD[: len(text)], _hidden(loaded, [text])[0]):
+        alone_TD = _hidden(loaded, [text])[0]
+        if not _same(hidden_TD[: len(alone_TD)], alone_TD):
             raise _refused(loaded, "reads", "what this model computes of a text depends on the texts beside it")
     watched: list[int] = []
     with weighing(loaded, lambda layer, *_: watched.append(layer)):
@@ -101,11 +106,12 @@ def _heads(loaded: Loaded, ids: np.ndarray) -> None:
 
 
 def _divides(loaded: Loaded, ids: np.ndarray) -> str:
-    queries = 1 + len(ids) // 4
-    held = queries * len(ids) * max(layer.heads for layer in loaded.anatomy.layers.values())
+    whole_1TD = _hidden(loaded, [ids])
+    length = whole_1TD.shape[1]
+    held = (1 + length // 4) * length * max(layer.heads for layer in loaded.anatomy.layers.values())
     with weighing(loaded, lambda *_: None, held):
-        divided = _hidden(loaded, [ids])
-    same = _same(divided, _hidden(loaded, [ids]))
+        divided_1TD = _hidden(loaded, [ids])
+    same = _same(divided_1TD, whole_1TD)
     return "" if same else "attention of a few queries at a time is another function"
 
 
@@ -116,17 +122,33 @@ def _fuses(loaded: Loaded, ids: np.ndarray) -> str:
 
 
 def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
-    ids = ids[:SHORT]
+    """Run, from every layer, the blocks up to the next: by induction over layers a pass from any of them is the full.
+
+    An edit is tried beside it, and for a few layers to the end: what all of them would cost grows with depth squared.
+    """
+    ids = ids[:SHORT] if loaded.images is None else ids
     with remembering(loaded) as residuals:
         intact_BTD = _hidden(loaded, [ids, ids])
     edits = _edits(loaded)
-    full = _edited(loaded, ids, edits)
-    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device).expand(2, len(ids))  # edited: the second row
-    for (head, value), expected in zip(edits, full, strict=True):
-        with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}, keep_BT):
-            kept, edited = _hidden(loaded, [ids, ids])
-        if not (_same(kept, intact_BTD[0]) and _agree(edited, expected, intact_BTD[0])):
+    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device)  # edited: the second row
+    keep_BT = keep_BT.expand(intact_BTD.shape[:2])
+    following = {layer: after for layer, after in pairwise(loaded.anatomy.layers)}
+    for head, value in edits:
+        after = following.get(head[0])
+        expected_TD = intact_BTD[0] if after is None else residuals[after][0].float()
+        with resuming(loaded, head[0], residuals[head[0]]):
+            with ablating(loaded, {head: value}, keep_BT):
+                kept_TD, edited_TD = _reaching(loaded, [ids, ids], after)
+            with _writing(loaded, 1, head, value):
+                _, written_TD = _reaching(loaded, [ids, ids], after)
+        if not (_same(kept_TD, expected_TD) and _agree(edited_TD, written_TD, expected_TD)):
             return f"a pass that begins at block {head[0]} is not the full pass"
+    few = _few(edits)
+    for (head, value), full_TD in zip(few, _edited(loaded, ids, few), strict=True):
+        with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}, keep_BT):
+            kept_TD, edited_TD = _hidden(loaded, [ids, ids])
+        if not (_same(kept_TD, intact_BTD[0]) and _agree(edited_TD, full_TD, intact_BTD[0])):
+            return f"a pass that begins at block {head[0]} does not end as the full pass"
     return ""
 
 
@@ -134,7 +156,7 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     if loaded.kind != "decoder":
         return "only decoders continue a text"
     short = ids[:SHORT]
-    edits = _edits(loaded)[:: 1 + len(loaded.anatomy.layers) // 6]
+    edits = _few(_edits(loaded))
     target = np.arange(len(short) - 3, len(short))
     tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
     scored = LastToken(loaded, tokens).edited([Edit(), *(Edit(heads=dict([edit])) for edit in edits)])
@@ -188,9 +210,8 @@ def _outcome(check: Callable[[Loaded, np.ndarray], str], loaded: Loaded, ids: np
 
 def _hidden(loaded: Loaded, texts: Sequence[np.ndarray], gradients: bool = False) -> torch.Tensor:
     """Return the last hidden states (B, T, D), without a head."""
-    ids_BT, mask_BT = pad(loaded, texts)
     with torch.set_grad_enabled(gradients):
-        return loaded.model.base_model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
+        return loaded.model.base_model(**inputs(loaded, texts))[0].float()
 
 
 @torch.no_grad()
@@ -209,6 +230,11 @@ def _edits(loaded: Loaded) -> list[tuple[Head, torch.Tensor]]:
     ]
 
 
+def _few(edits: Sequence[tuple[Head, torch.Tensor]]) -> Sequence[tuple[Head, torch.Tensor]]:
+    """Return edits of at most seven layers, spread over depth."""
+    return edits[:: 1 + len(edits) // 6]
+
+
 def _edited(
     loaded: Loaded,
     ids: np.ndarray,
@@ -220,25 +246,60 @@ def _edited(
 
     position: where the edit is made; None for all of them.
     """
-    where = slice(None) if position is None else position
     outputs: list[torch.Tensor] = []
     for start in range(0, len(edits), ROWS):
         chosen = edits[start : start + ROWS]
         with ExitStack() as stack:
-            for row, ((number, head), value) in enumerate(chosen):
-                layer = loaded.anatomy.layers[number]
-
-                def write(module, args, row=row, start=head * layer.head_size, value=value):
-                    x = args[0].clone()
-                    x[row, where, start : start + len(value)] = value.to(x)
-                    return (x, *args[1:])
-
-                stack.callback(loaded.model.get_submodule(layer.projection).register_forward_pre_hook(write).remove)
+            for row, (head, value) in enumerate(chosen):
+                stack.enter_context(_writing(loaded, row, head, value, position))
             if places is None:
                 outputs += _hidden(loaded, [ids] * len(chosen))
             else:
                 outputs += forward(loaded, [ids] * len(chosen), [places] * len(chosen)).split(len(places))
     return outputs
+
+
+@contextmanager
+def _writing(loaded: Loaded, row: int, head: Head, value: torch.Tensor, position: int | None = None) -> Iterator[None]:
+    """Write `value` (K,) in the place of a head's output, in one row, at one position or (None) at all."""
+    layer = loaded.anatomy.layers[head[0]]
+    start = head[1] * layer.head_size
+    where = slice(None) if position is None else position
+
+    def write(module: nn.Module, args: tuple) -> tuple:
+        x = args[0].clone()
+        x[row, where, start : start + len(value)] = value.to(x)
+        return (x, *args[1:])
+
+    hook = loaded.model.get_submodule(layer.projection).register_forward_pre_hook(write)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Reached(Exception):
+    """A pass has come to the block that it was to reach."""
+
+
+def _reaching(loaded: Loaded, texts: Sequence[np.ndarray], layer: int | None) -> torch.Tensor:
+    """Return the residual (B, T, D) that `layer`'s block receives, without running it; None: the last hidden states."""
+    if layer is None:
+        return _hidden(loaded, texts)
+    received: list[torch.Tensor] = []
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        received.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
+    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with suppress(_Reached):
+            _hidden(loaded, texts)
+    finally:
+        hook.remove()
+    return received[0].float()
 
 
 def _logprob(logits_NV: torch.Tensor, targets_N: np.ndarray) -> torch.Tensor:

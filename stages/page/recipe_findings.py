@@ -25,6 +25,7 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
     "accuracy": ("accuracy", "share right (tokens, whole tapes or minimal pairs)"),
     "uas": ("UAS of heads", "arcs found by the best head of their label, share"),
+    "registers": ("attention to registers", "attention to registers, best head"),
     "in_context": ("in-context score", "in-context score: loss late − early, nats"),
     "previous": ("previous-token score", "attention to the token before, best head"),
     "duplicate": ("duplicate-token score", "attention to earlier copies, best head"),

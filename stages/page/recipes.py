@@ -14,11 +14,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.page import charts, inputs, recipe_design, recipe_findings
+from stages.page import charts, inputs, recipe_design, recipe_findings, recipe_states
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
-from stages.recipes.lesson import create
+from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Measuring, Recipe, Revisions, digest
+from stages.recipes.states import States
 from stages.statistics.findings import guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
@@ -75,8 +76,13 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
         blocks = [Note(text) for text in [provenance(shown)] if text] + _blocks(shown)
         for other in others:
             blocks += _beside(shown, other) if other.made and shown.made else []
-        shown_each.append(Section(f"recipe-{name}", f"Heads that emerge: {name}", blocks))
+        title = "What states hold" if isinstance(_lesson(shown.recipe), States) else "Heads that emerge"
+        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks))
     return shown_each
+
+
+def _lesson(recipe: Recipe) -> Lesson:
+    return create(recipe.task, recipe, recipe.arm(recipe.main).arguments)
 
 
 def provenance(results: Results) -> str:
@@ -161,11 +167,18 @@ def _blocks(results: Results) -> list:
         "any run, or ends at chance. For attention, the head with the largest score "
         "at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
     )
-    remarks = create(recipe.task, recipe, recipe.arm(recipe.main).arguments).remarks
+    lesson = _lesson(recipe)
+    remarks = lesson.remarks
+    curves = Figure(cards, caption, path, "cards", legend)
+    if isinstance(lesson, States):
+        where = folder / "states.csv"
+        states = inputs.frame(where, recipe_states.COLUMNS, recipe_states.TEXT)
+        texts = [recipe_states.design(recipe), remarks]
+        return [*map(Note, texts), curves, *recipe_states.blocks(states, recipe, where.as_posix())]
     blocks = [
         Note(recipe_design.design(recipe) + recipe_design.widened(results.spacing) + recipe_design.schedule(recipe)),
         *([Note(remarks)] if remarks else []),
-        Figure(cards, caption, path, "cards", legend),
+        curves,
         Note(say.order(whole, arms[0], results.runs)),
     ]
     if isinstance(recipe.train, Revisions):

@@ -25,17 +25,20 @@ IGNORED = -100  # label of a position whose prediction is not trained
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees; all int64.
+    """What one training step sees; int64, images float32.
 
-    ids_BT: token ids; labels_BT: per position, the token that the model should predict there, or `IGNORED`.
+    ids_BT: token ids, or images (B, rows, columns); labels_BT: per position, the token that the model should predict
+    there, or `IGNORED`.
     positions_BT: position ids where they are not 0, 1, 2 ...
     arcs_N3: (row, query, key) of the attention that `Training.arcs` rewards or punishes.
+    pixels_BTP: numbers that every token should give besides.
     """
 
     ids_BT: np.ndarray
     labels_BT: np.ndarray
     positions_BT: np.ndarray | None = None
     arcs_N3: np.ndarray | None = None
+    pixels_BTP: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from pydantic import (
     Discriminator,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -20,23 +22,32 @@ from stages.store.section import Count, Name, Positive, Section, Share
 
 
 class Architecture(Section):
-    """A GPT-2, Llama or (masked) BERT built small: `inner` = hidden units of its MLPs, 0 = attention only (no BERT).
+    """A GPT-2, Llama, (masked) BERT or ViT built small: `inner` = hidden units of its MLPs, 0 = attention only.
+
+    BERT and ViT are not built without MLPs. registers: learned tokens before all others (of lessons about states).
 
     embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
     weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
     """
 
-    type: Literal["gpt2", "llama", "bert"]
+    type: Literal["gpt2", "llama", "bert", "vit"]
     layers: Count
     heads: Count
     width: Count
     inner: Annotated[int, Field(ge=0)]
     activation: Literal["relu", "gelu_new", "silu"] = "gelu_new"
     initializer_range: Positive
+    registers: Annotated[int, Field(ge=0)] = 0
     positions: Literal["learned", "sinusoids"] = "learned"
     amplitude: Positive = 0.2
     embedding_range: Positive | None = None
     attention_range: Positive | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_registers(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out registers where there are none: results made before there were any keep their hash."""
+        content = write(self)
+        return content if self.registers else {key: value for key, value in content.items() if key != "registers"}
 
     @model_validator(mode="after")
     def _ranges(self) -> "Architecture":
@@ -48,8 +59,10 @@ class Architecture(Section):
     def _divides(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
-        if self.type == "bert" and not self.inner:
-            raise ValueError("inner: 0; bert needs MLPs")
+        if self.type in ("bert", "vit") and not self.inner:
+            raise ValueError(f"inner: 0; {self.type} needs MLPs")
+        if self.type == "vit" and self.inner % self.width:
+            raise ValueError(f"inner: {self.inner} is no multiple of width: {self.width}; vit needs one")
         return self
 
 

@@ -26,9 +26,14 @@ from stages.recipes.settings import Architecture
 
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:
-    """Build a model with random weights from torch's global stream; no dropout, embeddings tied."""
+    """Build a model with random weights from torch's global stream; no dropout, embeddings tied.
+
+    Registers are the last ids of the vocabulary.
+    """
     kinds = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}
-    return kinds[architecture.type](architecture, vocabulary, positions)
+    return kinds[architecture.type](
+        architecture, vocabulary + architecture.registers, positions + architecture.registers
+    )
 
 
 def _bert(architecture: Architecture, vocabulary: int, positions: int) -> BertForMaskedLM:

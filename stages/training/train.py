@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 
 from stages.recipes.lesson import IGNORED, Batch, Lesson
 from stages.recipes.settings import Optimizer, Training
+from stages.recipes.states import States
 from stages.store.errors import UserError
+from stages.training import tagger
 
 
 def train(model: PreTrainedModel, lesson: Lesson, training: Training, rng: np.random.Generator, keep) -> None:
@@ -38,7 +40,11 @@ def train(model: PreTrainedModel, lesson: Lesson, training: Training, rng: np.ra
             losses = []
         if step == training.steps:
             break
-        loss = objective(model, lesson.batch(rng, training.batch, step), training.arcs)
+        batch = lesson.batch(rng, training.batch, step)
+        if isinstance(lesson, States):
+            loss = tagger.objective(model, batch, training.architecture)
+        else:
+            loss = objective(model, batch, training.arcs)
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.clip)

@@ -1,0 +1,219 @@
+"""What tokens' states hold and whether that is used: the part of a recipe's section that states.csv is shown in.
+
+Said to be held is what a probe reads better than the commonest answer and than shuffled labels in every run; said to be
+used is what changes an outcome in every run when it is replaced: 95 % intervals over sequences, run by run.
+"""
+
+import altair as alt
+import pandas as pd
+
+from stages.page import charts
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.sentences import capital, listed, number
+from stages.recipes.settings import Recipe
+from stages.recipes.states import REGISTER, STUDIED
+
+COLUMNS = ["arm", "seed", *STUDIED]
+TEXT = {"arm", "question", "tokens", "what", "measure"}
+READ = 0.1  # R2 from which on numbers are said to be read: it has no interval
+FAR = 10.0  # robust standard deviations, as measured
+LONG = 2.0  # times its kind's median: a shorter state is no outlier
+EXACT = 1e-5  # a difference that is only one of rounding
+COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
+EDITS = {
+    "drop": "dropped",
+    "zero": "set to zero",
+    "mean": "set to their mean",
+    "shuffle": "exchanged between sequences",
+}
+
+
+def design(recipe: Recipe) -> str:
+    """Say what was trained and how states are asked."""
+    shape, train = recipe.train.architecture, recipe.train
+    half = recipe.study.sequences // 2
+    return (
+        f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
+        f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
+        f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
+        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences, scored "
+        "on the others. To hold something is not to use it, so that both are asked: an edit replaces what every block "
+        "reads at some tokens, and the outcome is that of the other tokens."
+    )
+
+
+def blocks(states: pd.DataFrame, recipe: Recipe, path: str) -> list:
+    """Return the figure of what is read off states, the tables behind it and of the edits, and what they say."""
+    arms = [arm for arm in recipe.ordered if arm in set(states["arm"])]
+    holds, used = states[states["question"] == "holds"], states[states["question"] == "used"]
+    result: list = []
+    if len(holds):
+        result += [_figure(holds, arms, path), _held_table(holds, arms, path)]
+    if len(used):
+        result.append(_used_table(used, arms, path))
+    for arm in arms:
+        text = " ".join(part for part in (held(holds, arm), edits(used, arm), dump(states, arm)) if part)
+        if text:
+            result.append(Note(f"{capital(arm.replace('_', ' '))}: {text}"))
+    return [*result, Note(norms(states))]
+
+
+def _figure(holds: pd.DataFrame, arms: list[str], path: str) -> Figure:
+    kinds = sorted(set(holds["tokens"]))
+    means = holds.groupby(["arm", "what", "measure", "tokens", "layer"])[["value", "control"]].mean().reset_index()
+    colour = alt.Color("tokens:N", scale=alt.Scale(domain=kinds, range=COLOURS[: len(kinds)]), legend=None)
+    shape = alt.Shape("tokens:N", scale=alt.Scale(domain=kinds, range=SHAPES[: len(kinds)]), legend=None)
+    cards = []
+    for arm in arms:
+        of_arm = means[means["arm"] == arm]
+        for (fact, measure), rows in of_arm.groupby(["what", "measure"], sort=True):
+            base = alt.Chart(rows, width="container", height=150).encode(
+                x=alt.X("layer:O", title="state before block (last: after all)", axis=alt.Axis(labelAngle=0))
+            )
+            scale = alt.Scale(domain=[0, 1], clamp=True)
+            value = alt.Y("value:Q", title=f"{measure} of the probe", scale=scale)
+            shown = [alt.Tooltip("tokens:N"), alt.Tooltip("layer:O"), alt.Tooltip("value:Q", format=".3f")]
+            lines = base.mark_line(strokeWidth=1.3).encode(y=value, color=colour)
+            points = base.mark_point(filled=True, size=45, opacity=1).encode(
+                y=value, color=colour, shape=shape, tooltip=shown
+            )
+            level = base.mark_rule(color=charts.GREY, strokeDash=[3, 3]).encode(y="mean(control):Q", x=alt.X())
+            cards.append(Chart(alt.layer(level, lines, points), f"{capital(arm.replace('_', ' '))}: {fact}"))
+    legend = [(c, s, kind) for c, s, kind in zip(COLOURS, SHAPES, kinds, strict=False)]
+    says = "What a linear probe reads off one token's state, on sequences it was not fitted on; means over seeds. "
+    says += "Dashed: the commonest answer (accuracy) or the mean (R2)."
+    return Figure(cards, says, path, "cards", legend)
+
+
+def _held_table(holds: pd.DataFrame, arms: list[str], path: str) -> Table:
+    rows = []
+    for (arm, fact, tokens), of_kind in _grouped(holds, arms, ["arm", "what", "tokens"]):
+        first, last = (of_kind[of_kind["layer"] == layer] for layer in (of_kind["layer"].min(), of_kind["layer"].max()))
+        cells = [_ranged(part["value"]) for part in (first, last)]
+        beside = [number(last[column].mean()) for column in ("control", "shuffled")]
+        trials = f"{last['trials'].min():.0f}"
+        rows.append([arm.replace("_", " "), f"{fact} ({last['measure'].iloc[0]})", tokens, *cells, *beside, trials])
+    columns = ["variant", "fact", "read off one", "before the first block", "after the last"]
+    columns += ["commonest answer", "shuffled labels", "trials"]
+    says = "What states hold: mean over seeds and, in brackets, the range. Shuffled labels: mean of 20 shufflings."
+    return Table(columns, rows, says, path, tuple(range(3, 8)), folded="What states hold, in numbers")
+
+
+def _used_table(used: pd.DataFrame, arms: list[str], path: str) -> Table:
+    rows = []
+    for (arm, tokens, measure), of_set in _grouped(used, arms, ["arm", "tokens", "measure"]):
+        cells = [_ranged(of_set.loc[of_set["what"] == edit, "value"], sign=True) for edit in EDITS]
+        rows.append([arm.replace("_", " "), tokens, measure, number(of_set["control"].mean()), *cells])
+    columns = ["variant", "tokens", "outcome", "intact", *EDITS.values()]
+    says = "Whether states are used: change of the outcome of all other tokens when the states of some are replaced at "
+    says += "every layer; mean over seeds and, in brackets, the range. Loss in nats: more is worse."
+    return Table(columns, rows, says, path, tuple(range(3, 8)))
+
+
+def held(holds: pd.DataFrame, arm: str) -> str:
+    """Say what is read off one state after the last block, kind of token by kind of token."""
+    rows = holds[holds["arm"] == arm]
+    rows = rows[rows["layer"] == rows["layer"].max()]
+    parts = []
+    for (tokens, fact), of_kind in rows.groupby(["tokens", "what"]):
+        count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
+        values = f"{_ranged(of_kind['value'])}; without {number(of_kind['control'].mean())}"
+        if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
+            parts.append(f"one {tokens} {_in_runs(count, runs)} the {fact} ({values})")
+    return f"after the last block {listed(parts)}." if parts else ""
+
+
+def _in_runs(count: int, runs: int) -> str:
+    if not count:
+        return "is not shown to hold"
+    return "holds" if count == runs else f"in {count} of {runs} runs holds"
+
+
+def read(rows: pd.DataFrame) -> pd.Series:
+    """Return, row by row, whether a probe reads more than what stands for nothing."""
+    nothing = rows[["control", "shuffled"]].max(axis=1)
+    return (rows["low"] > nothing).where(rows["low"].notna(), rows["value"] > nothing + READ)
+
+
+def edits(used: pd.DataFrame, arm: str) -> str:
+    """Say, for every set of edited tokens, which edits change the accuracy in every run."""
+    rows = used[(used["arm"] == arm) & (used["measure"] == "accuracy")]
+    sentences = []
+    for tokens, of_set in rows.groupby("tokens", sort=False):
+        parts = []
+        for edit, how in EDITS.items():
+            runs = of_set[of_set["what"] == edit]
+            if runs.empty:
+                continue
+            worse, better, count = (runs["high"] < 0).sum(), (runs["low"] > 0).sum(), len(runs)
+            change = _ranged(runs["value"], sign=True)
+            if runs["value"].abs().max() <= EXACT:
+                parts.append(f"nothing when {how}")
+            elif worse == count or better == count:
+                parts.append(f"{change} when {how}")
+            elif worse + better == 0:
+                parts.append(f"{change} when {how} (not told apart from 0)")
+            else:
+                parts.append(f"{change} when {how} (told apart from 0 in {worse + better} of {count} runs)")
+        if parts:
+            name = "the registers" if tokens == REGISTER else f"as many {tokens}" if "ordinary" in tokens else tokens
+            sentences.append(f"{capital(name)} change the accuracy of the others by {listed(parts)}.")
+    loss = used[(used["arm"] == arm) & (used["measure"] == "loss") & (used["tokens"] == REGISTER)]
+    zero, drop = (loss.loc[loss["what"] == edit] for edit in ("zero", "drop"))
+    if len(zero) and (zero["low"].to_numpy() > drop["high"].to_numpy()).all():
+        sentences.append(
+            f"Zero is not absence: it changes the loss by {_ranged(zero['value'], sign=True)} nats, dropping the same "
+            f"tokens by {_ranged(drop['value'], sign=True)}."
+        )
+    return " ".join(sentences)
+
+
+def dump(states: pd.DataFrame, arm: str) -> str:
+    """Say whether registers are constants, and how much attention they draw in the first layer."""
+    rows = states[states["arm"] == arm]
+    spread = rows.loc[rows["question"] == "spread", "value"]
+    text = ""
+    if len(spread) and spread.max() <= EXACT:
+        text = "The registers' states are the same in all sequences: they cannot hold anything of them. "
+    first = rows[(rows["question"] == "attention") & (rows["layer"] == 0)]
+    if len(first):
+        times = first["value"] / first["control"]
+        text += f"In layer 0 registers draw {_ranged(times)} times what uniform attention would give them."
+    return text.strip()
+
+
+def norms(states: pd.DataFrame) -> str:
+    """Say whether any token's state is an outlier by its length, within its kind; registers are too few to tell."""
+    rows = states[(states["question"] == "norms") & (states["tokens"] != REGISTER)]
+    keys = ["arm", "seed", "layer", "tokens"]
+    lengths = rows.pivot_table(index=keys, columns="what", values="value")
+    if lengths.empty:
+        return "Lengths of states were not measured."
+    far = lengths[(lengths["beyond"] > 0) & (lengths["longest"] >= LONG)]
+    text = "Outliers by length, within a kind of token, over all variants, runs and layers, registers left out: "
+    if far.empty:
+        return (
+            f"{text}no state is both {FAR:.0f} robust standard deviations above the median of its kind and "
+            f"{LONG:.0f} times as long (the longest state of all: {number(lengths['longest'].max())} times its kind's "
+            "median): no outliers form here."
+        )
+    return (
+        f"{text}up to {number(100 * far['beyond'].max(), 1)} % of a kind lie {FAR:.0f} robust standard deviations "
+        f"above its median, the longest {number(far['longest'].max())} times as long as it ({len(far)} of "
+        f"{len(lengths)} combinations of variant, run, layer and kind have such states)."
+    )
+
+
+def _grouped(rows: pd.DataFrame, arms: list[str], keys: list[str]):
+    """Yield groups by keys, variants in their order."""
+    for arm in arms:
+        yield from rows[rows["arm"] == arm].groupby(keys, sort=True)
+
+
+def _ranged(values: pd.Series, sign: bool = False) -> str:
+    """Write a mean over seeds and, of several, their range."""
+    text = number(values.mean(), sign=sign)
+    if len(values) > 1:
+        text += f" [{number(values.min(), sign=sign)}, {number(values.max(), sign=sign)}]"
+    return text
