@@ -20,6 +20,7 @@ from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
+from stages.tasks.task import IMAGES_UNSCORED
 
 if TYPE_CHECKING:
     from stages.engine.shards import Shard
@@ -223,6 +224,8 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
 
 def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     """Score the intact encoder on all minimal pairs, or say why it cannot be; nothing is silenced."""
+    if record["kind"] == "vision":
+        return _write_empty(slot, IMAGES_UNSCORED)
     if record["kind"] != "masked":
         return _write_empty(slot, "this encoder has no language-model head: it can neither continue nor score text")
     rivals = _rivals(settings)

@@ -174,6 +174,7 @@ def sums(
     copy, own: mean outputs of heads, {} where there are none; seed, name: of the random stream.
     """
     from stages.model.intervene import Edit
+    from stages.model.vectors import randomly
 
     heads = stored.heads[: max(stored.numbers[inner], stored.numbers[outer])]
     first, second = stored.means[inner], stored.means[outer]
@@ -190,19 +191,13 @@ def sums(
         rng = stream(seed, name)
         for draw in range(1, draws + 1):
             step = {head: second[head] - copy[head] for head in heads}
-            written["random", draw, ""] = {head: first[head] + _randomly(step[head], rng) for head in heads}
+            written["random", draw, ""] = {head: first[head] + randomly(step[head], rng) for head in heads}
     edits = {("none", 0, "", 0): Edit()}
     for key, values in written.items():
         edits[*key, len(heads)] = Edit(heads={head: values[head] for head in heads})
     (layer, vector_D), (other_layer, other_D) = stored.added[inner], stored.added[outer]
     together = {layer: vector_D + other_D} if layer == other_layer else {layer: vector_D, other_layer: other_D}
     return edits | {("added", 0, "", 0): Edit(added=together)}
-
-
-def _randomly(like: "torch.Tensor", rng) -> "torch.Tensor":
-    """Return a random vector as long as another."""
-    random = like.new_tensor(rng.standard_normal(len(like)))
-    return random * (like.norm() / random.norm())
 
 
 def _first(prompts: pd.DataFrame, split: str, number: int) -> pd.DataFrame:
@@ -285,6 +280,7 @@ def continued(
 def written(stored: Stored, function: str, draws: int, seed: int, name: str) -> "dict[tuple[str, str, str, int], Edit]":
     """Return (vector, source, of, draw) -> edit of a text's last token; seed, name: of the random stream."""
     from stages.model.intervene import Edit
+    from stages.model.vectors import randomly
 
     heads, rng = stored.heads[: stored.numbers[function]], stream(seed, name)
     means, (layer, vector_D) = stored.means[function], stored.added[function]
@@ -295,8 +291,8 @@ def written(stored: Stored, function: str, draws: int, seed: int, name: str) -> 
         edits["heads", source, other, 0] = Edit(heads={head: stored.means[other][head] for head in heads})
         edits["function", source, other, 0] = Edit(added={own_layer: added_D})
     for draw in range(1, draws + 1):
-        edits["heads", "random", "", draw] = Edit(heads={head: _randomly(means[head], rng) for head in heads})
-        edits["function", "random", "", draw] = Edit(added={layer: _randomly(vector_D, rng)})
+        edits["heads", "random", "", draw] = Edit(heads={head: randomly(means[head], rng) for head in heads})
+        edits["function", "random", "", draw] = Edit(added={layer: randomly(vector_D, rng)})
     return edits
 
 

@@ -43,6 +43,8 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if getattr(settings.tasks, FAMILY.task) is None:
         return _write_empty(slot, f"tasks.{FAMILY.task} is not in params")
+    if why := tasks.of(FAMILY.task).refuses(record["kind"]):
+        return _write_empty(slot, why)
     heads = tables.read(paths.heads(slot), tables.HEADS)
     targets = circuit.targets(heads[heads.family == FAMILY.name], settings.circuit.heads)
     if not targets:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 
+from stages import tasks
 from stages.families import FAMILIES
 from stages.families.family import Family
 from stages.families.text.streaming import RECENT
@@ -34,9 +35,11 @@ def main(slot: str) -> None:
     )
     judged, missing = [], {}
     for family in FAMILIES.values():
+        if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
+            continue  # neither asked for nor possible
         values, why = _values(slot, family, settings)
         if family.name == "streaming" and record["kind"] != "decoder":
-            why = "an encoder keeps no cache of past keys"
+            why = why or "an encoder keeps no cache of past keys"
         if why:
             missing[family.name] = why
             continue
@@ -71,7 +74,8 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
     table = tables.read(path, tables.RELATIONS, only=[("relation", "==", family.name)])
     if table.empty:
-        return table, "no prompt has this relation (too short, or the answer is cut into other tokens)"
+        short = "no prompt has this relation (too short, or the answer is cut into other tokens)"
+        return table, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short
     if family.statistic == "hits_word":
         counts = table.drop_duplicates("prompt").groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
         if counts.min() < FEWEST:

@@ -23,7 +23,7 @@ def main(slot: str) -> None:
     loaded = open_folder(origin.folder)
     loaded, proof = prove(loaded)
     first = first_token(loaded)
-    if first is None:
+    if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
     record = {
         "slot": slot,
@@ -33,11 +33,12 @@ def main(slot: str) -> None:
         "kind": loaded.kind,
         "architecture": type(loaded.model).__name__,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "vocabulary": len(loaded.model.get_input_embeddings().weight),
+        "vocabulary": 0 if loaded.images else len(loaded.model.get_input_embeddings().weight),
         "stored": stored(origin.folder),
         "dtype": "float32",
         "bos": first,
         "files": described(origin),
+        **({"images": loaded.images.recorded()} if loaded.images else {}),
         **loaded.anatomy.recorded(),
         "proof": proof,
     }

@@ -23,6 +23,7 @@ from stages.statistics.control import NONE, Head, Pool, controls, matching
 from stages.store import params, paths, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
+from stages.tasks.task import IMAGES_UNSCORED
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
         why = "an encoder is scored intact only: no head of it is silenced"
+        why = IMAGES_UNSCORED if record["kind"] == "vision" else why
         return tables.write(paths.plan(slot), tables.empty(tables.PLANS, why), tables.PLANS)
     judged = tables.read(paths.heads(slot), tables.HEADS)
     asked = [name for name, task in settings.tasks if task is not None]

@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 
 from stages.families import FAMILIES
+from stages.families.family import Family
 from stages.page import head_maps, inputs, methods, page, recipes, sections, sentences
 from stages.page.section import Context
 from stages.store import params, paths, tables
 from stages.store.errors import run
+from stages.tasks import of as family_task
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +20,14 @@ def main() -> None:
     slots = [inputs.read(name, paths.report(name)) for name in settings.models]
     tasks = {name: task for name, task in settings.tasks if task is not None}
     pairs = tasks[sentences.PAIRED].source if sentences.PAIRED in tasks else ""
-    context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha)
+    images = tasks["images"].source if "images" in tasks else ""
+    seen = {name: family for name, family in FAMILIES.items() if _shown(family, slots)}
+    context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha, images)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
-    closing = methods.sections(slots, FAMILIES, settings.classify.alpha, settings.classify.margin)
+    closing = methods.sections(slots, seen, settings.classify.alpha, settings.classify.margin)
     longer = params.load_studies(paths.FULL / paths.PARAMS)
     emerging = recipes.sections({Path(): settings, paths.FULL: longer})
-    html = page.render(settings.report.title, parts, FAMILIES, methods.compared(slots) + emerging + closing)
+    html = page.render(settings.report.title, parts, seen, methods.compared(slots) + emerging + closing)
     tables.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:
@@ -31,6 +35,12 @@ def main() -> None:
         atlas = head_maps.atlas(slot.heads, FAMILIES, head_maps.whole_layers(slot.model), title)
         if atlas is not None:
             tables.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
+
+
+def _shown(family: Family, slots: list[inputs.Slot]) -> bool:
+    """Say whether a family could be measured in any slot, by what its task reads."""
+    reads = family_task(family.task).reads
+    return any((slot.model.get("kind") == "vision") == (reads == "image") for slot in slots)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
-continued.csv, extrapolation.csv, neighbours.csv, shifts.csv, readings.csv. Every interval is a 95 % one over clusters
+continued.csv, extrapolation.csv, neighbours.csv, orders.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv,
+cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -20,6 +21,7 @@ from stages import tasks
 from stages.families import FAMILIES
 from stages.statistics import (
     arcs,
+    caching,
     causal,
     circuit,
     composed,
@@ -27,7 +29,10 @@ from stages.statistics import (
     effects,
     extrapolation,
     neighbours,
+    norms,
+    orders,
     shifts,
+    sinks,
     steering,
     stepping,
     sweep,
@@ -79,22 +84,58 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    sunk = _sinks(slot, settings)
+    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
+    _csv(folder / "probes.csv", tables.read(paths.probes(slot), tables.PROBES), " ".join(sinks.PROBES))
+    stepped = _orders(slot, settings)
+    _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    looked = norms.table(tables.read(paths.norms(slot), tables.NORMS))
+    _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
     tables.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
+    if (share := orders.made_up_order(stepped)) is not None:
+        numbers.setdefault("extrapolation", {}).setdefault("successor", {})["made_up_order"] = share
     applied = {"composed": composed.metrics(summed), "text": continued.metrics(texts)}
     if any(applied.values()):
         numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
+    numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
+    numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
+    numbers |= _cached(slot, heads, folder, settings)
     tables.write_text(folder / "metrics.json", _json(numbers))
+
+
+def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> dict:
+    """Write what heads, caches and text lose where heads stream; return the metrics."""
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
+    measured = caching.gates(tables.read(paths.gates(slot), tables.GATES), heads, windows)
+    thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
+    for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
+        thresholds[definition] = settings.classify.thresholds.get(family, FAMILIES[family].threshold)
+    curve = caching.table(tables.read(paths.cache(slot), tables.CACHE))
+    _csv(folder / "gates.csv", measured)
+    _csv(folder / "gates_overlap.csv", caching.overlap(measured, thresholds))
+    _csv(folder / "cache.csv", curve)
+    _csv(folder / "streaming.csv", caching.streamed(tables.read(paths.streaming(slot), tables.STREAMING)))
+    return caching.metrics(measured, curve, settings.gates.small)
+
+
+def _sinks(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return who looks at the first token on which input (empty where nothing was read)."""
+    heads, tokens = (tables.read(paths.sink_heads(slot), tables.SINK_HEADS),
+                     tables.read(paths.sink_tokens(slot), tables.SINK_TOKENS))  # fmt: skip
+    return sinks.table(heads, tokens, stream(settings.seed, f"summarize/sinks/{slot}"))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:
@@ -104,13 +145,25 @@ def _neighbours(slot: str) -> pd.DataFrame:
     return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
 
 
+def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
+    """Return the table of next words (empty where none were asked)."""
+    section, path = settings.tasks.orders, paths.orders(slot)
+    length = section.length if section else 2  # of no row where the task is left out
+    return orders.table(tables.read(path, tables.ORDERS), tables.skipped(path), length)
+
+
 def _asked(settings: params.Params) -> list[str]:
     return sorted(name for name, task in settings.tasks if task is not None)
 
 
+def _vocabulary(slot: str) -> int:
+    """Return how many tokens a guess is among: 1 of a model of images, which is asked for none."""
+    return json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"] or 1
+
+
 def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     of_sets = ("purpose", "!=", "single")
     raws = (
         tables.read(paths.effects(slot), tables.EFFECTS, only=[("task", "==", task), of_sets])
@@ -121,7 +174,7 @@ def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
 
 def _switched(slot: str) -> pd.DataFrame:
     """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
-    vocabulary = json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"]
+    vocabulary = _vocabulary(slot)
     raw = tables.read(paths.effects(slot), tables.EFFECTS, only=[("purpose", "in", ["sweep", "sweep_control"])])
     return switch.table(raw, tables.read(paths.plan(slot), tables.PLANS), float(np.log(vocabulary)))
 
@@ -265,7 +318,8 @@ def _model(slot: str, settings: params.Params) -> dict:
     missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
-    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts}
+    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
+    named |= {"orders": paths.orders, "sinks": paths.sink_heads, "probes": paths.probes}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

@@ -162,7 +162,7 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
 
 def test_an_unknown_kind_names_those_there_are(slot):
     write_plan(planned("family/f/1/median", "family", "L0H1", ["repeats"], kind="median"))
-    with pytest.raises(UserError, match=r"plan.kinds: 'median': .* allowed: mean, zero, resample$"):
+    with pytest.raises(UserError, match=r"plan.kinds: 'median': .* allowed: mean, zero, resample, sink$"):
         ablate.main(slot)
     assert not paths.effects(slot).exists()
 

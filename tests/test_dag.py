@@ -132,6 +132,8 @@ def test_outs_are_where_paths_says():
     assert body("shifts")["outs"] == [str(paths.shifts(slot)), str(paths.offsets(slot)), str(paths.readings(slot))]
     assert body("circuit")["outs"] == [str(paths.circuit(slot)), str(paths.composition(slot))]
     assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
+    assert body("sinks")["outs"] == [str(paths.sink_heads(slot)), str(paths.probes(slot)), str(paths.sink_tokens(slot))]
+    assert body("orders")["outs"] == [str(paths.orders(slot))]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
@@ -185,7 +187,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "shifts"]
+    names += ["apply", "neighbours", "train", "dynamics", "shifts", "orders", "sinks", "gates"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

@@ -22,6 +22,7 @@ from stages import (
     extract,
     fetch,
     neighbours,
+    orders,
     plan,
     prepare,
     shifts,
@@ -182,7 +183,20 @@ def slot(tmp_path, monkeypatch):
             prepare.main(task)
             extract.main("encoder", task)
         tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-        for stage in (trace, classify, plan, ablate, steer, apply, shifts, answer, circuit, neighbours, summarize):
+        for stage in (
+            trace,
+            classify,
+            plan,
+            ablate,
+            steer,
+            apply,
+            shifts,
+            answer,
+            circuit,
+            orders,
+            neighbours,
+            summarize,
+        ):
             stage.main("encoder")
         return paths.report("encoder")
 

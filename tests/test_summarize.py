@@ -156,11 +156,19 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
     tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
     tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
+    tables.write(paths.sink_heads(slot), tables.empty(tables.SINK_HEADS, "no text"), tables.SINK_HEADS)
+    tables.write(paths.sink_tokens(slot), tables.empty(tables.SINK_TOKENS, "no text"), tables.SINK_TOKENS)
+    tables.write(paths.probes(slot), tables.empty(tables.PROBES, "no text"), tables.PROBES)
     tables.write(paths.shifts(slot), tables.empty(tables.SHIFTS, "no function"), tables.SHIFTS)
     tables.write(paths.offsets(slot), tables.empty(tables.OFFSETS, "no function"), tables.OFFSETS)
     tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
     tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
     tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
+    tables.write(paths.gates(slot), tables.empty(tables.GATES, "no task"), tables.GATES)
+    tables.write(paths.cache(slot), tables.empty(tables.CACHE, "no task"), tables.CACHE)
+    tables.write(paths.streaming(slot), tables.empty(tables.STREAMING, "no task"), tables.STREAMING)
+    tables.write(paths.orders(slot), tables.empty(tables.ORDERS, "no task"), tables.ORDERS)
+    tables.write(paths.norms(slot), tables.empty(tables.NORMS, "no images"), tables.NORMS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
     tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
     tables.write(paths.continued(slot), tables.empty(tables.CONTINUED, "no function"), tables.CONTINUED)
@@ -171,8 +179,9 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     main(slot)
     folder = paths.report(slot)
     names = (
-        "agreement causal circuit composed continued effects extrapolation grammar heads iteration neighbours overlap "
-        "readings reliability shifts steering sweep switch"
+        "agreement cache causal circuit composed continued effects extrapolation gates gates_overlap grammar heads "
+        "images iteration neighbours orders overlap probes readings reliability shifts sinks steering streaming sweep "
+        "switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")

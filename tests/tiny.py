@@ -1,12 +1,14 @@
 """Tiny random transformers of many architectures, and tokenizers, made offline."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from stages.model.anatomy import asked_as, find
+from stages.model.images import layout
 from stages.model.load import Loaded
 
 WORDS = (
@@ -121,7 +123,19 @@ UNUSUAL = {  # hybrids, gates, learned sinks, multipliers, sparse experts, masks
         )
     ),
 }  # fmt: skip
-VISION = {"vit": lambda: hf.ViTModel(hf.ViTConfig(**SMALL, image_size=16, patch_size=4))}
+PIXELS = {**SMALL, "image_size": 16, "patch_size": 4}
+VISION = {
+    "vit": lambda: hf.ViTModel(hf.ViTConfig(**PIXELS), add_pooling_layer=False),
+    "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**PIXELS)),
+    "dinov2_registers": lambda: hf.Dinov2WithRegistersModel(
+        hf.Dinov2WithRegistersConfig(**PIXELS, num_register_tokens=3)
+    ),
+}
+
+
+def processor() -> Any:
+    """An image processor that makes 16 x 16 pixels of any picture."""
+    return hf.ViTImageProcessorPil(size={"height": 16, "width": 16})
 
 
 def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
@@ -136,7 +150,9 @@ def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
         if not torch.isfinite(parameter).all() or not parameter.any():
             parameter.copy_(torch.randn(parameter.shape))  # what is not drawn at the start: sinks, biases
     anatomy = find(model)
-    kind = "vision" if name in VISION else asked_as(model, anatomy)
+    kind = asked_as(model, anatomy)
+    if kind == "vision":
+        return Loaded(model, None, anatomy, kind, images=layout(model, anatomy.blocks[0], processor()))
     return Loaded(model, tokenizer("decoder" if kind == "decoder" else "masked"), anatomy, kind)
 
 
@@ -144,5 +160,5 @@ def save(name: str, folder: Path, seed: int = 0, scale: float = 4.0) -> Path:
     """Save a tiny random model with its tokenizer, as a hub snapshot would lie on disk."""
     loaded = make(name, seed, scale)
     loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    (loaded.tokenizer or processor()).save_pretrained(folder)
     return folder

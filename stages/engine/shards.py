@@ -23,7 +23,7 @@ from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.outcome import outcomes
 from stages.model.score import Batch, Scored
-from stages.model.silence import Donors, Writable, silenced
+from stages.model.silence import Donors, Firsts, Writable, silenced
 from stages.model.tokens import encode
 from stages.store import tables
 
@@ -111,7 +111,7 @@ def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_to
         if id(batch) not in writable:
             writable.clear()
             others = [encoded[donor[tokens.prompt].id] for tokens in batch.prompts]
-            writable[id(batch)] = Writable(means, Donors(loaded, batch.prompts, others))
+            writable[id(batch)] = Writable(means, Donors(loaded, batch.prompts, others), Firsts(loaded, batch.prompts))
         return writable[id(batch)]
 
     def under(intervention: Intervention) -> Callable[[Batch], list[Scored]]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+CLASS, REGISTER = -1, -2  # ids of an image's tokens that are no patches; patches are numbered from 0, row by row
 WORD = "word"  # the annotated relation of a word with itself: it says where the words are
 
 
@@ -18,11 +19,13 @@ WORD = "word"  # the annotated relation of a word with itself: it says where the
 class Tokens:
     """One tokenised prompt: what a relation may look at.
 
-    ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...).
+    ids, special: (T,), token ids and whether a token is special (BOS, [CLS] ...); of an image `CLASS`, `REGISTER` or
+        the number of the patch.
     target: positions of the tokens of targets[0]; each is predicted by the position before it.
     spans: name -> list of (query token positions, key token positions), from the prompt's character spans.
     words: token positions of each annotated word, in order; a token may belong to several.
     arcs: name -> list of (query word, key word), indices into `words`.
+    pixels, columns: of an image, (C, H, W) as the model reads it, and its patches in a row.
     """
 
     prompt: str
@@ -33,6 +36,13 @@ class Tokens:
     spans: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     words: tuple[np.ndarray, ...] = ()
     arcs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    pixels: np.ndarray | None = None
+    columns: int = 0
+
+    @property
+    def read(self) -> np.ndarray:
+        """What a forward pass is given: the ids, or an image's pixels."""
+        return self.ids if self.pixels is None else self.pixels
 
     def __len__(self) -> int:
         return len(self.ids)

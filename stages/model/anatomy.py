@@ -176,11 +176,13 @@ def find(model: PreTrainedModel) -> Anatomy:
 
 
 def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
-    """Return what a model can be asked: 'decoder' (continue text), 'masked' (fill gaps), else 'encoder'.
+    """Return what a model can be asked: 'decoder' (continue text), 'masked' (fill gaps), 'vision' (images), 'encoder'.
 
     Which tokens an output depends on is measured; of class names only those of masked-LM heads count. Raises
     `UserError` for a causal model without a head.
     """
+    if model.main_input_name == "pixel_values":
+        return "vision"
     if anatomy.causal:
         if model.get_output_embeddings() is None:
             raise UserError(f"{type(model).__name__}: it reads left to right, but no language-model head was found")

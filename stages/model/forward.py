@@ -73,6 +73,16 @@ def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.
     return ids_BT.to(loaded.model.device), mask_BT.to(loaded.model.device)
 
 
+def inputs(loaded: Loaded, sequences: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Return what a forward pass is given: ids right-padded to (B, T) and their mask, or an image model's pixels.
+
+    sequences: of each prompt `Tokens.read`, ids (T,) or pixels (C, H, W).
+    """
+    if loaded.images is not None:
+        return {"pixel_values": torch.from_numpy(np.stack(sequences)).to(loaded.model.device)}
+    return dict(zip(("input_ids", "attention_mask"), pad(loaded, sequences), strict=True))
+
+
 def forward(
     loaded: Loaded,
     ids: Sequence[np.ndarray],
@@ -83,20 +93,19 @@ def forward(
 ) -> torch.Tensor | None:
     """Run a batch and return float logits (N, V) of the asked positions of each prompt, in order; None without rows.
 
-    ids: token ids per prompt, following the cache's prefix; rows: positions within them; headless: no LM head at all;
-    gradients: keep the graph.
+    ids: token ids per prompt (of an image its pixels), following the cache's prefix; rows: positions within them;
+    headless: no LM head at all; gradients: keep the graph.
     """
-    ids_BT, mask_BT = pad(loaded, ids)
-    extra: dict[str, Any] = {}
+    given: dict[str, Any] = inputs(loaded, ids)
     if cache is not None:
-        length = cache.get_seq_length()
-        mask_BT = torch.cat([mask_BT.new_ones(len(ids), length), mask_BT], dim=1)
-        extra = {"past_key_values": cache, "use_cache": True}
+        mask_BT = given["attention_mask"]
+        given["attention_mask"] = torch.cat([mask_BT.new_ones(len(ids), cache.get_seq_length()), mask_BT], dim=1)
+        given |= {"past_key_values": cache, "use_cache": True}
     elif loaded.kind == "decoder":
-        extra = {"use_cache": False}
+        given["use_cache"] = False
     with torch.set_grad_enabled(gradients), _selecting(loaded, rows) if rows is not None else ExitStack():
         model = loaded.model.base_model if headless else loaded.model
-        output = model(input_ids=ids_BT, attention_mask=mask_BT, **extra)
+        output = model(**given)
     if rows is None:
         return None
     if output.logits.shape[:2] != (1, sum(map(len, rows))):

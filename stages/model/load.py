@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 from stages.model import anatomy as anatomies
 from stages.model import files, gguf
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
+from stages.model.images import Images, layout
 from stages.model.origin import changed, locate, readable
 from stages.model.weights import only_pooler, prove_filled, prove_stored
 from stages.store import paths
@@ -41,6 +42,7 @@ from stages.store.errors import UserError
 from stages.store.params import Model
 
 log = logging.getLogger(__name__)
+PROCESSOR = "preprocessor_config.json"
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -49,19 +51,21 @@ transformers_logging.disable_progress_bar()
 class Loaded:
     """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy.
 
+    images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
     cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
     be computed by SDPA.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast | None
     anatomy: Anatomy
     kind: str
     resumes: bool = True
     caches: bool = True
     divides: bool = True
     fuses: bool = True
+    images: Images | None = None
 
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
@@ -88,7 +92,7 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
-    loaded = Loaded(*_opened(origin.folder), anatomy, kind).allowed(proof)
+    loaded = _ready(*_opened(origin.folder), anatomy, kind).allowed(proof)
     if attention == "sdpa" and loaded.fuses:
         loaded.model.set_attn_implementation("sdpa")
     return loaded
@@ -121,12 +125,19 @@ def open_folder(folder: Path) -> Loaded:
 
     Raises `UserError` when something is missing, left over, damaged or of a kind that is not measured.
     """
-    model, tokenizer = _opened(folder)
+    model, reader = _opened(folder)
     anatomy = find(model)
-    return Loaded(model, tokenizer, anatomy, asked_as(model, anatomy))
+    return _ready(model, reader, anatomy, asked_as(model, anatomy))
 
 
-def _opened(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _ready(model: PreTrainedModel, reader: Any, anatomy: Anatomy, kind: str) -> Loaded:
+    if kind == "vision":
+        return Loaded(model, None, anatomy, kind, images=layout(model, anatomy.blocks[0], reader))
+    return Loaded(model, reader, anatomy, kind)
+
+
+def _opened(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """Return a folder's model and what makes its inputs: its tokenizer, or its image processor."""
     read = readable(folder)
     try:
         config = AutoConfig.from_pretrained(read, trust_remote_code=False)
@@ -136,6 +147,8 @@ def _opened(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             )
         model = _model(folder, read, config)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if model.main_input_name == "pixel_values":
+            return model, _processor(folder, read)
         _read_ids(folder, model)
         return model, _tokenizer(folder, read, model)
     except UserError:
@@ -158,8 +171,8 @@ def stored(folder: Path) -> str:
 
 def first_token(loaded: Loaded) -> str | None:
     """Return the token that every prompt begins with, BOS or [CLS], None where the tokenizer has none."""
-    if loaded.kind == "decoder":
-        return loaded.tokenizer.bos_token
+    if loaded.tokenizer is None or loaded.kind == "decoder":
+        return getattr(loaded.tokenizer, "bos_token", None)
     ids = loaded.tokenizer("a")["input_ids"]
     return loaded.tokenizer.convert_ids_to_tokens(ids[0]) if ids[0] in loaded.tokenizer.all_special_ids else None
 
@@ -220,6 +233,14 @@ def _pretrained(auto: Any, read: Path, **options: Any) -> tuple[PreTrainedModel,
             ignore_mismatched_sizes=True,  # told in the loading info, and refused there
             **options,
         )
+
+
+def _processor(folder: Path, read: Path) -> Any:
+    from transformers import AutoImageProcessor
+
+    if not (read / PROCESSOR).is_file():
+        raise UserError(f"{folder}: a model of images, without {PROCESSOR}: it says how pictures become pixels")
+    return AutoImageProcessor.from_pretrained(read, trust_remote_code=False, backend="pil")
 
 
 def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:

@@ -199,7 +199,7 @@ def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping
     targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
     rows = [target - 1 for target in targets] if sum(map(len, targets)) else None
     with weighing(loaded, reduce), capturing(loaded) as outputs:
-        logits_NV = forward(loaded, [tokens.ids for tokens in batch], rows, headless=rows is None)
+        logits_NV = forward(loaded, [tokens.read for tokens in batch], rows, headless=rows is None)
     scored = [None] * len(batch) if rows is None else score_rows(logits_NV, [t.ids for t in batch], targets)
     means = [
         {name: summed.means() for name, summed in of_prompt.items()} | (between.means() if between else {})

@@ -79,7 +79,8 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tenso
     generator = torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
         size, channels = model.config.image_size, model.config.num_channels
-        pixels = torch.rand(1, channels, size, size, generator=generator)
+        height, breadth = size if isinstance(size, list | tuple) else (size, size)
+        pixels = torch.rand(1, channels, height, breadth, generator=generator)
         return {"pixel_values": pixels.expand(rows, -1, -1, -1).to(model.device)}
     ids = probe_ids(model).expand(rows, -1)
     return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}

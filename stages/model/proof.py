@@ -24,11 +24,11 @@ from torch import nn
 
 from stages.families.family import Tokens
 from stages.model import score
-from stages.model.forward import forward, pad, remembering, resuming
+from stages.model.forward import forward, inputs, remembering, resuming
 from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.load import Loaded, fuse
 from stages.model.measure import weighing
-from stages.model.probe import probe_ids, width
+from stages.model.probe import probe_inputs, width
 from stages.model.score import Batch, LastToken
 from stages.store.errors import UserError
 
@@ -43,7 +43,7 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
 
     Raises `UserError` where the model cannot be measured at all.
     """
-    ids = probe_ids(loaded.model)[0].cpu().numpy()
+    ids = next(iter(probe_inputs(loaded.model, 1).values()))[0].cpu().numpy()  # (T,), or pixels (C, H, W)
     plain = loaded.allowed(dict.fromkeys(SHORTCUTS, "not proven yet"))
     first = _hidden(plain, [ids])
     _reads(plain, ids, first)
@@ -62,9 +62,12 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
     if not torch.isfinite(first).all():
         raise _refused(loaded, "reads", "its output on a random text is not finite")
     texts = [np.roll(ids[::-1], shift)[: len(ids) - cut].copy() for shift, cut in ((0, 1), (5, 3), (9, len(ids) // 2))]
+    if loaded.images is not None:  # images are of one size
+        texts = [np.roll(ids[..., ::-1], shift, axis=-1) for shift in (0, 5, 9)]
     together_BTD = _hidden(loaded, [ids, *texts])  # none of the short texts is the start of the long one
     for hidden_TD, text in zip(together_BTD[1:], texts, strict=True):
-        if not _same(hidden_TD[: len(text)], _hidden(loaded, [text])[0]):
+        alone_TD = _hidden(loaded, [text])[0]
+        if not _same(hidden_TD[: len(alone_TD)], alone_TD):
             raise _refused(loaded, "reads", "what this model computes of a text depends on the texts beside it")
     watched: list[int] = []
     with weighing(loaded, lambda layer, *_: watched.append(layer)):
@@ -103,11 +106,12 @@ def _heads(loaded: Loaded, ids: np.ndarray) -> None:
 
 
 def _divides(loaded: Loaded, ids: np.ndarray) -> str:
-    queries = 1 + len(ids) // 4
-    held = queries * len(ids) * max(layer.heads for layer in loaded.anatomy.layers.values())
+    whole_1TD = _hidden(loaded, [ids])
+    length = whole_1TD.shape[1]
+    held = (1 + length // 4) * length * max(layer.heads for layer in loaded.anatomy.layers.values())
     with weighing(loaded, lambda *_: None, held):
-        divided = _hidden(loaded, [ids])
-    same = _same(divided, _hidden(loaded, [ids]))
+        divided_1TD = _hidden(loaded, [ids])
+    same = _same(divided_1TD, whole_1TD)
     return "" if same else "attention of a few queries at a time is another function"
 
 
@@ -122,11 +126,12 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
 
     An edit is tried beside it, and for a few layers to the end: what all of them would cost grows with depth squared.
     """
-    ids = ids[:SHORT]
+    ids = ids[:SHORT] if loaded.images is None else ids
     with remembering(loaded) as residuals:
         intact_BTD = _hidden(loaded, [ids, ids])
     edits = _edits(loaded)
-    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device).expand(2, len(ids))  # edited: the second row
+    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device)  # edited: the second row
+    keep_BT = keep_BT.expand(intact_BTD.shape[:2])
     following = {layer: after for layer, after in pairwise(loaded.anatomy.layers)}
     for head, value in edits:
         after = following.get(head[0])
@@ -205,9 +210,8 @@ def _outcome(check: Callable[[Loaded, np.ndarray], str], loaded: Loaded, ids: np
 
 def _hidden(loaded: Loaded, texts: Sequence[np.ndarray], gradients: bool = False) -> torch.Tensor:
     """Return the last hidden states (B, T, D), without a head."""
-    ids_BT, mask_BT = pad(loaded, texts)
     with torch.set_grad_enabled(gradients):
-        return loaded.model.base_model(input_ids=ids_BT, attention_mask=mask_BT)[0].float()
+        return loaded.model.base_model(**inputs(loaded, texts))[0].float()
 
 
 @torch.no_grad()

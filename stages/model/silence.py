@@ -6,6 +6,10 @@
     resample  what the same head gives on another prompt of the same task, at the same ordinary position (from the start
               again where that prompt is shorter): values that the head does take, where a mean may leave what later
               layers know (Chan+ 2022, causal scrubbing)
+    sink      what the head gives where it sees nothing but the first token: all of its attention is redirected there,
+              from every position (where a layer's window ends before it, too). In a causal model that is its output at
+              the first token, which no later one changes, nor any other head silenced in this way; a learned sink or a
+              gate acts on it as it does there
 
 To add a kind, add a function with `@kind(...)`: it is given a head and what may be written, and returns (K,), the same
 for all rows and positions, or (B, T, K).
@@ -25,6 +29,7 @@ from stages.model.forward import forward
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
 from stages.model.score import Batch, Scored
+from stages.store.errors import UserError
 
 
 class Donors:
@@ -58,12 +63,43 @@ class Donors:
         return torch.from_numpy(positions_BT)
 
 
+class Firsts:
+    """Head outputs at the first token of a batch's prompts, of a causal model; run when first asked for."""
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens]) -> None:
+        self.loaded, self.prompts = loaded, prompts
+
+    def __call__(self, head: Head) -> torch.Tensor:
+        """Return a head's output at each prompt's first token, the same for all positions: (B, T, K)."""
+        layer, number = head
+        size = self.loaded.anatomy.layers[layer].head_size
+        z_BK = self._outputs[layer][self._which_B, 0, number * size : (number + 1) * size]
+        return z_BK[:, None].expand(-1, max(map(len, self.prompts)), -1)
+
+    @cached_property
+    def _unique(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.unique([int(tokens.ids[0]) for tokens in self.prompts], return_inverse=True)
+
+    @property
+    def _which_B(self) -> torch.Tensor:
+        return torch.from_numpy(self._unique[1])
+
+    @cached_property
+    def _outputs(self) -> dict[int, torch.Tensor]:
+        if not self.loaded.anatomy.causal:
+            raise UserError("plan.kinds: 'sink' needs a causal model: elsewhere the first token knows what follows")
+        with capturing(self.loaded) as outputs:
+            forward(self.loaded, [np.array([first]) for first in self._unique[0]], headless=True)
+        return outputs
+
+
 @dataclass(frozen=True)
 class Writable:
-    """What a kind may write: every head's mean output (K,) over text, and other prompts' outputs."""
+    """What a kind may write: every head's mean output (K,) over text, other prompts' outputs, and first tokens'."""
 
     means: Mapping[Head, torch.Tensor]
     donors: Donors | None = None
+    firsts: Firsts | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +140,12 @@ def zero(head: Head, writable: Writable) -> torch.Tensor:
 def resample(head: Head, writable: Writable) -> torch.Tensor:
     """Write what the head gives on another prompt."""
     return writable.donors(head)
+
+
+@kind(everywhere=True, constant=False)
+def sink(head: Head, writable: Writable) -> torch.Tensor:
+    """Write what the head gives where it sees the first token alone."""
+    return writable.firsts(head)
 
 
 def silenced(batch: Batch, heads: Sequence[Head], name: str, writable: Writable) -> list[Scored]:

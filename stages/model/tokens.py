@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
     """Tokenise a row of the prompts table with one of its targets (or none, where it has none)."""
     tokenizer, decoder = loaded.tokenizer, loaded.kind == "decoder"
+    if loaded.images is not None:
+        return loaded.images.encode(prompt)
     if len(prompt.ordinals):
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
@@ -54,7 +56,10 @@ def encode_all(loaded: Loaded, prompts: Iterable[Any]) -> list[Tokens]:
 
 def fitting(loaded: Loaded, rows: Sequence[Any]) -> tuple[list[Any], list[Tokens]]:
     """Return the rows that the model can read whole, and their tokens; the number of others is logged."""
-    encoded, limit = encode_all(loaded, rows), longest(loaded)
+    encoded = encode_all(loaded, rows)
+    if loaded.images is not None:
+        return list(rows), encoded  # its processor makes every image fit
+    limit = longest(loaded)
     kept = [pair for pair in zip(rows, encoded, strict=True) if _fits(loaded, *pair, limit)]
     if len(kept) < len(encoded):
         text = "%d of %d prompts are longer than the model's %d tokens and are left out"

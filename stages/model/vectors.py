@@ -45,6 +45,12 @@ def function_vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], heads: S
     return Parts(loaded, means).together(heads)
 
 
+def randomly(like: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return a random vector as long as another."""
+    random = like.new_tensor(rng.standard_normal(len(like)))
+    return random * (like.norm() / random.norm())
+
+
 class Parts:
     """What heads put into the residual where each writes its mean output (K,); a layer is measured once.
 

@@ -6,10 +6,13 @@ from stages.page.inputs import Slot
 from stages.page.page import Note, Section, Table
 from stages.page.section import Context
 from stages.page.sentences import TASKS
+from stages.tasks import of
 
 KINDS = {
     "encoder": "An encoder without a language-model head predicts no word: what its heads look at can be measured, "
     "what they are for cannot, here.",
+    "vision": "A model of images reads no text and is asked no question here: what its heads look at is measured, what "
+    "they are for is not.",
     "masked": "A masked language model fills gaps: it can score whole sentences (pseudo-log-likelihood), but continues "
     "no prompt.",
 }
@@ -37,11 +40,13 @@ def missing(slot: Slot, context: Context) -> list:
     families, tasks = context.families, context.tasks
     why = {what: reason for what, reason in sorted(slot.reasons.items()) if not what.startswith(PREFIX)}
     scored = {name for name, _ in head_maps.by_family(slot.heads, families)}
+    kind = slot.model.get("kind", "")
+    foreign = {name for name in TASKS if name not in tasks and of(name).refuses(kind)}  # neither asked nor possible
     for task in TASKS:
-        if task not in tasks:
+        if task not in tasks and task not in foreign:
             why.setdefault(task, "the task is not in params.yaml")
     for family in families:
-        if family not in scored and not family.startswith(PREFIX):
+        if family not in scored and not family.startswith(PREFIX) and families[family].task not in foreign:
             task = families[family].task
             why.setdefault(family, f"no score in {slot.path('heads.csv')}" + (f"; see {task}" if task in why else ""))
     if relations := grammar_rows.unmeasured(slot):

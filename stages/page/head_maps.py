@@ -31,9 +31,9 @@ def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> al
         alt.Tooltip("note:N", title="note"),
     ]
     top = scale_top(data["score"], family)
-    base = _grid(data, whole, tooltip)
+    base = grid_of(data, whole, tooltip)
     scale = alt.Scale(domain=[0, top], range=SEQUENTIAL, clamp=True)
-    legend = _legend(data["head"].nunique(), [0, top])
+    legend = legend_of(data["head"].nunique(), [0, top])
     cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(
         color=alt.Color("score:Q", scale=scale, legend=legend)
     )
@@ -62,8 +62,8 @@ def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerC
     top = max(float(data["first_order"].abs().max()), 1e-6)
     colours = DIVERGING[::-1] if falls else DIVERGING
     scale = alt.Scale(domain=[-top, 0, top], range=colours, interpolate="lab")
-    legend = _legend(data["head"].nunique(), [-top, top], ".2g")
-    base = _grid(data, whole, tooltip)
+    legend = legend_of(data["head"].nunique(), [-top, top], ".2g")
+    base = grid_of(data, whole, tooltip)
     cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(
         color=alt.Color("first_order:Q", scale=scale, legend=legend)
     )
@@ -71,7 +71,7 @@ def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerC
     return alt.layer(cells, exact, view=alt.ViewConfig(fill=PALE))
 
 
-def _grid(data: pd.DataFrame, whole: list[int], tooltip: list) -> alt.Chart:
+def grid_of(data: pd.DataFrame, whole: list[int], tooltip: list) -> alt.Chart:
     """Return the grid of all maps: layers down, heads across."""
     count = data["head"].nunique()
     bold = {"condition": {"test": f"indexof({whole}, +datum.value) >= 0", "value": "bold"}, "value": "normal"}
@@ -84,7 +84,8 @@ def _grid(data: pd.DataFrame, whole: list[int], tooltip: list) -> alt.Chart:
     )
 
 
-def _legend(count: int, ends: list[float], form: str = "") -> alt.Legend:
+def legend_of(count: int, ends: list[float], form: str = "") -> alt.Legend:
+    """Return the legend of all maps: a bar under the map with its ends."""
     return alt.Legend(
         title=None,
         orient="bottom",

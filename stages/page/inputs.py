@@ -5,7 +5,7 @@ A file that is missing or has no rows is an empty frame with the right columns: 
 
 import json
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of".split()
+    "relation effect_task tried class target source language beside of order category method positions a b".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -44,13 +44,26 @@ COLUMNS = {
     "controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "gates": "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo "
+    "prompts",
+    "gates_overlap": "a b threshold_a threshold_b heads_a heads_b both heads spearman",
+    "cache": "task measure method share kept full entries value low high change change_low change_high prompts "
+    "clusters draws draws_mean draws_best p p_floor",
+    "streaming": "sinks positions length loss change low high passages tokens",
+    "sinks": "part input layer head measure threshold value low high prompts note",
+    "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
+    "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
+    "lead_high guess learned learned_low learned_high trials clusters heads draws note",
+    "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
+    "sinks": {"part", "input"},
     "switch": {"heads", "passed_over"},
+    "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
 COUNTING = "baseline task group measure value low high trials"
@@ -82,6 +95,15 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    gates: pd.DataFrame
+    gates_overlap: pd.DataFrame
+    cache: pd.DataFrame
+    streaming: pd.DataFrame
+    sinks: pd.DataFrame
+    probes: pd.DataFrame
+    orders: pd.DataFrame
+    images: pd.DataFrame
+    policy: dict[str, Any] = field(default_factory=dict)
 
     @property
     def decoder(self) -> bool:
@@ -110,7 +132,8 @@ def read(name: str, folder: Path) -> Slot:
         table: frame(folder / f"{table}.csv", columns.split(), TEXT | NAMES.get(table, set()))
         for table, columns in COLUMNS.items()
     }
-    return Slot(name, folder, _json(folder / "model.json"), _json(folder / "metrics.json"), **frames)
+    summaries = {"model": _json(folder / "model.json"), "metrics": _json(folder / "metrics.json")}
+    return Slot(name, folder, **summaries, policy=_json(folder / "cache.json"), **frames)
 
 
 def counting(path: Path) -> pd.DataFrame:

@@ -16,6 +16,7 @@ class Context:
 
     families: by name, in display order. tasks: those in params.yaml. counted: what the n-gram baselines can do.
     pairs: where the minimal pairs come from (builtin, hub or path). alpha: largest p-value that tells apart.
+    images: where images come from (builtin or path).
     """
 
     families: dict[str, Family]
@@ -23,6 +24,7 @@ class Context:
     counted: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COUNTING.split()))
     pairs: str = "builtin"
     alpha: float = 0.05
+    images: str = "builtin"
 
     def task(self, name: str) -> str:
         """Name a task where its data are shown: minimal pairs with their source."""
@@ -33,7 +35,8 @@ class Context:
 class SlotSection:
     """A section that every slot has; sections stand by `order`.
 
-    build: slot, context -> blocks (Figure, Table, Note). predicts: it needs a model that predicts words.
+    build: slot, context -> blocks (Figure, Table, Note). predicts: it needs a model that predicts words. shown: whether
+    a slot has it at all.
     """
 
     anchor: str
@@ -41,3 +44,4 @@ class SlotSection:
     order: int
     build: Callable[[Slot, Context], list]
     predicts: bool = False
+    shown: Callable[[Slot], bool] = lambda slot: True

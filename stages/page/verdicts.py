@@ -28,6 +28,7 @@ METHOD = {  # kind of ablation: what is written in the heads' place
     "mean": "their mean output",
     "zero": "zeros",
     "resample": "their outputs on other prompts",
+    "sink": "what they fetch from the first token alone",
 }
 ALIKE = re.compile(  # as written by stages/statistics/effects.py: 0 to 2 of 5 in the same layers, ...
     r"(?P<same>\d+(?: to \d+)?) of (?P<size>\d+) in the same layers, "

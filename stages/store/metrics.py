@@ -13,10 +13,19 @@ vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main me
 and `vectors.text.<function>.{intact,share,other,random,p}` (`composed.metrics` and `continued.metrics` there), and
 `neighbours.<language>.{accuracy,knn_agreement}` (`neighbours.metrics`: made-up words in Latin letters and in katakana,
 and the share of answers that are the nearest demonstrations' where these differ from the majority),
+`orders.{known,made_up}.<way>` (`orders.metrics`: the next word of an order that is not_stated, stated, shuffled or
+asked backwards, and rival answers; `orders.vector.<order>_<way>` under the vector of the step;
+`extrapolation.successor.made_up_order` is `orders.made_up.stated`),
 `shifts.<function>.{cosine_embedding,cosine_state,v_on_x,v_on_y,minus_v_on_y}` (`shifts.metrics`: mean cosine of pairs'
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`
-(accuracy in context without k heads of one family that are not the other's). What was not measured is left out, so that
-a diff shows it as missing.
+(accuracy in context without k heads of one family that are not the other's), `gates.streaming_share` (query heads whose
+last hidden state hardly moves when they alone see sinks and a window), `cache.half.{recall,random}` (needle recall
+with half of the key heads streaming, chosen by the gate and at random; `stages.statistics.caching.metrics`),
+`sinks.{rate,massive_ratio,inactive}` (`sinks.metrics`: sink rate of natural text, norm of the first token's residual
+over the median in its longest layer, share of heads that write less than half of what their layer's do) and
+`images.{outliers,outlier_norm,class,registers}` (`norms.metrics`: norms of an image's tokens and attention to a vision
+model's own). What was not
+measured is left out, so that a diff shows it as missing.
 """
 
 from collections.abc import Mapping

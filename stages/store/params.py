@@ -155,6 +155,13 @@ class Shifts(Section):
     random: Count
 
 
+class Orders(Section):
+    """The vector of the next word, from known orders to made-up ones: heads tried, and random vectors beside them."""
+
+    heads: tuple[Count, ...] = Field(min_length=1)
+    random: Count
+
+
 class Circuit(Section):
     """Paths into the keys of induction heads: how many of those, and on how many prompts of each split."""
 
@@ -177,6 +184,38 @@ class Neighbours(Section):
         if even := [k for k in self.nearest if k % 2 == 0]:
             raise ValueError(f"nearest: {even[0]} is even: a vote could be a tie")
         return self
+
+
+class Gates(Section):
+    """Heads that see a few first tokens and a window: which can, and what a cache cut by it costs."""
+
+    sinks: Annotated[int, Field(ge=0)]
+    window: Count
+    small: Share
+    choose: Count
+    heads: Count
+    report: Count
+    shares: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    draws: Count
+    passages: Count
+    lengths: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    sinks_tried: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _longer(self) -> "Gates":
+        longest = self.window + max(self.sinks, *self.sinks_tried)
+        if list(self.lengths) != sorted(self.lengths) or self.lengths[0] <= longest:
+            raise ValueError(f"lengths: {list(self.lengths)} must rise from above sinks + window = {longest}")
+        return self
+
+
+class Sinks(Section):
+    """Sinks: short passages read, each on every kind of input; passages, their tokens, and shuffles of probes."""
+
+    prompts: Count
+    passages: Count
+    tokens: Annotated[int, Field(ge=8)]
+    shuffles: Annotated[int, Field(ge=20)]
 
 
 class Report(Section):
@@ -213,8 +252,11 @@ class Params(Studies):
     steer: Steer
     apply: Apply
     shifts: Shifts
+    orders: Orders
     circuit: Circuit
     neighbours: Neighbours
+    gates: Gates
+    sinks: Sinks
     report: Report
 
 

@@ -113,6 +113,11 @@ def readings(slot: str) -> Path:
     return Path(f"data/shifts/{slot}.readings.parquet")
 
 
+def orders(slot: str) -> Path:
+    """What the model says comes next in orders that it knows or is told, and under the vector of such a step."""
+    return Path(f"data/orders/{slot}.parquet")
+
+
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
     return Path(f"data/circuits/{slot}.parquet")
@@ -131,6 +136,46 @@ def neighbours(slot: str) -> Path:
 def neighbours_silenced(slot: str) -> Path:
     """The same answers with induction heads, or control sets, silenced."""
     return Path(f"data/neighbours/{slot}.silenced.parquet")
+
+
+def gates(slot: str) -> Path:
+    """What is lost when heads, one at a time, see only sinks and a window, per prompt."""
+    return Path(f"data/gates/{slot}/gates.parquet")
+
+
+def cache(slot: str) -> Path:
+    """What is lost when some key heads keep all and the others sinks and a window, per prompt."""
+    return Path(f"data/gates/{slot}/cache.parquet")
+
+
+def streaming(slot: str) -> Path:
+    """Loss on text when every head sees only some sinks and a window, per passage."""
+    return Path(f"data/gates/{slot}/streaming.parquet")
+
+
+def cache_policy(slot: str) -> Path:
+    """Which key heads keep all and which stream, as a serving engine reads it (git-tracked)."""
+    return report(slot) / "cache.json"
+
+
+def sink_heads(slot: str) -> Path:
+    """Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise."""
+    return Path(f"data/sinks/{slot}.heads.parquet")
+
+
+def sink_tokens(slot: str) -> Path:
+    """Residual norms of the same prompts' tokens, and the attention that they receive."""
+    return Path(f"data/sinks/{slot}.tokens.parquet")
+
+
+def probes(slot: str) -> Path:
+    """What linear probes read from one token's state, layer by layer."""
+    return Path(f"data/sinks/{slot}.probes.parquet")
+
+
+def norms(slot: str) -> Path:
+    """Norms of the tokens of images, per layer, and the attention that they get."""
+    return Path(f"data/norms/{slot}.parquet")
 
 
 def report(slot: str) -> Path:

@@ -137,7 +137,7 @@ PLANS = _schema(
     ),
     family=(pa.string(), "family, or name of the families silenced together; '' for single heads"),
     k=(pa.int16(), "heads silenced"),
-    kind=(pa.string(), "what is written in their place: 'mean', 'zero' or 'resample'"),
+    kind=(pa.string(), "what is written in their place: a kind of stages/model/silence.py, such as 'mean'"),
     draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
     heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
     members=(pa.int16(), "how many of them are members of the family, judged on split a alone"),
@@ -151,7 +151,7 @@ EFFECTS = _schema(
     purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
     family=(pa.string(), "family of the plan's row"),
     k=(pa.int16(), "heads silenced; 0 for 'none'"),
-    kind=(pa.string(), "'mean', 'zero' or 'resample'; '' for 'none'"),
+    kind=(pa.string(), "what is written in their place, as in the plan; '' for 'none'"),
     draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
     heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
     task=(pa.string(), "task"),
@@ -284,6 +284,22 @@ ANSWERS = _schema(
     forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
 
+ORDERS = _schema(
+    prompt=(pa.string(), "id of the prompt"),
+    order=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
+    category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the order, or the run of its words that is asked"),
+    context=(pa.string(), "clean (with demonstrations) or zero_shot"),
+    vector=(pa.string(), "none, heads (mean outputs in place, from known orders of split a) or random"),
+    heads=(pa.int16(), "number of heads written; 0 where none"),
+    draw=(pa.int16(), "number of the random vector, from 1; 0 elsewhere"),
+    source=(pa.string(), "known order whose demonstrations the vector is from, 'known' for several; '' with them"),
+    correct=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
+    learned=(pa.bool_(), "the argmax is the first token of a word of the source; null with demonstrations"),
+    rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
+)
+
 CIRCUIT = _schema(
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),
@@ -332,6 +348,107 @@ NEIGHBOURS = _schema(
         "demonstrations and heads, 0..1; null without such heads",
     ),
     attention_unlike=(pa.float32(), "the same to a label that is not right"),
+)
+
+GATES = _schema(
+    prompt=(pa.string(), "id of the needle prompt"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head that alone sees sinks and window; -1: all that read one key head do"),
+    key_head=(pa.int16(), "key head that it reads, from 0"),
+    change=(pa.float32(), "length of the change of the last hidden state over its length, mean over scored rows"),
+    logprob=(pa.float32(), "change of the answer's log-probability, nats per token"),
+    mass=(pa.float32(), "attention to keys that are cut, 0..1: mean over queries that lose some; null for key heads"),
+    mass_answer=(pa.float32(), "the same over the positions that predict the answer"),
+)
+
+CACHE = _schema(
+    task=(pa.string(), "task"),
+    measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
+    method=(pa.string(), "what says which key heads keep all: gate, retrieval, first, random; full or none"),
+    share=(pa.float32(), "share of key heads that keep all, asked for"),
+    kept=(pa.int32(), "and how many these are"),
+    draw=(pa.int16(), "number of the random set; 0 for other methods"),
+    full=(pa.string(), "the key heads that keep all, such as L5K0"),
+    entries=(pa.float32(), "entries of the cache that are kept at the prompt's end over those that the model keeps"),
+    prompt=(pa.string(), "id of the prompt"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    value=(pa.float32(), "value on the prompt"),
+)
+
+STREAMING = _schema(
+    prompt=(pa.string(), "id of the passage"),
+    cluster=(pa.string(), "cluster of the passage"),
+    sinks=(pa.int16(), "first tokens that every head sees beside its window; -1: full attention"),
+    positions=(pa.string(), "of the sinks: as in the text, or re-counted in the cache"),
+    length=(pa.int32(), "the loss is over scored tokens from the length before up to this one, in tokens"),
+    tokens=(pa.int32(), "how many these are"),
+    loss=(pa.float32(), "mean loss, nats per token"),
+)
+
+SINK_HEADS = _schema(
+    prompt=(pa.string(), "id of the short passage"),
+    split=(pa.string(), "its split"),
+    input=(pa.string(), "'natural', 'random', 'repeated', 'moved' or 'without' (stages/model/sink_inputs.py)"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    first=(pa.float32(), "attention to position 0, mean over the queries from it on, 0..1 (Gu+: alpha)"),
+    second=(pa.float32(), "the same for position 1: where `moved` has the first token"),
+    later=(pa.float32(), "the largest alpha of a token of words or punctuation that at least 8 queries can see"),
+    special=(pa.float32(), "attention to special tokens other than position 0, mean over queries, 0..1"),
+    punctuation=(pa.float32(), "attention to tokens of punctuation marks alone, mean over queries, 0..1"),
+    punctuation_even=(pa.float32(), "what they would get if words and punctuation shared theirs evenly, 0..1"),
+    learned=(pa.float32(), "attention that a learned sink takes, mean over queries, 0..1"),
+    value=(pa.float32(), "norm of the first position's value over the median of the others; null out of reach"),
+    said=(pa.float32(), "share of what the head writes that is from position 0, by norms, 0..1; null out of reach"),
+    output=(pa.float32(), "norm of what the head writes at ordinary tokens, over its mean over the layer's heads"),
+)
+
+SINK_TOKENS = _schema(
+    prompt=(pa.string(), "id of the short passage"),
+    split=(pa.string(), "its split"),
+    input=(pa.string(), "as in the table of heads"),
+    layer=(pa.int16(), "attention layer, from 0: residuals after its block"),
+    position=(pa.int16(), "of the token, from 0"),
+    mark=(pa.string(), "'first' (position 0), 'special', 'punctuation' or 'ordinary'"),
+    norm=(pa.float32(), "norm of the residual over the median of the prompt's tokens"),
+    channel=(pa.float32(), "its largest channel over the median size of all channels of the prompt"),
+    received=(pa.float32(), "alpha of the token, mean over the layer's heads, 0..1"),
+)
+
+PROBES = _schema(
+    kind=(pa.string(), "whose state: 'first', 'attended', 'largest' or 'ordinary' (stages/model/token_states.py)"),
+    target=(
+        pa.string(),
+        "'token', 'position' (its own), 'next' (the token after it), 'topic', 'rest' (file, all other tokens)",
+    ),
+    layer=(pa.int16(), "residual after this layer's block; -1: before the first block"),
+    value=(pa.float32(), "accuracy (topic) or R2 on unseen blocks; null where there is nothing to tell"),
+    low=(pa.float32(), "2.5 % bound over blocks"),
+    high=(pa.float32(), "97.5 % bound"),
+    majority=(pa.float32(), "what a state gets that is the same in every prompt"),
+    shuffled=(pa.float32(), "mean score of probes of shuffled targets"),
+    tokens=(pa.int32(), "tokens, one per passage"),
+    blocks=(pa.int32(), "blocks of text that they are from"),
+    spread=(pa.float32(), "distance of unit states from their mean, root mean square"),
+    outliers=(pa.int32(), "of these tokens, those whose norm is an outlier in some layer (median + 5 MAD of its log)"),
+    note=(pa.string(), "'' or why there is no value"),
+)
+
+NORMS = _schema(
+    prompt=(pa.string(), "id of the image"),
+    cluster=(pa.string(), "cluster of the image"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    token=(pa.int16(), "its place in the sequence, from 0"),
+    kind=(pa.string(), "class, register or patch"),
+    norm=(pa.float32(), "norm of its state after the layer's block"),
+    attention=(
+        pa.float32(),
+        "attention that it gets in the next attention layer, mean over heads and over the patches that look, 0..1; "
+        "null after the last",
+    ),
+    most=(pa.float32(), "the same of the head that gives it most"),
 )
 
 NGRAM = _schema(

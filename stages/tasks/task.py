@@ -9,12 +9,15 @@ Legend: T token, N scored token.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from pydantic import AfterValidator
 
 from stages.store.section import Section
 from stages.tasks.prompt import Prompt
+
+IMAGES_UNSCORED = "nothing is asked of a model of images that losing a head could change: its heads are looked at only"
 
 
 class Source(Section):
@@ -22,6 +25,17 @@ class Source(Section):
 
     source: Literal["builtin", "path", "hub"] = "builtin"
     path: str
+
+
+def _demonstration(template: str) -> str:
+    if template.count("{x}") != 1 or template.count("{y}") != 1:
+        raise ValueError("must contain {x} once and {y} once")
+    if template.index("{x}") > template.index("{y}"):
+        raise ValueError("{x} must come before {y}")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_demonstration)]  # one demonstration of y for x, as params.yaml writes it
 
 
 class Read(Protocol):
@@ -82,6 +96,7 @@ class Task:
     beside: measures that say something about the prompts, not about the model's skill; they stand beside `main`.
     chance: measure -> what a guess gets, where that is one number.
     needs: "decoder" where a continuation is written, else "".
+    reads: what a prompt is: "text", or an "image" (its `text` is a data URI of a PNG).
     roles: roles of the prompts that extract measures and counting answers; () for all.
     silenced_on: whether heads are silenced on a prompt: (its row, the task's section of params) -> yes or no.
     traced: its parts are functions that `trace` looks for in heads, where the model solves them.
@@ -114,6 +129,7 @@ class Task:
     beside: tuple[str, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
     needs: Literal["decoder", ""] = ""
+    reads: Literal["text", "image"] = "text"
     roles: tuple[str, ...] = ()
     silenced_on: Callable[[Any, Any], bool] = lambda prompt, settings: True
     traced: bool = False
@@ -135,7 +151,9 @@ class Task:
         return in_both_splits(import_module(f"stages.tasks.{self.name}.prompts").build(settings, seed))
 
     def refuses(self, kind: str) -> str:
-        """Return why a model of a kind (decoder, encoder, masked) cannot be asked, or ''."""
+        """Return why a model of a kind (decoder, encoder, masked, vision) cannot be asked, or ''."""
+        if (self.reads == "image") != (kind == "vision"):
+            return "a model of text reads no images" if self.reads == "image" else "a model of images reads no text"
         return "an encoder writes no continuation" if self.needs == "decoder" and kind != "decoder" else ""
 
 

@@ -17,7 +17,9 @@ def studied(slot: Slot, context: Context) -> list:
         ["licence", str(model.get("licence"))],
         ["software", ", ".join(f"{name} {version}" for name, version in sorted(model.get("versions", {}).items()))],
     ]  # fmt: skip
-    if "bos" in model:
+    if "images" in model:
+        facts.append(["images", _images(model["images"])])
+    elif "bos" in model:
         facts.append(
             ["first token", model["bos"] or "none: the tokenizer has no BOS, a prompt begins with its first word"]
         )
@@ -29,6 +31,17 @@ def studied(slot: Slot, context: Context) -> list:
         folded = f"Checksums of the weights ({len(files)} file{'s' * (len(files) > 1)})"
         blocks.append(Table(["file", "sha256"], files, folded=folded))
     return blocks
+
+
+def _images(images: dict) -> str:
+    """Say how a model of images reads them."""
+    (height, width), (rows, columns), patch = images["size"], images["grid"], images["patch"]
+    own = [f"{images[name]} {word}{'s' * (images[name] != 1)}" for name, word in
+           (("class_tokens", "class token"), ("registers", "register"))]  # fmt: skip
+    return (
+        f"{width} x {height} pixels, in {columns} x {rows} patches of {patch[1]} x {patch[0]}; before them "
+        f"{own[0]}, {own[1]}"
+    )
 
 
 def proved(proof: dict[str, str]) -> str:

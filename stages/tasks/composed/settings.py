@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.store.section import Count
-from stages.tasks.task import Source
+from stages.tasks.task import Source, Template
 
 
 class Settings(Source):
@@ -22,12 +22,4 @@ class Settings(Source):
     sets: Count
     words: Annotated[int, Field(ge=2)]
     least: Count
-    template: str
-
-    @model_validator(mode="after")
-    def _slots(self) -> "Settings":
-        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1:
-            raise ValueError("template: must contain {x} once and {y} once")
-        if self.template.index("{x}") > self.template.index("{y}"):
-            raise ValueError("template: {x} must come before {y}")
-        return self
+    template: Template

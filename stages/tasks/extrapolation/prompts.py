@@ -56,7 +56,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     folder = Path(settings.path)
     path = folder / "functions.yaml"
     known, lexicon = from_lexicon(path), read(folder / "rare.yaml", Lexicon, "task extrapolation")
-    taken = _taken(known, lexicon, " ".join(read_text(folder / "real.txt")))
+    taken = _taken(known, lexicon, folder)
     prompts: list[Prompt] = []
     for name in dict.fromkeys(settings.functions or FUNCTIONS):
         function = FUNCTIONS[name]
@@ -119,8 +119,13 @@ def _cased(function: Function):
     return lambda number, word: word.upper() if number % 2 else word.capitalize()
 
 
-def _taken(known: dict[str, tuple[str, list[Pair]]], lexicon: Lexicon, real: str) -> set[str]:
-    """Return all words, in lower case, that are known to exist."""
+def real_words(folder: Path) -> set[str]:
+    """Return all words, in lower case, that a folder of words knows to exist: made-up words must be others."""
+    return _taken(from_lexicon(folder / "functions.yaml"), read(folder / "rare.yaml", Lexicon, "made-up words"), folder)
+
+
+def _taken(known: dict[str, tuple[str, list[Pair]]], lexicon: Lexicon, folder: Path) -> set[str]:
+    real = " ".join(read_text(folder / "real.txt"))
     pairs = [pair for _, of_function in known.values() for pair in of_function]
     pairs += [*lexicon.irregular_nouns, *lexicon.antonyms, *lexicon.translations, *lexicon.capitals]
     words = {word for pair in pairs for answer in pair for word in answer.lower().split()}

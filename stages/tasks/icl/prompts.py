@@ -28,8 +28,6 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     More sets, queries or functions leave the prompts of the first ones as they are.
     Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
     """
-    if settings.template.index("{x}") > settings.template.index("{y}"):
-        raise UserError(f"tasks.icl.template = {settings.template!r}: {{x}} must come before {{y}}")
     path = Path(settings.path)
     functions = _from_folder(path) if settings.source == "path" else from_lexicon(path)
     for name in settings.functions:

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from stages.store.section import Count
-from stages.tasks.task import Source
+from stages.tasks.task import Source, Template
 
 
 class Settings(Source):
@@ -16,13 +16,12 @@ class Settings(Source):
     shots: Annotated[int, Field(ge=2)]
     sets: Annotated[int, Field(ge=2)]
     queries: Count
-    template: str
+    template: Template
     natural: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _slots(self) -> "Settings":
-        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1:
-            raise ValueError("template: must contain {x} once and {y} once")
-        if wrong := [text for text in self.natural if text.count("{x}") != 1]:
-            raise ValueError(f"natural: {wrong[0]!r} must contain {{x}} once")
-        return self
+    @field_validator("natural")
+    @classmethod
+    def _slots(cls, natural: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [text for text in natural if text.count("{x}") != 1]:
+            raise ValueError(f"{wrong[0]!r} must contain {{x}} once")
+        return natural

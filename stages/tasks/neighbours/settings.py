@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.store.section import Count
-from stages.tasks.task import Source
+from stages.tasks.task import Source, Template
 
 
 class Settings(Source):
@@ -23,15 +23,13 @@ class Settings(Source):
     choose: Count
     report: Count
     swapped: Annotated[int, Field(ge=0)]
-    template: str
+    template: Template
     labels: tuple[str, str]
 
     @model_validator(mode="after")
     def _sensible(self) -> "Settings":
         if self.few >= self.many:
             raise ValueError(f"few: {self.few} is not below many: {self.many}")
-        if self.template.count("{x}") != 1 or self.template.count("{y}") != 1 or "{y}" in self.template.split("{x}")[0]:
-            raise ValueError("template: must contain {x} once and then {y} once")
         if self.labels[0] == self.labels[1]:
             raise ValueError("labels: must be two different words")
         return self

@@ -1,0 +1,331 @@
+"""Which heads need more than a few first tokens and a window: `python -m stages.gates <slot>`; what a cut cache costs.
+
+1. Gates: on needle prompts of split a, every key head, and every query head, alone sees sinks and a window, at every
+   position from the first. What moves is the last hidden state before the answer, and the answer's log-probability;
+   beside it stands the attention that the intact head gives to what is cut.
+2. Policy: key heads ranked by that (and by other rankings, and at random) keep everything, the rest streams: recall of
+   needles and loss on text, split b. The policy at half is written for serving engines, with all gates.
+3. StreamingLLM's table (Xiao+ 2023): all heads stream, with fewer sinks, positions as in the text and re-counted.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages.statistics import caching
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import run
+from stages.tasks import of as task_of
+from stages.tasks.prompt import stream
+from stages.tasks.text.task import STRIDE
+
+log = logging.getLogger(__name__)
+NEEDLE, TEXT = "needle", "text"
+TABLES = ((paths.gates, tables.GATES), (paths.cache, tables.CACHE), (paths.streaming, tables.STREAMING))
+
+
+def main(slot: str) -> None:
+    """Measure gates, try policies, or say why not."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if record["kind"] != "decoder":
+        return _write_empty(slot, "only a model that reads left to right keeps a cache of past keys")
+    missing = [task for task in (NEEDLE, TEXT) if getattr(settings.tasks, task) is None]
+    if len(missing) == 2:
+        return _write_empty(slot, "neither tasks.needle nor tasks.text is in params")
+    from stages.model.load import load
+    from stages.model.paths import Unreadable
+
+    loaded = load(slot)
+    try:
+        gates, cache, streaming, policy = measured(slot, loaded, record, settings)
+    except Unreadable as why:
+        return _write_empty(slot, f"heads cannot be made to stream exactly: {why}")
+    for (path, schema), rows in zip(TABLES, (gates, cache, streaming), strict=True):
+        lacking = f"tasks.{missing[0]} is not in params" if missing else "no prompt is long enough to lose a key"
+        table = pd.DataFrame(rows)[schema.names] if len(rows) else tables.empty(schema, lacking)
+        tables.write(path(slot), table, schema)
+    tables.write_text(paths.cache_policy(slot), json.dumps(policy, indent=1) + "\n")
+
+
+def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], list[dict], list[dict], dict]:
+    """Return the rows of GATES, CACHE and STREAMING, and the policy."""
+    from stages.model.streaming import Cut
+
+    asked = settings.gates
+    cut = Cut(asked.sinks, asked.window)
+    heads = tables.read(paths.heads(slot), tables.HEADS)
+    needles = {split: _needles(loaded, settings, cut, split) for split in "ab"}
+    needles["a"], needles["b"] = needles["a"][: asked.choose], needles["b"][: asked.report]
+    passages = _passages(loaded, settings)
+    done = [*needles["a"], *needles["b"], *passages]
+    log.info(announce(f"gates {slot}", len(done), _work(needles, passages, settings, loaded), record["parameters"]))
+    gates: list[dict] = []
+    for number, (row, tokens) in enumerate(tqdm(needles["a"], desc="gates", unit="prompt")):
+        gates += _gates(loaded, row, tokens, cut, alone=number < asked.heads)
+    tried = []
+    if gates:
+        tried = caching.policies(
+            _rankings(pd.DataFrame(gates), heads), asked.shares, asked.draws, stream(settings.seed, f"gates/{slot}")
+        )
+    cache = _recalled(loaded, needles["b"], cut, tried) if needles["b"] and tried else []
+    streaming: list[dict] = []
+    if passages:
+        lost, streaming = _texts(loaded, passages, cut, tried, asked)
+        cache += lost
+    return gates, cache, streaming, _policy(slot, loaded, record, gates, tried, settings)
+
+
+def _needles(loaded, settings, cut, split: str) -> list[tuple]:
+    """Return the shortest needle prompts of a split that lose a key, in turn over depths, with their tokens."""
+    from stages.model.tokens import fitting
+
+    if settings.tasks.needle is None:
+        return []
+    prompts = tables.read(paths.asked(NEEDLE), tables.PROMPTS)
+    prompts = prompts[(prompts.split == split) & (prompts.category == str(min(settings.tasks.needle.lengths)))]
+    place = prompts.groupby("group").cumcount()
+    prompts = prompts.assign(place=place).sort_values(["place", "group", "id"])
+    rows, encoded = fitting(loaded, list(prompts.itertuples()))
+    return [
+        pair for pair in zip(rows, encoded, strict=True) if len(pair[1].target) and pair[1].target[0] > cut.size + 1
+    ]
+
+
+def _passages(loaded, settings) -> list[tuple]:
+    """Return long passages of split b, cut to the longest length asked for, with their tokens."""
+    from stages.model.tokens import fitting
+
+    if settings.tasks.text is None:
+        return []
+    prompts = tables.read(paths.asked(TEXT), tables.PROMPTS)
+    prompts = prompts[(prompts.split == "b") & (prompts.role == "long")].sort_values("id")
+    rows, encoded = fitting(loaded, list(prompts.head(settings.gates.passages).itertuples()))
+    end = max(settings.gates.lengths)
+    cut = [
+        (row, replace(tokens, ids=tokens.ids[:end], special=tokens.special[:end]))
+        for row, tokens in zip(rows, encoded, strict=True)
+    ]
+    if short := [row.id for row, tokens in cut if len(tokens) < end]:
+        log.warning("%d passages are shorter than gates.lengths = %d tokens and are left out", len(short), end)
+    return [pair for pair in cut if len(pair[1]) == end]
+
+
+def _work(needles: dict, passages: list, settings, loaded) -> int:
+    """Return about how many tokens run through the whole model."""
+    asked, layers = settings.gates, loaded.anatomy.layers
+    size = asked.sinks + asked.window
+    key_heads, heads = sum(layer.kv_heads for layer in layers.values()), len(loaded.anatomy.heads)
+    tails = {split: [len(tokens) - size for _, tokens in pairs] for split, pairs in needles.items()}
+    sets = asked.draws + len(asked.shares) + 4
+    alone = sum(tails["a"]) * key_heads / 2 + sum(tails["a"][: asked.heads]) * heads / 2
+    text = (max(asked.lengths) - size) * len(passages) * (2 * len(asked.sinks_tried) + 4)
+    return int(alone + sum(tails["b"]) * sets + text)
+
+
+def _gates(loaded, row, tokens, cut, alone: bool) -> list[dict]:
+    """Return what a prompt loses when each key head, and (alone) each query head, streams alone."""
+    from stages.model.streaming import Streams, of_key_head
+
+    streams = Streams(loaded, [tokens], [tokens.target], cut)
+    same = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
+    masses = _masses(loaded, tokens, cut) if alone else {}
+    rows: list[dict] = []
+    for layer, of in loaded.anatomy.layers.items():
+        groups = {key_head: of_key_head(loaded, layer, key_head) for key_head in range(of.kv_heads)}
+        asked = [(caching.ALONE, key_head, group) for key_head, group in groups.items()]
+        singles = [(head, key_head, [(layer, head)]) for key_head, group in groups.items() for _, head in group]
+        if alone and of.kv_heads < of.heads:
+            asked += singles
+        intact = streams.intact[0]
+        outcomes = streams.under([0] * len(asked), [set(members) for _, _, members in asked])
+        of_layer = []
+        for (head, key_head, _), outcome in zip(asked, outcomes, strict=True):
+            moved_R = (outcome.hidden_RD - intact.hidden_RD).norm(dim=1) / intact.hidden_RD.norm(dim=1)
+            logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
+            result = {"layer": layer, "head": head, "key_head": key_head, "change": float(moved_R.mean())}
+            mass, at_answer = masses.get((layer, head), (None, None))
+            of_layer.append(same | result | {"logprob": logprob, "mass": mass, "mass_answer": at_answer})
+        if alone and of.kv_heads == of.heads:  # each key head has one reader: what it loses alone is known
+            for result in list(of_layer):
+                mass, at_answer = masses[layer, result["key_head"]]
+                of_layer.append(result | {"head": result["key_head"], "mass": mass, "mass_answer": at_answer})
+        rows += of_layer
+    return rows
+
+
+def _masses(loaded, tokens, cut) -> dict:
+    """Return, per (layer, head), the attention to what a cut hides: over all queries that lose keys; before answers."""
+    import torch
+
+    from stages.model.forward import forward
+    from stages.model.measure import weighing
+
+    sums: dict = {}
+    count = len(tokens) - 1
+    asked = torch.zeros(2, count, dtype=torch.float64)
+    asked[0, cut.size :] = 1 / max(1, count - cut.size)
+    asked[1, tokens.target - 1] = 1 / len(tokens.target)
+
+    def reduce(layer: int, weights_BHTS, visible_BTS, start: int) -> None:
+        weights_HTS = weights_BHTS[0].cpu()
+        queries = weights_HTS.shape[1]
+        lost_HT = (weights_HTS * ~cut.seen(start, queries, weights_HTS.shape[2], weights_HTS.device)).sum(2).double()
+        sums[layer] = sums.get(layer, 0) + lost_HT @ asked[:, start : start + queries].T  # (H, 2)
+
+    with torch.no_grad(), weighing(loaded, reduce):
+        forward(loaded, [tokens.ids[:count]], headless=True)
+    return {(layer, head): tuple(values) for layer, of in sums.items() for head, values in enumerate(of.tolist())}
+
+
+def _rankings(gates: pd.DataFrame, heads: pd.DataFrame) -> dict[str, list]:
+    """Return every method's key heads, the best first."""
+    together = gates[gates["head"] == caching.ALONE].groupby(["layer", "key_head"]).change.mean()
+    rankings = {"gate": caching.ranked(together.to_dict())}
+    wu = heads[heads.family == "retrieval"].dropna(subset=["score_a"])
+    if len(wu):
+        group = wu.groupby("layer")["head"].transform("nunique") // wu.layer.map(together.groupby("layer").size())
+        best = wu.assign(key_head=wu["head"] // group).groupby(["layer", "key_head"]).score_a.max().to_dict()
+        rankings["retrieval"] = caching.ranked({at: best.get(at, 0.0) for at in together.index})
+    return rankings | {"first": sorted(rankings["gate"])}
+
+
+def _windows(loaded) -> dict:
+    layers = loaded.anatomy.layers
+    return {(layer, key_head): of.window for layer, of in layers.items() for key_head in range(of.kv_heads)}
+
+
+def _streaming_heads(loaded, full: list) -> set:
+    """Return the query heads of all key heads that do not keep all."""
+    from stages.model.streaming import of_key_head
+
+    others = [at for at in _windows(loaded) if at not in full]
+    return {head for layer, key_head in others for head in of_key_head(loaded, layer, key_head)}
+
+
+def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
+    """Return rows of CACHE: prompts under every policy, the full cache first; values: outcomes -> measure -> values."""
+    windows, rows = _windows(loaded), []
+    for method, share, draw, full in tqdm([("full", 1.0, 0, sorted(windows)), *tried], desc="cache", unit="policy"):
+        streamed = _streaming_heads(loaded, full)
+        outcomes = streams.under(range(len(pairs)), [streamed] * len(pairs))
+        for measure, of_prompts in values(outcomes).items():
+            for (row, tokens), value in zip(pairs, of_prompts, strict=True):
+                left = caching.entries(full, windows, len(tokens), cut.size)
+                rows.append(
+                    {"measure": measure, "method": method, "share": share, "kept": len(full), "draw": draw,
+                     "full": caching.name(full), "entries": left, "prompt": row.id, "cluster": row.cluster,
+                     "value": value}
+                )  # fmt: skip
+    return rows
+
+
+def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
+    from stages.model.streaming import Streams
+
+    task = task_of(NEEDLE)
+    streams = Streams(loaded, [tokens for _, tokens in pairs], [tokens.target for _, tokens in pairs], cut)
+
+    def values(outcomes: list) -> dict[str, list[float]]:
+        measured = [task.measures([pair[1]], [outcome.scored]) for pair, outcome in zip(pairs, outcomes, strict=True)]
+        return {measure: [of[measure] for of in measured] for measure in measured[0]}
+
+    return [{"task": NEEDLE} | row for row in _rows(loaded, pairs, cut, tried, streams, values)]
+
+
+def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], list[dict]]:
+    """Return the rows of CACHE on text, policies at half alone, and those of STREAMING."""
+    from stages.model.paths import Unreadable
+    from stages.model.streaming import Cut, Streams, whole_model
+
+    start = asked.window + max(asked.sinks, *asked.sinks_tried)
+    positions = np.arange(start, max(asked.lengths), STRIDE)
+    smallest = Cut(min(asked.sinks, *asked.sinks_tried), asked.window)
+    streams = Streams(loaded, [tokens for _, tokens in pairs], [positions] * len(pairs), smallest)
+
+    def losses(outcomes: list) -> dict[str, list[float]]:
+        return {"loss": [-float(outcome.scored.logprob.mean(dtype=np.float64)) for outcome in outcomes]}
+
+    chosen = [policy for policy in tried if policy[0] != "random"]
+    rows = _rows(loaded, pairs, cut, chosen, _Sized(streams, cut), losses) if chosen else []
+    rows = [{"task": TEXT} | row for row in rows]
+    cells: list[dict] = []
+
+    def add(outcomes: list, sinks: int, counted: str) -> None:
+        edges = [start, *asked.lengths]
+        for (row, _), outcome in zip(pairs, outcomes, strict=True):
+            for low, high in pairwise(edges):
+                inside = (positions >= low) & (positions < high)
+                if inside.any():
+                    loss = -float(outcome.scored.logprob[inside].mean(dtype=np.float64))
+                    cells.append(
+                        {"prompt": row.id, "cluster": row.cluster, "sinks": sinks, "positions": counted,
+                         "length": high, "tokens": int(inside.sum()), "loss": loss}
+                    )  # fmt: skip
+
+    add(streams.intact, -1, "text")
+    everything = [whole_model(loaded)] * len(pairs)
+    for sinks in tqdm(asked.sinks_tried, desc="streaming", unit="number of sinks"):
+        for recount in (False, True) if sinks else (False,):  # without sinks there is nothing to re-count
+            try:
+                outcomes = streams.under(range(len(pairs)), everything, Cut(sinks, asked.window, recount))
+            except Unreadable as why:
+                if not recount:
+                    raise
+                log.info("positions in the cache: %s", why)
+                continue
+            add(outcomes, sinks, "cache" if recount else "text")
+    return rows, cells
+
+
+class _Sized:
+    """Streams whose cuts are all of one size."""
+
+    def __init__(self, streams, cut) -> None:
+        self.streams, self.cut = streams, cut
+
+    def under(self, which, heads: list) -> list:
+        return self.streams.under(which, heads, self.cut)
+
+
+def _policy(slot: str, loaded, record: dict, gates: list, tried: list, settings) -> dict:
+    """Return what a serving engine reads: a kind for every key head, and what it rests on."""
+    asked = settings.gates
+    at_half = next((full for method, share, _, full in tried if method == "gate" and share == caching.HALF), None)
+    if at_half is None:
+        return {"slot": slot, "heads": [], "reason": "no gates were measured"}
+    of_keys = pd.DataFrame(gates)
+    of_keys = of_keys[of_keys["head"] == caching.ALONE]
+    change = of_keys.groupby(["layer", "key_head"]).change.mean()
+    rows = [
+        {"layer": layer, "kv_head": key_head, "kind": "full" if (layer, key_head) in at_half else "streaming",
+         "gate": round(float(change[layer, key_head]), 5), "model_window": window}
+        for (layer, key_head), window in sorted(_windows(loaded).items())
+    ]  # fmt: skip
+    return {
+        "slot": slot, "model": record["name"], "revision": record["revision"], "sinks": asked.sinks,
+        "window": asked.window, "share_full": caching.HALF, "heads": rows,
+        "provenance": {
+            "gate": "relative change of the last hidden state before the answer when this key head alone streams",
+            "task": NEEDLE, "split": "a", "prompts": int(of_keys.prompt.nunique()), "seed": settings.seed,
+            "positions": "as in the text",
+        },
+    }  # fmt: skip
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: no gates: %s", slot, why)
+    for path, schema in TABLES:
+        tables.write(path(slot), tables.empty(schema, why), schema)
+    tables.write_text(paths.cache_policy(slot), json.dumps({"slot": slot, "heads": [], "reason": why}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -1,0 +1,234 @@
+"""Sinks, as a model's heads and residuals show them: who looks at the first token, and what is fetched from there.
+
+Of a head h, with attention A over T tokens, values V and output matrix W_h (the head's rows of W_O):
+
+    alpha_k = mean over queries t = k .. T-1 of A[t, k]     (Gu+ ICLR 2025, eq. 2; all queries where attention is not
+                                                             causal). alpha of the first token is the one of a sink.
+    value   = |V[0]| / median over the other tokens of |V[t]|
+    said    = S / (S + R): S = mean over t of |A[t, 0] V[0] W_h|, what the head writes from the first token, and
+              R = mean over t of |(z[t] - A[t, 0] V[0]) W_h|, what it writes from all others. A head whose attention is
+              on the first token while it writes little from there looks at it and says nothing (Guo+ 2024, arXiv
+              2410.13835: dormant heads).
+    output  = mean over ordinary tokens of |z[t] W_h|, over its mean over the heads of the layer. Heads far below 1 are
+              inactive, whatever they look at (Sandoval-Segura+ 2025, arXiv 2504.03889).
+
+Of a token and a layer: the norm of its residual after the block over the median of the prompt's tokens (massive
+activations, Sun+ COLM 2024), the largest of its channels over the median size of all channels of the prompt, and the
+attention that it receives, alpha averaged over the layer's heads.
+
+Legend: B batch, T query token, S key token, H head, G key head, K head size, D residual width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from stages.families.family import Tokens
+from stages.model.anatomy import Layer
+from stages.model.forward import forward, remembering
+from stages.model.intervene import capturing
+from stages.model.load import Loaded
+from stages.model.measure import weighing
+from stages.model.observe import close, observing
+from stages.model.sink_inputs import punctuation
+
+LATE = 8  # queries that a later sink has, at least
+
+
+@dataclass(frozen=True)
+class PromptSinks:
+    """What one prompt shows: per layer, a column (H,) by name of each head's number, a column (T,) of each token's.
+
+    marks: what each token is, (T,): 'first', 'special', 'punctuation' or 'ordinary'.
+    """
+
+    heads: dict[int, dict[str, np.ndarray]]
+    tokens: dict[int, dict[str, np.ndarray]]
+    marks: np.ndarray
+
+
+@dataclass
+class _Attended:
+    """Sums over the queries of one prompt in one layer, and its attention to the first two positions (H, T)."""
+
+    received_HS: torch.Tensor
+    first_HT: torch.Tensor
+    second_HT: torch.Tensor
+    even_H: torch.Tensor
+    learned_H: torch.Tensor
+
+
+def marks(loaded: Loaded, tokens: Tokens) -> np.ndarray:
+    """Return what each token is, (T,): 'first' (position 0), 'special', 'punctuation' or 'ordinary'."""
+    named = np.where(tokens.special, "special", np.where(punctuation(loaded, tokens), "punctuation", "ordinary"))
+    return np.r_[["first"], named[1:]]
+
+
+def look(loaded: Loaded, batch: Sequence[Tokens]) -> list[PromptSinks]:
+    """Run a batch and read its sinks; values, what is said and outputs are nan where values are out of reach.
+
+    That is where attention is written into a module, or what W_O reads is not weights times values (gates).
+    """
+    names = [marks(loaded, tokens) for tokens in batch]
+    attended: dict[int, list[_Attended]] = {layer: [] for layer in loaded.anatomy.layers}
+
+    def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
+        heads = weights_BHTS.shape[1]
+        if not attended[layer]:
+            attended[layer] = [_nothing(heads, len(tokens)) for tokens in batch]
+        for row, tokens in enumerate(batch):
+            end = min(start + weights_BHTS.shape[2], len(tokens))
+            if end > start:
+                weights_HTS = weights_BHTS[row, :, : end - start, : len(tokens)].double().cpu()
+                visible_TS = visible_BTS[row, : end - start, : len(tokens)].cpu()
+                _add(attended[layer][row], weights_HTS, visible_TS, start, names[row], loaded.anatomy.layers[layer])
+
+    with (
+        weighing(loaded, reduce),
+        _valuing(loaded) as values,
+        capturing(loaded) as outputs,
+        remembering(loaded, after=True) as residuals,
+    ):
+        forward(loaded, [tokens.ids for tokens in batch], headless=True)
+    result = []
+    for row, tokens in enumerate(batch):
+        heads = {
+            layer: _head_columns(loaded, layer, attended[layer][row], names[row])
+            | _said(loaded, layer, attended[layer][row], outputs[layer][row], values.get(layer), row, tokens)
+            for layer in loaded.anatomy.layers
+        }
+        columns = {
+            layer: _token_columns(residuals[layer][row, : len(tokens)])
+            | {"received": _alpha(attended[layer][row].received_HS, loaded.anatomy.causal).mean(0).numpy()}
+            for layer in loaded.anatomy.layers
+        }
+        result.append(PromptSinks(heads, columns, names[row]))
+    return result
+
+
+def _nothing(heads: int, length: int) -> _Attended:
+    nil_HT, nil_H = torch.zeros(heads, length, dtype=torch.float64), torch.zeros(heads, dtype=torch.float64)
+    return _Attended(nil_HT, nil_HT.clone(), nil_HT.clone(), nil_H, nil_H.clone())
+
+
+def _add(
+    sums: _Attended, weights_HTS: torch.Tensor, visible_TS: torch.Tensor, start: int, names: np.ndarray, layer: Layer
+) -> None:
+    """Add the queries start, start + 1, ... of one prompt."""
+    end = start + weights_HTS.shape[1]
+    sums.received_HS += weights_HTS.sum(1)
+    sums.first_HT[:, start:end] = weights_HTS[..., 0]
+    if weights_HTS.shape[2] > 1:
+        sums.second_HT[:, start:end] = weights_HTS[..., 1]
+    if layer.sink:
+        sums.learned_H += (1 - weights_HTS.sum(2)).clamp(min=0).sum(1)
+    plain_S = torch.from_numpy((names == "punctuation") | (names == "ordinary"))
+    seen_TS = visible_TS & plain_S
+    share_T = (seen_TS & torch.from_numpy(names == "punctuation")).sum(1) / seen_TS.sum(1).clamp(min=1)
+    sums.even_H += ((weights_HTS * plain_S).sum(2) * share_T).sum(1)
+
+
+def _alpha(received_HS: torch.Tensor, causal: bool) -> torch.Tensor:
+    """Return alpha_k (H, S): what a key receives over the queries from it on (all queries where not causal)."""
+    length = received_HS.shape[1]
+    queries_S = torch.arange(length, 0, -1) if causal else torch.full((length,), length)
+    return received_HS / queries_S
+
+
+def _head_columns(loaded: Loaded, layer: int, sums: _Attended, names: np.ndarray) -> dict[str, np.ndarray]:
+    """Return where the heads of a layer look, (H,) each: shares of attention, means over the prompt's queries."""
+    length, causal = len(names), loaded.anatomy.causal
+    alpha_HS = _alpha(sums.received_HS, causal)
+    late = np.arange(length) + LATE <= length if causal else np.full(length, True)
+    plain = late & np.isin(names, ["punctuation", "ordinary"])
+    columns = {
+        "first": alpha_HS[:, 0],
+        "second": alpha_HS[:, 1] if length > 1 else torch.full_like(alpha_HS[:, 0], torch.nan),
+        "later": alpha_HS[:, plain].amax(1) if plain.any() else torch.full_like(alpha_HS[:, 0], torch.nan),
+        "special": sums.received_HS[:, names == "special"].sum(1) / length,
+        "punctuation": sums.received_HS[:, names == "punctuation"].sum(1) / length,
+        "punctuation_even": sums.even_H / length,
+        "learned": sums.learned_H / length,
+    }
+    return {name: column.numpy() for name, column in columns.items()}
+
+
+def _said(
+    loaded: Loaded,
+    number: int,
+    sums: _Attended,
+    z_TC: torch.Tensor,
+    seen: tuple[torch.Tensor, bool] | None,
+    row: int,
+    tokens: Tokens,
+) -> dict[str, np.ndarray]:
+    """Return the norms of the first token's value, of what is written from it, and of all that a head writes (H,)."""
+    layer, length = loaded.anatomy.layers[number], len(tokens)
+    matrix_HKD = _written_by(loaded, layer)
+    z_HTK = z_TC[:length].unflatten(-1, (layer.heads, layer.head_size)).transpose(0, 1)
+    wrote_HTD = (z_HTK @ matrix_HKD).float()
+    ordinary_T = torch.from_numpy(~tokens.special & (np.arange(length) > 0)).to(z_HTK.device)
+    norm_H = wrote_HTD[:, ordinary_T].norm(dim=2).mean(1)
+    nan_H = torch.full_like(norm_H, torch.nan)
+    columns = {"output": norm_H / norm_H.mean(), "value": nan_H, "said": nan_H}
+    if seen is not None:
+        value_HSK = seen[0][row, :, :length].repeat_interleave(layer.heads // seen[0].shape[1], dim=0)
+        norms_HS = value_HSK.float().norm(dim=2)
+        columns["value"] = norms_HS[:, 0] / norms_HS[:, 1:].median(1).values
+        if seen[1]:
+            from_first_HD = (value_HSK[:, :1] @ matrix_HKD)[:, 0].float()
+            first_HT = sums.first_HT.to(wrote_HTD.device).float()
+            sink_H = first_HT.mean(1) * from_first_HD.norm(dim=1)
+            rest_H = (wrote_HTD - first_HT[..., None] * from_first_HD[:, None]).norm(dim=2).mean(1)
+            columns["said"] = sink_H / (sink_H + rest_H)
+    return {name: column.double().cpu().numpy() for name, column in columns.items()}
+
+
+def _written_by(loaded: Loaded, layer: Layer) -> torch.Tensor:
+    """Return W_O by head, (H, K, D)."""
+    projection = loaded.model.get_submodule(layer.projection)
+    weight_CD = projection.weight if isinstance(projection, Conv1D) else projection.weight.T
+    return weight_CD[: layer.heads * layer.head_size].unflatten(0, (layer.heads, layer.head_size))
+
+
+def _token_columns(residual_TD: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return each token's norm over the median norm, and its largest channel over the median size of all, (T,)."""
+    size_TD = residual_TD.double().abs().cpu()
+    norm_T = size_TD.norm(dim=1)
+    columns = {"norm": norm_T / norm_T.median(), "channel": size_TD.amax(1) / size_TD.median().clamp(min=1e-12)}
+    return {name: column.numpy() for name, column in columns.items()}
+
+
+@contextmanager
+def _valuing(loaded: Loaded) -> Iterator[dict[int, tuple[torch.Tensor, bool]]]:
+    """Collect every layer's values (B, G, S, K), and whether weights times values are what W_O reads."""
+    kept: dict[int, tuple[torch.Tensor, bool]] = {}
+    if not loaded.anatomy.observed:
+        yield kept
+        return
+    numbers = {loaded.model.get_submodule(x.attention): number for number, x in loaded.anatomy.layers.items()}
+    given: dict[int, torch.Tensor] = {}
+
+    def observer(eager: Callable, module, query, key, value, mask, **kwargs):
+        output, weights = eager(module, query, key, value, mask, **kwargs)
+        layer = loaded.anatomy.layers.get(numbers.get(module, -1))
+        if layer is not None and value.shape[-1] == layer.head_size:
+            kept[numbers[module]], given[numbers[module]] = (value, False), output
+        return output, weights
+
+    with ExitStack() as stack:
+        for number, layer in loaded.anatomy.layers.items():
+
+            def compare(module, args, number=number):
+                if number in kept:
+                    z_BTC, output = args[0], given.pop(number)
+                    same = output.numel() == z_BTC.numel() and close(output.reshape(z_BTC.shape), z_BTC)
+                    kept[number] = kept[number][0], same
+
+            stack.callback(loaded.model.get_submodule(layer.projection).register_forward_pre_hook(compare).remove)
+        stack.enter_context(observing(loaded.model, observer))
+        yield kept

@@ -1,0 +1,269 @@
+"""Heads that see a few first tokens and a window, and nothing between: what a model loses with such caches, exactly.
+
+A streaming head (Xiao+ 2023, arXiv 2309.17453; DuoAttention, Xiao+ ICLR 2025, arXiv 2410.10819) at query t sees key j
+only where j < sinks or t - j < window (the window counts t itself). The cut is made in the scores of the model's own
+eager attention, before its softmax, so that norms of queries and keys, rotary positions, soft-caps, biases, learned
+sinks and windows of the layer's own are what they are; where attention is written into modules, the weights after
+the softmax are divided anew among the keys that are left, which is the same.
+
+Nothing changes before position sinks + window, nor below the first layer with a cut: `Streams` keeps keys and values
+of the first and the residuals of the second, and runs only what is left, for many rows at once.
+
+    positions as in the text    a sink is as far away as it is
+    re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
+                                sinks, the query is rotated to its place in the cache; distances inside the window are
+                                the same either way
+
+Legend: B prompt, N row, T query token, S key token, H query head, D width, R scored row, V vocabulary.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import DynamicCache
+
+from stages.families.family import Tokens
+from stages.model.forward import continuing, forward, remembering, resuming
+from stages.model.intervene import Head
+from stages.model.load import Loaded
+from stages.model.observe import SOFTMAX, observing, softmaxes
+from stages.model.paths import Enough, Unreadable, pieces
+from stages.model.score import Scored, score_rows
+
+TOKENS = 2048  # of the rows that run together, at most
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a streaming head sees: the first `sinks` tokens and the last `window`, itself included.
+
+    recount: sinks are as far away as in the cache, not as in the text.
+    """
+
+    sinks: int
+    window: int
+    recount: bool = False
+
+    @property
+    def size(self) -> int:
+        """Entries of a full cache: nothing is lost before this position."""
+        return self.sinks + self.window
+
+    def seen(self, start: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+        """Return which keys are left (T, S) for queries at start, start + 1, ..."""
+        at_T1, at_S = start + torch.arange(queries, device=device)[:, None], torch.arange(keys, device=device)
+        return (at_S < self.sinks) | (at_T1 - at_S < self.window)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row: its scored tokens, and the last hidden state at the positions that predict them, (R, D)."""
+
+    scored: Scored
+    hidden_RD: torch.Tensor
+
+
+class Streams:
+    """Prompts that run together, intact once, then with any heads streaming.
+
+    >>> streams = Streams(loaded, prompts, positions, Cut(4, 32))
+    >>> alone = streams.under([0, 0], [{(5, 1)}, {(5, 2)}])  # the first prompt twice, one head streaming in each
+    """
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], cut: Cut) -> None:
+        """Run them intact. positions: of the tokens that are scored, one at least in each prompt; cut: the smallest."""
+        self.loaded, self.cut, self.positions = loaded, cut, positions
+        ids = [tokens.ids[: int(at.max())] for tokens, at in zip(prompts, positions, strict=True)]
+        self.whole = [tokens.ids for tokens in prompts]
+        keeps = loaded.kind == "decoder" and loaded.caches and loaded.anatomy.observed
+        first = min(int(at.min()) for at in positions) - 1
+        self.start = max(0, min(cut.size - 1, first)) if keeps else 0
+        self.tails = [row[self.start :] for row in ids]
+        self.rows = [at - 1 - self.start for at in positions]
+        self.prefix = None
+        if self.start:
+            self.prefix = DynamicCache()
+            forward(loaded, [row[: self.start] for row in ids], cache=self.prefix, headless=True)
+        everything = list(range(len(prompts)))
+        with torch.no_grad(), remembering(loaded) as self.residuals:
+            self.intact = self._pass(everything)
+
+    @torch.no_grad()
+    def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
+        """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first."""
+        outcomes: list[Outcome] = []
+        for piece in pieces(len(which), max(map(len, self.tails)), TOKENS):
+            numbers, cuts = list(which[piece]), heads[piece]
+            if not any(cuts):
+                outcomes += [self.intact[number] for number in numbers]
+                continue
+            layer = min(at for of_row in cuts for at, _ in of_row)
+            residual_NTD = self.residuals.get(layer)
+            residual_NTD = None if residual_NTD is None else residual_NTD[numbers]
+            with (
+                streaming(self.loaded, cuts, cut or self.cut, self.start),
+                resuming(self.loaded, layer, residual_NTD),
+            ):
+                outcomes += self._pass(numbers)
+        return outcomes
+
+    def _pass(self, numbers: list[int]) -> list[Outcome]:
+        cache, hidden = None, []
+        width = max(map(len, self.tails))  # residuals of all prompts are this wide
+        tails = [np.pad(self.tails[number], (0, width - len(self.tails[number]))) for number in numbers]
+        rows = [self.rows[number] for number in numbers]
+        if self.prefix is not None:
+            cache = continuing(self.prefix, torch.tensor(numbers, device=self.loaded.model.device))
+
+        def keep(module: torch.nn.Module, args: tuple) -> None:
+            hidden.extend(args[0][row, at] for row, at in enumerate(rows))
+
+        handle = self.loaded.model.get_output_embeddings().register_forward_pre_hook(keep)
+        try:
+            logits_RV = forward(self.loaded, tails, rows, cache)
+        finally:
+            handle.remove()
+        whole, positions = ([of[number] for number in numbers] for of in (self.whole, self.positions))
+        return [Outcome(*pair) for pair in zip(score_rows(logits_RV, whole, positions), hidden, strict=True)]
+
+
+@contextmanager
+def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start: int = 0) -> Iterator[None]:
+    """Let heads[n] of row n stream while this context lasts; the first query of what runs is at position `start`.
+
+    Raises `Unreadable` where attention has no one softmax over keys, or positions cannot be re-counted.
+    """
+    layers = loaded.anatomy.layers
+    of_layer = {layer: _table(heads, layer, layers[layer].heads) for layer in {at for row in heads for at, _ in row}}
+    numbers = {loaded.model.get_submodule(layers[layer].attention): layer for layer in of_layer}
+    if cut.recount and not loaded.anatomy.observed:
+        raise Unreadable("its attention is written into its modules: positions cannot be re-counted")
+
+    def hidden(layer: int, queries: int, keys: int, rows: int, device: torch.device) -> torch.Tensor:
+        """Which (query, key) pairs each row and head loses, (N, H, T, S)."""
+        lost_TS = ~cut.seen(start, queries, keys, device)
+        return of_layer[layer].to(device).expand(rows, -1)[:, :, None, None] & lost_TS
+
+    calls: dict[torch.nn.Module, tuple[tuple, dict]] = {}
+    rotated: list[torch.Tensor] = []  # filled by an attention module that runs again for its queries alone
+    asking: list[torch.nn.Module] = []
+
+    def observer(eager, module, query, key, value, mask, **kwargs):
+        if asking:
+            rotated.append(query)
+            raise Enough
+        if module not in numbers:
+            return eager(module, query, key, value, mask, **kwargs)
+        lost_NHTS = hidden(numbers[module], query.shape[2], key.shape[2], len(query), query.device)
+        near_NHTS = None
+        if cut.recount:
+            again = _recounted(module, *calls[module], cut, start, asking, rotated)
+            near_NHTS = _scores(eager, module, again, key, value, mask, kwargs)
+
+        def edit(scores_NHTS: torch.Tensor) -> torch.Tensor:
+            span = lost_NHTS.shape[3]  # a learned sink may be one more column
+            own, rest = scores_NHTS[..., :span], scores_NHTS[..., span:]
+            if near_NHTS is not None:
+                moved_NH11 = of_layer[numbers[module]].to(own.device).expand(len(own), -1)[:, :, None, None]
+                first_S = torch.arange(span, device=own.device) < cut.sinks
+                visible = own > torch.finfo(own.dtype).min / 2
+                own = torch.where(moved_NH11 & first_S & visible, near_NHTS[..., :span], own)
+            return torch.cat([own.masked_fill(lost_NHTS, torch.finfo(own.dtype).min), rest], dim=-1)
+
+        with _Rescored(edit) as once:
+            output = eager(module, query, key, value, mask, **kwargs)
+        if once.times != 1:
+            raise Unreadable("its attention has no one softmax over keys")
+        return output
+
+    def softmaxed(module: torch.nn.Module, weights: torch.Tensor) -> torch.Tensor:
+        count = layers[numbers[module]].heads
+        weights_NHTS = weights if weights.dim() == 4 else weights.unflatten(0, (-1, count))
+        lost_NHTS = hidden(numbers[module], *weights_NHTS.shape[2:], len(weights_NHTS), weights.device)
+        left_NHTS = weights_NHTS.masked_fill(lost_NHTS, 0)
+        left_NHTS = left_NHTS * (weights_NHTS.sum(-1, keepdim=True) / left_NHTS.sum(-1, keepdim=True))
+        return torch.where(lost_NHTS.any(-1, keepdim=True), left_NHTS, weights_NHTS).reshape(weights.shape)
+
+    with ExitStack() as stack:
+        for module in numbers if cut.recount else ():
+
+            def keep(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+                if not asking:
+                    calls[module] = args, kwargs
+
+            stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        if loaded.anatomy.observed:
+            stack.enter_context(observing(loaded.model, observer))
+        else:
+            stack.enter_context(softmaxes(numbers, softmaxed))
+        yield
+
+
+def whole_model(loaded: Loaded) -> set[Head]:
+    """Return all heads: with these streaming, a model's cache is `Cut.size` entries in every layer."""
+    return set(loaded.anatomy.heads)
+
+
+def of_key_head(loaded: Loaded, layer: int, key_head: int) -> list[Head]:
+    """Return the query heads that read one head's keys and values: they are consecutive."""
+    group = loaded.anatomy.layers[layer].heads // loaded.anatomy.layers[layer].kv_heads
+    return [(layer, head) for head in range(key_head * group, (key_head + 1) * group)]
+
+
+def _table(heads: Sequence[Collection[Head]], layer: int, count: int) -> torch.Tensor:
+    """Return which heads of a layer stream in each row, (N, H)."""
+    return torch.tensor([[(layer, head) in of_row for head in range(count)] for of_row in heads])
+
+
+def _recounted(
+    module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], cut: Cut, start: int, asking: list, rotated: list
+) -> torch.Tensor:
+    """Return a module's queries, rotated to where they stand in a cache of `cut.size` entries; (N, H, T, K)."""
+    angles = kwargs.get("position_embeddings")
+    if not (isinstance(angles, tuple) and len(angles) == 2 and start <= cut.size - 1):
+        raise Unreadable("its attention is given no rotary positions: they cannot be re-counted")
+    length = angles[0].shape[-2]
+    at_T = torch.arange(length).clamp(max=cut.size - 1 - start).to(angles[0].device)
+    asking.append(module)
+    try:
+        module(*args, **dict(kwargs) | {"position_embeddings": tuple(part[..., at_T, :] for part in angles)})
+    except Enough:
+        return rotated.pop()
+    finally:
+        asking.clear()
+    raise Unreadable("its attention, run again alone, does not attend")
+
+
+def _scores(eager: Callable, module: torch.nn.Module, query, key, value, mask, kwargs: dict) -> torch.Tensor:
+    """Return what a module's softmax would be given, (N, H, T, S or more)."""
+    seen: list[torch.Tensor] = []
+
+    def look(scores: torch.Tensor) -> torch.Tensor:
+        seen.append(scores)
+        raise Enough
+
+    try:
+        with _Rescored(look):
+            eager(module, query, key, value, mask, **kwargs)
+    except Enough:
+        return seen[0]
+    raise Unreadable("its attention has no one softmax over keys")
+
+
+class _Rescored(TorchFunctionMode):
+    """Gives `edit(scores)` to every softmax in the place of its scores, and counts them."""
+
+    def __init__(self, edit: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.edit, self.times = edit, 0
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in SOFTMAX:
+            self.times += 1
+            return function(self.edit(args[0]), *args[1:], **(kwargs or {}))
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,219 @@
+"""Ask for the next word of known and made-up orders: `python -m stages.orders <slot>`.
+
+Writes data/orders/<slot>.parquet, one row per prompt of task `orders` and edit. With demonstrations: the intact model.
+Without: the vector of the step to the next word, learned from demonstrations of known orders, on words that it was not
+learned from. z: the top heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of
+split a that are answered right, of one known order that is solved there, or of all such orders together. Which of
+them, and how many heads: under which most words of split a are right without demonstrations.
+    none    the prompt as it is
+    heads   z, in place at the last token
+    random  random vectors as long, head by head; several draws
+All else is reported on split b; of known orders only those that are solved are asked without demonstrations.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages import tasks
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import run
+from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
+from stages.tasks.prompt import stream
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.model.intervene import Edit, Head
+    from stages.model.load import Loaded
+
+log = logging.getLogger(__name__)
+TASK = "orders"
+ORDERED = ["prompt", "vector", "draw"]
+
+
+def main(slot: str) -> None:
+    """Ask all prompts, or say why there are none."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    why = tasks.of(TASK).refuses(record["kind"])
+    if not why and getattr(settings.tasks, TASK) is None:
+        why = f"tasks.{TASK} is not in params"
+    if why:
+        return _write_empty(slot, why)
+    from stages.model.load import load
+    from stages.model.tokens import fitting
+
+    loaded = load(slot, attention="sdpa")
+    rows, encoded = fitting(loaded, list(tables.read(paths.asked(TASK), tables.PROMPTS).itertuples()))
+    if not rows:
+        return _write_empty(slot, "no prompt fits the model")
+    log.info(announce(f"orders {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
+    answers += shown(loaded, _of(rows, "clean", "b"))
+    skipped = {}
+    heads, missing = _ranked(slot)
+    if missing or not means:
+        skipped["vector"] = missing or "no known order is solved after demonstrations (split a)"
+    else:
+        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.group in means] for split in "ab"}
+        asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.group == MADE_UP]
+        source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
+        rng = stream(settings.seed, f"orders/{slot}")
+        edits = written(means[source], heads[:number], settings.orders.random, rng)
+        answers += under(loaded, asked["b"], edits, source)
+    schema = tables.skipping(tables.ORDERS, skipped)
+    tables.write(paths.orders(slot), pd.DataFrame(answers, columns=tables.ORDERS.names).sort_values(ORDERED), schema)
+
+
+def learned(
+    loaded: "Loaded", rows: Sequence, solved_above: float
+) -> tuple[list[dict], "dict[str, dict[Head, torch.Tensor]]"]:
+    """Return rows of ORDERS, and order -> mean output (K,) per head over right answers; `ALL`: over all these orders.
+
+    rows: of the prompts table, with demonstrations. Orders of which fewer words are right have none.
+    """
+    from stages.model.demonstrated import demonstrated
+    from stages.model.tokens import encode_all
+
+    answers, means, right = [], {}, {}
+    for kind in dict.fromkeys(row.group for row in rows):
+        of_kind = [row for row in rows if row.group == kind]
+        solved, of_heads = demonstrated(loaded, encode_all(loaded, of_kind), [_before(row) for row in of_kind])
+        answers += [_row(row) | {"correct": good} for row, good in zip(of_kind, solved, strict=True)]
+        if of_heads and np.mean(solved) >= solved_above:
+            means[kind], right[kind] = of_heads, sum(solved)
+    if len(means) > 1:
+        share = {kind: number / sum(right.values()) for kind, number in right.items()}
+        heads = next(iter(means.values()))
+        means[ALL] = {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}
+    return answers, means
+
+
+def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
+    """Return rows of ORDERS: how the intact model answers after demonstrations, and whether it gives the rival answer.
+
+    Prompts that begin alike share one run of their beginning.
+    """
+    from stages.model.score import Batch
+    from stages.model.tokens import encode
+
+    together: dict[str, list] = {}
+    for row in rows:
+        together.setdefault(_before(row), []).append(row)
+    answers = []
+    for of_order in tqdm(together.values(), desc=TASK, unit="order"):
+        asked = [(row, number) for row in of_order for number in range(len(row.targets))]
+        encoded = [encode(loaded, row, number) for row, number in asked]
+        scored = iter(Batch(loaded, encoded, [tokens.target for tokens in encoded]).intact)
+        for row in of_order:
+            solved = [next(scored).solved for _ in row.targets]
+            answers.append(_row(row) | dict(zip(("correct", "rival"), solved, strict=False)))
+    return answers
+
+
+def chosen(
+    loaded: "Loaded",
+    rows: Sequence,
+    means: "Mapping[str, Mapping[Head, torch.Tensor]]",
+    heads: "Sequence[Head]",
+    numbers: Sequence[int],
+) -> tuple[str, int]:
+    """Return the order and the number of heads under which most words are right, or likeliest.
+
+    rows: of the prompts table, without demonstrations, of split a; means: of `learned`.
+    """
+    from stages.model.score import LastTokens
+    from stages.model.tokens import encode_all
+    from stages.model.vectors import in_place
+
+    tried = [(name, number) for name in means for number in sorted({min(most, len(heads)) for most in numbers})]
+    edits = [in_place(means[name], heads[:number]) for name, number in tried]
+    answers = LastTokens(loaded, encode_all(loaded, rows)).edited([edits] * len(rows))
+    merits = [
+        (np.mean([scored.solved for scored in of_edit]), np.mean([scored.logprob.mean() for scored in of_edit]))
+        for of_edit in zip(*answers, strict=True)
+    ]
+    return tried[max(range(len(tried)), key=merits.__getitem__)]
+
+
+def written(
+    means: "Mapping[Head, torch.Tensor]", heads: "Sequence[Head]", draws: int, rng: np.random.Generator
+) -> "dict[tuple[str, int, int], Edit]":
+    """Return (vector, number of heads, draw) -> edit of the last token, as the module says."""
+    from stages.model.intervene import Edit
+    from stages.model.vectors import in_place, randomly
+
+    edits = {("none", 0, 0): Edit(), ("heads", len(heads), 0): in_place(means, heads)}
+    for draw in range(1, draws + 1):
+        edits["random", len(heads), draw] = Edit(heads={head: randomly(means[head], rng) for head in heads})
+    return edits
+
+
+def under(loaded: "Loaded", rows: Sequence, edits: "Mapping[tuple[str, int, int], Edit]", source: str) -> list[dict]:
+    """Return rows of ORDERS: how prompts are answered under edits of their last tokens.
+
+    source: the known order that the vector was learned from, or `ALL`.
+    """
+    from stages.model.score import LastTokens
+    from stages.model.tokens import encode_all
+
+    words = [word for name, of_order in KNOWN.items() if source in (name, ALL) for word in of_order]
+    encoded = encode_all(loaded, rows)
+    white = rows[0].targets[0][: -len(rows[0].targets[0].lstrip())]
+    begins = {loaded.tokenizer(white + word, add_special_tokens=False)["input_ids"][0] for word in words}
+    answers = LastTokens(loaded, encoded).edited([list(edits.values())] * len(rows))
+    return [
+        _row(row)
+        | {"vector": vector, "heads": heads, "draw": draw, "source": source, "correct": scored.solved}
+        | {"learned": int(scored.best[0]) in begins}
+        for row, of_prompt in zip(rows, answers, strict=True)
+        for (vector, heads, draw), scored in zip(edits, of_prompt, strict=True)
+    ]
+
+
+def _of(rows: Sequence, role: str, split: str) -> list:
+    return [row for row in rows if row.role == role and row.split == split]
+
+
+def _before(row) -> str:
+    """Return the text that a prompt shares with the others of its order: all before the word asked about."""
+    return row.text[: row.relations[0]["key_start"]]
+
+
+def _row(row) -> dict:
+    same = {"prompt": row.id, "order": row.group, "category": row.category, "split": row.split, "cluster": row.cluster}
+    return same | {
+        "context": row.role,
+        "vector": "none",
+        "heads": 0,
+        "draw": 0,
+        "source": "",
+        "rival": None,
+        "learned": None,
+    }
+
+
+def _ranked(slot: str) -> "tuple[list[Head], str]":
+    """Return the heads that `steer` tried, the best first, or why there are none."""
+    from safetensors import safe_open
+
+    with safe_open(paths.vectors(slot), "np") as file:
+        made = json.loads(file.metadata()["provenance"])
+    return [(layer, head) for layer, head in made.get("heads", [])], made.get("reason", "")
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("%s: no order is asked about: %s", slot, why)
+    tables.write(paths.orders(slot), tables.empty(tables.ORDERS, why), tables.ORDERS)
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

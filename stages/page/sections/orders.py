@@ -1,0 +1,210 @@
+"""What comes next, in orders that a model knows or is told: looked up, known, or only copied."""
+
+from typing import Any
+
+import pandas as pd
+
+from stages.page import orders_chart
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import beyond, interval, listed, number
+
+TASK = "orders"
+KNOWN, MADE_UP = "known", "made_up"  # all known orders together; made-up ones
+LEFT_OUT = "not measured: "
+FEWEST = 20  # words that a sentence may rest on
+WAYS = {
+    "not_stated": "not stated",
+    "stated": "stated",
+    "shuffled": "stated in another order",
+    "backwards": "stated, asked for the word before",
+}
+SHOWN = [(KNOWN, "not_stated"), (KNOWN, "shuffled"), (MADE_UP, "not_stated"), (MADE_UP, "stated"),
+         (MADE_UP, "backwards")]  # fmt: skip
+WHAT = (
+    "Plus one, as a function of words: after demonstrations of steps in an order, the next word is asked. Neither the "
+    "word asked about nor its answer stands in a demonstration. Known orders are letters, numbers in words, months and "
+    "weekdays: as they are, not stated, with demonstrations from all of them, and stated ahead of demonstrations in "
+    "another order, which these follow. Made-up orders are rows of words that do not exist. In an order that is stated "
+    "the answer stands right after the word: looking up and stepping on is enough, nothing has to be known. Copying "
+    "what followed, as induction does, is one way to run that rule; where demonstrations ask for the word before, it "
+    "is wrong."
+)
+VECTOR = (
+    "Without demonstrations, the mean outputs that the top heads of section 'Function vectors' have where a known "
+    "order is continued right are written in place at the last token. Which known order they are from, and how many "
+    "heads, was chosen on other words. Random: vectors as long, head by head, mean over {draws}."
+)
+
+
+def orders(slot: Slot, context: Context) -> list:
+    """Show right and rival answers by order, and what the vector of the step does without demonstrations."""
+    table, path = slot.orders, slot.path("orders.csv")
+    measured = table[table["accuracy"].notna()]
+    if measured.empty:
+        return [Note(f"No order was asked about: {slot.reasons.get(TASK) or f'{path} has no rows'}.")]
+    clean = {(row["order"], row["category"]): row for _, row in measured[measured["context"] == "clean"].iterrows()}
+    said = [known(clean), made_up(clean), shuffled(clean), backwards(clean)]
+    legend = [(colour, shape, label) for label, colour, shape in orders_chart.ANSWERS.values()]
+    says = "Lines are 95 % intervals over orders; words of one order share their prompt. Single known orders: below."
+    figure = Figure([Chart(orders_chart.answers(_drawn(clean)))], says, path, "single", legend)
+    left_out = [row.note.removeprefix(LEFT_OUT) for row in table.itertuples() if row.note.startswith(LEFT_OUT)]
+    blocks = [Note(WHAT), figure, Note(" ".join(filter(None, said)))]
+    if left_out:
+        blocks.append(Note(f"The vector of the step was not measured: {'; '.join(left_out)}."))
+    else:
+        blocks += [Note(text) for text in [vector(measured[measured["context"] == "zero_shot"])] if text]
+    return [*blocks, _table(measured, path)]
+
+
+def value(row: Any, name: str = "") -> str:
+    """Write a share with its interval: accuracy, or that of another column of shares."""
+    low, high = (row[f"{name}_{end}".strip("_")] for end in ("low", "high"))
+    return f"{number(row[name or 'accuracy'])} {interval(low, high)}".strip()
+
+
+def known(clean: dict[tuple[str, str], Any]) -> str:
+    """Say how well known orders are continued, and each of them; its few words carry no claim."""
+    row = clean.get((KNOWN, "not_stated"))
+    if row is None:
+        return ""
+    each = listed(
+        f"{name} {number(cell['accuracy'])} of {int(cell['trials'])}"
+        for (name, way), cell in clean.items()
+        if way == "not_stated" and name not in (KNOWN, MADE_UP)
+    )
+    return f"Known orders, not stated: right in {value(row)} of {int(row['trials'])} words ({each})."
+
+
+def made_up(clean: dict[tuple[str, str], Any]) -> str:
+    """Say whether a step is taken in made-up orders once they are stated."""
+    stated, without = (clean.get((MADE_UP, way)) for way in ("stated", "not_stated"))
+    if stated is None or without is None:
+        return ""
+    said = f"Made-up orders, stated: right in {value(stated)} of {int(stated['trials'])} words"
+    said += f" (a guess among those that are stated: {number(stated['guess'])}), not stated, where the answer stands "
+    said += f"nowhere, in {value(without)}"
+    if not _enough(stated):
+        return f"{said}: too few to tell."
+    if carries(clean):
+        return f"{said}: the step reaches words that nobody has seen, where it can be looked up."
+    return f"{said}: not told apart from guessing, so that no step to the next word is seen."
+
+
+def carries(clean: dict[tuple[str, str], Any]) -> bool:
+    """Tell whether more words are right in made-up orders that are stated than a guess among their words gets."""
+    stated = clean.get((MADE_UP, "stated"))
+    return stated is not None and _enough(stated) and beyond(stated["low"], stated["high"], stated["guess"]) > 0
+
+
+def shuffled(clean: dict[tuple[str, str], Any]) -> str:
+    """Say whether the model follows the order that it is told or the one that it may know."""
+    row = clean.get((KNOWN, "shuffled"))
+    if row is None:
+        return ""
+    said = (
+        f"Known words stated in another order: the word that follows there in {value(row)} of {int(row['trials'])}, "
+        f"the one that is known to follow in {value(row, 'rival')}"
+    )
+    if not _enough(row):
+        return f"{said}: too few to tell."
+    side = beyond(row["lead_low"], row["lead_high"])
+    verdicts = {1: "what is stated counts more than what may be known", -1: "what may be known counts more",
+                0: "which of the two counts more is not told apart"}  # fmt: skip
+    return f"{said}: {verdicts[side]}."
+
+
+def backwards(clean: dict[tuple[str, str], Any]) -> str:
+    """Say whether a step back is taken as it is demonstrated, or the word after copied all the same."""
+    row = clean.get((MADE_UP, "backwards"))
+    if row is None:
+        return ""
+    said = (
+        f"Asked for the word before, after demonstrations of that: right in {value(row)} of {int(row['trials'])}, the "
+        f"word after instead in {value(row, 'rival')}"
+    )
+    if not _enough(row):
+        return f"{said}: too few to tell."
+    side = beyond(row["lead_low"], row["lead_high"])
+    if side < 0:
+        so = "; the steps on need be no more than such copying" if carries(clean) else ""
+        return f"{said}: what followed is copied more often than the step back is taken as demonstrated{so}."
+    if side > 0:
+        return f"{said}: the step is taken the way it is demonstrated, which copying what followed would not do."
+    return f"{said}: the two are not told apart."
+
+
+def vector(rows: pd.DataFrame) -> str:
+    """Say what the vector of the step does in the order that it is from, and on made-up orders."""
+    at = {(row["order"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
+    heads = [key for key in at if key[2] == "heads" and key[0] != KNOWN]
+    if not heads:
+        return ""
+    first, draws = at[heads[0]], max((int(row["draws"]) for row in at.values()), default=0)
+    source = "all known orders that are solved" if first["source"] == KNOWN else first["source"]
+    text = VECTOR.format(draws="one draw" if draws == 1 else f"{draws} draws")
+    parts, verdicts = [], []
+    for order, way, _ in heads:
+        row, none, random = (at.get((order, way, name)) for name in ("heads", "none", "random"))
+        name = f"made-up orders, {WAYS[way]}" if order == MADE_UP else order
+        nothing = f"{number(none['accuracy'])} with nothing, {number(random['accuracy'])} random"
+        parts.append(f"{name} {value(row)} of {int(row['trials'])} ({nothing})")
+        if order == MADE_UP and way == "stated":
+            verdicts.append(_steps(row, none, random))
+    return f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}. {' '.join(verdicts)}".strip()
+
+
+def _steps(row: Any, none: Any, random: Any) -> str:
+    """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
+    if not _enough(row):
+        return "These are too few to tell whether it steps in made-up orders."
+    if beyond(row["low"], row["high"], max(row["guess"], none["accuracy"], random["accuracy"])) > 0:
+        return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
+    if beyond(row["learned_low"], row["learned_high"], max(0.5, none["learned_high"])) > 0:
+        return (
+            f"In made-up orders that are stated no step is seen; in {value(row, 'learned')} the answer begins as a "
+            "word of what it was learned from: with the vector come those words, not the step alone."
+        )
+    return "In made-up orders that are stated no step is seen that it adds."
+
+
+def _enough(*cells: Any) -> bool:
+    return all(row["trials"] >= FEWEST and not pd.isna(row["low"]) for row in cells)
+
+
+def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
+    rows = []
+    for order, way in SHOWN:
+        if (order, way) not in clean:
+            continue
+        row, name = clean[order, way], "made-up orders" if order == MADE_UP else "known orders"
+        for kind, column, low, high in (("right", "accuracy", "low", "high"), ("rival", "rival", "rival_low",
+                                                                              "rival_high")):  # fmt: skip
+            if not pd.isna(row[column]):
+                shown = {"shown": f"{name}, {WAYS[way]}", "kind": kind, "trials": row["trials"]}
+                rows.append(shown | {"value": row[column], "low": row[low], "high": row[high]})
+    return pd.DataFrame(rows)
+
+
+def _table(measured: pd.DataFrame, path: str) -> Table:
+    written = {"none": "nothing", "heads": "heads in place", "random": "random"}
+    lines = [
+        [
+            "all known" if row["order"] == KNOWN else row["order"].replace("_", "-"),
+            WAYS[row["category"]],
+            "after demonstrations" if row["context"] == "clean" else written[row["vector"]],
+            value(row),
+            value(row, "rival"),
+            value(row, "learned"),
+            str(int(row["trials"])),
+        ]
+        for _, row in measured.iterrows()
+    ]
+    columns = ["order", "given", "written", "right", "rival", "begins as a word of the vector's order", "words"]
+    folded = f"Every order, way of giving it and vector ({len(lines)} rows)"
+    says = "Without demonstrations where something, or nothing, is written. Rows of fewer than 20 words carry no claim."
+    return Table(columns, lines, says, path, (3, 4, 5, 6), folded=folded)
+
+
+SECTION = SlotSection(TASK, "What comes next?", 36, orders, predicts=True)

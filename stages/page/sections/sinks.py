@@ -1,0 +1,367 @@
+"""Sinks: how many heads look at the first token, whether at its place or at itself, and what its state holds."""
+
+from typing import Any
+
+import pandas as pd
+from scipy.stats import false_discovery_control
+
+from stages.page import head_maps, sink_charts
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import beyond, interval, listed, number, p_value, percent, percents
+
+SINK = 0.3
+MARGIN = 0.05  # above chance: less is not called held, as a member's score must exceed its null by so much
+ENOUGH = 20  # prompts that a claim rests on
+WHAT = (
+    "A head that has nothing to say must still spend its attention, which sums to 1. Many spend it on the first token. "
+    "Sink rate (Gu et al., ICLR 2025): the share of heads, over all short passages, whose attention to the first "
+    "token, averaged over the queries from it on, is above 0.3; the curve shows other thresholds. Random tokens and "
+    "one token repeated have no text to attend to. Whether the place or the token draws it: another token is put "
+    "before the passage, or the passage's first special token is left out."
+)
+SAID = (
+    "Said: of what a head writes into the residual, the share that it fetches from the first position, by norms: much "
+    "attention with a small share is a look that says nothing. Value: norm of the first position's value over the "
+    "median of the others. Output: norm of all that a head writes at ordinary tokens over the mean of its layer's "
+    "heads; a head below 0.5 (a convention) is inactive, wherever it looks."
+)
+HOLDS = (
+    "What ONE token's state holds: a ridge regression from its state (unit norm) after every layer, fitted on some "
+    "paragraphs and scored on others. Local: the token itself (the first components of its input embedding), its "
+    "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
+    "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
+    "dashed accuracy. One token of each kind per passage; ordinary ones stand where the most attended token of "
+    "another passage does. A token holds what its probe reads by at least 0.05 above chance (the constant state and "
+    "shuffled targets), with the whole interval."
+)
+TARGETS = {
+    "token": "the token itself, R²",
+    "position": "its position, R²",
+    "next": "the next token, R²",
+    "topic": "the topic, accuracy",
+    "rest": "the other tokens, R²",
+}
+LOCAL, GLOBAL = ("token", "position", "next"), ("topic", "rest")
+KINDS = {"first": "the first token", "attended": "the most attended other token", "largest": "the longest other token",
+         "ordinary": "an ordinary token"}  # fmt: skip
+
+
+def sinks(slot: Slot, context: Context) -> list:
+    """Show the sink rate on every input, heads, lengths of residuals, and probes."""
+    rows, path = slot.sinks, slot.path("sinks.csv")
+    if rows.empty:
+        return [Note(f"No sink was looked for: {slot.reasons.get('sinks') or f'{path} has no rows'}.")]
+    said = [_rate(rows), _place(rows), _said(rows), _inactive(rows), _punctuation(rows)]
+    rates = rows[(rows["part"] == "rate") & (rows["measure"] == "first")]
+    labels = [(colour, shape, text) for name, (text, colour, shape) in sink_charts.INPUTS.items()
+              if name in set(rates["input"])]  # fmt: skip
+    layers = rows[(rows["part"] == "layer") & (rows["input"] == "natural")]
+    norms = layers[layers["measure"].isin(["norm_first", "norm_largest"])]
+    lines = [(colour, shape, text) for name, (text, colour, shape) in sink_charts.KINDS.items()
+             if name in ("first", "largest")]  # fmt: skip
+    blocks: list = [
+        Note(WHAT),
+        Note(" ".join(filter(None, said))),
+        Figure([Chart(sink_charts.curve(rates))], "Share of heads whose mean attention to the first position is above "
+               "a threshold; bars: 95 % over passages.", path, "single", labels),
+        Note(SAID),
+        Figure(_maps(rows, slot.model), "Every head on natural text.", path, "maps"),
+        Note(_massive(rows, layers, context.alpha)),
+        Figure([Chart(sink_charts.norms(norms))], "Norm of the residual after every layer over the median of the "
+               "passage's tokens: the first token's, and the longest of words and punctuation.", path, "single", lines),
+        _inputs_table(rows, path),
+    ]  # fmt: skip
+    return [*blocks, *_probes(slot)]
+
+
+def _cell(rows: pd.DataFrame, **where: Any) -> Any:
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows.iloc[0] if len(rows) else None
+
+
+def _overall(rows: pd.DataFrame, measure: str) -> Any:
+    return _cell(rows, part="all", measure=measure)
+
+
+def _at(rows: pd.DataFrame, name: str, measure: str) -> Any:
+    return _cell(rows[(rows["threshold"] - SINK).abs() < 1e-6], part="rate", input=name, measure=measure)
+
+
+def _share(row: Any) -> str:
+    return f"{percent(row['value'])} % {percents(row['low'], row['high'])}".strip()
+
+
+def _rate(rows: pd.DataFrame) -> str:
+    """Say the sink rate on the three inputs."""
+    natural = _at(rows, "natural", "first")
+    others = [(text, _at(rows, name, "first")) for name, text in (("random", "random tokens"),
+              ("repeated", "one token repeated"))]  # fmt: skip
+    few = "" if natural["prompts"] >= ENOUGH else " Too few passages for a claim."
+    beside = listed(f"{_share(row)} on {text}" for text, row in others if row is not None)
+    learned = _cell(rows[rows["value"] > 0], part="head", measure="learned")
+    takes = "" if learned is None else " Learned sinks of this model take attention besides; they are not counted here."
+    return f"Sink rate: {_share(natural)} on {int(natural['prompts'])} passages; {beside}.{takes}{few}"
+
+
+def _place(rows: pd.DataFrame) -> str:
+    """Say whether attention stays with the place or goes with the token."""
+    natural, there = _at(rows, "natural", "first"), _at(rows, "moved", "first")
+    token, without = _at(rows, "moved", "second"), _at(rows, "without", "first")
+    if without is None:
+        if there is None:
+            return ""
+        return f"No special token stands first here; with another token put first the rate there is {_share(there)}."
+    text = (
+        f"With another token put before it, {_share(there)} of heads are above 0.3 on the new first position and "
+        f"{_share(token)} on the token that used to be first; without that token, {_share(without)} on what is first "
+        "then"
+    )
+    base, follows, stays, left = (row["value"] for row in (natural, token, there, without))
+    if base < 0.01:
+        return f"{text}: hardly a head looks there in the first place."
+    parts, later = [], _at(rows, "without", "later")
+    if follows >= 0.5 * base and stays < 0.5 * base:
+        parts.append("attention goes with the token, not with the place")
+    elif stays >= 0.5 * base and follows < 0.5 * base:
+        parts.append("attention stays with the place, whatever token is there")
+    elif stays >= 0.5 * base:
+        parts.append("both the place and the token draw attention")
+    else:
+        parts.append("neither the place with another token nor the token at another place draws as much")
+    parts.append(
+        f"without the token most heads find no sink in first position ({_share(later)} on a later token)"
+        if left < 0.5 * base
+        else "without the token the first position still serves most of them"
+    )
+    return f"{text}: {'; '.join(parts)}."
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """Say of how many sink heads the look says nothing."""
+    sinks, silent = _overall(rows, "sinks"), _overall(rows, "silent")
+    if not sinks["value"]:
+        return "No head looks at the first token with more than 0.3 on average."
+    heads = rows[(rows["part"] == "head") & (rows["input"] == "natural")]
+    wide = heads.pivot_table(index=["layer", "head"], columns="measure", values="value")
+    of_sinks = wide[wide["first"] > SINK]
+    text = f"Of {int(sinks['value'])} sink heads ({sinks['note']}), "
+    if "said" not in of_sinks or of_sinks["said"].isna().all():
+        return f"{text}what they fetch from the first token is out of reach (no values are seen)."
+    value = number(of_sinks["value"].median())
+    text += (
+        f"{int(silent['value'])} look and say little: what they fetch there is a smaller share of what they write than "
+        f"half the share of their attention. Over sink heads the median attention is "
+        f"{number(of_sinks['first'].median())}, the median share of what is written {number(of_sinks['said'].median())}"
+    )
+    return f"{text}; the first position's value has {value} of the norm of others there (median)."
+
+
+def _inactive(rows: pd.DataFrame) -> str:
+    """Say how many heads write little, and whether attention to the first token would have told."""
+    inactive, sinking = _overall(rows, "inactive"), _overall(rows, "inactive_sinks")
+    least = number(_overall(rows, "output_least")["value"])
+    if not inactive["value"]:
+        return f"No head is inactive by its output: the least writes {least} of its layer's mean."
+    count = round(inactive["value"] * int(inactive["note"].split()[1]))
+    missed = count - int(sinking["value"])
+    text = f"{count} heads ({percent(inactive['value'])} %) are inactive by their output"
+    return f"{text}; {missed} of them are no sink heads, so that attention to the first token would miss them."
+
+
+def _punctuation(rows: pd.DataFrame) -> str:
+    """Say whether punctuation draws attention as well."""
+    row = _overall(rows, "punctuation_excess")
+    if row is None or pd.isna(row["low"]):
+        return ""
+    name = head_maps.head_name(row["layer"], row["head"])
+    text = (
+        "Punctuation: the head that looks most at it beyond an even share (chosen on one half of the passages) is "
+        f"{name}, by {number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)} on the other"
+    )
+    side = beyond(row["low"], row["high"])
+    return f"{text}." if side > 0 else f"{text}: not more than an even share, as far as can be told."
+
+
+def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
+    """Say how long the first token's residual is, and whether other tokens are outliers."""
+    row = _overall(rows, "massive_ratio")
+    said = []
+    if row is not None:
+        ratio = f"{number(row['value'], 1)} {interval(row['low'], row['high'], 1)}".strip()
+        said.append(
+            f"Massive activations: after layer {int(row['layer'])} (chosen on one half of the passages) the first "
+            f"token's residual has {ratio} times the median norm"
+        )
+        channel = _cell(layers, measure="channel_first", layer=row["layer"])
+        if channel is not None:
+            said[0] += f", its largest channel {number(channel['value'], 0)} times the median channel"
+        said[0] += "." if row["value"] >= 2 else ": nothing that stands out."
+    outliers = layers[layers["measure"] == "outliers"].set_index("layer")
+    modes = layers[layers["measure"] == "modes_p"].set_index("layer")["value"]
+    if len(outliers):
+        most = outliers["value"].idxmax()
+        share = f"at most {percent(outliers['value'][most])} % ({outliers['note'][most]}, layer {int(most)})"
+        share = share if outliers["value"][most] > 0 else "none"
+        corrected = pd.Series(false_discovery_control(modes), modes.index)
+        two = modes.index[corrected <= alpha]
+        names = listed(str(int(layer)) for layer in two)
+        verdict = (
+            f"in layer{'s' if len(two) > 1 else ''} {names} they have more than one mode" if len(two)
+            else f"in no layer more than one mode is shown (Silverman's test, smallest q over layers "
+            f"{p_value(corrected.min())})"
+        )  # fmt: skip
+        said.append(
+            f"Of words and punctuation, {share} are outliers in a layer (log norm above median + 5 MAD, as standard "
+            f"deviations); {verdict}. Tokens of a passage count as independent there, which favours finding modes."
+        )
+    return " ".join(said)
+
+
+def _maps(rows: pd.DataFrame, model: dict) -> list[Chart]:
+    whole, charts = head_maps.whole_layers(model), []
+    heads = rows[(rows["part"] == "head") & (rows["input"] == "natural")]
+    labels = {"first": ("Attention to the first token", 1.0), "said": ("Said: share written from it", 1.0),
+              "value": ("Value's norm", 1.0), "output": ("Output", 2.0),
+              "punctuation": ("Attention to punctuation", 0.5), "special": ("To other special tokens", 0.5),
+              "learned": ("To a learned sink", 1.0)}  # fmt: skip
+    for measure, (label, top) in labels.items():
+        part = heads[(heads["measure"] == measure) & heads["value"].notna()]
+        if len(part) and (measure not in ("special", "learned") or part["value"].max() > 0.01):
+            charts.append(Chart(sink_charts.head_shares(part, whole, top, label), label))
+    return charts
+
+
+def _inputs_table(rows: pd.DataFrame, path: str) -> Table:
+    lines = []
+    for name, (label, _, _) in sink_charts.INPUTS.items():
+        cells = [_at(rows, name, measure) for measure in ("first", "second", "later")]
+        if cells[0] is not None:
+            layers = rows[(rows["part"] == "layer") & (rows["input"] == name)]
+            longest = [
+                layers[layers["measure"] == f"norm_{at}"]["value"].max() for at in ("first", "second", "largest")
+            ]
+            lines.append([label, *map(_share, cells), *(number(value, 1) for value in longest),
+                          str(int(cells[0]["prompts"]))])  # fmt: skip
+    columns = ["input", "first position", "second", "any later token", "norm of first", "of second", "of longest",
+               "passages"]  # fmt: skip
+    says = (
+        "Share of heads above 0.3 on each position (later: the token of words or punctuation that gets most), and "
+        "norms over the median in the layer where they are largest. Where another token is put first, the former first "
+        "one is second."
+    )
+    return Table(columns, lines, says, path, tuple(range(1, len(columns))))
+
+
+def _probes(slot: Slot) -> list:
+    rows, path = slot.probes, slot.path("probes.csv")
+    if rows.empty:
+        return [Note(f"No state was probed: {slot.reasons.get('probes') or f'{path} has no rows'}.")]
+    last = rows["layer"].max()
+    charts = []
+    for target, label in TARGETS.items():
+        part = rows[(rows["target"] == target) & rows["value"].notna()]
+        if len(part):
+            charts.append(Chart(sink_charts.probes(part, label), label[0].upper() + label[1:]))
+    legend = [(colour, shape, text) for text, colour, shape in sink_charts.KINDS.values()]
+    says = "What linear probes read from one token's state; dashed: a state that is the same in every passage."
+    said = [_first(rows, slot.decoder), *(_kind(rows, kind) for kind in ("attended", "largest"))]
+    return [
+        Note(HOLDS),
+        Note(" ".join(filter(None, said))),
+        Figure(charts, says, path, "cards", legend),
+        _probes_table(rows[rows["layer"] == last], path, int(last)),
+    ]
+
+
+def _middle(rows: pd.DataFrame) -> int:
+    """Return the layer that sentences are about: the middle one, fixed beforehand."""
+    layers = sorted(layer for layer in rows["layer"].unique() if layer >= 0)
+    return int(layers[len(layers) // 2])
+
+
+def _held(row: Any) -> int:
+    """Tell whether a probe reads something: 1 by `MARGIN` above chance, 0 not, -1 where there is nothing to tell."""
+    if row is None or pd.isna(row["value"]):
+        return -1
+    if pd.isna(row["low"]):
+        return 0
+    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"]) + MARGIN) > 0)
+
+
+def _first(rows: pd.DataFrame, decoder: bool) -> str:
+    """Say what the first token's state holds in the middle layer, and in a decoder that it can hold nothing."""
+    layer, first = _middle(rows), rows[rows["kind"] == "first"]
+    if decoder:
+        spread = float(first["spread"].max())
+        topic = first[first["target"] == "topic"].dropna(subset="value")
+        gap = float((topic["value"] - topic["majority"]).abs().max()) if len(topic) else 0.0
+        if spread <= 1e-5 and gap == 0:
+            return (
+                "The first token of a decoder cannot know what follows: its state is the same in every passage, and "
+                "probes get exactly what a constant gets."
+            )
+        if spread > 1e-5:
+            return (
+                f"The first token differs between passages here (its states lie {number(spread, 3)} from their mean): "
+                "no token begins them all, so that what it holds is itself."
+            )
+        return "The first token's state is the same in every passage, yet probes differ from chance: a fault."
+    return _kind(rows, "first", layer)
+
+
+def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
+    """Say what a kind of token holds beside an ordinary one: 'global only' must be able to fail."""
+    layer = _middle(rows) if layer is None else layer
+    at = rows[rows["layer"] == layer]
+    cells = {target: _cell(at, kind=kind, target=target) for target in TARGETS}
+    beside = {target: _cell(at, kind="ordinary", target=target) for target in TARGETS}
+    if any(row is None for row in cells.values()):
+        return ""
+    numbers = []
+    for target, label in TARGETS.items():
+        row, other = cells[target], beside[target]
+        if pd.notna(row["value"]):
+            against = "" if other is None or pd.isna(other["value"]) else f" (ordinary {number(other['value'])})"
+            numbers.append(f"{label} {number(row['value'])} {interval(row['low'], row['high'])}{against}".strip())
+    local = [target for target in LOCAL if _held(cells[target]) > 0]
+    broad = [target for target in GLOBAL if _held(cells[target]) > 0]
+    same = [target for target in LOCAL if _held(cells[target]) < 0]
+    count = int(cells["topic"]["tokens"])
+    text = f"In layer {layer}, {KINDS[kind]} holds: {', '.join(numbers)}"
+    if kind == "largest":
+        text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer)"
+    if count < ENOUGH:
+        return f"{text}: too few passages for a claim."
+    names = {"token": "the token itself", "position": "its position", "next": "the next token", "topic": "the topic",
+             "rest": "the other tokens"}  # fmt: skip
+    if broad and not local:
+        verdict = f"global only, as far as probes can tell ({listed(names[t] for t in broad)})"
+        verdict += f"; {listed(names[t] for t in same)} cannot vary there" if same else ""
+    elif broad:
+        verdict = f"not global only: {listed(names[t] for t in local)} can be read as well"
+    elif local:
+        verdict = "local only: nothing of the whole passage is read"
+    else:
+        verdict = "nothing is read beyond chance"
+    return f"{text}: {verdict}."
+
+
+def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
+    lines = []
+    for kind in KINDS:
+        for target, label in TARGETS.items():
+            row = _cell(rows, kind=kind, target=target)
+            if row is not None:
+                value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip() if not row["note"] else (
+                    row["note"])  # fmt: skip
+                lines.append([sink_charts.KINDS[kind][0], label, value, number(row["majority"]),
+                              number(row["shuffled"]), str(int(row["tokens"])), str(int(row["blocks"]))])  # fmt: skip
+    columns = ["state of", "read from it", "value", "constant state", "shuffled", "tokens", "paragraphs"]
+    folded = f"The last layer ({layer}) in numbers"
+    return Table(columns, lines, "95 % intervals over paragraphs.", path, tuple(range(3, 7)), folded=folded)
+
+
+SECTION = SlotSection("sinks", "Sinks: heads with nothing to say", 45, sinks)

@@ -1,0 +1,330 @@
+"""What a cache can forget: heads that need only sinks and a window, caches cut by that, and text under such caches."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from stages.page import charts
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import beyond, interval, listed, number, p_value
+from stages.statistics.caching import HALF
+
+NAMED = 5  # heads named in a sentence, at most
+CLOSE = 0.05  # recall within so much of the full cache
+DEFINITIONS = {
+    "gate": "the last hidden state moves by at least {0} of its length without the far past",
+    "logprob": "the answer loses at least {0} nats a token without it",
+    "mass": "at least {0} of the attention is on what is cut, over all queries that lose keys",
+    "mass_answer": "the same before the answer's tokens",
+    "wu": "retrieval score (Wu+) of at least {0}",
+    "induction": "induction score of at least {0}",
+    "echo": "duplicate-token score of at least {0}",
+}
+METHODS = {  # method: (label, colour, shape)
+    "gate": ("by the gate", charts.BLUE, "circle"),
+    "retrieval": ("by Wu's retrieval score", charts.ORANGE, "square"),
+    "first": ("the first layers", charts.GREEN, "triangle-up"),
+    "random": ("random sets, mean", charts.GREY, "diamond"),
+    "random_with": ("random sets that hold the largest gates", charts.BROWN, "diamond"),
+    "random_without": ("random sets that lack one of these", charts.MUTED, "diamond"),
+    "none": ("none keeps all", charts.BLACK, "cross"),
+    "full": ("all keep all", charts.PURPLE, "triangle-down"),
+}
+WHAT = (
+    "A streaming head sees the first {sinks} tokens and the last {window}, at every position, and nothing between; all "
+    "other heads are intact, and the model runs on from its layer. The gate of a head is how far that moves the last "
+    "hidden state before the answer's tokens, over its length, on needle prompts of split a. It is measured, not "
+    "trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read one key "
+    "head share its cache, so a cache is cut key head by key head, all readers together."
+)
+POLICY = (
+    "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
+    "Entries: of the cache at a prompt's end, the share that is kept. p: (1 + random sets of as many key heads that do "
+    "as well or better) / (1 + sets); the text has no random sets."
+)
+STREAMING = (
+    "All heads of all layers stream. As in the text: a sink is as far away as it is. Re-counted: as in a cache of that "
+    "many entries (StreamingLLM: Xiao+ 2023, arXiv 2309.17453). Changes are paired with full attention on the same "
+    "tokens; intervals are over passages, and there are none below 8."
+)
+
+
+def streaming(slot: Slot, context: Context) -> list:
+    """Show gates, policies and text under streaming, or say why none was measured."""
+    if slot.gates.empty and slot.streaming.empty:
+        why = slot.reasons.get("gates") or f"{slot.path('gates.csv')} has no rows"
+        return [Note(f"No cache was cut: {why}.")]
+    blocks: list = []
+    size = {name: slot.policy.get(name, "few") for name in ("sinks", "window")}
+    if len(slot.gates):
+        blocks += [Note(_gates(slot)), Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
+    if len(slot.cache):
+        blocks.append(Note(_policy(slot.cache, slot, context.alpha)))
+        blocks += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
+        blocks.append(_policies(slot))
+    if len(slot.streaming):
+        blocks += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
+    return blocks
+
+
+def _gates(slot: Slot) -> str:
+    """Say how many heads need more than sinks and a window, and which."""
+    rows = slot.gates.sort_values(["change", "layer", "head"], ascending=[False, True, True])
+    small = float(slot.gates_overlap[slot.gates_overlap["a"] == "gate"].threshold_a.iloc[0])
+    full, prompts = rows[rows.change >= small], int(rows.prompts.max())
+    over = f"{prompts} needle prompt{'s' * (prompts > 1)}"
+    if full.empty:
+        top = rows.iloc[0]
+        return (
+            f"None of {len(rows)} query heads, streaming alone, moves the last hidden state by {small:g} of its length "
+            f"or more; the largest is L{top.layer:.0f}H{top['head']:.0f}, {number(top.change)} (mean over {over})."
+        )
+    named = [
+        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} (answer {number(row.logprob, 2, True)} nats a token)"
+        for row in full.head(NAMED).itertuples()
+    ]
+    rest = f", and {len(full) - NAMED} more" if len(full) > NAMED else ""
+    hidden = sorted(set(rows[rows.window <= slot.policy.get("window", 0)].layer.astype(int)))
+    marked = (
+        f" Layers {listed(map(str, hidden))} see no farther than that window anyway: nothing to lose there."
+        if hidden
+        else ""
+    )
+    return (
+        f"{len(rows) - len(full)} of {len(rows)} query heads can stream: alone, they move the last hidden state by "
+        f"less than {small:g} of its length (a convention; mean over {over}). {len(full)} cannot: "
+        f"{listed(named)}{rest}.{marked}"
+    )
+
+
+def _map(slot: Slot) -> Figure:
+    says = "The gate of every query head: change of the last hidden state, over its length, when it alone streams."
+    rows = slot.gates.assign(name=[f"L{r.layer:.0f}H{r.head:.0f}" for r in slot.gates.itertuples()])
+    return Figure([Chart(heat_map(rows))], says, slot.path("gates.csv"), "single")
+
+
+def heat_map(rows: pd.DataFrame) -> alt.LayerChart:
+    """Draw gates over layers (right) and heads (down)."""
+    top = max(0.1, float(rows.change.max()))
+    base = alt.Chart(rows, width="container", height=alt.Step(18)).encode(
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("head:O", title="head"),
+        tooltip=[
+            alt.Tooltip("name:N", title="head"),
+            alt.Tooltip("change:Q", title="gate", format=".3f"),
+            alt.Tooltip("logprob:Q", title="answer, nats a token", format="+.3f"),
+            alt.Tooltip("mass_answer:Q", title="attention on what is cut", format=".2f"),
+            alt.Tooltip("wu:Q", title="retrieval score", format=".2f"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, top], range=charts.SEQUENTIAL, clamp=True)
+    return alt.layer(base.mark_rect(stroke="#ffffff").encode(color=alt.Color("change:Q", scale=scale, legend=None)))
+
+
+def _overlap(slot: Slot) -> Table:
+    """Compare definitions: how many heads each finds, how many of them the gate finds, rank correlation with it."""
+    rows, path = slot.gates_overlap, slot.path("gates_overlap.csv")
+    alone = rows[rows["a"] == rows["b"]].set_index("a")
+    table, heads = [], int(rows["heads"].iloc[0])
+    for name, row in alone.iterrows():
+        pair = rows[(rows["a"] == "gate") & (rows["b"] == name)].iloc[0]
+        says = DEFINITIONS[str(name)].format(f"{row.threshold_a:g}")
+        correlation = "–" if name == "gate" else number(pair.spearman)
+        table.append([says, f"{row.heads_a:.0f}", f"{pair.both:.0f}", correlation])
+    counts = alone.heads_a
+    says = (
+        f"Definitions of a head that needs the far past, over {heads} query heads: they count from "
+        f"{counts.min():.0f} to {counts.max():.0f}. Gates and attention on the same prompts of split a; the other "
+        "scores from split a of their own tasks."
+    )
+    columns = ["definition", "heads", "of these by the gate", "rank correlation with the gate"]
+    return Table(columns, table, says, path, (1, 2, 3))
+
+
+def _at(rows: pd.DataFrame, method: str) -> Any:
+    """Return the row of a method, at half where it has several; None without."""
+    of_method = rows[(rows["method"] == method) & (rows["share"].isin([0.0, HALF, 1.0]))]
+    return of_method.iloc[0] if len(of_method) else None
+
+
+def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
+    """Say what half of the key heads cost: recall of needles, then the loss on text."""
+    text, recall = "", rows[rows["measure"] == "recall"]
+    if len(recall):
+        full, half, none, drawn = (_at(recall, method) for method in ("full", "gate", "none", "random"))
+        text = (
+            f"Needle recall, {full.prompts:.0f} prompts: {number(full.value)} with the full cache, "
+            f"{number(none.value)} when every key head streams, {number(half.value)} when the {half.kept:.0f} of "
+            f"{full.kept:.0f} key heads with the largest gates keep all ({number(100 * half.entries, 0)} % of the "
+            "entries)"
+        )
+        within = half.value >= full.value - CLOSE
+        text += f": {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half)}."
+        if full.value - none.value < CLOSE:
+            text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
+        elif drawn is not None:
+            text += (
+                f" As many at random keep {number(drawn.value)} (mean of {drawn.draws:.0f} sets, the best "
+                f"{number(drawn.draws_best)}); rank p = {p_value(half.p)} (floor {p_value(half.p_floor)})"
+            )
+            text += "." if half.p <= alpha else ": not told apart from random sets."
+            text += _held(recall)
+        others = [f"{METHODS[method][0]} {number(at.value)}" for method in ("retrieval", "first")
+                  if (at := _at(recall, method)) is not None]  # fmt: skip
+        text += f" Other rankings at half: {listed(others)}." if others else ""
+        fewer = recall[(recall["method"] == "gate") & (recall["share"] < HALF)].sort_values("share")
+        said = [f"{number(row.value)} with {row.kept:.0f}" for row in fewer.itertuples()]
+        text += f" Fewer key heads by the gate: {listed(said)}." if said else ""
+    loss = rows[rows["measure"] == "loss"]
+    if len(loss):
+        full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
+        passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}"
+        text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
+        text += f", {_moved(none)} when every key head streams"
+        text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
+    return text.strip()
+
+
+def _held(recall: pd.DataFrame) -> str:
+    """Say whether random sets do well where they happen to hold the key heads with the largest gates."""
+    best = recall[recall["method"] == "gate"].sort_values("share").iloc[0]
+    having, lacking = (_at(recall, method) for method in ("random_with", "random_without"))
+    if having is None or lacking is None:
+        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}."
+    return (
+        f" {having.draws:.0f} of the random sets hold{'s' if having.draws == 1 else ''} {_those(best)}: recall "
+        f"{number(having.value)}, without {number(lacking.value)}."
+    )
+
+
+def _those(best: Any) -> str:
+    return f"the {best.kept:.0f} with the largest gates ({listed(best.full.split())})"
+
+
+def _moved(row: Any) -> str:
+    return f"{number(row.change, 3, True)} {interval(row.change_low, row.change_high, 3, True)}".strip()
+
+
+def _curve(slot: Slot) -> Figure:
+    """Draw recall against the share of key heads that keep all."""
+    rows = slot.cache[slot.cache["measure"] == "recall"]
+    shown = [method for method in METHODS if method in set(rows["method"])]
+    legend = [(METHODS[method][1], METHODS[method][2], METHODS[method][0]) for method in shown]
+    path = slot.path("cache.csv")
+    says = (
+        "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the "
+        "gate. What stands side by side around a half is all at a half."
+    )
+    return Figure([Chart(curve(rows, shown))], says, path, "single", legend)
+
+
+def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
+    """Draw a value per method over the share of key heads that keep all, with intervals; a line along the gate's."""
+    colour = alt.Color("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][1] for m in shown]), legend=None)
+    shape = alt.Shape("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][2] for m in shown]), legend=None)
+    place = {method: 0.014 * (at - len(shown) / 2) for at, method in enumerate(shown)}  # side by side at half
+    rows = rows.assign(x=[row.share + place[row.method] * (row.share == HALF) for row in rows.itertuples()])
+    rows = rows.assign(label=[METHODS[method][0] for method in rows["method"]])
+    base = alt.Chart(rows, width="container", height=220).encode(
+        x=alt.X("x:Q", title="share of key heads that keep all", scale=alt.Scale(domain=[-0.02, 1.02], nice=False)),
+        color=colour,
+        tooltip=[
+            alt.Tooltip("label:N", title="kept"),
+            alt.Tooltip("kept:Q", title="key heads"),
+            alt.Tooltip("entries:Q", title="share of entries", format=".2f"),
+            alt.Tooltip("value:Q", title="recall", format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+        ],
+    )
+    y = alt.Y("value:Q", title="recall", scale=alt.Scale(domain=[0, 1]))
+    gate = rows[rows["method"].isin(["none", "gate", "full"])]
+    line = alt.Chart(gate).encode(x="share:Q", y=y)
+    return alt.layer(
+        line.mark_line(color=charts.BLUE, strokeWidth=1),
+        base.mark_rule(strokeWidth=1.3).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_point(filled=True, size=55, opacity=1).encode(y=y, shape=shape),
+    )
+
+
+def _policies(slot: Slot) -> Table:
+    rows = slot.cache[slot.cache["measure"].isin(["recall", "loss"])]
+    place = {method: number for number, method in enumerate(METHODS)}
+    rows = rows.assign(place=rows["method"].map(place)).sort_values(["task", "place", "share"])
+    table = [
+        [row.task, METHODS[row.method][0], f"{row.kept:.0f}", number(100 * row.entries, 0),
+         f"{number(row.value, 3)} {interval(row.low, row.high, 3)}".strip(),
+         "" if row.method == "full" else _moved(row),
+         f"{p_value(row.p)} (floor {p_value(row.p_floor)})" if row.p == row.p else "", row.full or ""]
+        for row in rows.itertuples()
+    ]  # fmt: skip
+    columns = ["on", "kept", "key heads", "entries, %", "recall or loss", "change from full", "p", "which"]
+    return Table(columns, table, POLICY, slot.path("cache.csv"), (2, 3, 4, 5, 6), folded="All caches that were tried")
+
+
+def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
+    """Say what a window without first tokens does to the loss, and how much sinks bring back."""
+    last = rows[rows["length"] == rows["length"].max()]
+    cells = last.set_index(["sinks", "positions"])
+    length, passages = int(last["length"].iloc[0]), int(last["passages"].max())
+    most = int(max(sinks for sinks, _ in cells.index))
+    before = sorted(set(rows["length"].astype(int)))[-2:-1]
+    where = (
+        f"{f'from token {before[0]} ' if before else ''}up to token {length} ({passages} passage{'s' * (passages > 1)})"
+    )
+    if (0, "text") not in cells.index or most <= 0:
+        return f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention."
+    bare, sunk = cells.loc[(0, "text")], cells.loc[(most, "text")]
+    text = (
+        f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention; a "
+        f"window of {window} without first tokens changes it by {_change(bare)}, {most} sinks and the window by "
+        f"{_change(sunk)}."
+    )
+    side = beyond(bare.low, bare.high, 0.0, 3) if bare.low == bare.low else 0
+    if side > 0:
+        back = 1 - sunk.change / bare.change
+        text += (
+            f" The window alone is worse; sinks bring back {number(100 * min(max(back, 0), 1), 0)} % of what it loses."
+        )
+    else:
+        text += " On so many passages the window alone is not told apart from full attention."
+    if (most, "cache") in cells.index:
+        text += f" With positions re-counted in the cache the same is {_change(cells.loc[(most, 'cache')])}."
+    else:
+        text += " Positions cannot be re-counted in this model: its attention is given no rotary positions."
+    own = sorted({layer["window"] for layer in slot.model.get("attention", []) if layer.get("window")})
+    if own:
+        local = sum(1 for layer in slot.model["attention"] if layer.get("window"))
+        text += (
+            f" {local} of {len(slot.model['attention'])} layers have a window of their own ({listed(map(str, own))} "
+            f"tokens): beyond it they lose first tokens in the intact model too, and these passages end at {length}."
+        )
+    return text
+
+
+def _change(row: Any) -> str:
+    return f"{number(row.change, 3, True)} {interval(row.low, row.high, 3, True)}".strip()
+
+
+def _losses(slot: Slot) -> Table:
+    rows = slot.streaming
+    lengths = sorted(set(rows["length"].astype(int)))
+    table = []
+    for (sinks, positions), of_cell in rows.groupby(["sinks", "positions"], sort=True):
+        at = of_cell.set_index("length")
+        first = ["full attention" if sinks < 0 else f"{sinks:.0f}", "" if sinks < 0 else
+                 {"text": "as in the text", "cache": "re-counted"}[positions]]  # fmt: skip
+        cells = [
+            f"{number(at.loc[length, 'loss'], 3)}" + ("" if sinks < 0 else f" ({_change(at.loc[length])})")
+            for length in lengths
+        ]
+        table.append([*first, *cells])
+    columns = ["sinks", "positions", *(f"up to token {length}" for length in lengths)]
+    numeric = tuple(range(2, 2 + len(lengths)))
+    return Table(columns, table, STREAMING, slot.path("streaming.csv"), numeric)
+
+
+SECTION = SlotSection("cache", "What a cache can forget", 67, streaming, predicts=True)

@@ -1,0 +1,181 @@
+"""Sinks and what their states hold: `python -m stages.sinks <slot>` reads passages, random and repeated tokens.
+
+Writes data/sinks/<slot>.heads.parquet, one row per (prompt, input, layer, head): where it looks and what it writes;
+data/sinks/<slot>.tokens.parquet, one row per (prompt, input, layer, position): residual norm and attention received;
+and data/sinks/<slot>.probes.parquet, what linear probes read from one token's state.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.store.errors import run
+from stages.tasks.prompt import Prompt, read_text, stream
+from stages.tasks.text.prompts import CHARACTERS, cut
+
+log = logging.getLogger(__name__)
+TASK = "text"
+COMPONENTS = 8  # principal components of token embeddings that probes are asked for
+
+
+def main(slot: str) -> None:
+    """Look at sinks on every input, then probe the states of single tokens."""
+    settings = params.load()
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if getattr(settings.tasks, TASK) is None:
+        return _write_empty(slot, f"tasks.{TASK} is not in params")
+    from stages.model.load import load
+    from stages.model.tokens import fitting
+
+    loaded = load(slot)
+    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
+    rows, passages = fitting(loaded, short)
+    if not rows:
+        return _write_empty(slot, "all short passages are longer than the model reads")
+    _look(loaded, slot, rows, passages, settings, record["parameters"])
+    _probe(loaded, slot, settings)
+
+
+def _write_empty(slot: str, why: str) -> None:
+    log.info("sinks of %s: %s", slot, why)
+    for path, schema in ((paths.sink_heads, tables.SINK_HEADS), (paths.sink_tokens, tables.SINK_TOKENS),
+                         (paths.probes, tables.PROBES)):  # fmt: skip
+        tables.write(path(slot), tables.empty(schema, why), schema)
+
+
+def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params, parameters: int) -> None:
+    """Read the sinks of every input, a batch at a time."""
+    from stages.model.forward import batches
+    from stages.model.sink_inputs import inputs
+    from stages.model.sinks import look
+
+    made = inputs(loaded, passages, stream(settings.seed, "sinks/inputs"))
+    total = sum(len(tokens) for of_input in made.values() for tokens in of_input)
+    log.info(announce(f"sinks {slot}", sum(map(len, made.values())), total, parameters))
+    with (
+        tables.writer(paths.sink_heads(slot), tables.SINK_HEADS) as add_heads,
+        tables.writer(paths.sink_tokens(slot), tables.SINK_TOKENS) as add_tokens,
+        tqdm(total=total, desc="sinks", unit="token") as progress,
+    ):
+        for name, prompts in made.items():
+            for chosen in batches(prompts, settings.extract.batch_tokens):
+                seen = look(loaded, [prompts[index] for index in chosen])
+                for index, of_prompt in zip(chosen, seen, strict=True):
+                    same = {"prompt": rows[index].id, "split": rows[index].split, "input": name}
+                    add_heads(_rows(same, of_prompt.heads, "head"))
+                    add_tokens(_rows(same, of_prompt.tokens, "position").assign(
+                        mark=np.tile(of_prompt.marks, len(of_prompt.tokens))))  # fmt: skip
+                progress.update(sum(len(prompts[index]) for index in chosen))
+
+
+def _rows(same: dict, columns: dict[int, dict[str, np.ndarray]], unit: str) -> pd.DataFrame:
+    """Return the rows of one prompt: a column each, by layer, of heads or of positions."""
+    parts = []
+    for layer, of_layer in columns.items():
+        count = len(next(iter(of_layer.values())))
+        parts.append(pd.DataFrame(same | {"layer": layer, unit: np.arange(count)} | of_layer))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _probe(loaded, slot: str, settings: params.Params) -> None:
+    """Probe the states of single tokens for the token, its position, the text's topic, and the rest of the passage."""
+    from stages.model.token_states import EMBEDDING, KINDS, token_states
+    from stages.model.tokens import encode
+
+    asked, task = settings.sinks, getattr(settings.tasks, TASK)
+    prompts = _passages(Path(task.path), asked.tokens, asked.passages, settings.seed)
+    encoded = [encode(loaded, prompt) for prompt in prompts]
+    whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
+    if len(whole) < 2 * len(KINDS):
+        why = f"fewer than {2 * len(KINDS)} passages of {asked.tokens} tokens"
+        return tables.write(paths.probes(slot), tables.empty(tables.PROBES, why), tables.PROBES)
+    prompts, encoded = [prompts[number] for number in whole], [encoded[number] for number in whole]
+    passages: list[Any] = []
+    size = max(1, settings.extract.batch_tokens // asked.tokens)
+    for start in tqdm(range(0, len(encoded), size), desc="states", unit="batch"):
+        near = passages[-1].positions["attended"] if passages else asked.tokens // 2
+        passages += token_states(loaded, encoded[start : start + size], near)
+    embedded = _embedded(loaded, encoded)
+    layers = sorted(passages[0].states)
+    jobs = [(kind, layer) for kind in KINDS for layer in layers]
+    found = [
+        _probed(passages, prompts, embedded, kind, layer, asked.shuffles, settings.seed)
+        for kind, layer in tqdm(jobs, desc="probes", unit="probe")
+    ]
+    result = pd.concat(found, ignore_index=True)
+    result["layer"] = result["layer"].where(result["layer"] != EMBEDDING, -1)
+    tables.write(paths.probes(slot), result, tables.PROBES)
+
+
+def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:
+    from stages.model.token_states import KINDS
+    from stages.statistics.outliers import beyond
+    from stages.statistics.token_probes import probe, spread
+
+    at_N = np.array([passage.positions[kind] for passage in passages])
+    states_ND = np.stack([passage.states[layer][KINDS.index(kind)] for passage in passages])
+    own_NP = np.stack([embedding[at] for embedding, at in zip(embedded, at_N, strict=True)])
+    sums_NP = np.stack([embedding.sum(0) for embedding in embedded])
+    lengths_N1 = np.array([[len(embedding)] for embedding in embedded])
+    targets = {
+        "token": own_NP,
+        "next": np.stack([embedding[at + 1] for embedding, at in zip(embedded, at_N, strict=True)]),
+        "position": at_N.astype(np.float64),
+        "topic": np.unique([prompt.category for prompt in prompts], return_inverse=True)[1],
+        "rest": (sums_NP - own_NP) / (lengths_N1 - 1),
+    }
+    blocks = np.array([prompt.cluster for prompt in prompts])
+    results = probe(states_ND, targets, blocks, stream(seed, f"sinks/probes/{kind}/{layer}"), shuffles)
+    norms_LNT = np.log(np.stack([passage.norms_LT for passage in passages], axis=1))
+    far_N = np.zeros(len(passages), dtype=bool)
+    for norms_NT in norms_LNT:
+        threshold_NT = beyond(norms_NT[:, 1:].ravel()).reshape(len(passages), -1)
+        far_N |= np.take_along_axis(threshold_NT, np.maximum(at_N - 1, 0)[:, None], axis=1)[:, 0] & (at_N > 0)
+    same = {"kind": kind, "layer": layer, "tokens": len(passages), "blocks": len(np.unique(blocks))}
+    same |= {"spread": spread(states_ND), "outliers": int(far_N.sum())}
+    return pd.DataFrame([same | {"target": name} | vars(probed) for name, probed in results.items()])
+
+
+def _embedded(loaded, encoded) -> list[np.ndarray]:
+    """Return the first principal components of every passage's token embeddings, (T, P)."""
+    weight = loaded.model.get_input_embeddings().weight
+    used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
+    vectors = weight[used].float().cpu().numpy().astype(np.float64)
+    vectors -= vectors.mean(0)
+    components = min(COMPONENTS, *vectors.shape)
+    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    reduced = (left * values)[:, :components][place]
+    ends = np.cumsum([len(tokens) for tokens in encoded])[:-1]
+    return np.split(reduced, ends)
+
+
+def _passages(path: Path, tokens: int, count: int, seed: int) -> list[Prompt]:
+    """Cut the text into passages, `count` in all and as many of each file: its topic; their blocks are paragraphs."""
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    each, prompts = -(-count // len(files)), []
+    for file in files:
+        pieces = [
+            (f"{file.stem}/{number:04d}", piece)
+            for number, paragraph in enumerate(read_text(file))
+            for piece in cut([paragraph], tokens * CHARACTERS)
+        ]
+        order = stream(seed, f"sinks/passages/{file.stem}").permutation(len(pieces))[:each]
+        for place in sorted(order):
+            block, text = pieces[place]
+            name = f"sinks/{file.stem}/{place:05d}"
+            made = Prompt(id=name, group=TASK, cluster=block, category=file.stem, text=text, tokens=tokens)
+            prompts.append(made)
+    return prompts
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

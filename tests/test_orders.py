@@ -1,0 +1,246 @@
+"""Task and stage `orders`: answers are right, nothing gives them away, and sentences say what the table holds."""
+
+from itertools import chain, pairwise, product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import make
+
+from stages import orders, tasks
+from stages.model.forward import forward
+from stages.model.score import LastTokens
+from stages.model.tokens import encode, encode_all
+from stages.model.vectors import in_place
+from stages.page.sections import orders as section
+from stages.statistics import orders as statistics
+from stages.store import tables
+from stages.tasks.extrapolation.prompts import real_words
+from stages.tasks.icl.pairs import Frame
+from stages.tasks.orders.settings import Settings
+from stages.tasks.orders.task import BACKWARDS, KNOWN, MADE_UP, NOT_STATED, SHUFFLED
+
+FRAME = Frame("Q: {x}\nA: {y}\n\n")
+
+
+def settings(**changed) -> Settings:
+    same = {"path": "stages/sources/words", "known": 3, "made_up": 8, "length": 13, "shots": 10}
+    return Settings(**same | {"statement": "Order: {words}\n\n", "template": FRAME.template} | changed)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return tasks.of("orders").build(settings(), 17)
+
+
+def stated(prompt) -> list[str]:
+    """Return the words of the order that a prompt states, in their order."""
+    first = prompt.text.split("\n", 1)[0]
+    return first.removeprefix("Order: ").split(", ") if first.startswith("Order: ") else []
+
+
+def test_answers_are_the_next_words_of_what_is_stated_or_known(prompts):
+    for prompt in prompts:
+        word, (right, *rival) = FRAME.word(prompt.text), [target.strip() for target in prompt.targets]
+        row, known = stated(prompt), dict(pairwise(KNOWN.get(prompt.group, ())))
+        steps = dict(pairwise(row))
+        if prompt.category == BACKWARDS:
+            assert steps[right] == word and rival == [steps[word]]
+        elif prompt.category == SHUFFLED:
+            assert steps[word] == right and rival == [known[word]] != [right]
+            assert not any(known.get(x) == y for x, y in pairwise(row)) and set(row) <= set(KNOWN[prompt.group])
+        elif row:
+            assert steps[word] == right and steps[rival[0]] == word
+        else:
+            assert not rival and (prompt.group == MADE_UP or known[word] == right)
+        span = prompt.relations[0]
+        text = prompt.text + prompt.targets[0]
+        assert (text[span.key_start : span.key_end], text[span.query_start : span.query_end]) == (word, right)
+
+
+def test_demonstrations_follow_the_same_rule_and_show_no_word_of_an_answer(prompts):
+    for prompt in (prompt for prompt in prompts if prompt.role == "clean"):
+        shown = FRAME.shown(prompt.text[prompt.text.index("Q: ") :])
+        every = pairwise(stated(prompt)) if stated(prompt) else chain(*map(pairwise, KNOWN.values()))
+        steps = {} if prompt.group == MADE_UP and not stated(prompt) else dict(every)
+        for x, y in shown if steps else ():
+            assert (steps[y] == x) if prompt.category == BACKWARDS else (steps[x] == y)
+        words = {word for pair in shown for word in pair}
+        assert not words & {FRAME.word(prompt.text), *(target.strip() for target in prompt.targets)}
+        own = {"letters": 6, "numbers": 6, MADE_UP: 6, "months": 5, "weekdays": 2}[prompt.group]
+        known = prompt.category == NOT_STATED and prompt.group != MADE_UP
+        assert len(set(shown)) == len(shown) == (10 if known else own)
+        if prompt.category == NOT_STATED and prompt.group == MADE_UP:
+            assert prompt.targets[0] not in prompt.text
+
+
+def test_words_of_a_split_are_not_asked_in_the_other_and_made_up_ones_exist_nowhere(prompts):
+    asked = {split: {(p.group, FRAME.word(p.text)) for p in prompts if p.split == split} for split in "ab"}
+    assert asked["a"] and not asked["a"] & asked["b"] and MADE_UP not in {group for group, _ in asked["a"]}
+    rows = {prompt.cluster: stated(prompt) for prompt in prompts if prompt.category == "stated"}
+    words = [word for row in rows.values() for word in row]
+    assert len(rows) == 8 and len(words) == len(set(words)) == 8 * 13
+    assert not set(words) & real_words(Path("stages/sources/words"))
+    per_cell = pd.Series([p.category for p in prompts if p.role == "clean" and p.split == "b"]).value_counts()
+    assert per_cell.min() >= 20
+
+
+def test_more_orders_leave_the_first_ones_as_they_are(prompts):
+    more = {prompt.id: prompt for prompt in tasks.of("orders").build(settings(known=4, made_up=9), 17)}
+    assert len(more) > len(prompts) and all(more[prompt.id] == prompt for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [("template", "{y} {x}", "must come before"), ("template", "{x}", "must contain {x} once and {y} once"),
+     ("statement", "Order:", "must contain {words} once")],
+)  # fmt: skip
+def test_wrong_templates_say_what_is_wrong(key, text, said):
+    with pytest.raises(ValueError, match=said):
+        settings(**{key: text})
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return make("llama_gqa")
+
+
+def as_rows(prompts) -> list:
+    spans = ("name", "query_start", "query_end", "key_start", "key_end")
+    return [
+        SimpleNamespace(**vars(p) | {"relations": [{name: getattr(s, name) for name in spans} for s in p.relations]})
+        for p in prompts
+    ]
+
+
+def test_the_vector_is_the_mean_over_right_answers_of_orders_that_are_solved(monkeypatch, loaded, prompts):
+    """Months: 3 of 3 right, outputs 1; numbers: 5 of 9, outputs 9; letters: 4 of 9, which a bar of 0.5 keeps out."""
+    planted = {"months": (3, 1.0), "numbers": (5, 9.0), "letters": (4, 100.0), "weekdays": (0, None)}
+
+    def planting(_, tokens, begins):
+        number, output = planted[tokens[0].prompt.split("/")[1].split("-")[0]]
+        return [at < number for at in range(len(tokens))], {(0, 1): torch.full((2,), output)} if number else {}
+
+    monkeypatch.setattr("stages.model.demonstrated.demonstrated", planting)
+    clean = as_rows(prompt for prompt in prompts if prompt.role == "clean" and prompt.split == "a")
+    answers, means = orders.learned(loaded, clean, 0.5)
+    assert list(means) == ["numbers", "months", "known"] and len(answers) == len(clean)
+    assert means["known"][0, 1].tolist() == pytest.approx([(3 * 1.0 + 5 * 9.0) / 8] * 2)
+    assert sum(row["correct"] for row in answers) == 12
+
+
+def test_right_and_rival_answers_are_those_of_prompts_scored_alone(loaded, prompts):
+    rows = as_rows(prompt for prompt in prompts if prompt.cluster == "made_up-00" and prompt.category == BACKWARDS)
+    tokens = [encode_all(loaded, rows), [encode(loaded, row, 1) for row in rows]]
+    best = [forward(loaded, [t.ids[:-1]], [t.target - 1]).argmax(-1) for of_target in tokens for t in of_target]
+    naive = [
+        bool((ids.numpy() == t.ids[t.target]).all())
+        for ids, t in zip(best, [t for of_target in tokens for t in of_target], strict=True)
+    ]
+    told = orders.shown(loaded, rows)
+    assert [row["correct"] for row in told] + [row["rival"] for row in told] == naive
+
+
+def test_the_setting_under_which_most_words_are_right_is_chosen(loaded, prompts):
+    """Of heads that write nothing new and heads that write what the model writes anyway, likelier answers decide."""
+    rows = as_rows(prompt for prompt in prompts if prompt.role == "zero_shot" and prompt.group == "months")
+    size = loaded.anatomy.layers[0].head_size
+    means = {name: {(0, 0): torch.full((size,), value), (0, 1): torch.zeros(size)} for name, value in
+             (("months", 0.0), ("numbers", 50.0))}  # fmt: skip
+    source, number = orders.chosen(loaded, rows, means, [(0, 0), (0, 1)], [1, 2, 9])
+    merits = {}
+    for name, many in product(means, (1, 2)):
+        edit = in_place(means[name], [(0, 0), (0, 1)][:many])
+        scored = LastTokens(loaded, encode_all(loaded, rows)).edited([[edit]] * len(rows))
+        merits[name, many] = np.mean([of_row[0].logprob.mean() for of_row in scored])
+    assert merits[source, number] == pytest.approx(max(merits.values()), abs=1e-5)
+    told = orders.under(loaded, rows, orders.written(means[source], [(0, 0)], 2, np.random.default_rng(0)), source)
+    assert len(told) == 4 * len(rows) and {row["vector"] for row in told} == {"none", "heads", "random"}
+
+
+def test_edits_are_of_the_heads_and_as_long(loaded):
+    size = loaded.anatomy.layers[1].head_size
+    means = {(1, 0): torch.ones(size), (1, 1): torch.full((size,), 2.0)}
+    edits = orders.written(means, [(1, 1)], 2, np.random.default_rng(0))
+    assert list(edits) == [("none", 0, 0), ("heads", 1, 0), ("random", 1, 1), ("random", 1, 2)]
+    first, second = (edits["random", 1, draw].heads[1, 1] for draw in (1, 2))
+    torch.testing.assert_close(first.norm(), means[1, 1].norm())
+    assert list(edits["heads", 1, 0].heads) == [(1, 1)] and not torch.equal(first, second)
+
+
+def outcomes(order: str, category: str, right: int, rival: int | None, vector: str = "none", learned: int = 0, of=24):
+    context = "zero_shot" if learned or vector != "none" else "clean"
+    same = {"order": order, "category": category, "split": "b", "context": context, "vector": vector, "heads": 14}
+    same |= {"draw": 0, "source": "months" if context == "zero_shot" else ""}
+    return [
+        same | {"prompt": f"orders/{order}-{n % 8:02d}/{category}-{n // 8}#{context}"}
+        | {"cluster": f"{order}-{n % 8:02d}", "correct": n < right}
+        | {"rival": None if rival is None else of - rival <= n, "learned": n < learned if same["source"] else None}
+        for n in range(of)
+    ]  # fmt: skip
+
+
+def runs(stated: int, back: int, on: int, told: int, known: int, steps: int, learned: int) -> pd.DataFrame:
+    rows = outcomes("letters", "not_stated", 4, None, of=12) + outcomes("numbers", "not_stated", 12, None, of=12)
+    rows += outcomes("letters", "shuffled", told, known)
+    rows += outcomes(MADE_UP, "not_stated", 0, None) + outcomes(MADE_UP, "stated", stated, 0)
+    rows += outcomes(MADE_UP, "backwards", back, on)
+    for vector, right, words in (("none", 0, 0), ("heads", steps, learned), ("random", 0, 0)):
+        rows += [
+            row | {"context": "zero_shot", "source": "months", "learned": row["learned"] or False}
+            for row in outcomes(MADE_UP, "stated", right, None, vector, words)
+        ]
+    return pd.DataFrame(rows)[tables.ORDERS.names]
+
+
+def test_shares_leads_and_metrics_of_a_table_are_counted():
+    made = statistics.table(runs(12, 2, 10, 6, 12, 0, 24), {}, 13)
+    at = made.set_index(["order", "category", "context", "vector"])
+    assert at.accuracy["known", "not_stated", "clean", "none"] == pytest.approx(16 / 24)
+    assert at.trials["known", "not_stated", "clean", "none"] == 24
+    assert "12 words: fewer than 20" in at.note["letters", "not_stated", "clean", "none"]
+    back = at.loc[MADE_UP, "backwards", "clean", "none"]
+    assert (back.accuracy, back.rival, back.lead) == pytest.approx((2 / 24, 10 / 24, -8 / 24))
+    assert at.guess[MADE_UP, "stated", "clean", "none"] == pytest.approx(1 / 12)
+    assert pd.isna(at.guess[MADE_UP, "not_stated", "clean", "none"])
+    assert back.lead_low < back.lead < back.lead_high < 0 and back.clusters == 8
+    assert statistics.metrics(made) == {
+        "known": {"not_stated": 0.66667, "shuffled": 0.25, "shuffled_known": 0.5},
+        "made_up": {"not_stated": 0.0, "stated": 0.5, "backwards": 0.08333, "backwards_next": 0.41667},
+        "vector": {"made_up_stated": 0.0},
+    }
+    assert statistics.made_up_order(made) == 0.5 and statistics.made_up_order(made.head(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said", "never"),
+    [
+        ((18, 2, 20, 20, 2, 0, 24),
+         ["the step reaches words that nobody has seen", "what followed is copied more often",
+          "need be no more than such copying", "what is stated counts more", "with the vector come those words"],
+         "not told apart"),
+        ((18, 20, 2, 2, 20, 18, 0),
+         ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on"], "copied"),
+        ((0, 0, 0, 6, 6, 0, 0),
+         ["no step to the next word is seen", "which of the two counts more is not told apart",
+          "no step is seen that it adds"], "reaches"),
+    ],
+)  # fmt: skip
+def test_sentences_follow_the_table(numbers, said, never):
+    made = statistics.table(runs(*numbers), {}, 13)
+    blocks = section.orders(SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={}), None)
+    text = " ".join(block.text for block in blocks[2:] if block.kind == "note")
+    assert all(sentence in text for sentence in said) and never not in text
+
+
+def test_what_was_not_measured_says_why():
+    made = statistics.table(runs(18, 2, 18, 18, 2, 0, 24).query("context == 'clean'"), {"vector": "none is solved"}, 13)
+    slot = SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={})
+    texts = [block.text for block in section.orders(slot, None) if block.kind == "note"]
+    assert "The vector of the step was not measured: none is solved." in texts
+    slot = SimpleNamespace(orders=made.head(0), path=str, reasons={"orders": "an encoder writes no continuation"})
+    (note,) = section.orders(slot, None)
+    assert note.text == "No order was asked about: an encoder writes no continuation."

@@ -1,0 +1,216 @@
+"""Streaming heads: exact against naive whole passes; the planted head that needs the far past is found, and only it."""
+
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from test_planted import TOKENS, planted
+
+from stages import gates as stage
+from stages.families.family import Tokens
+from stages.model.forward import forward
+from stages.model.paths import Unreadable
+from stages.model.streaming import Cut, Streams, of_key_head, streaming, whole_model
+from stages.statistics import caching
+
+CUT = Cut(2, 5)
+
+
+def prompts(lengths=(23, 19), seed: int = 0) -> list[Tokens]:
+    rng = np.random.default_rng(seed)
+    return [
+        Tokens(f"p{n}", "test", rng.integers(5, 90, n), np.zeros(n, dtype=bool), np.arange(n - 5, n)) for n in lengths
+    ]
+
+
+@contextmanager
+def naive(model, heads, cut: Cut, windows: dict):
+    """Attention written out, for the whole sequence, in the place of a modelling file's: heads see what they may."""
+    file, calls = sys.modules[type(model).__module__], []
+    own = file.eager_attention_forward
+
+    def attention(module, query, key, value, mask, scaling=None, **kwargs):
+        layer = module.layer_idx
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+        scores = query @ key.transpose(2, 3) * scaling
+        for head in range(query.shape[1]):
+            for t in range(query.shape[2]):
+                for s in range(query.shape[2]):
+                    far = windows.get(layer) is not None and t - s >= windows[layer]
+                    gone = (layer, head) in heads and s >= cut.sinks and t - s >= cut.window
+                    if s > t or far or gone:
+                        scores[:, head, t, s] = -torch.inf
+        calls.append(layer)
+        weights = scores.softmax(-1)
+        return (weights @ value).transpose(1, 2), weights
+
+    file.eager_attention_forward = attention
+    try:
+        yield calls
+    finally:
+        file.eager_attention_forward = own
+
+
+def by_hand(loaded, tokens: Tokens, heads) -> tuple[np.ndarray, torch.Tensor]:
+    """Log-probabilities of the target, and last hidden states before it, of one whole pass without any shortcut."""
+    windows = {layer: of.window for layer, of in loaded.anatomy.layers.items()}
+    with naive(loaded.model, heads, CUT, windows) as calls, torch.no_grad():
+        output = loaded.model(torch.from_numpy(tokens.ids)[None], output_hidden_states=True, use_cache=False)
+    assert len(calls) == len(loaded.anatomy.layers)
+    logprob = output.logits[0].log_softmax(-1)
+    at = torch.from_numpy(tokens.target)
+    return logprob[at - 1, torch.from_numpy(tokens.ids)[at]].numpy(), output.hidden_states[-1][0, at - 1]
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "qwen3"])
+def test_every_head_alone_equals_a_naive_masked_pass(name):
+    loaded, both = tiny.make(name, scale=4.0), prompts()
+    streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+    heads = loaded.anatomy.heads
+    rows = [(number, head) for number in range(2) for head in heads]
+    outcomes = streams.under([number for number, _ in rows], [{head} for _, head in rows])
+    moved = 0
+    for (number, head), outcome in zip(rows, outcomes, strict=True):
+        logprob, hidden = by_hand(loaded, both[number], {head})
+        assert np.abs(outcome.scored.logprob - logprob).max() < 1e-5 * max(1, np.abs(logprob).max())
+        assert torch.allclose(outcome.hidden_RD, hidden, atol=1e-5 * float(hidden.abs().max()))
+        moved += not np.allclose(logprob, streams.intact[number].scored.logprob, atol=1e-3)
+    assert moved > len(rows) / 3  # and it is not nothing that is compared
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "qwen3"])
+def test_the_loss_of_a_model_that_streams_everywhere_equals_a_naive_masked_pass(name):
+    loaded, both = tiny.make(name, scale=4.0), prompts()
+    streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+    for number, outcome in enumerate(streams.under([0, 1], [whole_model(loaded)] * 2)):
+        logprob, _ = by_hand(loaded, both[number], whole_model(loaded))
+        assert np.allclose(outcome.scored.logprob, logprob, atol=1e-4)
+    assert not np.allclose(streams.intact[1].scored.logprob, outcome.scored.logprob, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_oss", "bloom", "gptj", "olmo2", "gpt_neo"])
+def test_shortcuts_change_nothing(name):
+    """Also with learned sinks, and where attention is written into the modules: no shared prefix, no block skipped."""
+    loaded, both = tiny.make(name, scale=4.0), prompts()
+    streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+    for head in [(1, 0), (2, 3)]:
+        for number, outcome in enumerate(streams.under([0, 1], [{head}] * 2)):
+            tokens = both[number]
+            with streaming(loaded, [{head}], CUT), torch.no_grad():
+                logits = loaded.model(torch.from_numpy(tokens.ids)[None], use_cache=False).logits[0]
+            want = logits.log_softmax(-1)[tokens.target - 1, tokens.ids[tokens.target]].numpy()
+            assert np.allclose(outcome.scored.logprob, want, atol=1e-5)
+
+
+def test_what_is_cut_has_no_weight_and_a_learned_sink_keeps_its_own():
+    loaded, (tokens, _) = tiny.make("gpt_oss", scale=4.0), prompts()
+    seen = {}
+    module = loaded.model.get_submodule(loaded.anatomy.layers[1].attention)
+    handle = module.register_forward_hook(lambda module, args, output: seen.update(weights=output[1]))
+    with streaming(loaded, [{(1, 2)}], CUT), torch.no_grad():
+        forward(loaded, [tokens.ids], headless=True)
+    handle.remove()
+    weights_HTS = seen["weights"][0]
+    lost_TS = ~CUT.seen(0, 23, 23, weights_HTS.device)
+    assert (weights_HTS[2][lost_TS] == 0).all() and (weights_HTS[1][lost_TS.tril()] > 0).all()
+    assert (weights_HTS[2].sum(-1) < 0.999).any()  # the rest is the sink's
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "qwen3"])
+def test_positions_in_the_cache_are_those_of_a_text_that_is_the_cache(name):
+    """In a model of one layer a key depends on its own token alone: the cache is a text of sinks and window."""
+    loaded, (tokens, _) = tiny.make(name, scale=4.0), prompts((23, 19))
+    loaded.model.model.layers = loaded.model.model.layers[:1]
+    loaded = type(loaded)(loaded.model, loaded.tokenizer, tiny.find(loaded.model), "decoder")
+    streams = Streams(loaded, [tokens], [tokens.target], CUT)
+    values = {}
+    for recount in (False, True):
+        (outcome,) = streams.under([0], [whole_model(loaded)], Cut(2, 5, recount))
+        values[recount] = outcome.scored.logprob
+    naive_logprob = []
+    for at in tokens.target:
+        cached = np.concatenate([tokens.ids[:2], tokens.ids[at - 5 : at]])
+        with torch.no_grad():
+            logits = loaded.model(torch.from_numpy(cached)[None]).logits[0, -1]
+        naive_logprob.append(float(logits.log_softmax(-1)[tokens.ids[at]]))
+    assert np.allclose(values[True], naive_logprob, atol=1e-5)
+    assert not np.allclose(values[False], naive_logprob, atol=1e-3)
+
+
+def test_positions_that_are_no_rotation_are_not_counted_anew():
+    loaded, (tokens, _) = tiny.make("gpt2"), prompts()
+    streams = Streams(loaded, [tokens], [tokens.target], CUT)
+    with pytest.raises(Unreadable, match="re-counted"):
+        streams.under([0], [whole_model(loaded)], Cut(2, 5, True))
+
+
+def test_the_planted_head_that_reads_the_far_past_is_gated_full_and_only_it():
+    """The planted induction head fetches from a period ago; the previous-token head needs one token.
+
+    As planted it writes nothing: then its attention to the far past is as large, and nothing is lost without it.
+    """
+    loaded = planted()
+    second, width = loaded.model.transformer.h[1].attn, loaded.model.config.n_embd
+    ids = np.tile(4 + np.random.default_rng(0).permutation(36)[:20], 2)
+    tokens = Tokens("r", "test", ids, np.zeros(40, dtype=bool), np.arange(36, 40))
+    row = pd.Series({"id": "r", "split": "a", "cluster": "r"})
+    silent = pd.DataFrame(stage._gates(loaded, row, tokens, CUT, alone=True))
+    assert silent.mass_answer.max() > 0.9 and silent.change.max() < 1e-6
+    second.c_attn.weight[:TOKENS, 2 * width : 2 * width + TOKENS] = torch.eye(TOKENS)
+    second.c_proj.weight[:TOKENS, :TOKENS] = torch.eye(TOKENS)
+    rows = pd.DataFrame(stage._gates(loaded, row, tokens, CUT, alone=True))
+    change = rows[rows["head"] == caching.ALONE].set_index(["layer", "key_head"]).change
+    assert change.idxmax() == (1, 0) and change[1, 0] > 0.1
+    assert change.drop((1, 0)).max() < 1e-3
+    assert caching.ranked(change.to_dict())[0] == (1, 0)
+    alone = rows[rows["head"] >= 0].set_index(["layer", "head"])
+    assert alone.mass_answer[1, 0] > 0.9 and alone.mass_answer[0, 0] < 0.05
+    assert alone.change.equals(change.rename_axis(["layer", "head"]).astype(alone.change.dtype))
+
+
+def test_key_heads_hold_the_query_heads_that_read_them():
+    loaded = tiny.make("llama_gqa")
+    assert of_key_head(loaded, 1, 1) == [(1, 2), (1, 3)]
+    streams = Streams(loaded, prompts()[:1], [prompts()[0].target], CUT)
+    together, apart = streams.under([0, 0], [set(of_key_head(loaded, 1, 1)), {(1, 2)}])
+    assert not torch.allclose(together.hidden_RD, apart.hidden_RD)
+
+
+def test_policies_take_the_best_and_draw_as_many():
+    order = [(2, 0), (0, 0), (1, 0), (3, 0)]
+    tried = caching.policies({"gate": order, "first": sorted(order)}, (0.25,), 3, np.random.default_rng(0))
+    at = {(method, share, draw): heads for method, share, draw, heads in tried}
+    assert at["gate", 0.25, 0] == [(2, 0)] and at["gate", 0.5, 0] == [(2, 0), (0, 0)]
+    assert at["first", 0.5, 0] == [(0, 0), (1, 0)] and at["none", 0.0, 0] == []
+    assert all(len(heads) == 2 for (method, _, _), heads in at.items() if method == "random")
+    assert len([1 for method, _, _ in at if method == "random"]) == 3
+
+
+def test_a_cache_is_counted_by_entries_and_a_layers_own_window_needs_no_more():
+    windows = {(0, 0): None, (1, 0): 10}
+    assert caching.entries([(0, 0), (1, 0)], windows, 100, 6) == 1.0
+    assert caching.entries([(0, 0)], windows, 100, 6) == pytest.approx((100 + 6) / 110)
+    assert caching.entries([], windows, 100, 20) == pytest.approx((20 + 10) / 110)
+
+
+def test_the_curve_ranks_the_gate_among_random_sets():
+    rows = []
+    for prompt in range(10):
+        for method, share, draw, value in [
+            ("full", 1.0, 0, 0.9), ("gate", 0.5, 0, 0.8), ("random", 0.5, 1, 0.2), ("random", 0.5, 2, 0.8),
+            ("random", 0.5, 3, 0.1), ("none", 0.0, 0, 0.0),
+        ]:  # fmt: skip
+            rows.append({"task": "needle", "measure": "recall", "method": method, "share": share, "kept": 2,
+                         "draw": draw, "full": "L0K0 L1K0", "entries": 0.6, "prompt": f"p{prompt}",
+                         "cluster": f"p{prompt}", "value": value + 0.001 * (prompt % 2)})  # fmt: skip
+    table = caching.table(pd.DataFrame(rows)).set_index("method")
+    assert table.p["gate"] == pytest.approx(2 / 4) and table.p_floor["gate"] == pytest.approx(1 / 4)
+    assert table.change["gate"] == pytest.approx(-0.1) and table.draws_best["random"] == pytest.approx(0.8005)
+    measured = pd.DataFrame({"change": [0.01, 0.5]})
+    found = caching.metrics(measured, caching.table(pd.DataFrame(rows)), 0.1)
+    assert found["gates"] == {"streaming_share": 0.5} and found["cache"]["half"]["recall"] == pytest.approx(0.8005)
