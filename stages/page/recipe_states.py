@@ -37,15 +37,9 @@ def design(recipe: Recipe) -> str:
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
         f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
         f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
-<<<<<<< HEAD
-        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences and "
-        "scored on the others. To hold something is not to use it, so that both are asked: an edit replaces what every "
-        "block reads at some tokens, and the outcome is that of the other tokens."
-=======
         f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences, scored "
         "on the others. To hold something is not to use it, so that both are asked: an edit replaces what every block "
         "reads at some tokens, and the outcome is that of the other tokens."
->>>>>>> main
     )
 
 
