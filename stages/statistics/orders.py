@@ -51,7 +51,8 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
                 ]
     rows += [{"vector": name, "note": f"{LEFT_OUT}{why}"} for name, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame.loc[(frame.order == MADE_UP) & (frame.category != NOT_STATED), "guess"] = 1 / (length - 1)
+    in_view = (frame.order == MADE_UP) & (frame.category != NOT_STATED)
+    frame["guess"] = np.where(in_view, 1 / (length - 1), np.nan)
     return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "draws")})
 
 
