@@ -224,7 +224,7 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
         ((18, 2, 20, 20, 2, 0, 24),
          ["the step reaches words that nobody has seen", "what followed is copied more often",
           "need be no more than such copying", "what is stated counts more", "with the vector come those words"],
-         "not told apart"),
+         "counts more is not told apart"),
         ((18, 20, 2, 2, 20, 18, 0),
          ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on",
           "the step carries"], "copied"),

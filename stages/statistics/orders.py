@@ -17,8 +17,8 @@ from stages.tasks.orders.task import ALL as KNOWN_ALL
 from stages.tasks.orders.task import BACKWARDS, CATEGORIES, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
 
 COLUMNS = (
-    "order category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high gain "
-    "gain_low gain_high learned learned_low learned_high trials clusters heads draws note"
+    "order category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high guess "
+    "learned learned_low learned_high trials clusters heads draws note"
 ).split()
 VECTORS = ("none", "heads", "random")
 OTHERS = "others"  # known orders that the vector was not learned from

@@ -19,7 +19,7 @@ WAYS = {
     "not_stated": "not stated",
     "stated": "stated",
     "shuffled": "stated in another order",
-    "backwards": "stated, asked for the word before",
+    "backwards": "stated, word before",
 }
 SHOWN = [(KNOWN, "not_stated"), (KNOWN, "shuffled"), (MADE_UP, "not_stated"), (MADE_UP, "stated"),
          (MADE_UP, "backwards")]  # fmt: skip
