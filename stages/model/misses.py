@@ -15,7 +15,7 @@ from stages.model.load import Loaded
 from stages.model.score import Batch
 
 ROWS = 48  # prompts that run together
-WRITTEN = 6  # tokens of an answer, at most
+WRITTEN = 5  # tokens of an answer, at most
 
 
 def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.ndarray]:

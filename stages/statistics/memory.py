@@ -34,6 +34,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
         for names, of_cell in read[read.what != "score"].groupby(keys, sort=True)
     ]
     rows += _areas(raw[raw.what == "score"]) + _gap(read) + _paired(read)
+    rows += _agreement(rows)
     for row in _ranked(rows, chosen):
         row["p"], row["p_floor"] = rank_p(-row["value"], [-value for value in row.pop("others")])
     numbers = {name: value for name, value in chosen.items() if isinstance(value, int | float)}
@@ -133,6 +134,20 @@ def _gap(read: pd.DataFrame) -> list[dict]:
     if min(len(invented), len(known)) < PROMPTS:
         row["note"] = f"{min(len(invented), len(known))} subjects of a class: fewer than {PROMPTS}"
     return [row]
+
+
+def _agreement(rows: list[dict]) -> list[dict]:
+    """Return by how much more answers about known subjects agree than about invented ones (Newcombe 1998, method 10)."""
+    cells = {row["group"]: row for row in rows if row["part"] == "miss" and row["measure"] == "agreement"}
+    if not {KNOWN, INVENTED} <= set(cells):
+        return []
+    known, invented = cells[KNOWN], cells[INVENTED]
+    gap = known["value"] - invented["value"]
+    low = gap - np.hypot(known["value"] - known["low"], invented["high"] - invented["value"])
+    high = gap + np.hypot(known["high"] - known["value"], invented["value"] - invented["low"])
+    row = {"part": "miss", "what": "shown", "layer": -1, "group": "gap", "measure": "agreement", "note": ""}
+    count = known["clusters"] + invented["clusters"]
+    return [row | {"value": gap, "low": low, "high": high, "trials": count, "clusters": count}]
 
 
 def _paired(read: pd.DataFrame) -> list[dict]:

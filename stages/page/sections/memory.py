@@ -301,10 +301,11 @@ def _missed(read: Read) -> str:
     agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
     known, invented = agreed["known"], agreed["invented"]
     if known is not None and invented is not None:
-        apart = pd.notna(known["low"]) and known["low"] > invented["high"]
+        less = read.cell(part="miss", group="gap", measure="agreement")
+        apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
             f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
-            f"{_value(invented)} for invented subjects{_few(invented)}"
+            f"{_value(invented)} for invented subjects{_few(invented)}, {_value(less, 2, True)} less"
             f"{': a record does not depend on who asks, a miss does' if apart else ': not told apart'}."
         )
     objects = {
