@@ -137,7 +137,7 @@ def _gap(read: pd.DataFrame) -> list[dict]:
 
 
 def _agreement(rows: list[dict]) -> list[dict]:
-    """Return by how much more answers about known subjects agree than about invented ones (Newcombe 1998, method 10)."""
+    """Return by how much more answers on known subjects agree than on invented ones (Newcombe 1998, method 10)."""
     cells = {row["group"]: row for row in rows if row["part"] == "miss" and row["measure"] == "agreement"}
     if not {KNOWN, INVENTED} <= set(cells):
         return []

@@ -244,9 +244,10 @@ def _together(read: Read) -> str:
     facts = int(joint["clusters"])
     less = read.cell(part="insert", what="joint_less_summed", measure="efficacy")
     add = "edits do not add up by themselves" if less is not None and less["low"] > 0 else "not told apart"
+    add = "too few facts for a claim" if facts < FEW else add
     return (
         f"{facts} facts at once: solved jointly, {_value(joint)} are recalled; as the sum of {facts} edits, "
-        f"{_value(summed)}, {_value(less, 2, True)} less: {add}."
+        f"{_value(summed)}, a difference of {_value(less, 2, True)}: {add}."
     )
 
 
@@ -305,7 +306,7 @@ def _missed(read: Read) -> str:
         apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
             f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
-            f"{_value(invented)} for invented subjects{_few(invented)}, {_value(less, 2, True)} less"
+            f"{_value(invented)} for invented subjects{_few(invented)}, a difference of {_value(less, 2, True)}"
             f"{': a record does not depend on who asks, a miss does' if apart else ': not told apart'}."
         )
     objects = {
@@ -358,7 +359,7 @@ def _scores(read: Read) -> str:
     few = f" ({int(cells['trials'].iloc[0])} names, too few for a claim)" if cells["trials"].iloc[0] < 2 * FEW else ""
     return (
         "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
-        f"hit, {SCORES[best]}, reaches an area of {number(values[best])}, the name's own log-probability "
+        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing), the name's own log-probability "
         f"{number(values['logprob'])}{few}: {more}."
     )
 
