@@ -359,7 +359,8 @@ def _scores(read: Read) -> str:
     few = f" ({int(cells['trials'].iloc[0])} names, too few for a claim)" if cells["trials"].iloc[0] < 2 * FEW else ""
     return (
         "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
-        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing), the name's own log-probability "
+        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing), "
+        "the name's own log-probability "
         f"{number(values['logprob'])}{few}: {more}."
     )
 
