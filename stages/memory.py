@@ -374,7 +374,9 @@ def _scores(loaded: Any, writers: dict, asked: Prompts, settings: params.Params,
             continue
         read = lookup.ask(loaded, writers, tokens, ASKED)
         names = [t.spans[ASKED][0][1] for t in tokens]
-        scores = {"logprob": misses.name_logprobs(loaded, tokens, names), "tokens": np.array([len(n) for n in names])}
+        scores = {"tokens": np.array([len(name) for name in names])}
+        if all(name[0] > 0 for name in names):  # nothing predicts the first token of a text
+            scores["logprob"] = misses.name_logprobs(loaded, tokens, names)
         if moment is not None:
             metric = rank_one.metric(moment)
             scores |= misses.hits(read.keys[layer], read.values[layer], stored.keys[layer], metric)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, remembering, resuming
+from stages.model.forward import remembering, resuming
 from stages.model.intervene import capturing
 from stages.model.load import Loaded
 from stages.model.mlp import Writer, places, reading, writing
 from stages.model.probe import probe_inputs
 from stages.model.readout import read_out, standing
-from stages.model.score import Batch
+from stages.model.rows import Rows
 
 NOISE = 3.0  # standard deviations of the subjects' embeddings
 UNITS = 10  # most active units that are read
@@ -41,7 +41,7 @@ class Asked:
     (B, F) and (B, D); outputs: layer -> what its attention's projection reads at the last token.
     """
 
-    batch: Batch
+    batch: Rows
     subject: list[int]
     last: list[int]
     answers: np.ndarray
@@ -53,7 +53,7 @@ class Asked:
     @property
     def width(self) -> int:
         """Tokens of a padded row."""
-        return max(map(len, self.batch.tails))
+        return self.batch.width
 
     def at(self, kind: str) -> torch.Tensor:
         """Return the places in (B T) that a kind of output is changed at."""
@@ -67,11 +67,11 @@ class Asked:
 def ask(loaded: Loaded, writers: Mapping[int, Writer], prompts: Sequence[Tokens], asked: str) -> Asked:
     """Run prompts intact; asked: the relation from the answer to the subject."""
     with reading(loaded, writers) as read, capturing(loaded) as z_BTK:
-        batch = Batch(loaded, prompts, [tokens.target[:1] for tokens in prompts])
+        first = min(int(tokens.spans[asked][0][1][0]) for tokens in prompts)
+        batch = Rows(loaded, prompts, [tokens.target[:1] for tokens in prompts], shared=first)
     subject = [int(tokens.spans[asked][0][1][-1]) - batch.cut for tokens in prompts]
     last = [int(tokens.target[0]) - 1 - batch.cut for tokens in prompts]
-    width = max(map(len, batch.tails))
-    at, end = places(subject, width), places(last, width)
+    at, end = places(subject, batch.width), places(last, batch.width)
     return Asked(
         batch,
         subject,
@@ -116,7 +116,7 @@ def restored(
     subjects = [tokens.spans[relation][0][1] - batch.cut for tokens in batch.prompts]
     with _noise(loaded, subjects, seed):
         with remembering(loaded) as residuals:
-            best = _best(forward(loaded, batch.tails, batch.rows, batch.prefix))
+            best = _best(batch.logits())
         residuals = dict(residuals)
         yield "none", -1, best
         for kind, layers in ((MLP, writers), (ATTENTION, loaded.anatomy.layers)):
@@ -127,7 +127,7 @@ def restored(
                     resuming(loaded, layer, residuals.get(layer)),
                     writing(loaded, path, at, values, inputs=kind == ATTENTION),
                 ):
-                    yield kind, layer, _best(forward(loaded, batch.tails, batch.rows, batch.prefix))
+                    yield kind, layer, _best(batch.logits())
 
 
 def _best(logits_NV: torch.Tensor) -> np.ndarray:

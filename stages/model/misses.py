@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded
-from stages.model.score import Batch
+from stages.model.rows import Rows
 
 ROWS = 48  # prompts that run together
 WRITTEN = 5  # tokens of an answer, at most
@@ -87,9 +87,7 @@ def name_logprobs(loaded: Loaded, prompts: Sequence[Tokens], names: Sequence[np.
         [
             float(scored.logprob.sum())
             for start in range(0, len(prompts), ROWS)
-            for scored in Batch(
-                loaded, prompts[start : start + ROWS], list(names[start : start + ROWS]), share=False
-            ).intact
+            for scored in Rows(loaded, prompts[start : start + ROWS], list(names[start : start + ROWS])).intact
         ]
     )
 

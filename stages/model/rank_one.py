@@ -18,7 +18,8 @@ from stages.families.family import Tokens
 from stages.model.forward import forward, remembering, resuming
 from stages.model.load import Loaded
 from stages.model.mlp import Writer, keys, places, reading, storing, writing
-from stages.model.score import Batch, Scored
+from stages.model.rows import Rows
+from stages.model.score import Scored
 
 RIDGE = 0.01  # of C's mean diagonal
 RATE, BOUND, DECAY, GOAL = 0.2, 1.0, 0.02, 0.05  # of the descent; BOUND: |delta| over |W k|; GOAL: loss that is enough
@@ -156,7 +157,7 @@ def answered(
     edited: list[Scored] = []
     for start in range(0, len(prompts), ROWS):
         part = prompts[start : start + ROWS]
-        batch = Batch(loaded, part, [tokens.target for tokens in part], share=False)
+        batch = Rows(loaded, part, [tokens.target for tokens in part])
         own = slice(start, start + ROWS) if keys_R.dim() == 3 else slice(None)
         with storing(loaded, writer, keys_R[own], values_R[own]):
             edited += batch.again(layer)

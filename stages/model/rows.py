@@ -1,0 +1,58 @@
+"""Prompts that run together, a row each, over and over from some layer up: what `stages.memory` edits.
+
+`stages.model.score.Batch` runs alike prompts once; here every prompt keeps a row of its own, since the same prompt may
+be read under different edits, and the place of a token in a row stays what it is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stages.families.family import Tokens
+from stages.model.forward import forward, frozen, prefill, remembering, resuming
+from stages.model.load import Loaded
+from stages.model.score import Scored, score_rows
+
+
+class Rows:
+    """Prompts with the token positions to score in each (predicted by the position before).
+
+    shared: what all begin with runs once, up to so many tokens at most: those before anything that is edited.
+    cut: how many these are; tails: the ids that rows run; rows: where they are read; width: of a padded row.
+    """
+
+    def __init__(
+        self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], shared: int = 0
+    ) -> None:
+        self.loaded, self.prompts, self.positions = loaded, prompts, positions
+        self.ids = [tokens.ids for tokens in prompts]
+        shared = min([shared, *(int(at.min()) - 1 for at in positions)])
+        self.cut = _alike(self.ids, shared) if loaded.caches and shared > 0 else 0
+        self.tails = [ids[self.cut : at.max()] for ids, at in zip(self.ids, positions, strict=True)]
+        self.rows = [at - 1 - self.cut for at in positions]
+        self.width = max(map(len, self.tails))
+        self.prefix = frozen(prefill(loaded, [self.ids[0][: self.cut]])) if self.cut else None
+        with remembering(loaded) as residuals:
+            self.intact = self.scored()
+        self.residuals = dict(residuals)
+
+    def logits(self) -> torch.Tensor:
+        """Return the logits (N, V) of all scored rows, under whatever hooks the caller has set."""
+        return forward(self.loaded, self.tails, self.rows, self.prefix)
+
+    def scored(self) -> list[Scored]:
+        """Score all rows, under whatever hooks the caller has set."""
+        return score_rows(self.logits(), self.ids, self.positions)
+
+    def again(self, layer: int) -> list[Scored]:
+        """Score once more from a layer up, below which nothing differs."""
+        with resuming(self.loaded, layer, self.residuals.get(layer)):
+            return self.scored()
+
+
+def _alike(ids: Sequence[np.ndarray], most: int) -> int:
+    """Return how many tokens all texts begin with, so many at most."""
+    width = min([most, *map(len, ids)])
+    heads = np.stack([row[:width] for row in ids])
+    return int((heads == heads[0]).all(axis=0).cumprod().sum())
