@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import Ridge, RidgeCV
+from threadpoolctl import threadpool_limits
 
 from stages.statistics.intervals import interval
 
@@ -86,7 +87,8 @@ def probe(
         fit = {name: numbers_NP[fit_N][orders] for name, numbers_NP in wanted.items()}
         average = {name: fit_ONP[0].mean(0) for name, fit_ONP in fit.items()}
         centred = {name: fit_ONP - average[name] for name, fit_ONP in fit.items()}
-        read = _read(states_ND, centred, fit_N, told_N) if asked and not constant else {}
+        with threadpool_limits(1):  # of so small matrices, threads that wait for each other cost more than they do
+            read = _read(states_ND, centred, fit_N, told_N) if asked and not constant else {}
         for name, average_P in average.items():
             means[name][told_N] = average_P
             guesses[name][:, told_N] = average_P + read.get(name, 0.0)
