@@ -113,7 +113,7 @@ def planned(
     for row in here[~sweeping].itertuples():
         inside = prompts[prompts.group == row.group]
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
-        intervention = Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
+        intervention = Intervention.of(row)
         for prompt in spread(inside if len(inside) else prompts, count).itertuples():
             chosen[prompt.id] = prompt
             asked.setdefault(prompt.id, []).append(intervention)
@@ -121,10 +121,7 @@ def planned(
     shards = cut(task, in_order, asked, settings.shard)
     if sweeping.any():
         few = sorted(spread(prompts, swept, SWEPT).itertuples(), key=lambda prompt: prompt.id)
-        sets = [
-            Intervention(*(getattr(row, name) for name in Intervention.__dataclass_fields__))
-            for row in here[sweeping].itertuples()
-        ]
+        sets = [Intervention.of(row) for row in here[sweeping].itertuples()]
         shards += cut(task, few, {prompt.id: sets for prompt in few}, len(few))
     return shards
 

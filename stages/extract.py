@@ -116,7 +116,7 @@ def _in_context(
             batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
         for position, index in enumerate(chosen):
             last = int(tokens[position].target[0]) - 1 - batch.cut
-            z = {layer: x[position, last] for layer, x in outputs.items()}
+            z = {layer: x[batch.sharing.tail[position], last] for layer, x in outputs.items()}
             add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
 
 

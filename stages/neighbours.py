@@ -45,10 +45,7 @@ def main(slot: str) -> None:
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
     plan = tables.read(paths.plan(slot), tables.PLANS)
     plan = plan[(plan.family == FAMILY) & (plan.kind == settings.plan.kinds[0])]
-    interventions = tuple(
-        shards.Intervention(*(getattr(row, name) for name in shards.Intervention.__dataclass_fields__))
-        for row in plan.itertuples()
-    )
+    interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
     members = [i.silences for i, row in zip(interventions, plan.itertuples(), strict=True) if row.purpose == "family"]
     heads = members[0] if members and plan[plan.purpose == "family"].members.iloc[0] else ()
     rows, encoded = fitting(loaded, list(table.itertuples()))

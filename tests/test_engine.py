@@ -15,7 +15,7 @@ from stages.model import silence
 from stages.model.forward import forward
 from stages.model.intervene import ablating, capturing
 from stages.model.score import Batch
-from stages.model.silence import KINDS, Donors, Writable, silenced
+from stages.model.silence import KINDS, Donors, Writable
 from stages.model.tokens import encode
 from stages.store import tables
 from stages.tasks.prompt import Prompt
@@ -69,6 +69,10 @@ def test_a_donor_is_of_another_cluster_and_shared_within_one():
     prompts = [row(0, "a"), row(1, "a"), row(2, "b"), row(3, "c")]
     (shard,) = cut("icl", prompts, {}, 10)
     assert [donor.cluster for donor in shard.donors] == ["b", "b", "c", "a"]
+
+
+def silenced(batch, heads, kind, writable):
+    return batch.ablations([silence.silencing(heads, kind, writable)])[0]
 
 
 def naive(loaded, tokens, values, keep) -> np.ndarray:

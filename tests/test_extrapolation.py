@@ -186,7 +186,7 @@ def test_the_text_is_judged_not_its_tokens(monkeypatch):
     replies = {"cats": [3, 4, 6], "catx": [1, 5, 6], "cat.": [1, 6, 6]}
     order = list(replies)
     tops = [np.array([False, False, False]), np.array([True, False, True]), np.array([True, False, False])]
-    batch = SimpleNamespace(prompts=[prompt([1, 2, 6]) for _ in order], cut=0, prefix=None,
+    batch = SimpleNamespace(prompts=[prompt([1, 2, 6]) for _ in order], cut=0, following=lambda prompts: None,
                             intact=[SimpleNamespace(top=top) for top in tops])  # fmt: skip
     going = iter(range(9))
 

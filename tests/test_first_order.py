@@ -10,7 +10,7 @@ import torch
 from stages.model.first_order import first_order
 from stages.model.forward import forward
 from stages.model.outcome import outcomes, trial
-from stages.model.silence import Writable, silenced
+from stages.model.silence import Writable, silencing
 from stages.tasks import of
 
 SMALL = 3e-4  # part of the way to the replacement: the error of the slope falls with its square, to olmo2's 1e-2
@@ -88,7 +88,7 @@ def test_heads_that_write_little_change_what_the_pipeline_measures(name):
     rng, heads = np.random.default_rng(1), loaded.anatomy.heads
     means = {head: torch.from_numpy(rng.normal(size=loaded.anatomy.layers[head[0]].head_size)) for head in heads}
     for kind in ("mean", "zero"):
-        passes = [lambda batch, head=head, kind=kind: silenced(batch, [head], kind, Writable(means)) for head in heads]
+        passes = [lambda _, head=head, kind=kind: silencing([head], kind, Writable(means)) for head in heads]
         ((_, (intact, *changed)),) = outcomes(loaded, "blimp", [prompt(0, "blimp")], 512, passes)
         exact_H = np.array([measures["margin"] - intact["margin"] for measures in changed])
         estimates = first_order(loaded, "blimp", [prompt(0, "blimp")], means, (kind,), 512)

@@ -143,7 +143,7 @@ def test_right_padded_equals_unpadded(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_batches_with_shared_prefixes_equal_full_passes(name, monkeypatch):
-    monkeypatch.setattr("stages.model.score.SHARED", 8)
+    monkeypatch.setattr("stages.model.sharing.SHARED", 8)
     loaded = make(name, scale=3.0)
     prompts = [prompt(20, 4), prompt(20, 4), prompt(17, 4)]
     prompts[1].ids[-5:] = prompts[1].ids[-5:][::-1]
@@ -185,7 +185,7 @@ def test_cached_edits_equal_full_passes(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_edits_of_several_prompts_equal_full_passes(name, monkeypatch):
     """Prompts of two sets of demonstrations, of unequal lengths, and short ones: each as if it ran alone."""
-    monkeypatch.setattr("stages.model.score.SHARED", 8)
+    monkeypatch.setattr("stages.model.sharing.SHARED", 8)
     monkeypatch.setattr("stages.model.score.ROWS", 5)
     loaded = make(name, scale=3.0)
 

@@ -33,7 +33,7 @@ def test_logits_and_ablated_scores_are_those_of_eager_attention(name):
     ids, prefix = [tokens.ids for tokens in batch], batch[2].ids[:11]
 
     def everything() -> list:
-        cached = forward(loaded, ids, rows, frozen(prefill(loaded, prefix)))
+        cached = forward(loaded, ids, rows, frozen(prefill(loaded, [prefix])))
         ablated = Batch(loaded, batch, at).ablated(values, everywhere=False)
         return [forward(loaded, ids, rows), cached, *[scored.logprob for scored in ablated]]
 

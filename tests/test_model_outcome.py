@@ -13,7 +13,7 @@ from stages import tasks
 from stages.model.forward import batches, forward
 from stages.model.intervene import ablating
 from stages.model.outcome import outcome, outcomes, trial
-from stages.model.score import Scored
+from stages.model.score import Ablation, Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
 from stages.tasks.prompt import Prompt
@@ -43,7 +43,7 @@ def test_minimal_pairs_equal_whole_sentence_scores(name):
     loaded = make(name, scale=4.0)
     size = loaded.anatomy.layers[1].head_size
     values = {(1, 0): torch.full((size,), 0.5), (2, 1): torch.zeros(size)}
-    found = list(outcomes(loaded, "blimp", PAIRS, 200, [lambda batch: batch.ablated(values, everywhere=True)]))
+    found = list(outcomes(loaded, "blimp", PAIRS, 200, [lambda batch: Ablation(values, everywhere=True)]))
     assert len(found) == 3
     for pair, (intact, ablated) in found:
         good, bad = (encode(loaded, pair, target) for target in (0, 1))

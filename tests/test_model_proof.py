@@ -72,7 +72,7 @@ def test_unusual_models_are_proven_and_their_weights_are_those_that_modules_retu
 
 @pytest.mark.parametrize("name", [*HYBRID, "gpt_oss", "granite", "gpt_neo", "mixtral"])
 def test_ablations_and_edits_of_unusual_models_equal_plain_full_passes(name, monkeypatch):
-    monkeypatch.setattr("stages.model.score.SHARED", 8)
+    monkeypatch.setattr("stages.model.sharing.SHARED", 8)
     loaded, _ = prove(make(name, scale=3.0))
     prompts = [prompt(20, 4), prompt(20, 4)]
     prompts[1].ids[-5:] = prompts[1].ids[-5:][::-1]

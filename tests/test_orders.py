@@ -188,6 +188,9 @@ def runs(stated: int, back: int, on: int, told: int, known: int, steps: int, lea
     rows += outcomes("letters", "shuffled", told, known)
     rows += outcomes(MADE_UP, "not_stated", 0, None) + outcomes(MADE_UP, "stated", stated, 0)
     rows += outcomes(MADE_UP, "backwards", back, on)
+    for vector, right in (("none", 0), ("heads", 20 * (learned == 0)), ("random", 1)):
+        rows += [row | {"context": "zero_shot", "source": "months", "learned": False}
+                 for row in outcomes("numbers", "not_stated", right, None, vector)]  # fmt: skip
     for vector, right, words in (("none", 0, 0), ("heads", steps, learned), ("random", 0, 0)):
         rows += [
             row | {"context": "zero_shot", "source": "months", "learned": row["learned"] or False}
@@ -210,7 +213,7 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
     assert statistics.metrics(made) == {
         "known": {"not_stated": 0.66667, "shuffled": 0.25, "shuffled_known": 0.5},
         "made_up": {"not_stated": 0.0, "stated": 0.5, "backwards": 0.08333, "backwards_next": 0.41667},
-        "vector": {"made_up_stated": 0.0},
+        "vector": {"known_not_stated": 0.0, "others_not_stated": 0.0, "made_up_stated": 0.0},
     }
     assert statistics.made_up_order(made) == 0.5 and statistics.made_up_order(made.head(0)) is None
 
@@ -221,12 +224,13 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
         ((18, 2, 20, 20, 2, 0, 24),
          ["the step reaches words that nobody has seen", "what followed is copied more often",
           "need be no more than such copying", "what is stated counts more", "with the vector come those words"],
-         "not told apart"),
+         "counts more is not told apart"),
         ((18, 20, 2, 2, 20, 18, 0),
-         ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on"], "copied"),
+         ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on",
+          "the step carries"], "copied"),
         ((0, 0, 0, 6, 6, 0, 0),
          ["no step to the next word is seen", "which of the two counts more is not told apart",
-          "no step is seen that it adds"], "reaches"),
+          "the step carries from one known order to others", "it calls up next words that the model knows"], "reaches"),
     ],
 )  # fmt: skip
 def test_sentences_follow_the_table(numbers, said, never):
@@ -241,6 +245,8 @@ def test_what_was_not_measured_says_why():
     slot = SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={})
     texts = [block.text for block in section.orders(slot, None) if block.kind == "note"]
     assert "The vector of the step was not measured: none is solved." in texts
+    empty = statistics.table(tables.ORDERS.empty_table().to_pandas(), {}, 2)
+    assert empty.empty and list(empty.columns) == statistics.COLUMNS and statistics.metrics(empty) == {}
     slot = SimpleNamespace(orders=made.head(0), path=str, reasons={"orders": "an encoder writes no continuation"})
     (note,) = section.orders(slot, None)
     assert note.text == "No order was asked about: an encoder writes no continuation."

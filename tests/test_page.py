@@ -621,6 +621,7 @@ def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
         "sinks": "No sink was looked for",
         "shifts": "No function was looked at as an offset",
         "extrapolation": "No usual, rare or made-up words were asked",
+        "orders": "No order was asked about",
         "overlap": "no overlap is defined",
     }.get(name, "Methods")
     assert said in text_of(html)

@@ -284,3 +284,22 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
         table.loc[("back_copy", "used", REGISTER, edit)].query("measure == 'loss'") for edit in ("zero", "drop")
     )
     assert zero["value"].min() >= 0.3 and drop["value"].abs().max() <= 0.02
+
+
+@pytest.mark.parametrize("folder", [Path(), paths.FULL])
+def test_committed_results_of_patches_show_what_the_page_says_of_them(folder):
+    file = ROOT / folder / paths.study("patches") / "states.csv"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there yet")
+    table = pd.read_csv(file).set_index(["arm", "question", "tokens", "what"]).sort_index()
+    holds = table.loc[("digit", "holds")].query("layer == 4")["value"]
+    assert holds.loc[("background patch", "digit")].min() >= 0.6
+    assert holds.loc[("background patch", "own pixels")].max() <= 0.25 < holds.loc[("object patch", "own pixels")].min()
+    assert holds.loc[("class token", "digit")].min() >= 0.85
+    used = table.loc[("digit", "used")].query("measure == 'accuracy'")
+    assert used["control"].min() >= 0.9 and used.loc[("4 background patches", "drop"), "value"].abs().max() <= 0.05
+    if "dumps" in table.index.get_level_values("arm"):
+        mass = table.loc[("dumps", "attention", REGISTER, "mass")].query("layer == 0")
+        assert (mass["value"] / mass["control"]).min() >= 1.2
+        edits = table.loc[("dumps", "used", REGISTER)].query("measure == 'accuracy'")
+        assert edits.loc[["mean", "shuffle"], "value"].abs().max() <= 0.03

@@ -12,7 +12,7 @@ from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
 from stages.model.observe import observing
 from stages.model.score import Batch
-from stages.model.silence import Firsts, Writable, silenced
+from stages.model.silence import Firsts, Writable, silencing
 from stages.model.sink_inputs import inputs, punctuation
 from stages.model.sinks import look
 from stages.model.token_states import KINDS, choose, token_states
@@ -285,7 +285,7 @@ def test_redirecting_to_the_sink_equals_a_naive_edited_pass(name):
     for heads in ([(1, 2)], [(0, 1), (1, 0), (2, 3)]):
         writable = Writable({}, firsts=Firsts(loaded, prompts))
         for tokens, positions, scored, intact in zip(
-            prompts, at, silenced(batch, heads, "sink", writable), batch.intact, strict=True
+            prompts, at, batch.ablations([silencing(heads, "sink", writable)])[0], batch.intact, strict=True
         ):
             expected = redirected(loaded, tokens, heads, positions)
             np.testing.assert_allclose(scored.logprob, expected, atol=1e-4)

@@ -192,7 +192,7 @@ def test_the_intact_models_answers_with_demonstrations_are_those_to_the_same_que
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 def test_mean_residuals_are_those_after_each_block_at_the_last_prompt_token(name, monkeypatch):
-    monkeypatch.setattr("stages.model.score.SHARED", 4)
+    monkeypatch.setattr("stages.model.sharing.SHARED", 4)
     loaded = make(name, scale=3.0)
     rows = prompt_rows("Q: the cat\nA: a\n\nQ: dog\nA:", "Q: the cat\nA: a\n\nQ: a red house\nA:", "Q: on\nA:")
     tokens = [encode(loaded, row) for row in rows.itertuples()]

@@ -29,6 +29,7 @@ from stages.store import paths, tables
 from stages.store.errors import UserError
 from stages.tasks.images import prompts as images
 from stages.tasks.images.settings import Settings
+from stages.tasks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Settings(path="stages/tasks/images", images=10, side=48)
@@ -199,6 +200,8 @@ def test_images_are_the_same_bytes_and_squares(tmp_path):
 
 
 def test_who_cannot_be_asked_says_why_in_one_line():
+    with pytest.raises(UserError, match="a model of images reads no text"):
+        encode_all(make("vit"), [Prompt(id="text/short/0", group="short", cluster="0", text="A cat.")])
     for name in tasks.names():
         why = tasks.of(name).refuses("vision")
         assert why == ("" if name == "images" else "a model of images reads no text")

@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ import torch
 from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.outcome import outcomes
-from stages.model.score import Batch, Scored
-from stages.model.silence import Donors, Firsts, Writable, silenced
+from stages.model.score import Ablation, Batch
+from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
 from stages.store import tables
 
@@ -43,6 +43,11 @@ class Intervention:
     kind: str
     draw: int
     heads: str
+
+    @classmethod
+    def of(cls, planned: Any) -> "Intervention":
+        """Return the intervention of a row of the plan (a named tuple)."""
+        return cls(*(getattr(planned, field.name) for field in fields(cls)))
 
     @property
     def silences(self) -> tuple[Head, ...]:
@@ -114,8 +119,8 @@ def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_to
             writable[id(batch)] = Writable(means, Donors(loaded, batch.prompts, others), Firsts(loaded, batch.prompts))
         return writable[id(batch)]
 
-    def under(intervention: Intervention) -> Callable[[Batch], list[Scored]]:
-        return lambda batch: silenced(batch, intervention.silences, intervention.kind, given(batch))
+    def under(intervention: Intervention) -> Callable[[Batch], Ablation]:
+        return lambda batch: silencing(intervention.silences, intervention.kind, given(batch))
 
     rows = []
     passes = [under(intervention) for intervention in shard.interventions]

@@ -31,7 +31,7 @@ def demonstrated(
         for row, (number, scored) in enumerate(zip(numbers, batch.intact, strict=True)):
             at = int(prompts[number].target[0]) - 1 - batch.cut
             solved[number] = scored.solved
-            last[number] = {layer: x[row, at].double().cpu() for layer, x in outputs_BTHK.items()}
+            last[number] = {layer: x[batch.sharing.tail[row], at].double().cpu() for layer, x in outputs_BTHK.items()}
     right = [last[number] for number, good in enumerate(solved) if good]
     means: dict[Head, torch.Tensor] = {}
     for layer, part in loaded.anatomy.layers.items() if right else ():

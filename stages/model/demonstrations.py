@@ -56,13 +56,14 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
         batch = Batch(loaded, sequences, positions, share=loaded.anatomy.observed)
     result, rivals = [], tasks.of(task).targets
     for number, asked in enumerate(trials):
-        at, first = number * rivals, asked.tokens[0]
-        x_LTD = _whole([[part[0] for part in parts[:-1]] + [parts[-1][at]] for parts in states.values()])
+        first, at = asked.tokens[0], number * rivals
+        row = batch.sharing.tail[at]
+        x_LTD = _whole([[x[batch.sharing.beginning[at]] for x in run[:-1]] + [run[-1][row]] for run in states.values()])
         items, labels, like = _demonstrations(first.spans)
         query = next(iter(first.spans.values()))[0][0]
         items_LnD = x_LTD[:, [int(tokens[-1]) for tokens in items]]
         last = int(first.target[0]) - 1 - batch.cut
-        seen = [weights[layer][at, head, last] for layer, head in heads]
+        seen = [weights[layer][row, head, last] for layer, head in heads]
         attention = [
             float(np.mean([float(w_S[torch.from_numpy(key)].sum()) for w_S in seen] or [np.nan])) for key in labels
         ]
@@ -106,7 +107,7 @@ def _whole(parts: list[list[torch.Tensor]]) -> np.ndarray:
 
 @contextmanager
 def _states(loaded: Loaded) -> Iterator[dict[int, list[torch.Tensor]]]:
-    """Collect residuals after every attention layer's block, (1, P, D) of a shared part and (B, T, D), run by run."""
+    """Collect residuals after every attention layer's block, (N, P, D) of beginnings and (B, T, D), run by run."""
     states: dict[int, list[torch.Tensor]] = {}
     with ExitStack() as stack:
         for number, layer in loaded.anatomy.layers.items():

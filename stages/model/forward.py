@@ -40,10 +40,9 @@ class _FrozenLayer(DynamicLayer):
         return torch.cat([kept, fresh], dim=-2)
 
 
-def frozen(cache: Cache, below: Cache | None = None, layer: int = 0) -> Cache:
-    """Freeze a filled cache of one row; its first `layer` layers are taken from `below`."""
-    fresh = [_FrozenLayer(entry.keys, entry.values) for entry in cache.layers[layer:]]
-    return Cache(layers=(list(below.layers[:layer]) if below is not None else []) + fresh)
+def frozen(cache: Cache) -> Cache:
+    """Freeze a filled cache; of one row, any number of rows may continue it."""
+    return Cache(layers=[_FrozenLayer(entry.keys, entry.values) for entry in cache.layers])
 
 
 def side_by_side(rows: Sequence[tuple[Cache, int]], length: int) -> Cache:
@@ -56,9 +55,9 @@ def side_by_side(rows: Sequence[tuple[Cache, int]], length: int) -> Cache:
     return Cache(layers=[_FrozenLayer(stacked(layer, "keys"), stacked(layer, "values")) for layer in range(number)])
 
 
-def continuing(prefixes: Cache, which_B: torch.Tensor) -> Cache:
-    """Return the cache of a batch whose row b continues prefix which_B[b]; nothing is copied before a layer runs."""
-    return Cache(layers=[_FrozenLayer(entry.keys, entry.values, which_B) for entry in prefixes.layers])
+def continuing(prefixes: Cache, which_B: torch.Tensor, layer: int = 0) -> Cache:
+    """Return the cache, from a layer on, of a batch whose row b continues prefix which_B[b]; nothing is copied yet."""
+    return Cache(layers=[_FrozenLayer(entry.keys, entry.values, which_B) for entry in prefixes.layers[layer:]])
 
 
 def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,10 +141,10 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray]) -> Iterator[None]:
         handle.remove()
 
 
-def prefill(loaded: Loaded, ids: np.ndarray) -> Cache:
-    """Run one prefix and return its cache, plain (full-length keys in every layer: the mask does the windows)."""
+def prefill(loaded: Loaded, ids: Sequence[np.ndarray]) -> Cache:
+    """Run prefixes of one length and return their cache, plain (full-length keys everywhere: the mask does windows)."""
     cache = DynamicCache()
-    forward(loaded, [ids], cache=cache, headless=True)
+    forward(loaded, ids, cache=cache, headless=True)
     return cache
 
 

@@ -53,6 +53,8 @@ class Images:
 
     def encode(self, prompt: Any) -> Tokens:
         """Return the tokens of a row of the prompts table whose text is an image, and its pixels."""
+        if not prompt.text.startswith("data:image/"):
+            raise UserError(f"{prompt.id}: no image: a model of images reads no text")
         pixels_CHW = _pixels(self.processor, picture(prompt.text))
         rows, columns = self.grid
         if pixels_CHW.shape[1:] != self.size:

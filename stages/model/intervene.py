@@ -33,18 +33,32 @@ def ablating(
     loaded: Loaded, values: Mapping[Head, torch.Tensor], keep_BT: torch.Tensor | None = None
 ) -> Iterator[None]:
     """Replace heads' outputs by `values`, (K,) or (B, T, K), at all positions but those of `keep_BT`."""
+    with ablating_copies(loaded, [(values, keep_BT)]):
+        yield
+
+
+@contextmanager
+def ablating_copies(
+    loaded: Loaded, edits: Sequence[tuple[Mapping[Head, torch.Tensor], torch.Tensor | None]]
+) -> Iterator[None]:
+    """Ablate copies of B rows that run as one batch: copy c as edits[c] says, its `values` and `keep_BT`."""
     with ExitStack() as stack:
-        for layer in sorted({layer for layer, _ in values}):
+        for layer in sorted({layer for values, _ in edits for layer, _ in values}):
             size = loaded.anatomy.layers[layer].head_size
-            slices = [(head * size, value) for (at, head), value in values.items() if at == layer]
+            slices = [
+                (copy, head * size, values[at, head], keep_BT)
+                for copy, (values, keep_BT) in enumerate(edits)
+                for at, head in values
+                if at == layer
+            ]
 
             def replace(module, args, slices=slices, size=size):
                 x = args[0].clone()
-                for start, value in slices:
-                    new = value.to(x).expand(*x.shape[:-1], size)
-                    if keep_BT is not None:
-                        new = torch.where(keep_BT.to(x.device)[..., None], x[..., start : start + size], new)
-                    x[..., start : start + size] = new
+                copies = x.chunk(len(edits))
+                for copy, start, value, keep_BT in slices:
+                    old = copies[copy][..., start : start + size]
+                    new = value.to(x).expand_as(old)
+                    old.copy_(new if keep_BT is None else torch.where(keep_BT.to(x.device)[..., None], old, new))
                 return (x, *args[1:])
 
             stack.callback(_projection(loaded, layer).register_forward_pre_hook(replace).remove)

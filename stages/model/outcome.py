@@ -13,7 +13,8 @@ from stages import tasks
 from stages.families.family import Tokens
 from stages.model.forward import batches
 from stages.model.load import Loaded
-from stages.model.score import Batch, Scored
+from stages.model.score import Ablation, Batch, Scored
+from stages.model.sharing import shared
 from stages.model.tokens import encode
 
 
@@ -38,18 +39,18 @@ def outcome(task: str, tokens: Sequence[Tokens], scored: Sequence[Scored]) -> di
 
 
 def outcomes(
-    loaded: Loaded, task: str, rows: Sequence[Any], max_tokens: int, under: Sequence[Callable[[Batch], list[Scored]]]
+    loaded: Loaded, task: str, rows: Sequence[Any], max_tokens: int, under: Sequence[Callable[[Batch], Ablation]] = ()
 ) -> Iterator[tuple[Any, list[dict[str, float]]]]:
-    """Yield (row, measures intact and under each intervention) for every prompt, batch by batch.
+    """Yield (row, measures intact and under each ablation) for every prompt, batch by batch.
 
-    under: functions from a batch to its scores, such as `lambda batch: batch.ablated(values, everywhere=True)`.
+    under: functions from a batch to an ablation of it, such as `lambda batch: Ablation(values, everywhere=True)`.
     """
     trials = [trial(loaded, task, row) for row in rows]
-    for chosen in _together(trials, max_tokens):
+    for chosen in _together(trials, max_tokens, alike=bool(under)):
         sequences = [tokens for index in chosen for tokens in trials[index].tokens]
         positions = [at for index in chosen for at in trials[index].positions]
-        batch = Batch(loaded, sequences, positions)
-        passes = [batch.intact, *[run(batch) for run in under]]
+        batch = Batch(loaded, sequences, positions, runs=1 + len(under))
+        passes = [batch.intact, *batch.ablations([ablation(batch) for ablation in under], max_tokens)]
         start = 0
         for index in chosen:
             end = start + len(trials[index].tokens)
@@ -58,16 +59,25 @@ def outcomes(
             start = end
 
 
-def _together(trials: Sequence[Trial], max_tokens: int) -> Iterable[list[int]]:
-    """Batch trials: those of one in-context cluster share a prefix; others go by length."""
+def _together(trials: Sequence[Trial], max_tokens: int, alike: bool) -> Iterable[list[int]]:
+    """Batch trials: those of one in-context cluster share a prefix; others go by length.
+
+    alike: rivals go by how many tokens they share as well, so that their beginnings are of one length: what many
+    ablations repeat is worth smaller batches.
+    """
     clusters: dict[str, list[int]] = {}
     for index, asked in enumerate(trials):
         clusters.setdefault(asked.row.cluster, []).append(index)
-    shared = [group for group in clusters.values() if len(group) > 1]
-    alone = [group[0] for group in clusters.values() if len(group) == 1]
-    yield from shared
-    widest = [max(trials[index].tokens, key=len) for index in alone]
-    rows = [sum(map(len, trials[index].positions)) for index in alone]
-    per_trial = max((len(trials[index].tokens) for index in alone), default=1)
-    for batch in batches(widest, max_tokens // per_trial, rows):
-        yield [alone[index] for index in batch]
+    yield from (group for group in clusters.values() if len(group) > 1)
+    alone: dict[int, list[int]] = {}
+    for group in clusters.values():
+        if len(group) == 1:
+            tokens = trials[group[0]].tokens
+            rivals = alike and len(tokens) > 1
+            alone.setdefault(shared([t.ids for t in tokens], len(tokens[0])) if rivals else 0, []).extend(group)
+    for _, group in sorted(alone.items()):
+        widest = [max(trials[index].tokens, key=len) for index in group]
+        rows = [sum(map(len, trials[index].positions)) for index in group]
+        per_trial = max(len(trials[index].tokens) for index in group)
+        for batch in batches(widest, max_tokens // per_trial, rows):
+            yield [group[index] for index in batch]

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from stages.families.family import Tokens
-from stages.model import score
+from stages.model import sharing
 from stages.model.forward import forward, inputs, remembering, resuming
 from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.load import Loaded, fuse
@@ -169,7 +169,7 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
         if not _agree(got, _logprob(logits, short[target]), intact):
             return f"an edit in block {head[0]} on top of a cache is not that of the whole text"
     cut = len(ids) * 2 // 3
-    if cut < score.SHARED:
+    if cut < sharing.SHARED:
         return ""
     texts = [ids, np.concatenate([ids[:cut], ids[:cut:-1][:9]])]
     prompts = [Tokens("probe", "probe", text, np.zeros(len(text), dtype=bool)) for text in texts]

@@ -7,8 +7,7 @@ Prompts that begin alike (in-context prompts with the same demonstrations) share
 Legend: B batch row, T token, N scored row, V vocabulary, D residual width.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,15 +16,15 @@ import torch
 from transformers import Cache, DynamicCache
 
 from stages.families.family import Tokens
+from stages.model import sharing
 from stages.model.forward import continuing, forward, frozen, prefill, remembering, resuming, side_by_side
-from stages.model.intervene import Edit, Head, ablating, editing
+from stages.model.intervene import Edit, Head, ablating_copies, editing
 from stages.model.load import Loaded
 
-SHARED = 32  # tokens that prompts must share for their prefix to be run apart
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
-CACHED = (
-    4  # rows of logits reduced at once: a row of a large vocabulary is 1 MB, and the processor's cache is not large
-)
+HEADS = 96  # rows of the LM head that copies of a batch make together, at most
+ENOUGH = 1024  # tokens beyond which a pass with more of them is hardly faster: then ablations of like layers alone run
+CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 
 
 @dataclass(frozen=True)
@@ -47,65 +46,157 @@ class Scored:
         return bool(self.top.all())
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """What is written in heads' places, (K,) or (B, T, K) by head; everywhere: at special positions as well (zero)."""
+
+    values: Mapping[Head, torch.Tensor]
+    everywhere: bool
+
+    @property
+    def first(self) -> int:
+        """The first layer that runs differently."""
+        return min(layer for layer, _ in self.values)
+
+
 class Batch:
     """Prompts that run together, with the token positions to score in each (predicted by the position before).
 
+    What they have in common runs once (`stages.model.sharing`), unless share is False; a prompt without positions does
+    not run. runs: how often the batch will run, intact and ablated.
     Memory: the residuals of one batch at every block, layers x B x T x D floats.
     """
 
     def __init__(
-        self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], share: bool = True
+        self,
+        loaded: Loaded,
+        prompts: Sequence[Tokens],
+        positions: Sequence[np.ndarray],
+        share: bool = True,
+        runs: int = 1,
     ) -> None:
         self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
-        shared = _shared(self.ids, limit=min((int(p.min()) for p in positions if len(p)), default=1) - 1)
-        decoder = loaded.kind == "decoder" and loaded.caches
-        self.cut = shared if share and decoder and len(prompts) > 1 and shared >= SHARED else 0
-        self.tails = [ids[self.cut :] for ids in self.ids]
-        self.rows = [p - 1 - self.cut for p in positions]
-        width = max(map(len, self.tails))
-        special_BT = np.zeros((len(prompts), width), dtype=bool)
-        for row, tokens in enumerate(prompts):
-            special_BT[row, : len(self.tails[row])] = tokens.special[self.cut :]
-        self.special_BT = torch.from_numpy(special_BT).to(loaded.model.device)
-        self.special_1P = torch.from_numpy(prompts[0].special[None, : self.cut]).to(loaded.model.device)
+        self.sharing = sharing.plan(self.ids, positions, share and loaded.kind == "decoder", loaded.caches, runs)
+        cut, tails = self.sharing.cut, self.sharing.tails
+        self.cut = cut
+        self.starts = [self.ids[number][:cut] for number in self.sharing.beginnings]
+        self.tails = [self.ids[number][cut:end] for number, end in zip(tails, self.sharing.lengths, strict=True)]
+        self.rows = [at - 1 - cut for at in self.sharing.read]
         self.prefix_residuals: dict[int, torch.Tensor] = {}
-        self.prefix = None
-        if self.cut:
+        self.residuals: dict[int, torch.Tensor] = {}
+        self.prefixes = None
+        if cut:
             with remembering(loaded) as self.prefix_residuals:
-                self.prefix = frozen(prefill(loaded, self.ids[0][: self.cut]))
+                self.prefixes = frozen(prefill(loaded, self.starts))
+        if not tails:
+            self.intact = [Scored(np.empty(0, np.float32), np.empty(0, bool)) for _ in prompts]
+            return
         with remembering(loaded) as self.residuals:
-            self.intact = self._scored(forward(loaded, self.tails, self.rows, self.prefix))
+            (self.intact,) = self._scored(forward(loaded, self.tails, self.rows, self.following(tails)))
+
+    def following(self, prompts: Sequence[int]) -> Cache | None:
+        """Return the cache of rows that follow the beginnings of these prompts; None where nothing has run apart."""
+        if self.prefixes is None:
+            return None
+        which_B = torch.tensor([self.sharing.beginning[number] for number in prompts])
+        return continuing(self.prefixes, which_B.to(self.loaded.model.device))
 
     def ablated(self, values: Mapping[Head, torch.Tensor], everywhere: bool) -> list[Scored]:
-        """Score under an ablation; `everywhere` includes special positions (zero ablation).
+        """Score under one ablation: see `Ablation`."""
+        return self.ablations([Ablation(values, everywhere)])[0]
 
-        values: what is written in each head's place, (K,) or (B, T, K). Where it differs between prompts in the prefix
-        that they share, each runs its own.
+    def ablations(self, asked: Sequence[Ablation], max_tokens: int = ENOUGH) -> list[list[Scored]]:
+        """Score under each ablation. Those that begin at like layers run together, as copies of the batch.
+
+        Weights are read once for all rows of a pass: few rows cost about as much as many, above all at the LM head.
+        Where values (B, T, K) differ between prompts in what they share, each prompt runs its own.
+
+        max_tokens: that run together, at most (one copy at least).
         """
-        if any(value.dim() > 1 and (value[:, : self.cut] != value[:1, : self.cut]).any() for value in values.values()):
-            return self._apart.ablated(values, everywhere)
-        layer = min(at for at, _ in values)
-        before = {head: value if value.dim() == 1 else value[:1, : self.cut] for head, value in values.items()}
-        values = {head: value if value.dim() == 1 else value[:, self.cut :] for head, value in values.items()}
-        prefix = None
+        results = [self.intact] * len(asked)
+        together = [number for number, ablation in enumerate(asked) if self._alike(ablation)]
+        for chosen in self._chunks({number: asked[number].first for number in together}, max_tokens):
+            for number, scored in zip(chosen, self._run([asked[number] for number in chosen]), strict=True):
+                results[number] = scored
+        for number in sorted(set(range(len(asked))) - set(together)):
+            (results[number],) = self._apart.ablations([asked[number]])
+        return results
+
+    def _chunks(self, first: Mapping[int, int], max_tokens: int) -> Iterator[list[int]]:
+        """Yield the numbers of ablations that run together; first: the first layer of each."""
+        if not self.tails:
+            return
+        tokens = max(len(self.starts) * self.cut, len(self.tails) * max(map(len, self.tails)))
+        heads, chunk = sum(map(len, self.rows)), []
+        for number in sorted(first, key=lambda number: (first[number], number)):
+            size = len(chunk) + 1
+            full = size * tokens > max_tokens or size * heads > HEADS
+            if chunk and (full or (first[number] > first[chunk[0]] and len(chunk) * tokens >= ENOUGH)):
+                yield chunk
+                chunk = []
+            chunk.append(number)
+        if chunk:
+            yield chunk
+
+    def _run(self, asked: Sequence[Ablation]) -> list[list[Scored]]:
+        """Score copies of the batch, one per ablation, from the first layer that any of them changes."""
+        loaded, layer, copies = self.loaded, min(ablation.first for ablation in asked), len(asked)
+        cache = None
         if self.cut:
-            with ExitStack() as stack:
-                stack.enter_context(resuming(self.loaded, layer, self.prefix_residuals.get(layer)))
-                stack.enter_context(ablating(self.loaded, before, None if everywhere else self.special_1P))
-                prefix = frozen(prefill(self.loaded, self.ids[0][: self.cut]), self.prefix, layer)
-        with (
-            resuming(self.loaded, layer, self.residuals.get(layer)),
-            ablating(self.loaded, values, None if everywhere else self.special_BT),
-        ):
-            return self._scored(forward(self.loaded, self.tails, self.rows, prefix))
+            residual_BTD = _copied(self.prefix_residuals.get(layer), copies)
+            edits = [self._edit(ablation, self.sharing.beginnings, self.starts, 0) for ablation in asked]
+            with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
+                edited = prefill(loaded, self.starts * copies)
+            which_B = torch.tensor([self.sharing.beginning[number] for number in self.sharing.tails] * copies)
+            copy_B = torch.arange(copies).repeat_interleave(len(self.tails))
+            device = loaded.model.device
+            below = continuing(self.prefixes, which_B.to(device)).layers[:layer]
+            above = continuing(edited, (which_B + copy_B * len(self.starts)).to(device), layer).layers
+            cache = Cache(layers=[*below, *above])
+        edits = [self._edit(ablation, self.sharing.tails, self.tails, self.cut) for ablation in asked]
+        residual_BTD = _copied(self.residuals.get(layer), copies)
+        with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
+            return self._scored(forward(loaded, self.tails * copies, self.rows * copies, cache), copies)
+
+    def _edit(self, ablation: Ablation, prompts: Sequence[int], texts: Sequence[np.ndarray], start: int):
+        """Return what `ablating_copies` asks for, of some prompts' tokens from `start` on."""
+        width = max(map(len, texts))
+        special_BT = torch.zeros(len(texts), width, dtype=torch.bool)
+        for row, (number, ids) in enumerate(zip(prompts, texts, strict=True)):
+            special_BT[row, : len(ids)] = torch.from_numpy(self.prompts[number].special[start : start + len(ids)])
+        values = {
+            head: value if value.dim() == 1 else value[list(prompts), start : start + width]
+            for head, value in ablation.values.items()
+        }
+        return values, None if ablation.everywhere else special_BT.to(self.loaded.model.device)
+
+    def _alike(self, ablation: Ablation) -> bool:
+        """Say whether what is written is the same in prompts wherever they share a run."""
+        return all(
+            torch.equal(value[number, :length], value[other, :length])
+            for value in ablation.values.values()
+            if value.dim() > 1
+            for number, other, length in self.sharing.pairs
+        )
 
     @cached_property
     def _apart(self) -> "Batch":
         return Batch(self.loaded, self.prompts, self.positions, share=False)
 
-    def _scored(self, logits_NV: torch.Tensor) -> list[Scored]:
-        return score_rows(logits_NV, self.ids, self.positions)
+    def _scored(self, logits_NV: torch.Tensor, copies: int = 1) -> list[list[Scored]]:
+        """Return the scores of every prompt in every copy, from the rows of all copies."""
+        size = len(logits_NV) // copies
+        rows_M = np.concatenate([copy * size + places for copy in range(copies) for places in self.sharing.places])
+        targets = [ids[at] for ids, at in zip(self.ids, self.positions, strict=True)]
+        reduced = _reduce(logits_NV, torch.from_numpy(np.concatenate(targets * copies)), torch.from_numpy(rows_M))
+        ends = np.cumsum([len(at) for at in self.positions] * copies)[:-1]
+        scored = [Scored(*row) for row in zip(*(np.split(part, ends) for part in reduced), strict=True)]
+        return [scored[at : at + len(self.ids)] for at in range(0, len(scored), len(self.ids))]
+
+
+def _copied(residual_BTD: torch.Tensor | None, copies: int) -> torch.Tensor | None:
+    return residual_BTD if residual_BTD is None or copies == 1 else residual_BTD.repeat(copies, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -210,8 +301,8 @@ def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
     """Return which prompts run together: those that begin with the same `SHARED` tokens, and all short ones."""
     alike: dict[bytes, list[int]] = {}
     for number, tokens in enumerate(prompts):
-        long = int(tokens.target[0]) > SHARED
-        alike.setdefault(tokens.ids[:SHARED].tobytes() if long else b"", []).append(number)
+        long = int(tokens.target[0]) > sharing.SHARED
+        alike.setdefault(tokens.ids[: sharing.SHARED].tobytes() if long else b"", []).append(number)
     return list(alike.values())
 
 
@@ -222,11 +313,11 @@ def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) 
     """
     ids = [tokens.ids for tokens in prompts.values()]
     before = [int(tokens.target[0]) - 1 for tokens in prompts.values()]
-    shared = _shared(ids, limit=min(before)) if len(ids) > 1 and loaded.caches else 0
-    cut = shared if shared >= SHARED else 0
+    begin = sharing.shared(ids, limit=min(before)) if len(ids) > 1 and loaded.caches else 0
+    cut = begin if begin >= sharing.SHARED else 0
     cache = DynamicCache() if loaded.caches else None
     if cut:
-        cache = prefill(loaded, ids[0][:cut])
+        cache = prefill(loaded, [ids[0][:cut]])
         cache.batch_repeat_interleave(len(ids))
     with remembering(loaded, after) as residuals_BTD:
         forward(loaded, [row[cut:-1] for row in ids], cache=cache, headless=True)
@@ -246,23 +337,16 @@ def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Se
     return [Scored(*row) for row in zip(*(np.split(part, ends) for part in reduced), strict=True)]
 
 
-def _reduce(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the targets' log-probabilities and argmax hits, and the argmax, without a softmax over the whole table."""
-    targets_N = targets_N.to(logits_NV.device)
-    logprob, top, best = [], [], []
-    for logits, targets in zip(logits_NV.split(CACHED), targets_N.split(CACHED), strict=True):
-        chosen = logits.gather(1, targets[:, None])[:, 0]
-        logprob.append((chosen - logits.logsumexp(1)).cpu())
-        best.append(logits.argmax(1).cpu())
-        top.append(best[-1] == targets.cpu())
-    return tuple(torch.cat(part).numpy() for part in (logprob, top, best))
+def _reduce(
+    logits_NV: torch.Tensor, targets_M: torch.Tensor, rows_M: torch.Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the targets' log-probabilities and argmax hits, and the argmax, without a softmax over the whole table.
 
-
-def _shared(ids: Sequence[np.ndarray], limit: int) -> int:
-    """Return how many tokens all prompts share at their start, `limit` at most."""
-    width = min([limit, *map(len, ids)])
-    if width <= 0:
-        return 0
-    heads = np.stack([row[:width] for row in ids])
-    differs = np.flatnonzero((heads != heads[0]).any(axis=0))
-    return int(differs[0]) if len(differs) else width
+    rows_M: the row that predicts each target; None where every row predicts one.
+    """
+    rows_M = torch.arange(len(targets_M)) if rows_M is None else rows_M
+    total = torch.cat([logits.logsumexp(1) for logits in logits_NV.split(CACHED)])
+    best = torch.cat([logits.argmax(1) for logits in logits_NV.split(CACHED)]).cpu()[rows_M]
+    place_M = rows_M.to(logits_NV.device)
+    logprob = logits_NV[place_M, targets_M.to(logits_NV.device)] - total[place_M]
+    return logprob.cpu().numpy(), (best == targets_M).numpy(), best.numpy()

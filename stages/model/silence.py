@@ -17,7 +17,7 @@ for all rows and positions, or (B, T, K).
 Legend: B batch, T token, H head, K head size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +28,7 @@ from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
-from stages.model.score import Batch, Scored
+from stages.model.score import Ablation
 from stages.store.errors import UserError
 
 
@@ -148,7 +148,24 @@ def sink(head: Head, writable: Writable) -> torch.Tensor:
     return writable.firsts(head)
 
 
-def silenced(batch: Batch, heads: Sequence[Head], name: str, writable: Writable) -> list[Scored]:
-    """Score a batch with heads silenced in the way `name`, one of `KINDS`."""
-    way = KINDS[name]
-    return batch.ablated({head: way.write(head, writable) for head in heads}, way.everywhere)
+@dataclass(frozen=True)
+class _Written(Mapping):
+    """What a kind writes for each head, made when asked for: other prompts' outputs are large."""
+
+    heads: Sequence[Head]
+    way: Kind
+    writable: Writable
+
+    def __getitem__(self, head: Head) -> torch.Tensor:
+        return self.way.write(head, self.writable)
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
+def silencing(heads: Sequence[Head], name: str, writable: Writable) -> Ablation:
+    """Return the ablation that silences heads in the way `name`, one of `KINDS`."""
+    return Ablation(_Written(heads, KINDS[name], writable), KINDS[name].everywhere)

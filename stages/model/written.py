@@ -33,7 +33,7 @@ def writes(loaded: Loaded, batch: Batch, wanted: Sequence[str]) -> list[str]:
             tokens = batch.prompts[place]
             tails.append(np.r_[tokens.ids[batch.cut : tokens.target[0]], given[place]].astype(np.int64))
             rows.append(np.array([len(tails[-1]) - 1]))
-        best = forward(loaded, tails, rows, batch.prefix).argmax(-1).tolist()
+        best = forward(loaded, tails, rows, batch.following(going)).argmax(-1).tolist()
         still = []
         for place, token in zip(going, best, strict=True):
             given[place].append(token)

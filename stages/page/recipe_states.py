@@ -19,8 +19,8 @@ READ = 0.1  # R2 from which on numbers are said to be read: it has no interval
 FAR = 10.0  # robust standard deviations, as measured
 LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
-COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
+COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN, charts.BLACK, charts.GREY]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 EDITS = {
     "drop": "dropped",
     "zero": "set to zero",
@@ -60,7 +60,7 @@ def blocks(states: pd.DataFrame, recipe: Recipe, path: str) -> list:
 
 
 def _figure(holds: pd.DataFrame, arms: list[str], path: str) -> Figure:
-    kinds = sorted(set(holds["tokens"]))
+    kinds = sorted(set(holds["tokens"]), key=lambda kind: (kind != REGISTER, kind))
     means = holds.groupby(["arm", "what", "measure", "tokens", "layer"])[["value", "control"]].mean().reset_index()
     colour = alt.Color("tokens:N", scale=alt.Scale(domain=kinds, range=COLOURS[: len(kinds)]), legend=None)
     shape = alt.Shape("tokens:N", scale=alt.Scale(domain=kinds, range=SHAPES[: len(kinds)]), legend=None)

@@ -2,8 +2,8 @@
 
 Right answers and rival ones are counted on the same prompts: `lead` is the difference of the two shares. `guess`: what
 any other word of a stated order, drawn at random, gets. Prompts of one order share nearly all of their text and are one
-cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight. Of random vectors a prompt's value
-is the mean over draws.
+cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight; `OTHERS`: those of them that the
+vector was not learned from. Of random vectors a prompt's value is the mean over draws.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ from stages.tasks.orders.task import ALL as KNOWN_ALL
 from stages.tasks.orders.task import BACKWARDS, CATEGORIES, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
 
 COLUMNS = (
-    "order category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high gain "
-    "gain_low gain_high learned learned_low learned_high trials clusters heads draws note"
+    "order category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high guess "
+    "learned learned_low learned_high trials clusters heads draws note"
 ).split()
 VECTORS = ("none", "heads", "random")
+OTHERS = "others"  # known orders that the vector was not learned from
 LEFT_OUT = "not measured: "
 
 
@@ -37,7 +38,12 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
             for vector in VECTORS:
                 cell = told[(told.context == context) & (told.category == category) & (told.vector == vector)]
                 known = cell[cell.order != MADE_UP]
-                parts = [(KNOWN_ALL, known), *((name, cell[cell.order == name]) for name in (*KNOWN, MADE_UP))]
+                away = known[(known.source != "") & ~known.source.isin([KNOWN_ALL]) & (known.order != known.source)]
+                parts = [
+                    (KNOWN_ALL, known),
+                    (OTHERS, away),
+                    *((name, cell[cell.order == name]) for name in (*KNOWN, MADE_UP)),
+                ]
                 rows += [
                     {"order": name, "category": category, "context": context, "vector": vector} | _row(part)
                     for name, part in parts
@@ -45,7 +51,8 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
                 ]
     rows += [{"vector": name, "note": f"{LEFT_OUT}{why}"} for name, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame.loc[(frame.order == MADE_UP) & (frame.category != NOT_STATED), "guess"] = 1 / (length - 1)
+    in_view = (frame.order == MADE_UP) & (frame.category != NOT_STATED)
+    frame["guess"] = np.where(in_view, 1 / (length - 1), np.nan)
     return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "draws")})
 
 
@@ -56,7 +63,7 @@ def metrics(orders: pd.DataFrame) -> dict:
     """
     tree: dict = {}
     rivals = {SHUFFLED: "shuffled_known", BACKWARDS: "backwards_next"}
-    for row in orders[orders.order.isin([KNOWN_ALL, MADE_UP])].itertuples():
+    for row in orders[orders.order.isin([KNOWN_ALL, OTHERS, MADE_UP])].itertuples():
         if row.context == "clean":
             cell = tree.setdefault(str(row.order), {})
             cell[str(row.category)] = round(float(row.accuracy), 5)

@@ -12,13 +12,14 @@ from stages.page.sentences import beyond, interval, listed, number
 
 TASK = "orders"
 KNOWN, MADE_UP = "known", "made_up"  # all known orders together; made-up ones
+OTHERS = "others"  # known orders that the vector was not learned from
 LEFT_OUT = "not measured: "
 FEWEST = 20  # words that a sentence may rest on
 WAYS = {
     "not_stated": "not stated",
     "stated": "stated",
     "shuffled": "stated in another order",
-    "backwards": "stated, asked for the word before",
+    "backwards": "stated, word before",
 }
 SHOWN = [(KNOWN, "not_stated"), (KNOWN, "shuffled"), (MADE_UP, "not_stated"), (MADE_UP, "stated"),
          (MADE_UP, "backwards")]  # fmt: skip
@@ -138,33 +139,57 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
 def vector(rows: pd.DataFrame) -> str:
     """Say what the vector of the step does in the order that it is from, and on made-up orders."""
     at = {(row["order"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
-    heads = [key for key in at if key[2] == "heads" and key[0] != KNOWN]
+    heads = [key for key in at if key[2] == "heads" and key[0] not in (KNOWN, OTHERS)]
     if not heads:
         return ""
     first, draws = at[heads[0]], max((int(row["draws"]) for row in at.values()), default=0)
     source = "all known orders that are solved" if first["source"] == KNOWN else first["source"]
     text = VECTOR.format(draws="one draw" if draws == 1 else f"{draws} draws")
-    parts, verdicts = [], []
+    parts = []
     for order, way, _ in heads:
         row, none, random = (at.get((order, way, name)) for name in ("heads", "none", "random"))
-        name = f"made-up orders, {WAYS[way]}" if order == MADE_UP else order
+        name = f"made-up orders, {WAYS[way]}," if order == MADE_UP else order
         nothing = f"{number(none['accuracy'])} with nothing, {number(random['accuracy'])} random"
         parts.append(f"{name} {value(row)} of {int(row['trials'])} ({nothing})")
-        if order == MADE_UP and way == "stated":
-            verdicts.append(_steps(row, none, random))
-    return f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}. {' '.join(verdicts)}".strip()
+    said = f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}."
+    others, told = (
+        [at.get((order, way, name)) for name in ("heads", "none", "random")]
+        for order, way in ((OTHERS, "not_stated"), (MADE_UP, "stated"))
+    )
+    verdicts = [_elsewhere(*others)] if others[0] is not None else []
+    verdicts += [_steps(*told, others)] if told[0] is not None else []
+    return " ".join([said, *verdicts])
 
 
-def _steps(row: Any, none: Any, random: Any) -> str:
+def _works(row: Any, *controls: Any) -> bool:
+    return _enough(row) and beyond(row["low"], row["high"], max(cell["accuracy"] for cell in controls)) > 0
+
+
+def _elsewhere(row: Any, none: Any, random: Any) -> str:
+    """Say whether the vector steps in known orders that it was not learned from."""
+    said = f"In known orders that it is not from, together: {value(row)} of {int(row['trials'])} words"
+    if not _enough(row):
+        return f"{said}, too few to tell."
+    if _works(row, none, random):
+        return f"{said}: the step carries from one known order to others."
+    return f"{said}: not told apart from nothing or random vectors."
+
+
+def _steps(row: Any, none: Any, random: Any, others: list[Any]) -> str:
     """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
     if not _enough(row):
-        return "These are too few to tell whether it steps in made-up orders."
-    if beyond(row["low"], row["high"], max(row["guess"], none["accuracy"], random["accuracy"])) > 0:
+        return "The made-up orders are too few to tell."
+    if _works(row, none, random) and beyond(row["low"], row["high"], row["guess"]) > 0:
         return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
     if beyond(row["learned_low"], row["learned_high"], max(0.5, none["learned_high"])) > 0:
         return (
             f"In made-up orders that are stated no step is seen; in {value(row, 'learned')} the answer begins as a "
             "word of what it was learned from: with the vector come those words, not the step alone."
+        )
+    if others[0] is not None and _works(*others):
+        return (
+            "In made-up orders that are stated no step is seen: it calls up next words that the model knows; that a "
+            "word's next one is looked up in the prompt does not come with it."
         )
     return "In made-up orders that are stated no step is seen that it adds."
 
@@ -188,10 +213,11 @@ def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
 
 
 def _table(measured: pd.DataFrame, path: str) -> Table:
+    names = {KNOWN: "all known", OTHERS: "known, not the vector's", MADE_UP: "made-up"}
     written = {"none": "nothing", "heads": "heads in place", "random": "random"}
     lines = [
         [
-            "all known" if row["order"] == KNOWN else row["order"].replace("_", "-"),
+            names.get(row["order"], row["order"]),
             WAYS[row["category"]],
             "after demonstrations" if row["context"] == "clean" else written[row["vector"]],
             value(row),
