@@ -94,8 +94,8 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     from stages.model.token_states import EMBEDDING, KINDS, token_states
     from stages.model.tokens import encode
 
-    asked, task = settings.sinks, getattr(settings.tasks, TASK)
-    prompts = _passages(Path(task.path), asked.tokens, asked.passages, settings.seed)
+    asked = settings.sinks
+    prompts = _passages(Path(getattr(settings.tasks, TASK).path), asked.tokens, asked.passages, settings.seed)
     encoded = [encode(loaded, prompt) for prompt in prompts]
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):
