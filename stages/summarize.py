@@ -3,7 +3,7 @@
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
 iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
 continued.csv, extrapolation.csv, neighbours.csv, orders.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv,
-cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv. Every interval is a 95 % one over clusters
+cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv, memory.csv. Every interval is a 95 % one over clusters
 of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
@@ -28,6 +28,7 @@ from stages.statistics import (
     continued,
     effects,
     extrapolation,
+    memory,
     neighbours,
     norms,
     orders,
@@ -91,6 +92,8 @@ def main(slot: str) -> None:
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    stored = _memory(slot)
+    _csv(folder / "memory.csv", stored)
     looked = norms.table(tables.read(paths.norms(slot), tables.NORMS))
     _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
@@ -107,6 +110,7 @@ def main(slot: str) -> None:
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
     numbers |= neighbours.metrics(neighboured)
+    numbers |= memory.metrics(stored)
     numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
     numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
     numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
@@ -150,6 +154,12 @@ def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
     section, path = settings.tasks.orders, paths.orders(slot)
     length = section.length if section else 2  # of no row where the task is left out
     return orders.table(tables.read(path, tables.ORDERS), tables.skipped(path), length)
+
+
+def _memory(slot: str) -> pd.DataFrame:
+    """Return the table of facts looked up, inserted and missed (empty where none were asked)."""
+    chosen = json.loads((tables.read_schema(paths.memory(slot)).metadata or {}).get(b"chosen", b"{}"))
+    return memory.table(tables.read(paths.memory(slot), tables.MEMORY), chosen)
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -319,7 +329,7 @@ def _model(slot: str, settings: params.Params) -> dict:
     named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
     named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
     named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
-    named |= {"orders": paths.orders, "sinks": paths.sink_heads, "probes": paths.probes}
+    named |= {"orders": paths.orders, "sinks": paths.sink_heads, "probes": paths.probes, "memory": paths.memory}
     for label, path in ((label, path(slot)) for label, path in named.items()):
         if tables.reason(path):
             missing[label] = tables.reason(path)

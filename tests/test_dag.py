@@ -134,6 +134,7 @@ def test_outs_are_where_paths_says():
     assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
     assert body("sinks")["outs"] == [str(paths.sink_heads(slot)), str(paths.probes(slot)), str(paths.sink_tokens(slot))]
     assert body("orders")["outs"] == [str(paths.orders(slot))]
+    assert body("memory")["outs"] == [str(paths.memory(slot)), str(paths.adapters(slot))]
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
@@ -187,7 +188,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "shifts", "orders", "sinks", "gates"]
+    names += ["apply", "neighbours", "train", "dynamics", "shifts", "orders", "sinks", "gates", "memory"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

@@ -21,6 +21,7 @@ from stages import (
     classify,
     extract,
     fetch,
+    memory,
     neighbours,
     orders,
     plan,
@@ -195,6 +196,7 @@ def slot(tmp_path, monkeypatch):
             circuit,
             orders,
             neighbours,
+            memory,
             summarize,
         ):
             stage.main("encoder")

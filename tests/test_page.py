@@ -44,6 +44,7 @@ ANCHORS = [
     "vectors",
     "shifts",
     "neighbours",
+    "memory",
     "overlap",
     "missing",
 ]

@@ -112,7 +112,9 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     assert causal.first_order.notna().all() and causal.groupby(["task", "measure"]).size().eq(12).all()
     model = json.loads((clone / REPORTS / "model.json").read_text())
     missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
-    absent = set("steering circuit extrapolation neighbours shifts composed continued gates orders images".split())
+    absent = set(
+        "steering circuit extrapolation neighbours shifts composed continued gates orders images memory".split()
+    )
     assert missing == {"family retrieval", "family function", *absent}
 
 

@@ -168,6 +168,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.write(paths.cache(slot), tables.empty(tables.CACHE, "no task"), tables.CACHE)
     tables.write(paths.streaming(slot), tables.empty(tables.STREAMING, "no task"), tables.STREAMING)
     tables.write(paths.orders(slot), tables.empty(tables.ORDERS, "no task"), tables.ORDERS)
+    tables.write(paths.memory(slot), tables.empty(tables.MEMORY, "no task"), tables.MEMORY)
     tables.write(paths.norms(slot), tables.empty(tables.NORMS, "no images"), tables.NORMS)
     tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
     tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
@@ -180,8 +181,8 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     folder = paths.report(slot)
     names = (
         "agreement cache causal circuit composed continued effects extrapolation gates gates_overlap grammar heads "
-        "images iteration neighbours orders overlap probes readings reliability shifts sinks steering streaming sweep "
-        "switch"
+        "images iteration memory neighbours orders overlap probes readings reliability shifts sinks steering "
+        "streaming sweep switch"
     ).split()
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"{name}.csv" for name in names]
     silenced = pd.read_csv(folder / "effects.csv").set_index("purpose")

@@ -180,6 +180,11 @@ class Batch:
             for number, other, length in self.sharing.pairs
         )
 
+    def again(self, layer: int) -> list[Scored]:
+        """Score once more from a layer up, below which nothing differs: under whatever hooks the caller has set."""
+        with resuming(self.loaded, layer, self.residuals.get(layer)):
+            return self._scored(forward(self.loaded, self.tails, self.rows, self.prefix))
+
     @cached_property
     def _apart(self) -> "Batch":
         return Batch(self.loaded, self.prompts, self.positions, share=False)

@@ -15,7 +15,7 @@ from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
     "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of order category method positions a b".split()
+    "relation effect_task tried class target source language beside of order category method positions a b what".split()
 )
 COLUMNS = {
     "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
@@ -56,12 +56,14 @@ COLUMNS = {
     "lead_high guess learned learned_low learned_high trials clusters heads draws note",
     "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",
     "neighbours": "group language measure value low high p p_floor trials clusters note",
+    "memory": "part what layer group measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
     "extrapolation": {"tokens"},
     "shifts": {"space", "asked"},
     "sinks": {"part", "input"},
+    "memory": {"part"},
     "switch": {"heads", "passed_over"},
     "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
@@ -95,6 +97,7 @@ class Slot:
     shifts: pd.DataFrame
     readings: pd.DataFrame
     neighbours: pd.DataFrame
+    memory: pd.DataFrame
     gates: pd.DataFrame
     gates_overlap: pd.DataFrame
     cache: pd.DataFrame

@@ -31,6 +31,7 @@ FILES = {
     "extrapolation.csv": "answers to usual, rare and made-up words per function, with demonstrations and with vectors",
     "orders.csv": "the next word of known and made-up orders, stated or not, and under the vector of the step",
     "neighbours.csv": "labels given to new items, the vote of the nearest demonstrations, answers without heads",
+    "memory.csv": "facts: MLP and attention outputs replaced by layer, facts inserted, answers about invented subjects",
     "steering.csv": "accuracy with and without function vectors, and the top heads' rank among control sets",
     "sweep.csv": "settings of function vectors that were tried, and what they gave on the prompts that chose",
     "shifts.csv": "offsets of a function's pairs, and both members of pairs under its vector, twice it and minus it",

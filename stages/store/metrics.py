@@ -25,7 +25,9 @@ with half of the key heads streaming, chosen by the gate and at random; `stages.
 `sinks.{rate,massive_ratio,inactive}` (`sinks.metrics`: sink rate of natural text, norm of the first token's residual
 over the median in its longest layer, share of heads that write less than half of what their layer's do) and
 `images.{outliers,outlier_norm,class,registers}` (`norms.metrics`: norms of an image's tokens and attention to a vision
-model's own). What was not
+model's own),
+`memory.lookup.{layer,accuracy,donor}`, `memory.insert.{efficacy,paraphrase,neighbours,text}` and
+`memory.miss.{entropy_gap,agreement_known,agreement_invented}` (`stages.statistics.memory.metrics`). What was not
 measured is left out, so that a diff shows it as missing.
 """
 

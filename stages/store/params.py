@@ -218,6 +218,23 @@ class Sinks(Section):
     shuffles: Annotated[int, Field(ge=20)]
 
 
+class Memory(Section):
+    """The MLP as a store of facts: how many are looked up, inserted and missed, and how long an insertion is sought."""
+
+    choose: Count
+    report: Count
+    traced: Annotated[int, Field(ge=0)]
+    facts: Count
+    steps: Count
+    neighbours: Count
+    together: Annotated[int, Field(ge=2)]
+    true_facts: Annotated[int, Field(ge=0)]
+    descended: Annotated[int, Field(ge=0)]
+    layers: tuple[Annotated[int, Field(ge=0)], ...]
+    text: Annotated[int, Field(ge=2)]
+    missed: Count
+
+
 class Report(Section):
     """The page."""
 
@@ -257,6 +274,7 @@ class Params(Studies):
     neighbours: Neighbours
     gates: Gates
     sinks: Sinks
+    memory: Memory
     report: Report
 
 

@@ -178,6 +178,16 @@ def norms(slot: str) -> Path:
     return Path(f"data/norms/{slot}.parquet")
 
 
+def memory(slot: str) -> Path:
+    """What the MLPs hold: looked up, inserted, missed, per prompt."""
+    return Path(f"data/memory/{slot}.parquet")
+
+
+def adapters(slot: str) -> Path:
+    """Folder of inserted facts as LoRA adapters that peft reads, one folder each."""
+    return Path(f"data/memory/{slot}")
+
+
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")

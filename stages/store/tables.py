@@ -452,6 +452,17 @@ NORMS = _schema(
     most=(pa.float32(), "the same of the head that gives it most"),
 )
 
+MEMORY = _schema(
+    part=(pa.string(), "lookup, insert or miss"),
+    what=(pa.string(), "what was done: intact, mean, interchange ... (stages/model/lookup.py, rank_one.py, misses.py)"),
+    layer=(pa.int16(), "layer that was changed or read, from 0; -1 where none"),
+    group=(pa.string(), "relation or group of the prompt, or its class of subjects"),
+    split=(pa.string(), "split of the prompt"),
+    cluster=(pa.string(), "the subject (the passage, of text)"),
+    measure=(pa.string(), "what was measured: own, donor, right, loss (nats per token), kl, entropy (nats) ..."),
+    value=(pa.float32(), "its value on the prompt"),
+)
+
 NGRAM = _schema(
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),

@@ -1,0 +1,47 @@
+"""A change of low rank as a LoRA adapter that `peft` reads: adapter_model.safetensors and adapter_config.json.
+
+W' = W + sum of values keys^T: A = keys (R, F), B = values^T (D, R), r = alpha = R, so that the scale alpha / r is 1.
+Source of the format: peft's `LoraConfig` and `save_pretrained`; peft itself is not needed to write it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from stages.model.mlp import Writer
+
+
+def write(
+    folder: Path,
+    writer: Writer,
+    keys_RF: torch.Tensor,
+    values_RD: torch.Tensor,
+    base: str,
+    provenance: Mapping[str, str],
+) -> None:
+    """Write an adapter of a writer's weight.
+
+    base: the model it changes; provenance: what else the weights' file says about where it comes from, name -> text.
+    """
+    rank = len(keys_RF)
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": writer.transposed,
+        "inference_mode": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": [writer.path],
+        "task_type": "CAUSAL_LM",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    name = f"base_model.model.{writer.path}"
+    tensors = {f"{name}.lora_A.weight": keys_RF, f"{name}.lora_B.weight": values_RD.T}
+    content = save({key: tensor.float().cpu().contiguous() for key, tensor in tensors.items()}, dict(provenance))
+    (folder / "adapter_model.safetensors").write_bytes(content)

@@ -1,0 +1,384 @@
+"""The MLP as a key-value store: look up, insert, miss, and what of it holds."""
+
+from typing import Any
+
+import pandas as pd
+
+from stages.page.inputs import Slot
+from stages.page.memory_chart import by_layer
+from stages.page.page import Chart, Figure, Note, Table
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import beyond, interval, number, p_value
+
+FEW = 20  # subjects that a claim rests on, at least
+WHAT = (
+    "An MLP's output matrix can be read as a store, W = Σ v kᵀ: what the MLP reads is a key k, what it writes is the "
+    "value W k. Three claims are tried on facts such as a country's capital. Look-up: one output is changed at one "
+    "token, of an MLP at the subject's last token, of an attention layer at the prompt's last token: the mean over "
+    "other subjects is put in, or another subject's output, and it is seen whose answer comes out. Insert: a pair is "
+    "added, W + δ aᵀ, which is a LoRA of rank one; a in closed form from the key and the keys of plain text, so that "
+    "other keys are moved little. Miss: subjects with invented names are asked, which no store can hold. Layers are "
+    "chosen on split a by the other subject's answers, all else is said of split b. An answer is judged by its first "
+    "token in look-ups, whole in insertions, and by the text that is written in misses."
+)
+INSERTED = {  # what: how a row is called
+    "edit": "in closed form",
+    "identity": "control: C = identity (keys of text left out)",
+    "random": "control: a random δ of the same length",
+    "descent": "control: a LoRA of rank one by descent",
+    "summed": "several edits, each alone, summed",
+    "joint": "the same facts, solved jointly",
+    "true": "true facts overwritten",
+    "true_preserved": "the same, known keys of split a preserved",
+}
+MEASURES = {
+    "efficacy": "recalled", "paraphrase": "in other words", "neighbours": "known subjects still right",
+    "hijacked": "other invented names that get the object", "text_loss": "text loss, nats", "text_kl": "text KL, nats",
+}  # fmt: skip
+CLASSES = {"known": "known", "rare": "rare, real", "invented": "invented"}
+TYPES = {"right": "right", "object": "another subject's", "echo": "an echo of the name", "number": "a number",
+         "other": "other"}  # fmt: skip
+SCORES = {
+    "logprob": "the name's log-probability", "tokens": "its number of tokens", "written": "length of the output",
+    "largest": "most active unit", "nearest": "cosine with the nearest known key",
+    "usual": "how usual the key is in text",
+}  # fmt: skip
+
+
+def memory(slot: Slot, context: Context) -> list:
+    """Show what is looked up where, what can be inserted, and what a miss looks like."""
+    rows, path = slot.memory, slot.path("memory.csv")
+    if rows.empty:
+        why = slot.reasons.get("memory") or f"{path} has no rows"
+        return [Note(f"MLPs were not read as a store: {why}.")]
+    chosen = rows[rows["part"] == "chosen"].set_index("measure")["value"]
+    if "mlp" not in chosen.index:
+        return [Note("Nothing was looked up: the model answers not one of the known facts right.")]
+    relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["group"]
+    read = Read(rows, relation.iloc[0] if len(relation) else "", int(chosen["mlp"]), int(chosen["attention"]))
+    said = [_looked_up(read), _word(read), _elsewhere(read), _units(read), _counted(read, context)]
+    blocks: list[Any] = [Note(WHAT), Note(" ".join(filter(None, said)))]
+    blocks += _figure(read, path)
+    blocks += [Note(" ".join(filter(None, [_inserted(read), _together(read), _true(read)])))]
+    blocks += _insertions(read, path)
+    blocks += [Note(" ".join(filter(None, [_missed(read), _scores(read)])))]
+    blocks += [*_answers(read, path), *_areas(read, path)]
+    return [block for block in blocks if block.kind != "note" or block.text]
+
+
+class Read:
+    """The rows of memory.csv, addressed by name; `layer` and `attention` are what split a chose."""
+
+    def __init__(self, rows: pd.DataFrame, relation: str, layer: int, attention: int) -> None:
+        self.rows, self.relation, self.layer, self.attention = rows, relation, layer, attention
+
+    def cells(self, **where: Any) -> pd.DataFrame:
+        """Return the rows with these values."""
+        rows = self.rows
+        for column, value in where.items():
+            rows = rows[rows[column] == value]
+        return rows
+
+    def cell(self, **where: Any) -> Any:
+        """Return one row, None where there is none or it has no value."""
+        rows = self.cells(**where)
+        return rows.iloc[0] if len(rows) and pd.notna(rows["value"].iloc[0]) else None
+
+
+def _value(row: Any, digits: int = 2, sign: bool = False) -> str:
+    if row is None:
+        return "–"
+    return f"{number(row['value'], digits, sign)} {interval(row['low'], row['high'], digits, sign)}".strip()
+
+
+def _few(row: Any) -> str:
+    return f" ({int(row['clusters'])} subjects, too few for a claim)" if row["clusters"] < FEW else ""
+
+
+def _looked_up(read: Read) -> str:
+    """Say whether one layer's MLP output decides whose answer is given."""
+    same = {"part": "lookup", "group": read.relation}
+    intact = read.cell(what="intact", measure="own", **same)
+    donor = read.cell(what="interchange", layer=read.layer, measure="donor", **same)
+    if intact is None or donor is None:
+        return ""
+    kept = read.cells(what="interchange", measure="own", **same)
+    others, gave = kept[kept["layer"] != read.layer], read.cells(what="interchange", measure="donor", **same)
+    gave = gave[gave["layer"] != read.layer]
+    said = (
+        f"The intact model answers {_value(intact)} of {int(intact['trials'])} known facts right. With another "
+        f"subject's MLP output of layer {read.layer} put in at the subject, it gives that subject's answer in "
+        f"{_value(donor)}{_few(donor)}"
+    )
+    if len(others):
+        said += (
+            f"; of every other layer, in at most {number(gave['value'].max())}, while the own answer stays in at least "
+            f"{number(others['value'].min())} (layer {int(others.loc[others['value'].idxmin(), 'layer'])})"
+        )
+        alone = donor["clusters"] >= FEW and donor["low"] > 0.5 and others["value"].min() > 0.5
+        said += ": one layer decides it" if alone else ": no one layer is shown to decide it alone"
+    mean = read.cell(what="mean", layer=read.layer, measure="own", **same)
+    if mean is not None:
+        said += f". With the mean put in there, {_value(mean)} are still right"
+        if pd.notna(mean["p"]):
+            said += f" (rank among all layers p = {p_value(mean['p'])}, floor {p_value(mean['p_floor'])})"
+    return f"{said}."
+
+
+def _word(read: Read) -> str:
+    """Say what the same ablation does where nothing has to be known."""
+    parts, harmed = [], False
+    for group, what in (("copy", "copying a word"), ("capitalize", "capitalising one")):
+        intact = read.cell(part="lookup", what="intact", group=group, measure="own")
+        left = read.cell(part="lookup", what="mean", group=group, measure="own", layer=read.layer)
+        if intact is not None and left is not None:
+            parts.append(f"{what}: {_value(left)} of the {int(left['trials'])} words that are right otherwise")
+            harmed |= bool(left["high"] < 1)
+    if not parts:
+        return ""
+    side = (
+        "So it is not knowledge alone that this output carries: words lose what they are, whatever they are needed for"
+        if harmed
+        else "So this output carries something that these words can do without"
+    )
+    return f"The same ablation where nothing has to be known leaves, of {'; of '.join(parts)}. {side}."
+
+
+def _elsewhere(read: Read) -> str:
+    """Say what attention outputs at the last token carry."""
+    same = {"part": "lookup", "group": read.relation, "what": "attention_interchange", "measure": "donor"}
+    donor = read.cell(layer=read.attention, **same)
+    if donor is None:
+        return ""
+    others = read.cells(**same)
+    others = others[others["layer"] != read.attention]["value"]
+    rest = f", of every other layer's in at most {number(others.max())}" if len(others) else ""
+    return (
+        f"Attention outputs at the prompt's last token: layer {read.attention}'s, taken from another subject, brings "
+        f"that subject's answer in {_value(donor)}{_few(donor)}{rest}."
+    )
+
+
+def _units(read: Read) -> str:
+    """Say how high the answer stands in what active units write, beside its controls."""
+    cells = [
+        read.cell(part="lookup", what="promoted", measure=measure)
+        for measure in ("units", "units_shuffled", "embedding", "embedding_shuffled")
+    ]
+    if any(cell is None for cell in cells):
+        return ""
+    units, shuffled, embedding, other = cells
+    return (
+        "Read through the unembedding, the answer stands above "
+        f"{number(units['value'])} of the vocabulary in what the ten most active units write (0.5 by chance; "
+        f"{number(shuffled['value'])} for other subjects' answers), and above {number(embedding['value'], 3)} in the "
+        f"subject's input embedding, before any MLP ({number(other['value'], 3)} for other answers): what a unit "
+        "promotes is no evidence that it knows."
+    )
+
+
+def _counted(read: Read, context: Context) -> str:
+    rows = context.counted
+    rows = rows[(rows["task"] == "facts") & (rows["group"] == read.relation) & (rows["measure"] == "accuracy")]
+    said = [f"{'of the text' if row.baseline == 'ngram' else 'of text and prompt'} {number(row.value)}"
+            for row in rows.itertuples()]  # fmt: skip
+    return f"Counting words answers, n-grams {', '.join(said)} of all facts asked." if said else ""
+
+
+def _figure(read: Read, path: str) -> list:
+    charts = []
+    for name, what in (("", "MLP outputs, at the subject"), ("attention_", "Attention outputs, at the last token")):
+        parts = [
+            read.cells(part="lookup", group=group, what=f"{name}{done}", measure=measure).assign(line=line)
+            for line, group, done, measure in (
+                ("donor", read.relation, "interchange", "donor"), ("own", read.relation, "mean", "own"),
+                ("copy", "copy", "mean", "own"), ("capitalize", "capitalize", "mean", "own"),
+            )
+        ]  # fmt: skip
+        rows = pd.concat([part for part in parts if len(part)] or parts[:1])
+        if len(rows):
+            charts.append(Chart(by_layer(rows), what, ""))
+    if not charts:
+        return []
+    says = "One layer's output changed at one token, on prompts that the intact model answers right (split b)."
+    return [Figure(charts, says, path, "cards")]
+
+
+def _inserted(read: Read) -> str:
+    """Say whether an inserted fact is recalled, in other words too, and what else it moves."""
+    same = {"part": "insert", "group": "invented", "layer": read.layer}
+    cells = {measure: read.cell(what="edit", measure=measure, **same) for measure in MEASURES}
+    if cells["efficacy"] is None:
+        return "Nothing was inserted."
+    said = (
+        f"Inserted into layer {read.layer}, one fact at a time: {_value(cells['efficacy'])} of "
+        f"{int(cells['efficacy']['clusters'])} invented facts are recalled{_few(cells['efficacy'])}"
+    )
+    if cells["paraphrase"] is not None:
+        said += f", {_value(cells['paraphrase'])} in words that the edit has not seen"
+    if cells["neighbours"] is not None:
+        said += f"; known subjects stay right in {_value(cells['neighbours'])}"
+    random = read.cell(what="random", measure="efficacy", **same)
+    if random is not None:
+        said += f"; with a random δ of the same length {_value(random)} are recalled"
+    kl, other = cells["text_kl"], read.cell(what="identity", measure="text_kl", **same)
+    if kl is not None and other is not None:
+        said += (
+            f". Plain text: loss {_value(cells['text_loss'], 3, True)} nats a token, KL {number(kl['value'], 4)}; with "
+            f"C = identity, KL {number(other['value'], 4)}"
+        )
+        if kl["value"] > 0:
+            said += f", {number(other['value'] / kl['value'], 1)} times as much"
+    hijacked = cells["hijacked"]
+    if hijacked is not None:
+        said += f". But another invented name gets the object as well in {_value(hijacked)} of pairs"
+        if hijacked["low"] > 0.05:
+            said += ": the key is not the name's alone"
+    return f"{said}."
+
+
+def _together(read: Read) -> str:
+    joint, summed = (read.cell(part="insert", what=what, measure="efficacy") for what in ("joint", "summed"))
+    if joint is None or summed is None:
+        return ""
+    facts = int(joint["clusters"])
+    less = read.cell(part="insert", what="joint_less_summed", measure="efficacy")
+    add = "edits do not add up by themselves" if less is not None and less["low"] > 0 else "not told apart"
+    add = "too few facts for a claim" if facts < FEW else add
+    return (
+        f"{facts} facts at once: solved jointly, {_value(joint)} are recalled; as the sum of {facts} edits, "
+        f"{_value(summed)}, a difference of {_value(less, 2, True)}: {add}."
+    )
+
+
+def _true(read: Read) -> str:
+    """Say what overwriting true facts does to other true facts."""
+    plain, kept = (
+        {measure: read.cell(part="insert", what=what, measure=measure) for measure in ("efficacy", "neighbours")}
+        for what in ("true", "true_preserved")
+    )
+    if any(cell is None for cells in (plain, kept) for cell in cells.values()):
+        return ""
+    return (
+        f"True facts overwritten: {_value(plain['efficacy'])} are recalled as written, and other known subjects stay "
+        f"right in {_value(plain['neighbours'])}; with the keys of known subjects of split a preserved, in "
+        f"{_value(kept['neighbours'])}, recalled {_value(kept['efficacy'])}{_few(plain['efficacy'])}."
+    )
+
+
+def _insertions(read: Read, path: str) -> list:
+    table = []
+    for what, name in INSERTED.items():
+        for layer in sorted(read.cells(part="insert", what=what)["layer"].unique()):
+            cells = [read.cell(part="insert", what=what, layer=layer, measure=measure) for measure in MEASURES]
+            if cells[0] is not None:
+                shown = [
+                    _value(cell, 3 if m.startswith("text") else 2) for m, cell in zip(MEASURES, cells, strict=True)
+                ]
+                table.append([name, str(int(layer)), str(int(cells[0]["clusters"])), *shown])
+    if not table:
+        return []
+    says = (
+        "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
+        "right. Text: each fact is tried on a passage of split b. The first fact, and the facts together, lie in "
+        f"data/memory/{path.split('/')[-2]}/ as adapters that peft reads."
+    )
+    return [
+        Table(["edit", "layer", "facts", *MEASURES.values()], table, says, path, tuple(range(1, 3 + len(MEASURES))))
+    ]
+
+
+def _missed(read: Read) -> str:
+    """Say how answers about invented subjects differ from those about known ones."""
+    gap = read.cell(part="miss", group="gap", measure="entropy")
+    if gap is None:
+        return ""
+    side = beyond(gap["low"], gap["high"]) if pd.notna(gap["low"]) else None
+    verdict = {1: ": a miss is less certain", -1: ": a miss is more certain", 0: ": not told apart", None: ""}[side]
+    said = (
+        f"A miss: predictions about invented subjects have {_value(gap, 2, True)} nats more entropy than about known "
+    )
+    said += f"ones{verdict}{_few(gap)}."
+    agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
+    known, invented = agreed["known"], agreed["invented"]
+    if known is not None and invented is not None:
+        less = read.cell(part="miss", group="gap", measure="agreement")
+        apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
+        said += (
+            f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
+            f"{_value(invented)} for invented subjects{_few(invented)}, a difference of {_value(less, 2, True)}"
+            f"{': a record does not depend on who asks, a miss does' if apart else ': not told apart'}."
+        )
+    objects = {
+        what: read.cell(part="miss", what=what, group="invented", measure="object") for what in ("main", "shown")
+    }
+    if all(cell is not None for cell in objects.values()):
+        said += (
+            f" Another subject's answer is what an invented one gets in {_value(objects['main'])} "
+            f"without demonstrations and in {_value(objects['shown'])} after them."
+        )
+    return said
+
+
+def _answers(read: Read, path: str) -> list:
+    table = []
+    for name, called in CLASSES.items():
+        for what, how in (("main", "none"), ("shown", "two sets")):
+            entropy = read.cell(part="miss", what=what, group=name, measure="entropy")
+            if entropy is not None:
+                cells = [
+                    None
+                    if (name, measure) == ("invented", "right")
+                    else read.cell(part="miss", what=what, group=name, measure=measure)
+                    for measure in TYPES
+                ]
+                table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
+    says = (
+        "What is answered, to the end of the line; invented subjects have no right answer; an echo begins as the name "
+        "does. 95 % intervals over subjects."
+    )
+    columns = ["subjects", "demonstrations", "number", "entropy, nats", *TYPES.values()]
+    return [Table(columns, table, says, path, tuple(range(2, 4 + len(TYPES))))] if table else []
+
+
+def _scores(read: Read) -> str:
+    """Say whether any score of a hit tells real from invented names better than the name itself does."""
+    cells = read.cells(part="miss", what="area", group="rare")
+    values = cells.set_index("measure")["value"].dropna()
+    if "logprob" not in values.index:
+        return ""
+    trivial = [name for name in ("logprob", "tokens") if name in values.index]
+    others = [name for name in values.index if name not in trivial]
+    if not others:
+        return ""
+    size = (values - 0.5).abs()
+    best = size[others].idxmax()
+    more = "no more than the name itself says"
+    if size[best] > size[trivial].max():
+        more = f"the best of {len(others)} tried on these names, which is no evidence that it says more than the name"
+    few = f" ({int(cells['trials'].iloc[0])} names, too few for a claim)" if cells["trials"].iloc[0] < 2 * FEW else ""
+    return (
+        "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
+        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing), "
+        "the name's own log-probability "
+        f"{number(values['logprob'])}{few}: {more}."
+    )
+
+
+def _areas(read: Read, path: str) -> list:
+    table = []
+    for measure, name in SCORES.items():
+        cells = [read.cell(part="miss", what="area", group=group, measure=measure) for group in ("known", "rare")]
+        if any(cell is not None for cell in cells):
+            table.append([name, *("–" if cell is None else f"{number(cell['value'])} ({int(cell['trials'])})"
+                                  for cell in cells)])  # fmt: skip
+    columns = ["score", "known against invented", "rare against invented, as many tokens"]
+    says = (
+        "Area under the curve: the chance that a real subject scores above an invented one, 0.5 tells nothing; in "
+        f"brackets, how many subjects. Keys and outputs of layer {read.layer}'s MLP; the first two rows are what "
+        "the name alone says."
+    )
+    return [Table(columns, table, says, path, (1, 2), folded="Scores of a hit")] if table else []
+
+
+SECTION = SlotSection("memory", "The MLP as a store of facts", 97, memory, predicts=True)

@@ -1,0 +1,169 @@
+"""Facts: a relation, a subject and an object, asked in several ways (Task `facts`).
+
+    known      subjects with their objects: builtin, countries and capitals of task icl's lexicon
+    rare       rare real ones (rare.yaml): they have more tokens, as invented ones have; none where facts are given
+    invented   names that nobody has, by rule (task extrapolation's), checked against all words that are there; their
+               objects are other subjects', dealt out at random: what an edit has to write
+    word       groups `copy` and `capitalize`: what needs no knowledge, after demonstrations
+
+Every subject is asked as `main`, the relation's first template; after two texts before it (`prefixed-0`, -1: what a key
+is averaged over); in the relation's other templates (`paraphrase-0`, ...: no edit sees them); and after two sets of
+demonstrations (`shown-0`, -1), which hold no subject that is asked. Subjects take splits in turn. The relation `asked`
+goes from the answer to the subject: which tokens it has, in any model.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.store.errors import UserError
+from stages.tasks.extrapolation import invented
+from stages.tasks.extrapolation.prompts import Lexicon
+from stages.tasks.facts.settings import Settings
+from stages.tasks.facts.task import (
+    ASKED,
+    CAPITALIZE,
+    COPY,
+    INVENTED,
+    KNOWN,
+    MAIN,
+    PARAPHRASE,
+    PREFIXED,
+    RARE,
+    SHOWN,
+    WORD,
+)
+from stages.tasks.icl.prompts import Pair, from_lexicon
+from stages.tasks.lexicon import read
+from stages.tasks.prompt import Prompt, Span, read_text, stream
+
+CAPITAL = (
+    "Country: {x}\nCapital:",
+    "The country is {x}. Its capital is",
+    "Name of the country: {x}. Name of its capital:",
+)
+PREFIXES = ("Here is a list.\n", "This much is known:\n\n")
+WORDS = {COPY: "Word: {x}\nSame word:", CAPITALIZE: "Word: {x}\nCapitalized:"}
+DEMONSTRATED = 5  # words shown before one is copied or capitalised
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Facts of one kind: what it is called, its templates ({x} stands for the subject), and (subject, object) pairs."""
+
+    name: str
+    templates: tuple[str, ...]
+    known: tuple[Pair, ...]
+    rare: tuple[Pair, ...] = ()
+
+
+def build(settings: Settings, seed: int) -> list[Prompt]:
+    """Build all prompts of all relations; more of a class leave the first ones as they are.
+
+    Raises `UserError` where the source is unreadable or has too few facts.
+    """
+    relations, words, taken = _builtin(settings) if settings.source == "builtin" else _given(settings)
+    prompts = [prompt for relation in relations for prompt in _relation(relation, settings, taken, seed)]
+    return prompts + [prompt for group in WORDS for prompt in _words(group, words, settings.words, seed)]
+
+
+def _builtin(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
+    folder = Path(settings.path)
+    functions = from_lexicon(folder / "functions.yaml")
+    rare = read(folder / "rare.yaml", Lexicon, "task facts").capitals
+    for name in ("country-capital", CAPITALIZE):
+        if name not in functions:
+            raise UserError(f"{folder / 'functions.yaml'}: no function {name}, which task facts is built from")
+    known = functions["country-capital"][1]
+    real = {word for text in read_text(folder / "real.txt") for word in text.lower().split()}
+    taken = real | {word.lower() for pair in (*known, *rare) for words in pair for word in words.split()}
+    return [Relation("capital", CAPITAL, tuple(known), tuple(rare))], functions[CAPITALIZE][1], taken
+
+
+def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
+    """Read facts, a JSON object per line; those with the same templates are one relation. There are no words beside."""
+    path = Path(settings.path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable ({error}); expected facts, one JSON object per line") from None
+    of_templates: dict[tuple[str, ...], dict[str, str]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            fact = json.loads(line)
+            subject, answer, templates = fact["subject"].strip(), fact["object"].strip(), tuple(fact["templates"])
+            good = subject and answer and templates and all(text.count("{x}") == 1 for text in templates)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            raise UserError(
+                f'{path}:{number}: expected {{"subject": text, "object": text, "templates": [text with {{x}}, ...]}}'
+            )
+        of_templates.setdefault(templates, {}).setdefault(subject, answer)
+    relations = [
+        Relation(f"relation_{number}", templates, tuple(facts.items()))
+        for number, (templates, facts) in enumerate(of_templates.items())
+    ]
+    taken = {word.lower() for relation in relations for pair in relation.known for word in " ".join(pair).split()}
+    return relations, [], taken
+
+
+def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int) -> list[Prompt]:
+    order = stream(seed, f"facts/{relation.name}/order").permutation(len(relation.known))
+    known = [relation.known[item] for item in order]
+    shown, asked = known[: 2 * settings.shots], known[2 * settings.shots :]
+    if len(asked) < 4:
+        raise UserError(
+            f"{settings.path}: {relation.name}: {len(known)} facts, {len(shown)} of them demonstrations: fewer than 4 "
+            "are left to ask; give more, or set tasks.facts.shots lower"
+        )
+    contexts = [
+        "".join(f"{relation.templates[0].format(x=x)} {y}\n\n" for x, y in shown[start :: 2])
+        for start in range(2)
+    ]  # fmt: skip
+    rng = stream(seed, f"facts/{relation.name}/invented")
+    names = invented.words("country", rng, taken)
+    made_up = [(next(names), known[number % len(known)][1]) for number in range(2 * settings.invented)]
+    drawn = stream(seed, f"facts/{relation.name}/rare").permutation(len(relation.rare))
+    classes = {
+        KNOWN: asked[: 2 * settings.known],
+        RARE: [relation.rare[item] for item in drawn][: 2 * settings.rare],
+        INVENTED: made_up,
+    }
+    prompts = []
+    for kind, pairs in classes.items():
+        for number, (x, y) in enumerate(pairs):
+            main = relation.templates[0]
+            texts = {MAIN: ("", main)}
+            texts |= {f"{PREFIXED}-{place}": (prefix, main) for place, prefix in enumerate(PREFIXES)}
+            texts |= {f"{PARAPHRASE}-{place}": ("", text) for place, text in enumerate(relation.templates[1:])}
+            texts |= {f"{SHOWN}-{place}": (context, main) for place, context in enumerate(contexts)}
+            for role, (before, template) in texts.items():
+                prompts.append(_asked(relation.name, kind, number, role, before, template, x, y))
+    return prompts
+
+
+def _words(group: str, pairs: list[Pair], most: int, seed: int) -> list[Prompt]:
+    order = stream(seed, f"facts/{group}").permutation(len(pairs))
+    drawn = [(pairs[item][0], pairs[item][0] if group == COPY else pairs[item][1]) for item in order]
+    template = WORDS[group]
+    before = "".join(f"{template.format(x=x)} {y}\n\n" for x, y in drawn[:DEMONSTRATED])
+    asked = drawn[DEMONSTRATED:][: 2 * most]
+    return [_asked(group, WORD, number, MAIN, before, template, x, y) for number, (x, y) in enumerate(asked)]
+
+
+def _asked(group: str, kind: str, number: int, role: str, before: str, template: str, x: str, y: str) -> Prompt:
+    text = before + template.format(x=x)
+    start = len(before) + template.index("{x}")
+    answer = len(text) + 1
+    return Prompt(
+        id=f"facts/{group}/{kind}-{number:03d}#{role}",
+        role=role,
+        group=group,
+        category=kind,
+        cluster=f"{group}/{x}",
+        split="ab"[number % 2],
+        text=text,
+        targets=(f" {y}",),
+        relations=(Span(ASKED, answer, answer + len(y), start, start + len(x)),),
+    )

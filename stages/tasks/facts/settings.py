@@ -1,0 +1,23 @@
+"""What `tasks.facts` in params.yaml may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.store.section import Count
+from stages.tasks.task import Source
+
+
+class Settings(Source):
+    """Subjects with an answer that has to be known: `known`, `rare`, `invented` and `words` of each split, at most.
+
+    path: builtin: a folder of words, as for task extrapolation; path: a jsonl file of subject, object, templates.
+    shots: demonstrations in each of the two sets that subjects are asked after as well.
+    """
+
+    source: Literal["builtin", "path"] = "builtin"
+    known: Annotated[int, Field(ge=2)]
+    rare: Annotated[int, Field(ge=0)]
+    invented: Annotated[int, Field(ge=2)]
+    words: Annotated[int, Field(ge=0)]
+    shots: Count
