@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from stages import tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
@@ -32,6 +33,8 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
+    if why := tasks.of(TASK).refuses(record["kind"]):
+        return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -91,8 +94,8 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     from stages.model.token_states import EMBEDDING, KINDS, token_states
     from stages.model.tokens import encode
 
-    asked, task = settings.sinks, getattr(settings.tasks, TASK)
-    prompts = _passages(Path(task.path), asked.tokens, asked.passages, settings.seed)
+    asked = settings.sinks
+    prompts = _passages(Path(getattr(settings.tasks, TASK).path), asked.tokens, asked.passages, settings.seed)
     encoded = [encode(loaded, prompt) for prompt in prompts]
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):

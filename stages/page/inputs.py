@@ -51,7 +51,7 @@ COLUMNS = {
     "clusters draws draws_mean draws_best p p_floor",
     "streaming": "sinks positions length loss change low high passages tokens",
     "sinks": "part input layer head measure threshold value low high prompts note",
-    "probes": "kind target layer value low high majority shuffled tokens blocks spread outliers note",
+    "probes": "kind target layer value low high majority shuffled guess tokens blocks spread outliers note",
     "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
     "lead_high guess learned learned_low learned_high trials clusters heads draws note",
     "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",

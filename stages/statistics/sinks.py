@@ -22,7 +22,7 @@ INACTIVE = 0.5  # of the mean output of the layer's heads: ours, a convention
 NATURAL, MOVED = "natural", "moved"
 HEAD = "first special punctuation punctuation_even learned value said output later".split()
 COLUMNS = "part input layer head measure threshold value low high prompts note".split()
-PROBES = "kind target layer value low high majority shuffled tokens blocks spread outliers note".split()
+PROBES = "kind target layer value low high majority shuffled guess tokens blocks spread outliers note".split()
 
 
 def table(heads: pd.DataFrame, tokens: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

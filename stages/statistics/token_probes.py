@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import Ridge, RidgeCV
+from threadpoolctl import threadpool_limits
 
 from stages.statistics.intervals import interval
 
@@ -27,13 +28,18 @@ FEWEST = 20  # tokens that a claim rests on
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe's score over unseen tokens, its interval over blocks, chance, and why there is none."""
+    """A probe's score over unseen tokens, its interval over blocks, chance, and why there is none.
+
+    guess: what drawing a class at random gets; where classes are equally many, a constant gets less, for the commonest
+    of the fitted ones is then the rarest of the others.
+    """
 
     value: float
     low: float
     high: float
     majority: float
     shuffled: float
+    guess: float = 0.0
     note: str = ""
 
 
@@ -86,7 +92,8 @@ def probe(
         fit = {name: numbers_NP[fit_N][orders] for name, numbers_NP in wanted.items()}
         average = {name: fit_ONP[0].mean(0) for name, fit_ONP in fit.items()}
         centred = {name: fit_ONP - average[name] for name, fit_ONP in fit.items()}
-        read = _read(states_ND, centred, fit_N, told_N) if asked and not constant else {}
+        with threadpool_limits(1):  # of so small matrices, threads that wait for each other cost more than they do
+            read = _read(states_ND, centred, fit_N, told_N) if asked and not constant else {}
         for name, average_P in average.items():
             means[name][told_N] = average_P
             guesses[name][:, told_N] = average_P + read.get(name, 0.0)
@@ -152,8 +159,8 @@ def _share(
     low, high = interval(right_ON[0].astype(float), blocks_N, share=True)
     majority = float((means_NC.argmax(1) == class_N).mean())
     shuffled = float(right_ON[1:].mean()) if len(right_ON) > 1 else np.nan
-    return Probed(float(right_ON[0].mean()), low, high, majority, shuffled)
+    return Probed(float(right_ON[0].mean()), low, high, majority, shuffled, 1 / wanted_NC.shape[1])
 
 
 def _none(why: str) -> Probed:
-    return Probed(np.nan, np.nan, np.nan, np.nan, np.nan, why)
+    return Probed(np.nan, np.nan, np.nan, np.nan, np.nan, note=why)

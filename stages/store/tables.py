@@ -429,6 +429,7 @@ PROBES = _schema(
     high=(pa.float32(), "97.5 % bound"),
     majority=(pa.float32(), "what a state gets that is the same in every prompt"),
     shuffled=(pa.float32(), "mean score of probes of shuffled targets"),
+    guess=(pa.float32(), "what drawing a class at random gets; 0 for R2"),
     tokens=(pa.int32(), "tokens, one per passage"),
     blocks=(pa.int32(), "blocks of text that they are from"),
     spread=(pa.float32(), "distance of unit states from their mean, root mean square"),

@@ -33,8 +33,8 @@ HOLDS = (
     "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
     "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
     "dashed accuracy. One token of each kind per passage; ordinary ones stand where the most attended token of "
-    "another passage does. A token holds what its probe reads by at least 0.05 above chance (the constant state and "
-    "shuffled targets), with the whole interval."
+    "another passage does. A token holds what its probe reads by at least 0.05 above chance (the constant state, "
+    "shuffled targets, a guess), with the whole interval."
 )
 TARGETS = {
     "token": "the token itself, R²",
@@ -288,7 +288,7 @@ def _held(row: Any) -> int:
         return -1
     if pd.isna(row["low"]):
         return 0
-    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"]) + MARGIN) > 0)
+    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"], row["guess"]) + MARGIN) > 0)
 
 
 def _first(rows: pd.DataFrame, decoder: bool) -> str:
@@ -343,9 +343,9 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
     elif broad:
         verdict = f"not global only: {listed(names[t] for t in local)} can be read as well"
     elif local:
-        verdict = "local only: nothing of the whole passage is read"
+        verdict = "local only, by this margin"
     else:
-        verdict = "nothing is read beyond chance"
+        verdict = "nothing is read by this margin"
     return f"{text}: {verdict}."
 
 

@@ -1,0 +1,79 @@
+"""The section on sinks says what its rows say: place or token, silent or not, global only or not."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.page.inputs import COLUMNS
+from stages.page.page import Note
+from stages.page.section import Context
+from stages.page.sections.sinks import sinks
+from stages.statistics.sinks import table
+
+SHARES = {"natural": 0.9, "random": 0.8, "repeated": 0.7, "moved": 0.0, "without": 0.0}
+
+
+def rows(token: bool) -> pd.DataFrame:
+    """Heads that look at the first token (or at the first position) of 20 passages; L1H1 fetches nothing there."""
+    heads, tokens = [], []
+    for name, share in SHARES.items():
+        for number in range(20):
+            same = {"prompt": f"p{number:02}", "split": "ab"[number % 2], "input": name}
+            for head in range(8):
+                first = share if token else 0.9
+                where = {"layer": head // 2, "head": head % 2, "first": first - 0.01 * head if first else 0.0}
+                second = 0.9 if token and name == "moved" else 0.0
+                heads.append(same | where | {
+                    "second": second, "later": 0.1, "special": 0.0, "punctuation": 0.1, "punctuation_even": 0.02,
+                    "learned": 0.0, "value": 0.1, "said": 0.05 if head == 3 else 0.8, "output": 1.0,
+                })  # fmt: skip
+            tokens += [
+                same | {"layer": layer, "position": at, "mark": "ordinary" if at else "first",
+                        "norm": 1.0 + 0.01 * (at * 7 % 5) if at else 20.0, "channel": 9.0, "received": 0.1}
+                for layer in range(4) for at in range(12)
+            ]  # fmt: skip
+    return table(pd.DataFrame(heads), pd.DataFrame(tokens), np.random.default_rng(0))
+
+
+def probes(local: float, spread: float) -> pd.DataFrame:
+    """Every token knows the topic; `local`: how well the next token is read from it."""
+    made = []
+    for kind in ("first", "attended", "largest", "ordinary"):
+        for target in ("token", "position", "next", "topic", "rest"):
+            value = {"next": local, "topic": 0.8, "rest": 0.5}.get(target, np.nan)
+            for layer in (-1, 0, 1, 2):
+                chance = 0.2 if target == "topic" else 0.0
+                made.append([kind, target, layer, value, value - 0.05, value + 0.05, chance, chance, chance, 100, 50,
+                             spread, 0, "the same in every prompt" if np.isnan(value) else ""])  # fmt: skip
+    return pd.DataFrame(made, columns=COLUMNS["probes"].split())
+
+
+def said(sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool) -> str:
+    slot = SimpleNamespace(
+        sinks=sunk, probes=probed, decoder=decoder, reasons={}, model={"attention": []}, path=lambda file: file
+    )
+    return " ".join(block.text for block in sinks(slot, Context({}, [])) if isinstance(block, Note))
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_place_and_token_are_told_apart(token):
+    text = said(rows(token), probes(0.0, 0.5), decoder=False)
+    assert ("attention goes with the token, not with the place" in text) == token
+    assert ("attention stays with the place, whatever token is there" in text) != token
+    assert "Of 8 sink heads (of 8 heads), 1 look and say little" in text
+    assert "has 20.0 [20.0, 20.0] times the median norm" in text and "nan" not in text.lower().split()
+
+
+def test_global_only_can_fail():
+    assert "the first token holds" in said(rows(True), probes(0.0, 0.5), decoder=False)
+    assert "global only, as far as probes can tell" in said(rows(True), probes(0.0, 0.5), decoder=False)
+    text = said(rows(True), probes(0.4, 0.5), decoder=False)
+    assert "not global only: the next token can be read as well" in text and "global only, as far" not in text
+
+
+def test_a_first_token_of_a_decoder_that_holds_something_is_a_fault():
+    assert "a fault" in said(rows(True), probes(0.0, 0.0), decoder=True)
+    constant = probes(0.0, 0.0).assign(value=lambda rows: rows["majority"])
+    assert "probes get exactly what a constant gets" in said(rows(True), constant, decoder=True)
