@@ -1,0 +1,75 @@
+"""Stage memory as a whole: a model in which nothing is known says so; a planted one is looked up, edited and missed."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from tiny import make
+
+from stages import memory as stage
+from stages import tasks
+from stages.model.forward import forward
+from stages.model.mlp import writers
+from stages.statistics import memory
+from stages.store import params, paths, tables
+from stages.tasks.facts.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture()
+def asked(tmp_path, monkeypatch):
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
+    section = content["tasks"]["facts"] | {"path": str(ROOT / content["tasks"]["facts"]["path"]), "shots": 2}
+    prompts = tasks.of("facts").build(Settings(**section), seed=17)
+    text = tasks.of("text").build(tasks.of("text").settings(**content["tasks"]["text"] | {"tokens": 40}), seed=17)
+    settings = params.load(ROOT / "params.quick.yaml")
+    monkeypatch.chdir(tmp_path)
+    for name, of_task in (("facts", prompts), ("text", text)):
+        tables.write(paths.asked(name), [asdict(prompt) for prompt in of_task], tables.PROMPTS)
+    deep = settings.memory.model_copy(update={"true_facts": 2, "descended": 2, "traced": 2, "layers": (0,)})
+    return settings.model_copy(update={"memory": deep})
+
+
+def test_where_nothing_is_known_nothing_is_looked_up(asked):
+    loaded = make("llama_gqa", scale=3.0)
+    prompts = stage.Prompts(loaded, tables.read(paths.asked("facts"), tables.PROMPTS))
+    rows, chosen = stage.look_up(loaded, writers(loaded), prompts, asked)
+    assert set(chosen) == {"why"} and {row["what"] for row in rows} == {"intact"}
+    table = memory.table(pd.DataFrame(rows), chosen)
+    assert (table.value == 0).all() and memory.metrics(table) == {}
+
+
+def test_every_part_is_written_from_one_layer(asked):
+    """What a random model says counts as known here: all parts run, and the adapters hold what was inserted."""
+    loaded = make("gemma3", scale=3.0)
+    found = writers(loaded)
+    table = tables.read(paths.asked("facts"), tables.PROMPTS)
+    prompts = stage.Prompts(loaded, table)
+    known = [n for n, row in enumerate(prompts.rows) if row.category == "known" and row.role == "main"]
+    for n in known:
+        tokens = prompts.tokens[n]
+        ids = tokens.ids[: tokens.target[0]]
+        best = int(forward(loaded, [ids], [np.array([len(ids) - 1])]).argmax())
+        special = tokens.special[: len(ids) + 1]
+        prompts.tokens[n] = replace(tokens, ids=np.append(ids, best), special=special, target=tokens.target[:1])
+    rows, chosen = stage.look_up(loaded, found, prompts, asked)
+    assert {"mlp", "attention", "mlp_donor", "attention_donor"} <= set(chosen)
+    moment, inserted = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
+    rows += inserted + stage.miss(loaded, found, prompts, asked, chosen, moment)
+    stage._write("decoder", rows, chosen, "")
+    written = tables.read(paths.memory("decoder"), tables.MEMORY)
+    assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
+    edits = written[written.part == "insert"]
+    assert {"edit", "identity", "random", "joint", "summed", "descent"} <= set(edits.what)
+    assert set(edits[edits.layer != chosen["mlp"]].what) <= {"edit"}
+    assert set(written[written.part == "miss"].what) == {"main", "shown", "score"}
+    for name in ("one", "together"):
+        config = json.loads((paths.adapters("decoder") / name / "adapter_config.json").read_text())
+        assert config["r"] == config["lora_alpha"] and config["target_modules"] == [found[chosen["mlp"]].path]
+    read = memory.table(written, chosen)
+    assert set(memory.metrics(read)["memory"]) == {"lookup", "insert", "miss"}
