@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture()
 def asked(tmp_path, monkeypatch):
     content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
-    section = content["tasks"]["facts"] | {"path": str(ROOT / content["tasks"]["facts"]["path"]), "shots": 2}
+    section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
+    section |= {"path": str(ROOT / section["path"]), "known": 4, "rare": 2, "invented": 2, "words": 2, "shots": 2}
     prompts = tasks.of("facts").build(Settings(**section), seed=17)
     text = tasks.of("text").build(tasks.of("text").settings(**content["tasks"]["text"] | {"tokens": 40}), seed=17)
     settings = params.load(ROOT / "params.quick.yaml")
