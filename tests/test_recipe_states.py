@@ -265,8 +265,6 @@ def test_outliers_are_said_to_be_there_or_not():
 def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_having(folder):
     """Every seed; see the page's paragraphs, which are made from these numbers."""
     file = ROOT / folder / paths.study("registers") / "states.csv"
-    if not file.is_file():
-        pytest.skip(f"{file} is not there yet")
     assert params.load_studies(ROOT / folder / paths.PARAMS).recipes["registers"]
     table = pd.read_csv(file).set_index(["arm", "question", "tokens", "what"]).sort_index()
     last = table["layer"].max()
@@ -286,11 +284,8 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
     assert zero["value"].min() >= 0.3 and drop["value"].abs().max() <= 0.02
 
 
-@pytest.mark.parametrize("folder", [Path(), paths.FULL])
-def test_committed_results_of_patches_show_what_the_page_says_of_them(folder):
-    file = ROOT / folder / paths.study("patches") / "states.csv"
-    if not file.is_file():
-        pytest.skip(f"{file} is not there yet")
+def test_committed_results_of_patches_show_what_the_page_says_of_them():
+    file = ROOT / paths.FULL / paths.study("patches") / "states.csv"
     table = pd.read_csv(file).set_index(["arm", "question", "tokens", "what"]).sort_index()
     holds = table.loc[("digit", "holds")].query("layer == 4")["value"]
     assert holds.loc[("background patch", "digit")].min() >= 0.6
