@@ -57,22 +57,23 @@ def page(folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, 
 
 def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp_path):
     shown = page(tmp_path)
-    assert "3 of 4 query heads can stream" in shown and "1 cannot: L1H1 0.50 (answer −0.50 nats a token)" in shown
+    assert "3 of 4 query heads, streaming alone, move the last hidden state by less than 0.1" in shown
+    assert "1 move it by more: L1H1 0.50 (log-probability of the answer −0.50 nats a token)" in shown
     half = "0.88 when the 2 of 4 key heads with the largest gates keep all (60 % of the entries)"
-    assert half in shown and "within 0.05 of full, change −0.020" in shown
-    assert "As many at random keep 0.50 (mean of 19 sets, the best 0.50); rank p = 0.05 (floor 0.05)." in shown
+    assert half in shown and "its mean is within 0.05 of full, change −0.020" in shown
+    assert "As many key heads at random: 0.50 (mean of 19 sets, the best 0.50); rank p = 0.05 (floor 0.05)." in shown
     assert "2 of the random sets hold the 1 with the largest gates (L1K0): recall 0.50, without 0.50." in shown
     assert "Fewer key heads by the gate: 0.88 with 1." in shown
     assert (
         "a window of 32 without first tokens changes it by +2.070" in shown
-        and "sinks bring back 95 % of what it loses" in shown
+        and "the mean with sinks has 95 % of that loss less" in shown
     )
 
 
 def test_the_page_says_that_nothing_is_lost_or_told_apart(tmp_path):
     shown = page(tmp_path, change=0.02, gate=0.5, random=(0.6,) * 9, bare=0.0)
     assert "None of 4 query heads, streaming alone, moves the last hidden state by 0.1 of its length or more" in shown
-    assert "not within 0.05 of full, change −0.400" in shown and "rank p = 1.00 (floor 0.10): not told apart" in shown
+    assert "not within 0.05 of full, change −0.400" in shown and "rank p = 1.00 (floor 0.10): too few random" in shown
     assert "the window alone is not told apart from full attention" in shown
     easy = page(tmp_path / "easy", none=0.88)
     assert "There is little to lose" in easy and "rank p = 0.05 (floor 0.05)." not in easy

@@ -67,7 +67,7 @@ def test_place_and_token_are_told_apart(token):
 
 
 def test_global_only_can_fail():
-    assert "the first token holds" in said(rows(True), probes(0.0, 0.5), decoder=False)
+    assert "probes of the first token read" in said(rows(True), probes(0.0, 0.5), decoder=False)
     assert "global only, as far as probes can tell" in said(rows(True), probes(0.0, 0.5), decoder=False)
     text = said(rows(True), probes(0.4, 0.5), decoder=False)
     assert "not global only: the next token can be read as well" in text and "global only, as far" not in text

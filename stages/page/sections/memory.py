@@ -8,7 +8,7 @@ from stages.page.inputs import Slot
 from stages.page.memory_chart import by_layer
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import beyond, interval, number, p_value
+from stages.page.sentences import beyond, interval, listed, number, p_value
 
 FEW = 20  # subjects that a claim rests on, at least
 WHAT = (
@@ -92,7 +92,8 @@ def _value(row: Any, digits: int = 2, sign: bool = False) -> str:
 
 
 def _few(row: Any) -> str:
-    return f" ({int(row['clusters'])} subjects, too few for a claim)" if row["clusters"] < FEW else ""
+    few = ", too few for a claim" if row["clusters"] < FEW else ""
+    return f" ({int(row['clusters'])} subjects{few})"
 
 
 def _looked_up(read: Read) -> str:
@@ -121,27 +122,33 @@ def _looked_up(read: Read) -> str:
     if mean is not None:
         said += f". With the mean put in there, {_value(mean)} are still right"
         if pd.notna(mean["p"]):
-            said += f" (rank among all layers p = {p_value(mean['p'])}, floor {p_value(mean['p_floor'])})"
+            said += (
+                f" (rank among all layers p = {p_value(mean['p'])}, floor of so many layers {p_value(mean['p_floor'])})"
+            )
     return f"{said}."
 
 
 def _word(read: Read) -> str:
     """Say what the same ablation does where nothing has to be known."""
-    parts, harmed = [], False
+    parts, harmed, fewest = [], [], FEW
     for group, what in (("copy", "copying a word"), ("capitalize", "capitalising one")):
         intact = read.cell(part="lookup", what="intact", group=group, measure="own")
         left = read.cell(part="lookup", what="mean", group=group, measure="own", layer=read.layer)
         if intact is not None and left is not None:
-            parts.append(f"{what}: {_value(left)} of the {int(left['trials'])} words that are right otherwise")
-            harmed |= bool(left["high"] < 1)
+            others = read.cells(part="lookup", what="mean", group=group, measure="own")
+            least = others[others["layer"] != read.layer]["value"].min()
+            parts.append(
+                f"{what} stays right in {_value(left)} of {int(left['trials'])}"
+                + (f" (any other layer's: at least {number(least)})" if pd.notna(least) else "")
+            )
+            harmed += [what.split()[0]] * bool(left["high"] < 1)
+            fewest = min(fewest, int(left["clusters"]))
     if not parts:
         return ""
-    side = (
-        "So it is not knowledge alone that this output carries: words lose what they are, whatever they are needed for"
-        if harmed
-        else "So this output carries something that these words can do without"
-    )
-    return f"The same ablation where nothing has to be known leaves, of {'; of '.join(parts)}. {side}."
+    side = f"so more than knowledge is lost, {listed(harmed)} as well" if harmed else "they can do without it"
+    few = f" ({fewest} words, too few for a claim)" if fewest < FEW else ""
+    same = "The same ablation where nothing has to be known, on words that are right otherwise"
+    return f"{same}: {'; '.join(parts)}: {side}{few}."
 
 
 def _elsewhere(read: Read) -> str:
@@ -168,12 +175,13 @@ def _units(read: Read) -> str:
     if any(cell is None for cell in cells):
         return ""
     units, shuffled, embedding, other = cells
+    told = pd.notna(embedding["low"]) and embedding["low"] > units["high"] and units["clusters"] >= FEW
+    verdict = ": the embedding alone ranks it higher, so that this shows no knowledge of these units" if told else ""
     return (
-        "Read through the unembedding, the answer stands above "
-        f"{number(units['value'])} of the vocabulary in what the ten most active units write (0.5 by chance; "
-        f"{number(shuffled['value'])} for other subjects' answers), and above {number(embedding['value'], 3)} in the "
-        f"subject's input embedding, before any MLP ({number(other['value'], 3)} for other answers): what a unit "
-        "promotes is no evidence that it knows."
+        f"Read through the unembedding{_few(units)}, the answer stands above "
+        f"{_value(units)} of the vocabulary in what the ten most active units write (0.5 by chance; "
+        f"{_value(shuffled)} for other subjects' answers), and above {_value(embedding, 3)} in the "
+        f"subject's input embedding, before any MLP ({number(other['value'], 3)} for other answers){verdict}."
     )
 
 
@@ -182,7 +190,7 @@ def _counted(read: Read, context: Context) -> str:
     rows = rows[(rows["task"] == "facts") & (rows["group"] == read.relation) & (rows["measure"] == "accuracy")]
     said = [f"{'of the text' if row.baseline == 'ngram' else 'of text and prompt'} {number(row.value)}"
             for row in rows.itertuples()]  # fmt: skip
-    return f"Counting words answers, n-grams {', '.join(said)} of all facts asked." if said else ""
+    return f"Right answers of all facts asked by counting words, n-grams {', '.join(said)}." if said else ""
 
 
 def _figure(read: Read, path: str) -> list:
@@ -228,10 +236,10 @@ def _inserted(read: Read) -> str:
             f"C = identity, KL {number(other['value'], 4)}"
         )
         if kl["value"] > 0:
-            said += f", {number(other['value'] / kl['value'], 1)} times as much"
+            said += f", about {other['value'] / kl['value']:.2g} times as much"
     hijacked = cells["hijacked"]
     if hijacked is not None:
-        said += f". But another invented name gets the object as well in {_value(hijacked)} of pairs"
+        said += f". Another invented name gets the object as well in {_value(hijacked)} of pairs"
         if hijacked["low"] > 0.05:
             said += ": the key is not the name's alone"
     return f"{said}."
@@ -294,9 +302,13 @@ def _missed(read: Read) -> str:
     if gap is None:
         return ""
     side = beyond(gap["low"], gap["high"]) if pd.notna(gap["low"]) else None
-    verdict = {1: ": a miss is less certain", -1: ": a miss is more certain", 0: ": not told apart", None: ""}[side]
+    longer = "; invented names are longer and rarer as well" if _longer(read) else ""
+    verdict = {1: f": a miss is less certain{longer}", -1: ": a miss is more certain", 0: ": not told apart", None: ""}[
+        side
+    ]
     said = (
-        f"A miss: predictions about invented subjects have {_value(gap, 2, True)} nats more entropy than about known "
+        f"A miss: predictions of the answer's first token have {_value(gap, 2, True)} nats more entropy for invented "
+        f"subjects than for known "
     )
     said += f"ones{verdict}{_few(gap)}."
     agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
@@ -307,7 +319,7 @@ def _missed(read: Read) -> str:
         said += (
             f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
             f"{_value(invented)} for invented subjects{_few(invented)}, a difference of {_value(less, 2, True)}"
-            f"{': a record does not depend on who asks, a miss does' if apart else ': not told apart'}."
+            f"{': answers about known subjects agree more often' if apart else ': not told apart'}."
         )
     objects = {
         what: read.cell(part="miss", what=what, group="invented", measure="object") for what in ("main", "shown")
@@ -318,6 +330,12 @@ def _missed(read: Read) -> str:
             f"without demonstrations and in {_value(objects['shown'])} after them."
         )
     return said
+
+
+def _longer(read: Read) -> bool:
+    """Say whether the length of a name alone tells known subjects from invented ones."""
+    area = read.cell(part="miss", what="area", group="known", measure="tokens")
+    return area is not None and area["value"] < 0.5
 
 
 def _answers(read: Read, path: str) -> list:
@@ -356,10 +374,12 @@ def _scores(read: Read) -> str:
     more = "no more than the name itself says"
     if size[best] > size[trivial].max():
         more = f"the best of {len(others)} tried on these names, which is no evidence that it says more than the name"
-    few = f" ({int(cells['trials'].iloc[0])} names, too few for a claim)" if cells["trials"].iloc[0] < 2 * FEW else ""
+    few = ""
+    if cells["trials"].iloc[0] < 2 * FEW:
+        few, more = f" ({int(cells['trials'].iloc[0])} names)", "too few for a claim"
     return (
         "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
-        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing), "
+        f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing, 0 as much as 1), "
         "the name's own log-probability "
         f"{number(values['logprob'])}{few}: {more}."
     )

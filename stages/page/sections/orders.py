@@ -48,7 +48,9 @@ def orders(slot: Slot, context: Context) -> list:
     clean = {(row["order"], row["category"]): row for _, row in measured[measured["context"] == "clean"].iterrows()}
     said = [known(clean), made_up(clean), shuffled(clean), backwards(clean)]
     legend = [(colour, shape, label) for label, colour, shape in orders_chart.ANSWERS.values()]
-    says = "Lines are 95 % intervals over orders; words of one order share their prompt. Single known orders: below."
+    says = (
+        "Lines: 95 % intervals over runs of successive words (known) and over orders (made up). Single orders: below."
+    )
     figure = Figure([Chart(orders_chart.answers(_drawn(clean)))], says, path, "single", legend)
     left_out = [row.note.removeprefix(LEFT_OUT) for row in table.itertuples() if row.note.startswith(LEFT_OUT)]
     blocks = [Note(WHAT), figure, Note(" ".join(filter(None, said)))]
@@ -75,7 +77,8 @@ def known(clean: dict[tuple[str, str], Any]) -> str:
         for (name, way), cell in clean.items()
         if way == "not_stated" and name not in (KNOWN, MADE_UP)
     )
-    return f"Known orders, not stated: right in {value(row)} of {int(row['trials'])} words ({each})."
+    said = f"Known orders, not stated: right in {value(row)} of {int(row['trials'])} words"
+    return f"{said} ({each}: too few for a claim each)."
 
 
 def made_up(clean: dict[tuple[str, str], Any]) -> str:
@@ -89,7 +92,7 @@ def made_up(clean: dict[tuple[str, str], Any]) -> str:
     if not _enough(stated):
         return f"{said}: too few to tell."
     if carries(clean):
-        return f"{said}: the step reaches words that nobody has seen, where it can be looked up."
+        return f"{said}: the word that is stated next is found more often than by guessing, though it does not exist."
     return f"{said}: not told apart from guessing, so that no step to the next word is seen."
 
 
@@ -133,7 +136,9 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
         return f"{said}: what followed is copied more often than the step back is taken as demonstrated{so}."
     if side > 0:
         return f"{said}: the step is taken the way it is demonstrated, which copying what followed would not do."
-    return f"{said}: the two are not told apart."
+    copied = carries(clean) and beyond(row["low"], row["high"], row["guess"]) <= 0
+    so = "; that the steps on are more than copying is not shown" if copied else ""
+    return f"{said}: the two are not told apart{so}."
 
 
 def vector(rows: pd.DataFrame) -> str:
@@ -188,8 +193,8 @@ def _steps(row: Any, none: Any, random: Any, others: list[Any]) -> str:
         )
     if others[0] is not None and _works(*others):
         return (
-            "In made-up orders that are stated no step is seen: it calls up next words that the model knows; that a "
-            "word's next one is looked up in the prompt does not come with it."
+            "In made-up orders that are stated no step is seen: it calls up next words that the model knows. More than "
+            f"{number(row['high'])} is excluded."
         )
     return "In made-up orders that are stated no step is seen that it adds."
 

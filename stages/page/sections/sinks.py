@@ -15,7 +15,7 @@ SINK = 0.3
 MARGIN = 0.05  # above chance: less is not called held, as a member's score must exceed its null by so much
 ENOUGH = 20  # prompts that a claim rests on
 WHAT = (
-    "A head that has nothing to say must still spend its attention, which sums to 1. Many spend it on the first token. "
+    "A head with nothing to say must still spend its attention, which sums to 1; the first token is said to get it. "
     "Sink rate (Gu et al., ICLR 2025): the share of heads, over all short passages, whose attention to the first "
     "token, averaged over the queries from it on, is above 0.3; the curve shows other thresholds. Random tokens and "
     "one token repeated have no text to attend to. Whether the place or the token draws it: another token is put "
@@ -132,9 +132,9 @@ def _place(rows: pd.DataFrame) -> str:
     else:
         parts.append("neither the place with another token nor the token at another place draws as much")
     parts.append(
-        f"without the token most heads find no sink in first position ({_share(later)} on a later token)"
+        f"without the token fewer than half as many heads look at what is first ({_share(later)} on a later token)"
         if left < 0.5 * base
-        else "without the token the first position still serves most of them"
+        else "without the token at least half as many heads look at what is first"
     )
     return f"{text}: {'; '.join(parts)}."
 
@@ -159,6 +159,10 @@ def _said(rows: pd.DataFrame) -> str:
     return f"{text}; the first position's value has {value} of the norm of others there (median)."
 
 
+def _few(row: Any) -> str:
+    return f" ({int(row['prompts'])} passages, too few for a claim)" if row["prompts"] < ENOUGH else ""
+
+
 def _inactive(rows: pd.DataFrame) -> str:
     """Say how many heads write little, and whether attention to the first token would have told."""
     inactive, sinking = _overall(rows, "inactive"), _overall(rows, "inactive_sinks")
@@ -168,6 +172,8 @@ def _inactive(rows: pd.DataFrame) -> str:
     count = round(inactive["value"] * int(inactive["note"].split()[1]))
     missed = count - int(sinking["value"])
     text = f"{count} heads ({percent(inactive['value'])} %) are inactive by their output"
+    if not missed:
+        return f"{text}; all of them are sink heads."
     return f"{text}; {missed} of them are no sink heads, so that attention to the first token would miss them."
 
 
@@ -180,6 +186,7 @@ def _punctuation(rows: pd.DataFrame) -> str:
     text = (
         "Punctuation: the head that looks most at it beyond an even share (chosen on one half of the passages) is "
         f"{name}, by {number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)} on the other"
+        f"{_few(row)}"
     )
     side = beyond(row["low"], row["high"])
     return f"{text}." if side > 0 else f"{text}: not more than an even share, as far as can be told."
@@ -193,12 +200,12 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         ratio = f"{number(row['value'], 1)} {interval(row['low'], row['high'], 1)}".strip()
         said.append(
             f"Massive activations: after layer {int(row['layer'])} (chosen on one half of the passages) the first "
-            f"token's residual has {ratio} times the median norm"
+            f"token's residual has {ratio} times the median norm{_few(row)}"
         )
         channel = _cell(layers, measure="channel_first", layer=row["layer"])
         if channel is not None:
-            said[0] += f", its largest channel {number(channel['value'], 0)} times the median channel"
-        said[0] += "." if row["value"] >= 2 else ": nothing that stands out."
+            said[0] += f", its largest channel on all passages {number(channel['value'], 0)} times the median channel"
+        said[0] += "." if row["value"] >= 2 else ": its length does not stand out."
     outliers = layers[layers["measure"] == "outliers"].set_index("layer")
     modes = layers[layers["measure"] == "modes_p"].set_index("layer")["value"]
     if len(outliers):
@@ -209,7 +216,7 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         two = modes.index[corrected <= alpha]
         names = listed(str(int(layer)) for layer in two)
         verdict = (
-            f"in layer{'s' if len(two) > 1 else ''} {names} they have more than one mode" if len(two)
+            f"in layer{'s' if len(two) > 1 else ''} {names} lengths have more than one mode" if len(two)
             else f"in no layer more than one mode is shown (Silverman's test, smallest q over layers "
             f"{p_value(corrected.min())})"
         )  # fmt: skip
@@ -330,7 +337,7 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
     broad = [target for target in GLOBAL if _held(cells[target]) > 0]
     same = [target for target in LOCAL if _held(cells[target]) < 0]
     count = int(cells["topic"]["tokens"])
-    text = f"In layer {layer}, {KINDS[kind]} holds: {', '.join(numbers)}"
+    text = f"In layer {layer}, probes of {KINDS[kind]} read: {', '.join(numbers)} ({count} passages)"
     if kind == "largest":
         text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer)"
     if count < ENOUGH:
@@ -364,4 +371,4 @@ def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
     return Table(columns, lines, "95 % intervals over paragraphs.", path, tuple(range(3, 7)), folded=folded)
 
 
-SECTION = SlotSection("sinks", "Sinks: heads with nothing to say", 45, sinks)
+SECTION = SlotSection("sinks", "Sinks: attention to the first token", 45, sinks)

@@ -23,6 +23,7 @@ DEFINITIONS = {
     "induction": "induction score of at least {0}",
     "echo": "duplicate-token score of at least {0}",
 }
+FEW = 20  # prompts that a claim rests on, at least
 METHODS = {  # method: (label, colour, shape)
     "gate": ("by the gate", charts.BLUE, "circle"),
     "retrieval": ("by Wu's retrieval score", charts.ORANGE, "square"),
@@ -75,7 +76,7 @@ def _gates(slot: Slot) -> str:
     rows = slot.gates.sort_values(["change", "layer", "head"], ascending=[False, True, True])
     small = float(slot.gates_overlap[slot.gates_overlap["a"] == "gate"].threshold_a.iloc[0])
     full, prompts = rows[rows.change >= small], int(rows.prompts.max())
-    over = f"{prompts} needle prompt{'s' * (prompts > 1)}"
+    over = f"{prompts} needle prompt{'s' * (prompts > 1)}{', too few for a claim' * (prompts < FEW)}"
     if full.empty:
         top = rows.iloc[0]
         return (
@@ -83,7 +84,8 @@ def _gates(slot: Slot) -> str:
             f"or more; the largest is L{top.layer:.0f}H{top['head']:.0f}, {number(top.change)} (mean over {over})."
         )
     named = [
-        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} (answer {number(row.logprob, 2, True)} nats a token)"
+        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} "
+        f"(log-probability of the answer {number(row.logprob, 2, True)} nats a token)"
         for row in full.head(NAMED).itertuples()
     ]
     rest = f", and {len(full) - NAMED} more" if len(full) > NAMED else ""
@@ -94,8 +96,8 @@ def _gates(slot: Slot) -> str:
         else ""
     )
     return (
-        f"{len(rows) - len(full)} of {len(rows)} query heads can stream: alone, they move the last hidden state by "
-        f"less than {small:g} of its length (a convention; mean over {over}). {len(full)} cannot: "
+        f"{len(rows) - len(full)} of {len(rows)} query heads, streaming alone, move the last hidden state by less than "
+        f"{small:g} of its length (a convention; mean over {over}). {len(full)} move it by more: "
         f"{listed(named)}{rest}.{marked}"
     )
 
@@ -137,7 +139,7 @@ def _overlap(slot: Slot) -> Table:
     counts = alone.heads_a
     says = (
         f"Definitions of a head that needs the far past, over {heads} query heads: they count from "
-        f"{counts.min():.0f} to {counts.max():.0f}. Gates and attention on the same prompts of split a; the other "
+        f"{counts.min():.0f} to {counts.max():.0f}. Gates and attention on the same few prompts of split a; the other "
         "scores from split a of their own tasks."
     )
     columns = ["definition", "heads", "of these by the gate", "rank correlation with the gate"]
@@ -162,15 +164,16 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
             "entries)"
         )
         within = half.value >= full.value - CLOSE
-        text += f": {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half)}."
+        text += f": its mean is {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
             text += (
-                f" As many at random keep {number(drawn.value)} (mean of {drawn.draws:.0f} sets, the best "
+                f" As many key heads at random: {number(drawn.value)} (mean of {drawn.draws:.0f} sets, the best "
                 f"{number(drawn.draws_best)}); rank p = {p_value(half.p)} (floor {p_value(half.p_floor)})"
             )
-            text += "." if half.p <= alpha else ": not told apart from random sets."
+            apart = "too few random sets to tell" if half.p_floor > alpha else "not told apart from random sets"
+            text += "." if half.p <= alpha else f": {apart}."
             text += _held(recall)
         others = [f"{METHODS[method][0]} {number(at.value)}" for method in ("retrieval", "first")
                   if (at := _at(recall, method)) is not None]  # fmt: skip
@@ -286,9 +289,8 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     side = beyond(bare.low, bare.high, 0.0, 3) if bare.low == bare.low else 0
     if side > 0:
         back = 1 - sunk.change / bare.change
-        text += (
-            f" The window alone is worse; sinks bring back {number(100 * min(max(back, 0), 1), 0)} % of what it loses."
-        )
+        few = f" ({passages} passages, too few for a claim)" if passages < FEW else ""
+        text += f" The window alone is worse; the mean with sinks has {number(100 * back, 0)} % of that loss less{few}."
     else:
         text += " On so many passages the window alone is not told apart from full attention."
     if (most, "cache") in cells.index:
@@ -322,7 +324,7 @@ def _losses(slot: Slot) -> Table:
             for length in lengths
         ]
         table.append([*first, *cells])
-    columns = ["sinks", "positions", *(f"up to token {length}" for length in lengths)]
+    columns = ["sinks", "positions", *(f"to token {length}, from the one before" for length in lengths)]
     numeric = tuple(range(2, 2 + len(lengths)))
     return Table(columns, table, STREAMING, slot.path("streaming.csv"), numeric)
 
