@@ -113,7 +113,7 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
     model = json.loads((clone / REPORTS / "model.json").read_text())
     missing = {name for name in model["not_measured"] if not name.startswith("family grammar:")}
     absent = set(
-        "steering circuit extrapolation neighbours shifts composed continued gates orders images memory".split()
+        "steering circuit extrapolation neighbours shifts composed continued gates orders probes memory".split()
     )
     assert missing == {"family retrieval", "family function", *absent}
 
