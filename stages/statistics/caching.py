@@ -105,8 +105,6 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
             shares = {"share": True} if measure == "recall" else {}
             shown = interval(means.value, means.cluster, **shares)
             moved = interval(change_P, means.cluster, change=measure == "recall")
-            if measure == "recall":  # a share stays one: from 0 to 1
-                moved = tuple(np.clip(moved, -full_P.mean(), 1 - full_P.mean()))
             row = {"task": task, "measure": measure, "method": method, "share": share, "kept": rows_P.kept.iloc[0]}
             row |= {
                 "full": "" if method.startswith("random") else rows_P.full.iloc[0],

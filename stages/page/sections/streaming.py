@@ -164,7 +164,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
             "entries)"
         )
         within = half.value >= full.value - CLOSE
-        text += f": its mean is {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half)}."
+        text += f": its mean is {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half, full.value)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
@@ -207,8 +207,12 @@ def _those(best: Any) -> str:
     return f"the {best.kept:.0f} with the largest gates ({listed(best.full.split())})"
 
 
-def _moved(row: Any) -> str:
-    return f"{number(row.change, 3, True)} {interval(row.change_low, row.change_high, 3, True)}".strip()
+def _moved(row: Any, full: float | None = None) -> str:
+    """Write a change; full: the share that it is from, which it cannot leave 0 to 1 by."""
+    low, high = row.change_low, row.change_high
+    if full is not None:
+        low, high = max(low, -full), min(high, 1 - full)
+    return f"{number(row.change, 3, True)} {interval(low, high, 3, True)}".strip()
 
 
 def _curve(slot: Slot) -> Figure:
