@@ -164,7 +164,8 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
             "entries)"
         )
         within = half.value >= full.value - CLOSE
-        text += f": its mean is {'within' if within else 'not within'} {CLOSE:g} of full, change {_moved(half, full.value)}."
+        near = "within" if within else "not within"
+        text += f": its mean is {near} {CLOSE:g} of full, change {_moved(half, full.value)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
