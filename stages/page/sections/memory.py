@@ -236,7 +236,7 @@ def _inserted(read: Read) -> str:
             f"C = identity, KL {number(other['value'], 4)}"
         )
         if kl["value"] > 0:
-            said += f", about {other['value'] / kl['value']:.2g} times as much"
+            said += f", about {number(other['value'] / kl['value'], 0)} times as much"
     hijacked = cells["hijacked"]
     if hijacked is not None:
         said += f". Another invented name gets the object as well in {_value(hijacked)} of pairs"
