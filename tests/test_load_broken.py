@@ -305,7 +305,7 @@ BROKEN = {
     another_type: r"the weights lack transformer\.h\.0",
     headless_masked: r"lack the language-model head of BertForMaskedLM: cls\.predictions\.bias",
     headless_causal: r"lack the language-model head of LlamaForCausalLM: lm_head\.weight",
-    pixels: "ViTModel does not run on token ids alone",
+    pixels: r"a model of images, without preprocessor_config\.json",
     adapter_beside: r"adapter_config\.json: an adapter is not applied to the model; merge it",
     pointer: r"model\.safetensors: a git-lfs pointer, not the file itself; run git lfs pull",
     link_to_nothing: r"model\.safetensors: cannot be read \(No such file",

@@ -233,7 +233,9 @@ def clone(tmp_path, monkeypatch) -> Path:
         for n in range(2)
     ]
     worded = [replace(prompt, id=prompt.id.replace("icl/", "extrapolation/")) for prompt in asked]
+    facts = [replace(prompt, id=prompt.id.replace("icl/", "facts/")) for prompt in asked]
     every = {"blimp": pairs, "icl": asked, "repeats": repeated, "iteration": taped, "extrapolation": worded}
+    every["facts"] = facts
     for task, prompts in every.items():
         tables.write(paths.asked(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
     return tmp_path

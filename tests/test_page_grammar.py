@@ -137,7 +137,7 @@ def test_sixty_families_are_one_elsewhere(slot, shown, folder):
     measured = int((slot.grammar["label"] != "all").sum() - slot.grammar["note"].ne("").sum())
     assert f"(median of {measured})" in elsewhere and "see Grammar heads" in elsewhere
     assert "grammar, one per label and direction" in elsewhere
-    assert "measured for 12 families of heads" in shown
+    assert "measured for 16 families of heads" in shown
     pair = "family fewer than 20 query words in one half of the sentences: iobj (12), compound:prt (7)"
     assert f"grammar {pair}" in elsewhere
     charts = [chart for chart in specs_of(render(folder)).values() if "family_a" in json.dumps(chart)]
@@ -173,7 +173,7 @@ def test_an_encoder_says_once_what_it_cannot_show(tmp_path):
     html = render(one, two)
     shown = text_of(html)
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
-    assert anchors == ["model", "limits", "heads", "grammar", "overlap", "missing"]
+    assert anchors == ["model", "limits", "heads", "sinks", "grammar", "overlap", "missing"]
     said = shown[shown.index("What it cannot show An encoder") :]
     assert said.index("'What the intact model can do'") < said.index("'Function vectors'") < said.index("The heads")
     assert shown.count("an encoder writes no continuation") == 2  # families, and the stage `steer`
@@ -191,7 +191,7 @@ def test_a_masked_model_keeps_what_it_can_do(tmp_path):
     record = synthetic.encoder() | {"kind": "masked"}
     html = render(write_encoder(tmp_path / "encoder", model=record, effects=table))
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
-    assert anchors == ["model", "intact", "counting", "limits", "heads", "grammar", "overlap", "missing"]
+    assert anchors == ["model", "intact", "counting", "limits", "heads", "sinks", "grammar", "overlap", "missing"]
     assert "A masked language model fills gaps" in text_of(html)
     assert "In-context functions by function" not in text_of(html)
 
