@@ -73,7 +73,7 @@ def test_prompts_of_one_cluster_say_so():
 def test_a_model_is_refused_where_it_cannot_answer():
     reading = [name for name in tasks.names() if tasks.of(name).reads == "text"]
     refusing = {name for name in reading if tasks.of(name).refuses("masked")}
-    assert refusing == {"icl", "needle", "iteration", "extrapolation", "neighbours", "composed", "orders"}
+    assert refusing == {"icl", "needle", "iteration", "extrapolation", "neighbours", "composed", "orders", "facts"}
     assert not any(tasks.of(n).refuses("decoder") for n in reading)
 
 
