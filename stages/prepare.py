@@ -1,6 +1,7 @@
 """Prepare one task's prompts: `python -m stages.prepare <task>` writes data/prompts/<task>.parquet.
 
-And data/asked/<task>.parquet: the same where the prompts are scored, none where only attention is looked at.
+And data/asked/<task>.parquet, the same where the prompts are scored, none where only attention is looked at; and
+data/pictures/<task>.parquet, the same where they are images.
 """
 
 import logging
@@ -28,10 +29,11 @@ def main(task: str) -> None:
         schema = schema.with_metadata({"reason": why})
     rows = [asdict(prompt) for prompt in prompts]
     tables.write(paths.prompts(task), rows, schema)
-    if tasks.of(task).main:
-        tables.write(paths.asked(task), rows, schema)
-    else:
-        tables.write(paths.asked(task), tables.empty(tables.PROMPTS, "only attention is looked at"), tables.PROMPTS)
+    for path, here, why_not in (
+        (paths.asked(task), bool(tasks.of(task).main), "only attention is looked at"),
+        (paths.pictures(task), tasks.of(task).reads == "image", "prompts are text"),
+    ):
+        tables.write(path, rows if here else tables.empty(tables.PROMPTS, why_not), schema)
     groups = len({prompt.group for prompt in prompts})
     log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
 

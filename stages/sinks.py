@@ -1,8 +1,8 @@
 """Sinks and what their states hold: `python -m stages.sinks <slot>` reads passages, random and repeated tokens.
 
-Writes data/sinks/<slot>.heads.parquet, one row per (prompt, input, layer, head): where it looks and what it writes;
-data/sinks/<slot>.tokens.parquet, one row per (prompt, input, layer, position): residual norm and attention received;
-and data/sinks/<slot>.probes.parquet, what linear probes read from one token's state.
+Writes data/sinks/<slot>/: heads.parquet, one row per (prompt, input, layer, head), where it looks and what it writes;
+tokens.parquet, one row per (prompt, input, layer, position), residual norm and attention received; probes.parquet, what
+linear probes read from one token's state; and, of a model of images, norms.parquet (stages/norms.py).
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages import tasks
+from stages import norms, tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
@@ -28,8 +28,14 @@ COMPONENTS = 8  # principal components of token embeddings that probes are asked
 
 
 def main(slot: str) -> None:
-    """Look at sinks on every input, then probe the states of single tokens."""
+    """Look at text or at images; the tables of the other say that it is not read."""
     settings = params.load()
+    norms.measure(slot, settings)
+    _measure(slot, settings)
+
+
+def _measure(slot: str, settings: params.Params) -> None:
+    """Look at sinks on every input, then probe the states of single tokens."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")

@@ -115,26 +115,25 @@ def test_every_leaf_of_params_is_read_by_the_code():
 
 def test_outs_are_where_paths_says():
     slot, task = "${key}", "${item.task}"
-    assert body("prepare")["outs"] == [str(paths.prompts("${key}")), str(paths.asked("${key}"))]
+    assert body("prepare")["outs"] == [str(path("${key}")) for path in (paths.prompts, paths.asked, paths.pictures)]
     assert body("fetch")["outs"] == [str(paths.model(slot))]
     where = "${item.slot}"
     assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]
     assert body("trace")["outs"] == [str(paths.indirect(slot))]
     assert body("classify")["outs"] == [str(paths.heads(slot))]
     assert body("plan")["outs"] == [str(paths.plan(slot))]
-    assert body("ablate")["outs"] == [str(paths.effects(slot)), str(paths.first_order(slot))]
-    assert body("steer")["outs"] == [
-        str(paths.vectors(slot)),
-        str(paths.control_vectors(slot)),
-        str(paths.steering(slot)),
-    ]
-    assert body("apply")["outs"] == [str(paths.composed(slot)), str(paths.continued(slot))]
-    assert body("shifts")["outs"] == [str(paths.shifts(slot)), str(paths.offsets(slot)), str(paths.readings(slot))]
-    assert body("circuit")["outs"] == [str(paths.circuit(slot)), str(paths.composition(slot))]
-    assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
-    assert body("sinks")["outs"] == [str(paths.sink_heads(slot)), str(paths.probes(slot)), str(paths.sink_tokens(slot))]
-    assert body("orders")["outs"] == [str(paths.orders(slot))]
-    assert body("memory")["outs"] == [str(paths.memory(slot)), str(paths.adapters(slot))]
+    folders = {
+        "ablate": (paths.effects, paths.first_order),
+        "steer": (paths.vectors, paths.control_vectors, paths.steering),
+        "apply": (paths.composed, paths.continued, paths.shifts, paths.offsets, paths.readings, paths.orders),
+        "circuit": (paths.circuit, paths.composition),
+        "neighbours": (paths.neighbours, paths.neighbours_silenced),
+        "gates": (paths.gates, paths.cache, paths.streaming),
+        "sinks": (paths.sink_heads, paths.probes, paths.sink_tokens, paths.norms),
+        "memory": (paths.memory, paths.adapters),
+    }
+    for stage, written in folders.items():
+        assert {str(path(slot).parent) for path in written} == {body(stage)["outs"][0]}, stage
     assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
@@ -188,7 +187,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "shifts", "orders", "sinks", "gates", "memory"]
+    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

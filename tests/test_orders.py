@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import make
 
-from stages import orders, tasks
+from stages import tasks
+from stages.applied import orders
 from stages.model.forward import forward
 from stages.model.score import LastTokens
 from stages.model.tokens import encode, encode_all

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make
 
-from stages import shifts as stage
+from stages.applied import shifts as stage
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.readout import embedded, likeliest, read_out, standing

@@ -273,5 +273,5 @@ def test_every_stage_of_a_vision_slot_runs_or_says_why_not(slot):
     raw = tables.read(paths.norms(slot), tables.NORMS)
     before = paths.norms(slot).read_bytes()
     assert len(raw) == 10 * 3 * 20
-    importlib.import_module("stages.norms").main(slot)
+    importlib.import_module("stages.sinks").main(slot)
     assert paths.norms(slot).read_bytes() == before

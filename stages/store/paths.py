@@ -23,6 +23,11 @@ def asked(task: str) -> Path:
     return Path(f"data/asked/{task}.parquet")
 
 
+def pictures(task: str) -> Path:
+    """The same prompts where they are images, else none: what a stage reads of them alone."""
+    return Path(f"data/pictures/{task}.parquet")
+
+
 def model(slot: str) -> Path:
     """Provenance and anatomy of the model in a slot."""
     return Path(f"data/models/{slot}.json")
@@ -60,12 +65,12 @@ def plan(slot: str) -> Path:
 
 def first_order(slot: str) -> Path:
     """First-order effects of every head by gradients, per prompt."""
-    return Path(f"data/effects/{slot}.first_order.parquet")
+    return Path(f"data/effects/{slot}/first_order.parquet")
 
 
 def effects(slot: str) -> Path:
     """Raw paired values of every ablation."""
-    return Path(f"data/effects/{slot}.parquet")
+    return Path(f"data/effects/{slot}/effects.parquet")
 
 
 def shards(slot: str) -> Path:
@@ -75,67 +80,67 @@ def shards(slot: str) -> Path:
 
 def vectors(slot: str) -> Path:
     """Function vectors (safetensors)."""
-    return Path(f"data/vectors/{slot}.safetensors")
+    return Path(f"data/vectors/{slot}/vectors.safetensors")
 
 
 def control_vectors(slot: str) -> Path:
     """Folder of the same function vectors as llama.cpp reads them, one GGUF file each."""
-    return Path(f"data/vectors/{slot}")
+    return Path(f"data/vectors/{slot}/control")
 
 
 def steering(slot: str) -> Path:
     """Raw outcomes of every steering run."""
-    return Path(f"data/vectors/{slot}.steering.parquet")
+    return Path(f"data/vectors/{slot}/steering.parquet")
 
 
 def composed(slot: str) -> Path:
     """How prompts of composed functions are answered under sums of function vectors."""
-    return Path(f"data/vectors/{slot}.composed.parquet")
+    return Path(f"data/applied/{slot}/composed.parquet")
 
 
 def continued(slot: str) -> Path:
     """What plain text is continued with under function vectors."""
-    return Path(f"data/vectors/{slot}.continued.parquet")
+    return Path(f"data/applied/{slot}/continued.parquet")
 
 
 def shifts(slot: str) -> Path:
     """Raw answers to both members of pairs under a function vector, twice it and minus it."""
-    return Path(f"data/shifts/{slot}.parquet")
+    return Path(f"data/applied/{slot}/shifts.parquet")
 
 
 def offsets(slot: str) -> Path:
     """Whether a function is one offset, in the model's spaces of vectors."""
-    return Path(f"data/shifts/{slot}.offsets.parquet")
+    return Path(f"data/applied/{slot}/offsets.parquet")
 
 
 def readings(slot: str) -> Path:
     """What function vectors say, read through the model's last norm and unembedding."""
-    return Path(f"data/shifts/{slot}.readings.parquet")
+    return Path(f"data/applied/{slot}/readings.parquet")
 
 
 def orders(slot: str) -> Path:
     """What the model says comes next in orders that it knows or is told, and under the vector of such a step."""
-    return Path(f"data/orders/{slot}.parquet")
+    return Path(f"data/applied/{slot}/orders.parquet")
 
 
 def circuit(slot: str) -> Path:
     """What induction heads look at when paths into their keys are patched."""
-    return Path(f"data/circuits/{slot}.parquet")
+    return Path(f"data/circuits/{slot}/circuit.parquet")
 
 
 def composition(slot: str) -> Path:
     """What the weights say of the same paths."""
-    return Path(f"data/circuits/{slot}.weights.parquet")
+    return Path(f"data/circuits/{slot}/composition.parquet")
 
 
 def neighbours(slot: str) -> Path:
     """Answers to labelled demonstrations, and what their nearest neighbours say."""
-    return Path(f"data/neighbours/{slot}.parquet")
+    return Path(f"data/neighbours/{slot}/answers.parquet")
 
 
 def neighbours_silenced(slot: str) -> Path:
     """The same answers with induction heads, or control sets, silenced."""
-    return Path(f"data/neighbours/{slot}.silenced.parquet")
+    return Path(f"data/neighbours/{slot}/silenced.parquet")
 
 
 def gates(slot: str) -> Path:
@@ -160,32 +165,32 @@ def cache_policy(slot: str) -> Path:
 
 def sink_heads(slot: str) -> Path:
     """Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise."""
-    return Path(f"data/sinks/{slot}.heads.parquet")
+    return Path(f"data/sinks/{slot}/heads.parquet")
 
 
 def sink_tokens(slot: str) -> Path:
     """Residual norms of the same prompts' tokens, and the attention that they receive."""
-    return Path(f"data/sinks/{slot}.tokens.parquet")
+    return Path(f"data/sinks/{slot}/tokens.parquet")
 
 
 def probes(slot: str) -> Path:
     """What linear probes read from one token's state, layer by layer."""
-    return Path(f"data/sinks/{slot}.probes.parquet")
+    return Path(f"data/sinks/{slot}/probes.parquet")
 
 
 def norms(slot: str) -> Path:
     """Norms of the tokens of images, per layer, and the attention that they get."""
-    return Path(f"data/norms/{slot}.parquet")
+    return Path(f"data/sinks/{slot}/norms.parquet")
 
 
 def memory(slot: str) -> Path:
     """What the MLPs hold: looked up, inserted, missed, per prompt."""
-    return Path(f"data/memory/{slot}.parquet")
+    return Path(f"data/memory/{slot}/memory.parquet")
 
 
 def adapters(slot: str) -> Path:
     """Folder of inserted facts as LoRA adapters that peft reads, one folder each."""
-    return Path(f"data/memory/{slot}")
+    return Path(f"data/memory/{slot}/adapters")
 
 
 def report(slot: str) -> Path:

@@ -6,6 +6,7 @@ compression and row groups and no timestamps: the same rows give the same bytes.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from stages.store.errors import UserError
 
+log = logging.getLogger(__name__)
 ROW_GROUP = 65_536  # rows
 
 
@@ -534,6 +536,14 @@ def write(path: Path, rows: pd.DataFrame | pa.Table | list[dict], schema: pa.Sch
     """Write rows in one go, in the order given."""
     with writer(path, schema if not isinstance(rows, pa.Table) else rows.schema) as add:
         add(rows)
+
+
+def write_or_say(path: Path, rows: list[dict], schema: pa.Schema, why: str) -> None:
+    """Write rows, or an empty table that says why there are none."""
+    if rows:
+        return write(path, pd.DataFrame(rows, columns=schema.names), schema)
+    log.info("%s: nothing measured: %s", path, why)
+    write(path, empty(schema, why), schema)
 
 
 @contextmanager
