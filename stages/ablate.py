@@ -1,9 +1,9 @@
 """Run the plan: `python -m stages.ablate <slot>` silences the heads of every row of data/plans/<slot>.parquet.
 
-Writes data/effects/<slot>.parquet, one row per (intervention, prompt, measure) with the intact value beside, on prompts
-of split b; and data/effects/<slot>.first_order.parquet, what gradients say of every head on the same prompts. An
-encoder with a masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why
-the rest is missing.
+Writes data/effects/<slot>/: effects.parquet, one row per (intervention, prompt, measure) with the intact value beside,
+on prompts of split b; and first_order.parquet, what gradients say of every head on the same prompts. An encoder with a
+masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why the rest is
+missing.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The MLP as a store of keys and values: look up, insert, miss. `python -m stages.memory <slot>`.
 
-Writes data/memory/<slot>.parquet, one row per measured value, and data/memory/<slot>/, inserted facts as LoRA adapters:
+Writes data/memory/<slot>/: memory.parquet, one row per measured value, and adapters/, inserted facts as LoRA adapters:
     lookup  one layer's output is changed at the subject (MLPs) or at the last token (attention), layer by layer; the
             same MLP outputs on words that are copied or capitalised; the most active units of the chosen layer
     insert  invented facts are written into the chosen layer by rank-one edits in closed form, beside controls

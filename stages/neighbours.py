@@ -1,8 +1,8 @@
 """Nearest neighbours in context: `python -m stages.neighbours <slot>` reads labelled demonstrations.
 
-Writes data/neighbours/<slot>.parquet, one row per prompt: the answer, what a vote of the nearest demonstrations (by the
-model's own states), the majority and the last label say, tokens shared, attention of the induction heads; and
-data/neighbours/<slot>.silenced.parquet, answers with these heads and with the plan's control sets silenced.
+Writes data/neighbours/<slot>/: answers.parquet, one row per prompt: the answer, what a vote of the nearest
+demonstrations (by the model's own states), the majority and the last label say, tokens shared, attention of the
+induction heads; and silenced.parquet, answers with these heads and with the plan's control sets silenced.
 """
 
 import json

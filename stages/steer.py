@@ -1,7 +1,7 @@
 """Build function vectors and test them: `python -m stages.steer <slot>`.
 
-Writes data/vectors/<slot>.safetensors, the same vectors for llama.cpp in data/vectors/<slot>/ (GGUF, one file each) and
-data/vectors/<slot>.steering.parquet. For every function the model solves
+Writes data/vectors/<slot>/: vectors.safetensors, the same vectors for llama.cpp in control/ (GGUF, one file each) and
+steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
 split a; everything reported on split b, zero-shot, shuffled and in natural text, beside the intact model with
 demonstrations.

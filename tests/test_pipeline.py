@@ -121,7 +121,7 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
 
 
 def test_effects_are_paired_and_intervals_hold_the_change(clone):
-    raw = tables.read(clone / "data/effects/decoder.parquet", tables.EFFECTS)
+    raw = tables.read(clone / "data/effects/decoder/effects.parquet", tables.EFFECTS)
     none = raw[raw.intervention == "none"]
     assert (none.value == none.intact).all()
     intact = none.set_index(["task", "prompt", "measure"]).value
