@@ -29,17 +29,17 @@ def measure(slot: str, settings: params.Params) -> None:
     if not why and getattr(settings.tasks, TASK) is None:
         why = f"tasks.{TASK} is not in params"
     if why:
-        return tables.write_or_say(paths.norms(slot), [], tables.NORMS, why)
+        return tables.NORMS.write_empty(slot, why=why)
     from stages.model.forward import batches
     from stages.model.load import load
     from stages.model.norms import token_norms
     from stages.model.tokens import encode_all
 
     loaded = load(slot)
-    rows = list(tables.read(paths.pictures(TASK), tables.PROMPTS).itertuples())
+    rows = list(tables.PICTURES.read(TASK).itertuples())
     encoded = encode_all(loaded, rows)
     log.info(announce(f"norms {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    with tables.writer(paths.norms(slot), tables.NORMS) as add:
+    with tables.NORMS.writer(slot) as add:
         for chosen in tqdm(list(batches(encoded, settings.extract.batch_tokens)), desc="norms", unit="batch"):
             measured = token_norms(loaded, [encoded[index] for index in chosen])
             for place, index in enumerate(chosen):

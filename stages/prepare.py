@@ -23,17 +23,18 @@ def main(task: str) -> None:
     if source is None:
         raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
     prompts = sorted(tasks.of(task).build(source, settings.seed), key=lambda prompt: prompt.id)
-    why, schema = one_sided(prompts), tables.PROMPTS
-    if why:
+    if why := one_sided(prompts):
         log.warning("%s: %s", task, why)
-        schema = schema.with_metadata({"reason": why})
     rows = [asdict(prompt) for prompt in prompts]
-    tables.write(paths.prompts(task), rows, schema)
-    for path, here, why_not in (
-        (paths.asked(task), bool(tasks.of(task).main), "only attention is looked at"),
-        (paths.pictures(task), tasks.of(task).reads == "image", "prompts are text"),
+    for table, here, why_not in (
+        (tables.PROMPTS, True, ""),
+        (tables.ASKED, bool(tasks.of(task).main), "only attention is looked at"),
+        (tables.PICTURES, tasks.of(task).reads == "image", "prompts are text"),
     ):
-        tables.write(path, rows if here else tables.empty(tables.PROMPTS, why_not), schema)
+        if here:
+            (table.with_reason(why) if why else table).write(rows, task)
+        else:
+            table.write_empty(task, why=why_not)
     groups = len({prompt.group for prompt in prompts})
     log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
 

@@ -45,7 +45,7 @@ def _measure(slot: str, settings: params.Params) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.PROMPTS.read(TASK)
     short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
     rows, passages = fitting(loaded, short)
     if not rows:
@@ -56,9 +56,8 @@ def _measure(slot: str, settings: params.Params) -> None:
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("sinks of %s: %s", slot, why)
-    for path, schema in ((paths.sink_heads, tables.SINK_HEADS), (paths.sink_tokens, tables.SINK_TOKENS),
-                         (paths.probes, tables.PROBES)):  # fmt: skip
-        tables.write(path(slot), tables.empty(schema, why), schema)
+    for table in (tables.SINK_HEADS, tables.SINK_TOKENS, tables.PROBES):
+        table.write_empty(slot, why=why)
 
 
 def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params, parameters: int) -> None:
@@ -71,8 +70,8 @@ def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params
     total = sum(len(tokens) for of_input in made.values() for tokens in of_input)
     log.info(announce(f"sinks {slot}", sum(map(len, made.values())), total, parameters))
     with (
-        tables.writer(paths.sink_heads(slot), tables.SINK_HEADS) as add_heads,
-        tables.writer(paths.sink_tokens(slot), tables.SINK_TOKENS) as add_tokens,
+        tables.SINK_HEADS.writer(slot) as add_heads,
+        tables.SINK_TOKENS.writer(slot) as add_tokens,
         tqdm(total=total, desc="sinks", unit="token") as progress,
     ):
         for name, prompts in made.items():
@@ -106,7 +105,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):
         why = f"fewer than {2 * len(KINDS)} passages of {asked.tokens} tokens"
-        return tables.write(paths.probes(slot), tables.empty(tables.PROBES, why), tables.PROBES)
+        return tables.PROBES.write_empty(slot, why=why)
     prompts, encoded = [prompts[number] for number in whole], [encoded[number] for number in whole]
     passages: list[Any] = []
     size = max(1, settings.extract.batch_tokens // asked.tokens)
@@ -122,7 +121,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     ]
     result = pd.concat(found, ignore_index=True)
     result["layer"] = result["layer"].where(result["layer"] != EMBEDDING, -1)
-    tables.write(paths.probes(slot), result, tables.PROBES)
+    tables.PROBES.write(result, slot)
 
 
 def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import yaml
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.store import paths
+from stages.store import paths, tables
 from stages.store.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -113,28 +113,23 @@ def test_every_leaf_of_params_is_read_by_the_code():
             assert f".{key}" in source, f"{section}.{key} is never read"
 
 
+def test_every_table_is_an_out_of_one_stage_or_lies_in_one():
+    outs = [
+        (stage, out if isinstance(out, str) else next(iter(out))) for stage in STAGES for out in body(stage)["outs"]
+    ]
+    for name, table in vars(tables).items():
+        if isinstance(table, tables.Table):
+            of = ("${item.slot}", "${item.task}") if table.place.count("{}") == 2 else ("${key}",)
+            path = table.path(*of)
+            assert len([stage for stage, out in outs if out in (str(path), str(path.parent))]) == 1, name
+
+
 def test_outs_are_where_paths_says():
-    slot, task = "${key}", "${item.task}"
-    assert body("prepare")["outs"] == [str(path("${key}")) for path in (paths.prompts, paths.asked, paths.pictures)]
+    slot = "${key}"
     assert body("fetch")["outs"] == [str(paths.model(slot))]
-    where = "${item.slot}"
-    assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]
-    assert body("trace")["outs"] == [str(paths.indirect(slot))]
-    assert body("classify")["outs"] == [str(paths.heads(slot))]
-    assert body("plan")["outs"] == [str(paths.plan(slot))]
-    folders = {
-        "ablate": (paths.effects, paths.first_order),
-        "steer": (paths.vectors, paths.control_vectors, paths.steering),
-        "apply": (paths.composed, paths.continued, paths.shifts, paths.offsets, paths.readings, paths.orders),
-        "circuit": (paths.circuit, paths.composition),
-        "neighbours": (paths.neighbours, paths.neighbours_silenced),
-        "gates": (paths.gates, paths.cache, paths.streaming),
-        "sinks": (paths.sink_heads, paths.probes, paths.sink_tokens, paths.norms),
-        "memory": (paths.memory, paths.adapters),
-    }
-    for stage, written in folders.items():
-        assert {str(path(slot).parent) for path in written} == {body(stage)["outs"][0]}, stage
-    assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
+    for stage, path in (("steer", paths.vectors), ("steer", paths.control_vectors), ("memory", paths.adapters)):
+        assert body(stage)["outs"] == [str(path(slot).parent)]
+    assert list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
     assert list(body("train")["plots"][0]) == [str(paths.study("${key}") / "learning.csv")]

@@ -41,11 +41,11 @@ TASK = "composed"
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Write how composed functions are answered, or why they are not asked; model: loads it, or returns it again."""
     if why := missing(slot, TASK, settings):
-        return tables.write_or_say(paths.composed(slot), [], tables.COMPOSED, why)
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+        return tables.COMPOSED.write_empty(slot, why=why)
+    prompts = tables.ASKED.read(TASK)
     rows, skipped = composed(model(), read(slot, model()), prompts, settings, slot)
-    said = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-    tables.write_or_say(paths.composed(slot), rows, tables.skipping(tables.COMPOSED, skipped), said)
+    why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+    tables.COMPOSED.noting(skipped=skipped).write(pd.DataFrame(rows), slot, otherwise=why)
 
 
 def composed(

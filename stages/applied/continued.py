@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from stages.applied.stored import Stored, missing, provenance, read
-from stages.store import params, paths, tables
+from stages.store import params, tables
 from stages.tasks.icl.continuation import SHOWS, bare
 from stages.tasks.prompt import stream
 
@@ -24,10 +24,10 @@ TASK = "text"
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Write what text is continued with, or why it is not; model: loads it, or returns it again."""
     if why := missing(slot, TASK, settings) or _says_nothing(slot):
-        return tables.write_or_say(paths.continued(slot), [], tables.CONTINUED, why)
-    passages = tables.read(paths.asked(TASK), tables.PROMPTS)
+        return tables.CONTINUED.write_empty(slot, why=why)
+    passages = tables.ASKED.read(TASK)
     rows = continued(model(), read(slot, model()), passages[passages.split == "b"], settings, slot)
-    tables.write_or_say(paths.continued(slot), rows, tables.CONTINUED, "no passage is as long as apply.cuts")
+    tables.CONTINUED.write(pd.DataFrame(rows), slot, otherwise="no passage is as long as apply.cuts")
 
 
 def _says_nothing(slot: str) -> str:

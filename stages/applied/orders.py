@@ -45,13 +45,13 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if not why and getattr(settings.tasks, TASK) is None:
         why = f"tasks.{TASK} is not in params"
     if why:
-        return tables.write_or_say(paths.orders(slot), [], tables.ORDERS, why)
+        return tables.ORDERS.write_empty(slot, why=why)
     from stages.model.tokens import fitting
 
     loaded = model()
-    rows, encoded = fitting(loaded, list(tables.read(paths.asked(TASK), tables.PROMPTS).itertuples()))
+    rows, encoded = fitting(loaded, list(tables.ASKED.read(TASK).itertuples()))
     if not rows:
-        return tables.write_or_say(paths.orders(slot), [], tables.ORDERS, "no prompt fits the model")
+        return tables.ORDERS.write_empty(slot, why="no prompt fits the model")
     log.info(announce(f"orders {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
     answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
@@ -67,8 +67,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         rng = stream(settings.seed, f"orders/{slot}")
         edits = written(means[source], heads[:number], settings.orders.random, rng)
         answers += under(loaded, asked["b"], edits, source)
-    schema = tables.skipping(tables.ORDERS, skipped)
-    tables.write(paths.orders(slot), pd.DataFrame(answers, columns=tables.ORDERS.names).sort_values(ORDERED), schema)
+    tables.ORDERS.noting(skipped=skipped).write(pd.DataFrame(answers).sort_values(ORDERED), slot)
 
 
 def learned(

@@ -45,7 +45,7 @@ LISTED = 8  # tokens of a reading
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Measure every steered function, or say why there is none; model: loads it, or returns it again."""
-    if why := tables.reason(paths.steering(slot)):
+    if why := tables.STEERING.reason(slot):
         return _write(slot, [], [], [], why)
     from safetensors.torch import load_file
 
@@ -53,12 +53,12 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     from stages.model.vectors import Parts, mean_outputs
 
     loaded = model()
-    steered = tables.read(paths.steering(slot), tables.STEERING)
+    steered = tables.STEERING.read(slot)
     vectors = load_file(paths.vectors(slot))
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = tables.ASKED.read(TASK)
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
     fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
-    outputs = tables.read(paths.outputs(slot, TASK))
+    outputs = tables.OUTPUTS.read(slot, TASK)
     functions = sorted(steered.function.unique())
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     runs = len(functions) * settings.shifts.pairs * 2 * (1 + 2 * len(FACTORS))
@@ -276,6 +276,6 @@ def _prompts(pairs: pd.DataFrame, texts: Sequence[str], answers: Sequence[str]) 
 
 
 def _write(slot: str, answers: list, geometry: list, read: list, why: str = "no function has pairs enough") -> None:
-    tables.write_or_say(paths.shifts(slot), answers, tables.SHIFTS, why)
-    tables.write_or_say(paths.offsets(slot), geometry, tables.OFFSETS, why)
-    tables.write_or_say(paths.readings(slot), read, tables.READINGS, why)
+    tables.SHIFTS.write(pd.DataFrame(answers), slot, otherwise=why)
+    tables.OFFSETS.write(pd.DataFrame(geometry), slot, otherwise=why)
+    tables.READINGS.write(pd.DataFrame(read), slot, otherwise=why)

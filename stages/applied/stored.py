@@ -62,7 +62,7 @@ def read(slot: str, loaded: "Loaded") -> Stored:
         made = json.loads(file.metadata()["provenance"])
         vectors = {name: file.get_tensor(name) for name in made["vectors"]}
     chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
-    shown = tables.read(paths.outputs(slot, SHOWN))
+    shown = tables.OUTPUTS.read(slot, SHOWN)
     shown = shown[(shown.split == "a") & shown.solved.astype(bool)]
     means = {name: mean_outputs(shown[shown.group == name], loaded) for name in sorted(chosen)}
     added = {
