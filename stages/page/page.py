@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from stages.families.family import Family
+from stages.page import cards
 from stages.page.charts import CONFIG
 from stages.page.inputs import Slot
 from stages.page.sentences import listed
@@ -101,6 +102,14 @@ def render(
         methods=methods,
         place=place,
         specs=lambda: script_json({"charts": specs, "data": data}),
+        cards=script_json(
+            {
+                slot.name: {"heads": cards.cards(slot, families), "listing": cards.listing(slot, families)}
+                for slot, _ in slots
+                if len(slot.heads)
+            }
+        ),
+        cards_script=Markup((HERE / "cards.js").read_text(encoding="utf-8")),
         config=script_json(CONFIG),
         bundle=Markup(bundle()),
     )
