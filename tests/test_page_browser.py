@@ -1,6 +1,7 @@
 """The committed page in a browser, from disk and without a network: cards by search, keys, click and address."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,5 @@ def test_the_page_is_not_wider_than_the_window_and_figures_are_drawn_when_seen(p
     page.wait_for_selector(".chart svg")
     drawn = page.evaluate("document.querySelectorAll('.chart svg').length")
     assert 0 < drawn < page.evaluate("document.querySelectorAll('.chart').length")
-    levels = page.evaluate(
-        "[...document.querySelectorAll('main h1, main h2, main h3, main h4')].map(h => +h.tagName[1])"
-    )
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    headings = "[...document.querySelectorAll('main :is(h1, h2, h3, h4)')].map(heading => +heading.tagName[1])"
+    assert all(after - before <= 1 for before, after in pairwise(page.evaluate(headings)))

@@ -35,7 +35,7 @@ const show = () => {
   content.replaceChildren(...says.map((text) => element("p", text)));
   for (const table of tables) {
     const scroll = element("div", null, "scroll");
-    scroll.tabIndex = 0; scroll.role = "region"; scroll.ariaLabel = table.title;
+    scroll.tabIndex = 0; scroll.role = "group"; scroll.ariaLabel = table.title;
     scroll.append(grid(table));
     content.append(element("h3", table.title, "label"), scroll);
   }
