@@ -401,4 +401,4 @@ def _areas(read: Read, path: str) -> list:
     return [Table(columns, table, says, path, (1, 2), folded="Scores of a hit")] if table else []
 
 
-SECTION = SlotSection("memory", "The MLP as a store of facts", 97, memory, predicts=True)
+SECTION = SlotSection("memory", "The MLP as a store of facts", 84, memory, predicts=True)
