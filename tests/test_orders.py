@@ -1,4 +1,4 @@
-"""Task `orders`, and stage `apply`: answers are right, nothing gives them away, and sentences say what the table holds."""
+"""Task `orders` and its part of `apply`: answers are right, nothing gives them away, sentences say what the table holds."""
 
 from itertools import chain, pairwise, product
 from pathlib import Path
