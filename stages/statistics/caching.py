@@ -45,6 +45,13 @@ def ranked(values: Mapping[KeyHead, float]) -> list[KeyHead]:
     return sorted(values, key=lambda at: (-values[at], at))
 
 
+def screened(gates: list[dict], small: float) -> set[tuple[int, int]]:
+    """Return the query heads (layer, head) whose mean change is at least half of `small`: they are measured on."""
+    raw = pd.DataFrame(gates, columns=["layer", "head", "change"])
+    change = raw[raw["head"] != ALONE].groupby(["layer", "head"]).change.mean()
+    return {(int(layer), int(head)) for layer, head in change.index[change >= small / 2]}
+
+
 def kept(share: float, count: int) -> int:
     """Return how many of so many key heads a share is."""
     return int(np.floor(share * count + 0.5))
