@@ -13,7 +13,8 @@ agree in their first layers run these layers once.
     positions as in the text    a sink is as far away as it is
     re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
                                 sinks, the query is rotated to its place in the cache; distances inside the window are
-                                the same either way
+                                the same either way. A layer with a window of its own as long as the cache sees them
+                                there; as in the text it does not, once they are farther away than its window
 
 Legend: B prompt, N row, T query token, S key token, H query head, D width, R scored row, V vocabulary.
 """
@@ -179,6 +180,11 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
         lost_TS = ~cut.seen(start, queries, keys, device)
         return of_layer[layer].to(device).expand(rows, -1)[:, :, None, None] & lost_TS
 
+    def near(module: torch.nn.Module, own: torch.Tensor) -> torch.Tensor:
+        """Return which keys (T, S) a layer's own window shows by distances in the cache; sinks alone are asked for."""
+        at_T1 = (start + torch.arange(own.shape[2], device=own.device)).clamp(max=cut.size - 1)[:, None]
+        return at_T1 - torch.arange(own.shape[3], device=own.device) < layers[numbers[module]].window
+
     calls: dict[torch.nn.Module, tuple[tuple, dict]] = {}
     rotated: list[torch.Tensor] = []  # filled by an attention module that runs again for its queries alone
     asking: list[torch.nn.Module] = []
@@ -193,7 +199,8 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
         near_NHTS = None
         if cut.recount:
             again = _recounted(module, *calls[module], cut, start, asking, rotated)
-            near_NHTS = _scores(eager, module, again, key, value, mask, kwargs)
+            windowed = layers[numbers[module]].window is not None
+            near_NHTS = _scores(eager, module, again, key, value, None if windowed else mask, kwargs)
 
         def edit(scores_NHTS: torch.Tensor) -> torch.Tensor:
             span = lost_NHTS.shape[3]  # a learned sink may be one more column
@@ -201,7 +208,7 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
             if near_NHTS is not None:
                 moved_NH11 = of_layer[numbers[module]].to(own.device).expand(len(own), -1)[:, :, None, None]
                 first_S = torch.arange(span, device=own.device) < cut.sinks
-                visible = own > torch.finfo(own.dtype).min / 2
+                visible = near(module, own) if windowed else own > torch.finfo(own.dtype).min / 2
                 own = torch.where(moved_NH11 & first_S & visible, near_NHTS[..., :span], own)
             own = own.masked_fill(lost_NHTS, torch.finfo(own.dtype).min)
             return torch.cat([own, rest], dim=-1) if rest.shape[3] else own
