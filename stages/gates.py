@@ -3,7 +3,7 @@
 1. Gates: on needle prompts of split a, every key head, and every query head, alone sees sinks and a window, at every
    position from the first. What moves is the last hidden state before the answer, and the answer's log-probability;
    beside it stands the attention that the intact head gives to what is cut. Key heads: on all prompts. Query heads: on
-   the first few, and on all where they move the state by at least half of what counts there.
+   the first few, and on all where they move the state by at least caching.NEAR of what counts there.
 2. Policy: key heads ranked by that (and by other rankings, and at random) keep everything, the rest streams: recall of
    needles and loss on text, split b. The policy at half is written for serving engines, with all gates.
 3. StreamingLLM's table (Xiao+ 2023): all heads stream, with fewer sinks, positions as in the text and re-counted.

@@ -22,6 +22,7 @@ from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
 HALF = 0.5
+NEAR = 0.75  # of the gate that counts: query heads that reach it on the first prompts are measured on all
 CLOSE = 0.05  # recall lost, at most, where a cache does as well as the full one (a convention)
 ALONE = -1  # in column head: all query heads that read a key head stream together
 KeyHead = tuple[int, int]  # (layer, key head)
@@ -48,10 +49,10 @@ def ranked(values: Mapping[KeyHead, float]) -> list[KeyHead]:
 
 
 def screened(gates: list[dict], small: float) -> set[tuple[int, int]]:
-    """Return the query heads (layer, head) whose mean change is at least half of `small`: they are measured on."""
+    """Return the query heads (layer, head) whose mean change is at least NEAR of `small`: they are measured on."""
     raw = pd.DataFrame(gates, columns=["layer", "head", "change"])
     change = raw[raw["head"] != ALONE].groupby(["layer", "head"]).change.mean()
-    return {(int(layer), int(head)) for layer, head in change.index[change >= small / 2]}
+    return {(int(layer), int(head)) for layer, head in change.index[change >= NEAR * small]}
 
 
 def kept(share: float, count: int) -> int:
