@@ -29,12 +29,8 @@ from stages.tasks.text.task import STRIDE
 
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
-<<<<<<< HEAD
 GROUP = 1024  # tokens of the needle prompts that run together, at most
-TABLES = ((paths.gates, tables.GATES), (paths.cache, tables.CACHE), (paths.streaming, tables.STREAMING))
-=======
 TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
->>>>>>> main
 
 
 def main(slot: str) -> None:
