@@ -367,7 +367,8 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
         text += (
             "that is not tested here, every layer of the intact model sees all."
             if length <= min(own)
-            else f"from token {min(own)} on, sinks as in the text are sinks of the other layers."
+            else f"from token {min(own)} on, sinks as in the text are "
+            + ("seen by no layer." if local == len(slot.model["attention"]) else "those of the other layers.")
         )
     return text
 
