@@ -231,6 +231,8 @@ def test_the_interval_of_a_change_of_recall_cannot_leave_0_to_1():
             assert -full_P.mean() - 1e-9 <= low <= change + 1e-9 and change - 1e-9 <= high <= 1 - full_P.mean() + 1e-9
     low, high = caching.change_interval(np.ones(20), np.ones(20), np.arange(20) % 12)
     assert high == 0 and -0.4 < low < -0.2  # nothing lost on 12 clusters: some could be
+    noisy = caching.change_interval(np.ones(20), np.ones(20) - 1e-9 * rng.random(20), np.arange(20) % 12)
+    assert noisy == pytest.approx((low, high))
     assert np.isnan(caching.change_interval(np.ones(20), np.ones(20), np.arange(20) % 7)).all()
 
 

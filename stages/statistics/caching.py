@@ -137,7 +137,7 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
                     p, floor = rank_p(sign * means.value.mean(), sign * drawn)
                     row |= {"draws_worse": round(len(drawn) + 1 - p * (len(drawn) + 1)), "p": p, "p_floor": floor}
             rows.append(row)
-    return pd.DataFrame(rows, columns=CURVE)
+    return pd.DataFrame(rows, columns=CURVE).astype({"draws_close": "Int64", "draws_worse": "Int64"})
 
 
 def change_interval(full_P, value_P, clusters) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def change_interval(full_P, value_P, clusters) -> tuple[float, float]:
         if not (there := room_P > 1e-9).any():
             parts.append((0.0, 0.0, 0.0, 0.0))
             continue
-        part_P = np.clip(used_P[there], 0, None) / room_P[there]
+        part_P = np.round(np.clip(used_P[there], 0, None) / room_P[there], 6)  # shares are float32: none is exactly 0
         low, high = interval(part_P, np.asarray(clusters)[there], room_P[there], share=True)
         part = np.average(part_P, weights=room_P[there])
         parts.append((room_P.mean(), part, *((0.0, 1.0) if np.isnan(low) else (low, high))))

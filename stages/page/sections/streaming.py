@@ -1,5 +1,6 @@
 """What a cache can forget: heads that need only sinks and a window, caches cut by that, and text under such caches."""
 
+from math import comb
 from typing import Any
 
 import altair as alt
@@ -251,14 +252,17 @@ def _judged(half: Any, within: bool, alpha: float) -> str:
 
 
 def _held(recall: pd.DataFrame) -> str:
-    """Say whether random sets do well where they happen to hold the key heads with the largest gates."""
+    """Say whether random sets do well where they happen to hold the key heads with the largest gates, and how often."""
     best = recall[recall["method"] == "gate"].sort_values("share").iloc[0]
-    having, lacking = (_at(recall, method) for method in ("random_with", "random_without"))
+    full, half, having, lacking = (_at(recall, method) for method in ("full", "gate", "random_with", "random_without"))
+    others = int(full.kept - best.kept)
+    share = comb(others, int(half.kept - best.kept)) / comb(int(full.kept), int(half.kept))
+    chance = f" By chance {number(100 * share, 0)} % of such sets hold them." if best.kept < half.kept else ""
     if having is None or lacking is None:
-        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}."
+        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}.{chance}"
     return (
         f" {having.draws:.0f} of the random sets hold{'s' if having.draws == 1 else ''} {_those(best)}: recall "
-        f"{number(having.value)}, without {number(lacking.value)}."
+        f"{number(having.value)}, without {number(lacking.value)}.{chance}"
     )
 
 
