@@ -136,7 +136,8 @@ def _key_heads(rows: pd.DataFrame, small: float) -> str:
     which = f": {listed(named)}{f', and {len(far) - NAMED} more' if len(far) > NAMED else ''}" if named else ""
     return (
         f" Of {len(keys)} key heads, all readers streaming together, {len(far) or 'none'} "
-        f"move{'s' if len(far) < 2 else ''} it by {small:g} or more{which} (mean over {_prompts(int(keys.key_prompts.max()))})."
+        f"move{'s' if len(far) < 2 else ''} it by {small:g} or more{which} (mean over "
+        f"{_prompts(int(keys.key_prompts.max()))})."
     )
 
 
