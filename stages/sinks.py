@@ -122,7 +122,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
 def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:
     from stages.model.token_states import KINDS
     from stages.statistics.outliers import beyond
-    from stages.statistics.token_probes import probe, spread
+    from stages.statistics.probes import probe, spread
 
     at_N = np.array([passage.positions[kind] for passage in passages])
     states_ND = np.stack([passage.states[layer][KINDS.index(kind)] for passage in passages])

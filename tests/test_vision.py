@@ -24,6 +24,7 @@ from stages.model.proof import prove
 from stages.model.tokens import encode_all
 from stages.page.sections import images as section
 from stages.statistics import norms
+from stages.statistics.outliers import one_mode
 from stages.statistics.verdict import judge
 from stages.store import paths, tables
 from stages.store.errors import UserError
@@ -170,6 +171,13 @@ def test_the_section_says_what_the_table_holds():
     assert section.standing_out(table).startswith(
         "Patches stand out after 1 of 2 blocks with attention; after the last 5 % of the patches do, in 10 of 10 "
         "images, with norms 40.2 ["
+    )
+    p = one_mode(np.log(np.tile(np.r_[2.0 + 0.1 * (np.arange(1, 21) % 3)], 10)))
+    assert table[table.layer == 0].modes_p.unique() == pytest.approx([p])
+    said = section.modes(table.assign(modes_p=[0.02 if layer else 0.5 for layer in table.layer]), 0.05)
+    assert said.startswith("Norms have more than one mode after block 1 (dip test, q at most 0.04;")
+    assert section.modes(table.assign(modes_p=0.4), 0.05) == (
+        "After no block more than one mode of norms is shown (dip test, smallest q 0.40)."
     )
     quiet = table[table.kind != "outlier"]
     assert section.standing_out(quiet) == "No patch of any image stands out after any of the 2 blocks with attention."
