@@ -107,8 +107,8 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     for start in tqdm(range(0, len(encoded), size), desc="states", unit="batch"):
         near = passages[-1].positions["attended"] if passages else asked.tokens // 2
         passages += token_states(loaded, encoded[start : start + size], near)
-    embedded = _embedded(loaded, encoded)
-    layers = sorted(passages[0].states)
+    embedded, last = _embedded(loaded, encoded), max(passages[0].states)
+    layers = [at for at in sorted(passages[0].states) if at == EMBEDDING or (last - at) % asked.layer_step == 0]
     jobs = [(kind, layer) for kind in KINDS for layer in layers]
     found = [
         _probed(passages, prompts, embedded, kind, layer, asked.shuffles, settings.seed)

@@ -28,7 +28,7 @@ SAID = (
     "heads; a head below 0.5 (a convention) is inactive, wherever it looks."
 )
 HOLDS = (
-    "What ONE token's state holds: a ridge regression from its state (unit norm) after every layer, fitted on some "
+    "What ONE token's state holds: a ridge regression from its state (unit norm) after some layers, fitted on some "
     "paragraphs and scored on others. Local: the token itself (the first components of its input embedding), its "
     "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
     "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
