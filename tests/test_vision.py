@@ -187,6 +187,15 @@ def test_the_section_says_what_the_table_holds():
     )
 
 
+def test_pictures_may_be_smaller_than_a_digit_and_canvases_may_not(tmp_path):
+    for number in range(2):
+        Image.new("RGB", (20, 20), (0, 90 * number, 0)).save(tmp_path / f"{number}.png")
+    made = images.build(Settings(source="path", path=str(tmp_path), images=2, side=20), 0)
+    assert {picture(prompt.text).size for prompt in made} == {(20, 20)}
+    with pytest.raises(ValueError, match="side: 20 pixels hold no digit of 24"):
+        Settings(path="unused", images=2, side=20)
+
+
 def test_images_are_the_same_bytes_and_squares(tmp_path):
     made = images.build(SETTINGS, 17)
     assert made == images.build(SETTINGS, 17) and made != images.build(SETTINGS, 18)
