@@ -210,7 +210,7 @@ class Gates(Section):
 
 
 class Sinks(Section):
-    """Sinks: short passages read, each on every kind of input; passages, their tokens, layers and shuffles of probes."""
+    """Sinks: short passages read, each on every kind of input; passages, tokens, layers and shuffles of probes."""
 
     prompts: Count
     passages: Count
