@@ -274,7 +274,7 @@ def test_edits_are_told_apart_from_zero_run_by_run():
     said = recipe_states.edits(table, "encoder")
     assert "nothing when dropped" in said and "−0.20 [−0.20, −0.20] when exchanged" in said
     assert "Zero is not absence: it changes the loss by +0.60" in said
-    assert "the loss of the others (nats) changes by +0.15 [+0.15, +0.15] when dropped and +0.60" in said
+    assert "The registers change the loss of the others (nats) by +0.15 [+0.15, +0.15] when dropped and +0.60" in said
 
 
 def test_outliers_are_said_to_be_there_or_not():

@@ -148,7 +148,7 @@ def edits(used: pd.DataFrame, arm: str) -> str:
             sentences.append(f"{capital(name)} change the accuracy of the others by {listed(parts)}.")
     loss = rows[(rows["measure"] == "loss") & (rows["tokens"] == REGISTER)]
     if parts := _changes(loss):
-        sentences.append(f"Of the registers, the loss of the others (nats) changes by {listed(parts)}.")
+        sentences.append(f"The registers change the loss of the others (nats) by {listed(parts)}.")
     zero, drop = (loss.loc[loss["what"] == edit] for edit in ("zero", "drop"))
     if len(zero) and (zero["low"].to_numpy() > drop["high"].to_numpy()).all():
         sentences.append(
@@ -221,7 +221,9 @@ def dump(states: pd.DataFrame, arm: str) -> str:
     text = ""
     if len(spread) and spread.max() <= EXACT:
         text = "The registers' states are the same in all sequences: they cannot hold anything of them. What "
-        text += "dropping them changes is the lack of these constants, and attention that goes elsewhere. "
+        text += (
+            "dropping them changes, if anything, is the lack of these constants, and attention that goes elsewhere. "
+        )
     first = rows[(rows["question"] == "attention") & (rows["layer"] == 0)]
     if len(first):
         times = first["value"] / first["control"]
