@@ -86,10 +86,12 @@ def test_a_planted_store_is_read_where_it_is():
     donors = lookup.donors(asked, ["f"] * STORED)
     assert donors.tolist() == [1, 2, 3, 4, 5, 6, 7, 0]
     for layer in range(3):
-        swapped = lookup.replaced(loaded, every, asked, lookup.MLP, layer, asked.values[layer][donors])
+        given = asked.values[layer]
+        swapped, same = lookup.replaced(loaded, every, asked, layer, [(lookup.MLP, given[donors]), (lookup.MLP, given)])
         assert np.array_equal(swapped, asked.answers[donors] if layer == LAYER else asked.answers)
+        assert np.array_equal(same, asked.answers)
     mean = asked.values[LAYER].mean(0).expand_as(asked.values[LAYER])
-    assert (lookup.replaced(loaded, every, asked, lookup.MLP, LAYER, mean) == asked.answers).mean() <= 1 / STORED
+    assert (lookup.replaced(loaded, every, asked, LAYER, [(lookup.MLP, mean)])[0] == asked.answers).mean() <= 1 / STORED
     units = pd.DataFrame(lookup.promoted(loaded, found, LAYER, asked, range(STORED)))
     assert lookup.UNITS > 1 and (units.units > units.units_shuffled).all()
 
@@ -108,11 +110,12 @@ def test_a_pair_is_written_exactly_and_no_other_moves():
     assert torch.allclose((a * k).sum(1), torch.ones(SPARE), atol=1e-5)
     joint = rank_one.joint_readers(rank_one.metric(moment), k)
     assert torch.allclose(joint @ k.T, torch.eye(SPARE), atol=1e-5)
-    intact, edited = rank_one.answered(loaded, writer, LAYER, prompts, joint, wanted)
+    intact = rank_one.answered(loaded, writer, prompts, 0 * joint, wanted)
+    edited = rank_one.answered(loaded, writer, prompts, joint, wanted)
     assert [scored.solved for scored in intact] == [True] * STORED + [False] * SPARE
     assert all(scored.solved for scored in edited)
-    shared = rank_one.answered(loaded, writer, LAYER, spare, a[:, None], wanted[:, None])[1]
-    assert all(scored.solved for scored in shared)
+    own = rank_one.answered(loaded, writer, spare, a[:, None], wanted[:, None])
+    assert all(scored.solved for scored in own)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "llama_gqa", "gptj", "opt"])
@@ -160,7 +163,7 @@ def test_a_descent_reaches_the_target_and_stops_at_the_bound():
     loaded = make("gemma3", scale=3.0)
     writer = writers(loaded)[1]
     prompts = [prompt(loaded, "cat", "sees"), prompt(loaded, "dog", "of")]
-    before = rank_one.answered(loaded, writer, 1, prompts, torch.zeros(1, 48), torch.zeros(1, 32))[0]
+    before = rank_one.answered(loaded, writer, prompts, torch.zeros(1, 48), torch.zeros(1, 32))
     delta, losses = rank_one.descended(loaded, writer, 1, prompts, ASKED, 30)
     assert (losses < [-scored.logprob[0] for scored in before]).all()
     output = torch.stack([keys(loaded, writer, [t.ids])[0, 1] @ writer.weight_DF(loaded).T for t in prompts])

@@ -32,7 +32,9 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, of_task in (("facts", prompts), ("text", text)):
         tables.write(paths.asked(name), [asdict(prompt) for prompt in of_task], tables.PROMPTS)
-    deep = settings.memory.model_copy(update={"true_facts": 2, "descended": 2, "traced": 2, "layers": (0,)})
+    deep = settings.memory.model_copy(
+        update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,)}
+    )
     return settings.model_copy(update={"memory": deep})
 
 
@@ -60,15 +62,17 @@ def test_every_part_is_written_from_one_layer(asked):
         prompts.tokens[n] = replace(tokens, ids=np.append(ids, best), special=special, target=tokens.target[:1])
     rows, chosen = stage.look_up(loaded, found, prompts, asked)
     assert {"mlp", "attention", "mlp_donor", "attention_donor"} <= set(chosen)
-    moment, inserted = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
-    rows += inserted + stage.miss(loaded, found, prompts, asked, chosen, moment)
+    inserted, of_insert = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
+    rows += of_insert + stage.miss(loaded, found, prompts, asked, chosen, inserted)
     stage._write("decoder", rows, chosen, "")
     written = tables.read(paths.memory("decoder"), tables.MEMORY)
     assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
     edits = written[written.part == "insert"]
-    assert {"edit", "identity", "random", "joint", "summed", "descent"} <= set(edits.what)
+    assert {"edit", "identity", "random", "joint-2", "summed-2", "descent", "true", "adapter"} <= set(edits.what)
     assert set(edits[edits.layer != chosen["mlp"]].what) <= {"edit"}
-    assert set(written[written.part == "miss"].what) == {"main", "shown", "score"}
+    assert set(written[written.part == "miss"].what) == {
+        "main", "shown", "main_after", "shown_after", "score"
+    }  # fmt: skip
     for name in ("one", "together"):
         config = json.loads((paths.adapters("decoder") / name / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] and config["target_modules"] == [found[chosen["mlp"]].path]

@@ -11,7 +11,7 @@ Legend: B prompt, T token, F unit, D residual width, V vocabulary, N unit looked
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,11 +98,27 @@ def donors(asked: Asked, groups: Sequence[str]) -> np.ndarray:
     return result
 
 
-def replaced(loaded: Loaded, writers: Mapping[int, Writer], asked: Asked, kind: str, layer: int, values: torch.Tensor):
-    """Return the argmax (B,) with values written in the place of one layer's output of a kind."""
-    path = writers[layer].path if kind == MLP else loaded.anatomy.layers[layer].projection
-    with writing(loaded, path, asked.at(kind), values, inputs=kind == ATTENTION):
-        return np.array([int(scored.best[0]) for scored in asked.batch.again(layer)])
+def replaced(
+    loaded: Loaded,
+    writers: Mapping[int, Writer],
+    asked: Asked,
+    layer: int,
+    changes: Sequence[tuple[str, torch.Tensor]],
+) -> list[np.ndarray]:
+    """Return, per change, the argmax (B,) with values written in the place of one layer's output of a kind.
+
+    changes: (kind, values (B, D)); all run together, a copy of the batch each.
+    """
+    step = len(asked.subject) * asked.width
+    with ExitStack() as stack:
+        for kind in dict.fromkeys(kind for kind, _ in changes):
+            path = writers[layer].path if kind == MLP else loaded.anatomy.layers[layer].projection
+            copies = [copy for copy, change in enumerate(changes) if change[0] == kind]
+            at = torch.cat([asked.at(kind) + copy * step for copy in copies])
+            values = torch.cat([changes[copy][1] for copy in copies])
+            stack.enter_context(writing(loaded, path, at, values, inputs=kind == ATTENTION))
+        best = np.array([int(scored.best[0]) for scored in asked.batch.again(layer, len(changes))])
+    return list(best.reshape(len(changes), -1))
 
 
 def restored(
