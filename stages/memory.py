@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 TASK, TEXT = "facts", "text"
 ATTENTION = "attention_"  # before the name of what is done to attention outputs, not to MLPs'
 FIRST, AFTER = "one", "_after"  # the adapter of the first fact; after the name of what is asked once facts are inserted
+LAYERS = 6  # that are changed in one pass, in copies of the prompts
 PRESERVED = 10.0  # times the second moment of text that keys to be preserved weigh
 
 
@@ -123,7 +124,8 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
                 changes.append((kind, f"{name}interchange", given[donors]))
                 if split == "b":
                     changes.append((kind, f"{name}mean", means[kind, layer].expand_as(given)))
-            best_of = lookup.replaced(loaded, writers, read, layer, [(kind, values) for kind, _, values in changes])
+            written = [(kind, layer, values) for kind, _, values in changes]
+            best_of = lookup.replaced(loaded, writers, read, written)
             for (kind, what, _), best in zip(changes, best_of, strict=True):
                 own, other = best == read.answers, best == read.answers[donors]
                 for measure, hit in (("own", own), *((("donor", other),) if what.endswith("interchange") else ())):
@@ -160,10 +162,13 @@ def _procedure(loaded: Any, writers: dict, asked: Prompts, group: str) -> list[d
     means = lookup.ask(loaded, writers, first, ASKED).values
     read = lookup.ask(loaded, writers, second, ASKED)
     rows = [_row("lookup", "intact", -1, r, "own", right) for r, right in zip(of_split, read.right, strict=True)]
-    for layer, given in read.values.items():
-        written = means[layer].mean(0).expand_as(given)
-        hit = lookup.replaced(loaded, writers, read, layer, [(lookup.MLP, written)])[0] == read.answers
-        rows += [_row("lookup", "mean", layer, of_split[n], "own", hit[n]) for n in np.flatnonzero(read.right)]
+    written = {layer: means[layer].mean(0).expand_as(given) for layer, given in read.values.items()}
+    for start in range(0, len(written), LAYERS):
+        layers = list(written)[start : start + LAYERS]
+        changes = [(lookup.MLP, layer, written[layer]) for layer in layers]
+        for layer, best in zip(layers, lookup.replaced(loaded, writers, read, changes), strict=True):
+            hit = best == read.answers
+            rows += [_row("lookup", "mean", layer, of_split[n], "own", hit[n]) for n in np.flatnonzero(read.right)]
     return rows
 
 
@@ -218,8 +223,10 @@ class Insertion:
         from stages.model import rank_one
 
         self.loaded, self.writer, self.layer, self.asked, self.memory = loaded, writer, layer, asked, memory
-        self.moment, self.seed, self.said = moment, seed, {}
+        self.seed, self.said = seed, {}
         self.metric = rank_one.metric(moment)
+        kept = self.keys_of(asked.of(len(asked.rows), category=KNOWN, split="a")[0])
+        self.preserving = rank_one.metric(moment, kept, PRESERVED)
         self.facts, self.tokens = asked.of(memory.facts, category=INVENTED, split="b")
         self.keys = self.keys_of(self.facts)
         self.values, losses = rank_one.descended(loaded, writer, layer, self.tokens, ASKED, memory.steps)
@@ -247,10 +254,10 @@ class Insertion:
 
     @property
     def joint(self) -> Any:
-        """Readers (R, F) of all facts, solved jointly."""
+        """Readers (R, F) of all facts, solved jointly, known keys of split a preserved."""
         from stages.model import rank_one
 
-        return rank_one.joint_readers(self.metric, self.keys)
+        return rank_one.joint_readers(self.preserving, self.keys)
 
     def row(self, what: str, fact: Any, measure: str, value: float, group: str = INVENTED) -> dict:
         """Return a row of part insert; its cluster is the fact."""
@@ -288,6 +295,8 @@ class Insertion:
         """Run trials of as many pairs each together; return their rows."""
         import torch
 
+        if not trials:
+            return []
         keys, values = (torch.stack([getattr(trial, name) for trial in trials]) for name in ("reader", "values"))
         scored = self.answered([trial.tokens for trial in trials], keys, values)
         return [
@@ -308,6 +317,7 @@ class Insertion:
             result += [
                 Trial(what, fact, "paraphrase", of[fact.cluster, role], **under)
                 for role in self.asked.roles(PARAPHRASE)
+                if (fact.cluster, role) in of
             ]
             goal, zero = int(tokens[n].ids[tokens[n].target[0]]), 0 * keys[n : n + 1]
             for step in range(min(max(number // 2, 1), len(self.tokens) - 1)):
@@ -324,13 +334,18 @@ class Insertion:
         return [self.known_tokens[k] for k in places if self.known[k].cluster != fact.cluster]
 
     def together(self, size: int, edit: Any) -> list[Trial]:
-        """Return trials of facts in groups of so many, inserted as a sum of single edits and solved jointly."""
+        """Return trials of facts in groups of so many, inserted as a sum of single edits and solved jointly.
+
+        joint_preserved: jointly, known keys of split a preserved as well.
+        """
         from stages.model import rank_one
 
         result = []
         for start in range(0, len(self.facts) - size + 1, size):
             part = slice(start, start + size)
-            for what, keys in (("summed", edit[part]), ("joint", rank_one.joint_readers(self.metric, self.keys[part]))):
+            ways = {"summed": edit[part], "joint": rank_one.joint_readers(self.metric, self.keys[part])}
+            ways |= {"joint_preserved": rank_one.joint_readers(self.preserving, self.keys[part])}
+            for what, keys in ways.items():
                 for n in range(start, start + size):
                     under = {"reader": keys, "values": self.values[part]}
                     result.append(Trial(f"{what}-{size}", self.facts[n], "efficacy", self.tokens[n], **under))
@@ -369,8 +384,7 @@ class Insertion:
         tokens = [encode(self.loaded, fact) for fact in rewritten]
         keys = self.keys_of(facts)
         values, _ = rank_one.descended(self.loaded, self.writer, self.layer, tokens, ASKED, self.memory.steps)
-        kept = self.keys_of(self.asked.of(len(self.asked.rows), category=KNOWN, split="a")[0])
-        metrics = {"true": self.metric, "true_preserved": rank_one.metric(self.moment, kept, PRESERVED)}
+        metrics = {"true": self.metric, "true_preserved": self.preserving}
         return [
             trial
             for what, metric in metrics.items()
@@ -428,24 +442,25 @@ def miss(
     rows = _answers(loaded, asked, groups, "", {})
     if inserted is not None:
         facts = {fact.cluster: fact.targets[0].strip() for fact in inserted.facts}
-        after = {KNOWN: groups[KNOWN], INVENTED: [row for row in groups[INVENTED] if row.cluster in facts]}
+        after = {KNOWN: groups.get(KNOWN, [])}
+        after |= {INVENTED: [row for row in groups.get(INVENTED, []) if row.cluster in facts]}
         with storing(loaded, inserted.writer, inserted.joint, inserted.values):
             rows += _answers(loaded, asked, after, AFTER, facts)
     layer = chosen["mlp"]
-    scored = groups | {KNOWN: groups[KNOWN], INVENTED: [row for row in mains if row.category == INVENTED][:most]}
-    return rows + _scores(loaded, {layer: writers[layer]}, asked, settings, inserted, scored)
+    return rows + _scores(loaded, {layer: writers[layer]}, asked, settings, inserted, groups)
 
 
 def _as_long(asked: Prompts, real: list, invented: list) -> list[tuple]:
-    """Return pairs of a real and an invented subject of equally many tokens, each taken once, in their order."""
+    """Return pairs of a real and an invented subject of equally many tokens, each taken once.
+
+    Numbers of tokens that give most pairs come first: fewer lengths of prompts run.
+    """
     of = {row.id: len(t.spans[ASKED][0][1]) for row, t in zip(asked.rows, asked.tokens, strict=True)}
-    left, pairs = list(invented), []
-    for row in real:
-        partner = next((other for other in left if of[other.id] == of[row.id]), None)
-        if partner is not None:
-            left.remove(partner)
-            pairs.append((row, partner))
-    return pairs
+    pairs = [
+        list(zip(*([row for row in rows if of[row.id] == number] for rows in (real, invented)), strict=False))
+        for number in sorted(set(of.values()))
+    ]
+    return [pair for of_number in sorted(pairs, key=len, reverse=True) for pair in of_number]
 
 
 def _answers(loaded: Any, asked: Prompts, groups: dict[str, list], when: str, facts: dict[str, str]) -> list[dict]:
@@ -482,18 +497,20 @@ def _scores(
     loaded: Any, writers: dict, asked: Prompts, settings: params.Params, inserted: Insertion | None, groups: dict
 ) -> list[dict]:
     """Return scores of a hit per subject of every group."""
-    from stages.model import lookup, misses
+    from stages.model import misses, rank_one
 
-    ((layer, _),), of = writers.items(), {row.id: t for row, t in zip(asked.rows, asked.tokens, strict=True)}
-    stored = lookup.ask(loaded, writers, asked.of(settings.memory.choose, category=KNOWN, split="a")[1], ASKED)
+    ((layer, writer),), of = writers.items(), {row.id: t for row, t in zip(asked.rows, asked.tokens, strict=True)}
     every = list({row.id: row for of_group in groups.values() for row in of_group}.values())
     tokens = [of[row.id] for row in every]
-    read, names = lookup.ask(loaded, writers, tokens, ASKED), [t.spans[ASKED][0][1] for t in tokens]
+    names = [t.spans[ASKED][0][1] for t in tokens]
     scores = {"tokens": np.array([len(name) for name in names])}
     if all(name[0] > 0 for name in names):  # nothing predicts the first token of a text
         scores["logprob"] = misses.name_logprobs(loaded, tokens, names)
     if inserted is not None:
-        scores |= misses.hits(read.keys[layer], read.values[layer], stored.keys[layer], inserted.metric)
+        known = asked.of(settings.memory.choose, category=KNOWN, split="a")[1]
+        keys, stored = (rank_one.mean_keys(loaded, writer, [[t] for t in of], ASKED) for of in (tokens, known))
+        values = loaded.model.get_submodule(writer.path)(keys)
+        scores |= misses.hits(keys, values, stored, inserted.metric)
     place = {row.id: number for number, row in enumerate(every)}
     return [
         _row("miss", "score", layer, row, measure, values[place[row.id]], group)

@@ -87,11 +87,13 @@ def test_a_planted_store_is_read_where_it_is():
     assert donors.tolist() == [1, 2, 3, 4, 5, 6, 7, 0]
     for layer in range(3):
         given = asked.values[layer]
-        swapped, same = lookup.replaced(loaded, every, asked, layer, [(lookup.MLP, given[donors]), (lookup.MLP, given)])
+        swapped, same = lookup.replaced(
+            loaded, every, asked, [(lookup.MLP, layer, given[donors]), (lookup.MLP, LAYER, asked.values[LAYER])]
+        )
         assert np.array_equal(swapped, asked.answers[donors] if layer == LAYER else asked.answers)
         assert np.array_equal(same, asked.answers)
     mean = asked.values[LAYER].mean(0).expand_as(asked.values[LAYER])
-    assert (lookup.replaced(loaded, every, asked, LAYER, [(lookup.MLP, mean)])[0] == asked.answers).mean() <= 1 / STORED
+    assert (lookup.replaced(loaded, every, asked, [(lookup.MLP, LAYER, mean)])[0] == asked.answers).mean() <= 1 / STORED
     units = pd.DataFrame(lookup.promoted(loaded, found, LAYER, asked, range(STORED)))
     assert lookup.UNITS > 1 and (units.units > units.units_shuffled).all()
 

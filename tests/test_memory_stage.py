@@ -47,9 +47,10 @@ def test_where_nothing_is_known_nothing_is_looked_up(asked):
     assert (table.value == 0).all() and memory.metrics(table) == {}
 
 
-def test_every_part_is_written_from_one_layer(asked):
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])  # gated, a norm after it; plain, Conv1D, biases
+def test_every_part_is_written_from_one_layer(asked, name):
     """What a random model says counts as known here: all parts run, and the adapters hold what was inserted."""
-    loaded = make("gemma3", scale=3.0)
+    loaded = make(name, scale=3.0)
     found = writers(loaded)
     table = tables.read(paths.asked("facts"), tables.PROMPTS)
     prompts = stage.Prompts(loaded, table)
@@ -76,5 +77,21 @@ def test_every_part_is_written_from_one_layer(asked):
     for name in ("one", "together"):
         config = json.loads((paths.adapters("decoder") / name / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] and config["target_modules"] == [found[chosen["mlp"]].path]
+    exact = edits[edits.what == "adapter"].set_index("measure").value
+    assert exact["second_singular"] < 1e-4 and exact["reload"] < 1e-3
     read = memory.table(written, chosen)
     assert set(memory.metrics(read)["memory"]) == {"lookup", "insert", "miss"}
+
+
+def test_experts_say_why_not(asked, monkeypatch):
+    from stages.model import load
+
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text(json.dumps({"kind": "decoder", "name": "tiny"}))
+    facts = Settings(known=4, rare=2, invented=2, words=2, shots=2, path="words")
+    with_facts = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": facts})})
+    monkeypatch.setattr(params, "load", lambda: with_facts)
+    monkeypatch.setattr(load, "load", lambda slot, attention: make("mixtral", scale=3.0))
+    stage.main("decoder")
+    assert tables.read(paths.memory("decoder"), tables.MEMORY).empty
+    assert "no one matrix is the store" in tables.reason(paths.memory("decoder"))

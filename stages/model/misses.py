@@ -16,7 +16,7 @@ from stages.model.rank_one import Metric
 from stages.model.rows import Rows
 
 ROWS = 128  # prompts that run together
-WRITTEN = 5  # tokens of an answer, at most
+WRITTEN = 4  # tokens of an answer, at most
 
 
 def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.ndarray]:

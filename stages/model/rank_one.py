@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, remembering, resuming
+from stages.model.forward import forward, frozen, prefill, remembering, resuming
 from stages.model.load import Loaded
 from stages.model.mlp import Writer, keys, places, reading, storing, writing
-from stages.model.rows import Rows
+from stages.model.rows import Rows, alike
 from stages.model.score import Scored
 
 RIDGE = 0.01  # of C's mean diagonal
@@ -93,11 +93,14 @@ def descended(
 
     Adam on the mean loss of the target's tokens; a prompt is left alone once its loss is below `GOAL`.
     """
-    ids, at = [t.ids[: t.target[-1]] for t in prompts], [int(t.spans[asked][0][1][-1]) for t in prompts]
-    rows = [tokens.target - 1 for tokens in prompts]
+    first = min(int(tokens.spans[asked][0][1][0]) for tokens in prompts)  # what all begin with runs once
+    cut = alike([tokens.ids for tokens in prompts], first) if loaded.caches else 0
+    prefix = frozen(prefill(loaded, [prompts[0].ids[:cut]])) if cut else None
+    ids, at = [t.ids[cut : t.target[-1]] for t in prompts], [int(t.spans[asked][0][1][-1]) - cut for t in prompts]
+    rows = [tokens.target - 1 - cut for tokens in prompts]
     goals = [torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
-        forward(loaded, ids, headless=True)
+        forward(loaded, ids, cache=prefix, headless=True)
     width = max(map(len, ids))
     output_RD = read[layer][1][places(at, width)].clone()
     residual_RTD, length_R1 = residuals.get(layer), output_RD.norm(dim=1, keepdim=True)
@@ -115,7 +118,7 @@ def descended(
             resuming(loaded, layer, residual),
             writing(loaded, writer.path, places([at[number] for number in picked], wide), values),
         ):
-            logits_NV = forward(loaded, own, [rows[number] for number in picked], gradients=True)
+            logits_NV = forward(loaded, own, [rows[number] for number in picked], prefix, gradients=True)
         goal_N = torch.cat([goals[number] for number in picked]).to(logits_NV.device)
         loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
         loss_R = torch.stack([part.mean() for part in loss_N.split([len(rows[number]) for number in picked])])

@@ -35,7 +35,7 @@ class Rows:
         self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
         shared = min([shared, *(int(at.min()) - 1 for at in positions)])
-        self.cut = _alike(self.ids, shared) if loaded.caches and shared > 0 else 0
+        self.cut = alike(self.ids, shared) if loaded.caches and shared > 0 else 0
         self.tails = [ids[self.cut : at.max()] for ids, at in zip(self.ids, positions, strict=True)]
         self.rows = [at - 1 - self.cut for at in positions]
         self.width = max(map(len, self.tails))
@@ -61,7 +61,7 @@ class Rows:
         return score_rows(logits_NV, self.ids * copies, list(self.positions) * copies)
 
 
-def _alike(ids: Sequence[np.ndarray], most: int) -> int:
+def alike(ids: Sequence[np.ndarray], most: int) -> int:
     """Return how many tokens all texts begin with, so many at most."""
     width = min([most, *map(len, ids)])
     heads = np.stack([row[:width] for row in ids])

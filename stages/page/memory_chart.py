@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from stages.page.charts import BLUE, GREEN, GREY, ORANGE
+from stages.page.charts import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 LINES = {  # line: (label, colour, shape, dash)
     "donor": ("the other subject's answer, its output put in", ORANGE, "circle", [1, 0]),
@@ -40,11 +40,13 @@ def by_layer(rows: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-RECALLED = {  # what: (label, colour, shape, dash)
+RECALLED = {  # line: (label, colour, shape, dash)
     "joint": ("recalled, solved jointly", ORANGE, "circle", [1, 0]),
+    "joint_preserved": ("recalled, jointly, known ones preserved", PURPLE, "cross", [1, 0]),
     "summed": ("recalled, single edits summed", BLUE, "square", [1, 0]),
-    "joint known": ("known subjects still right, jointly", GREEN, "triangle-up", [4, 3]),
-    "summed known": ("known subjects still right, summed", GREY, "diamond", [4, 3]),
+    "joint known": ("known subjects still right, jointly", ORANGE, "triangle-up", [4, 3]),
+    "joint_preserved known": ("known subjects still right, others preserved", PURPLE, "triangle-down", [4, 3]),
+    "summed known": ("known subjects still right, summed", BLUE, "diamond", [4, 3]),
 }
 
 

@@ -50,7 +50,7 @@ def claims(layer: int, relation: str) -> list[Claim | str]:
         "Pairs add up",
         Claim("ten facts solved jointly are recalled", edit | {"what": "joint-10", "measure": "efficacy"}, 0.85),
         Claim("ten single edits summed are recalled", edit | {"what": "summed-10", "measure": "efficacy"}, 0.85),
-        "A miss runs all the same",
+        "A miss is seen in what is answered",
         Claim("entropy, nats more for invented names than for real ones of as many tokens",
               {"part": "miss", "what": "main", "group": "gap_matched", "measure": "entropy"}, 0.0),
         Claim("answers after two sets of demonstrations agree more often for the real ones",

@@ -2,7 +2,7 @@
 
 An area (AUROC) is the chance that a subject of one class scores above one of the other: 0.5 tells nothing. Classes are
 known against invented, and real against invented of equally many tokens (groups `matched_real`, `matched_invented`), so
-that their number is no hint. Facts inserted in groups of n stand as `joint-n` and `summed-n`.
+that their number is no hint. Facts inserted in groups of n stand as `joint-n`, `joint_preserved-n` and `summed-n`.
 """
 
 from collections.abc import Mapping

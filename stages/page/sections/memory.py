@@ -30,7 +30,10 @@ INSERTED = {  # what: how a row is called
     "true": "true facts overwritten",
     "true_preserved": "the same, known keys of split a preserved",
 }
-GROUPED = {"joint": "{n} at once, solved jointly", "summed": "{n} at once, single edits summed"}
+GROUPED = {
+    "joint": "{n} at once, solved jointly", "joint_preserved": "{n} at once, jointly, known keys of split a preserved",
+    "summed": "{n} at once, single edits summed",
+}  # fmt: skip
 MEASURES = {
     "efficacy": "recalled", "paraphrase": "in other words", "neighbours": "known subjects still right",
     "hijacked": "other invented names that get the object", "text_loss": "text loss, nats", "text_kl": "text KL, nats",
@@ -302,13 +305,22 @@ def _together(read: Read) -> str:
         verdict = f"with {listed(lost)}, edits do not add up by themselves"
     elif won:
         verdict = f"with {listed(won)}, the sum does better"
+    known = [
+        read.cell(part="insert", what=f"{what}-{_sizes(read)[-1]}", measure="neighbours")
+        for what in ("joint", "joint_preserved")
+    ]
+    if all(cell is not None for cell in known):
+        verdict += (
+            f". Under the {_sizes(read)[-1]} solved jointly, known subjects stay right in {_value(known[0])}"
+            f"{_few(known[0])}; with the keys of those of split a preserved, in {_value(known[1])}"
+        )
     groups = "Facts in groups, every fact once per size (intervals over facts, for these groups)"
     return f"{groups}: {'; '.join(parts)}: {verdict}."
 
 
 def _numbers(read: Read, path: str) -> list:
     parts = []
-    for what in ("joint", "summed"):
+    for what in GROUPED:
         for measure, line in (("efficacy", what), ("neighbours", f"{what} known")):
             cells = [read.cells(part="insert", what="edit", layer=read.layer, group="invented", measure=measure)]
             cells = [of_one.assign(facts=1) for of_one in cells]
@@ -357,7 +369,8 @@ def _insertions(read: Read, path: str) -> list:
         return []
     says = (
         "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
-        "right. Text: each fact is tried on a passage of split b. The first fact, and all facts solved jointly, lie in "
+        "right. Text: each fact is tried on a passage of split b. The first fact, and all jointly with known "
+        "ones preserved, lie in "
         f"data/memory/{path.split('/')[-2]}/ as adapters that peft reads."
     )
     return [
@@ -430,11 +443,12 @@ def _after(read: Read) -> str:
         return ""
     apart = {key: pd.notna(cell["low"]) and beyond(cell["low"], cell["high"]) for key, cell in change.items()}
     said = (
-        f"With all facts inserted jointly, {_value(right)} of these invented names get their object as the text that "
+        f"With all facts inserted jointly, known keys of split a preserved, {_value(right)} of these "
+        "invented names get their object as the text that "
         f"is written{_few(right)}; the entropy of their first token changes by "
         f"{_value(change['invented', 'entropy'], 2, True)} nats, of known subjects' by "
-        f"{_value(change['known', 'entropy'], 2, True)}; answers after the two sets agree by "
-        f"{_value(change['invented', 'agreement'], 2, True)} more, of known subjects by "
+        f"{_value(change['known', 'entropy'], 2, True)}; the agreement of answers after the two sets changes by "
+        f"{_value(change['invented', 'agreement'], 2, True)}, of known subjects by "
         f"{_value(change['known', 'agreement'], 2, True)}"
     )
     few = change["invented", "entropy"]["clusters"] < FEW
@@ -463,7 +477,8 @@ def _answers(read: Read, path: str) -> list:
                 table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
     says = (
         "What is answered, to the end of the line; invented subjects have no right answer before they are given one; "
-        "an echo begins as the name does. Facts inserted: all of them jointly. 95 % intervals over subjects."
+        "an echo begins as the name does. Facts inserted: all of them jointly, known ones of split a "
+        "preserved. 95 % intervals over subjects."
     )
     columns = ["subjects", "demonstrations", "number", "entropy, nats", *TYPES.values()]
     return [Table(columns, table, says, path, tuple(range(2, 4 + len(TYPES))))] if table else []
