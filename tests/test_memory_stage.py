@@ -31,7 +31,7 @@ def asked(tmp_path, monkeypatch):
     settings = params.load(ROOT / "params.quick.yaml")
     monkeypatch.chdir(tmp_path)
     for name, of_task in (("facts", prompts), ("text", text)):
-        tables.write(paths.asked(name), [asdict(prompt) for prompt in of_task], tables.PROMPTS)
+        tables.ASKED.write([asdict(prompt) for prompt in of_task], name)
     deep = settings.memory.model_copy(
         update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,)}
     )
@@ -40,7 +40,7 @@ def asked(tmp_path, monkeypatch):
 
 def test_where_nothing_is_known_nothing_is_looked_up(asked):
     loaded = make("llama_gqa", scale=3.0)
-    prompts = stage.Prompts(loaded, tables.read(paths.asked("facts"), tables.PROMPTS))
+    prompts = stage.Prompts(loaded, tables.ASKED.read("facts"))
     rows, chosen = stage.look_up(loaded, writers(loaded), prompts, asked)
     assert set(chosen) == {"why"} and {row["what"] for row in rows} == {"intact"}
     table = memory.table(pd.DataFrame(rows), chosen)
@@ -52,7 +52,7 @@ def test_every_part_is_written_from_one_layer(asked, name):
     """What a random model says counts as known here: all parts run, and the adapters hold what was inserted."""
     loaded = make(name, scale=3.0)
     found = writers(loaded)
-    table = tables.read(paths.asked("facts"), tables.PROMPTS)
+    table = tables.ASKED.read("facts")
     prompts = stage.Prompts(loaded, table)
     known = [n for n, row in enumerate(prompts.rows) if row.category == "known" and row.role == "main"]
     for n in known:
@@ -66,7 +66,7 @@ def test_every_part_is_written_from_one_layer(asked, name):
     inserted, of_insert = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
     rows += of_insert + stage.miss(loaded, found, prompts, asked, chosen, inserted)
     stage._write("decoder", rows, chosen, "")
-    written = tables.read(paths.memory("decoder"), tables.MEMORY)
+    written = tables.MEMORY.read("decoder")
     assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
     edits = written[written.part == "insert"]
     assert {"edit", "identity", "random", "joint-2", "summed-2", "descent", "true", "adapter"} <= set(edits.what)
@@ -93,5 +93,5 @@ def test_experts_say_why_not(asked, monkeypatch):
     monkeypatch.setattr(params, "load", lambda: with_facts)
     monkeypatch.setattr(load, "load", lambda slot, attention: make("mixtral", scale=3.0))
     stage.main("decoder")
-    assert tables.read(paths.memory("decoder"), tables.MEMORY).empty
-    assert "no one matrix is the store" in tables.reason(paths.memory("decoder"))
+    assert tables.MEMORY.read("decoder").empty
+    assert "no one matrix is the store" in tables.MEMORY.reason("decoder")

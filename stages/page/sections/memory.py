@@ -371,7 +371,7 @@ def _insertions(read: Read, path: str) -> list:
         "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
         "right. Text: each fact is tried on a passage of split b. The first fact, and all jointly with known "
         "ones preserved, lie in "
-        f"data/memory/{path.split('/')[-2]}/ as adapters that peft reads."
+        f"data/memory/{path.split('/')[-2]}/adapters/ as adapters that peft reads."
     )
     return [
         Table(["edit", "layer", "facts", *MEASURES.values()], table, says, path, tuple(range(1, 3 + len(MEASURES))))
@@ -526,4 +526,4 @@ def _areas(read: Read, path: str) -> list:
     return [Table(columns, table, says, path, (1, 2), folded="Scores of a hit")] if table else []
 
 
-SECTION = SlotSection("memory", "The MLP as a store of facts", 97, memory, predicts=True)
+SECTION = SlotSection("memory", "The MLP as a store of facts", 84, memory, predicts=True)
