@@ -19,8 +19,9 @@ WHAT = (
     "other subjects is put in, or another subject's output, and it is seen whose answer comes out. Insert: a pair is "
     "added, W + δ aᵀ, which is a LoRA of rank one; a in closed form from the key and the keys of plain text, so that "
     "other keys are moved little. Miss: subjects with invented names are asked, which no store can hold. Layers are "
-    "chosen on split a by the other subject's answers, all else is said of split b. An answer is judged by its first "
-    "token in look-ups, whole in insertions, and by the text that is written in misses."
+    "chosen on split a by the other subject's answers, all else is said of split b (names of equally many tokens are "
+    "of both: nothing was chosen on them). An answer is judged by its first token in look-ups, whole in insertions, and "
+    "by the text that is written in misses."
 )
 INSERTED = {  # what: how a row is called
     "edit": "in closed form",
@@ -258,8 +259,8 @@ def _inserted(read: Read) -> str:
 def _claims(read: Read, path: str) -> list:
     rows, heads = rows_of(claims(read.layer, read.relation), read.cells)
     says = (
-        "Claim by claim: the bar was set before anything was measured, for one model; 95 % intervals over subjects, of "
-        "text over passages. Number: of subjects, of a difference of two classes' both."
+        "Claim by claim: the bars were fixed before this run, after trials on one model; 95 % intervals over subjects, "
+        "of text over passages. Number: of subjects, of a difference of two classes' both."
     )
     return [Table(["claim", "bar", "measured", "number", "verdict"], rows, says, path, (1, 2, 3), tuple(heads))]
 
@@ -323,7 +324,7 @@ def _numbers(read: Read, path: str) -> list:
     for what in GROUPED:
         for measure, line in (("efficacy", what), ("neighbours", f"{what} known")):
             cells = [read.cells(part="insert", what="edit", layer=read.layer, group="invented", measure=measure)]
-            cells = [of_one.assign(facts=1) for of_one in cells]
+            cells = [of_one.assign(facts=1) for of_one in cells if what != "joint_preserved"]
             cells += [
                 read.cells(part="insert", what=f"{what}-{size}", measure=measure).assign(facts=size)
                 for size in _sizes(read)
@@ -333,8 +334,8 @@ def _numbers(read: Read, path: str) -> list:
     if rows.empty or rows["facts"].nunique() < 2:
         return []
     says = (
-        "Facts inserted at once against what is recalled, and known subjects that stay right under them; of a group, "
-        "each subject is asked once. 95 % intervals over facts."
+        "Facts inserted at once against what is recalled, and known subjects that stay right under them: one is asked "
+        "for each fact. 95 % intervals over facts."
     )
     return [Figure([Chart(by_number(rows), "Number of facts and recall", "")], says, path, "cards")]
 
