@@ -312,7 +312,7 @@ class Insertion:
             under = {"reader": keys[n : n + 1], "values": values[n : n + 1], "group": group}
             result.append(Trial(what, fact, "efficacy", tokens[n], **under))
             result += [Trial(what, fact, "neighbours", t, **under) for t in self.neighbours(fact, n * number, number)]
-            if group != INVENTED:
+            if group != INVENTED or what == "identity":
                 continue
             result += [
                 Trial(what, fact, "paraphrase", of[fact.cluster, role], **under)
@@ -320,12 +320,10 @@ class Insertion:
                 if (fact.cluster, role) in of
             ]
             goal, zero = int(tokens[n].ids[tokens[n].target[0]]), 0 * keys[n : n + 1]
-            for step in range(min(max(number // 2, 1), len(self.tokens) - 1)):
+            for step in range(min(max(number // 2, 1), len(self.tokens) - 1) if what == "edit" else 0):
                 other = self.tokens[(n + 1 + step) % len(self.tokens)]
                 result.append(Trial(what, fact, "hijacked", other, **under, wanted=goal))
-                if what == "edit":
-                    same = under | {"reader": zero, "wanted": goal}
-                    result.append(Trial(what, fact, "hijacked_intact", other, **same))
+                result.append(Trial(what, fact, "hijacked_intact", other, **under | {"reader": zero, "wanted": goal}))
         return result
 
     def neighbours(self, fact: Any, start: int, number: int) -> list:
@@ -351,7 +349,7 @@ class Insertion:
                     result.append(Trial(f"{what}-{size}", self.facts[n], "efficacy", self.tokens[n], **under))
                     result += [
                         Trial(f"{what}-{size}", self.facts[n], "neighbours", tokens, **under)
-                        for tokens in self.neighbours(self.facts[n], n, 1)
+                        for tokens in self.neighbours(self.facts[n], n, int(what != "summed"))
                     ]
         return result
 

@@ -46,7 +46,6 @@ RECALLED = {  # line: (label, colour, shape, dash)
     "summed": ("recalled, single edits summed", BLUE, "square", [1, 0]),
     "joint known": ("known subjects still right, jointly", ORANGE, "triangle-up", [4, 3]),
     "joint_preserved known": ("known subjects still right, others preserved", PURPLE, "triangle-down", [4, 3]),
-    "summed known": ("known subjects still right, summed", BLUE, "diamond", [4, 3]),
 }
 
 

@@ -20,8 +20,8 @@ WHAT = (
     "added, W + δ aᵀ, which is a LoRA of rank one; a in closed form from the key and the keys of plain text, so that "
     "other keys are moved little. Miss: subjects with invented names are asked, which no store can hold. Layers are "
     "chosen on split a by the other subject's answers, all else is said of split b (names of equally many tokens are "
-    "of both: nothing was chosen on them). An answer is judged by its first token in look-ups, whole in insertions, and "
-    "by the text that is written in misses."
+    "of both: nothing was chosen on them). An answer is judged by its first token in look-ups, whole in insertions, "
+    "and by the text that is written in misses."
 )
 INSERTED = {  # what: how a row is called
     "edit": "in closed form",
@@ -322,7 +322,8 @@ def _together(read: Read) -> str:
 def _numbers(read: Read, path: str) -> list:
     parts = []
     for what in GROUPED:
-        for measure, line in (("efficacy", what), ("neighbours", f"{what} known")):
+        lines = {"efficacy": what} if what == "summed" else {"efficacy": what, "neighbours": f"{what} known"}
+        for measure, line in lines.items():
             cells = [read.cells(part="insert", what="edit", layer=read.layer, group="invented", measure=measure)]
             cells = [of_one.assign(facts=1) for of_one in cells if what != "joint_preserved"]
             cells += [
