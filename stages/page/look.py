@@ -104,11 +104,8 @@ class Look:
 
     def _repr_html_(self) -> str:
         """Show the page in a notebook, in a frame of its own."""
-        title = html.escape(f"Attention of {self.title} on one text", quote=True)
-        page = html.escape(self.html(), quote=True)
-        return (
-            f'<iframe title="{title}" srcdoc="{page}" style="width:100%;height:56rem;border:1px solid #888"></iframe>'
-        )
+        title, page = escape(f"Attention of {self.title} on one text"), escape(self.html())
+        return f'<iframe title="{title}" srcdoc="{page}" style="width: 100%; height: 56rem; border: 0"></iframe>'
 
     def save(self, path: str | Path) -> Path:
         """Write the page; raises `UserError` where that is not possible."""
