@@ -39,7 +39,7 @@ NEXT = 10  # likeliest tokens that are shown
 
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UserError(f"{message}; {self.format_usage().strip()}")
+        raise UserError(f"{message}; {" ".join(self.format_usage().split())}")
 
 
 def main(*arguments: str) -> None:

@@ -95,7 +95,7 @@ function enlarge(head, byUser) {
   const { map, readout, outline } = mapOf(head);
   const panel = make("section", { className: "panel", "aria-labelledby": heading.id, id: `${head.name}-panel` },
     make("header", {}, heading, closing), make("p", { className: "muted" }, `Layer ${head.layer} ${head.sees}.`),
-    rolesOf(head), map, readout, keysOf(head));
+    make("div", { className: "both" }, make("div", {}, map, readout), rolesOf(head)), keysOf(head));
   $("enlarged").prepend(panel);
   draw(map.querySelector("canvas"), head);
   open.set(head.name, outline);
@@ -114,7 +114,7 @@ function close(head) {
 function rolesOf(head) {
   const member = ({ members }) => members.includes(head.index);
   const rows = look.families.filter((each) => each.here || member(each)).sort((a, b) => member(b) - member(a));
-  const titles = ["Family", "Member", "On the run's prompts", "By chance", "In this text", "By chance"];
+  const titles = ["Family", "Member", "On the run's prompts", "Null", "In this text", "Null"];
   const body = rows.map((each) => make("tr", {},
     make("th", { scope: "row", title: each.says }, each.name),
     make("td", {}, look.unjudged || !each.score.length ? "–" : member(each) ? "yes" : "no"),
@@ -122,7 +122,7 @@ function rolesOf(head) {
     make("td", { className: "n" }, shown(each.chance[head.index])),
     ...(each.here ? [make("td", { className: "n" }, shown(each.here.mass[head.index])), make("td", { className: "n" }, shown(each.here.null[head.index]))]
       : [make("td", { colSpan: 2 }, "not to be seen")])));
-  const note = `Scores are ${[...new Set(rows.map(({ statistic }) => statistic))].join("; or: ")}. In this text: share of attention on the targets. By chance: what as many average tokens get.`;
+  const note = `Scores are ${[...new Set(rows.map(({ statistic }) => statistic))].join("; or: ")}. In this text: share of attention on the targets. Null: what as many average tokens would get.`;
   const table = make("table", {}, make("caption", {}, look.unjudged || note),
     make("thead", {}, make("tr", {}, ...titles.map((title, at) => make("th", { scope: "col", className: at > 1 ? "n" : "" }, title)))), make("tbody", {}, ...body));
   return rows.length ? make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `Families of ${head.name}` }, table)

@@ -34,7 +34,8 @@ LEVELS = 255  # attention is written as a whole number of 1/255
 TOKENS = 256  # a map of more tokens cannot be read
 BYTES = 3_300_000  # attention weights of one file, a byte each: 4.4 MB as text
 ROLES = ("long", "short")  # passages that families are measured on (stages/tasks/text)
-PROBE = 3 + np.arange(512) % 7  # token ids with every relation that ids alone can have
+LONG = np.arange(512)  # token ids of a long text without repeats
+REPEATING = LONG % 7  # with every relation that ids alone can have
 ANNOTATED = "it is marked in the prompts of its task ({}), and a plain text has no such marks"
 
 
@@ -131,7 +132,7 @@ class Look:
         mass, null = self._here(family, "mass"), self._here(family, "null")
         best = sorted(range(len(mass)), key=lambda index: (-mass[index], index))[:3]
         top = [f"{head_name(*self.heads[i])} {number(mass[i])} ({number(null[i])})" for i in best]
-        return {"family": family, "positions": len(self.relations[family.name].queries), "top": ", ".join(top)}
+        return {"family": family, "positions": len(self.relations[family.name].queries), "top": top}
 
     def _absent(self) -> list[tuple[str, str]]:
         """Return what cannot be seen in this text, families that share a reason together, and why."""
@@ -187,7 +188,7 @@ class Look:
     def _telling(self) -> tuple[str, list[tuple[int, int]]]:
         """Return the family to mark at first, and the head that does most of it beyond what an average token gets.
 
-        Relations of content come before those of place, which any text has.
+        Relations of content come before those of place, which any text has. Of the heads asked for, where some are.
         """
         families = [FAMILIES[name] for name in self.relations]
         families = [family for family in families if family.content] or families
@@ -195,6 +196,7 @@ class Look:
             (mass - np.nan_to_num(null), family.name, head)
             for family in families
             for head, mass, null in zip(self.heads, self._here(family, "mass"), self._here(family, "null"), strict=True)
+            if head in self.enlarged or not self.enlarged
         ]
         _, name, head = max(beyond, key=lambda triple: triple[0], default=(0, "", self.heads[0]))
         return name, [head]
@@ -212,11 +214,17 @@ def applying(tokens: Tokens) -> tuple[dict[str, Relation], dict[str, str]]:
             relations[name] = relation
         elif family.relation is None:
             missing[name] = "it is an effect of the head's output, no way of looking"
-        elif _relation(family, Tokens("", "", PROBE, np.zeros(len(PROBE), dtype=bool))) is None:
+        elif _relation(family, _plain(REPEATING)) is None:
             missing[name] = ANNOTATED.format(tasks.of(family.task).label)
+        elif _relation(family, _plain(LONG)) is not None:
+            missing[name] = f"the text is too short ({family.relation_text})"
         else:
             missing[name] = f"no position of this text has it ({family.relation_text})"
     return relations, missing
+
+
+def _plain(ids: np.ndarray) -> Tokens:
+    return Tokens("", "", ids, np.zeros(len(ids), dtype=bool))
 
 
 def _relation(family: Family, tokens: Tokens) -> Relation | None:
