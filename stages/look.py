@@ -39,7 +39,8 @@ NEXT = 10  # likeliest tokens that are shown
 
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UserError(f"{message}; {" ".join(self.format_usage().split())}")
+        usage = " ".join(self.format_usage().split())
+        raise UserError(f"{message}; {usage}")
 
 
 def main(*arguments: str) -> None:

@@ -50,6 +50,8 @@ function drawAll() {
   for (const canvas of document.querySelectorAll("canvas[data-head]")) draw(canvas, named.get(canvas.dataset.head));
 }
 
+document.body.classList.toggle("fine", size > 64); // small maps of many tokens are shrunk smoothly
+
 // The small maps: one row per layer, one button per head.
 const widest = Math.max(...look.layers.map(({ heads: number }) => number));
 const grid = document.querySelector(".grid"), buttons = new Map();
