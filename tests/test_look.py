@@ -19,7 +19,6 @@ from tiny import make, save, tokenizer
 from stages import fetch, look
 from stages.page import look as page
 from stages.page.look import LEVELS
-from stages.store import params
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -175,10 +174,8 @@ def slot(tmp_path, monkeypatch) -> Path:
     content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
     content["models"] = {"a": {"source": "path", "name": "model"}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    params.load.cache_clear()
     fetch.main("a")
-    yield tmp_path
-    params.load.cache_clear()
+    return tmp_path
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
