@@ -190,6 +190,9 @@ def test_the_command_writes_the_page_that_the_function_returns(slot):
     html = (slot / "somewhere/else.html").read_text()
     assert html == look.look("a", TEXT, ["L1H2", "L0H3"]).html()
     assert data_of(html)["enlarged"] == ["L1H2", "L0H3"]
+    assert data_of(html)["marked"] in ("duplicate", "induction")
+    marked = data_of(look.look("a", " the cat sees a dog").html())  # no token twice: only relations of place
+    assert marked["marked"] in ("previous", "self", "sink") and len(marked["enlarged"]) == 1
     for arguments, says in (
         (("b", TEXT), "error: no slot 'b' in params.yaml; there are a"),
         (("a",), "error: the following arguments are required: text; usage: python -m stages.look"),

@@ -189,7 +189,7 @@ function keysOf(head) {
   const body = make("tbody"), table = make("table", { className: "keys" },
     make("caption", {}, `The three tokens that each token looks at most in ${head.name}.`),
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Token"), make("th", { scope: "col" }, "Looks at"))), body);
-  const details = make("details", {}, make("summary", {}, "The same as a table"),
+  const details = make("details", {}, make("summary", {}, "The map as a table"),
     make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `Strongest keys of ${head.name}` }, table));
   details.addEventListener("toggle", () => {
     if (body.rows.length) return;

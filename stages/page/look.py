@@ -188,7 +188,7 @@ class Look:
     def _telling(self) -> tuple[str, list[tuple[int, int]]]:
         """Return the family to mark at first, and the head that does most of it beyond what an average token gets.
 
-        Relations of content come before those of place, which any text has. Of the heads asked for, where some are.
+        Relations of content come before those of place, which any text has. Of the first head asked for, where one is.
         """
         families = [FAMILIES[name] for name in self.relations]
         families = [family for family in families if family.content] or families
@@ -196,7 +196,7 @@ class Look:
             (mass - np.nan_to_num(null), family.name, head)
             for family in families
             for head, mass, null in zip(self.heads, self._here(family, "mass"), self._here(family, "null"), strict=True)
-            if head in self.enlarged or not self.enlarged
+            if head in self.enlarged[:1] or not self.enlarged
         ]
         _, name, head = max(beyond, key=lambda triple: triple[0], default=(0, "", self.heads[0]))
         return name, [head]
