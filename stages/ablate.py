@@ -1,9 +1,9 @@
 """Run the plan: `python -m stages.ablate <slot>` silences the heads of every row of data/plans/<slot>.parquet.
 
-Writes data/effects/<slot>.parquet, one row per (intervention, prompt, measure) with the intact value beside, on prompts
-of split b; and data/effects/<slot>.first_order.parquet, what gradients say of every head on the same prompts. An
-encoder with a masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why
-the rest is missing.
+Writes data/effects/<slot>/: effects.parquet, one row per (intervention, prompt, measure) with the intact value beside,
+on prompts of split b; and first_order.parquet, what gradients say of every head on the same prompts. An encoder with a
+masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why the rest is
+missing.
 """
 
 import json
@@ -42,7 +42,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    plan = tables.read(paths.plan(slot), tables.PLANS)
+    plan = tables.PLANS.read(slot)
     _check_kinds({*plan.kind, *settings.plan.kinds})
     loaded = load(slot, attention="sdpa")
     prompts, length = {}, {}
@@ -72,7 +72,7 @@ def main(slot: str) -> None:
     means = text_means(slot, loaded, settings)
     limit = settings.extract.batch_tokens
     with (
-        tables.writer(paths.effects(slot), tables.EFFECTS) as add,
+        tables.EFFECTS.writer(slot) as add,
         tqdm(total=sum(shard.passes for shard in todo), desc="ablate", unit="pass") as progress,
     ):
         key = shards.keys(record, means, limit)
@@ -147,7 +147,7 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
     asked, section = tasks.of(task), getattr(settings.tasks, task, None)
     if section is None:
         return pd.DataFrame(columns=tables.PROMPTS.names)
-    table = tables.read(paths.asked(task), tables.PROMPTS)
+    table = tables.ASKED.read(task)
     table = table[table.split == "b"]
     if asked.roles:
         table = table[table.role.isin(asked.roles)]
@@ -158,7 +158,7 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
 
 
 def _solved(slot: str) -> list[str]:
-    table = tables.read(paths.indirect(slot), tables.INDIRECT, columns=["function"])
+    table = tables.INDIRECT.read(slot, columns=["function"])
     return sorted(table.function.unique())
 
 
@@ -166,7 +166,7 @@ def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     """Return all prompts of the tasks that compare two texts, by task: nothing but this stage scores them."""
     asked = [tasks.of(name) for name, section in settings.tasks if section is not None]
     names = [task.name for task in asked if task.targets > 1 and not task.own_stage]
-    return {name: tables.read(paths.asked(name), tables.PROMPTS) for name in names}
+    return {name: tables.ASKED.read(name) for name in names}
 
 
 def text_means(slot: str, loaded, settings: params.Params) -> dict:
@@ -176,7 +176,7 @@ def text_means(slot: str, loaded, settings: params.Params) -> dict:
         raise UserError(f"{paths.PARAMS}: tasks.{text} is missing: mean ablation needs the heads' mean outputs over it")
     from stages.model.vectors import mean_outputs
 
-    outputs = tables.read(paths.outputs(slot, text))
+    outputs = tables.OUTPUTS.read(slot, text)
     role = tasks.of(text).mean_role or outputs.role
     return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == role)], loaded)
 
@@ -190,8 +190,8 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
     asked = {task: prompts for task, prompts in rows.items() if len(prompts)}
     if not asked or not kinds:
         why = "no kind of plan.kinds writes a constant" if asked else "no task has prompts to silence heads on"
-        return tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
-    with tables.writer(paths.first_order(slot), tables.FIRST_ORDER) as add:
+        return tables.FIRST_ORDER.write_empty(slot, why=why)
+    with tables.FIRST_ORDER.writer(slot) as add:
         for task, prompts in tqdm(asked.items(), desc="first order", unit="task"):
             add(first_order(loaded, task, prompts, means, kinds, settings.extract.batch_tokens))
 
@@ -208,9 +208,10 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
         table, column = tasks.of(task).extracted
         if section is None or not table:
             continue
-        path = paths.outputs(slot, task) if table == "outputs" else paths.relations(slot, task)
-        right = tables.read(path, columns=["prompt", column]).drop_duplicates("prompt").set_index("prompt")[column]
-        prompts = tables.read(paths.asked(task), tables.PROMPTS).set_index("id", drop=False)
+        extracted = tables.OUTPUTS if table == "outputs" else tables.RELATIONS
+        right = extracted.read(slot, task, columns=["prompt", column])
+        right = right.drop_duplicates("prompt").set_index("prompt")[column]
+        prompts = tables.ASKED.read(task).set_index("id", drop=False)
         rows += [
             row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))
             for prompt in prompts.loc[right.index].itertuples(index=False)
@@ -247,14 +248,14 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
             rows += [effect(INTACT, task, pair, measure, value) for measure, value in measures.items()]
     why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
     table = pd.DataFrame(rows, columns=tables.EFFECTS.names)
-    tables.write(paths.effects(slot), table, tables.EFFECTS.with_metadata({"reason": why}))
-    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
+    tables.EFFECTS.with_reason(why).write(table, slot)
+    tables.FIRST_ORDER.write_empty(slot, why=why)
 
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: nothing to score or silence: %s", slot, why)
-    tables.write(paths.effects(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
-    tables.write(paths.first_order(slot), tables.empty(tables.FIRST_ORDER, why), tables.FIRST_ORDER)
+    tables.EFFECTS.write_empty(slot, why=why)
+    tables.FIRST_ORDER.write_empty(slot, why=why)
 
 
 if __name__ == "__main__":

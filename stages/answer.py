@@ -33,7 +33,7 @@ def main(slot: str) -> None:
         why = f"tasks.{TASK} is not in params"
     if why:
         return _write_empty(slot, why)
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.role.isin(asked.roles)]
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -43,7 +43,7 @@ def main(slot: str) -> None:
     if not rows:
         return _write_empty(slot, "no prompt fits the model")
     log.info(announce(f"answer {slot}", len(rows), sum(map(len, encoded)) // 4, record["parameters"]))
-    tables.write(paths.answers(slot), answers(loaded, rows, encoded), tables.ANSWERS)
+    tables.ANSWERS.write(answers(loaded, rows, encoded), slot)
 
 
 def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
@@ -83,7 +83,7 @@ def _row(prompt, tokens) -> dict:
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: nothing to answer: %s", slot, why)
-    tables.write(paths.answers(slot), tables.empty(tables.ANSWERS, why), tables.ANSWERS)
+    tables.ANSWERS.write_empty(slot, why=why)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, f"tasks.{FAMILY.task} is not in params")
     if why := tasks.of(FAMILY.task).refuses(record["kind"]):
         return _write_empty(slot, why)
-    heads = tables.read(paths.heads(slot), tables.HEADS)
+    heads = tables.HEADS.read(slot)
     targets = circuit.targets(heads[heads.family == FAMILY.name], settings.circuit.heads)
     if not targets:
         return _write_empty(slot, "no head above the first layer is a member of induction, judged on split a")
@@ -54,7 +54,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.read(paths.asked(FAMILY.task), tables.PROMPTS)
+    prompts = tables.ASKED.read(FAMILY.task)
     count = {"a": settings.circuit.choose, "b": settings.circuit.prompts}
     chosen = pd.concat([prompts[prompts.split == split].sort_values("id").head(count[split]) for split in "ab"])
     rows, encoded = fitting(loaded, list(chosen.itertuples()))
@@ -65,8 +65,8 @@ def main(slot: str) -> None:
         raw, weights = traced(slot, loaded, rows, encoded, targets, settings)
     except Unreadable as why:
         return _write_empty(slot, f"paths into its keys cannot be patched exactly: {why}")
-    tables.write(paths.circuit(slot), raw, tables.CIRCUIT)
-    tables.write(paths.composition(slot), weights, tables.COMPOSITION)
+    tables.CIRCUIT.write(raw, slot)
+    tables.COMPOSITION.write(weights, slot)
 
 
 def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -178,8 +178,8 @@ def _weights(found, run, targets: list) -> list[dict]:
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: no circuit: %s", slot, why)
-    tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, why), tables.CIRCUIT)
-    tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, why), tables.COMPOSITION)
+    tables.CIRCUIT.write_empty(slot, why=why)
+    tables.COMPOSITION.write_empty(slot, why=why)
 
 
 if __name__ == "__main__":

@@ -57,22 +57,20 @@ def main(slot: str) -> None:
         judged.append(table)
         log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
     rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)
-    schema = tables.HEADS.with_metadata({"not_measured": json.dumps(missing, sort_keys=True)})
-    tables.write(paths.heads(slot), rows[tables.HEADS.names], schema)
+    tables.HEADS.noting(not_measured=missing).write(rows, slot)
 
 
 def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:
     """Return one row per (prompt, layer, head) with value, null and baseline, or why there is none."""
     if getattr(settings.tasks, family.task) is None:
         return pd.DataFrame(), f"task {family.task} is not in params"
-    path = paths.indirect(slot) if family.statistic == "effect" else paths.relations(slot, family.task)
-    why = tables.reason(path)
-    if why:
+    effect = family.statistic == "effect"
+    if why := tables.INDIRECT.reason(slot) if effect else tables.RELATIONS.reason(slot, family.task):
         return pd.DataFrame(), why
-    if family.statistic == "effect":
-        table = tables.read(path, tables.INDIRECT)
+    if effect:
+        table = tables.INDIRECT.read(slot)
         return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
-    table = tables.read(path, tables.RELATIONS, only=[("relation", "==", family.name)])
+    table = tables.RELATIONS.read(slot, family.task, only=[("relation", "==", family.name)])
     if table.empty:
         short = "no prompt has this relation (too short, or the answer is cut into other tokens)"
         return table, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short

@@ -42,7 +42,7 @@ from stages.statistics.findings import (
     together,
 )
 from stages.statistics.onset import locate
-from stages.store import params, paths, tables
+from stages.store import files, params, paths
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
@@ -100,11 +100,11 @@ def main(name: str) -> None:
     summaries["states"] = pd.DataFrame(studied, columns=["arm", "seed", *STUDIED])
     for file, table in summaries.items():
         digits = "%.6g" if file == "states" else "%.5f"  # states: what is nearly nothing is not nothing
-        tables.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format=digits))
+        files.write_text(paths.study(name) / f"{file}.csv", table.to_csv(index=False, float_format=digits))
     counts = {arm: training.seeds for arm, training in arms.items()}
     made_with = {"sha256": digest(settings.seed, recipe)}
     for file, content in {"metrics": metrics(whole, counts), "params": made_with}.items():
-        tables.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
+        files.write_text(paths.study(name) / f"{file}.json", json.dumps(content, indent=2) + "\n")
 
 
 def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list | Held:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def main(slot: str, task: str) -> None:
     """Measure the pair, or write empty tables that say why it makes no sense."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    prompts = tables.read(paths.prompts(task), tables.PROMPTS)
+    prompts = tables.PROMPTS.read(task)
     asked = tasks.of(task)
     why = asked.refuses(record["kind"]) or _unmeasured(task)
     size = max(layer["head_size"] for layer in record["attention"])
@@ -46,12 +46,12 @@ def main(slot: str, task: str) -> None:
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
     log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    batch_tokens, schema = settings.extract.batch_tokens, tables.outputs_schema(size)
+    batch_tokens, outputs = settings.extract.batch_tokens, tables.outputs(size)
     if not asked.outputs:
-        schema = tables.empty(schema, f"no head outputs of {asked.label} are used").schema
+        outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
     with (
-        tables.writer(paths.relations(slot, task), tables.RELATIONS) as add_relations,
-        tables.writer(paths.outputs(slot, task), schema) as add_outputs,
+        tables.RELATIONS.writer(slot, task) as add_relations,
+        outputs.writer(slot, task) as add_outputs,
     ):
         if any(family.relation for family in families.of(task).values()):
             _measured(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
@@ -65,9 +65,8 @@ def _unmeasured(task: str) -> str:
 
 def _write_empty(slot: str, task: str, size: int, why: str) -> None:
     log.info("%s on %s: %s", task, slot, why)
-    tables.write(paths.relations(slot, task), tables.empty(tables.RELATIONS, why), tables.RELATIONS)
-    schema = tables.outputs_schema(size)
-    tables.write(paths.outputs(slot, task), tables.empty(schema, why), schema)
+    tables.RELATIONS.write_empty(slot, task, why=why)
+    tables.outputs(size).write_empty(slot, task, why=why)
 
 
 def _measured(
@@ -140,9 +139,9 @@ def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], off
     return pa.table(
         {
             field.name: pa.array(columns.get(field.name, missing), field.type, from_pandas=True)
-            for field in tables.RELATIONS
+            for field in tables.RELATIONS.schema
         },
-        schema=tables.RELATIONS,
+        schema=tables.RELATIONS.schema,
     )
 
 
@@ -163,7 +162,7 @@ def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
         own = loaded.anatomy.layers[layer].head_size
         values[index, :own] = z[layer][head * own : (head + 1) * own].cpu().numpy()
     same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
-    schema = tables.outputs_schema(size)
+    schema = tables.outputs(size).schema
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
     columns |= {
         "layer": pa.array([at[0] for at in heads], pa.int16()),

@@ -7,7 +7,7 @@ import sys
 from stages.model.load import first_token, open_folder, stored
 from stages.model.origin import described, locate
 from stages.model.proof import prove
-from stages.store import params, paths, tables
+from stages.store import files, params, paths
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def main(slot: str) -> None:
         **loaded.anatomy.recorded(),
         "proof": proof,
     }
-    tables.write_text(paths.model(slot), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(paths.model(slot), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     log.info(
         "%s: %s, %d attention layers, %d heads",
         slot,

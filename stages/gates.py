@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import caching
-from stages.store import params, paths, tables
+from stages.store import files, params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks import of as task_of
@@ -28,7 +28,7 @@ from stages.tasks.text.task import STRIDE
 
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
-TABLES = ((paths.gates, tables.GATES), (paths.cache, tables.CACHE), (paths.streaming, tables.STREAMING))
+TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 
 
 def main(slot: str) -> None:
@@ -48,11 +48,10 @@ def main(slot: str) -> None:
         gates, cache, streaming, policy = measured(slot, loaded, record, settings)
     except Unreadable as why:
         return _write_empty(slot, f"heads cannot be made to stream exactly: {why}")
-    for (path, schema), rows in zip(TABLES, (gates, cache, streaming), strict=True):
+    for table, rows in zip(TABLES, (gates, cache, streaming), strict=True):
         lacking = f"tasks.{missing[0]} is not in params" if missing else "no prompt is long enough to lose a key"
-        table = pd.DataFrame(rows)[schema.names] if len(rows) else tables.empty(schema, lacking)
-        tables.write(path(slot), table, schema)
-    tables.write_text(paths.cache_policy(slot), json.dumps(policy, indent=1) + "\n")
+        table.write(pd.DataFrame(rows), slot, otherwise=lacking)
+    files.write_text(paths.cache_policy(slot), json.dumps(policy, indent=1) + "\n")
 
 
 def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], list[dict], list[dict], dict]:
@@ -61,7 +60,7 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
 
     asked = settings.gates
     cut = Cut(asked.sinks, asked.window)
-    heads = tables.read(paths.heads(slot), tables.HEADS)
+    heads = tables.HEADS.read(slot)
     needles = {split: _needles(loaded, settings, cut, split) for split in "ab"}
     needles["a"], needles["b"] = needles["a"][: asked.choose], needles["b"][: asked.report]
     passages = _passages(loaded, settings)
@@ -89,7 +88,7 @@ def _needles(loaded, settings, cut, split: str) -> list[tuple]:
 
     if settings.tasks.needle is None:
         return []
-    prompts = tables.read(paths.asked(NEEDLE), tables.PROMPTS)
+    prompts = tables.ASKED.read(NEEDLE)
     prompts = prompts[(prompts.split == split) & (prompts.category == str(min(settings.tasks.needle.lengths)))]
     place = prompts.groupby("group").cumcount()
     prompts = prompts.assign(place=place).sort_values(["place", "group", "id"])
@@ -105,7 +104,7 @@ def _passages(loaded, settings) -> list[tuple]:
 
     if settings.tasks.text is None:
         return []
-    prompts = tables.read(paths.asked(TEXT), tables.PROMPTS)
+    prompts = tables.ASKED.read(TEXT)
     prompts = prompts[(prompts.split == "b") & (prompts.role == "long")].sort_values("id")
     rows, encoded = fitting(loaded, list(prompts.head(settings.gates.passages).itertuples()))
     end = max(settings.gates.lengths)
@@ -322,9 +321,9 @@ def _policy(slot: str, loaded, record: dict, gates: list, tried: list, settings)
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: no gates: %s", slot, why)
-    for path, schema in TABLES:
-        tables.write(path(slot), tables.empty(schema, why), schema)
-    tables.write_text(paths.cache_policy(slot), json.dumps({"slot": slot, "heads": [], "reason": why}, indent=1) + "\n")
+    for table in TABLES:
+        table.write_empty(slot, why=why)
+    files.write_text(paths.cache_policy(slot), json.dumps({"slot": slot, "heads": [], "reason": why}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The MLP as a store of keys and values: look up, insert, miss. `python -m stages.memory <slot>`.
 
-Writes data/memory/<slot>.parquet, one row per measured value, and data/memory/<slot>/, inserted facts as LoRA adapters:
+Writes data/memory/<slot>/: memory.parquet, one row per measured value, and adapters/, inserted facts as LoRA adapters:
     lookup  one layer's output is changed at the subject (MLPs) or at the last token (attention), layer by layer; the
             same MLP outputs on words that are copied or capitalised; the most active units of the chosen layer
     insert  invented facts are written into the chosen layer by rank-one edits in closed form, beside controls
@@ -46,7 +46,7 @@ def main(slot: str) -> None:
     good = {layer: writer for layer, writer in found.items() if not isinstance(writer, str)}
     if not good:
         return _write(slot, [], {}, f"no MLP is written by one linear layer: {next(iter(found.values()))}")
-    asked = Prompts(loaded, tables.read(paths.asked(TASK), tables.PROMPTS))
+    asked = Prompts(loaded, tables.ASKED.read(TASK))
     rows, chosen = look_up(loaded, good, asked, settings)
     if "mlp" in chosen:
         moment, inserted = insert(slot, loaded, good, asked, settings, chosen, record)
@@ -156,7 +156,7 @@ def insert(
     from stages.model.tokens import fitting
 
     memory = settings.memory
-    text = tables.read(paths.asked(TEXT), tables.PROMPTS) if getattr(settings.tasks, TEXT) is not None else None
+    text = tables.ASKED.read(TEXT) if getattr(settings.tasks, TEXT) is not None else None
     if text is None:
         chosen["insert_why"] = f"tasks.{TEXT} is not in params: no text to take keys from"
         return None, []
@@ -388,11 +388,10 @@ def _scores(loaded: Any, writers: dict, asked: Prompts, settings: params.Params,
 def _write(slot: str, rows: list[dict], chosen: dict, why: str) -> None:
     if why:
         log.info("%s: MLPs are not read as a store: %s", slot, why)
-        tables.write(paths.memory(slot), tables.empty(tables.MEMORY, why), tables.MEMORY)
+        tables.MEMORY.write_empty(slot, why=why)
         return
-    schema = tables.MEMORY.with_metadata({"chosen": json.dumps(chosen, sort_keys=True)})
     table = pd.DataFrame(rows, columns=tables.MEMORY.names)
-    tables.write(paths.memory(slot), table.sort_values(tables.MEMORY.names[:-1], kind="stable"), schema)
+    tables.MEMORY.noting(chosen=chosen).write(table.sort_values(tables.MEMORY.names[:-1], kind="stable"), slot)
 
 
 if __name__ == "__main__":

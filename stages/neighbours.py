@@ -1,8 +1,8 @@
 """Nearest neighbours in context: `python -m stages.neighbours <slot>` reads labelled demonstrations.
 
-Writes data/neighbours/<slot>.parquet, one row per prompt: the answer, what a vote of the nearest demonstrations (by the
-model's own states), the majority and the last label say, tokens shared, attention of the induction heads; and
-data/neighbours/<slot>.silenced.parquet, answers with these heads and with the plan's control sets silenced.
+Writes data/neighbours/<slot>/: answers.parquet, one row per prompt: the answer, what a vote of the nearest
+demonstrations (by the model's own states), the majority and the last label say, tokens shared, attention of the
+induction heads; and silenced.parquet, answers with these heads and with the plan's control sets silenced.
 """
 
 import json
@@ -39,11 +39,11 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    table = tables.read(paths.asked(TASK), tables.PROMPTS)
+    table = tables.ASKED.read(TASK)
     if unknown := sorted(set(settings.neighbours.silenced) - set(table.group)):
         allowed = ", ".join(sorted(set(table.group)))
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
-    plan = tables.read(paths.plan(slot), tables.PLANS)
+    plan = tables.PLANS.read(slot)
     plan = plan[(plan.family == FAMILY) & (plan.kind == settings.plan.kinds[0])]
     interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
     members = [i.silences for i, row in zip(interventions, plan.itertuples(), strict=True) if row.purpose == "family"]
@@ -61,15 +61,14 @@ def main(slot: str) -> None:
         for reading in readings(loaded, TASK, of_set, heads)
     ]
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
-    schema = tables.NEIGHBOURS.with_metadata({"chosen": json.dumps(chosen, sort_keys=True)})
-    tables.write(paths.neighbours(slot), result.sort_values("prompt"), schema)
+    tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
     asked = _asked(rows, settings.neighbours)
     if not interventions or not asked:
         why = "no induction heads to silence" if asked else "no prompts to silence heads on"
-        return tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+        return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
     means = text_means(slot, loaded, settings)
-    with tables.writer(paths.neighbours_silenced(slot), tables.EFFECTS) as add:
+    with tables.NEIGHBOURS_SILENCED.writer(slot) as add:
         for shard in tqdm(todo, desc="silence", unit="shard"):
             add(shards.run(loaded, means, shard, settings.extract.batch_tokens))
 
@@ -128,8 +127,8 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: no nearest neighbours: %s", slot, why)
-    tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, why), tables.NEIGHBOURS)
-    tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, why), tables.EFFECTS)
+    tables.NEIGHBOURS.write_empty(slot, why=why)
+    tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
 
 
 if __name__ == "__main__":

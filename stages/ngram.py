@@ -15,7 +15,7 @@ from stages import tasks
 from stages.baseline.outcome import Baselines
 from stages.baseline.words import sentences
 from stages.statistics.intervals import interval
-from stages.store import params, paths, tables
+from stages.store import files, params, paths, tables
 from stages.store.errors import run
 from stages.tasks.prompt import read_text
 
@@ -34,12 +34,12 @@ def main() -> None:
     rows = []
     for task, source in settings.tasks:
         if source is not None and tasks.of(task).counted:
-            prompts = tables.read(paths.asked(task), tables.PROMPTS)
+            prompts = tables.ASKED.read(task)
             rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
-    tables.write(paths.NGRAM, raw, tables.NGRAM)
+    tables.NGRAM.write(raw)
     summary = summarize(raw)
-    tables.write_text(paths.COUNTING, summary.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    files.write_text(paths.COUNTING, summary.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
 def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[dict]:

@@ -1,13 +1,12 @@
-"""Norms of an image's tokens, and what attention they get: `python -m stages.norms <slot>`.
+"""Norms of an image's tokens, and what attention they get: the part of stage `sinks` for models of images.
 
-Writes data/norms/<slot>.parquet, one row per (image, layer, token): models of images without registers keep what is
-common to an image in a few patches of the background, whose norms stand out and which heads then look at (Darcet+ ICLR
-2024). Which norms stand out is judged by `stages.statistics.norms`, without a fixed cut. Models of text: no rows.
+Writes data/sinks/<slot>/norms.parquet, one row per (image, layer, token): models of images without registers keep what
+is common to an image in a few patches of the background, whose norms stand out and which heads then look at (Darcet+
+ICLR 2024). Which norms stand out is judged by `stages.statistics.norms`, without a fixed cut. Models of text: no rows.
 """
 
 import json
 import logging
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,33 +16,30 @@ from stages import tasks
 from stages.families.family import CLASS, REGISTER
 from stages.store import params, paths, tables
 from stages.store.budget import announce
-from stages.store.errors import run
 
 log = logging.getLogger(__name__)
 TASK = "images"
 KINDS = {CLASS: "class", REGISTER: "register"}  # of a token that is no patch, by its id
 
 
-def main(slot: str) -> None:
+def measure(slot: str, settings: params.Params) -> None:
     """Read all images, or say why there are none."""
-    settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     why = tasks.of(TASK).refuses(record["kind"])
     if not why and getattr(settings.tasks, TASK) is None:
         why = f"tasks.{TASK} is not in params"
     if why:
-        log.info("%s: no norms of tokens: %s", slot, why)
-        return tables.write(paths.norms(slot), tables.empty(tables.NORMS, why), tables.NORMS)
+        return tables.NORMS.write_empty(slot, why=why)
     from stages.model.forward import batches
     from stages.model.load import load
     from stages.model.norms import token_norms
     from stages.model.tokens import encode_all
 
     loaded = load(slot)
-    rows = list(tables.read(paths.prompts(TASK), tables.PROMPTS).itertuples())
+    rows = list(tables.PICTURES.read(TASK).itertuples())
     encoded = encode_all(loaded, rows)
     log.info(announce(f"norms {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    with tables.writer(paths.norms(slot), tables.NORMS) as add:
+    with tables.NORMS.writer(slot) as add:
         for chosen in tqdm(list(batches(encoded, settings.extract.batch_tokens)), desc="norms", unit="batch"):
             measured = token_norms(loaded, [encoded[index] for index in chosen])
             for place, index in enumerate(chosen):
@@ -60,7 +56,3 @@ def image_rows(row, tokens, measured: dict[int, tuple[np.ndarray, np.ndarray]]) 
         for layer, (norm_T, got_HT) in measured.items()
     ]
     return pd.concat(layers)[tables.NORMS.names]
-
-
-if __name__ == "__main__":
-    run(main, *sys.argv[1:])

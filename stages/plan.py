@@ -35,14 +35,14 @@ def main(slot: str) -> None:
     if record["kind"] != "decoder":
         why = "an encoder is scored intact only: no head of it is silenced"
         why = IMAGES_UNSCORED if record["kind"] == "vision" else why
-        return tables.write(paths.plan(slot), tables.empty(tables.PLANS, why), tables.PLANS)
-    judged = tables.read(paths.heads(slot), tables.HEADS)
+        return tables.PLANS.write_empty(slot, why=why)
+    judged = tables.HEADS.read(slot)
     asked = [name for name, task in settings.tasks if task is not None]
     rows, skipped = plan(slot, judged, record, asked, settings)
     for name, why in skipped.items():
         log.info("%s: not silenced: %s", name, why)
     log.info("plan %s: %d interventions", slot, len(rows))
-    tables.write(paths.plan(slot), rows, tables.skipping(tables.PLANS, skipped))
+    tables.PLANS.noting(skipped=skipped).write(rows, slot)
 
 
 def plan(

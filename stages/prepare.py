@@ -1,6 +1,7 @@
 """Prepare one task's prompts: `python -m stages.prepare <task>` writes data/prompts/<task>.parquet.
 
-And data/asked/<task>.parquet: the same where the prompts are scored, none where only attention is looked at.
+And data/asked/<task>.parquet, the same where the prompts are scored, none where only attention is looked at; and
+data/pictures/<task>.parquet, the same where they are images.
 """
 
 import logging
@@ -22,16 +23,18 @@ def main(task: str) -> None:
     if source is None:
         raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
     prompts = sorted(tasks.of(task).build(source, settings.seed), key=lambda prompt: prompt.id)
-    why, schema = one_sided(prompts), tables.PROMPTS
-    if why:
+    if why := one_sided(prompts):
         log.warning("%s: %s", task, why)
-        schema = schema.with_metadata({"reason": why})
     rows = [asdict(prompt) for prompt in prompts]
-    tables.write(paths.prompts(task), rows, schema)
-    if tasks.of(task).main:
-        tables.write(paths.asked(task), rows, schema)
-    else:
-        tables.write(paths.asked(task), tables.empty(tables.PROMPTS, "only attention is looked at"), tables.PROMPTS)
+    for table, here, why_not in (
+        (tables.PROMPTS, True, ""),
+        (tables.ASKED, bool(tasks.of(task).main), "only attention is looked at"),
+        (tables.PICTURES, tasks.of(task).reads == "image", "prompts are text"),
+    ):
+        if here:
+            (table.with_reason(why) if why else table).write(rows, task)
+        else:
+            table.write_empty(task, why=why_not)
     groups = len({prompt.group for prompt in prompts})
     log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
 

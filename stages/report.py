@@ -7,7 +7,7 @@ from stages.families import FAMILIES
 from stages.families.family import Family
 from stages.page import head_maps, inputs, methods, page, recipes, sections, sentences
 from stages.page.section import Context
-from stages.store import params, paths, tables
+from stages.store import files, params, paths
 from stages.store.errors import run
 from stages.tasks import of as family_task
 
@@ -28,13 +28,13 @@ def main() -> None:
     longer = params.load_studies(paths.FULL / paths.PARAMS)
     emerging = recipes.sections({Path(): settings, paths.FULL: longer})
     html = page.render(settings.report.title, parts, seen, methods.compared(slots) + emerging + closing)
-    tables.write_text(paths.PAGE, html)
+    files.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)
     for slot in slots:
         title = f"{slot.title}: score of every head, layer x head; members outlined"
         atlas = head_maps.atlas(slot.heads, FAMILIES, head_maps.whole_layers(slot.model), title)
         if atlas is not None:
-            tables.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
+            files.write_text(paths.FIGURES / f"{slot.name}-heads.svg", page.svg(atlas))
 
 
 def _shown(family: Family, slots: list[inputs.Slot]) -> bool:

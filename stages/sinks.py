@@ -1,8 +1,8 @@
 """Sinks and what their states hold: `python -m stages.sinks <slot>` reads passages, random and repeated tokens.
 
-Writes data/sinks/<slot>.heads.parquet, one row per (prompt, input, layer, head): where it looks and what it writes;
-data/sinks/<slot>.tokens.parquet, one row per (prompt, input, layer, position): residual norm and attention received;
-and data/sinks/<slot>.probes.parquet, what linear probes read from one token's state.
+Writes data/sinks/<slot>/: heads.parquet, one row per (prompt, input, layer, head), where it looks and what it writes;
+tokens.parquet, one row per (prompt, input, layer, position), residual norm and attention received; probes.parquet, what
+linear probes read from one token's state; and, of a model of images, norms.parquet (stages/norms.py).
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages import tasks
+from stages import norms, tasks
 from stages.store import params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import run
@@ -28,8 +28,14 @@ COMPONENTS = 8  # principal components of token embeddings that probes are asked
 
 
 def main(slot: str) -> None:
-    """Look at sinks on every input, then probe the states of single tokens."""
+    """Look at text or at images; the tables of the other say that it is not read."""
     settings = params.load()
+    norms.measure(slot, settings)
+    _measure(slot, settings)
+
+
+def _measure(slot: str, settings: params.Params) -> None:
+    """Look at sinks on every input, then probe the states of single tokens."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
@@ -39,7 +45,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.read(paths.prompts(TASK), tables.PROMPTS)
+    prompts = tables.PROMPTS.read(TASK)
     short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
     rows, passages = fitting(loaded, short)
     if not rows:
@@ -50,9 +56,8 @@ def main(slot: str) -> None:
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("sinks of %s: %s", slot, why)
-    for path, schema in ((paths.sink_heads, tables.SINK_HEADS), (paths.sink_tokens, tables.SINK_TOKENS),
-                         (paths.probes, tables.PROBES)):  # fmt: skip
-        tables.write(path(slot), tables.empty(schema, why), schema)
+    for table in (tables.SINK_HEADS, tables.SINK_TOKENS, tables.PROBES):
+        table.write_empty(slot, why=why)
 
 
 def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params, parameters: int) -> None:
@@ -65,8 +70,8 @@ def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params
     total = sum(len(tokens) for of_input in made.values() for tokens in of_input)
     log.info(announce(f"sinks {slot}", sum(map(len, made.values())), total, parameters))
     with (
-        tables.writer(paths.sink_heads(slot), tables.SINK_HEADS) as add_heads,
-        tables.writer(paths.sink_tokens(slot), tables.SINK_TOKENS) as add_tokens,
+        tables.SINK_HEADS.writer(slot) as add_heads,
+        tables.SINK_TOKENS.writer(slot) as add_tokens,
         tqdm(total=total, desc="sinks", unit="token") as progress,
     ):
         for name, prompts in made.items():
@@ -100,7 +105,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):
         why = f"fewer than {2 * len(KINDS)} passages of {asked.tokens} tokens"
-        return tables.write(paths.probes(slot), tables.empty(tables.PROBES, why), tables.PROBES)
+        return tables.PROBES.write_empty(slot, why=why)
     prompts, encoded = [prompts[number] for number in whole], [encoded[number] for number in whole]
     passages: list[Any] = []
     size = max(1, settings.extract.batch_tokens // asked.tokens)
@@ -116,7 +121,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     ]
     result = pd.concat(found, ignore_index=True)
     result["layer"] = result["layer"].where(result["layer"] != EMBEDDING, -1)
-    tables.write(paths.probes(slot), result, tables.PROBES)
+    tables.PROBES.write(result, slot)
 
 
 def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:

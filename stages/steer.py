@@ -1,7 +1,7 @@
 """Build function vectors and test them: `python -m stages.steer <slot>`.
 
-Writes data/vectors/<slot>.safetensors, the same vectors for llama.cpp in data/vectors/<slot>/ (GGUF, one file each) and
-data/vectors/<slot>.steering.parquet. For every function the model solves
+Writes data/vectors/<slot>/: vectors.safetensors, the same vectors for llama.cpp in control/ (GGUF, one file each) and
+steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
 split a; everything reported on split b, zero-shot, shuffled and in natural text, beside the intact model with
 demonstrations.
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.statistics.vector_heads import Ranking, Setting, ranked, ranking
-from stages.store import params, paths, tables
+from stages.store import files, params, paths, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 from stages.store.folders import replacing
@@ -128,10 +128,10 @@ class Answering:
 def main(slot: str) -> None:
     """Steer every solved function, or say why there is none."""
     settings = params.load()
-    why = tables.reason(paths.indirect(slot))
+    why = tables.INDIRECT.reason(slot)
     if why:
         return _write_empty(slot, why)
-    traced = tables.read(paths.indirect(slot), tables.INDIRECT)
+    traced = tables.INDIRECT.read(slot)
     if not (traced.split == "a").any():
         why = f"no prompt of split a was traced, so no heads can be chosen: tasks.{TASK}.sets has to be 4 at least"
         return _write_empty(slot, why)
@@ -140,16 +140,16 @@ def main(slot: str) -> None:
     from stages.model.load import load
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.group.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _read_whole(loaded, _elsewhere(settings))
-    outputs = tables.read(paths.outputs(slot, TASK))
+    outputs = tables.OUTPUTS.read(slot, TASK)
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     functions = sorted(traced.function.unique())
-    skipped = {name: why for name, why in tables.skipped(paths.indirect(slot)).items() if name not in functions}
+    skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
     rows, chosen = [], {}
     for function in tqdm(functions, desc="steer", unit="function"):
         of_function = prompts[prompts.group == function]
@@ -176,8 +176,7 @@ def main(slot: str) -> None:
         log.info("%s: not steered: %s", function, why)
     if not rows:
         return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
-    schema = tables.skipping(tables.STEERING, skipped)
-    tables.write(paths.steering(slot), pd.DataFrame(rows, columns=tables.STEERING.names), schema)
+    tables.STEERING.noting(skipped=skipped).write(pd.DataFrame(rows), slot)
     settings_of = {
         name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
         for name, (setting, _) in chosen.items()
@@ -185,7 +184,7 @@ def main(slot: str) -> None:
     heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
     note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
     _export(slot, loaded, chosen)
-    with tables.replacing(paths.vectors(slot)) as temporary:
+    with files.replacing(paths.vectors(slot)) as temporary:
         added = {name: vector_D for name, (_, vector_D) in chosen.items()}
         temporary.write_bytes(save(added, metadata={"provenance": note}))
 
@@ -291,8 +290,8 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
 def _elsewhere(settings: params.Params) -> pd.DataFrame:
     """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
     names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
-    read = [tables.read(paths.asked(name), tables.PROMPTS) for name in names]
-    prompts = pd.concat(read or [tables.PROMPTS.empty_table().to_pandas()], ignore_index=True)
+    read = [tables.ASKED.read(name) for name in names]
+    prompts = pd.concat(read or [pd.DataFrame(columns=tables.PROMPTS.names)], ignore_index=True)
     return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
 
 
@@ -353,9 +352,9 @@ def _write_empty(slot: str, why: str) -> None:
     from safetensors.numpy import save
 
     log.info("%s: nothing to steer: %s", slot, why)
-    tables.write(paths.steering(slot), tables.empty(tables.STEERING, why), tables.STEERING)
+    tables.STEERING.write_empty(slot, why=why)
     _export(slot, None, {})
-    with tables.replacing(paths.vectors(slot)) as temporary:
+    with files.replacing(paths.vectors(slot)) as temporary:
         temporary.write_bytes(
             save({}, metadata={"provenance": json.dumps({"reason": why, "slot": slot}, sort_keys=True)})
         )

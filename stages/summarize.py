@@ -41,7 +41,7 @@ from stages.statistics import (
 )
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
-from stages.store import params, paths, tables
+from stages.store import files, params, paths, tables
 from stages.store.errors import run
 from stages.store.metrics import extrapolated, metrics
 from stages.tasks.prompt import stream
@@ -53,10 +53,10 @@ def main(slot: str) -> None:
     """Read the slot's tables, write its summaries."""
     settings = params.load()
     folder = paths.report(slot)
-    heads = tables.read(paths.heads(slot), tables.HEADS)
+    heads = tables.HEADS.read(slot)
     silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
-    raw_steering = tables.read(paths.steering(slot), tables.STEERING)
-    steered = steering.table(raw_steering, tables.skipped(paths.steering(slot)))
+    raw_steering = tables.STEERING.read(slot)
+    steered = steering.table(raw_steering, tables.STEERING.skipped(slot))
     traced = _circuit(slot, heads, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
@@ -79,26 +79,24 @@ def main(slot: str) -> None:
     summed, texts = _applied(slot)
     _csv(folder / "composed.csv", summed)
     _csv(folder / "continued.csv", texts)
-    moved = shifts.table(
-        tables.read(paths.shifts(slot), tables.SHIFTS), tables.read(paths.offsets(slot), tables.OFFSETS)
-    )
+    moved = shifts.table(tables.SHIFTS.read(slot), tables.OFFSETS.read(slot))
     _csv(folder / "shifts.csv", moved)
-    _csv(folder / "readings.csv", shifts.read(tables.read(paths.readings(slot), tables.READINGS)))
+    _csv(folder / "readings.csv", shifts.read(tables.READINGS.read(slot)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
     sunk = _sinks(slot, settings)
     _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
-    _csv(folder / "probes.csv", tables.read(paths.probes(slot), tables.PROBES), " ".join(sinks.PROBES))
+    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
     stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
     stored = _memory(slot)
     _csv(folder / "memory.csv", stored)
-    looked = norms.table(tables.read(paths.norms(slot), tables.NORMS))
+    looked = norms.table(tables.NORMS.read(slot))
     _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
     _csv(folder / "iteration.csv", steps)
-    tables.write_text(folder / "model.json", _json(_model(slot, settings)))
+    files.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
     numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
@@ -116,50 +114,47 @@ def main(slot: str) -> None:
     numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= _cached(slot, heads, folder, settings)
-    tables.write_text(folder / "metrics.json", _json(numbers))
+    files.write_text(folder / "metrics.json", _json(numbers))
 
 
 def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> dict:
     """Write what heads, caches and text lose where heads stream; return the metrics."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
-    measured = caching.gates(tables.read(paths.gates(slot), tables.GATES), heads, windows)
+    measured = caching.gates(tables.GATES.read(slot), heads, windows)
     thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
     for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         thresholds[definition] = settings.classify.thresholds.get(family, FAMILIES[family].threshold)
-    curve = caching.table(tables.read(paths.cache(slot), tables.CACHE))
+    curve = caching.table(tables.CACHE.read(slot))
     _csv(folder / "gates.csv", measured)
     _csv(folder / "gates_overlap.csv", caching.overlap(measured, thresholds))
     _csv(folder / "cache.csv", curve)
-    _csv(folder / "streaming.csv", caching.streamed(tables.read(paths.streaming(slot), tables.STREAMING)))
+    _csv(folder / "streaming.csv", caching.streamed(tables.STREAMING.read(slot)))
     return caching.metrics(measured, curve, settings.gates.small)
 
 
 def _sinks(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return who looks at the first token on which input (empty where nothing was read)."""
-    heads, tokens = (tables.read(paths.sink_heads(slot), tables.SINK_HEADS),
-                     tables.read(paths.sink_tokens(slot), tables.SINK_TOKENS))  # fmt: skip
+    heads, tokens = tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot)
     return sinks.table(heads, tokens, stream(settings.seed, f"summarize/sinks/{slot}"))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:
     """Return the table of labelled demonstrations (empty where none were read)."""
-    read = tables.read(paths.neighbours(slot), tables.NEIGHBOURS)
-    chosen = json.loads((tables.read_schema(paths.neighbours(slot)).metadata or {}).get(b"chosen", b"{}"))
-    return neighbours.table(read, tables.read(paths.neighbours_silenced(slot), tables.EFFECTS), chosen)
+    read = tables.NEIGHBOURS.read(slot)
+    return neighbours.table(read, tables.NEIGHBOURS_SILENCED.read(slot), tables.NEIGHBOURS.note("chosen", slot))
 
 
 def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return the table of next words (empty where none were asked)."""
-    section, path = settings.tasks.orders, paths.orders(slot)
+    section = settings.tasks.orders
     length = section.length if section else 2  # of no row where the task is left out
-    return orders.table(tables.read(path, tables.ORDERS), tables.skipped(path), length)
+    return orders.table(tables.ORDERS.read(slot), tables.ORDERS.skipped(slot), length)
 
 
 def _memory(slot: str) -> pd.DataFrame:
     """Return the table of facts looked up, inserted and missed (empty where none were asked)."""
-    chosen = json.loads((tables.read_schema(paths.memory(slot)).metadata or {}).get(b"chosen", b"{}"))
-    return memory.table(tables.read(paths.memory(slot), tables.MEMORY), chosen)
+    return memory.table(tables.MEMORY.read(slot), tables.MEMORY.note("chosen", slot))
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -175,18 +170,15 @@ def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
     """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
     vocabulary = _vocabulary(slot)
     of_sets = ("purpose", "!=", "single")
-    raws = (
-        tables.read(paths.effects(slot), tables.EFFECTS, only=[("task", "==", task), of_sets])
-        for task in _asked(settings)
-    )
-    return effects.table(raws, tables.read(paths.plan(slot), tables.PLANS), vocabulary)
+    raws = (tables.EFFECTS.read(slot, only=[("task", "==", task), of_sets]) for task in _asked(settings))
+    return effects.table(raws, tables.PLANS.read(slot), vocabulary)
 
 
 def _switched(slot: str) -> pd.DataFrame:
     """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
     vocabulary = _vocabulary(slot)
-    raw = tables.read(paths.effects(slot), tables.EFFECTS, only=[("purpose", "in", ["sweep", "sweep_control"])])
-    return switch.table(raw, tables.read(paths.plan(slot), tables.PLANS), float(np.log(vocabulary)))
+    raw = tables.EFFECTS.read(slot, only=[("purpose", "in", ["sweep", "sweep_control"])])
+    return switch.table(raw, tables.PLANS.read(slot), float(np.log(vocabulary)))
 
 
 def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -198,8 +190,8 @@ def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.
     parts, kind = [], settings.plan.kinds[0]
     for task in _asked(settings):
         only = [("task", "==", task), ("kind", "==", kind)]
-        estimates = tables.read(paths.first_order(slot), tables.FIRST_ORDER, only=only)
-        alone = tables.read(paths.effects(slot), tables.EFFECTS, only=[*only, ("purpose", "==", "single")])
+        estimates = tables.FIRST_ORDER.read(slot, only=only)
+        alone = tables.EFFECTS.read(slot, only=[*only, ("purpose", "==", "single")])
         parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams))
     single, agreement = (
         pd.concat([part for part in of_tasks if len(part)] or [of_tasks[0]], ignore_index=True)
@@ -267,10 +259,9 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
 
 def _relations(slot: str, task: str, settings: params.Params) -> Callable[[str], pd.DataFrame] | None:
     """Return what reads the rows of one relation of a task, or None where the task was not measured."""
-    path = paths.relations(slot, task)
-    if getattr(settings.tasks, task) is None or tables.reason(path):
+    if getattr(settings.tasks, task) is None or tables.RELATIONS.reason(slot, task):
         return None
-    return lambda relation: tables.read(path, tables.RELATIONS, only=[("relation", "==", relation)])
+    return lambda relation: tables.RELATIONS.read(slot, task, only=[("relation", "==", relation)])
 
 
 def _sink_rate(slot: str, settings: params.Params) -> float | None:
@@ -287,7 +278,7 @@ def _circuit(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
         return stream(settings.seed, f"{name}/{slot}")
 
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    raw, weights = tables.read(paths.circuit(slot), tables.CIRCUIT), tables.read(paths.composition(slot))
+    raw, weights = tables.CIRCUIT.read(slot), tables.COMPOSITION.read(slot)
     kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
     return circuit.table(raw, weights, heads, streams, settings.classify.resamples, kinds)
 
@@ -297,8 +288,7 @@ def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
     relations = _relations(slot, arcs.TASK, settings)
     if relations is None:
         return pd.DataFrame(columns=arcs.COLUMNS)
-    metadata = tables.read_schema(paths.heads(slot)).metadata or {}
-    return arcs.table(relations, heads, json.loads(metadata.get(b"not_measured", b"{}")))
+    return arcs.table(relations, heads, tables.HEADS.note("not_measured", slot))
 
 
 def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
@@ -309,30 +299,28 @@ def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFr
 
 def _classes(slot: str, raw_steering: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return accuracy on usual, rare and made-up words (empty where the model was not asked)."""
-    answers = tables.read(paths.answers(slot), tables.ANSWERS)
-    counted = tables.read(paths.NGRAM, tables.NGRAM, only=[("task", "==", extrapolation.TASK.name)])
+    answers = tables.ANSWERS.read(slot)
+    counted = tables.NGRAM.read(only=[("task", "==", extrapolation.TASK.name)])
     return extrapolation.table(answers, raw_steering, counted, settings.trace.solved_above)
 
 
 def _applied(slot: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables of sums of function vectors and of plain text under them (empty where nothing was asked)."""
-    raw, path = tables.read(paths.composed(slot), tables.COMPOSED), paths.composed(slot)
-    texts = continued.table(tables.read(paths.continued(slot), tables.CONTINUED))
-    return composed.table(raw, tables.skipped(path)), texts
+    summed = composed.table(tables.COMPOSED.read(slot), tables.COMPOSED.skipped(slot))
+    return summed, continued.table(tables.CONTINUED.read(slot))
 
 
 def _model(slot: str, settings: params.Params) -> dict:
     """Return the slot's record with versions and everything that was not measured, with reasons."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    metadata = tables.read_schema(paths.heads(slot)).metadata or {}
-    missing = {f"family {name}": why for name, why in json.loads(metadata.get(b"not_measured", b"{}")).items()}
-    named = {"ablation": paths.effects, "circuit": paths.circuit, "steering": paths.steering}
-    named |= {"extrapolation": paths.answers, "composed": paths.composed, "continued": paths.continued}
-    named |= {neighbours.TASK: paths.neighbours, "shifts": paths.shifts, "gates": paths.gates}
-    named |= {"orders": paths.orders, "sinks": paths.sink_heads, "probes": paths.probes, "memory": paths.memory}
-    for label, path in ((label, path(slot)) for label, path in named.items()):
-        if tables.reason(path):
-            missing[label] = tables.reason(path)
+    missing = {f"family {name}": why for name, why in tables.HEADS.note("not_measured", slot).items()}
+    named = {"ablation": tables.EFFECTS, "circuit": tables.CIRCUIT, "steering": tables.STEERING}
+    named |= {"extrapolation": tables.ANSWERS, "composed": tables.COMPOSED, "continued": tables.CONTINUED}
+    named |= {neighbours.TASK: tables.NEIGHBOURS, "shifts": tables.SHIFTS, "gates": tables.GATES}
+    named |= {"orders": tables.ORDERS, "sinks": tables.SINK_HEADS, "probes": tables.PROBES, "memory": tables.MEMORY}
+    for label, table in named.items():
+        if why := table.reason(slot):
+            missing[label] = why
     if record["skipped"]:
         missing["attention modules"] = "; ".join(f"{name}: {why}" for name, why in sorted(record["skipped"].items()))
     versions = {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES}
@@ -341,7 +329,7 @@ def _model(slot: str, settings: params.Params) -> dict:
 
 def _csv(path, table: pd.DataFrame, columns: str = "") -> None:
     table = table[columns.split()] if columns else table
-    tables.write_text(path, table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    files.write_text(path, table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
 def _json(value: dict) -> str:

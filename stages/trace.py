@@ -36,10 +36,10 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
-    why = tables.reason(paths.outputs(slot, TASK))
+    why = tables.OUTPUTS.reason(slot, TASK)
     if why:
         return _write_empty(slot, why)
-    outputs = tables.read(paths.outputs(slot, TASK))
+    outputs = tables.OUTPUTS.read(slot, TASK)
     accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("group").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
     log.info(
@@ -53,7 +53,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = tables.ASKED.read(TASK)
     shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
     shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
     shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
@@ -69,7 +69,7 @@ def main(slot: str) -> None:
     work = sum(len(tokens) for _, tokens in todo) + len(todo) * len(loaded.anatomy.heads) * 4
     log.info(announce(f"trace {slot}", len(todo), work, record["parameters"]))
     largest = []
-    with tables.writer(paths.indirect(slot), tables.skipping(tables.INDIRECT, skipped)) as add:
+    with tables.INDIRECT.noting(skipped=skipped).writer(slot) as add:
         for row, tokens in tqdm(todo, desc="trace", unit="prompt"):
             table = indirect(loaded, row, tokens, means[row.group, half(row)])
             largest.append(float(table.effect.abs().max()))
@@ -163,7 +163,7 @@ def _up_to(tokens, number: int):
 
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: nothing to trace: %s", slot, why)
-    tables.write(paths.indirect(slot), tables.empty(tables.INDIRECT, why), tables.INDIRECT)
+    tables.INDIRECT.write_empty(slot, why=why)
 
 
 if __name__ == "__main__":

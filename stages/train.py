@@ -20,7 +20,7 @@ from tqdm import tqdm
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Architecture, Revisions
 from stages.recipes.states import States
-from stages.store import folders, params, paths, tables
+from stages.store import files, folders, params, paths
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
@@ -60,7 +60,7 @@ def main(name: str) -> None:
                     progress.update(len(list(folder.glob("*/*/model.safetensors"))) - progress.n)
         rows = [row for future in futures for row in future.result()]  # raises what a run raised
         learning = pd.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
-        tables.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
+        files.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
 
 
 def _suits(where: str, lesson: Lesson, architecture: Architecture) -> None:
@@ -95,8 +95,8 @@ def find(name: str, arms: dict[str, Revisions]) -> None:
         for arm, step in tqdm(todo, desc=f"train {name}", unit="revision"):
             file = folder / paths.revision(name, arm, step).relative_to(paths.checkpoints(name))
             text = json.dumps(record(name, arm, arms[arm], step), indent=1, ensure_ascii=False)
-            tables.write_text(file, text + "\n")
-        tables.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
+            files.write_text(file, text + "\n")
+        files.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
 
 
 def one_run(

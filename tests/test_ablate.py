@@ -104,7 +104,7 @@ def slot(tmp_path, monkeypatch) -> str:
 
 
 def write_plan(*rows: dict) -> None:
-    tables.write(paths.plan("decoder"), list(rows), tables.PLANS)
+    tables.PLANS.write(list(rows), "decoder")
 
 
 def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
@@ -115,9 +115,9 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
         planned("single/L1H1/mean", "single", "L1H1", ["text", "repeats"]),
     )
     ablate.main(slot)
-    effects = tables.read(paths.effects(slot), tables.EFFECTS)
+    effects = tables.EFFECTS.read(slot)
     settings = params.load()
-    prompts = {task: tables.read(paths.asked(task), tables.PROMPTS) for task in ("text", "repeats", "blimp")}
+    prompts = {task: tables.ASKED.read(task) for task in ("text", "repeats", "blimp")}
     split = {row.id: row.split for one in prompts.values() for row in one.itertuples()}
     changed = effects[effects.intervention != "none"]
     assert set(changed.prompt.map(split)) == {"b"}
@@ -138,11 +138,11 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     keys = pd.MultiIndex.from_frame(changed[["task", "prompt", "measure"]])
     assert np.array_equal(intact.loc[keys].to_numpy(), changed.intact.to_numpy())
     assert (changed.groupby("intervention").apply(lambda rows: (rows.value != rows.intact).any())).all()
-    first = tables.read(paths.first_order(slot), tables.FIRST_ORDER)
+    first = tables.FIRST_ORDER.read(slot)
     assert set(first.task) == {"text", "repeats", "blimp"} and set(first.kind) == set(settings.plan.kinds)
     assert set(first.prompt.map(split)) == {"b"} and not paths.shards(slot).exists()
 
-    whole, calls, run = paths.effects(slot).read_bytes(), [], shards.run
+    whole, calls, run = tables.EFFECTS.path(slot).read_bytes(), [], shards.run
 
     def dying(loaded, means, shard, max_tokens):
         calls.append(shard)
@@ -150,27 +150,27 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
             raise KeyboardInterrupt
         return run(loaded, means, shard, max_tokens)
 
-    paths.effects(slot).unlink()
+    tables.EFFECTS.path(slot).unlink()
     monkeypatch.setattr(shards, "run", dying)
     with pytest.raises(KeyboardInterrupt):
         ablate.main(slot)
-    assert not paths.effects(slot).exists() and len(list(paths.shards(slot).glob("*.parquet"))) == 2
+    assert not tables.EFFECTS.path(slot).exists() and len(list(paths.shards(slot).glob("*.parquet"))) == 2
     ablate.main(slot)
     assert [row.id for row in calls[3].prompts] == [row.id for row in calls[2].prompts]  # not from the start
-    assert paths.effects(slot).read_bytes() == whole and not paths.shards(slot).exists()
+    assert tables.EFFECTS.path(slot).read_bytes() == whole and not paths.shards(slot).exists()
 
 
 def test_an_unknown_kind_names_those_there_are(slot):
     write_plan(planned("family/f/1/median", "family", "L0H1", ["repeats"], kind="median"))
     with pytest.raises(UserError, match=r"plan.kinds: 'median': .* allowed: mean, zero, resample, sink$"):
         ablate.main(slot)
-    assert not paths.effects(slot).exists()
+    assert not tables.EFFECTS.path(slot).exists()
 
 
 def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
     prompts = pd.DataFrame(columns=tables.PROMPTS.names)
     prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "group": "antonym", "category": ""}
     unsolved = pd.DataFrame({"function": []})
-    monkeypatch.setattr(tables, "read", lambda path, *_, **__: prompts if path == paths.asked("icl") else unsolved)
+    monkeypatch.setattr(tables.Table, "read", lambda table, *_, **__: prompts if table is tables.ASKED else unsolved)
     kept = ablate.silenced_on("decoder", "icl", params.load())
     assert kept.empty and list(kept.columns) == tables.PROMPTS.names

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tiny import make
 
-from stages import apply, tasks
+from stages import tasks
+from stages.applied.composed import sums
+from stages.applied.stored import Stored
 from stages.model.demonstrated import demonstrated
 from stages.model.forward import forward
 from stages.model.intervene import capturing
@@ -77,7 +79,7 @@ def test_an_unknown_pair_is_a_one_line_error():
         tasks.of("composed").build(settings(least=99), 17)
 
 
-def stored(loaded, functions=("f", "g", "h")) -> apply.Stored:
+def stored(loaded, functions=("f", "g", "h")) -> Stored:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(size):
@@ -86,14 +88,14 @@ def stored(loaded, functions=("f", "g", "h")) -> apply.Stored:
     size = loaded.anatomy.layers[0].head_size
     means = {name: {head: drawn(size) for head in loaded.anatomy.heads} for name in functions}
     added = {name: (place % 2, drawn(32)) for place, name in enumerate(functions)}
-    return apply.Stored(((1, 2), (0, 1), (2, 0)), {"f": 1, "g": 2, "h": 3}, means, added)
+    return Stored(((1, 2), (0, 1), (2, 0)), {"f": 1, "g": 2, "h": 3}, means, added)
 
 
 def test_sums_are_written_head_by_head():
     loaded = make("llama_gqa")
     made, zero = stored(loaded), dict.fromkeys(loaded.anatomy.heads, torch.zeros(8))
     copy = {head: torch.ones(loaded.anatomy.layers[0].head_size) for head in zero}
-    edits = apply.sums(made, "f", "g", copy, {}, 3, 17, "test")
+    edits = sums(made, "f", "g", copy, {}, 3, 17, "test")
     assert {key[0] for key in edits} == {"none", "inner", "outer", "sum", "analogy", "other", "random", "added"}
     f, g, h = (made.means[name] for name in "fgh")
     for head in ((1, 2), (0, 1)):  # as many heads as the larger vector holds
@@ -105,9 +107,9 @@ def test_sums_are_written_head_by_head():
         assert not torch.allclose(drawn[0], drawn[1])
     assert set(edits["sum", 0, "", 2].heads) == {(1, 2), (0, 1)}
     assert set(edits["added", 0, "", 0].added) == {0, 1}
-    torch.testing.assert_close(apply.sums(made, "f", "h", {}, {}, 3, 17, "t")["added", 0, "", 0].added[0],
+    torch.testing.assert_close(sums(made, "f", "h", {}, {}, 3, 17, "t")["added", 0, "", 0].added[0],
                                made.added["f"][1] + made.added["h"][1])  # fmt: skip
-    assert "analogy" not in {key[0] for key in apply.sums(made, "f", "g", {}, {}, 3, 17, "test")}  # copying unsolved
+    assert "analogy" not in {key[0] for key in sums(made, "f", "g", {}, {}, 3, 17, "test")}  # copying unsolved
 
 
 def test_mean_outputs_of_demonstrations_are_those_of_plain_passes_over_solved_prompts():

@@ -9,7 +9,8 @@ import torch
 from test_composed import stored
 from tiny import make
 
-from stages import apply
+from stages.applied.continued import written
+from stages.applied.stored import Stored
 from stages.model.continuation import next_tokens
 from stages.model.forward import forward
 from stages.model.intervene import Edit
@@ -52,8 +53,8 @@ def test_next_tokens_are_those_of_plain_passes_with_the_edit_by_hand(name):
 
 def test_random_vectors_are_as_long_as_the_functions_own():
     made = stored(make("llama_gqa"), ("capitalize", "other"))
-    made = apply.Stored(made.heads, {"capitalize": 2, "other": 3}, made.means, made.added)
-    edits = apply.written(made, "capitalize", 2, 17, "test")
+    made = Stored(made.heads, {"capitalize": 2, "other": 3}, made.means, made.added)
+    edits = written(made, "capitalize", 2, 17, "test")
     own, other = edits["heads", "own", "capitalize", 0].heads, edits["heads", "other", "other", 0].heads
     assert list(own) == list(other) == [(1, 2), (0, 1)]  # as many heads for all that stands beside it
     for draw in (1, 2):

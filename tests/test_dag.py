@@ -14,7 +14,7 @@ import yaml
 
 from stages import tasks
 from stages.families import FAMILIES
-from stages.store import paths
+from stages.store import paths, tables
 from stages.store.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -113,29 +113,23 @@ def test_every_leaf_of_params_is_read_by_the_code():
             assert f".{key}" in source, f"{section}.{key} is never read"
 
 
-def test_outs_are_where_paths_says():
-    slot, task = "${key}", "${item.task}"
-    assert body("prepare")["outs"] == [str(paths.prompts("${key}")), str(paths.asked("${key}"))]
-    assert body("fetch")["outs"] == [str(paths.model(slot))]
-    where = "${item.slot}"
-    assert body("extract")["outs"] == [str(paths.relations(where, task)), str(paths.outputs(where, task))]
-    assert body("trace")["outs"] == [str(paths.indirect(slot))]
-    assert body("classify")["outs"] == [str(paths.heads(slot))]
-    assert body("plan")["outs"] == [str(paths.plan(slot))]
-    assert body("ablate")["outs"] == [str(paths.effects(slot)), str(paths.first_order(slot))]
-    assert body("steer")["outs"] == [
-        str(paths.vectors(slot)),
-        str(paths.control_vectors(slot)),
-        str(paths.steering(slot)),
+def test_every_table_is_an_out_of_one_stage_or_lies_in_one():
+    outs = [
+        (stage, out if isinstance(out, str) else next(iter(out))) for stage in STAGES for out in body(stage)["outs"]
     ]
-    assert body("apply")["outs"] == [str(paths.composed(slot)), str(paths.continued(slot))]
-    assert body("shifts")["outs"] == [str(paths.shifts(slot)), str(paths.offsets(slot)), str(paths.readings(slot))]
-    assert body("circuit")["outs"] == [str(paths.circuit(slot)), str(paths.composition(slot))]
-    assert body("neighbours")["outs"] == [str(paths.neighbours(slot)), str(paths.neighbours_silenced(slot))]
-    assert body("sinks")["outs"] == [str(paths.sink_heads(slot)), str(paths.probes(slot)), str(paths.sink_tokens(slot))]
-    assert body("orders")["outs"] == [str(paths.orders(slot))]
-    assert body("memory")["outs"] == [str(paths.memory(slot)), str(paths.adapters(slot))]
-    assert body("ngram")["outs"] == [str(paths.NGRAM)] and list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
+    for name, table in vars(tables).items():
+        if isinstance(table, tables.Table):
+            of = ("${item.slot}", "${item.task}") if table.place.count("{}") == 2 else ("${key}",)
+            path = table.path(*of)
+            assert len([stage for stage, out in outs if out in (str(path), str(path.parent))]) == 1, name
+
+
+def test_outs_are_where_paths_says():
+    slot = "${key}"
+    assert body("fetch")["outs"] == [str(paths.model(slot))]
+    for stage, path in (("steer", paths.vectors), ("steer", paths.control_vectors), ("memory", paths.adapters)):
+        assert body(stage)["outs"] == [str(path(slot).parent)]
+    assert list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
     assert str(paths.COUNTING) in body("report")["deps"]
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
     assert list(body("train")["plots"][0]) == [str(paths.study("${key}") / "learning.csv")]
@@ -188,7 +182,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "shifts", "orders", "sinks", "gates", "memory"]
+    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

@@ -17,7 +17,7 @@ from stages.model.intervene import ablating, capturing
 from stages.model.score import Batch
 from stages.model.silence import KINDS, Donors, Writable
 from stages.model.tokens import encode
-from stages.store import tables
+from stages.store import parquet, tables
 from stages.tasks.prompt import Prompt
 
 Row = namedtuple("Row", [field.name for field in fields(Prompt)])
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_
 
     def written(name: str, limit: int = 99) -> bytes:
         path = tmp_path / f"{name}.parquet"
-        with tables.writer(path, tables.EFFECTS) as add:
+        with parquet.writer(path, tables.EFFECTS.schema) as add:
             for table in shards.run_all(todo, lambda shard: work(shard, limit), key, tmp_path / name.rstrip("2")):
                 add(table)
         return path.read_bytes()

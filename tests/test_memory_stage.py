@@ -31,14 +31,14 @@ def asked(tmp_path, monkeypatch):
     settings = params.load(ROOT / "params.quick.yaml")
     monkeypatch.chdir(tmp_path)
     for name, of_task in (("facts", prompts), ("text", text)):
-        tables.write(paths.asked(name), [asdict(prompt) for prompt in of_task], tables.PROMPTS)
+        tables.ASKED.write([asdict(prompt) for prompt in of_task], name)
     deep = settings.memory.model_copy(update={"true_facts": 2, "descended": 2, "traced": 2, "layers": (0,)})
     return settings.model_copy(update={"memory": deep})
 
 
 def test_where_nothing_is_known_nothing_is_looked_up(asked):
     loaded = make("llama_gqa", scale=3.0)
-    prompts = stage.Prompts(loaded, tables.read(paths.asked("facts"), tables.PROMPTS))
+    prompts = stage.Prompts(loaded, tables.ASKED.read("facts"))
     rows, chosen = stage.look_up(loaded, writers(loaded), prompts, asked)
     assert set(chosen) == {"why"} and {row["what"] for row in rows} == {"intact"}
     table = memory.table(pd.DataFrame(rows), chosen)
@@ -49,7 +49,7 @@ def test_every_part_is_written_from_one_layer(asked):
     """What a random model says counts as known here: all parts run, and the adapters hold what was inserted."""
     loaded = make("gemma3", scale=3.0)
     found = writers(loaded)
-    table = tables.read(paths.asked("facts"), tables.PROMPTS)
+    table = tables.ASKED.read("facts")
     prompts = stage.Prompts(loaded, table)
     known = [n for n, row in enumerate(prompts.rows) if row.category == "known" and row.role == "main"]
     for n in known:
@@ -63,7 +63,7 @@ def test_every_part_is_written_from_one_layer(asked):
     moment, inserted = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
     rows += inserted + stage.miss(loaded, found, prompts, asked, chosen, moment)
     stage._write("decoder", rows, chosen, "")
-    written = tables.read(paths.memory("decoder"), tables.MEMORY)
+    written = tables.MEMORY.read("decoder")
     assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
     edits = written[written.part == "insert"]
     assert {"edit", "identity", "random", "joint", "summed", "descent"} <= set(edits.what)

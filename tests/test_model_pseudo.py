@@ -24,11 +24,8 @@ from stages import (
     gates,
     memory,
     neighbours,
-    norms,
-    orders,
     plan,
     prepare,
-    shifts,
     sinks,
     steer,
     summarize,
@@ -186,7 +183,7 @@ def slot(tmp_path, monkeypatch):
         for task in tasks:
             prepare.main(task)
             extract.main("encoder", task)
-        tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
+        tables.NGRAM.write_empty(why="not counted")
         for stage in (
             trace,
             classify,
@@ -194,14 +191,11 @@ def slot(tmp_path, monkeypatch):
             ablate,
             steer,
             apply,
-            shifts,
             answer,
             circuit,
-            orders,
             neighbours,
             gates,
             sinks,
-            norms,
             memory,
             summarize,
         ):
@@ -213,8 +207,8 @@ def slot(tmp_path, monkeypatch):
 
 def test_a_masked_slot_is_scored_intact_and_says_what_is_not_measured(slot, tmp_path):
     report = slot(tiny.save("bert", tmp_path / "model"))
-    raw = tables.read(paths.effects("encoder"), tables.EFFECTS)
-    pairs = tables.read(paths.asked("blimp"), tables.PROMPTS)
+    raw = tables.EFFECTS.read("encoder")
+    pairs = tables.ASKED.read("blimp")
     assert len(raw) == 5 * len(pairs) == 5 * 67 and set(raw.measure) == {
         *tasks.of("blimp").beside,
         "accuracy",
@@ -243,5 +237,5 @@ def test_an_encoder_that_cannot_be_scored_says_why(slot, tmp_path, broken, why):
     loaded.tokenizer.save_pretrained(folder)
     report = slot(folder)
     assert why in json.loads((report / "model.json").read_text())["not_measured"]["ablation"]
-    assert tables.read(paths.effects("encoder"), tables.EFFECTS).empty
+    assert tables.EFFECTS.read("encoder").empty
     assert "blimp" not in json.loads((report / "metrics.json").read_text())

@@ -237,13 +237,13 @@ def clone(tmp_path, monkeypatch) -> Path:
     every = {"blimp": pairs, "icl": asked, "repeats": repeated, "iteration": taped, "extrapolation": worded}
     every["facts"] = facts
     for task, prompts in every.items():
-        tables.write(paths.asked(task), [vars(prompt) for prompt in prompts], tables.PROMPTS)
+        tables.ASKED.write([vars(prompt) for prompt in prompts], task)
     return tmp_path
 
 
 def test_the_stage_writes_values_and_summary_the_same_twice(clone):
     ngram.main()
-    raw, summary = tables.read(paths.NGRAM, tables.NGRAM), pd.read_csv(paths.COUNTING)
+    raw, summary = tables.NGRAM.read(), pd.read_csv(paths.COUNTING)
     assert not raw.prompt.str.contains("#shuffled").any() and raw.groupby("baseline").size().nunique() == 1
     value = summary.set_index(["task", "baseline", "group", "measure"]).value
     assert (
@@ -255,9 +255,9 @@ def test_the_stage_writes_values_and_summary_the_same_twice(clone):
     )
     assert value["repeats", "ngram", "all", "loss"] == pytest.approx(math.log(TOKENS), abs=1e-4)
     assert summary.trials[summary.task == "icl"].eq(4).all() and "random" not in set(summary.group)
-    first = [path.read_bytes() for path in (paths.NGRAM, paths.COUNTING)]
+    first = [path.read_bytes() for path in (tables.NGRAM.path(), paths.COUNTING)]
     ngram.main()
-    assert [path.read_bytes() for path in (paths.NGRAM, paths.COUNTING)] == first
+    assert [path.read_bytes() for path in (tables.NGRAM.path(), paths.COUNTING)] == first
 
 
 def test_tasks_that_are_not_in_params_are_left_out(clone):
@@ -265,7 +265,7 @@ def test_tasks_that_are_not_in_params_are_left_out(clone):
     content["tasks"] = {"text": content["tasks"]["text"]}
     (clone / "params.yaml").write_text(yaml.safe_dump(content))
     ngram.main()
-    assert tables.read(paths.NGRAM, tables.NGRAM).empty
+    assert tables.NGRAM.read().empty
     assert paths.COUNTING.read_text() == "baseline,task,group,measure,value,low,high,trials\n"
 
 

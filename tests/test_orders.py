@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import make
 
-from stages import orders, tasks
+from stages import tasks
+from stages.applied import orders
 from stages.model.forward import forward
 from stages.model.score import LastTokens
 from stages.model.tokens import encode, encode_all
@@ -246,7 +247,7 @@ def test_what_was_not_measured_says_why():
     slot = SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={})
     texts = [block.text for block in section.orders(slot, None) if block.kind == "note"]
     assert "The vector of the step was not measured: none is solved." in texts
-    empty = statistics.table(tables.ORDERS.empty_table().to_pandas(), {}, 2)
+    empty = statistics.table(tables.ORDERS.schema.empty_table().to_pandas(), {}, 2)
     assert empty.empty and list(empty.columns) == statistics.COLUMNS and statistics.metrics(empty) == {}
     slot = SimpleNamespace(orders=made.head(0), path=str, reasons={"orders": "an encoder writes no continuation"})
     (note,) = section.orders(slot, None)

@@ -26,28 +26,10 @@ from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYERS, HEADS = 18, 4
-ANCHORS = [
-    "model",
-    "intact",
-    "counting",
-    "extrapolation",
-    "orders",
-    "heads",
-    "sinks",
-    "grammar",
-    "iteration",
-    "circuit",
-    "cache",
-    "effects",
-    "switch",
-    "every-head",
-    "vectors",
-    "shifts",
-    "neighbours",
-    "memory",
-    "overlap",
-    "missing",
-]
+ANCHORS = (
+    "found intact counting heads effects grammar sinks cache circuit neighbours switch vectors shifts orders iteration "
+    "memory extrapolation overlap every-head missing model"
+).split()
 PLAIN = {name: family for name, family in FAMILIES.items() if not name.startswith("grammar:")}
 TASKS = ["text", "blimp", "icl", "needle", "repeats", "treebank", "iteration"]
 PHENOMENA = ["anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement",
@@ -229,7 +211,16 @@ def text_of(html: str) -> str:
 
 
 def specs_of(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.S)[1])
+    """Return the charts by id, with their data as records, as the page's script puts them together."""
+    given = json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.S)[1])
+    data = {
+        name: [dict(zip(table["names"], row, strict=True)) for row in table["rows"]]
+        for name, table in given["data"].items()
+    }
+    return {
+        name: spec | {"datasets": {known: data[known] for known in spec["datasets"]}}
+        for name, spec in given["charts"].items()
+    }
 
 
 def values(spec: dict) -> list[dict]:
@@ -263,13 +254,13 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     anchors = re.findall(r'<section id="([^"]+)"', html)
     assert anchors == [*(f"decoder-{a}" for a in ANCHORS), "methods", "data"]
     linked = set(re.findall(r'href="#([^"]+)"', html))
-    assert linked <= {*anchors, "decoder"}
+    assert linked <= {*anchors, "decoder", "content"}
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
     claimed = len({task for home in synthetic.HOME.values() for task in home})
-    # heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration, overlap, grammar;
-    # vectors that were tried, on composed functions, in plain text
-    assert len(specs) == len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3 + (3 + 1 + 2)
+    # what was found, heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration,
+    # overlap, grammar; vectors that were tried, on composed functions, in plain text
+    assert len(specs) == 1 + len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3 + (3 + 1 + 2)
     assert all(values(spec) for spec in specs.values())
 
 
@@ -599,7 +590,7 @@ def test_a_section_is_one_file(folder, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
     html = render(folder)
-    assert re.findall(r'<section id="decoder-([^"]+)"', html)[:3] == ["model", "extra", "intact"]
+    assert re.findall(r'<section id="decoder-([^"]+)"', html)[:3] == ["found", "extra", "intact"]
     assert "One more Something more." in text_of(html)
 
 

@@ -173,7 +173,7 @@ def test_an_encoder_says_once_what_it_cannot_show(tmp_path):
     html = render(one, two)
     shown = text_of(html)
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
-    assert anchors == ["model", "limits", "heads", "sinks", "grammar", "overlap", "missing"]
+    assert anchors == ["found", "limits", "heads", "grammar", "sinks", "overlap", "missing", "model"]
     said = shown[shown.index("What it cannot show An encoder") :]
     assert said.index("'What the intact model can do'") < said.index("'Function vectors'") < said.index("The heads")
     assert shown.count("an encoder writes no continuation") == 2  # families, and the stage `steer`
@@ -191,7 +191,7 @@ def test_a_masked_model_keeps_what_it_can_do(tmp_path):
     record = synthetic.encoder() | {"kind": "masked"}
     html = render(write_encoder(tmp_path / "encoder", model=record, effects=table))
     anchors = re.findall(r'<section id="encoder-([^"]+)"', html)
-    assert anchors == ["model", "intact", "counting", "limits", "heads", "sinks", "grammar", "overlap", "missing"]
+    assert anchors == "found intact counting heads limits grammar sinks overlap missing model".split()
     assert "A masked language model fills gaps" in text_of(html)
     assert "In-context functions by function" not in text_of(html)
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import save
 
-from stages.store import tables
+from stages.store import parquet, tables
 
 ROOT = Path(__file__).parents[1]
 REPORTS = Path("reports/slots/decoder")
@@ -121,7 +121,7 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
 
 
 def test_effects_are_paired_and_intervals_hold_the_change(clone):
-    raw = tables.read(clone / "data/effects/decoder.parquet", tables.EFFECTS)
+    raw = parquet.read(clone / tables.EFFECTS.path("decoder"), tables.EFFECTS.schema)
     none = raw[raw.intervention == "none"]
     assert (none.value == none.intact).all()
     intact = none.set_index(["task", "prompt", "measure"]).value

@@ -37,9 +37,10 @@ def test_more_prompts_keep_the_first_and_every_prompt_is_its_own():
     assert build(Settings(path=PATH, prompts=3, shortest=9, longest=9, copies=2), 18) != few
 
 
-def test_ordinals_fit_the_table(tmp_path):
+def test_ordinals_fit_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (prompt,) = build(Settings(path=PATH, prompts=1, shortest=60, longest=60, copies=3), 17)
     row = {field: getattr(prompt, field) for field in tables.PROMPTS.names}
     row["relations"] = []
-    tables.write(tmp_path / "p.parquet", [row], tables.PROMPTS)
-    assert tuple(tables.read(tmp_path / "p.parquet", tables.PROMPTS).ordinals[0]) == prompt.ordinals
+    tables.PROMPTS.write([row], "repeats")
+    assert tuple(tables.PROMPTS.read("repeats").ordinals[0]) == prompt.ordinals

@@ -20,7 +20,7 @@ from stages.families.family import Tokens
 from stages.page import recipes as page
 from stages.recipes.families import Families
 from stages.statistics import findings, onset
-from stages.store import params, paths
+from stages.store import params, paths, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -246,7 +246,7 @@ def test_pickled_weights_and_unknown_prompts_say_what_to_do(here):
     Path("run/step8/model.safetensors").rename("run/step8/pytorch_model.bin")
     with pytest.raises(UserError, match=r"step8': no \*\.safetensors among its files; pickled weights are not read"):
         train.main("steps")
-    paths.prompts("text").unlink()
+    tables.PROMPTS.path("text").unlink()
     with pytest.raises(UserError, match=r"text\.parquet: no such file; is tasks\.text in params\.yaml"):
         dynamics.main("steps")
 

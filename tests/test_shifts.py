@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make
 
-from stages import shifts as stage
+from stages.applied import shifts as stage
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.readout import embedded, likeliest, read_out, standing
@@ -186,7 +186,7 @@ def test_an_instruction_leads_back_with_its_own_sign_and_an_offset_with_the_othe
 
 
 def test_what_was_not_measured_is_said():
-    empty = [tables.empty(schema, "no").to_pandas() for schema in (tables.SHIFTS, tables.OFFSETS, tables.READINGS)]
+    empty = [pd.DataFrame(columns=table.names) for table in (tables.SHIFTS, tables.OFFSETS, tables.READINGS)]
     table = shifts.table(*empty[:2])
     assert table.empty and shifts.read(empty[2]).empty and shifts.metrics(table) == {}
     assert said(table) == "No function was looked at as an offset: no function is solved."

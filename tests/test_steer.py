@@ -218,20 +218,20 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
         for role, text in (("clean", shown), ("shuffled", shown.replace("a\n", "of\n")), ("zero_shot", "Q: dog\nA:"))
     )
     prompts = prompts.assign(category="")[tables.PROMPTS.names]
-    tables.write(paths.asked("icl"), prompts, tables.PROMPTS)
+    tables.ASKED.write(prompts, "icl")
     generator = np.random.default_rng(0)
-    schema = tables.outputs_schema(loaded.anatomy.layers[0].head_size)
+    table = tables.outputs(loaded.anatomy.layers[0].head_size)
     outputs = [
         {"prompt": row.id, "split": row.split, "role": row.role, "group": "f", "solved": row.id.startswith("icl/f/a"),
-         "layer": layer, "head": head, "output": generator.normal(size=schema.field("output").type.list_size)}
+         "layer": layer, "head": head, "output": generator.normal(size=table.schema.field("output").type.list_size)}
         for row in prompts[prompts.role == "clean"].itertuples() for layer, head in HEADS
     ]  # fmt: skip
-    tables.write(paths.outputs("decoder", "icl"), pd.DataFrame(outputs), schema)
+    table.write(pd.DataFrame(outputs), "decoder", "icl")
     traced = [
         {"function": "f", "prompt": "p", "split": "a", "cluster": "c", "layer": layer, "head": head, "base": 0.0,
          "effect": 0.1 * layer + head} for layer, head in HEADS
     ]  # fmt: skip
-    tables.write(paths.indirect("decoder"), traced, tables.skipping(tables.INDIRECT, skipped))
+    tables.INDIRECT.noting(skipped=skipped).write(traced, "decoder")
     paths.model("decoder").parent.mkdir(parents=True)
     paths.model("decoder").write_text('{"parameters": 1000, "name": "tiny", "revision": "1"}')
 
@@ -247,8 +247,8 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})
     steer.main("decoder")
-    table = tables.read(paths.steering("decoder"), tables.STEERING)
-    assert tables.skipped(paths.steering("decoder")) == {"successor": "accuracy 0.46"}  # f was steered all the same
+    table = tables.STEERING.read("decoder")
+    assert tables.STEERING.skipped("decoder") == {"successor": "accuracy 0.46"}  # f was steered all the same
     chosen = table[table.chosen]
     assert set(chosen.split) == {"b"} and set(table[~table.chosen].split) == {"a"}
     counts = chosen.groupby(["context", "vector"]).size()
@@ -269,9 +269,9 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
             kept = control_vector.read(paths.control_vectors("decoder") / f"{name}.gguf")
             assert list(kept) == [provenance[name]["layer"]]
             np.testing.assert_array_equal(kept[provenance[name]["layer"]], vector * provenance[name]["strength"])
-    first = paths.steering("decoder").read_bytes()
+    first = tables.STEERING.path("decoder").read_bytes()
     steer.main("decoder")
-    assert paths.steering("decoder").read_bytes() == first
+    assert tables.STEERING.path("decoder").read_bytes() == first
 
 
 def test_a_control_vector_is_read_back_with_its_block_and_says_what_it_is(tmp_path):
@@ -310,9 +310,9 @@ def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, mo
 
 def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tables.write(paths.indirect("decoder"), tables.empty(tables.INDIRECT, "no function"), tables.INDIRECT)
+    tables.INDIRECT.write_empty("decoder", why="no function")
     paths.model("decoder").parent.mkdir(parents=True)
     paths.model("decoder").write_text('{"name": "tiny", "revision": "1"}')
     monkeypatch.setattr(steer.params, "load", lambda: None)
     steer.main("decoder")
-    assert tables.reason(paths.steering("decoder")) == "no function" and paths.vectors("decoder").exists()
+    assert tables.STEERING.reason("decoder") == "no function" and paths.vectors("decoder").exists()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stages import tasks
-from stages.store import params, tables
+from stages.store import params, parquet, tables
 from stages.store.errors import UserError, run
 
 ROOT = Path(__file__).parents[1]
@@ -106,19 +106,20 @@ def test_params_are_frozen():
 
 ROWS = pd.DataFrame({"function": ["f"] * 3, "prompt": list("abc"), "split": "a", "cluster": "c", "layer": 0, "head": 1})
 ROWS = ROWS.assign(base=0.5, effect=[0.1, 0.2, 0.3])
+SCHEMA = tables.INDIRECT.schema
 
 
 def test_tables_round_trip_and_carry_meanings(tmp_path):
     path = tmp_path / "t.parquet"
-    tables.write(path, ROWS, tables.INDIRECT)
-    assert tables.read(path, tables.INDIRECT).effect.tolist() == pytest.approx([0.1, 0.2, 0.3])
-    assert all(field.metadata[b"meaning"] for field in tables.read_schema(path))
+    parquet.write(path, ROWS, SCHEMA)
+    assert parquet.read(path, SCHEMA).effect.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert all(field.metadata[b"meaning"] for field in parquet.read_schema(path))
 
 
 def test_the_size_of_pieces_does_not_change_the_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "ROW_GROUP", 4)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 4)
     for name, pieces in (("one", [5]), ("many", [1, 2, 2])):
-        with tables.writer(tmp_path / name, tables.INDIRECT) as add:
+        with parquet.writer(tmp_path / name, SCHEMA) as add:
             for size in pieces:
                 add(pd.concat([ROWS.head(1)] * size))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
@@ -126,9 +127,9 @@ def test_the_size_of_pieces_does_not_change_the_bytes(tmp_path, monkeypatch):
 
 def test_a_killed_write_leaves_nothing(tmp_path):
     path = tmp_path / "t.parquet"
-    tables.write(path, ROWS, tables.INDIRECT)
+    parquet.write(path, ROWS, SCHEMA)
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), tables.writer(path, tables.INDIRECT) as add:
+    with pytest.raises(RuntimeError), parquet.writer(path, SCHEMA) as add:
         add(ROWS)
         raise RuntimeError
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
@@ -137,19 +138,30 @@ def test_a_killed_write_leaves_nothing(tmp_path):
 def test_damaged_and_foreign_files_are_named(tmp_path):
     path = tmp_path / "t.parquet"
     with pytest.raises(UserError, match=r"t\.parquet: no such file; run dvc repro"):
-        tables.read(path, tables.INDIRECT)
+        parquet.read(path, SCHEMA)
     path.write_bytes(b"PAR1 this is not Parquet")
     with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file"):
-        tables.read(path, tables.INDIRECT)
+        parquet.read(path, SCHEMA)
     ROWS.drop(columns="effect").to_parquet(path)
     with pytest.raises(UserError, match="columns are"):
-        tables.read(path, tables.INDIRECT)
+        parquet.read(path, SCHEMA)
 
 
-def test_empty_tables_say_why(tmp_path):
-    path = tmp_path / "t.parquet"
-    tables.write(path, tables.empty(tables.INDIRECT, "no function is solved"), tables.INDIRECT)
-    assert tables.reason(path) == "no function is solved" and len(tables.read(path, tables.INDIRECT)) == 0
+def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = tables.INDIRECT.noting(skipped={"g": "why"})
+    table.write(ROWS[ROWS.columns[::-1]], "a", otherwise="no function is solved")
+    assert Path("data/indirect/a.parquet").is_file() and table.reason("a") == ""
+    assert list(table.read("a")) == table.names and table.read("a", only=[("prompt", "==", "b")]).effect[0] < 0.3
+    assert table.skipped("a") == {"g": "why"} and table.note("chosen", "a") == {}
+    assert str(tables.RELATIONS.path("a", "text")) == "data/activations/a/text.relations.parquet"
+
+
+def test_empty_tables_say_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (tables.INDIRECT.write_empty, lambda name, why: tables.INDIRECT.write([], name, otherwise=why)):
+        write("a", why="no function is solved")
+        assert tables.INDIRECT.reason("a") == "no function is solved" and tables.INDIRECT.read("a").empty
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):

@@ -14,7 +14,7 @@ from stages.page.section import Context
 from stages.page.sections import overlap as overlap_section
 from stages.statistics import arcs, effects, stepping
 from stages.statistics.causal import AGREEMENT, CAUSAL
-from stages.store import paths, tables
+from stages.store import files, paths, tables
 from stages.store.metrics import metrics
 from stages.summarize import main, overlap, reliability, with_single_effect
 
@@ -128,7 +128,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
         family="retrieval", score=score, score_a=score, score_b=score, null=0.0, baseline=0.1, note=""
     )
     judged = judged.assign(low=score, high=score, p=0.01, q=0.01, member=score > 0.9, member_a=score > 0.9, prompts=40)
-    tables.write(paths.heads(slot), judged[tables.HEADS.names], tables.HEADS)
+    tables.HEADS.write(judged, slot)
     sets = [("family/retrieval/1/mean", "family", 0, "L0H0")]
     sets += [(f"control/retrieval/1/mean/{draw}", "control", draw, f"L0H{draw}") for draw in range(1, 20)]
     plan, raw = [], []
@@ -143,39 +143,39 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
         for number in range(24):
             prompt = {"cluster": f"c{number}", "prompt": f"p{number}", "value": 1.0 - lost, "intact": 1.0}
             raw.append(run | where | prompt)
-    tables.write(paths.plan(slot), pd.DataFrame(plan)[tables.PLANS.names], tables.PLANS)
-    tables.write(paths.effects(slot), pd.DataFrame(raw)[tables.EFFECTS.names], tables.EFFECTS)
+    tables.PLANS.write(pd.DataFrame(plan), slot)
+    tables.EFFECTS.write(pd.DataFrame(raw), slot)
     estimates = [
         {"layer": layer, "head": head, "kind": "mean", "task": "needle", "cluster": f"c{n}", "prompt": f"p{n}"}
         | {"measure": "logprob", "change": -value + 0.01 * rng.normal()}
         for (layer, head), value in zip(heads.itertuples(index=False), score, strict=True)
         for n in range(8)
     ]
-    tables.write(paths.first_order(slot), pd.DataFrame(estimates)[tables.FIRST_ORDER.names], tables.FIRST_ORDER)
-    tables.write(paths.answers(slot), tables.empty(tables.ANSWERS, "not asked"), tables.ANSWERS)
-    tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
-    tables.write(paths.circuit(slot), tables.empty(tables.CIRCUIT, "no head"), tables.CIRCUIT)
-    tables.write(paths.composition(slot), tables.empty(tables.COMPOSITION, "no head"), tables.COMPOSITION)
-    tables.write(paths.sink_heads(slot), tables.empty(tables.SINK_HEADS, "no text"), tables.SINK_HEADS)
-    tables.write(paths.sink_tokens(slot), tables.empty(tables.SINK_TOKENS, "no text"), tables.SINK_TOKENS)
-    tables.write(paths.probes(slot), tables.empty(tables.PROBES, "no text"), tables.PROBES)
-    tables.write(paths.shifts(slot), tables.empty(tables.SHIFTS, "no function"), tables.SHIFTS)
-    tables.write(paths.offsets(slot), tables.empty(tables.OFFSETS, "no function"), tables.OFFSETS)
-    tables.write(paths.readings(slot), tables.empty(tables.READINGS, "no function"), tables.READINGS)
-    tables.write(paths.neighbours(slot), tables.empty(tables.NEIGHBOURS, "no task"), tables.NEIGHBOURS)
-    tables.write(paths.neighbours_silenced(slot), tables.empty(tables.EFFECTS, "no task"), tables.EFFECTS)
-    tables.write(paths.gates(slot), tables.empty(tables.GATES, "no task"), tables.GATES)
-    tables.write(paths.cache(slot), tables.empty(tables.CACHE, "no task"), tables.CACHE)
-    tables.write(paths.streaming(slot), tables.empty(tables.STREAMING, "no task"), tables.STREAMING)
-    tables.write(paths.orders(slot), tables.empty(tables.ORDERS, "no task"), tables.ORDERS)
-    tables.write(paths.memory(slot), tables.empty(tables.MEMORY, "no task"), tables.MEMORY)
-    tables.write(paths.norms(slot), tables.empty(tables.NORMS, "no images"), tables.NORMS)
-    tables.write(paths.steering(slot), tables.empty(tables.STEERING, "no function"), tables.STEERING)
-    tables.write(paths.composed(slot), tables.empty(tables.COMPOSED, "no function"), tables.COMPOSED)
-    tables.write(paths.continued(slot), tables.empty(tables.CONTINUED, "no function"), tables.CONTINUED)
+    tables.FIRST_ORDER.write(pd.DataFrame(estimates), slot)
+    tables.ANSWERS.write_empty(slot, why="not asked")
+    tables.NGRAM.write_empty(why="not counted")
+    tables.CIRCUIT.write_empty(slot, why="no head")
+    tables.COMPOSITION.write_empty(slot, why="no head")
+    tables.SINK_HEADS.write_empty(slot, why="no text")
+    tables.SINK_TOKENS.write_empty(slot, why="no text")
+    tables.PROBES.write_empty(slot, why="no text")
+    tables.SHIFTS.write_empty(slot, why="no function")
+    tables.OFFSETS.write_empty(slot, why="no function")
+    tables.READINGS.write_empty(slot, why="no function")
+    tables.NEIGHBOURS.write_empty(slot, why="no task")
+    tables.NEIGHBOURS_SILENCED.write_empty(slot, why="no task")
+    tables.GATES.write_empty(slot, why="no task")
+    tables.CACHE.write_empty(slot, why="no task")
+    tables.STREAMING.write_empty(slot, why="no task")
+    tables.ORDERS.write_empty(slot, why="no task")
+    tables.MEMORY.write_empty(slot, why="no task")
+    tables.NORMS.write_empty(slot, why="no images")
+    tables.STEERING.write_empty(slot, why="no function")
+    tables.COMPOSED.write_empty(slot, why="no function")
+    tables.CONTINUED.write_empty(slot, why="no function")
     attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
     record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
-    tables.write_text(paths.model(slot), json.dumps(record))
+    files.write_text(paths.model(slot), json.dumps(record))
 
     main(slot)
     folder = paths.report(slot)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stages import tasks
-from stages.store import paths, tables
+from stages.store import parquet, tables
 from stages.tasks.prompt import Prompt
 from stages.tasks.task import in_both_splits, one_sided
 
@@ -93,7 +93,7 @@ def test_a_new_task_is_a_folder_and_an_entry_in_params(tmp_path):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stderr
 
     prepare()
-    written = tables.read(tmp_path / paths.prompts("reversal"), tables.PROMPTS)
+    written = parquet.read(tmp_path / tables.PROMPTS.path("reversal"), tables.PROMPTS.schema)
     assert written.text.tolist() == ["drawer :", "stressed :"] and set(written.split) == {"a", "b"}
     content["tasks"]["reversal"]["word"] = 1
     assert "tasks.reversal.word = 1: unknown key; allowed: path, source, words" in prepare()

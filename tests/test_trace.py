@@ -37,18 +37,18 @@ def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
     assert values == {"a": 3.0, "a0": 2.0, "a1": 4.0}  # sets 0 2 4 6; 0 4; 2 6
 
 
-def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path):
+def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path, monkeypatch):
     accuracy = pd.Series({"plural": 0.9, "past": 0.3, "upper": 0.5, "last": 0.5})
     traced = {("plural", "a"), ("plural", "b"), ("upper", "b"), ("past", "a")}
     why = trace.left_out(accuracy, 0.5, traced)
     assert why["past"] == "accuracy with demonstrations is 0.30, below 0.5" and "plural" not in why
     assert why["upper"].startswith("no shuffled prompt of split a can be traced")
     assert why["last"].startswith("no shuffled prompt of split a or b can be traced")
-    path = tmp_path / "indirect.parquet"
-    tables.write(path, [], tables.skipping(tables.INDIRECT, why))
-    assert tables.skipped(path) == why and tables.reason(path) == ""
-    tables.write(path, [], tables.INDIRECT)
-    assert tables.skipped(path) == {}
+    monkeypatch.chdir(tmp_path)
+    tables.INDIRECT.noting(skipped=why).write([], "a")
+    assert tables.INDIRECT.skipped("a") == why and tables.INDIRECT.reason("a") == ""
+    tables.INDIRECT.write([], "a")
+    assert tables.INDIRECT.skipped("a") == {}
 
 
 @pytest.mark.parametrize(("answer", "number"), [([" ", "1", "8"], 1), ([" 18"], 0), (["\n", " ", "x"], 2), ([" "], 0)])

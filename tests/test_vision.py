@@ -248,7 +248,7 @@ def slot(tmp_path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
     for task in content["tasks"]:
         importlib.import_module("stages.prepare").main(task)
-    tables.write(paths.NGRAM, tables.empty(tables.NGRAM, "not counted"), tables.NGRAM)
+    tables.NGRAM.write_empty(why="not counted")
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         main = importlib.import_module(f"stages.{name}").main
         if name == "extract":
@@ -260,7 +260,7 @@ def slot(tmp_path, monkeypatch) -> str:
 
 
 def test_every_stage_of_a_vision_slot_runs_or_says_why_not(slot):
-    heads = tables.read(paths.heads(slot), tables.HEADS)
+    heads = tables.HEADS.read(slot)
     assert set(heads.family) == {"class_token", "registers", "same_patch", "around"} and len(heads) == 4 * 12
     record = json.loads((paths.report(slot) / "model.json").read_text())
     assert record["kind"] == "vision" and record["images"]["registers"] == 3
@@ -270,8 +270,8 @@ def test_every_stage_of_a_vision_slot_runs_or_says_why_not(slot):
     assert set(pd.read_csv(paths.report(slot) / "images.csv").kind) == {"class", "register", "patch"}
     numbers = json.loads((paths.report(slot) / "metrics.json").read_text())
     assert set(numbers) == {"heads", "images"} and set(numbers["images"]) == {"outliers", "class", "registers"}
-    raw = tables.read(paths.norms(slot), tables.NORMS)
-    before = paths.norms(slot).read_bytes()
+    raw = tables.NORMS.read(slot)
+    before = tables.NORMS.path(slot).read_bytes()
     assert len(raw) == 10 * 3 * 20
-    importlib.import_module("stages.norms").main(slot)
-    assert paths.norms(slot).read_bytes() == before
+    importlib.import_module("stages.sinks").main(slot)
+    assert tables.NORMS.path(slot).read_bytes() == before

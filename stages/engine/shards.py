@@ -25,7 +25,7 @@ from stages.model.outcome import outcomes
 from stages.model.score import Ablation, Batch
 from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
-from stages.store import tables
+from stages.store import parquet, tables
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +150,13 @@ def run_all(
 
     done: told the passes of each shard that is finished. The folder is the caller's to remove, when its stage ends.
     """
+    schema = tables.EFFECTS.schema
     for shard in todo:
         path = folder / f"{key(shard)}.parquet"
         if not path.is_file():
-            tables.write(path, work(shard), tables.EFFECTS)
+            parquet.write(path, work(shard), schema)
         done(shard.passes)
-        yield pa.Table.from_pandas(tables.read(path, tables.EFFECTS), tables.EFFECTS, preserve_index=False)
+        yield pa.Table.from_pandas(parquet.read(path, schema), schema, preserve_index=False)
 
 
 def keys(record: Mapping[str, Any], means: Mapping[Head, torch.Tensor], max_tokens: int) -> Callable[[Shard], str]:

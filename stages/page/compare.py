@@ -4,17 +4,12 @@ from collections.abc import Mapping
 
 from stages.families.family import Family
 from stages.page import compare_effects, compare_heads
-from stages.page.compare_runs import (
-    Run,
-    differing,
-    other_code,
-    same_model,
-    same_prompts,
-)
+from stages.page.compare_runs import ABSENT, Run, differing, other_code, same_model, same_prompts
 from stages.page.page import Note, Section, Table, render
 from stages.page.sentences import TASKS, listed
 
 SHOWN = 300  # characters of a param that are shown
+NAMED = 8  # params that a sentence names
 
 
 def page(pairs: list[tuple[Run, Run]], families: Mapping[str, Family]) -> str:
@@ -81,8 +76,8 @@ def weights(a: Run, b: Run) -> str:
         return f"Both read the same files, in other precisions ({a.model.get('dtype')} and {b.model.get('dtype')})."
     shared = sum(first[name] == second[name] for name in set(first) & set(second))
     return (
-        f"The models are not the same: {shared} of {len(set(first) | set(second))} files are the same in both "
-        f"({a.label}: {a.title}; {b.label}: {b.title})."
+        f"The models are not known to be the same: {shared} of {len(set(first) | set(second))} files that were read are "
+        f"the same ({a.label}: {a.title}; {b.label}: {b.title})."
     )
 
 
@@ -91,9 +86,7 @@ def prompts(a: Run, b: Run) -> str:
     tasks = [name for name in TASKS if name in a.prompts or name in b.prompts]
     if not a.prompts or not b.prompts:
         return "Whether the prompts are the same is not recorded (no dvc.lock with prompts at both revisions)."
-    groups = {
-        answer: [name for name in tasks if same_prompts(a, b, name) is answer] for answer in (True, False, None)
-    }
+    groups = {answer: [name for name in tasks if same_prompts(a, b, name) is answer] for answer in (True, False, None)}
     said = []
     if groups[True]:
         every = not groups[False] and not groups[None]
@@ -103,8 +96,8 @@ def prompts(a: Run, b: Run) -> str:
         )
     if groups[False]:
         said.append(
-            f"The files of prompts differ for {listed(groups[False])}: what is measured on them is not the same measurement "
-            "in both runs, and a difference may be one of prompts."
+            f"The files of prompts differ for {listed(groups[False])}: what is measured on them is not the same "
+            "measurement in both, and a difference may be one of prompts."
         )
     for run in (a, b):
         if only := [name for name in groups[None] if name in run.prompts]:
@@ -122,8 +115,18 @@ def settings(a: Run, b: Run, params: list[tuple[str, str, str]]) -> str:
         return "The params of both are not known."
     if not params:
         return f"No param differs{known}."
-    parts = list(dict.fromkeys(key.split(".")[0] for key, _, _ in params))
-    return f"{len(params)} params differ, under {listed(f'`{name}`' for name in parts)}{known}."
+    other = [key for key, *values in params if ABSENT not in values]
+    alone = len(params) - len(other)
+    said = [f"{len(other)} param{'s have' if len(other) > 1 else ' has'} another value: {listed(_keys(other))}"]
+    said = said if other else ["No param has another value"]
+    said += [f"{alone} {'are' if alone > 1 else 'is'} set in one alone"] if alone else []
+    return f"{'; '.join(said)}{known}."
+
+
+def _keys(keys: list[str]) -> list[str]:
+    """Name the first keys, and say how many there are."""
+    more = [f"{len(keys) - NAMED} more"] if len(keys) > NAMED else []
+    return [f"`{key}`" for key in keys[:NAMED]] + more
 
 
 def code(a: Run, b: Run) -> str:
@@ -131,7 +134,9 @@ def code(a: Run, b: Run) -> str:
     if not (a.recorded and b.recorded):
         return "Whether the code is the same is not recorded."
     other = other_code(a, b)
-    return f"The code of these stages differs: {listed(other)}." if other else "Stages that both ran have the same code."
+    return (
+        f"The code of these stages differs: {listed(other)}." if other else "Stages that both ran have the same code."
+    )
 
 
 def expected(a: Run, b: Run, families: Mapping[str, Family]) -> str:

@@ -21,7 +21,7 @@ def intact(a: Run, b: Run) -> list:
     parts = [_whole(rows.intact(run.effects)) for run in (a, b)]
     keys = sorted(set(parts[0].index) | set(parts[1].index), key=_place)
     if not keys:
-        return [Note(f"No value of the intact models to compare{_why(a, b, 'effects')}.")]
+        return [Note(f"No value of the intact models to compare.{_why(a, b, 'effects')}")]
     cells = []
     for task, measure in keys:
         pair = [part.loc[(task, measure)] if (task, measure) in part.index else None for part in parts]
@@ -31,21 +31,18 @@ def intact(a: Run, b: Run) -> list:
         ])  # fmt: skip
     columns = ["task: measure", a.label, b.label, "difference", "intervals", "prompts"]
     says = (
-        "Intervals: 95 %, over prompts; in brackets of a cell's end, how many. Two that overlap show no equality, and on the same "
-        "prompts they are wider than that of the difference, which these tables do not hold."
-    ).replace("in brackets of a cell's end, how many", "n: how many prompts")
+        "Intervals: 95 %, over prompts; n: how many. Two that overlap do not show that both are equal: these tables do not "
+        f"hold the interval of the difference.{_why(a, b, 'effects')}"
+    )
     if not same_tokens(a, b):
         says += (
             " The models are not known to cut text into the same tokens: loss, log-probability and margin have no "
             "common unit, so that no difference is given."
         )
-    if a.model.get("kind") != b.model.get("kind"):
-        says += f" {a.label} is a model of kind {_kind(a)}, {b.label} of kind {_kind(b)}: the same measure is another question."
+    if a.model.get("kind") != b.model.get("kind") and all(len(part) for part in parts):
+        kinds = [str(run.model.get("kind", "of unknown kind")) for run in (a, b)]
+        says += f" The models are of other kinds ({kinds[0]} and {kinds[1]}): a measure of the same name asks another thing."
     return [Table(columns, cells, f"{says} Data: `{a.path('effects')}` and `{b.path('effects')}`.", "", (1, 2, 3))]
-
-
-def _kind(run: Run) -> str:
-    return str(run.model.get("kind", "unknown"))
 
 
 def _whole(part: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +88,7 @@ def prompts_said(a: Run, b: Run, task: str) -> str:
 
 def _why(a: Run, b: Run, table: str) -> str:
     reasons = [f"{run.label}: {run.missing[table]}" for run in (a, b) if table in run.missing]
-    return f" ({'; '.join(reasons)})" if reasons else ""
+    return f" Missing: {'; '.join(reasons)}." if reasons else ""
 
 
 def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
@@ -99,11 +96,11 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     claims = [_claims(run, families) for run in (a, b)]
     keys = list(dict.fromkeys(key for part in claims for key in part))
     if not keys:
-        return [Note(f"No family was silenced in either{_why(a, b, 'effects')}.")]
+        return [Note(f"No family was silenced in either.{_why(a, b, 'effects')}")]
     blocks = [Note(
         "Each run silences the best heads of a family that it chose itself, on half of its own prompts, and ranks the harm "
         "among its own control sets of as many other heads. Told apart in one run alone is no test of the difference "
-        f"between the runs. A rank p is printed with its floor.{_why(a, b, 'effects')}"
+        f"between the runs. Told apart: rank p at most {_both_alphas(a, b)}.{_why(a, b, 'effects')}"
     ), Note(verdict(a, b, claims, keys))]  # fmt: skip
     blocks += [_cards(a, b, claims)] if any(claims) else []
     cells = []
@@ -113,7 +110,9 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
         cells.append([family, f"{TASKS.get(task, task)}: {measure}", *(cell for row in pair for cell in _effect(row)),
                       prompts_said(a, b, task)])  # fmt: skip
     columns = ["family", "task: measure"]
-    columns += [f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful", "rank p (floor)")]
+    columns += [
+        f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful", "rank p (floor)")
+    ]
     says = (
         "Change: for these heads, with the 95 % interval over prompts; – where there is none. As harmful: control sets that do "
         f"as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
@@ -132,6 +131,11 @@ def alpha(run: Run) -> float:
     return float(run.params.get("classify.alpha", 0.05))
 
 
+def _both_alphas(a: Run, b: Run) -> str:
+    first, second = f"{alpha(a):g}", f"{alpha(b):g}"
+    return first if first == second else f"{first} in {a.label}, {second} in {b.label}"
+
+
 def standing(row: Any, run: Run) -> str:
     """Say how a claim stands in its run: 'apart', 'not apart' or 'not ranked'."""
     if row is None or pd.isna(row.change) or pd.isna(row.p) or not row.controls > 0:
@@ -146,7 +150,7 @@ def verdict(a: Run, b: Run, claims: list[dict], keys: list[tuple[str, str, str]]
         stand = tuple(standing(part.get(key), run) for part, run in zip(claims, (a, b), strict=True))
         groups.setdefault(stand, []).append(f"{verdicts.plain(key[0])} on {TASKS.get(key[1], key[1])}")
     texts = {
-        ("apart", "apart"): "Told apart from control sets, as harmful, in both",
+        ("apart", "apart"): "More harmful than its control sets, told apart by rank, in both",
         ("apart", "not apart"): f"Told apart in {a.label}, not in {b.label}",
         ("not apart", "apart"): f"Told apart in {b.label}, not in {a.label}",
         ("not apart", "not apart"): "Not told apart in either",
@@ -197,7 +201,7 @@ def steering(a: Run, b: Run) -> list:
     parts = [run.steering[run.steering["function"] == TOGETHER] for run in (a, b)]
     parts = [part[part["vector"].isin(charts.VECTORS)].drop_duplicates(["context", "vector"]) for part in parts]
     if not any(len(part) for part in parts):
-        return [Note(f"No function vector was tested over all functions in either{_why(a, b, 'steering')}.")]
+        return [Note(f"No function vector was tested over all functions in either.{_why(a, b, 'steering')}")]
     kept = [part.set_index(["context", "vector"]) for part in parts]
     contexts = [name for name in CONTEXTS if any(name in set(part["context"]) for part in parts)]
     cells, cards = [], []
@@ -211,9 +215,20 @@ def steering(a: Run, b: Run) -> list:
                 CONTEXTS[context], label.split(":")[0], *(_value(row, "accuracy") for row in values),
                 *_difference(values, "accuracy", True), *("–" if row is None else p_value(row["p"]) for row in pair),
             ])  # fmt: skip
-        dots = [part[part["context"] == context].assign(function=run.label) for part, run in zip(parts, (a, b), strict=True)]
+        dots = [
+            part[part["context"] == context].assign(function=run.label) for part, run in zip(parts, (a, b), strict=True)
+        ]
         cards.append(Chart(charts.steering(pd.concat(dots, ignore_index=True)), capital(CONTEXTS[context])))
-    columns = ["context", "vector", a.label, b.label, "difference", "intervals", f"rank p, {a.label}", f"rank p, {b.label}"]
+    columns = [
+        "context",
+        "vector",
+        a.label,
+        b.label,
+        "difference",
+        "intervals",
+        f"rank p, {a.label}",
+        f"rank p, {b.label}",
+    ]
     says = (
         "Accuracy over all functions that a run steered; n: prompts. Layer, heads and strength were chosen by each run. "
         f"Prompts of in-context learning: {prompts_said(a, b, 'icl')}.{_why(a, b, 'steering')} Data: `{a.path('steering')}` and "
@@ -238,5 +253,7 @@ def metrics(a: Run, b: Run) -> list:
     says = f"{len(other)} numbers of metrics.json differ or are in one file alone, {alike} are equal"
     return [
         Note(f"{says}. They have no intervals: what they may be taken for stands in the tables above."),
-        Table(["metric", a.label, b.label], [list(row) for row in other], "", "", (1, 2), folded=f"{len(other)} metrics"),
+        Table(
+            ["metric", a.label, b.label], [list(row) for row in other], "", "", (1, 2), folded=f"{len(other)} metrics"
+        ),
     ]

@@ -34,9 +34,13 @@ def heads(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     still = [name for name in both if not changed(pairs[name])]
     if still:
         blocks.append(Note(f"Equal in every head, to the last decimal kept: {listed(folded(still))}."))
-    grammar = [name for name in both if name.startswith(PREFIX)]
-    blocks += [table(a, b, pairs, plain, "")] if plain else []
-    blocks += [table(a, b, pairs, grammar, f"Grammar, label by label ({len(grammar)} relations)")] if grammar else []
+    grammar = [name for name in both if name.startswith(PREFIX) and name not in still]
+    blocks += [table(a, b, pairs, moved, "")] if moved else []
+    blocks += (
+        [table(a, b, pairs, grammar, f"Grammar, label by label ({len(grammar)} relations that differ)")]
+        if grammar
+        else []
+    )
     return blocks + [maps(a, b, pairs[name], families.get(name), name) for name in moved]
 
 
@@ -167,7 +171,9 @@ def table(a: Run, b: Run, pairs: dict[str, pd.DataFrame], names: list[str], fold
         ])  # fmt: skip
     columns = ["family", f"members, {a.label}", f"members, {b.label}", "in both", "gained", "lost", "rank correlation",
                "largest difference", "threshold"]  # fmt: skip
-    says = f"Rank correlation: Spearman's, of the scores of all heads. Data: `{a.path('heads')}` and `{b.path('heads')}`."
+    says = (
+        f"Rank correlation: Spearman's, of the scores of all heads. Data: `{a.path('heads')}` and `{b.path('heads')}`."
+    )
     return Table(columns, cells, "" if fold else says, "", (1, 2, 3, 6), folded=fold)
 
 

@@ -25,6 +25,7 @@ NEEDED = {  # table: columns without which it cannot be compared; others are emp
     "reliability": "family threshold",
 }
 LOCK = "dvc.lock"
+ABSENT = "–"
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,9 @@ def grid(run: Run) -> set[tuple[float, float]]:
 
 
 def differing(a: dict[str, str], b: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Return (key, value in a, value in b) of the keys with other values, sorted; '–' where a key is absent."""
+    """Return (key, value in a, value in b) of the keys with other values, sorted; `ABSENT` where a key is not there."""
     keys = sorted(set(a) | set(b))
-    return [(key, a.get(key, "–"), b.get(key, "–")) for key in keys if a.get(key) != b.get(key)]
+    return [(key, a.get(key, ABSENT), b.get(key, ABSENT)) for key in keys if a.get(key) != b.get(key)]
 
 
 def other_code(a: Run, b: Run) -> list[str]:
@@ -198,7 +199,9 @@ def other_code(a: Run, b: Run) -> list[str]:
 def _meant(name: str, repository: Path) -> tuple[str, str]:
     """Return (revision, slot or '') of `revision`, `slot` or `revision:slot`."""
     if not name or name.startswith("-"):
-        raise UserError(f"{name!r}: expected a git revision, a slot or revision:slot, such as main, decoder, main:decoder")
+        raise UserError(
+            f"{name!r}: expected a git revision, a slot or revision:slot, such as main, decoder, main:decoder"
+        )
     revision, _, slot = name.partition(":")
     if slot:
         if not _resolves(revision, repository):

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from stages.families.family import Family
+from stages.page import cards
 from stages.page.charts import CONFIG
 from stages.page.inputs import Slot
 from stages.page.sentences import listed
@@ -82,11 +83,14 @@ def render(
 ) -> str:
     """Write the page: the sections of every slot one after the other, then the methods."""
     specs: dict[str, dict[str, Any]] = {}
+    data: dict[str, dict[str, list]] = {}
 
     def place(chart: Chart) -> str:
-        """Give a chart its id and keep its specification for the script at the end."""
+        """Give a chart its id and keep its specification and its data, once, for the script at the end."""
         name = f"chart-{len(specs) + 1}"
-        specs[name] = chart.spec.to_dict()
+        spec = chart.spec.to_dict()
+        data.update({known: columns(rows) for known, rows in spec.get("datasets", {}).items()})
+        specs[name] = spec | {"datasets": sorted(spec.get("datasets", {}))}
         return name
 
     environment = Environment(
@@ -101,10 +105,24 @@ def render(
         silenced=listed(silenced([slot for slot, _ in slots])),
         methods=methods,
         place=place,
-        specs=lambda: script_json(specs),
+        specs=lambda: script_json({"charts": specs, "data": data}),
+        cards=script_json(
+            {
+                slot.name: {"heads": cards.cards(slot, families), "listing": cards.listing(slot, families)}
+                for slot, _ in slots
+                if len(slot.heads)
+            }
+        ),
+        cards_script=Markup((HERE / "cards.js").read_text(encoding="utf-8")),
         config=script_json(CONFIG),
         bundle=Markup(bundle()),
     )
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, list]:
+    """Write records as their names, once, and a list of values each: a third of the bytes."""
+    names = sorted({name for row in rows for name in row})
+    return {"names": names, "rows": [[row.get(name) for name in names] for row in rows]}
 
 
 def silenced(slots: list[Slot]) -> list[str]:

@@ -76,16 +76,15 @@ class Families(Lesson):
         """
         prompts, start = [], 0
         for task in self.tasks:
-            if not paths.prompts(task).is_file():
-                raise UserError(f"{paths.prompts(task)}: no such file; is tasks.{task} in {paths.PARAMS}? dvc repro")
-            table = tables.read(paths.prompts(task), tables.PROMPTS)
+            path = tables.PROMPTS.path(task)
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; is tasks.{task} in {paths.PARAMS}? dvc repro")
+            table = tables.PROMPTS.read(task)
             table = table.iloc[rng.permutation(len(table))].drop_duplicates(["role", "cluster"])
             for role, rows in table.groupby("role", sort=True):
                 halves = [list(rows[rows.split == half].itertuples())[: -(-count // 2)] for half in "ab"]
                 if not all(halves):
-                    raise UserError(
-                        f"{paths.prompts(task)}: no {role} prompts in one half; ask for more of tasks.{task}"
-                    )
+                    raise UserError(f"{path}: no {role} prompts in one half; ask for more of tasks.{task}")
                 for odd, half in enumerate(halves):
                     prompts += [Asked(f"{2 * (start + at) + odd:04d}", task, row) for at, row in enumerate(half)]
                 start += max(map(len, halves))

@@ -1,4 +1,4 @@
-"""Where every artifact lies: the only module that knows file names. All paths are relative to the repository."""
+"""Where everything lies that is no table (`stages.store.tables`). All paths are relative to the repository."""
 
 from pathlib import Path
 
@@ -6,66 +6,12 @@ PARAMS = Path("params.yaml")
 FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
-NGRAM = Path("data/ngram.parquet")  # what counting alone makes of every prompt
-COUNTING = Path("reports/baselines/ngram.csv")  # its git-tracked summary
-
-
-def prompts(task: str) -> Path:
-    """Prompts of a task, one row each."""
-    return Path(f"data/prompts/{task}.parquet")
-
-
-def asked(task: str) -> Path:
-    """The same prompts where they are scored, else none: what stages after `extract` read.
-
-    A change of prompts that are only looked at, such as parsed sentences, silences and steers nothing again.
-    """
-    return Path(f"data/asked/{task}.parquet")
+COUNTING = Path("reports/baselines/ngram.csv")  # what counting alone makes of every task
 
 
 def model(slot: str) -> Path:
     """Provenance and anatomy of the model in a slot."""
     return Path(f"data/models/{slot}.json")
-
-
-def relations(slot: str, task: str) -> Path:
-    """Attention masses per (prompt, layer, head, relation)."""
-    return Path(f"data/activations/{slot}/{task}.relations.parquet")
-
-
-def outputs(slot: str, task: str) -> Path:
-    """Last-token head outputs per (prompt, layer, head)."""
-    return Path(f"data/activations/{slot}/{task}.outputs.parquet")
-
-
-def answers(slot: str) -> Path:
-    """What the intact model answers to usual, rare and made-up words, per prompt."""
-    return Path(f"data/answers/{slot}.parquet")
-
-
-def indirect(slot: str) -> Path:
-    """Indirect effects per (function, prompt, layer, head)."""
-    return Path(f"data/indirect/{slot}.parquet")
-
-
-def heads(slot: str) -> Path:
-    """Scores and verdicts per (layer, head, family)."""
-    return Path(f"data/heads/{slot}.parquet")
-
-
-def plan(slot: str) -> Path:
-    """All interventions of a slot: which heads are silenced, how, on which tasks."""
-    return Path(f"data/plans/{slot}.parquet")
-
-
-def first_order(slot: str) -> Path:
-    """First-order effects of every head by gradients, per prompt."""
-    return Path(f"data/effects/{slot}.first_order.parquet")
-
-
-def effects(slot: str) -> Path:
-    """Raw paired values of every ablation."""
-    return Path(f"data/effects/{slot}.parquet")
 
 
 def shards(slot: str) -> Path:
@@ -75,82 +21,12 @@ def shards(slot: str) -> Path:
 
 def vectors(slot: str) -> Path:
     """Function vectors (safetensors)."""
-    return Path(f"data/vectors/{slot}.safetensors")
+    return Path(f"data/vectors/{slot}/vectors.safetensors")
 
 
 def control_vectors(slot: str) -> Path:
     """Folder of the same function vectors as llama.cpp reads them, one GGUF file each."""
-    return Path(f"data/vectors/{slot}")
-
-
-def steering(slot: str) -> Path:
-    """Raw outcomes of every steering run."""
-    return Path(f"data/vectors/{slot}.steering.parquet")
-
-
-def composed(slot: str) -> Path:
-    """How prompts of composed functions are answered under sums of function vectors."""
-    return Path(f"data/vectors/{slot}.composed.parquet")
-
-
-def continued(slot: str) -> Path:
-    """What plain text is continued with under function vectors."""
-    return Path(f"data/vectors/{slot}.continued.parquet")
-
-
-def shifts(slot: str) -> Path:
-    """Raw answers to both members of pairs under a function vector, twice it and minus it."""
-    return Path(f"data/shifts/{slot}.parquet")
-
-
-def offsets(slot: str) -> Path:
-    """Whether a function is one offset, in the model's spaces of vectors."""
-    return Path(f"data/shifts/{slot}.offsets.parquet")
-
-
-def readings(slot: str) -> Path:
-    """What function vectors say, read through the model's last norm and unembedding."""
-    return Path(f"data/shifts/{slot}.readings.parquet")
-
-
-def orders(slot: str) -> Path:
-    """What the model says comes next in orders that it knows or is told, and under the vector of such a step."""
-    return Path(f"data/orders/{slot}.parquet")
-
-
-def circuit(slot: str) -> Path:
-    """What induction heads look at when paths into their keys are patched."""
-    return Path(f"data/circuits/{slot}.parquet")
-
-
-def composition(slot: str) -> Path:
-    """What the weights say of the same paths."""
-    return Path(f"data/circuits/{slot}.weights.parquet")
-
-
-def neighbours(slot: str) -> Path:
-    """Answers to labelled demonstrations, and what their nearest neighbours say."""
-    return Path(f"data/neighbours/{slot}.parquet")
-
-
-def neighbours_silenced(slot: str) -> Path:
-    """The same answers with induction heads, or control sets, silenced."""
-    return Path(f"data/neighbours/{slot}.silenced.parquet")
-
-
-def gates(slot: str) -> Path:
-    """What is lost when heads, one at a time, see only sinks and a window, per prompt."""
-    return Path(f"data/gates/{slot}/gates.parquet")
-
-
-def cache(slot: str) -> Path:
-    """What is lost when some key heads keep all and the others sinks and a window, per prompt."""
-    return Path(f"data/gates/{slot}/cache.parquet")
-
-
-def streaming(slot: str) -> Path:
-    """Loss on text when every head sees only some sinks and a window, per passage."""
-    return Path(f"data/gates/{slot}/streaming.parquet")
+    return Path(f"data/vectors/{slot}/control")
 
 
 def cache_policy(slot: str) -> Path:
@@ -158,34 +34,9 @@ def cache_policy(slot: str) -> Path:
     return report(slot) / "cache.json"
 
 
-def sink_heads(slot: str) -> Path:
-    """Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise."""
-    return Path(f"data/sinks/{slot}.heads.parquet")
-
-
-def sink_tokens(slot: str) -> Path:
-    """Residual norms of the same prompts' tokens, and the attention that they receive."""
-    return Path(f"data/sinks/{slot}.tokens.parquet")
-
-
-def probes(slot: str) -> Path:
-    """What linear probes read from one token's state, layer by layer."""
-    return Path(f"data/sinks/{slot}.probes.parquet")
-
-
-def norms(slot: str) -> Path:
-    """Norms of the tokens of images, per layer, and the attention that they get."""
-    return Path(f"data/norms/{slot}.parquet")
-
-
-def memory(slot: str) -> Path:
-    """What the MLPs hold: looked up, inserted, missed, per prompt."""
-    return Path(f"data/memory/{slot}.parquet")
-
-
 def adapters(slot: str) -> Path:
     """Folder of inserted facts as LoRA adapters that peft reads, one folder each."""
-    return Path(f"data/memory/{slot}")
+    return Path(f"data/memory/{slot}/adapters")
 
 
 def report(slot: str) -> Path:
@@ -211,3 +62,13 @@ def revision(recipe: str, arm: str, step: int) -> Path:
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: curve.csv, findings.csv, learning.csv, metrics.json, params.json ..."""
     return Path(f"reports/recipes/{recipe}")
+
+
+def __getattr__(name: str):
+    """Return the path of a table, for branches that still ask here; gone when these are merged."""
+    from stages.store import tables
+
+    table = getattr(tables, {"plan": "PLANS"}.get(name, name.upper()), None)
+    if not isinstance(table, tables.Table):
+        raise AttributeError(name)
+    return table.path if "{}" in table.place else table.path()

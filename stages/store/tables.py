@@ -1,27 +1,34 @@
-"""One Arrow schema per Parquet table, and the only functions that read and write them.
+"""All Parquet tables: what one row is, column by column, each with its unit and meaning.
 
-Every field carries its unit and meaning as metadata, so that `pq.read_schema(path)` documents the file. Files are
-written to a temporary name and renamed (a killed stage leaves nothing a later run would trust), with fixed
-compression and row groups and no timestamps: the same rows give the same bytes.
+They stand in the files' own metadata as well: `pq.read_schema(path)` documents a file. What a table can do:
+`stages.store.table`. A new table is one more entry here.
 """
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from stages.store.errors import UserError
-
-ROW_GROUP = 65_536  # rows
+from stages.store.former import (  # noqa
+    empty,
+    read,
+    read_schema,
+    reason,
+    replacing,
+    skipped,
+    skipping,
+    write,
+    write_text,
+    writer,
+)
+from stages.store.table import Table
 
 
 def _schema(**fields: tuple[pa.DataType, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in fields.items()])
+
+
+def _table(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return Table(place, about, _schema(**fields))
 
 
 _SPAN = pa.struct(
@@ -34,7 +41,9 @@ _SPAN = pa.struct(
     ]
 )
 
-PROMPTS = _schema(
+PROMPTS = _table(
+    "data/prompts/{}.parquet",
+    "Prompts of a task, one row each",
     id=(pa.string(), "unique name <task>/<group>/<number>[#<role>]"),
     split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); a cluster lies in one"),
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
@@ -49,7 +58,14 @@ PROMPTS = _schema(
     bos=(pa.bool_(), "give a BOS wherever the tokenizer has one"),
 )
 
-RELATIONS = _schema(
+# What stages after `extract` read: a change of prompts that are only looked at, such as parsed sentences, silences and
+# steers nothing again.
+ASKED = replace(PROMPTS, place="data/asked/{}.parquet", about="The same prompts where they are scored, else none")
+PICTURES = replace(PROMPTS, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
+
+RELATIONS = _table(
+    "data/activations/{}/{}.relations.parquet",
+    "Attention masses per (prompt, layer, head, relation)",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -74,9 +90,14 @@ RELATIONS = _schema(
 )
 
 
-def outputs_schema(head_size: int) -> pa.Schema:
-    """Schema of a head-output table; `output` has the model's head size."""
-    return _schema(
+OUTPUTS = Table("data/activations/{}/{}.outputs.parquet", "Last-token head outputs per (prompt, layer, head)", None)
+
+
+def outputs(head_size: int) -> Table:
+    """Table of head outputs at the last token, of a model with this head size."""
+    return _table(
+        OUTPUTS.place,
+        OUTPUTS.about,
         prompt=(pa.string(), "id of the prompt"),
         split=(pa.string(), "split of the prompt"),
         role=(pa.string(), "role of the prompt"),
@@ -88,7 +109,9 @@ def outputs_schema(head_size: int) -> pa.Schema:
     )
 
 
-INDIRECT = _schema(
+INDIRECT = _table(
+    "data/indirect/{}.parquet",
+    "Indirect effects per (function, prompt, layer, head)",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the shuffled prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -105,7 +128,9 @@ INDIRECT = _schema(
     ),
 )
 
-HEADS = _schema(
+HEADS = _table(
+    "data/heads/{}.parquet",
+    "Scores and verdicts per (layer, head, family)",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     family=(pa.string(), "head family"),
@@ -128,7 +153,9 @@ HEADS = _schema(
     note=(pa.string(), "'' or why the verdict is special, such as 'by architecture'"),
 )
 
-PLANS = _schema(
+PLANS = _table(
+    "data/plans/{}.parquet",
+    "All interventions of a slot: which heads are silenced, how, on which tasks",
     id=(pa.string(), "name of the intervention: <purpose>/<family>/<k>/<kind>/<draw>, or single/<head>/<kind>"),
     purpose=(
         pa.string(),
@@ -146,7 +173,9 @@ PLANS = _schema(
     matching=(pa.string(), "how well a control set is matched; why there is none; '' elsewhere"),
 )
 
-EFFECTS = _schema(
+EFFECTS = _table(
+    "data/effects/{}/effects.parquet",
+    "Raw paired values of every ablation",
     intervention=(pa.string(), "id of the plan's row; 'none' for the intact model"),
     purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
     family=(pa.string(), "family of the plan's row"),
@@ -164,7 +193,9 @@ EFFECTS = _schema(
     intact=(pa.float32(), "value of the intact model on the same prompt"),
 )
 
-FIRST_ORDER = _schema(
+FIRST_ORDER = _table(
+    "data/effects/{}/first_order.parquet",
+    "First-order effects of every head by gradients, per prompt",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     kind=(pa.string(), "what would be written in the head's place: 'mean' or 'zero'"),
@@ -175,7 +206,9 @@ FIRST_ORDER = _schema(
     change=(pa.float32(), "first-order estimate of the measure's change when the head is silenced"),
 )
 
-STEERING = _schema(
+STEERING = _table(
+    "data/vectors/{}/steering.parquet",
+    "Raw outcomes of every steering run",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -197,7 +230,9 @@ STEERING = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
-COMPOSED = _schema(
+COMPOSED = _table(
+    "data/applied/{}/composed.parquet",
+    "How prompts of composed functions are answered under sums of function vectors",
     function=(pa.string(), "composed function, <outer> of <inner>"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -215,7 +250,9 @@ COMPOSED = _schema(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
 )
 
-CONTINUED = _schema(
+CONTINUED = _table(
+    "data/applied/{}/continued.parquet",
+    "What plain text is continued with under function vectors",
     function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
     prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
     cluster=(pa.string(), "cluster of the passage"),
@@ -228,7 +265,9 @@ CONTINUED = _schema(
     shown=(pa.bool_(), "it is as the function says"),
 )
 
-SHIFTS = _schema(
+SHIFTS = _table(
+    "data/applied/{}/shifts.parquet",
+    "Raw answers to both members of pairs under a function vector, twice it and minus it",
     function=(pa.string(), "in-context function"),
     inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
     prompt=(pa.string(), "id of the prompt that asks for the pair's x"),
@@ -241,7 +280,9 @@ SHIFTS = _schema(
     echo=(pa.bool_(), "the answer begins with the first token of the word asked about; null where both begin alike"),
 )
 
-OFFSETS = _schema(
+OFFSETS = _table(
+    "data/applied/{}/offsets.parquet",
+    "Whether a function is one offset, in the model's spaces of vectors",
     function=(pa.string(), "in-context function"),
     space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
     layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
@@ -257,7 +298,9 @@ OFFSETS = _schema(
     pairs=(pa.int32(), "pairs x, y behind it (split b)"),
 )
 
-READINGS = _schema(
+READINGS = _table(
+    "data/applied/{}/readings.parquet",
+    "What function vectors say, read through the model's last norm and unembedding",
     function=(pa.string(), "in-context function"),
     vector=(pa.string(), "function or layer_average"),
     draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
@@ -271,7 +314,9 @@ READINGS = _schema(
     tokens=(pa.list_(pa.string()), "the likeliest tokens, most likely first"),
 )
 
-ANSWERS = _schema(
+ANSWERS = _table(
+    "data/answers/{}.parquet",
+    "What the intact model answers to usual, rare and made-up words, per prompt",
     prompt=(pa.string(), "id of the prompt"),
     function=(pa.string(), "in-context function"),
     category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
@@ -284,7 +329,9 @@ ANSWERS = _schema(
     forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
 
-ORDERS = _schema(
+ORDERS = _table(
+    "data/applied/{}/orders.parquet",
+    "What the model says comes next in orders that it knows or is told, and under the vector of such a step",
     prompt=(pa.string(), "id of the prompt"),
     order=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
     category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
@@ -300,7 +347,9 @@ ORDERS = _schema(
     rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
 )
 
-CIRCUIT = _schema(
+CIRCUIT = _table(
+    "data/circuits/{}/circuit.parquet",
+    "What induction heads look at when paths into their keys are patched",
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),
     split=(pa.string(), "split of the prompt"),
@@ -317,7 +366,9 @@ CIRCUIT = _schema(
     loss=(pa.float32(), "loss on the last copy, nats per token, with only this head's output changed; null elsewhere"),
 )
 
-COMPOSITION = _schema(
+COMPOSITION = _table(
+    "data/circuits/{}/composition.parquet",
+    "What the weights say of the same paths",
     target=(pa.string(), "the induction head that could read what the head writes; '' for copying"),
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
@@ -325,7 +376,9 @@ COMPOSITION = _schema(
     value=(pa.float32(), "its value, from weights alone; gains of norms folded in, scales not"),
 )
 
-NEIGHBOURS = _schema(
+NEIGHBOURS = _table(
+    "data/neighbours/{}/answers.parquet",
+    "Answers to labelled demonstrations, and what their nearest neighbours say",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     group=(pa.string(), "kind of items"),
@@ -350,7 +403,15 @@ NEIGHBOURS = _schema(
     attention_unlike=(pa.float32(), "the same to a label that is not right"),
 )
 
-GATES = _schema(
+NEIGHBOURS_SILENCED = replace(
+    EFFECTS,
+    place="data/neighbours/{}/silenced.parquet",
+    about="The same answers with induction heads, or control sets, silenced",
+)
+
+GATES = _table(
+    "data/gates/{}/gates.parquet",
+    "What is lost when heads, one at a time, see only sinks and a window, per prompt",
     prompt=(pa.string(), "id of the needle prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -363,7 +424,9 @@ GATES = _schema(
     mass_answer=(pa.float32(), "the same over the positions that predict the answer"),
 )
 
-CACHE = _schema(
+CACHE = _table(
+    "data/gates/{}/cache.parquet",
+    "What is lost when some key heads keep all and the others sinks and a window, per prompt",
     task=(pa.string(), "task"),
     measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
     method=(pa.string(), "what says which key heads keep all: gate, retrieval, first, random; full or none"),
@@ -377,7 +440,9 @@ CACHE = _schema(
     value=(pa.float32(), "value on the prompt"),
 )
 
-STREAMING = _schema(
+STREAMING = _table(
+    "data/gates/{}/streaming.parquet",
+    "Loss on text when every head sees only some sinks and a window, per passage",
     prompt=(pa.string(), "id of the passage"),
     cluster=(pa.string(), "cluster of the passage"),
     sinks=(pa.int16(), "first tokens that every head sees beside its window; -1: full attention"),
@@ -387,7 +452,9 @@ STREAMING = _schema(
     loss=(pa.float32(), "mean loss, nats per token"),
 )
 
-SINK_HEADS = _schema(
+SINK_HEADS = _table(
+    "data/sinks/{}/heads.parquet",
+    "Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "'natural', 'random', 'repeated', 'moved' or 'without' (stages/model/sink_inputs.py)"),
@@ -405,7 +472,9 @@ SINK_HEADS = _schema(
     output=(pa.float32(), "norm of what the head writes at ordinary tokens, over its mean over the layer's heads"),
 )
 
-SINK_TOKENS = _schema(
+SINK_TOKENS = _table(
+    "data/sinks/{}/tokens.parquet",
+    "Residual norms of the same prompts' tokens, and the attention that they receive",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "as in the table of heads"),
@@ -417,7 +486,9 @@ SINK_TOKENS = _schema(
     received=(pa.float32(), "alpha of the token, mean over the layer's heads, 0..1"),
 )
 
-PROBES = _schema(
+PROBES = _table(
+    "data/sinks/{}/probes.parquet",
+    "What linear probes read from one token's state, layer by layer",
     kind=(pa.string(), "whose state: 'first', 'attended', 'largest' or 'ordinary' (stages/model/token_states.py)"),
     target=(
         pa.string(),
@@ -437,7 +508,9 @@ PROBES = _schema(
     note=(pa.string(), "'' or why there is no value"),
 )
 
-NORMS = _schema(
+NORMS = _table(
+    "data/sinks/{}/norms.parquet",
+    "Norms of the tokens of images, per layer, and the attention that they get",
     prompt=(pa.string(), "id of the image"),
     cluster=(pa.string(), "cluster of the image"),
     layer=(pa.int16(), "attention layer, from 0"),
@@ -452,7 +525,9 @@ NORMS = _schema(
     most=(pa.float32(), "the same of the head that gives it most"),
 )
 
-MEMORY = _schema(
+MEMORY = _table(
+    "data/memory/{}/memory.parquet",
+    "What the MLPs hold: looked up, inserted, missed, per prompt",
     part=(pa.string(), "lookup, insert or miss"),
     what=(pa.string(), "what was done: intact, mean, interchange ... (stages/model/lookup.py, rank_one.py, misses.py)"),
     layer=(pa.int16(), "layer that was changed or read, from 0; -1 where none"),
@@ -463,7 +538,9 @@ MEMORY = _schema(
     value=(pa.float32(), "its value on the prompt"),
 )
 
-NGRAM = _schema(
+NGRAM = _table(
+    "data/ngram.parquet",
+    "What counting words alone makes of every prompt",
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
     group=(pa.string(), "group of the prompt"),
@@ -476,106 +553,3 @@ NGRAM = _schema(
     ),
     value=(pa.float32(), "value on the prompt"),
 )
-
-
-def empty(schema: pa.Schema, reason: str) -> pa.Table:
-    """Return a table of no rows that says why: `reason` goes to the schema metadata."""
-    return schema.with_metadata({"reason": reason}).empty_table()
-
-
-def reason(path: Path) -> str:
-    """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
-    return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
-
-
-def skipping(schema: pa.Schema, why: dict[str, str]) -> pa.Schema:
-    """Return the schema of a table that leaves something out: name -> why, as JSON in its metadata."""
-    return schema.with_metadata({"skipped": json.dumps(why, sort_keys=True)})
-
-
-def skipped(path: Path) -> dict[str, str]:
-    """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
-    return json.loads((read_schema(path).metadata or {}).get(b"skipped") or b"{}")
-
-
-def read_schema(path: Path) -> pa.Schema:
-    """Read the schema only; a missing or damaged file is a `UserError`."""
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(path, error) from None
-
-
-def read(
-    path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None, only: list[tuple] | None = None
-) -> pd.DataFrame:
-    """Read a table as a data frame and check its columns against `schema`.
-
-    only: conditions that the rows read meet, such as ("task", "==", "icl"): rows that do not never become Python's.
-    Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
-    """
-    try:
-        table = pq.read_table(path, columns=columns, filters=only)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(path, error) from None
-    wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]
-    if schema is not None and table.schema.names != wanted:
-        raise UserError(f"{path}: columns are {table.schema.names}, expected {wanted}; run dvc repro")
-    return table.to_pandas()
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    if not Path(path).exists():
-        return UserError(f"{path}: no such file; run dvc repro")
-    return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro")
-
-
-def write(path: Path, rows: pd.DataFrame | pa.Table | list[dict], schema: pa.Schema) -> None:
-    """Write rows in one go, in the order given."""
-    with writer(path, schema if not isinstance(rows, pa.Table) else rows.schema) as add:
-        add(rows)
-
-
-@contextmanager
-def writer(path: Path, schema: pa.Schema) -> Iterator:
-    """Yield a function that appends rows, so that memory does not grow with the number of prompts.
-
-    The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
-    the sizes of the pieces.
-    """
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
-        waiting: list[pa.Table] = []
-
-        def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
-            if isinstance(rows, pd.DataFrame):
-                rows = pa.Table.from_pandas(rows, schema, preserve_index=False)
-            elif isinstance(rows, list):
-                rows = pa.Table.from_pylist(rows, schema)
-            waiting.append(rows.replace_schema_metadata(schema.metadata))
-            while sum(map(len, waiting)) >= ROW_GROUP:
-                table = pa.concat_tables(waiting)
-                file.write_table(table.slice(0, ROW_GROUP))
-                waiting[:] = [table.slice(ROW_GROUP)]
-
-        yield add
-        if waiting:
-            file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` if the block ends well and is removed if not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")

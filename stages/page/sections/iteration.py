@@ -3,4 +3,4 @@
 from stages.page.iteration import iteration
 from stages.page.section import SlotSection
 
-SECTION = SlotSection("iteration", "Stepping through a string", 60, iteration, predicts=True)
+SECTION = SlotSection("iteration", "Stepping through a string", 80, iteration, predicts=True)

@@ -289,7 +289,7 @@ def _insertions(read: Read, path: str) -> list:
     says = (
         "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
         "right. Text: each fact is tried on a passage of split b. The first fact, and the facts together, lie in "
-        f"data/memory/{path.split('/')[-2]}/ as adapters that peft reads."
+        f"data/memory/{path.split('/')[-2]}/adapters/ as adapters that peft reads."
     )
     return [
         Table(["edit", "layer", "facts", *MEASURES.values()], table, says, path, tuple(range(1, 3 + len(MEASURES))))
@@ -401,4 +401,4 @@ def _areas(read: Read, path: str) -> list:
     return [Table(columns, table, says, path, (1, 2), folded="Scores of a hit")] if table else []
 
 
-SECTION = SlotSection("memory", "The MLP as a store of facts", 97, memory, predicts=True)
+SECTION = SlotSection("memory", "The MLP as a store of facts", 84, memory, predicts=True)

@@ -245,4 +245,4 @@ def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path
     return Table(["items", "prompts", *columns.values()], table, f"{says}{more}", path, numeric)
 
 
-SECTION = SlotSection("neighbours", "Nearest neighbours in context", 95, neighbours, predicts=True)
+SECTION = SlotSection("neighbours", "Nearest neighbours in context", 62, neighbours, predicts=True)

@@ -239,4 +239,4 @@ def _shown(tokens: str) -> str:
     return " · ".join(token.strip() or "␣" for token in tokens.split("|"))
 
 
-SECTION = SlotSection("shifts", "Is a function one offset?", 91, shifts, predicts=True)
+SECTION = SlotSection("shifts", "Is a function one offset?", 76, shifts, predicts=True)

@@ -371,4 +371,4 @@ def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
     return Table(columns, lines, "95 % intervals over paragraphs.", path, tuple(range(3, 7)), folded=folded)
 
 
-SECTION = SlotSection("sinks", "Sinks: attention to the first token", 45, sinks)
+SECTION = SlotSection("sinks", "Sinks: attention to the first token", 52, sinks)

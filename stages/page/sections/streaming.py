@@ -334,4 +334,4 @@ def _losses(slot: Slot) -> Table:
     return Table(columns, table, STREAMING, slot.path("streaming.csv"), numeric)
 
 
-SECTION = SlotSection("cache", "What a cache can forget", 67, streaming, predicts=True)
+SECTION = SlotSection("cache", "What a cache can forget", 54, streaming, predicts=True)

@@ -222,4 +222,4 @@ def _demonstrated(single: pd.DataFrame) -> str:
     return f"the queries that are asked without demonstrations ({numbers} per function)" if numbers else "no prompt"
 
 
-SECTION = SlotSection("vectors", "Function vectors", 90, vectors, predicts=True)
+SECTION = SlotSection("vectors", "Function vectors", 74, vectors, predicts=True)

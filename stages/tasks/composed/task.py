@@ -1,12 +1,11 @@
 """Composed functions: the answer is what one function of task icl makes of another's answer.
 
-Stage `compose` asks whether the sum of two function vectors is a vector of the composed function (Todd+ ICLR 2024,
+Stage `apply` asks whether the sum of two function vectors is a vector of the composed function (Todd+ ICLR 2024,
 section 3.3). accuracy = every answer token is the argmax given the right ones before it, as in task icl.
 """
 
 from stages.tasks.composed.settings import Settings
-from stages.tasks.icl.task import solved
-from stages.tasks.task import Task
+from stages.tasks.icl.task import answer_task
 
 COPY = "copy"  # the group of demonstrations that do neither
 ASKED = "asked"  # the relation from the answer to the word asked about
@@ -19,18 +18,12 @@ def parts(group: str) -> tuple[str, str]:
     return inner, outer
 
 
-TASK = Task(
+TASK = answer_task(
     name="composed",
     order=8,
     label="composed functions",
     unit="words",
     settings=Settings,
-    measures=solved,
-    main="accuracy",
-    smooth="logprob",
-    needs="decoder",
-    roles=("clean",),
-    parts="group",
     part=("function", "functions"),
     own_section=True,
 )

@@ -6,25 +6,18 @@ greedy decoding writes by its letters instead.
 """
 
 from stages.tasks.extrapolation.settings import Settings
-from stages.tasks.icl.task import counted, solved
-from stages.tasks.task import Task
+from stages.tasks.icl.task import answer_task, counted
 
 USUAL, IRREGULAR, RARE, MADE_UP, COPIED = CLASSES = ("usual", "irregular", "rare", "made_up", "copied")
 ASKED = "asked"  # the relation from the answer to the word asked about: it says which tokens they are
 
 
-TASK = Task(
+TASK = answer_task(
     name="extrapolation",
     order=7,
     label="usual, rare and made-up words",
     unit="words",
     settings=Settings,
-    measures=solved,
-    main="accuracy",
-    smooth="logprob",
-    needs="decoder",
-    roles=("clean",),
-    parts="group",
     part=("function", "functions"),
     steered=True,
     own_section=True,

@@ -4,26 +4,20 @@ accuracy = every answer token is the argmax given the right ones before it, as i
 """
 
 from stages.tasks.facts.settings import Settings
-from stages.tasks.icl.task import counted, solved
-from stages.tasks.task import Task
+from stages.tasks.icl.task import answer_task, counted
 
 ASKED = "asked"  # the relation from the answer to the subject: it says which tokens the subject has
 KNOWN, RARE, INVENTED, WORD = "known", "rare", "invented", "word"  # categories
 MAIN, PREFIXED, PARAPHRASE, SHOWN = "main", "prefixed", "paraphrase", "shown"  # roles; numbered but `main`
 COPY, CAPITALIZE = "copy", "capitalize"  # groups that need no knowledge
 
-TASK = Task(
+TASK = answer_task(
     name="facts",
     order=10,
     label="facts",
     unit="subjects",
     settings=Settings,
-    measures=solved,
-    main="accuracy",
-    smooth="logprob",
-    needs="decoder",
     roles=(MAIN,),
-    parts="group",
     part=("relation", "relations"),
     own_section=True,
     own_stage=True,

@@ -5,6 +5,7 @@ may go on: a 1 is right where 10 would be written). logprob = mean over the answ
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,20 @@ def counted(baselines: Any, prompt: Any) -> dict[str, dict[str, float]]:
     return {name: {"accuracy": float(np.prod(words))} for name, words in hits.items()}
 
 
-TASK = Task(
+# a task whose prompts have an answer that the model gives or not, as those of in-context functions
+answer_task = partial(
+    Task, measures=solved, main="accuracy", smooth="logprob", needs="decoder", roles=("clean",), parts="group"
+)
+
+TASK = answer_task(
     name="icl",
     order=2,
     label="in-context functions",
     unit="sets of demonstrations",
     settings=Settings,
-    measures=solved,
-    main="accuracy",
-    smooth="logprob",
-    needs="decoder",
-    roles=("clean",),
     traced=True,
     extracted=("outputs", "solved"),
     outputs="last",
-    parts="group",
     part=("function", "functions"),
     counted=counted,
 )

@@ -4,9 +4,8 @@ accuracy = every token of the answer is the argmax given the right ones before i
 of a stated order stands right after it: to look it up and step on is the rule, and copying is how it is run.
 """
 
-from stages.tasks.icl.task import solved
+from stages.tasks.icl.task import answer_task
 from stages.tasks.orders.settings import Settings
-from stages.tasks.task import Task
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 NUMBERS = tuple(
@@ -22,18 +21,12 @@ ASKED = "asked"  # the relation from the answer to the word asked about
 NOT_STATED, STATED, SHUFFLED, BACKWARDS = CATEGORIES = ("not_stated", "stated", "shuffled", "backwards")
 
 
-TASK = Task(
+TASK = answer_task(
     name="orders",
     order=9,
     label="orders",
     unit="orders",
     settings=Settings,
-    measures=solved,
-    main="accuracy",
-    smooth="logprob",
-    needs="decoder",
-    roles=("clean",),
-    parts="group",
     part=("order", "orders"),
     own_section=True,
     own_stage=True,

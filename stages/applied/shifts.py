@@ -1,11 +1,11 @@
-"""Is a function one offset, added to whatever is there? `python -m stages.shifts <slot>`.
+"""Is a function one offset, added to whatever is there?
 
-Writes data/shifts/<slot>.offsets.parquet (pairs (x, y) of every steered function in embedding and state space:
-stages/statistics/offsets.py), <slot>.readings.parquet (the most likely tokens of every function vector, read through
-the model's last norm and unembedding, beside random vectors of its length) and <slot>.parquet: prompts without
-demonstrations that ask about x, and others about y = f(x), answered under a vector v, 2 v and -v. If v were the offset
-from x to y, then -v would lead from y back to x, and v from y on, beyond all pairs; if v says which function to apply,
-v leads from y to f(y), which is x where f is its own inverse.
+Writes offsets (pairs (x, y) of every steered function in embedding and state space: stages/statistics/offsets.py),
+readings (the most likely tokens of every function vector, read through the model's last norm and unembedding, beside
+random vectors of its length) and shifts: prompts without demonstrations that ask about x, and others about y = f(x),
+answered under a vector v, 2 v and -v. If v were the offset from x to y, then -v would lead from y back to x, and v from
+y on, beyond all pairs; if v says which function to apply, v leads from y to f(y), which is x where f is its own
+inverse.
     added           the most accurate of function, layerwise and layer_average on split a (see stages/steer.py)
     heads           the top heads' mean outputs in place, times 1, 2 or -1
     demonstrations  nothing written, the demonstrations of split b before the question: what the model does itself
@@ -16,8 +16,7 @@ their words stands, as x or as y, in a prompt of split a or in a demonstration.
 
 import json
 import logging
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from tqdm import tqdm
 from stages.statistics import offsets
 from stages.store import params, paths, tables
 from stages.store.budget import announce
-from stages.store.errors import run
 from stages.tasks.icl.pairs import Frame, own_inverse
 from stages.tasks.prompt import stream
 
@@ -45,25 +43,22 @@ FACTORS = (1.0, 2.0, -1.0)
 LISTED = 8  # tokens of a reading
 
 
-def main(slot: str) -> None:
-    """Measure every steered function, or say why there is none."""
-    settings = params.load()
-    why = tables.reason(paths.steering(slot))
-    if why:
+def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
+    """Measure every steered function, or say why there is none; model: loads it, or returns it again."""
+    if why := tables.STEERING.reason(slot):
         return _write(slot, [], [], [], why)
     from safetensors.torch import load_file
 
-    from stages.model.load import load
     from stages.model.tokens import fitting
     from stages.model.vectors import Parts, mean_outputs
 
-    loaded = load(slot, attention="sdpa")
-    steered = tables.read(paths.steering(slot), tables.STEERING)
+    loaded = model()
+    steered = tables.STEERING.read(slot)
     vectors = load_file(paths.vectors(slot))
-    prompts = tables.read(paths.asked(TASK), tables.PROMPTS)
+    prompts = tables.ASKED.read(TASK)
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
     fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
-    outputs = tables.read(paths.outputs(slot, TASK))
+    outputs = tables.OUTPUTS.read(slot, TASK)
     functions = sorted(steered.function.unique())
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     runs = len(functions) * settings.shifts.pairs * 2 * (1 + 2 * len(FACTORS))
@@ -280,19 +275,7 @@ def _prompts(pairs: pd.DataFrame, texts: Sequence[str], answers: Sequence[str]) 
     return list(rows.assign(**same, bos=True).itertuples())
 
 
-def _write(slot: str, answers: list, geometry: list, read: list, why: str = "") -> None:
-    if why:
-        log.info("%s: no function to look at: %s", slot, why)
-    for path, rows, schema in (
-        (paths.shifts(slot), answers, tables.SHIFTS),
-        (paths.offsets(slot), geometry, tables.OFFSETS),
-        (paths.readings(slot), read, tables.READINGS),
-    ):
-        if rows:
-            tables.write(path, pd.DataFrame(rows, columns=schema.names), schema)
-        else:
-            tables.write(path, tables.empty(schema, why or "no function has pairs enough"), schema)
-
-
-if __name__ == "__main__":
-    run(main, *sys.argv[1:])
+def _write(slot: str, answers: list, geometry: list, read: list, why: str = "no function has pairs enough") -> None:
+    tables.SHIFTS.write(pd.DataFrame(answers), slot, otherwise=why)
+    tables.OFFSETS.write(pd.DataFrame(geometry), slot, otherwise=why)
+    tables.READINGS.write(pd.DataFrame(read), slot, otherwise=why)

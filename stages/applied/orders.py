@@ -1,10 +1,10 @@
-"""Ask for the next word of known and made-up orders: `python -m stages.orders <slot>`.
+"""Ask for the next word of known and made-up orders.
 
-Writes data/orders/<slot>.parquet, one row per prompt of task `orders` and edit. With demonstrations: the intact model.
-Without: the vector of the step to the next word, learned from demonstrations of known orders, on words that it was not
-learned from. z: the top heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of
-split a that are answered right, of one known order that is solved there, or of all such orders together. Which of
-them, and how many heads: under which most words of split a are right without demonstrations.
+Writes one row per prompt of task `orders` and edit. With demonstrations: the intact model. Without: the vector of the
+step to the next word, learned from demonstrations of known orders, on words that it was not learned from. z: the top
+heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of split a that are answered
+right, of one known order that is solved there, or of all such orders together. Which of them, and how many heads:
+under which most words of split a are right without demonstrations.
     none    the prompt as it is
     heads   z, in place at the last token
     random  random vectors as long, head by head; several draws
@@ -13,8 +13,7 @@ All else is reported on split b; of known orders only those that are solved are 
 
 import json
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +21,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
+from stages.applied.stored import provenance
 from stages.store import params, paths, tables
 from stages.store.budget import announce
-from stages.store.errors import run
 from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
 from stages.tasks.prompt import stream
 
@@ -39,38 +38,36 @@ TASK = "orders"
 ORDERED = ["prompt", "vector", "draw"]
 
 
-def main(slot: str) -> None:
-    """Ask all prompts, or say why there are none."""
-    settings = params.load()
+def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
+    """Ask all prompts, or say why there are none; model: loads it, or returns it again."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     why = tasks.of(TASK).refuses(record["kind"])
     if not why and getattr(settings.tasks, TASK) is None:
         why = f"tasks.{TASK} is not in params"
     if why:
-        return _write_empty(slot, why)
-    from stages.model.load import load
+        return tables.ORDERS.write_empty(slot, why=why)
     from stages.model.tokens import fitting
 
-    loaded = load(slot, attention="sdpa")
-    rows, encoded = fitting(loaded, list(tables.read(paths.asked(TASK), tables.PROMPTS).itertuples()))
+    loaded = model()
+    rows, encoded = fitting(loaded, list(tables.ASKED.read(TASK).itertuples()))
     if not rows:
-        return _write_empty(slot, "no prompt fits the model")
+        return tables.ORDERS.write_empty(slot, why="no prompt fits the model")
     log.info(announce(f"orders {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
     answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
     skipped = {}
-    heads, missing = _ranked(slot)
-    if missing or not means:
-        skipped["vector"] = missing or "no known order is solved after demonstrations (split a)"
+    made = provenance(slot)
+    if "reason" in made or not means:
+        skipped["vector"] = made.get("reason") or "no known order is solved after demonstrations (split a)"
     else:
         asked = {split: [row for row in _of(rows, "zero_shot", split) if row.group in means] for split in "ab"}
         asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.group == MADE_UP]
+        heads = [(layer, head) for layer, head in made["heads"]]
         source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
         rng = stream(settings.seed, f"orders/{slot}")
         edits = written(means[source], heads[:number], settings.orders.random, rng)
         answers += under(loaded, asked["b"], edits, source)
-    schema = tables.skipping(tables.ORDERS, skipped)
-    tables.write(paths.orders(slot), pd.DataFrame(answers, columns=tables.ORDERS.names).sort_values(ORDERED), schema)
+    tables.ORDERS.noting(skipped=skipped).write(pd.DataFrame(answers).sort_values(ORDERED), slot)
 
 
 def learned(
@@ -199,21 +196,3 @@ def _row(row) -> dict:
         "rival": None,
         "learned": None,
     }
-
-
-def _ranked(slot: str) -> "tuple[list[Head], str]":
-    """Return the heads that `steer` tried, the best first, or why there are none."""
-    from safetensors import safe_open
-
-    with safe_open(paths.vectors(slot), "np") as file:
-        made = json.loads(file.metadata()["provenance"])
-    return [(layer, head) for layer, head in made.get("heads", [])], made.get("reason", "")
-
-
-def _write_empty(slot: str, why: str) -> None:
-    log.info("%s: no order is asked about: %s", slot, why)
-    tables.write(paths.orders(slot), tables.empty(tables.ORDERS, why), tables.ORDERS)
-
-
-if __name__ == "__main__":
-    run(main, *sys.argv[1:])

@@ -1,0 +1,175 @@
+"""Composed functions without demonstrations, under sums of two functions' vectors (Todd+ ICLR 2024, section 3.3).
+
+Asked of every pair of functions that the model solves after demonstrations (split a), reported on words of split b;
+nothing is chosen on them. z: mean outputs of the top heads over prompts of split a that show a function, written in
+place at the last token; copy shows neither function.
+    none     the prompt as it is
+    inner    z of the function that comes first
+    outer    z of the one that is applied to its answer
+    sum      z inner + z outer
+    analogy  z inner + z outer - z copy: what the sum counts twice is taken off (Todd+: v_AC + v_BD - v_AD)
+    own      z of the composed function itself
+    added    the two stored vectors, each added after its layer with its strength
+    random   z inner + a random vector as long as z outer - z copy, head by head; several draws
+    other    as `analogy`, with every other function in the outer one's place
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from tqdm import tqdm
+
+from stages.applied.stored import Stored, missing, read
+from stages.store import params, paths, tables
+from stages.store.budget import announce
+from stages.tasks.composed.task import COPY, parts
+from stages.tasks.prompt import stream
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.model.intervene import Edit, Head
+    from stages.model.load import Loaded
+
+log = logging.getLogger(__name__)
+TASK = "composed"
+
+
+def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
+    """Write how composed functions are answered, or why they are not asked; model: loads it, or returns it again."""
+    if why := missing(slot, TASK, settings):
+        return tables.COMPOSED.write_empty(slot, why=why)
+    prompts = tables.ASKED.read(TASK)
+    rows, skipped = composed(model(), read(slot, model()), prompts, settings, slot)
+    why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+    tables.COMPOSED.noting(skipped=skipped).write(pd.DataFrame(rows), slot, otherwise=why)
+
+
+def composed(
+    loaded: "Loaded", stored: Stored, prompts: pd.DataFrame, settings: params.Params, slot: str
+) -> tuple[list[dict], dict[str, str]]:
+    """Return rows of COMPOSED, and why pairs of functions are left out, by name."""
+    from stages.model.tokens import fitting
+
+    prompts = prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})]
+    clean, asked = prompts[prompts.role == "clean"], prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
+    groups = [group for group in prompts.group.unique() if group != COPY]
+    parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
+    log.info(announce(f"apply {slot}", len(prompts), 8 * len(asked) * (10 + settings.apply.draws), parameters))
+    copied, copy = _demonstrated(loaded, _first(clean[clean.group == COPY], "a", settings.apply.choose))
+    rows, skipped = [], {}
+    for group in tqdm(groups, desc="composed functions", unit="pair"):
+        inner, outer = parts(group)
+        if unsolved := [name for name in (inner, outer) if name not in stored.means]:
+            skipped[group] = f"no vector of {' and '.join(unsolved)}"
+            continue
+        of_group = clean[clean.group == group]
+        tried, own = _demonstrated(loaded, _first(of_group, "a", settings.apply.choose))
+        if not tried or (right := sum(tried) / len(tried)) < settings.trace.solved_above:
+            skipped[group] = f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model"
+            continue
+        shown = of_group[of_group.split == "b"]
+        same = {"function": group, "draw": 0, "beside": "", "heads": 0}
+        for row, scored in _answers(loaded, shown):
+            rows.append(same | _row(row, "none", scored))
+        edits = sums(stored, inner, outer, copy, own, settings.apply.draws, settings.seed, f"apply/{slot}/{group}")
+        rows += [same | row for row in _under(loaded, asked[asked.group == group], edits)]
+    if not any(copied):
+        skipped[COPY] = "no demonstration of copying is answered right: nothing can be taken off a sum"
+    return rows, skipped
+
+
+def sums(
+    stored: Stored,
+    inner: str,
+    outer: str,
+    copy: "Mapping[Head, torch.Tensor]",
+    own: "Mapping[Head, torch.Tensor]",
+    draws: int,
+    seed: int,
+    name: str,
+) -> "dict[tuple[str, int, str, int], Edit]":
+    """Return (vector, draw, beside, heads) -> edit of the last token, as the module says.
+
+    copy, own: mean outputs of heads, {} where there are none; seed, name: of the random stream.
+    """
+    from stages.model.intervene import Edit
+    from stages.model.vectors import randomly
+
+    heads = stored.heads[: max(stored.numbers[inner], stored.numbers[outer])]
+    first, second = stored.means[inner], stored.means[outer]
+    written = {("inner", 0, ""): first, ("outer", 0, ""): second}
+    written["sum", 0, ""] = {head: first[head] + second[head] for head in heads}
+    if own:
+        written["own", 0, ""] = own
+    if copy:
+        written["analogy", 0, ""] = {head: first[head] + second[head] - copy[head] for head in heads}
+        others = [other for other in stored.means if other not in (inner, outer)]
+        for draw, other in enumerate(others, start=1):
+            third = stored.means[other]
+            written["other", draw, other] = {head: first[head] + third[head] - copy[head] for head in heads}
+        rng = stream(seed, name)
+        for draw in range(1, draws + 1):
+            step = {head: second[head] - copy[head] for head in heads}
+            written["random", draw, ""] = {head: first[head] + randomly(step[head], rng) for head in heads}
+    edits = {("none", 0, "", 0): Edit()}
+    for key, values in written.items():
+        edits[*key, len(heads)] = Edit(heads={head: values[head] for head in heads})
+    (layer, vector_D), (other_layer, other_D) = stored.added[inner], stored.added[outer]
+    together = {layer: vector_D + other_D} if layer == other_layer else {layer: vector_D, other_layer: other_D}
+    return edits | {("added", 0, "", 0): Edit(added=together)}
+
+
+def _first(prompts: pd.DataFrame, split: str, number: int) -> pd.DataFrame:
+    return prompts[prompts.split == split].head(number)
+
+
+def _demonstrated(loaded: "Loaded", prompts: pd.DataFrame):
+    """Return whether each prompt is answered right, and the mean outputs of heads over those that are."""
+    from stages.model.demonstrated import demonstrated
+    from stages.model.tokens import encode_all
+
+    rows = list(prompts.itertuples())
+    return demonstrated(loaded, encode_all(loaded, rows), _shown(rows))
+
+
+def _answers(loaded: "Loaded", prompts: pd.DataFrame):
+    """Yield prompts with demonstrations and how the intact model answers them."""
+    from stages.model.score import Batch
+    from stages.model.tokens import encode_all
+
+    rows = list(prompts.itertuples())
+    shown = _shown(rows)
+    for beginning in dict.fromkeys(shown):
+        some = [row for row, begun in zip(rows, shown, strict=True) if begun == beginning]
+        tokens = encode_all(loaded, some)
+        yield from zip(some, Batch(loaded, tokens, [prompt.target for prompt in tokens]).intact, strict=True)
+
+
+def _shown(rows: Sequence) -> list[str]:
+    """Return the demonstrations of prompts: what stands before the word asked about."""
+    return [row.text[: row.relations[0]["key_start"]] for row in rows]
+
+
+def _under(loaded: "Loaded", prompts: pd.DataFrame, edits: "Mapping[tuple[str, int, str, int], Edit]") -> list[dict]:
+    """Return how prompts are answered under edits of their last tokens."""
+    from stages.model.score import LastTokens
+    from stages.model.tokens import encode_all
+
+    rows = list(prompts.itertuples())
+    if not rows:
+        return []
+    answers = LastTokens(loaded, encode_all(loaded, rows)).edited([list(edits.values())] * len(rows))
+    return [
+        _row(row, vector, scored) | {"draw": draw, "beside": beside, "heads": heads}
+        for row, of_prompt in zip(rows, answers, strict=True)
+        for (vector, draw, beside, heads), scored in zip(edits, of_prompt, strict=True)
+    ]
+
+
+def _row(prompt, vector: str, scored) -> dict:
+    row = {"prompt": prompt.id, "split": prompt.split, "cluster": prompt.cluster, "context": prompt.role}
+    return row | {"vector": vector, "correct": scored.solved, "logprob": float(scored.logprob.mean())}

@@ -1,0 +1,72 @@
+"""What `steer` left of a slot: what is applied where it was not made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages import tasks
+from stages.store import params, paths, tables
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.model.intervene import Head
+    from stages.model.load import Loaded
+
+SHOWN = "icl"  # the task whose prompts the vectors are from
+VECTOR = "function"  # which stored vector of a function is added
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `steer` left of a slot.
+
+    heads: its top ones, the best first; numbers: how many of them each function's vectors hold; means: function ->
+    mean output (K,) per head; added: function -> layer, and the vector (D,) times its strength.
+    """
+
+    heads: "tuple[Head, ...]"
+    numbers: Mapping[str, int]
+    means: "Mapping[str, Mapping[Head, torch.Tensor]]"
+    added: "Mapping[str, tuple[int, torch.Tensor]]"
+
+
+def provenance(slot: str) -> dict:
+    """Return what `steer` says of a slot's vectors: heads, the best first, and settings; or the `reason` for none."""
+    from safetensors import safe_open
+
+    with safe_open(paths.vectors(slot), "np") as file:
+        return json.loads(file.metadata()["provenance"])
+
+
+def missing(slot: str, task: str, settings: params.Params) -> str:
+    """Return why a task's prompts cannot be answered under function vectors, or ''."""
+    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    for name in (SHOWN, task):
+        if getattr(settings.tasks, name) is None:
+            return f"tasks.{name} is not in params"
+    if why := tasks.of(SHOWN).refuses(record["kind"]):
+        return why
+    reason = provenance(slot).get("reason")
+    return f"no function was steered: {reason}" if reason is not None else ""
+
+
+def read(slot: str, loaded: "Loaded") -> Stored:
+    """Read what `steer` chose, and the mean outputs that it wrote in place."""
+    from safetensors import safe_open
+
+    from stages.model.vectors import mean_outputs
+
+    with safe_open(paths.vectors(slot), "pt") as file:
+        made = json.loads(file.metadata()["provenance"])
+        vectors = {name: file.get_tensor(name) for name in made["vectors"]}
+    chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
+    shown = tables.OUTPUTS.read(slot, SHOWN)
+    shown = shown[(shown.split == "a") & shown.solved.astype(bool)]
+    means = {name: mean_outputs(shown[shown.group == name], loaded) for name in sorted(chosen)}
+    added = {
+        name: (setting["layer"], vectors[f"{name}.{VECTOR}"] * setting["strength"]) for name, setting in chosen.items()
+    }
+    heads = tuple((layer, head) for layer, head in made["heads"])
+    return Stored(heads, {name: setting["heads"] for name, setting in chosen.items()}, means, added)

@@ -1,0 +1,257 @@
+"""What was found, in a few sentences and one figure, before anything else; every number is of the slot's tables."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from stages.page import carried, charts, rows, verdicts
+from stages.page.head_maps import PREFIX, head_name
+from stages.page.inputs import Slot
+from stages.page.page import Chart, Figure, Note
+from stages.page.section import Context, SlotSection
+from stages.page.sentences import (
+    capital,
+    decimals,
+    family_heads,
+    interval,
+    listed,
+    measured,
+    number,
+    p_value,
+    percent,
+    pointer,
+)
+
+SHARES = ("accuracy", "recall")  # measures between 0 and 1, drawn on one axis
+NAMED = 3  # families whose loss is said, at most
+TIES = 3  # heads that are in most families are named where there are no more
+SINK = 0.3  # Gu+ 2025: a head above it looks at the first token
+HALF, TINY = 0.5, 1e-9
+
+
+def found(slot: Slot, context: Context) -> list:
+    """Say what the heads are, what breaks without them, and when the model extrapolates; draw the loss."""
+    claims = rows.silenced(slot.effects, context.families)
+    claims = claims[claims["claim"] & claims["change"].notna()] if len(claims) else claims
+    said = [
+        _heads(slot), _broken(slot, claims, context.alpha), _steered(slot, context.alpha), _extrapolated(slot),
+        _looked_up(slot), _cached(slot, context.alpha), _limits(slot),
+    ]  # fmt: skip
+    blocks: list[Any] = [Note(text) for text in said if text]
+    drawn = claims[claims["measure"].isin(SHARES)] if len(claims) else claims
+    if len(drawn):
+        blocks.insert(min(2, len(blocks)), _figure(slot, drawn, context.alpha))
+    return blocks or [Note("Nothing was measured of this model yet.")]
+
+
+def _heads(slot: Slot) -> str:
+    """Say how many heads are members of which families, and which head is in most."""
+    members = slot.heads[slot.heads["member"] == 1]
+    total = len(slot.heads.drop_duplicates(["layer", "head"]))
+    if members.empty:
+        return f"No head of {total} is a member of any family." if total else ""
+    grammatical = members["family"].str.startswith(PREFIX)
+    counts = members[~grammatical].groupby("family")["head"].size().to_dict()
+    syntax = len(members[grammatical].drop_duplicates(["layer", "head"]))
+    counts |= {"grammar": syntax} if syntax else {}
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    listing = listed(f"{name.replace(':', ' of ').replace('_', ' ')} {counts[name]}" for name in order)
+    said = f"Of {total} heads, members of families: {listing} ({pointer(slot.name, 'heads', 'the heads')})"
+    broad = members[~grammatical].groupby(["layer", "head"])["family"].agg(list)
+    most = broad[broad.map(len) == broad.map(len).max()] if len(broad) else broad
+    if len(most) and len(most.iloc[0]) > 1 and len(most) <= TIES:
+        names = [f"{head_name(*at)} ({listed(name.replace(':', ' of ') for name in of)})" for at, of in most.items()]
+        said += f"; in most families: {listed(names)}"
+    return f"{said}."
+
+
+def _broken(slot: Slot, claims: pd.DataFrame, alpha: float) -> str:
+    """Say what is lost without the best heads, where no or few control sets do as much, and where they do."""
+    ranked = claims[claims["p"].notna()] if len(claims) else claims
+    if ranked.empty:
+        return ""
+    told = ranked[(ranked["p"] <= alpha) & (ranked["harm"] > 0)]
+    said = []
+    if len(told):
+        shares = told[told["measure"].isin(SHARES)]
+        largest = (shares if len(shares) else told).sort_values("harm", ascending=False, kind="stable").head(NAMED)
+        worse, sets = int(largest["as_harmful"].max()), int(largest["controls"].min())
+        said.append(
+            f"Silenced together, {'; '.join(_lost(row) for row in largest.itertuples())}: "
+            f"{'none' if not worse else f'at most {worse}'} of {sets} control sets of other heads does as much harm "
+            f"(rank p {'at most ' if largest['p'].nunique() > 1 else ''}{p_value(largest['p'].max())}; "
+            f"{pointer(slot.name, 'effects', 'all families')})."
+        )
+    apart = set(told["family"])
+    alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
+    if alike:
+        said.append(f"Not told apart from other heads by what is lost: {listed(alike)}.")
+    return " ".join(said)
+
+
+def _lost(row: Any) -> str:
+    digits = decimals(row.measure)
+    heads = family_heads(row.family)
+    who = f"the {int(row.k)} best {heads} take" if row.k > 1 else f"{row.heads}, the best of the {heads}, takes"
+    what = measured(row.task, row.measure)
+    return f"{who} {what} from {number(row.intact, digits)} to {number(row.value, digits)}"
+
+
+def _steered(slot: Slot, alpha: float) -> str:
+    """Say whether a function can be carried into a prompt without demonstrations."""
+    table = slot.steering[(slot.steering["function"] == "all") & (slot.steering["context"] == "zero_shot")]
+    at = table.drop_duplicates("vector").set_index("vector")
+    if not {"none", "heads"} <= set(at.index) or pd.isna(at.loc["heads", "accuracy"]):
+        return ""
+    own = at.loc["heads"]
+    said = (
+        "Functions shown by demonstrations are carried by a few heads: their mean outputs, written in place at the "
+        f"last token of a bare prompt, take accuracy from {number(at.loc['none', 'accuracy'])} to "
+        f"{number(own['accuracy'])} {interval(own['low'], own['high'])}".rstrip()
+    )
+    if pd.isna(own["p"]) or own["p"] > alpha:
+        said = said.replace("are carried by a few heads", "were looked for in a few heads", 1)
+        rank = "no rank" if pd.isna(own["p"]) else f"rank p = {p_value(own['p'])}, not told apart from other heads"
+        return f"{said} ({rank}; {pointer(slot.name, 'vectors', 'function vectors')})."
+    if "control" in at.index:
+        said += f", those of as many other heads to {number(at.loc['control', 'accuracy'])}"
+    return f"{said} (rank p = {p_value(own['p'])}; {pointer(slot.name, 'vectors', 'function vectors')})."
+
+
+def _extrapolated(slot: Slot) -> str:
+    """Say which functions carry over to made-up words, and what happens to knowledge."""
+    table = slot.extrapolation
+    shown = table[(table["tokens"] == carried.ALL) & (table["context"] == "demonstrations")]
+    solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
+    if solved.empty:
+        return ""
+    sides: dict[int, list[str]] = {1: [], -1: []}
+    asked = solved[(solved["class"] == "made_up") & (solved["trials"] >= carried.FEWEST)]
+    for row in asked.itertuples():
+        sides.setdefault(carried.beyond(row.low, row.high, carried.HALF), []).append(
+            f"{row.function} {number(row.accuracy)} ({row.kind})"
+        )
+    texts = {1: "most made-up words are right for {}", -1: "most are wrong, though usual words are solved, for {}"}
+    said = [text.format(listed(sides[side])) for side, text in texts.items() if sides[side]]
+    if said:
+        said[0] = f"After demonstrations, {said[0]}"
+    at = carried.cells(solved)
+    known = [
+        f"{name} {number(at[name, 'usual']['accuracy'])} and {number(at[name, 'rare']['accuracy'])}"
+        for name in dict.fromkeys(solved[solved["kind"] == "knowledge"]["function"])
+        if (name, "usual") in at and (name, "rare") in at
+    ]
+    if known:
+        said.append(f"where the answer has to be known, accuracy on usual and on rare words is {listed(known)}")
+    if not said:
+        return ""
+    return f"{capital('; '.join(said))} ({pointer(slot.name, 'extrapolation', 'procedure against knowledge')})."
+
+
+def _looked_up(slot: Slot) -> str:
+    """Say whether one MLP decides which fact comes out, and whether one can be written."""
+    table = slot.memory
+    chosen = table[table["part"] == "chosen"].set_index("measure")["value"] if len(table) else {}
+    if "mlp" not in chosen:
+        return ""
+    layer = int(chosen["mlp"])
+    same = table[(table["layer"] == layer) & table["value"].notna()]
+    donor = same[(same["part"] == "lookup") & (same["what"] == "interchange") & (same["measure"] == "donor")]
+    recalled = same[(same["part"] == "insert") & (same["what"] == "edit") & (same["measure"] == "efficacy")]
+    said = []
+    if len(donor):
+        row = donor.iloc[0]
+        value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
+        said.append(f"Facts: with another subject's output of the MLP of layer {layer}, that subject's answer comes "
+                    f"out in {value} of {int(row['trials'])}")  # fmt: skip
+    if len(recalled):
+        row = recalled.iloc[0]
+        said.append(f"a pair written there by an edit of rank one is recalled in {number(row['value'])} of "
+                    f"{int(row['trials'])} invented facts")  # fmt: skip
+    text = capital("; ".join(said))
+    return f"{text} ({pointer(slot.name, 'memory', 'the MLP as a store')})." if said else ""
+
+
+def _cached(slot: Slot, alpha: float) -> str:
+    """Say how many heads look at the first token, and what a cache can do without."""
+    said = []
+    rate = slot.sinks[(slot.sinks["part"] == "rate") & (slot.sinks["input"] == "natural")]
+    rate = rate[(rate["measure"] == "first") & ((rate["threshold"] - SINK).abs() < TINY)]
+    if len(rate):
+        said.append(
+            f"{percent(rate['value'].iloc[0])} % of heads give more than {number(SINK, 1)} of their attention to the "
+            f"first token of text ({pointer(slot.name, 'sinks', 'sinks')})"
+        )
+    recall = slot.cache[slot.cache["measure"] == "recall"]
+    half = recall[(recall["method"] == "gate") & ((recall["share"] - HALF).abs() < TINY)]
+    if len(half) and "full" in set(recall["method"]):
+        row, full = half.iloc[0], recall[recall["method"] == "full"].iloc[0]
+        text = (
+            "with half of the key heads cut to a few first tokens and a window, recall of needles is "
+            f"{number(row['value'])}, with the full cache {number(full['value'])}"
+        )
+        if pd.notna(row["draws_mean"]):
+            text += f", with half cut at random {number(row['draws_mean'])} on average"
+            text += "" if pd.notna(row["p"]) and row["p"] <= alpha else " (not told apart)"
+        said.append(f"{text} ({pointer(slot.name, 'cache', 'caches')})")
+    return f"{capital('; '.join(said))}." if said else ""
+
+
+def _limits(slot: Slot) -> str:
+    """Say what these sentences do not show."""
+    stored = slot.model.get("stored")
+    said = [f"All of it holds of this model{f' as stored ({stored})' if stored else ''} and of these prompts"]
+    if reasons := len(slot.model.get("not_measured", {})):
+        link = pointer(slot.name, "missing", f"{reasons} thing{'s' * (reasons > 1)} not measurable here, with why")
+        said.append(link)
+    return "; ".join(said) + "."
+
+
+def _figure(slot: Slot, drawn: pd.DataFrame, alpha: float) -> Figure:
+    controls = rows.control_sets(slot.effects, drawn)
+    label = {
+        (row.family, row.task, row.measure): f"{row.family.replace('_', ' ')}: {measured(row.task, row.measure)}"
+        for row in drawn.itertuples()
+    }
+    keys = ["family", "task", "measure"]
+    order = [label[key] for key in label]
+    own = drawn.assign(shown=[label[key] for key in zip(*(drawn[name] for name in keys), strict=True)])
+    own = own.assign(apart=((own["p"] <= alpha) & (own["harm"] > 0)).astype(int))
+    sets = controls.merge(own[[*keys, "group", "intact", "shown"]], on=[*keys, "group"])
+    sets = sets.assign(value=sets["intact"] + sets["change"])[["shown", "value", "heads"]]
+    own = own[["shown", "value", "intact", "heads", "apart", "p"]]
+    legend = [(charts.BLUE, "diamond", f"the family's best heads silenced, rank p at most {alpha:g}"),
+              (charts.BLUE, "hollow diamond", "not told apart, or no control set"),
+              (charts.GREY, "circle", "control sets: as many other heads silenced"),
+              (charts.INK, "cell", "line: intact")]  # fmt: skip
+    says = (
+        "What is left when the best heads of each family are silenced together, on the tasks that the family is asked "
+        f"about; written in the heads' place: {verdicts.method(rows.main_kind(slot.effects))}."
+    )
+    chart = Chart(left(own, sets, order), "What breaks without them")
+    return Figure([chart], says, slot.path("effects.csv"), "single", legend)
+
+
+def left(own: pd.DataFrame, sets: pd.DataFrame, order: list[str]) -> alt.LayerChart:
+    """Draw what is left without each family's heads, beside the intact value and the control sets, 0 to 1.
+
+    own: shown (the row's name), value, intact, heads, apart (1 or 0), p; sets: shown, value, heads.
+    """
+    y = alt.Y("shown:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
+    x = alt.X("value:Q", title="share right", scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(own, width="container", height=alt.Step(24)).encode(y=y)
+    tooltip = [alt.Tooltip("heads:N", title="heads"), alt.Tooltip("intact:Q", format=".2f"),
+               alt.Tooltip("value:Q", title="silenced", format=".2f"),
+               alt.Tooltip("p:Q", title="rank p", format=".2f")]  # fmt: skip
+    filled = alt.Fill("apart:N", scale=alt.Scale(domain=[0, 1], range=["#ffffff", charts.BLUE]), legend=None)
+    return alt.layer(
+        base.mark_tick(color=charts.INK, thickness=2, size=15).encode(x=alt.X("intact:Q")),
+        alt.Chart(sets).mark_circle(color=charts.GREY, size=26, opacity=0.55).encode(
+            x=x, y=y, tooltip=[alt.Tooltip("heads:N", title="control set"), alt.Tooltip("value:Q", format=".2f")]),
+        base.mark_point(shape="diamond", size=95, stroke=charts.BLUE, strokeWidth=1.6, opacity=1).encode(
+            x=x, fill=filled, tooltip=tooltip),
+    )  # fmt: skip
+
+
+SECTION = SlotSection("found", "What was found", 5, found)

@@ -1,0 +1,86 @@
+"""Parquet files: written whole or not at all, with fixed compression and row groups and no timestamps.
+
+The same rows give the same bytes. What is read is checked against the schema that it should have.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.store.errors import UserError
+from stages.store.files import replacing
+
+ROW_GROUP = 65_536  # rows
+
+
+def reason(path: Path) -> str:
+    """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
+    return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the schema only; a missing or damaged file is a `UserError`."""
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from None
+
+
+def read(
+    path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None, only: list[tuple] | None = None
+) -> pd.DataFrame:
+    """Read a table as a data frame and check its columns against `schema`.
+
+    only: conditions that the rows read meet, such as ("task", "==", "icl"): rows that do not never become Python's.
+    Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
+    """
+    try:
+        table = pq.read_table(path, columns=columns, filters=only)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from None
+    wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]
+    if schema is not None and table.schema.names != wanted:
+        raise UserError(f"{path}: columns are {table.schema.names}, expected {wanted}; run dvc repro")
+    return table.to_pandas()
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    if not Path(path).exists():
+        return UserError(f"{path}: no such file; run dvc repro")
+    return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro")
+
+
+def write(path: Path, rows: pd.DataFrame | list[dict], schema: pa.Schema) -> None:
+    """Write rows in one go, in the order given."""
+    with writer(path, schema) as add:
+        add(rows)
+
+
+@contextmanager
+def writer(path: Path, schema: pa.Schema) -> Iterator:
+    """Yield a function that appends rows, so that memory does not grow with the number of prompts.
+
+    The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
+    the sizes of the pieces.
+    """
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        waiting: list[pa.Table] = []
+
+        def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
+            if isinstance(rows, pd.DataFrame):
+                rows = pa.Table.from_pandas(rows, schema, preserve_index=False)
+            elif isinstance(rows, list):
+                rows = pa.Table.from_pylist(rows, schema)
+            waiting.append(rows.replace_schema_metadata(schema.metadata))
+            while sum(map(len, waiting)) >= ROW_GROUP:
+                table = pa.concat_tables(waiting)
+                file.write_table(table.slice(0, ROW_GROUP))
+                waiting[:] = [table.slice(ROW_GROUP)]
+
+        yield add
+        if waiting:
+            file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)

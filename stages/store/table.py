@@ -1,0 +1,90 @@
+"""A table as one object: where it lies, what its columns mean, and the only way to read and write it.
+
+    tables.SHIFTS.write(rows, slot, otherwise="no function was steered")
+    tables.SHIFTS.read(slot, only=[("function", "==", "antonym")])
+
+`of` is whatever the table is kept for: a slot, a task, a slot and a task, or nothing.
+"""
+
+import json
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from stages.store import parquet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet table.
+
+    place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
+    meaning; None where they are the model's (`with_schema`).
+    """
+
+    place: str
+    about: str
+    schema: pa.Schema | None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, in their order."""
+        return self.schema.names
+
+    def path(self, *of: str) -> Path:
+        """Return where the table lies."""
+        return Path(self.place.format(*of))
+
+    def read(self, *of: str, columns: list[str] | None = None, only: list[tuple] | None = None) -> pd.DataFrame:
+        """Read the table, its columns checked; columns, only, errors: see `parquet.read`."""
+        return parquet.read(self.path(*of), self.schema, columns, only)
+
+    def writer(self, *of: str) -> AbstractContextManager:
+        """Return a context that yields a function which appends rows: see `parquet.writer`."""
+        return parquet.writer(self.path(*of), self.schema)
+
+    def write(self, rows: pd.DataFrame | list[dict], *of: str, otherwise: str = "") -> None:
+        """Write rows in the order given, or where there are none the reason, `otherwise`.
+
+        A NaN of a frame is a null of the file, and its columns may stand in any order.
+        """
+        if not len(rows) and otherwise:
+            log.info("%s: nothing measured: %s", self.path(*of), otherwise)
+            return self.write_empty(*of, why=otherwise)
+        parquet.write(self.path(*of), rows[self.names] if isinstance(rows, pd.DataFrame) else rows, self.schema)
+
+    def write_empty(self, *of: str, why: str) -> None:
+        """Write a table of no rows that says why."""
+        parquet.write(self.path(*of), [], self.with_reason(why).schema)
+
+    def with_schema(self, schema: pa.Schema) -> "Table":
+        """Return the table with columns that only the model decides on."""
+        return replace(self, schema=schema)
+
+    def with_reason(self, why: str) -> "Table":
+        """Return the table as one that lacks what it exists for: `why` goes to its metadata."""
+        return self.with_schema(self.schema.with_metadata({"reason": why}))
+
+    def noting(self, **notes: Any) -> "Table":
+        """Return the table with notes in its metadata, as JSON, such as what it leaves out and why."""
+        metadata = {name: json.dumps(note, sort_keys=True) for name, note in notes.items()}
+        return self.with_schema(self.schema.with_metadata(metadata))
+
+    def reason(self, *of: str) -> str:
+        """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
+        return parquet.reason(self.path(*of))
+
+    def note(self, name: str, *of: str) -> dict[str, Any]:
+        """Return what a table notes under a name, {} where nothing."""
+        return json.loads((parquet.read_schema(self.path(*of)).metadata or {}).get(name.encode()) or b"{}")
+
+    def skipped(self, *of: str) -> dict[str, str]:
+        """Return what a table leaves out and why, by name: functions of `trace`, sets of heads of `plan`."""
+        return self.note("skipped", *of)

@@ -1,0 +1,121 @@
+"""The committed page in a browser, from disk and without a network: cards by search, keys, click and address."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from stages.families import FAMILIES
+from stages.page import cards, inputs
+
+PAGE = Path(__file__).parents[1] / "reports" / "index.html"
+SLOTS = PAGE.parent / "slots"
+
+
+def test_cards_hold_the_numbers_of_the_tables():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    shown = cards.cards(slot, FAMILIES)
+    assert list(shown) == [f"L{layer}H{head}" for layer, head in sorted(set(zip(slot.heads["layer"], slot.heads["head"], strict=True)))]  # fmt: skip  # noqa: E501
+    for name in ("L0H0", "L5H1"):
+        own = slot.heads[(slot.heads["layer"] == int(name[1])) & (slot.heads["head"] == int(name[-1]))]
+        own = own.set_index("family")
+        scores = next(table for table in shown[name]["tables"] if table["title"] == "Scores in all families")
+        for row in scores["rows"]:
+            family = dict(zip(scores["columns"], row, strict=True))
+            assert family["score"] == f"{own['score'][row[0]]:.2f}".replace("-0.00", "0.00")
+            assert family["member"] == ("yes" if own["member"][row[0]] == 1 else "no")
+            better = slot.heads[(slot.heads["family"] == row[0]) & (slot.heads["score"] > own["score"][row[0]])]
+            assert int(family["rank"]) == 1 + len(better)
+    alone = next(t for t in shown["L5H1"]["tables"] if t["title"].startswith("Silenced alone"))
+    assert len(alone["rows"]) == len(slot.causal[(slot.causal["layer"] == 5) & (slot.causal["head"] == 1)])
+    together = next(t for t in shown["L5H1"]["tables"] if t["title"].startswith("Silenced together"))
+    assert all("L5H1" in row[1].split() for row in together["rows"])
+
+
+def test_the_listing_is_one_row_per_head():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    table = cards.listing(slot, FAMILIES)
+    inside = slot.heads[slot.heads["member"] == 1]
+    for row in table["rows"]:
+        layer, head = map(int, row[0][1:].split("H"))
+        own = inside[(inside["layer"] == layer) & (inside["head"] == head)]["family"].str.split(":grammar").str[0]
+        names = {"grammar" if name.startswith("grammar:") else name for name in own}
+        assert names == (set() if row[1] == "none" else set(row[1].split(", ")))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=[400, 1400])
+def page(browser, request):
+    context = browser.new_context(offline=True, viewport={"width": request.param, "height": 900})
+    opened, errors = context.new_page(), []
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(PAGE.as_uri())
+    yield opened
+    context.close()
+    assert not errors
+
+
+def head_of(page) -> str:
+    return page.inner_text("#card-title") if page.evaluate("document.getElementById('card').open") else ""
+
+
+def test_a_head_is_found_by_search_keys_and_address(page):
+    page.fill("#search", "L5H1")
+    page.keyboard.press("Enter")
+    assert head_of(page) == "L5H1 of decoder" and page.url.endswith("#decoder/L5H1")
+    page.keyboard.press("ArrowRight")
+    assert head_of(page) == "L5H2 of decoder" and page.url.endswith("#decoder/L5H2")
+    page.keyboard.press("ArrowDown")
+    assert head_of(page) == "L6H2 of decoder"
+    page.keyboard.press("Escape")
+    assert head_of(page) == "" and "#" not in page.url
+    page.evaluate("location.hash = 'encoder/L2H3'")
+    page.wait_for_function("document.getElementById('card').open")
+    assert head_of(page) == "L2H3 of encoder"
+    page.keyboard.press("Escape")
+    page.fill("#search", "L99H0")
+    page.keyboard.press("Enter")
+    assert head_of(page) == "" and not page.evaluate("document.getElementById('search').checkValidity()")
+
+
+def test_a_click_on_a_map_opens_the_card_and_a_column_sorts(page):
+    maps = page.locator("#decoder-heads .maps .chart").first
+    maps.scroll_into_view_if_needed()
+    page.wait_for_selector("#decoder-heads .maps .chart svg .mark-rect path")
+    maps.locator(".mark-rect path").nth(5).click(force=True)
+    page.wait_for_function("document.getElementById('card').open")
+    assert head_of(page).endswith(" of decoder")
+    page.keyboard.press("Escape")
+    page.click("#decoder details.all-heads summary")
+    table = page.locator("#decoder details.all-heads table")
+    table.locator("thead button", has_text="induction").first.click()
+    first = table.locator("tbody tr").first.locator("th").inner_text()
+    top = inputs.read("decoder", SLOTS / "decoder").heads.query("family == 'induction'").nlargest(1, "score").iloc[0]
+    assert first == f"L{top['layer']:.0f}H{top['head']:.0f}"
+    page.fill("#decoder details.all-heads input", "retrieval")
+    shown = table.locator("tbody tr:visible")
+    assert 0 < shown.count() < table.locator("tbody tr").count()
+    assert "retrieval" in shown.first.inner_text()
+
+
+def test_the_page_is_not_wider_than_the_window_and_figures_are_drawn_when_seen(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator(".chart").first.scroll_into_view_if_needed()
+    page.wait_for_selector(".chart svg")
+    drawn = page.evaluate("document.querySelectorAll('.chart svg').length")
+    assert 0 < drawn < page.evaluate("document.querySelectorAll('.chart').length")
+    headings = "[...document.querySelectorAll('main :is(h1, h2, h3, h4)')].map(heading => +heading.tagName[1])"
+    assert all(after - before <= 1 for before, after in pairwise(page.evaluate(headings)))
