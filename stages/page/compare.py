@@ -76,8 +76,8 @@ def weights(a: Run, b: Run) -> str:
         return f"Both read the same files, in other precisions ({a.model.get('dtype')} and {b.model.get('dtype')})."
     shared = sum(first[name] == second[name] for name in set(first) & set(second))
     return (
-        f"The models are not known to be the same: {shared} of {len(set(first) | set(second))} files that were read are "
-        f"the same ({a.label}: {a.title}; {b.label}: {b.title})."
+        f"The models are not known to be the same: {shared} of {len(set(first) | set(second))} files that were read "
+        f"are the same ({a.label}: {a.title}; {b.label}: {b.title})."
     )
 
 
@@ -149,8 +149,8 @@ def expected(a: Run, b: Run, families: Mapping[str, Family]) -> str:
     if equal == count:
         return f"{text}, and all {count} are."
     return (
-        f"{text}: {equal} of {count} are; the largest difference is {largest:.5f}. What differs comes from the params, the "
-        "code or the machine, not from the model or the prompts."
+        f"{text}: {equal} of {count} are; the largest difference is {largest:.5f}. What differs comes from the "
+        "params, the code or the machine, not from the model or the prompts."
     )
 
 

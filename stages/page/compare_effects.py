@@ -1,4 +1,4 @@
-"""What two runs measure besides heads: the intact model, what silencing does, function vectors, and all other metrics."""
+"""What two runs measure besides heads: intact models, what silencing does, function vectors, all other metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import pandas as pd
 
 from stages.families.family import Family
 from stages.page import charts, rows, verdicts
-from stages.page.compare_runs import Run, differing, flat, same_prompts, same_tokens
+from stages.page.compare_runs import Run, differing, flat, same_model, same_prompts, same_tokens
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.sentences import MEASURES, TASKS, capital, decimals, interval, listed, number, p_value
 
@@ -31,9 +31,11 @@ def intact(a: Run, b: Run) -> list:
         ])  # fmt: skip
     columns = ["task: measure", a.label, b.label, "difference", "intervals", "prompts"]
     says = (
-        "Intervals: 95 %, over prompts; n: how many. Two that overlap do not show that both are equal: these tables do not "
-        f"hold the interval of the difference.{_why(a, b, 'effects')}"
+        "Intervals: 95 %, over prompts; n: how many. Two that overlap do not show that both are equal: these "
+        f"tables do not hold the interval of the difference.{_why(a, b, 'effects')}"
     )
+    if same_model(a, b) and (moved := _moved(a, b, parts)):
+        says += f" The same model on the same prompts should give the same value, and does not: {listed(moved)}."
     if not same_tokens(a, b):
         says += (
             " The models are not known to cut text into the same tokens: loss, log-probability and margin have no "
@@ -41,8 +43,19 @@ def intact(a: Run, b: Run) -> list:
         )
     if a.model.get("kind") != b.model.get("kind") and all(len(part) for part in parts):
         kinds = [str(run.model.get("kind", "of unknown kind")) for run in (a, b)]
-        says += f" The models are of other kinds ({kinds[0]} and {kinds[1]}): a measure of the same name asks another thing."
+        says += f" The models are of other kinds ({kinds[0]} and {kinds[1]}): a measure of one name asks another thing."
     return [Table(columns, cells, f"{says} Data: `{a.path('effects')}` and `{b.path('effects')}`.", "", (1, 2, 3))]
+
+
+def _moved(a: Run, b: Run, parts: list[pd.DataFrame]) -> list[str]:
+    """Return the values that differ though their prompts are the same."""
+    keys = sorted(set(parts[0].index) & set(parts[1].index), key=_place)
+    return [
+        f"{TASKS.get(task, task)}: {measure}"
+        for task, measure in keys
+        if same_prompts(a, b, task)
+        and number(parts[0].loc[(task, measure), "value"], 9) != number(parts[1].loc[(task, measure), "value"], 9)
+    ]
 
 
 def _whole(part: pd.DataFrame) -> pd.DataFrame:
@@ -98,8 +111,8 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     if not keys:
         return [Note(f"No family was silenced in either.{_why(a, b, 'effects')}")]
     blocks = [Note(
-        "Each run silences the best heads of a family that it chose itself, on half of its own prompts, and ranks the harm "
-        "among its own control sets of as many other heads. Told apart in one run alone is no test of the difference "
+        "Each run silences the best heads of a family that it chose itself, on half of its own prompts, and ranks the "
+        "harm among its own control sets of as many other heads. Told apart in one run alone is no test of the difference "
         f"between the runs. Told apart: rank p at most {_both_alphas(a, b)}.{_why(a, b, 'effects')}"
     ), Note(verdict(a, b, claims, keys))]  # fmt: skip
     blocks += [_cards(a, b, claims)] if any(claims) else []
@@ -114,8 +127,8 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
         f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful", "rank p (floor)")
     ]
     says = (
-        "Change: for these heads, with the 95 % interval over prompts; – where there is none. As harmful: control sets that do "
-        f"as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
+        "Change: for these heads, with the 95 % interval over prompts; – where there is none. As harmful: control sets that "
+        f"do as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
     )
     return [*blocks, Table([*columns, "prompts"], cells, says, "", (3, 4, 5, 7, 8, 9))]
 
@@ -144,7 +157,7 @@ def standing(row: Any, run: Run) -> str:
 
 
 def verdict(a: Run, b: Run, claims: list[dict], keys: list[tuple[str, str, str]]) -> str:
-    """Say which claims are told apart from control sets in both runs, in one, in none, and which one run alone ranks."""
+    """Say which claims are told apart from control sets in both runs, in one or in none, and which are not ranked."""
     groups: dict[tuple[str, str], list[str]] = {}
     for key in keys:
         stand = tuple(standing(part.get(key), run) for part, run in zip(claims, (a, b), strict=True))
@@ -231,8 +244,8 @@ def steering(a: Run, b: Run) -> list:
     ]
     says = (
         "Accuracy over all functions that a run steered; n: prompts. Layer, heads and strength were chosen by each run. "
-        f"Prompts of in-context learning: {prompts_said(a, b, 'icl')}.{_why(a, b, 'steering')} Data: `{a.path('steering')}` and "
-        f"`{b.path('steering')}`."
+        f"Prompts of in-context functions: {prompts_said(a, b, 'icl')}.{_why(a, b, 'steering')} "
+        f"Data: `{a.path('steering')}` and `{b.path('steering')}`."
     )
     legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
     return [

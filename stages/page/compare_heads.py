@@ -33,7 +33,10 @@ def heads(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     moved = [name for name in plain if changed(pairs[name])]
     still = [name for name in both if not changed(pairs[name])]
     if still:
-        blocks.append(Note(f"Equal in every head, to the last decimal kept: {listed(folded(still))}."))
+        text = f"Scores and membership are equal in every head, to the last decimal kept: {listed(folded(still))}."
+        if loose := [name for name in still if _unequal(pairs[name], "low", "high")]:
+            text += f" Of these, intervals differ in {listed(folded(loose))}."
+        blocks.append(Note(text))
     grammar = [name for name in both if name.startswith(PREFIX) and name not in still]
     blocks += [table(a, b, pairs, moved, "")] if moved else []
     blocks += (
@@ -58,7 +61,8 @@ def how(a: Run, b: Run) -> str:
     )  # fmt: skip
     return (
         f"Both have {shape(a)}. Difference: {b.label} minus {a.label}. Intervals are over the prompts of one run; "
-        f"whether two overlap is no test of their difference. A head near a threshold may turn on a small change.{place}"
+        f"whether two overlap is no test of their difference. A head near a threshold may turn on a small change."
+        f"{place}"
     )
 
 
@@ -85,7 +89,7 @@ def folded(names: list[str]) -> list[str]:
 
 
 def paired(a: Run, b: Run, family: str) -> pd.DataFrame:
-    """Return one row per head: score, low, high, member of both runs (_1, _2), difference and whether membership turned."""
+    """Return one row per head: score, low, high and member of both runs (_1, _2), `difference`, `turned`."""
     keep = ["layer", "head", "score", "low", "high", "member"]
     parts = [run.heads.loc[run.heads["family"] == family, keep] for run in (a, b)]
     rows = parts[0].merge(parts[1], on=["layer", "head"], suffixes=("_1", "_2"), how="outer")
@@ -96,8 +100,12 @@ def paired(a: Run, b: Run, family: str) -> pd.DataFrame:
 
 
 def changed(rows: pd.DataFrame) -> bool:
-    """Tell whether any head has another score, another interval or another verdict."""
-    return any(not rows[f"{name}_1"].equals(rows[f"{name}_2"]) for name in ("score", "low", "high", "member"))
+    """Tell whether any head has another score or another verdict."""
+    return _unequal(rows, "score", "member")
+
+
+def _unequal(rows: pd.DataFrame, *columns: str) -> bool:
+    return any(not rows[f"{name}_1"].equals(rows[f"{name}_2"]) for name in columns)
 
 
 def maps(a: Run, b: Run, rows: pd.DataFrame, family: Family | None, name: str) -> Figure:

@@ -162,7 +162,7 @@ def same_tokens(a: Run, b: Run) -> bool:
     def tokenizers(run: Run) -> set[str]:
         return {md5 for name, md5 in run.model.get("files", {}).items() if name.split("/")[-1] == "tokenizer.json"}
 
-    return same_model(a, b) or bool(tokenizers(a)) and tokenizers(a) == tokenizers(b)
+    return same_model(a, b) or (bool(tokenizers(a)) and tokenizers(a) == tokenizers(b))
 
 
 def same_prompts(a: Run, b: Run, task: str) -> bool | None:
