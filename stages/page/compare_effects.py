@@ -112,8 +112,8 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
         return [Note(f"No family was silenced in either.{_why(a, b, 'effects')}")]
     blocks = [Note(
         "Each run silences the best heads of a family that it chose itself, on half of its own prompts, and ranks the "
-        "harm among its own control sets of as many other heads. Told apart in one run alone is no test of the difference "
-        f"between the runs. Told apart: rank p at most {_both_alphas(a, b)}.{_why(a, b, 'effects')}"
+        "harm among its own control sets of as many other heads. Told apart in one run alone is no test of "
+        f"the difference between the runs. Told apart: rank p at most {_both_alphas(a, b)}.{_why(a, b, 'effects')}"
     ), Note(verdict(a, b, claims, keys))]  # fmt: skip
     blocks += [_cards(a, b, claims)] if any(claims) else []
     cells = []
@@ -123,14 +123,12 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
         cells.append([family, f"{TASKS.get(task, task)}: {measure}", *(cell for row in pair for cell in _effect(row)),
                       prompts_said(a, b, task)])  # fmt: skip
     columns = ["family", "task: measure"]
-    columns += [
-        f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful", "rank p (floor)")
-    ]
+    columns += [f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful: rank p (floor)")]
     says = (
-        "Change: for these heads, with the 95 % interval over prompts; – where there is none. As harmful: control sets that "
-        f"do as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
+        "Change: for these heads, 95 % interval over prompts; – where there is none. As harmful: control sets "
+        f"that do as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
     )
-    return [*blocks, Table([*columns, "prompts"], cells, says, "", (3, 4, 5, 7, 8, 9))]
+    return [*blocks, Table([*columns, "prompts"], cells, says, "", (3, 4, 6, 7))]
 
 
 def _claims(run: Run, families: Mapping[str, Family]) -> dict[tuple[str, str, str], Any]:
@@ -204,9 +202,10 @@ def _cards(a: Run, b: Run, claims: list[dict]) -> Figure:
 
 def _effect(row: Any) -> list[str]:
     if row is None:
-        return ["–"] * 4
+        return ["–"] * 3
     floor = "" if pd.isna(row.p) or pd.isna(row.p_floor) else f" ({p_value(row.p_floor)})"
-    return [row.heads, verdicts.change(row), verdicts.rank(row), f"{p_value(row.p)}{floor}"]
+    rank = verdicts.rank(row)
+    return [row.heads, verdicts.change(row), rank if rank == "–" else f"{rank}: {p_value(row.p)}{floor}"]
 
 
 def steering(a: Run, b: Run) -> list:
@@ -243,7 +242,7 @@ def steering(a: Run, b: Run) -> list:
         f"rank p, {b.label}",
     ]
     says = (
-        "Accuracy over all functions that a run steered; n: prompts. Layer, heads and strength were chosen by each run. "
+        "Accuracy over all functions that a run steered; n: prompts. Each run chose layer, heads and strength. "
         f"Prompts of in-context functions: {prompts_said(a, b, 'icl')}.{_why(a, b, 'steering')} "
         f"Data: `{a.path('steering')}` and `{b.path('steering')}`."
     )

@@ -28,7 +28,11 @@ def heads(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     if not both:
         return [*blocks, Note("No family has scores in both.")]
     if not same_shape(a, b):
-        return [*blocks, *by_depth(a, b, plain), *depth_tables(a, b, both)]
+        both_maps = [
+            Figure(beside(a, b, families.get(name), name), f"{name}: members are outlined.", "", "maps")
+            for name in plain
+        ]
+        return [*blocks, *by_depth(a, b, plain), *depth_tables(a, b, both), *both_maps]
     pairs = {name: paired(a, b, name) for name in both}
     moved = [name for name in plain if changed(pairs[name])]
     still = [name for name in both if not changed(pairs[name])]
@@ -60,7 +64,8 @@ def how(a: Run, b: Run) -> str:
         "stored otherwise, or another head; the tables cannot tell."
     )  # fmt: skip
     return (
-        f"Both have {shape(a)}. Difference: {b.label} minus {a.label}. Intervals are over the prompts of one run; "
+        f"Both have {shape(a)}. Difference: {b.label} minus {a.label}; a member gained has a whole outline there, a "
+        f"member lost a dashed one. Intervals are over the prompts of one run; "
         f"whether two overlap is no test of their difference. A head near a threshold may turn on a small change."
         f"{place}"
     )
@@ -110,17 +115,20 @@ def _unequal(rows: pd.DataFrame, *columns: str) -> bool:
 
 def maps(a: Run, b: Run, rows: pd.DataFrame, family: Family | None, name: str) -> Figure:
     """Draw both maps on one colour scale and their difference."""
-    parts = [run.heads[run.heads["family"] == name] for run in (a, b)]
-    if family is not None:  # one scale for both
-        family = replace(family, threshold=max(scale_top(part["score"], family) for part in parts))
-    charts = [
-        Chart(head_map(part, family, whole_layers(run.model)), run.label)
-        for part, run in zip(parts, (a, b), strict=True)
-    ]
+    charts = beside(a, b, family, name)
     whole = whole_layers(b.model)
     charts.append(Chart(drawn.difference_map(rows, (a.label, b.label), whole), "difference"))
     says = f"{name}: {turns(rows, b.label)} {largest(rows)}"
     return Figure(charts, says, "", "maps")
+
+
+def beside(a: Run, b: Run, family: Family | None, name: str) -> list[Chart]:
+    """Draw a family's maps of both runs on one colour scale."""
+    parts = [run.heads[run.heads["family"] == name] for run in (a, b)]
+    if family is not None:
+        family = replace(family, threshold=max(scale_top(part["score"], family) for part in parts))
+    maps = [head_map(part, family, whole_layers(run.model)) for part, run in zip(parts, (a, b), strict=True)]
+    return [Chart(drawn, run.label) for drawn, run in zip(maps, (a, b), strict=True)]
 
 
 def turns(rows: pd.DataFrame, label: str) -> str:
