@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from stages.families.family import Family
-from stages.page import compare_charts as drawn
+from stages.page import compare_charts
 from stages.page.compare_runs import Run, grid, same_model, same_prompts, same_shape
 from stages.page.head_maps import PREFIX, head_map, head_name, scale_top, whole_layers
 from stages.page.page import Chart, Figure, Note, Table
@@ -117,7 +117,7 @@ def maps(a: Run, b: Run, rows: pd.DataFrame, family: Family | None, name: str) -
     """Draw both maps on one colour scale and their difference."""
     charts = beside(a, b, family, name)
     whole = whole_layers(b.model)
-    charts.append(Chart(drawn.difference_map(rows, (a.label, b.label), whole), "difference"))
+    charts.append(Chart(compare_charts.difference_map(rows, (a.label, b.label), whole), "difference"))
     says = f"{name}: {turns(rows, b.label)} {largest(rows)}"
     return Figure(charts, says, "", "maps")
 
@@ -237,10 +237,10 @@ def by_depth(a: Run, b: Run, names: list[str]) -> list[Figure]:
     for name in names:
         parts = [depths(run, name) for run in (a, b)]
         tops = pd.concat([part.loc[part.groupby("layer")["score"].idxmax()] for part in parts], ignore_index=True)
-        chart = drawn.profile(tops[["run", "depth", "score", "name"]], (a.label, b.label))
+        chart = compare_charts.profile(tops[["run", "depth", "score", "name"]], (a.label, b.label))
         charts.append(Chart(chart, name))
     says = "The highest score of every layer over relative depth; a point's head is in its tooltip."
-    return [Figure(charts, says, "", "cards", drawn.legend((a.label, b.label)))] if charts else []
+    return [Figure(charts, says, "", "cards", compare_charts.legend((a.label, b.label)))] if charts else []
 
 
 def depth_tables(a: Run, b: Run, names: list[str]) -> list[Table]:
