@@ -169,3 +169,4 @@ def test_the_section_has_a_verdict_of_every_arm_and_its_numbers():
     assert "(guessed 0.0033)" in blocks[-2].rows[0][1] and blocks[-2].rows[0][-1] == "1.00"
     assert "1 of 8 letters redrawn: 0.70 (0.70)" in blocks[-1].text
     assert "no attention" in recipe_graded.design(recipe) and "pretrained" not in recipe_graded.design(recipe)
+    assert "800 held-out sequences and on all that was to be stored" in recipe_graded.design(recipe)

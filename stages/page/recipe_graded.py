@@ -10,12 +10,19 @@ from stages.recipes.graded import End
 from stages.recipes.lesson import create
 from stages.recipes.settings import Recipe
 
-MEASURED = "with the code that measures pretrained models. "
+SAYS = {  # what the design says of other recipes: what it says here
+    "with the code that measures pretrained models. ": "and on all that was to be stored. ",
+    "over seeds and held-out sequences.": "over seeds and what is asked.",
+}
+AXES = {"loss": "loss on what is to be stored, nats per answer", "accuracy": "answers right, of what is to be stored"}
 
 
 def design(recipe: Recipe) -> str:
     """Say what was trained; the answers are graded by the lesson itself."""
-    return designed(recipe).replace(MEASURED, "and on all that was to be stored. ")
+    text = designed(recipe)
+    for other, own in SAYS.items():
+        text = text.replace(other, own)
+    return text
 
 
 def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) -> list[Note | Table]:

@@ -31,6 +31,10 @@ FINDINGS = "finding arm measure versus seed value low high"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.GREY]
+BEST = (
+    " For attention, the head with the largest score at each checkpoint, chosen on one half of the held-out sequences "
+    "and shown on the other."
+)
 TITLE = 30  # letters in a line of an axis title, as long as the axis
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
@@ -149,9 +153,11 @@ def _blocks(results: Results) -> list:
     study, kept = recipe.study, recipe.arm(recipe.main).kept
     alike = [arm for arm in arms if recipe.arm(arm).before == recipe.arm(recipe.main).before]  # start from the same
     first = earliest(kept[0], min(study.steps, kept[-1] - kept[0]), study.factor)
+    lesson = _lesson(recipe)
+    axes = recipe_graded.AXES if isinstance(lesson, Graded) else {}
     cards = [
         Chart(
-            chart(curve, whole, measure, arms, study),
+            chart(curve, whole, measure, arms, study, axes.get(measure, "")),
             capital(say.said(measure)),
             say.jumps(whole, measure, alike, first),
         )
@@ -167,10 +173,9 @@ def _blocks(results: Results) -> list:
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         "at its mean onset; the bar above: the 95 % interval of the onset; neither where the change is not clear of 0, "
         f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) in "
-        "any run, or ends at chance. For attention, the head with the largest score "
-        "at each checkpoint, chosen on one half of the held-out sequences and shown on the other."
+        "any run, or ends at chance."
     )
-    lesson = _lesson(recipe)
+    caption += "" if isinstance(lesson, Graded) else BEST
     remarks = lesson.remarks
     curves = Figure(cards, caption, path, "cards", legend)
     if isinstance(lesson, States):
@@ -244,8 +249,13 @@ def looks(seen: pd.DataFrame) -> alt.Chart:
     return base.mark_rect(stroke="#ffffff").encode(color=alt.Color("weight:Q", scale=scale, legend=None))
 
 
-def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Measuring) -> alt.LayerChart:
-    """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval."""
+def chart(
+    curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str], study: Measuring, axis: str = ""
+) -> alt.LayerChart:
+    """Draw a measure over training: a line per arm and seed, the first arm's steepest stretch and its interval.
+
+    axis: what its axis says, where that is not as everywhere.
+    """
     rows = curve[(curve["measure"] == measure) & (curve["best"] == 1)]
     colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=COLOURS[: len(arms)]), legend=None)
     dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=DASHES[: len(arms)]), legend=None)
@@ -257,7 +267,7 @@ def chart(curve: pd.DataFrame, whole: pd.DataFrame, measure: str, arms: list[str
         scale = alt.Scale(nice=False, type="symlog", constant=1)
         half = study.factor**0.5
         onset = onset.assign(start=(1 + onset["value"]) / half - 1, end=(1 + onset["value"]) * half - 1)
-    title = wrap(recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1], TITLE)
+    title = wrap(axis or recipe_findings.MEASURES.get(measure, ("", recipe_findings.said(measure)))[1], TITLE)
     lines = (
         alt.Chart(rows[["arm", "seed", "step", "head", "value"]], width="container", height=170)
         .mark_line(strokeWidth=1.3, opacity=0.85)
