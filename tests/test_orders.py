@@ -1,4 +1,4 @@
-"""Task and stage `orders`: answers are right, nothing gives them away, and sentences say what the table holds."""
+"""Task `orders`, and its part of `apply`: answers are right, nothing gives them away; what is said holds."""
 
 from itertools import chain, pairwise, product
 from pathlib import Path
