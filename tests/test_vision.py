@@ -46,6 +46,7 @@ def test_a_folder_is_loaded_and_proved(name, tmp_path):
     assert loaded.images.grid == (4, 4)
     assert proof == {
         "reads": "ok", "heads": "ok", "divides": "ok", "fuses": "ok", "resumes": "ok", "vectors": "ok",
+        "gathers": "not used: it has no LM head",
         "caches": "not used: only decoders continue a text",
     }  # fmt: skip
 

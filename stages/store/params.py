@@ -228,7 +228,7 @@ class Memory(Section):
     facts: Count
     steps: Count
     neighbours: Count
-    together: Annotated[int, Field(ge=2)]
+    together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]
