@@ -75,7 +75,11 @@ class Section:
 
 
 def render(
-    title: str, slots: list[tuple[Slot, list[Section]]], families: dict[str, Family], methods: list[Section]
+    title: str,
+    slots: list[tuple[Slot, list[Section]]],
+    families: dict[str, Family],
+    methods: list[Section],
+    template: str = "page.html.j2",
 ) -> str:
     """Write the page: the sections of every slot one after the other, then the methods."""
     specs: dict[str, dict[str, Any]] = {}
@@ -93,7 +97,7 @@ def render(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"linked": linked, "beside": lambda path: path.removeprefix(f"{PAGE.parent.as_posix()}/")}
-    body = environment.get_template("page.html.j2")
+    body = environment.get_template(template)
     return body.render(
         title=title,
         slots=slots,
