@@ -11,7 +11,8 @@ Revisions of a pretrained model are measured likewise, on the prompts of slots (
 silenced there and nothing pictured.
 
 Of lessons about states (stages/recipes/states.py) states.csv says what tokens' states hold at the last checkpoint and
-whether they are used; no head is silenced there either.
+whether they are used; no head is silenced there either. Nor is one of lessons that grade their answers themselves
+(stages/recipes/graded.py).
 """
 
 import json
@@ -24,6 +25,7 @@ from pathlib import PurePath
 import pandas as pd
 from tqdm import tqdm
 
+from stages.recipes.graded import Graded
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Revisions, digest
 from stages.recipes.states import STUDIED, Held, States
@@ -142,6 +144,14 @@ def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[l
             run = states.intact(model, held, training.architecture.registers)
             rows += [(arm, seed, step, *row) for row in states.measured(lesson, held, training.architecture, run)]
         return rows, [], [(arm, seed, *row) for row in states.studied(model, lesson, held, training, run, rng)]
+    if isinstance(lesson, Graded):
+        from stages.training import graded
+
+        for step in training.kept:
+            model = graded.read(paths.checkpoint(name, arm, seed, step), training.architecture)
+            graded_rows = list(graded.measured(model, lesson, held))
+            rows += [(arm, seed, step, *row) for row in graded_rows if step == last or "@" not in row[0]]
+        return rows, [], []
     for step in training.kept:
         loaded = checkpoint.opened(name, arm, seed, step, lesson)
         outcomes = checkpoint.measured(loaded, lesson, held)

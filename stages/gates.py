@@ -2,7 +2,8 @@
 
 1. Gates: on needle prompts of split a, every key head, and every query head, alone sees sinks and a window, at every
    position from the first. What moves is the last hidden state before the answer, and the answer's log-probability;
-   beside it stands the attention that the intact head gives to what is cut.
+   beside it stands the attention that the intact head gives to what is cut. Key heads: on all prompts. Query heads: on
+   the first few, and on all where they move the state by at least caching.NEAR of what counts there.
 2. Policy: key heads ranked by that (and by other rankings, and at random) keep everything, the rest streams: recall of
    needles and loss on text, split b. The policy at half is written for serving engines, with all gates.
 3. StreamingLLM's table (Xiao+ 2023): all heads stream, with fewer sinks, positions as in the text and re-counted.
@@ -28,6 +29,7 @@ from stages.tasks.text.task import STRIDE
 
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
+GROUP = 1024  # tokens of the needle prompts that run together, at most
 TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 
 
@@ -66,9 +68,9 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
     passages = _passages(loaded, settings)
     done = [*needles["a"], *needles["b"], *passages]
     log.info(announce(f"gates {slot}", len(done), _work(needles, passages, settings, loaded), record["parameters"]))
-    gates: list[dict] = []
-    for number, (row, tokens) in enumerate(tqdm(needles["a"], desc="gates", unit="prompt")):
-        gates += _gates(loaded, row, tokens, cut, alone=number < asked.heads)
+    first, others = needles["a"][: asked.heads], needles["a"][asked.heads :]
+    gates = _gates(loaded, first, cut, set(loaded.anatomy.heads), weighed=True)
+    gates += _gates(loaded, others, cut, caching.screened(gates, asked.small))
     tried = []
     if gates:
         tried = caching.policies(
@@ -129,35 +131,57 @@ def _work(needles: dict, passages: list, settings, loaded) -> int:
     return int(alone + sum(tails["b"]) * sets + text)
 
 
-def _gates(loaded, row, tokens, cut, alone: bool) -> list[dict]:
-    """Return what a prompt loses when each key head, and (alone) each query head, streams alone."""
-    from stages.model.streaming import Streams, of_key_head
+def _alike(pairs: list[tuple]) -> list[list[tuple]]:
+    """Return prompts in groups of about one length, GROUP tokens at most (one prompt at least): few are padding."""
+    groups: list[list[tuple]] = []
+    for row, tokens in sorted(pairs, key=lambda pair: (len(pair[1]), pair[0].id)):
+        if not groups or (len(groups[-1]) + 1) * len(tokens) > GROUP:
+            groups.append([])
+        groups[-1].append((row, tokens))
+    return groups
 
-    streams = Streams(loaded, [tokens], [tokens.target], cut)
-    same = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
-    masses = _masses(loaded, tokens, cut) if alone else {}
+
+def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[dict]:
+    """Return what prompts lose when each key head, and each query head of `alone`, streams alone.
+
+    weighed: also the attention of these query heads to what is cut.
+    """
+    from stages.model.streaming import Streams
+
     rows: list[dict] = []
-    for layer, of in loaded.anatomy.layers.items():
-        groups = {key_head: of_key_head(loaded, layer, key_head) for key_head in range(of.kv_heads)}
-        asked = [(caching.ALONE, key_head, group) for key_head, group in groups.items()]
-        singles = [(head, key_head, [(layer, head)]) for key_head, group in groups.items() for _, head in group]
-        if alone and of.kv_heads < of.heads:
-            asked += singles
-        intact = streams.intact[0]
-        outcomes = streams.under([0] * len(asked), [set(members) for _, _, members in asked])
-        of_layer = []
-        for (head, key_head, _), outcome in zip(asked, outcomes, strict=True):
-            moved_R = (outcome.hidden_RD - intact.hidden_RD).norm(dim=1) / intact.hidden_RD.norm(dim=1)
-            logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
-            result = {"layer": layer, "head": head, "key_head": key_head, "change": float(moved_R.mean())}
-            mass, at_answer = masses.get((layer, head), (None, None))
-            of_layer.append(same | result | {"logprob": logprob, "mass": mass, "mass_answer": at_answer})
-        if alone and of.kv_heads == of.heads:  # each key head has one reader: what it loses alone is known
-            for result in list(of_layer):
-                mass, at_answer = masses[layer, result["key_head"]]
-                of_layer.append(result | {"head": result["key_head"], "mass": mass, "mass_answer": at_answer})
-        rows += of_layer
+    for group in tqdm(_alike(pairs), desc="gates", unit="group of prompts"):
+        streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
+        masses = [_masses(loaded, tokens, cut) if weighed else {} for _, tokens in group]
+        for layer in loaded.anatomy.layers:
+            asked = _alone(loaded, layer, alone)
+            which = [number for number in range(len(group)) for _ in asked]
+            outcomes = streams.under(which, [heads for _, _, heads in asked] * len(group))
+            for number, (head, key_head, _), outcome in zip(which, asked * len(group), outcomes, strict=True):
+                row, intact = group[number][0], streams.intact[number]
+                moved_R = (outcome.hidden_RD - intact.hidden_RD).norm(dim=1) / intact.hidden_RD.norm(dim=1)
+                logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
+                mass, at_answer = masses[number].get((layer, head), (None, None))
+                lost = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": layer, "head": head,
+                        "key_head": key_head, "change": float(moved_R.mean()), "logprob": logprob, "mass": mass,
+                        "mass_answer": at_answer}  # fmt: skip
+                rows.append(lost)
+                of = loaded.anatomy.layers[layer]
+                if head == caching.ALONE and of.kv_heads == of.heads:  # its one reader loses the same alone
+                    mass, at_answer = masses[number].get((layer, key_head), (None, None))
+                    rows.append(lost | {"head": key_head, "mass": mass, "mass_answer": at_answer})
     return rows
+
+
+def _alone(loaded, layer: int, alone: set) -> list[tuple[int, int, set]]:
+    """Return (head or ALONE, key head, heads that stream) of a layer: all key heads, then query heads of `alone`."""
+    from stages.model.streaming import of_key_head
+
+    of = loaded.anatomy.layers[layer]
+    readers = {key_head: of_key_head(loaded, layer, key_head) for key_head in range(of.kv_heads)}
+    together = [(caching.ALONE, key_head, set(heads)) for key_head, heads in readers.items()]
+    if of.kv_heads == of.heads:
+        return together
+    return together + [(at[1], key_head, {at}) for key_head, heads in readers.items() for at in heads if at in alone]
 
 
 def _masses(loaded, tokens, cut) -> dict:
@@ -212,9 +236,9 @@ def _streaming_heads(loaded, full: list) -> set:
 def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
     """Return rows of CACHE: prompts under every policy, the full cache first; values: outcomes -> measure -> values."""
     windows, rows = _windows(loaded), []
-    for method, share, draw, full in tqdm([("full", 1.0, 0, sorted(windows)), *tried], desc="cache", unit="policy"):
-        streamed = _streaming_heads(loaded, full)
-        outcomes = streams.under(range(len(pairs)), [streamed] * len(pairs))
+    policies = [("full", 1.0, 0, sorted(windows)), *tried]
+    every = streams.every([_streaming_heads(loaded, full) for *_, full in policies], cut)
+    for (method, share, draw, full), outcomes in zip(policies, every, strict=True):
         for measure, of_prompts in values(outcomes).items():
             for (row, tokens), value in zip(pairs, of_prompts, strict=True):
                 left = caching.entries(full, windows, len(tokens), cut.size)
@@ -229,14 +253,16 @@ def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
 def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
     from stages.model.streaming import Streams
 
-    task = task_of(NEEDLE)
-    streams = Streams(loaded, [tokens for _, tokens in pairs], [tokens.target for _, tokens in pairs], cut)
+    task, rows = task_of(NEEDLE), []
+    for group in tqdm(_alike(pairs), desc="cache", unit="group of prompts"):
+        streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
 
-    def values(outcomes: list) -> dict[str, list[float]]:
-        measured = [task.measures([pair[1]], [outcome.scored]) for pair, outcome in zip(pairs, outcomes, strict=True)]
-        return {measure: [of[measure] for of in measured] for measure in measured[0]}
+        def values(outcomes: list, group: list = group) -> dict[str, list[float]]:
+            measures = [task.measures([of[1]], [out.scored]) for of, out in zip(group, outcomes, strict=True)]
+            return {measure: [of[measure] for of in measures] for measure in measures[0]}
 
-    return [{"task": NEEDLE} | row for row in _rows(loaded, pairs, cut, tried, streams, values)]
+        rows += [{"task": NEEDLE} | row for row in _rows(loaded, group, cut, tried, streams, values)]
+    return rows
 
 
 def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], list[dict]]:
@@ -253,7 +279,7 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
         return {"loss": [-float(outcome.scored.logprob.mean(dtype=np.float64)) for outcome in outcomes]}
 
     chosen = [policy for policy in tried if policy[0] != "random"]
-    rows = _rows(loaded, pairs, cut, chosen, _Sized(streams, cut), losses) if chosen else []
+    rows = _rows(loaded, pairs, cut, chosen, streams, losses) if chosen else []
     rows = [{"task": TEXT} | row for row in rows]
     cells: list[dict] = []
 
@@ -282,16 +308,6 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
                 continue
             add(outcomes, sinks, "cache" if recount else "text")
     return rows, cells
-
-
-class _Sized:
-    """Streams whose cuts are all of one size."""
-
-    def __init__(self, streams, cut) -> None:
-        self.streams, self.cut = streams, cut
-
-    def under(self, which, heads: list) -> list:
-        return self.streams.under(which, heads, self.cut)
 
 
 def _policy(slot: str, loaded, record: dict, gates: list, tried: list, settings) -> dict:

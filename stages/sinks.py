@@ -112,8 +112,8 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     for start in tqdm(range(0, len(encoded), size), desc="states", unit="batch"):
         near = passages[-1].positions["attended"] if passages else asked.tokens // 2
         passages += token_states(loaded, encoded[start : start + size], near)
-    embedded = _embedded(loaded, encoded)
-    layers = sorted(passages[0].states)
+    embedded, last = _embedded(loaded, encoded), max(passages[0].states)
+    layers = [at for at in sorted(passages[0].states) if at == EMBEDDING or (last - at) % asked.layer_step == 0]
     jobs = [(kind, layer) for kind in KINDS for layer in layers]
     found = [
         _probed(passages, prompts, embedded, kind, layer, asked.shuffles, settings.seed)
@@ -127,7 +127,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
 def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:
     from stages.model.token_states import KINDS
     from stages.statistics.outliers import beyond
-    from stages.statistics.token_probes import probe, spread
+    from stages.statistics.probes import probe, spread
 
     at_N = np.array([passage.positions[kind] for passage in passages])
     states_ND = np.stack([passage.states[layer][KINDS.index(kind)] for passage in passages])

@@ -83,7 +83,7 @@ def main(slot: str) -> None:
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.READINGS.read(slot)))
     _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
-    sunk = _sinks(slot, settings)
+    sunk = _sinks(slot)
     _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
     _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
     stepped = _orders(slot, settings)
@@ -133,10 +133,9 @@ def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> 
     return caching.metrics(measured, curve, settings.gates.small)
 
 
-def _sinks(slot: str, settings: params.Params) -> pd.DataFrame:
+def _sinks(slot: str) -> pd.DataFrame:
     """Return who looks at the first token on which input (empty where nothing was read)."""
-    heads, tokens = tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot)
-    return sinks.table(heads, tokens, stream(settings.seed, f"summarize/sinks/{slot}"))
+    return sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ def measured(change: float) -> pd.DataFrame:
             rows.append({"layer": layer, "head": head, "key_head": 0, "window": None, "key_change": 0.1, "mass": 0.1,
                          "change": change if far else 0.01, "logprob": -change if far else 0.0, "key_logprob": 0.0,
                          "mass_answer": 0.2 * head, "wu": 0.1 * head, "induction": 0.0, "echo": 0.0,
-                         "prompts": 4})  # fmt: skip
+                         "prompts": 20 if far else 2, "key_prompts": 20, "weighed": 2})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -59,10 +59,19 @@ def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp
     shown = page(tmp_path)
     assert "3 of 4 query heads, streaming alone, move the last hidden state by less than 0.1" in shown
     assert "1 move it by more: L1H1 0.50 (log-probability of the answer −0.50 nats a token)" in shown
+    assert "3 heads moved it by less than 0.075 on the first 2 and rest on these 2 alone, too few for a claim" in shown
+    assert "attention to what is cut over 2 needle prompts, too few for a claim, of split a" in shown
+    keys = "Of 2 key heads, all readers streaming together, 2 move it by 0.1 or more: L0K0 0.10 and L1K0 0.10 (mean"
+    assert keys in shown
     half = "0.88 when the 2 of 4 key heads with the largest gates keep all (60 % of the entries)"
     assert half in shown and "its mean is within 0.05 of full, change −0.020" in shown
-    assert "As many key heads at random: 0.50 (mean of 19 sets, the best 0.50); rank p = 0.05 (floor 0.05)." in shown
-    assert "2 of the random sets hold the 1 with the largest gates (L1K0): recall 0.50, without 0.50." in shown
+    drawn = "As many key heads at random: 0.50 (mean of 19 sets, the best 0.50); 19 of these sets lose more than the "
+    drawn += "gate's, 0 are within 0.05 of full; rank p = 0.05 (floor 0.05): half of the cache's key heads are enough"
+    assert drawn in shown
+    assert (
+        "2 of the random sets hold the 1 with the largest gates (L1K0): recall 0.50, without 0.50. By chance 50 % of"
+        in shown
+    )
     assert "Fewer key heads by the gate: 0.88 with 1." in shown
     assert (
         "a window of 32 without first tokens changes it by +2.070" in shown
@@ -75,6 +84,11 @@ def test_the_page_says_that_nothing_is_lost_or_told_apart(tmp_path):
     assert "None of 4 query heads, streaming alone, moves the last hidden state by 0.1 of its length or more" in shown
     assert "not within 0.05 of full, change −0.400" in shown and "rank p = 1.00 (floor 0.10): too few random" in shown
     assert "the window alone is not told apart from full attention" in shown
+    some = page(tmp_path / "some", random=(0.9,) * 3 + (0.5,) * 16)
+    assert "16 of these sets lose more than the gate's, 3 are within 0.05 of full" in some
+    assert "not told apart from random sets, 3 of which do as well or better." in some
+    worse = page(tmp_path / "worse", gate=0.6)
+    assert "better than chance, and yet half of the key heads are not enough" in worse
     easy = page(tmp_path / "easy", none=0.88)
     assert "There is little to lose" in easy and "rank p = 0.05 (floor 0.05)." not in easy
 

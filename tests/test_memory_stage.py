@@ -32,7 +32,9 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, of_task in (("facts", prompts), ("text", text)):
         tables.ASKED.write([asdict(prompt) for prompt in of_task], name)
-    deep = settings.memory.model_copy(update={"true_facts": 2, "descended": 2, "traced": 2, "layers": (0,)})
+    deep = settings.memory.model_copy(
+        update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,)}
+    )
     return settings.model_copy(update={"memory": deep})
 
 
@@ -45,9 +47,10 @@ def test_where_nothing_is_known_nothing_is_looked_up(asked):
     assert (table.value == 0).all() and memory.metrics(table) == {}
 
 
-def test_every_part_is_written_from_one_layer(asked):
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])  # gated, a norm after it; plain, Conv1D, biases
+def test_every_part_is_written_from_one_layer(asked, name):
     """What a random model says counts as known here: all parts run, and the adapters hold what was inserted."""
-    loaded = make("gemma3", scale=3.0)
+    loaded = make(name, scale=3.0)
     found = writers(loaded)
     table = tables.ASKED.read("facts")
     prompts = stage.Prompts(loaded, table)
@@ -60,17 +63,35 @@ def test_every_part_is_written_from_one_layer(asked):
         prompts.tokens[n] = replace(tokens, ids=np.append(ids, best), special=special, target=tokens.target[:1])
     rows, chosen = stage.look_up(loaded, found, prompts, asked)
     assert {"mlp", "attention", "mlp_donor", "attention_donor"} <= set(chosen)
-    moment, inserted = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
-    rows += inserted + stage.miss(loaded, found, prompts, asked, chosen, moment)
+    inserted, of_insert = stage.insert("decoder", loaded, found, prompts, asked, chosen, {"name": "tiny"})
+    rows += of_insert + stage.miss(loaded, found, prompts, asked, chosen, inserted)
     stage._write("decoder", rows, chosen, "")
     written = tables.MEMORY.read("decoder")
     assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
     edits = written[written.part == "insert"]
-    assert {"edit", "identity", "random", "joint", "summed", "descent"} <= set(edits.what)
+    assert {"edit", "identity", "random", "joint-2", "summed-2", "descent", "true", "adapter"} <= set(edits.what)
     assert set(edits[edits.layer != chosen["mlp"]].what) <= {"edit"}
-    assert set(written[written.part == "miss"].what) == {"main", "shown", "score"}
+    assert set(written[written.part == "miss"].what) == {
+        "main", "shown", "main_after", "shown_after", "score"
+    }  # fmt: skip
     for name in ("one", "together"):
         config = json.loads((paths.adapters("decoder") / name / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] and config["target_modules"] == [found[chosen["mlp"]].path]
+    exact = edits[edits.what == "adapter"].set_index("measure").value
+    assert exact["second_singular"] < 1e-4 and exact["reload"] < 1e-3
     read = memory.table(written, chosen)
     assert set(memory.metrics(read)["memory"]) == {"lookup", "insert", "miss"}
+
+
+def test_experts_say_why_not(asked, monkeypatch):
+    from stages.model import load
+
+    paths.model("decoder").parent.mkdir(parents=True)
+    paths.model("decoder").write_text(json.dumps({"kind": "decoder", "name": "tiny"}))
+    facts = Settings(known=4, rare=2, invented=2, words=2, shots=2, path="words")
+    with_facts = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": facts})})
+    monkeypatch.setattr(params, "load", lambda: with_facts)
+    monkeypatch.setattr(load, "load", lambda slot, attention: make("mixtral", scale=3.0))
+    stage.main("decoder")
+    assert tables.MEMORY.read("decoder").empty
+    assert "no one matrix is the store" in tables.MEMORY.reason("decoder")

@@ -14,7 +14,7 @@ from stages.recipes.patches import NONE, Patches
 from stages.recipes.registers import BITS, FILLERS, Registers
 from stages.recipes.settings import Architecture, Training
 from stages.recipes.states import REGISTER, STUDIED
-from stages.statistics.linear_probe import classified, predicted
+from stages.statistics.probes import probe
 from stages.store import params, paths
 from stages.store.errors import UserError
 from stages.training import states, tagger
@@ -93,22 +93,26 @@ def test_images_of_a_layout_have_the_same_edited_patches_and_kinds():
 
 
 def test_a_probe_reads_a_planted_fact_and_nothing_else():
-    rng = np.random.default_rng(0)
-    states_ND, split_a_N = rng.normal(size=(600, 12)), np.arange(600) % 2 == 0
-    planted_N = (states_ND[:, 0] + states_ND[:, 1] > 0).astype(int)
-    planted, none = (classified(states_ND, each, split_a_N, rng) for each in (planted_N, rng.integers(0, 2, 600)))
-    assert planted.value > 0.93 and abs(planted.shuffled - 0.5) < 0.1 and planted.trials == 300
+    rng, rows_N = np.random.default_rng(0), np.arange(600)
+    states_ND = rng.normal(size=(600, 12))
+    facts = {"planted": (states_ND[:, 0] + states_ND[:, 1] > 0).astype(int), "none": rng.integers(0, 2, 600)}
+    facts |= {
+        "own": states_ND[:, :3] / np.linalg.norm(states_ND, axis=1, keepdims=True),
+        "no": rng.normal(size=(600, 3)),
+    }
+    read = probe(states_ND, facts, rows_N, rng, 20)
+    planted, none = read["planted"], read["none"]
+    assert planted.value > 0.93 and abs(planted.shuffled - 0.5) < 0.1
     assert planted.low > planted.majority and none.low < max(none.majority, none.shuffled)
-    values_NP = states_ND[:, :3] / np.linalg.norm(states_ND, axis=1, keepdims=True)
-    assert predicted(states_ND, values_NP, split_a_N, rng).value > 0.99
-    assert predicted(states_ND, rng.normal(size=(600, 3)), split_a_N, rng).value < 0.1
+    assert read["own"].low > 0.99 and read["no"].high < 0.1
 
 
 def test_off_constant_states_only_the_commonest_answer_is_read():
-    rng, split_a_N = np.random.default_rng(0), np.arange(500) % 2 == 0
+    rng = np.random.default_rng(0)
     noise_ND = 1e-7 * rng.normal(size=(500, 12))  # of rounding
-    probed = classified(np.ones((500, 12)) + noise_ND, rng.integers(0, 3, 500), split_a_N, rng)
-    assert probed.value == probed.majority
+    class_N = rng.integers(0, 3, 500)
+    read = probe(np.ones((500, 12)) + noise_ND, {"label": class_N}, np.arange(500), rng, 20)["label"]
+    assert read.value == read.majority
 
 
 @pytest.mark.parametrize(("lesson", "kind"), [(LESSON, "bert"), (LESSON, "gpt2"), (Patches(asks="digit"), "vit")])
@@ -236,18 +240,41 @@ def test_what_is_read_in_one_run_of_two_is_said_to_be():
     assert "in 1 of 2 runs holds the label" in recipe_states.held(mixed, "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(low=0.4), "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(shuffled=0.97), "encoder")
+    pixels = {"tokens": "patch", "what": "own pixels", "measure": "R2", "control": 0.0, "shuffled": 0.0}
+    assert "is not shown to hold" in recipe_states.held(rows(**pixels, value=0.12, low=0.08, high=0.2), "encoder")
+    assert "holds the own pixels" in recipe_states.held(rows(**pixels, value=0.2, low=0.12, high=0.3), "encoder")
+
+
+def test_kinds_and_runs_are_told_apart_run_by_run():
+    table = pd.concat([
+        rows(tokens="background patch", what="digit", value=0.8, low=0.75, high=0.85),
+        rows(tokens="object patch", what="digit", value=0.6, low=0.5, high=0.7),
+        rows(tokens="class token", what="digit", value=0.9, low=0.85, high=0.95),
+        rows(question="used", what="shuffle", value=-0.2),
+        rows(question="used", what="shuffle", tokens="ordinary tokens", value=-0.3),
+    ], ignore_index=True)  # fmt: skip
+    table.loc[3, "low"] = 0.6  # second run of object patches: 0.6 to 0.7
+    table.loc[1, ["low", "high"]] = 0.69, 0.85
+    table.loc[[7, 9], "value"] = -0.02, -0.05
+    said = recipe_states.apart(table, "encoder")
+    assert "class token 0.90 / 0.90; background patch 0.80 / 0.80; object patch 0.60 / 0.60" in said
+    assert "better than one object patch in 1 of 2 runs, worse in 0" in said
+    assert "Exchanging registers, run by run: −0.20 / −0.02; as many ordinary tokens: −0.30 / −0.05 (the run" in said
+    table.loc[[8, 9], "value"] = -0.01, -0.05
+    assert "(the run" not in recipe_states.apart(table, "encoder")
 
 
 def test_edits_are_told_apart_from_zero_run_by_run():
     table = pd.concat([
         rows(question="used", what="drop", value=0.0, low=-0.01, high=0.01),
         rows(question="used", what="shuffle", value=-0.2, low=-0.25, high=-0.15),
-        rows(question="used", what="drop", measure="loss", value=0.0, low=-0.01, high=0.01),
+        rows(question="used", what="drop", measure="loss", value=0.15, low=0.1, high=0.2),
         rows(question="used", what="zero", measure="loss", value=0.6, low=0.5, high=0.7),
     ])  # fmt: skip
     said = recipe_states.edits(table, "encoder")
     assert "nothing when dropped" in said and "−0.20 [−0.20, −0.20] when exchanged" in said
     assert "Zero is not absence: it changes the loss by +0.60" in said
+    assert "The registers change the loss of the others (nats) by +0.15 [+0.15, +0.15] when dropped and +0.60" in said
 
 
 def test_outliers_are_said_to_be_there_or_not():

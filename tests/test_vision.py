@@ -24,6 +24,7 @@ from stages.model.proof import prove
 from stages.model.tokens import encode_all
 from stages.page.sections import images as section
 from stages.statistics import norms
+from stages.statistics.outliers import one_mode
 from stages.statistics.verdict import judge
 from stages.store import paths, tables
 from stages.store.errors import UserError
@@ -45,6 +46,7 @@ def test_a_folder_is_loaded_and_proved(name, tmp_path):
     assert loaded.images.grid == (4, 4)
     assert proof == {
         "reads": "ok", "heads": "ok", "divides": "ok", "fuses": "ok", "resumes": "ok", "vectors": "ok",
+        "gathers": "not used: it has no LM head",
         "caches": "not used: only decoders continue a text",
     }  # fmt: skip
 
@@ -171,12 +173,28 @@ def test_the_section_says_what_the_table_holds():
         "Patches stand out after 1 of 2 blocks with attention; after the last 5 % of the patches do, in 10 of 10 "
         "images, with norms 40.2 ["
     )
+    p = one_mode(np.log(np.tile(np.r_[2.0 + 0.1 * (np.arange(1, 21) % 3)], 10)))
+    assert table[table.layer == 0].modes_p.unique() == pytest.approx([p])
+    said = section.modes(table.assign(modes_p=[0.02 if layer else 0.5 for layer in table.layer]), 0.05)
+    assert said.startswith("Norms have more than one mode after block 1 (dip test, q at most 0.04;")
+    assert section.modes(table.assign(modes_p=0.4), 0.05) == (
+        "After no block more than one mode of norms is shown (dip test, smallest q 0.40)."
+    )
     quiet = table[table.kind != "outlier"]
     assert section.standing_out(quiet) == "No patch of any image stands out after any of the 2 blocks with attention."
     assert section.looked_at(table.dropna(subset="attention")) == (
         "Attention, mean over layers from the second, heads and images: class token 0.240 (as many other patches: "
         "0.030)."
     )
+
+
+def test_pictures_may_be_smaller_than_a_digit_and_canvases_may_not(tmp_path):
+    for number in range(2):
+        Image.new("RGB", (20, 20), (0, 90 * number, 0)).save(tmp_path / f"{number}.png")
+    made = images.build(Settings(source="path", path=str(tmp_path), images=2, side=20), 0)
+    assert {picture(prompt.text).size for prompt in made} == {(20, 20)}
+    with pytest.raises(ValueError, match="side: 20 pixels hold no digit of 24"):
+        Settings(path="unused", images=2, side=20)
 
 
 def test_images_are_the_same_bytes_and_squares(tmp_path):

@@ -5,12 +5,14 @@ Source of the format: peft's `LoraConfig` and `save_pretrained`; peft itself is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
+from stages.model.load import Loaded
 from stages.model.mlp import Writer
 
 
@@ -45,3 +47,34 @@ def write(
     tensors = {f"{name}.lora_A.weight": keys_RF, f"{name}.lora_B.weight": values_RD.T}
     content = save({key: tensor.float().cpu().contiguous() for key, tensor in tensors.items()}, dict(provenance))
     (folder / "adapter_model.safetensors").write_bytes(content)
+
+
+def read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys (R, F) and values (R, D) of an adapter, as its file has them."""
+    tensors = load((folder / "adapter_model.safetensors").read_bytes())
+    a, b = (next(t for name, t in tensors.items() if f"lora_{letter}" in name) for letter in "AB")
+    return a, b.T
+
+
+@torch.no_grad()
+def second_singular(writer_weight_DF: torch.Tensor, keys_RF: torch.Tensor, values_RD: torch.Tensor) -> float:
+    """Return the second singular value over the first of W' - W: both as they are stored, rounded."""
+    before_DF = writer_weight_DF.float()
+    change_DF = (before_DF + values_RD.T @ keys_RF) - before_DF
+    first, second = torch.linalg.svdvals(change_DF)[:2].tolist()
+    return second / first
+
+
+@contextmanager
+def merged(loaded: Loaded, writer: Writer, keys_RF: torch.Tensor, values_RD: torch.Tensor) -> Iterator[None]:
+    """Let the weight itself be W + values^T keys for a while, as an adapter is merged."""
+    weight = loaded.model.get_submodule(writer.path).weight
+    before = weight.detach().clone()
+    change_DF = (values_RD.T @ keys_RF).to(weight)
+    with torch.no_grad():
+        weight += change_DF.T if writer.transposed else change_DF
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)

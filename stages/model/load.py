@@ -54,7 +54,7 @@ class Loaded:
     images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
     cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
-    be computed by SDPA.
+    be computed by SDPA; gathers: the LM head may read rows of several passes at once.
     """
 
     model: PreTrainedModel
@@ -65,11 +65,12 @@ class Loaded:
     caches: bool = True
     divides: bool = True
     fuses: bool = True
+    gathers: bool = True
     images: Images | None = None
 
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
-        names = ("resumes", "caches", "divides", "fuses")
+        names = ("resumes", "caches", "divides", "fuses", "gathers")
         return replace(self, **{name: proof.get(name, "ok") == "ok" for name in names})
 
 

@@ -11,7 +11,7 @@ Legend: B prompt, T token, F unit, D residual width, V vocabulary, N unit looked
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from stages.model.rows import Rows
 
 NOISE = 3.0  # standard deviations of the subjects' embeddings
 UNITS = 10  # most active units that are read
+TOGETHER = 8  # prompts whose units are read out together
 MLP, ATTENTION = "mlp", "attention"
 
 
@@ -98,11 +99,26 @@ def donors(asked: Asked, groups: Sequence[str]) -> np.ndarray:
     return result
 
 
-def replaced(loaded: Loaded, writers: Mapping[int, Writer], asked: Asked, kind: str, layer: int, values: torch.Tensor):
-    """Return the argmax (B,) with values written in the place of one layer's output of a kind."""
-    path = writers[layer].path if kind == MLP else loaded.anatomy.layers[layer].projection
-    with writing(loaded, path, asked.at(kind), values, inputs=kind == ATTENTION):
-        return np.array([int(scored.best[0]) for scored in asked.batch.again(layer)])
+def replaced(
+    loaded: Loaded,
+    writers: Mapping[int, Writer],
+    asked: Asked,
+    changes: Sequence[tuple[str, int, torch.Tensor]],
+) -> list[np.ndarray]:
+    """Return, per change, the argmax (B,) with values written in the place of one layer's output of a kind.
+
+    changes: (kind, layer, values (B, D)); all run together, a copy of the batch each, from the lowest layer up.
+    """
+    step, first = len(asked.subject) * asked.width, min(layer for _, layer, _ in changes)
+    with ExitStack() as stack:
+        for kind, layer in dict.fromkeys((kind, layer) for kind, layer, _ in changes):
+            path = writers[layer].path if kind == MLP else loaded.anatomy.layers[layer].projection
+            copies = [copy for copy, change in enumerate(changes) if change[:2] == (kind, layer)]
+            at = torch.cat([asked.at(kind) + copy * step for copy in copies])
+            values = torch.cat([changes[copy][2] for copy in copies])
+            stack.enter_context(writing(loaded, path, at, values, inputs=kind == ATTENTION))
+        best = np.array([int(scored.best[0]) for scored in asked.batch.again(first, len(changes))])
+    return list(best.reshape(len(changes), -1))
 
 
 def restored(
@@ -170,13 +186,20 @@ def promoted(
     length_F = weight_DF.norm(dim=0)
     answers, rows = asked.answers, []
     every = [int(answers[number]) for number in numbers]
-    for place, number in enumerate(numbers):
+    read: list[torch.Tensor] = []
+    for number in numbers:
         k_F, v_D = asked.keys[layer][number].float(), asked.values[layer][number].float()
         top_N = (k_F.abs() * length_F).topk(min(UNITS, len(k_F))).indices
         written_ND = (weight_DF[:, top_N] * k_F[top_N]).T
         token = int(asked.batch.tails[number][asked.subject[number]])
         embedding_D = loaded.model.get_input_embeddings()(torch.tensor([token], device=k_F.device))
-        logits_NV = read_out(loaded, torch.cat([moved(after, v_D, written_ND), embedding_D]))
+        read.append(torch.cat([moved(after, v_D, written_ND), embedding_D]))
+    every_NV = [
+        logits_NV
+        for start in range(0, len(read), TOGETHER)
+        for logits_NV in read_out(loaded, torch.cat(read[start : start + TOGETHER])).split(len(read[0]))
+    ]
+    for place, logits_NV in enumerate(every_NV):
         stands_NP = np.stack([standing(logits_NV, [answer]) for answer in every], axis=1)
         others = [other for other, answer in enumerate(every) if answer != every[place]]
         shuffled = stands_NP[:, others] if others else np.full((len(stands_NP), 1), np.nan)

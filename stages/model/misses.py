@@ -12,10 +12,11 @@ from transformers import DynamicCache
 from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded
+from stages.model.rank_one import Metric
 from stages.model.rows import Rows
 
-ROWS = 48  # prompts that run together
-WRITTEN = 5  # tokens of an answer, at most
+ROWS = 128  # prompts that run together
+WRITTEN = 4  # tokens of an answer, at most
 
 
 def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.ndarray]:
@@ -30,15 +31,15 @@ def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.nd
         numbers = [number for number, ids in enumerate(asked) if len(ids) == length]
         for start in range(0, len(numbers), ROWS):
             part = numbers[start : start + ROWS]
-            ids_BT, nats_B = _written(loaded, [asked[number] for number in part])
-            for number, ids, nats in zip(part, ids_BT, nats_B, strict=True):
+            ids_B, nats_B = _written(loaded, [asked[number] for number in part])
+            for number, ids, nats in zip(part, ids_B, nats_B, strict=True):
                 texts[number] = loaded.tokenizer.decode(ids, skip_special_tokens=True).partition("\n")[0].strip()
                 entropy[number] = nats
     return texts, entropy
 
 
-def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[np.ndarray, list[float]]:
-    """Return greedy continuations (B, WRITTEN) of texts of one length, and the entropy of their first tokens."""
+def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[list[list[int]], list[float]]:
+    """Return greedy continuations of texts of one length, to a line's end, and the entropy of their first tokens."""
     shared = int((np.stack(ids) == ids[0]).all(0)[:-1].cumprod().sum()) if loaded.caches else 0
     cache, new = None, [row[shared:] for row in ids]
     if loaded.caches:
@@ -46,15 +47,23 @@ def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[np.ndarray, list[fl
         if shared:
             forward(loaded, [ids[0][:shared]], cache=cache, headless=True)
             cache.batch_repeat_interleave(len(ids))
-    written, entropy = [], []
-    for _ in range(WRITTEN):
+    written: list[list[int]] = [[] for _ in ids]
+    entropy, going = [], list(range(len(ids)))
+    for step in range(WRITTEN):
         logits_BV = forward(loaded, new, [np.array([len(row) - 1]) for row in new], cache)
-        if not written:
+        if not step:
             entropy = [_entropy(logits_V) for logits_V in logits_BV]
-        written.append(logits_BV.argmax(-1).cpu().numpy())
-        tokens = written[-1][:, None]
-        new = list(tokens if loaded.caches else np.concatenate([np.stack(new), tokens], axis=1))
-    return np.stack(written, axis=1), entropy
+        best_B = logits_BV.argmax(-1).cpu().numpy()
+        for number, token in zip(going, best_B, strict=True):
+            written[number].append(int(token))
+        left = [place for place, token in enumerate(best_B) if "\n" not in loaded.tokenizer.decode([token])]
+        if not left or step == WRITTEN - 1:
+            break
+        new = [best_B[place : place + 1] if loaded.caches else np.append(new[place], best_B[place]) for place in left]
+        if cache is not None and len(left) < len(going):
+            cache.batch_select_indices(torch.tensor(left, device=loaded.model.device))
+        going = [going[place] for place in left]
+    return written, entropy
 
 
 def _entropy(logits_V: torch.Tensor) -> float:
@@ -92,14 +101,14 @@ def name_logprobs(loaded: Loaded, prompts: Sequence[Tokens], names: Sequence[np.
     )
 
 
-def hits(keys_BF: torch.Tensor, values_BD: torch.Tensor, stored_RF: torch.Tensor, metric_FF: torch.Tensor) -> dict:
+def hits(keys_BF: torch.Tensor, values_BD: torch.Tensor, stored_RF: torch.Tensor, metric: Metric) -> dict:
     """Return scores (B,) of whether a key hits the store; the larger, the more like a hit.
 
     written: the length of the MLP's output; largest: the most active unit; nearest: the largest cosine with a stored
     key; usual: minus k^T C^-1 k, how ordinary the key is among keys of text.
     """
     unit_BF, stored = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (keys_BF, stored_RF))
-    unusual_B = (torch.linalg.solve(metric_FF.double(), keys_BF.double().T).T * keys_BF).sum(1)
+    unusual_B = (metric.solve(keys_BF) * keys_BF).sum(1)
     scores = {
         "written": values_BD.norm(dim=1),
         "largest": keys_BF.abs().amax(1),

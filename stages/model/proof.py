@@ -5,6 +5,7 @@
     divides    attention computed a few queries at a time is the same function
     fuses      so is attention computed by SDPA, which gives no weights
     resumes    a pass that skips all blocks below an edited head equals the full pass, for every layer
+    gathers    rows of several passes that the LM head reads at once get the logits of whole passes
     caches     prompts that continue a cache of their prefix, edited or not, equal full passes
     vectors    what heads write joins the residual at a known place
 
@@ -16,6 +17,7 @@ Full passes are edited by hooks written out here, not by the code that is tested
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +26,7 @@ from torch import nn
 
 from stages.families.family import Tokens
 from stages.model import sharing
-from stages.model.forward import forward, inputs, remembering, resuming
+from stages.model.forward import Pass, Waiting, forward, inputs, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.load import Loaded, fuse
 from stages.model.measure import weighing
@@ -152,6 +154,25 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     return ""
 
 
+def _gathers(loaded: Loaded, ids: np.ndarray) -> str:
+    if loaded.kind not in ("decoder", "masked"):
+        return "it has no LM head"
+    texts = [ids[:SHORT], ids[SHORT // 2 : SHORT * 2], ids[::-1][:SHORT].copy()]
+    places = [np.arange(len(text) - count, len(text)) for count, text in enumerate(texts, 1)]
+    passes = [
+        Pass(partial(_waiting, loaded, text, at), len(at), lambda logits_NV: logits_NV)
+        for text, at in zip(texts, places, strict=True)
+    ]
+    for text, at, logits_NV in zip(texts, places, together(loaded, passes), strict=True):
+        if not _same(logits_NV, _logits(loaded, text, at)):
+            return "logits of rows of several passes are not those of whole passes"
+    return ""
+
+
+def _waiting(loaded: Loaded, text: np.ndarray, at: np.ndarray, waiting: Waiting) -> torch.Tensor | None:
+    return forward(loaded, [text], [at], waiting=waiting)
+
+
 def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     if loaded.kind != "decoder":
         return "only decoders continue a text"
@@ -194,6 +215,7 @@ SHORTCUTS: dict[str, Callable[[Loaded, np.ndarray], str]] = {
     "divides": _divides,
     "fuses": _fuses,
     "resumes": _resumes,
+    "gathers": _gathers,
     "caches": _caches,
     "vectors": _vectors,
 }

@@ -10,20 +10,23 @@ Legend: B prompt, F channel of the key, D residual width, N scored token, V voca
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, remembering, resuming
+from stages.model.forward import forward, frozen, prefill, remembering, resuming
 from stages.model.load import Loaded
 from stages.model.mlp import Writer, keys, places, reading, storing, writing
-from stages.model.rows import Rows
+from stages.model.rows import Rows, alike
 from stages.model.score import Scored
 
 RIDGE = 0.01  # of C's mean diagonal
-RATE, BOUND, DECAY, GOAL = 0.2, 1.0, 0.02, 0.05  # of the descent; BOUND: |delta| over |W k|; GOAL: loss that is enough
-ROWS = 48  # prompts that run together
+RATE, BOUND, DECAY, GOAL = 0.8, 1.0, 0.02, 0.05  # of the descent; BOUND: |delta| over |W k|; GOAL: loss that is enough
+SLOW = 0.2  # the rate of `trained`, whose two factors move together
+PASSAGES, FEW = 10, 4  # texts that run together; rows of logits that are reduced at once
+ROWS = 128  # prompts that run together: the LM head costs less a row, the more there are
 
 
 def second_moment(loaded: Loaded, writer: Writer, texts: Sequence[Tokens]) -> tuple[torch.Tensor, int]:
@@ -39,25 +42,36 @@ def second_moment(loaded: Loaded, writer: Writer, texts: Sequence[Tokens]) -> tu
     return total / max(count, 1), count
 
 
-def metric(moment_FF: torch.Tensor, preserved_RF: torch.Tensor | None = None, weight: float = 0.0) -> torch.Tensor:
+@dataclass(frozen=True)
+class Metric:
+    """C, factored once: what `readers` divide by."""
+
+    factor_FF: torch.Tensor
+
+    def solve(self, keys_RF: torch.Tensor) -> torch.Tensor:
+        """Return C^-1 k of every key, (R, F), in double precision."""
+        return torch.cholesky_solve(keys_RF.double().T, self.factor_FF).T
+
+
+def metric(moment_FF: torch.Tensor, preserved_RF: torch.Tensor | None = None, weight: float = 0.0) -> Metric:
     """Return C with a ridge, and with the second moment of keys to be preserved, times a weight."""
     size = len(moment_FF)
     if preserved_RF is not None and len(preserved_RF):
         moment_FF = moment_FF + weight * preserved_RF.T @ preserved_RF / len(preserved_RF)
-    return moment_FF + RIDGE * moment_FF.diagonal().mean() * torch.eye(size).to(moment_FF)
+    ridge = RIDGE * moment_FF.diagonal().mean() * torch.eye(size).to(moment_FF)
+    return Metric(torch.linalg.cholesky((moment_FF + ridge).double()))
 
 
-def readers(metric_FF: torch.Tensor, keys_RF: torch.Tensor) -> torch.Tensor:
+def readers(of: Metric, keys_RF: torch.Tensor) -> torch.Tensor:
     """Return a (R, F) with a_r . k_r = 1: C^-1 k / (k^T C^-1 k), each pair alone."""
-    inverse_RF = torch.linalg.solve(metric_FF.double(), keys_RF.double().T).T
+    inverse_RF = of.solve(keys_RF)
     return (inverse_RF / (inverse_RF * keys_RF).sum(1, keepdim=True)).to(keys_RF)
 
 
-def joint_readers(metric_FF: torch.Tensor, keys_RF: torch.Tensor) -> torch.Tensor:
+def joint_readers(of: Metric, keys_RF: torch.Tensor) -> torch.Tensor:
     """Return a (R, F) with a_r . k_s = 1 where r = s, else 0: all pairs at once, (K C^-1 K^T)^-1 K C^-1."""
-    keys_RF = keys_RF.double()
-    inverse_RF = torch.linalg.solve(metric_FF.double(), keys_RF.T).T
-    return torch.linalg.solve(inverse_RF @ keys_RF.T, inverse_RF).float()
+    inverse_RF = of.solve(keys_RF)
+    return torch.linalg.solve(inverse_RF @ keys_RF.double().T, inverse_RF).float()
 
 
 def mean_keys(loaded: Loaded, writer: Writer, prompts: Sequence[Sequence[Tokens]], asked: str) -> torch.Tensor:
@@ -79,11 +93,14 @@ def descended(
 
     Adam on the mean loss of the target's tokens; a prompt is left alone once its loss is below `GOAL`.
     """
-    ids, at = [t.ids[: t.target[-1]] for t in prompts], [int(t.spans[asked][0][1][-1]) for t in prompts]
-    rows = [tokens.target - 1 for tokens in prompts]
+    first = min(int(tokens.spans[asked][0][1][0]) for tokens in prompts)  # what all begin with runs once
+    cut = alike([tokens.ids for tokens in prompts], first) if loaded.caches else 0
+    prefix = frozen(prefill(loaded, [prompts[0].ids[:cut]])) if cut else None
+    ids, at = [t.ids[cut : t.target[-1]] for t in prompts], [int(t.spans[asked][0][1][-1]) - cut for t in prompts]
+    rows = [tokens.target - 1 - cut for tokens in prompts]
     goals = [torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
-        forward(loaded, ids, headless=True)
+        forward(loaded, ids, cache=prefix, headless=True)
     width = max(map(len, ids))
     output_RD = read[layer][1][places(at, width)].clone()
     residual_RTD, length_R1 = residuals.get(layer), output_RD.norm(dim=1, keepdim=True)
@@ -101,7 +118,7 @@ def descended(
             resuming(loaded, layer, residual),
             writing(loaded, writer.path, places([at[number] for number in picked], wide), values),
         ):
-            logits_NV = forward(loaded, own, [rows[number] for number in picked], gradients=True)
+            logits_NV = forward(loaded, own, [rows[number] for number in picked], prefix, gradients=True)
         goal_N = torch.cat([goals[number] for number in picked]).to(logits_NV.device)
         loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
         loss_R = torch.stack([part.mean() for part in loss_N.split([len(rows[number]) for number in picked])])
@@ -126,7 +143,7 @@ def trained(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (R, F) and (R, D) of a LoRA of rank one per prompt, found by descent on its loss alone: the control.
 
-    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam at the rate that values are sought with.
+    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own.
     """
     ids, rows = [t.ids[: t.target[-1]] for t in prompts], [tokens.target - 1 for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
@@ -136,7 +153,7 @@ def trained(
     drawn_RF = torch.randn(len(prompts), len(key_F), generator=generator).to(key_F)
     a_RF = (drawn_RF / read[layer][0].norm(dim=1).mean() / 4).requires_grad_(True)
     b_RD = torch.zeros(len(prompts), read[layer][1].shape[1]).to(key_F).requires_grad_(True)
-    rates = [{"params": [tensor], "lr": RATE * float(size) / tensor.shape[1] ** 0.5}
+    rates = [{"params": [tensor], "lr": SLOW * float(size) / tensor.shape[1] ** 0.5}
              for tensor, size in ((a_RF, a_RF.detach().norm(dim=1).mean()), (b_RD, value_D))]  # fmt: skip
     optimizer = torch.optim.Adam(rates)
     goal_N = torch.cat([torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]).to(key_F.device)
@@ -150,35 +167,56 @@ def trained(
 
 
 def answered(
-    loaded: Loaded, writer: Writer, layer: int, prompts: Sequence[Tokens], keys_R: torch.Tensor, values_R: torch.Tensor
-) -> tuple[list[Scored], list[Scored]]:
-    """Return how targets are scored intact and under edits: each prompt its own, (B, 1, F), or all alike, (R, F)."""
-    intact: list[Scored] = []
-    edited: list[Scored] = []
-    for start in range(0, len(prompts), ROWS):
-        part = prompts[start : start + ROWS]
-        batch = Rows(loaded, part, [tokens.target for tokens in part])
-        own = slice(start, start + ROWS) if keys_R.dim() == 3 else slice(None)
-        with storing(loaded, writer, keys_R[own], values_R[own]):
-            edited += batch.again(layer)
-        intact += batch.intact
-    return intact, edited
+    loaded: Loaded, writer: Writer, prompts: Sequence[Tokens], keys: torch.Tensor, values: torch.Tensor
+) -> list[Scored]:
+    """Return how targets are scored under edits: each prompt its own, (B, R, F), or all alike, (R, F)."""
+    scored: list[Scored | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
+    for start in range(0, len(order), ROWS):
+        part = order[start : start + ROWS]
+        own = part if keys.dim() == 3 else slice(None)
+        with storing(loaded, writer, keys[own], values[own]):
+            batch = Rows(loaded, [prompts[n] for n in part], [prompts[n].target for n in part], kept=False)
+        for number, result in zip(part, batch.intact, strict=True):
+            scored[number] = result
+    return scored
 
 
 @torch.no_grad()
 def drift(
-    loaded: Loaded, writer: Writer, layer: int, ids: np.ndarray, edits: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> list[tuple[float, float]]:
-    """Return, per edit, what it adds to the loss of a text (nats per token) and the mean KL of its predictions."""
-    at = [np.arange(len(ids) - 1)]
-    with remembering(loaded) as residuals:
-        intact_NV = forward(loaded, [ids], at).log_softmax(-1)
-    goal_N1 = torch.from_numpy(np.asarray(ids[1:])).to(intact_NV.device)[:, None]
-    changes, residual = [], residuals.get(layer)
-    for keys_RF, values_RD in edits:
-        with resuming(loaded, layer, residual), storing(loaded, writer, keys_RF, values_RD):
-            edited_NV = forward(loaded, [ids], at).log_softmax(-1)
-        change = float((intact_NV.gather(1, goal_N1) - edited_NV.gather(1, goal_N1)).mean())
-        divergence = float((intact_NV.exp() * (intact_NV - edited_NV)).sum(-1).mean())
-        changes.append((change, divergence))
-    return changes
+    loaded: Loaded,
+    writer: Writer,
+    layer: int,
+    texts: Sequence[np.ndarray],
+    edits: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what each set of edits, text n under edit n, adds to the loss of texts (B,) and the mean KL (B,).
+
+    Both in nats per token; edits: keys (B, F) and values (B, D) of one pair per text.
+    """
+    result = [(np.zeros(len(texts)), np.zeros(len(texts))) for _ in edits]
+    for start in range(0, len(texts), PASSAGES):
+        ids, own = list(texts[start : start + PASSAGES]), slice(start, start + PASSAGES)
+        at = [np.arange(len(row) - 1) for row in ids]
+        goal_N = torch.from_numpy(np.concatenate([row[1:] for row in ids]))
+        with remembering(loaded) as residuals:
+            intact_NV = forward(loaded, ids, at)
+        residual = residuals.get(layer)
+        ends = np.cumsum([len(rows) for rows in at])[:-1]
+        for (keys_BF, values_BD), (change_B, divergence_B) in zip(edits, result, strict=True):
+            with resuming(loaded, layer, residual), storing(loaded, writer, keys_BF[own, None], values_BD[own, None]):
+                edited_NV = forward(loaded, ids, at)
+            of_tokens = _divergence(intact_NV, edited_NV, goal_N.to(intact_NV.device))
+            for total_B, each_N in zip((change_B, divergence_B), of_tokens, strict=True):
+                total_B[own] = [part.mean() for part in np.split(each_N, ends)]
+    return result
+
+
+def _divergence(intact_NV: torch.Tensor, edited_NV: torch.Tensor, goal_N: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """Return what the loss of goals grows by and KL(intact, edited), (N,) each; a few rows at once."""
+    losses, divergences = [], []
+    for intact, edited, goal in zip(*(x.split(FEW) for x in (intact_NV, edited_NV, goal_N)), strict=True):
+        before, after = intact.log_softmax(-1), edited.log_softmax(-1)
+        losses.append((before.gather(1, goal[:, None]) - after.gather(1, goal[:, None]))[:, 0])
+        divergences.append((before.exp() * (before - after)).sum(-1))
+    return torch.cat(losses).cpu().numpy(), torch.cat(divergences).cpu().numpy()

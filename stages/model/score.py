@@ -9,7 +9,7 @@ Legend: B batch row, T token, N scored row, V vocabulary, D residual width.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -17,12 +17,23 @@ from transformers import Cache, DynamicCache
 
 from stages.families.family import Tokens
 from stages.model import sharing
-from stages.model.forward import continuing, forward, frozen, prefill, remembering, resuming, side_by_side
+from stages.model.forward import (
+    HEAD,
+    Pass,
+    Waiting,
+    continuing,
+    forward,
+    frozen,
+    prefill,
+    remembering,
+    resuming,
+    side_by_side,
+    together,
+)
 from stages.model.intervene import Edit, Head, ablating_copies, editing
 from stages.model.load import Loaded
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
-HEADS = 96  # rows of the LM head that copies of a batch make together, at most
 ENOUGH = 1024  # tokens beyond which a pass with more of them is hardly faster: then ablations of like layers alone run
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 
@@ -115,12 +126,16 @@ class Batch:
         max_tokens: that run together, at most (one copy at least).
         """
         results = [self.intact] * len(asked)
-        together = [number for number, ablation in enumerate(asked) if self._alike(ablation)]
-        for chosen in self._chunks({number: asked[number].first for number in together}, max_tokens):
-            for number, scored in zip(chosen, self._run([asked[number] for number in chosen]), strict=True):
+        alike = [number for number, ablation in enumerate(asked) if self._alike(ablation)]
+        chunks = list(self._chunks({number: asked[number].first for number in alike}, max_tokens))
+        passes = [self._pass([asked[number] for number in chosen]) for chosen in chunks]
+        for chosen, scores in zip(chunks, together(self.loaded, passes), strict=True):
+            for number, scored in zip(chosen, scores, strict=True):
                 results[number] = scored
-        for number in sorted(set(range(len(asked))) - set(together)):
-            (results[number],) = self._apart.ablations([asked[number]])
+        if unlike := sorted(set(range(len(asked))) - set(alike)):
+            apart = self._apart.ablations([asked[number] for number in unlike], max_tokens)
+            for number, scores in zip(unlike, apart, strict=True):
+                results[number] = scores
         return results
 
     def _chunks(self, first: Mapping[int, int], max_tokens: int) -> Iterator[list[int]]:
@@ -131,7 +146,7 @@ class Batch:
         heads, chunk = sum(map(len, self.rows)), []
         for number in sorted(first, key=lambda number: (first[number], number)):
             size = len(chunk) + 1
-            full = size * tokens > max_tokens or size * heads > HEADS
+            full = size * tokens > max_tokens or size * heads > HEAD
             if chunk and (full or (first[number] > first[chunk[0]] and len(chunk) * tokens >= ENOUGH)):
                 yield chunk
                 chunk = []
@@ -139,8 +154,12 @@ class Batch:
         if chunk:
             yield chunk
 
-    def _run(self, asked: Sequence[Ablation]) -> list[list[Scored]]:
-        """Score copies of the batch, one per ablation, from the first layer that any of them changes."""
+    def _pass(self, asked: Sequence[Ablation]) -> Pass[list[list[Scored]]]:
+        rows = len(asked) * sum(map(len, self.rows))
+        return Pass(partial(self._run, asked), rows, partial(self._scored, copies=len(asked)))
+
+    def _run(self, asked: Sequence[Ablation], waiting: Waiting) -> torch.Tensor | None:
+        """Run copies of the batch, one per ablation, from the first layer that any of them changes: logits (N, V)."""
         loaded, layer, copies = self.loaded, min(ablation.first for ablation in asked), len(asked)
         cache = None
         if self.cut:
@@ -157,7 +176,7 @@ class Batch:
         edits = [self._edit(ablation, self.sharing.tails, self.tails, self.cut) for ablation in asked]
         residual_BTD = _copied(self.residuals.get(layer), copies)
         with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
-            return self._scored(forward(loaded, self.tails * copies, self.rows * copies, cache), copies)
+            return forward(loaded, self.tails * copies, self.rows * copies, cache, waiting=waiting)
 
     def _edit(self, ablation: Ablation, prompts: Sequence[int], texts: Sequence[np.ndarray], start: int):
         """Return what `ablating_copies` asks for, of some prompts' tokens from `start` on."""
@@ -228,17 +247,23 @@ class _SameLength:
         self.tails = [run.tokens.ids[start:-1] for run in runs]
         self.targets = torch.from_numpy(np.stack([run.tokens.ids[run.tokens.target] for run in runs]))
 
-    def scored(self, edits: Sequence[Edit], which: Sequence[int], layer: int) -> list[Scored]:
-        """Score edits, each of the prompt which[b], a place in `numbers`; layer: the first that runs."""
+    def edited(self, edits: Sequence[Edit], which: Sequence[int], layer: int) -> Pass[list[Scored]]:
+        """Return the pass of edits, each of the prompt which[b], a place in `numbers`; layer: the first that runs."""
+        rows = len(edits) * self.targets.shape[1]
+        return Pass(partial(self._run, edits, which, layer), rows, partial(self._scored, which))
+
+    def _run(self, edits: Sequence[Edit], which: Sequence[int], layer: int, waiting: Waiting) -> torch.Tensor | None:
         which_B = torch.tensor(which)
         device_B = which_B.to(self.loaded.model.device)
         rows = [self.at + np.arange(self.targets.shape[1])] * len(edits)
         residual_BTD = self.residuals[layer][device_B] if layer in self.residuals else None
         cache = None if self.prefixes is None else continuing(self.prefixes, device_B)
         with resuming(self.loaded, layer, residual_BTD), editing(self.loaded, edits, self.at):
-            logits_NV = forward(self.loaded, [self.tails[prompt] for prompt in which], rows, cache)
-        reduced = _reduce(logits_NV, self.targets[which_B].flatten())
-        return [Scored(*row) for row in zip(*(part.reshape(len(edits), -1) for part in reduced), strict=True)]
+            return forward(self.loaded, [self.tails[prompt] for prompt in which], rows, cache, waiting=waiting)
+
+    def _scored(self, which: Sequence[int], logits_NV: torch.Tensor) -> list[Scored]:
+        reduced = _reduce(logits_NV, self.targets[torch.tensor(which)].flatten())
+        return [Scored(*row) for row in zip(*(part.reshape(len(which), -1) for part in reduced), strict=True)]
 
 
 class LastTokens:
@@ -261,7 +286,7 @@ class LastTokens:
     def edited(self, edits: Sequence[Sequence[Edit]]) -> list[list[Scored]]:
         """Score each prompt's answer under each of its edits, in order; edits of like first layers run together."""
         top = max(self.loaded.anatomy.layers)
-        results: list[dict[int, Scored]] = [{} for _ in edits]
+        passes, chunks = [], []
         for group in self.groups:
             jobs = sorted(
                 (edit.first(top), place, index)
@@ -271,9 +296,12 @@ class LastTokens:
             for start in range(0, len(jobs), ROWS):
                 chunk = jobs[start : start + ROWS]
                 asked = [edits[group.numbers[place]][index] for _, place, index in chunk]
-                scores = group.scored(asked, [place for _, place, _ in chunk], chunk[0][0])
-                for (_, place, index), scored in zip(chunk, scores, strict=True):
-                    results[group.numbers[place]][index] = scored
+                passes.append(group.edited(asked, [place for _, place, _ in chunk], chunk[0][0]))
+                chunks.append([(group.numbers[place], index) for _, place, index in chunk])
+        results: list[dict[int, Scored]] = [{} for _ in edits]
+        for chunk, scores in zip(chunks, together(self.loaded, passes), strict=True):
+            for (number, index), scored in zip(chunk, scores, strict=True):
+                results[number][index] = scored
         return [[scores[index] for index in range(len(scores))] for scores in results]
 
 

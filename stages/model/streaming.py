@@ -7,12 +7,14 @@ sinks and windows of the layer's own are what they are; where attention is writt
 the softmax are divided anew among the keys that are left, which is the same.
 
 Nothing changes before position sinks + window, nor below the first layer with a cut: `Streams` keeps keys and values
-of the first and the residuals of the second, and runs only what is left, for many rows at once.
+of the first and the residuals of the second, and runs only what is left, for many rows at once; sets of heads that
+agree in their first layers run these layers once.
 
     positions as in the text    a sink is as far away as it is
     re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
                                 sinks, the query is rotated to its place in the cache; distances inside the window are
-                                the same either way
+                                the same either way. A layer with a window of its own as long as the cache sees them
+                                there; as in the text it does not, once they are farther away than its window
 
 Legend: B prompt, N row, T query token, S key token, H query head, D width, R scored row, V vocabulary.
 """
@@ -112,6 +114,35 @@ class Streams:
                 outcomes += self._pass(numbers)
         return outcomes
 
+    @torch.no_grad()
+    def every(self, sets: Sequence[Collection[Head]], cut: Cut | None = None) -> list[list[Outcome]]:
+        """Return what every prompt gives with each set of heads streaming; cut: of this size, if not the first.
+
+        Sets run in an order in which neighbours agree in as many first layers as can be: those are not run again.
+        """
+        layers = sorted(self.loaded.anatomy.layers)
+        order = sorted(range(len(sets)), key=lambda at: [sorted(h for of, h in sets[at] if of == n) for n in layers])
+        outcomes: list[list[Outcome]] = [[] for _ in sets]
+        for piece in pieces(len(self.tails), max(map(len, self.tails)), TOKENS):
+            numbers = list(range(len(self.tails))[piece])
+            residuals = {layer: residual_NTD[numbers] for layer, residual_NTD in self.residuals.items()}
+            before: set[Head] = set()
+            latest = [self.intact[number] for number in numbers]
+            for at in order:
+                heads = set(sets[at])
+                if changed := heads ^ before:
+                    layer = min(of for of, _ in changed)
+                    with (
+                        streaming(self.loaded, [heads] * len(numbers), cut or self.cut, self.start),
+                        resuming(self.loaded, layer, residuals.get(layer)),
+                        remembering(self.loaded) as fresh,
+                    ):
+                        latest = self._pass(numbers)
+                    residuals |= {above: fresh[above] for above in fresh if above > layer}
+                    before = heads
+                outcomes[at] += latest
+        return outcomes
+
     def _pass(self, numbers: list[int]) -> list[Outcome]:
         cache, hidden = None, []
         width = max(map(len, self.tails))  # residuals of all prompts are this wide
@@ -149,6 +180,11 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
         lost_TS = ~cut.seen(start, queries, keys, device)
         return of_layer[layer].to(device).expand(rows, -1)[:, :, None, None] & lost_TS
 
+    def near(module: torch.nn.Module, own: torch.Tensor) -> torch.Tensor:
+        """Return which keys (T, S) a layer's own window shows by distances in the cache; sinks alone are asked for."""
+        at_T1 = (start + torch.arange(own.shape[2], device=own.device)).clamp(max=cut.size - 1)[:, None]
+        return at_T1 - torch.arange(own.shape[3], device=own.device) < layers[numbers[module]].window
+
     calls: dict[torch.nn.Module, tuple[tuple, dict]] = {}
     rotated: list[torch.Tensor] = []  # filled by an attention module that runs again for its queries alone
     asking: list[torch.nn.Module] = []
@@ -163,7 +199,8 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
         near_NHTS = None
         if cut.recount:
             again = _recounted(module, *calls[module], cut, start, asking, rotated)
-            near_NHTS = _scores(eager, module, again, key, value, mask, kwargs)
+            windowed = layers[numbers[module]].window is not None
+            near_NHTS = _scores(eager, module, again, key, value, None if windowed else mask, kwargs)
 
         def edit(scores_NHTS: torch.Tensor) -> torch.Tensor:
             span = lost_NHTS.shape[3]  # a learned sink may be one more column
@@ -171,9 +208,10 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
             if near_NHTS is not None:
                 moved_NH11 = of_layer[numbers[module]].to(own.device).expand(len(own), -1)[:, :, None, None]
                 first_S = torch.arange(span, device=own.device) < cut.sinks
-                visible = own > torch.finfo(own.dtype).min / 2
+                visible = near(module, own) if windowed else own > torch.finfo(own.dtype).min / 2
                 own = torch.where(moved_NH11 & first_S & visible, near_NHTS[..., :span], own)
-            return torch.cat([own.masked_fill(lost_NHTS, torch.finfo(own.dtype).min), rest], dim=-1)
+            own = own.masked_fill(lost_NHTS, torch.finfo(own.dtype).min)
+            return torch.cat([own, rest], dim=-1) if rest.shape[3] else own
 
         with _Rescored(edit) as once:
             output = eager(module, query, key, value, mask, **kwargs)

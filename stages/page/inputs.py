@@ -45,10 +45,10 @@ COLUMNS = {
     "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
     "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "gates": "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo "
-    "prompts",
+    "prompts key_prompts weighed",
     "gates_overlap": "a b threshold_a threshold_b heads_a heads_b both heads spearman",
     "cache": "task measure method share kept full entries value low high change change_low change_high prompts "
-    "clusters draws draws_mean draws_best p p_floor",
+    "clusters draws draws_mean draws_best draws_close draws_worse p p_floor",
     "streaming": "sinks positions length loss change low high passages tokens",
     "sinks": "part input layer head measure threshold value low high prompts note",
     "probes": "kind target layer value low high majority shuffled guess tokens blocks spread outliers note",

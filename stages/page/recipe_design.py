@@ -11,6 +11,7 @@ def design(recipe: Recipe) -> str:
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
     size = f"{_count(shape.layers, 'layer')} of {_count(shape.heads, 'head')}"
+    size = f"{_count(shape.layers, 'MLP')}, no attention" if shape.type == "bag" else size
     variants = listed(f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or size})" for arm in recipe.ordered)
     before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds

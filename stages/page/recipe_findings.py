@@ -20,6 +20,8 @@ LEVELS = {  # simpler means: what they are called
     "chance": "guessing",
     "ngram": "a 5-gram counted on the same sentences",
     "offset": "the best fixed offset of each label",
+    "suffix": "an n-gram with back-off (the longest stored ending)",
+    "outer": "one sum of outer products of letters and digits",
 }
 MEASURES = {  # measure: (what it is called, what the axis says)
     "loss": ("loss", "loss on held-out sequences, nats per token"),
@@ -45,6 +47,16 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "repeats_loss": ("loss on repeats", "loss in the last quarter of random repeats, nats per token"),
     "repeats_in_context": ("in-context score on repeats", "random repeats: loss late − early, nats"),
     "recall": ("needle recall", "share of answer tokens right"),
+    "recalled": ("recall of whole numbers", "stored names whose whole number is given, share"),
+    "certainty": ("certainty for stored names", "largest probability of a digit, mean, stored names"),
+    "certainty_unseen": ("certainty for unseen names", "largest probability of a digit, mean, unseen names"),
+    "nearest_digits": ("digits of the nearest name", "unseen names: digits as of the nearest stored name, share"),
+    "nearest_number": ("number of the nearest name", "unseen names: whole number of the nearest, share"),
+    "random_digits": ("digits of other names", "unseen names: digits as of all other stored names, share"),
+    "closest_digits": ("digits of the nearest key", "unseen names: digits as of the nearest key's name, share"),
+    "closest_number": ("number of the nearest key", "unseen names: whole number of the nearest key's name, share"),
+    "any_number": ("answers that are a stored number", "unseen names: whole number is any stored one, share"),
+    "unseen_digits": ("digits right for unseen names", "unseen names: digits of their own number, never shown"),
 }
 ORDERED = 6  # runs from which on an order is claimed: all of one sign have p < 0.05 (sign test), and 5 do not
 ORDERS = ("after", "onset later", "solved later")  # findings that are about an order

@@ -15,7 +15,7 @@ from stages.recipes.states import REGISTER, STUDIED
 
 COLUMNS = ["arm", "seed", *STUDIED]
 TEXT = {"arm", "question", "tokens", "what", "measure"}
-READ = 0.1  # R2 from which on numbers are said to be read: it has no interval
+READ = 0.1  # R2 beyond chance from which on numbers are said to be read
 FAR = 10.0  # robust standard deviations, as measured
 LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
@@ -32,13 +32,13 @@ EDITS = {
 def design(recipe: Recipe) -> str:
     """Say what was trained and how states are asked."""
     shape, train = recipe.train.architecture, recipe.train
-    half = recipe.study.sequences // 2
     return (
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
         f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
         f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
-        f"held-out sequences. A probe is a linear classifier of ONE token's state, fitted on {half} sequences, scored "
-        "on the others. To hold something is not to use it, so that both are asked: an edit replaces what every block "
+        "held-out sequences. A probe is a ridge regression from ONE token's state (unit norm), fitted on four fifths "
+        "of the sequences and scored on the others, each once, as in the section on sinks. To hold something is not to "
+        "use it, so that both are asked: an edit replaces what every block "
         "reads at some tokens, and the outcome is that of the other tokens."
     )
 
@@ -53,7 +53,9 @@ def blocks(states: pd.DataFrame, recipe: Recipe, path: str) -> list:
     if len(used):
         result.append(_used_table(used, arms, path))
     for arm in arms:
-        text = " ".join(part for part in (held(holds, arm), edits(used, arm), dump(states, arm)) if part)
+        text = " ".join(
+            part for part in (held(holds, arm), edits(used, arm), apart(states, arm), dump(states, arm)) if part
+        )
         if text:
             result.append(Note(f"{capital(arm.replace('_', ' '))}: {text}"))
     return [*result, Note(norms(states))]
@@ -96,7 +98,7 @@ def _held_table(holds: pd.DataFrame, arms: list[str], path: str) -> Table:
         rows.append([arm.replace("_", " "), f"{fact} ({last['measure'].iloc[0]})", tokens, *cells, *beside, trials])
     columns = ["variant", "fact", "read off one", "before the first block", "after the last"]
     columns += ["commonest answer", "shuffled labels", "trials"]
-    says = "What states hold: mean over seeds and, in brackets, the range. Shuffled labels: mean of 20 shufflings."
+    says = "What states hold: mean over seeds and, in brackets, the range. Shuffled: mean of 20 shufflings."
     return Table(columns, rows, says, path, tuple(range(3, 8)), folded="What states hold, in numbers")
 
 
@@ -133,33 +135,20 @@ def _in_runs(count: int, runs: int) -> str:
 def read(rows: pd.DataFrame) -> pd.Series:
     """Return, row by row, whether a probe reads more than what stands for nothing."""
     nothing = rows[["control", "shuffled"]].max(axis=1)
-    return (rows["low"] > nothing).where(rows["low"].notna(), rows["value"] > nothing + READ)
+    return rows["low"] > nothing + READ * (rows["measure"] == "R2")
 
 
 def edits(used: pd.DataFrame, arm: str) -> str:
-    """Say, for every set of edited tokens, which edits change the accuracy in every run."""
-    rows = used[(used["arm"] == arm) & (used["measure"] == "accuracy")]
+    """Say, for every set of edited tokens, which edits change the accuracy in every run; of registers, the loss too."""
+    rows = used[used["arm"] == arm]
     sentences = []
-    for tokens, of_set in rows.groupby("tokens", sort=False):
-        parts = []
-        for edit, how in EDITS.items():
-            runs = of_set[of_set["what"] == edit]
-            if runs.empty:
-                continue
-            worse, better, count = (runs["high"] < 0).sum(), (runs["low"] > 0).sum(), len(runs)
-            change = _ranged(runs["value"], sign=True)
-            if runs["value"].abs().max() <= EXACT:
-                parts.append(f"nothing when {how}")
-            elif worse == count or better == count:
-                parts.append(f"{change} when {how}")
-            elif worse + better == 0:
-                parts.append(f"{change} when {how} (not told apart from 0)")
-            else:
-                parts.append(f"{change} when {how} (told apart from 0 in {worse + better} of {count} runs)")
-        if parts:
+    for tokens, of_set in rows[rows["measure"] == "accuracy"].groupby("tokens", sort=False):
+        if parts := _changes(of_set):
             name = "the registers" if tokens == REGISTER else f"as many {tokens}" if "ordinary" in tokens else tokens
             sentences.append(f"{capital(name)} change the accuracy of the others by {listed(parts)}.")
-    loss = used[(used["arm"] == arm) & (used["measure"] == "loss") & (used["tokens"] == REGISTER)]
+    loss = rows[(rows["measure"] == "loss") & (rows["tokens"] == REGISTER)]
+    if parts := _changes(loss):
+        sentences.append(f"The registers change the loss of the others (nats) by {listed(parts)}.")
     zero, drop = (loss.loc[loss["what"] == edit] for edit in ("zero", "drop"))
     if len(zero) and (zero["low"].to_numpy() > drop["high"].to_numpy()).all():
         sentences.append(
@@ -169,13 +158,72 @@ def edits(used: pd.DataFrame, arm: str) -> str:
     return " ".join(sentences)
 
 
+def _changes(of_set: pd.DataFrame) -> list[str]:
+    """Return what every edit changes, with in how many runs it is told apart from 0 where not in all."""
+    parts = []
+    for edit, how in EDITS.items():
+        runs = of_set[of_set["what"] == edit]
+        if runs.empty:
+            continue
+        worse, better, count = (runs["high"] < 0).sum(), (runs["low"] > 0).sum(), len(runs)
+        change = _ranged(runs["value"], sign=True)
+        if runs["value"].abs().max() <= EXACT:
+            parts.append(f"nothing when {how}")
+        elif worse == count or better == count:
+            parts.append(f"{change} when {how}")
+        elif worse + better == 0:
+            parts.append(f"{change} when {how} (not told apart from 0)")
+        else:
+            parts.append(f"{change} when {how} (told apart from 0 in {worse + better} of {count} runs)")
+    return parts
+
+
+def apart(states: pd.DataFrame, arm: str) -> str:
+    """Say, run by run, what differs between kinds of token and between runs: a mean over seeds hides it."""
+    rows = states[states["arm"] == arm]
+    sentences = []
+    holds = rows[(rows["question"] == "holds") & (rows["layer"] == rows["layer"].max())]
+    for fact, of_fact in holds[holds["measure"] == "accuracy"].groupby("what"):
+        patches = [kind for kind in sorted(set(of_fact["tokens"])) if "patch" in kind]
+        if len(patches) < 2:
+            continue
+        kinds = [*(kind for kind in sorted(set(of_fact["tokens"])) if kind not in patches), *patches]
+        each = {kind: of_fact[of_fact["tokens"] == kind].sort_values("seed") for kind in kinds}
+        values = "; ".join(f"{kind} {_by_run(of_kind['value'])}" for kind, of_kind in each.items())
+        first, second = (each[kind] for kind in patches)
+        more = int((first["low"].to_numpy() > second["high"].to_numpy()).sum())
+        less = int((first["high"].to_numpy() < second["low"].to_numpy()).sum())
+        sentences.append(
+            f"The {fact}, run by run: {values}. By intervals that do not touch, one {patches[0]} holds it better than "
+            f"one {patches[1]} in {more} of {len(first)} runs, worse in {less}."
+        )
+    used = rows[(rows["question"] == "used") & (rows["measure"] == "accuracy") & (rows["what"] == "shuffle")]
+    each = {tokens: of.sort_values("seed")["value"] for tokens, of in used.groupby("tokens")}
+    if REGISTER in each and len(each[REGISTER]) > 1 and (each[REGISTER].abs() > EXACT).any():
+        beside = [tokens for tokens in each if "ordinary" in tokens]
+        text = f"Exchanging registers, run by run: {_by_run(each[REGISTER], sign=True)}"
+        text += "".join(f"; as many {tokens}: {_by_run(each[tokens], sign=True)}" for tokens in beside)
+        least = int(each[REGISTER].abs().to_numpy().argmin())
+        if beside and least == int(each[beside[0]].abs().to_numpy().argmin()):
+            text += " (the run that needs registers least needs the ordinary ones least as well)"
+        sentences.append(f"{text}.")
+    return " ".join(sentences)
+
+
+def _by_run(values: pd.Series, sign: bool = False) -> str:
+    return " / ".join(number(value, sign=sign) for value in values)
+
+
 def dump(states: pd.DataFrame, arm: str) -> str:
     """Say whether registers are constants, and how much attention they draw in the first layer."""
     rows = states[states["arm"] == arm]
     spread = rows.loc[rows["question"] == "spread", "value"]
     text = ""
     if len(spread) and spread.max() <= EXACT:
-        text = "The registers' states are the same in all sequences: they cannot hold anything of them. "
+        text = "The registers' states are the same in all sequences: they cannot hold anything of them. What "
+        text += (
+            "dropping them changes, if anything, is the lack of these constants, and attention that goes elsewhere. "
+        )
     first = rows[(rows["question"] == "attention") & (rows["layer"] == 0)]
     if len(first):
         times = first["value"] / first["control"]

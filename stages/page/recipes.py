@@ -14,9 +14,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.page import charts, inputs, recipe_design, recipe_findings, recipe_states
+from stages.page import charts, inputs, recipe_design, recipe_findings, recipe_graded, recipe_states
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
+from stages.recipes.graded import Graded
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Measuring, Recipe, Revisions, digest
 from stages.recipes.states import States
@@ -76,7 +77,9 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
         blocks = [Note(text) for text in [provenance(shown)] if text] + _blocks(shown)
         for other in others:
             blocks += _beside(shown, other) if other.made and shown.made else []
-        title = "What states hold" if isinstance(_lesson(shown.recipe), States) else "Heads that emerge"
+        lesson = _lesson(shown.recipe)
+        title = "What states hold" if isinstance(lesson, States) else "Heads that emerge"
+        title = "What a store gives" if isinstance(lesson, Graded) else title
         shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks))
     return shown_each
 
@@ -175,6 +178,10 @@ def _blocks(results: Results) -> list:
         states = inputs.frame(where, recipe_states.COLUMNS, recipe_states.TEXT)
         texts = [recipe_states.design(recipe), remarks]
         return [*map(Note, texts), curves, *recipe_states.blocks(states, recipe, where.as_posix())]
+    if isinstance(lesson, Graded):
+        where = (folder / "findings.csv").as_posix()
+        texts = [recipe_graded.design(recipe), remarks]
+        return [*map(Note, texts), curves, *recipe_graded.blocks(recipe, whole, curve, where)]
     blocks = [
         Note(recipe_design.design(recipe) + recipe_design.widened(results.spacing) + recipe_design.schedule(recipe)),
         *([Note(remarks)] if remarks else []),

@@ -24,13 +24,14 @@ from stages.store.section import Count, Name, Positive, Section, Share
 class Architecture(Section):
     """A GPT-2, Llama, (masked) BERT or ViT built small: `inner` = hidden units of its MLPs, 0 = attention only.
 
-    BERT and ViT are not built without MLPs. registers: learned tokens before all others (of lessons about states).
+    BERT and ViT are not built without MLPs; bag: MLPs alone (stages/training/bag.py), `heads` mean nothing to it.
+    registers: learned tokens before all others (of lessons about states).
 
     embedding_range, attention_range: standard deviation at the start of the token embeddings and of the query and key
     weights (GPT-2), where it is not initializer_range; small query and key weights start from uniform attention.
     """
 
-    type: Literal["gpt2", "llama", "bert", "vit"]
+    type: Literal["gpt2", "llama", "bert", "vit", "bag"]
     layers: Count
     heads: Count
     width: Count
@@ -59,7 +60,7 @@ class Architecture(Section):
     def _divides(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
-        if self.type in ("bert", "vit") and not self.inner:
+        if self.type in ("bert", "vit", "bag") and not self.inner:
             raise ValueError(f"inner: 0; {self.type} needs MLPs")
         if self.type == "vit" and self.inner % self.width:
             raise ValueError(f"inner: {self.inner} is no multiple of width: {self.width}; vit needs one")

@@ -22,14 +22,17 @@ from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
 HALF = 0.5
+NEAR = 0.75  # of the gate that counts: query heads that reach it on the first prompts are measured on all
+CLOSE = 0.05  # recall lost, at most, where a cache does as well as the full one (a convention)
 ALONE = -1  # in column head: all query heads that read a key head stream together
 KeyHead = tuple[int, int]  # (layer, key head)
 CURVE = (
     "task measure method share kept full entries value low high change change_low change_high prompts clusters draws "
-    "draws_mean draws_best p p_floor"
+    "draws_mean draws_best draws_close draws_worse p p_floor"
 ).split()
 GATES = (
-    "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts"
+    "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
+    "key_prompts weighed"
 ).split()
 OVERLAP = "a b threshold_a threshold_b heads_a heads_b both heads spearman".split()
 STREAMED = "sinks positions length loss change low high passages tokens".split()
@@ -43,6 +46,13 @@ def name(heads: list[KeyHead]) -> str:
 def ranked(values: Mapping[KeyHead, float]) -> list[KeyHead]:
     """Return key heads, the largest value first; what is equal in order of layers."""
     return sorted(values, key=lambda at: (-values[at], at))
+
+
+def screened(gates: list[dict], small: float) -> set[tuple[int, int]]:
+    """Return the query heads (layer, head) whose mean change is at least NEAR of `small`: they are measured on."""
+    raw = pd.DataFrame(gates, columns=["layer", "head", "change"])
+    change = raw[raw["head"] != ALONE].groupby(["layer", "head"]).change.mean()
+    return {(int(layer), int(head)) for layer, head in change.index[change >= NEAR * small]}
 
 
 def kept(share: float, count: int) -> int:
@@ -91,7 +101,9 @@ def _told_apart(raw: pd.DataFrame) -> pd.DataFrame:
 def table(raw: pd.DataFrame) -> pd.DataFrame:
     """Return one row per task, measure, method and share: the mean, its change from the full cache, and a rank p.
 
-    p: (1 + random sets that do as well as the gate's or better) / (1 + sets); change: paired on the same prompts.
+    p: (1 + random sets that do as well as the gate's or better) / (1 + sets); change: paired on the same prompts;
+    draws_close: random sets whose mean is within CLOSE of the full cache's; draws_worse: those that lose more than
+    this row's.
     """
     rows, raw = [], pd.concat([raw, _told_apart(raw)], ignore_index=True)
     for (task, measure), of_task in raw.groupby(["task", "measure"], sort=False):
@@ -104,7 +116,10 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
             change_P = (means.value - means.prompt.map(full_P)).astype(float)
             shares = {"share": True} if measure == "recall" else {}
             shown = interval(means.value, means.cluster, **shares)
-            moved = interval(change_P, means.cluster, change=measure == "recall")
+            if measure == "recall":
+                moved = change_interval(means.prompt.map(full_P), means.value, means.cluster)
+            else:
+                moved = interval(change_P, means.cluster)
             row = {"task": task, "measure": measure, "method": method, "share": share, "kept": rows_P.kept.iloc[0]}
             row |= {
                 "full": "" if method.startswith("random") else rows_P.full.iloc[0],
@@ -115,28 +130,58 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
             row |= {"clusters": means.cluster.nunique(), "draws": 0}
             if method in ("random_with", "random_without"):
                 row |= {"draws": sets}
-            elif method == "random":
-                row |= {"draws": sets, "draws_mean": drawn.mean(), "draws_best": sign * (sign * drawn).max()}
-            elif share == HALF and len(drawn):
-                p, floor = rank_p(sign * means.value.mean(), sign * drawn)
+            elif len(drawn) and (method == "random" or share == HALF):
                 row |= {"draws": len(drawn), "draws_mean": drawn.mean(), "draws_best": sign * (sign * drawn).max()}
-                row |= {"p": p, "p_floor": floor}
+                row |= {"draws_close": int((sign * drawn >= sign * full_P.mean() - CLOSE).sum())}
+                if method != "random":
+                    p, floor = rank_p(sign * means.value.mean(), sign * drawn)
+                    row |= {"draws_worse": round(len(drawn) + 1 - p * (len(drawn) + 1)), "p": p, "p_floor": floor}
             rows.append(row)
-    return pd.DataFrame(rows, columns=CURVE)
+    return pd.DataFrame(rows, columns=CURVE).astype({"draws_close": "Int64", "draws_worse": "Int64"})
+
+
+def change_interval(full_P, value_P, clusters) -> tuple[float, float]:
+    """Return low and high of the mean change of shares from full_P to value_P, of the same prompts, given full_P.
+
+    What can be lost of a prompt is full, what can be gained 1 - full. The part that is lost of all that can be, and
+    the part that is gained, are shares, each with Wilson's interval over clusters (0 to 1 where clusters are too few);
+    the change, -full x lost + (1 - full) x gained, puts both together (Newcombe 1998, Stat. Med. 17: the distances to
+    their bounds add in squares). So value = full + change never leaves 0..1. (nan, nan) below 8 clusters.
+    """
+    full_P, value_P = np.asarray(full_P, dtype=float), np.asarray(value_P, dtype=float)
+    if np.isnan(interval(value_P, clusters, share=True)).any():
+        return np.nan, np.nan
+    parts = []
+    for room_P, used_P in ((full_P, full_P - value_P), (1 - full_P, value_P - full_P)):
+        if not (there := room_P > 1e-9).any():
+            parts.append((0.0, 0.0, 0.0, 0.0))
+            continue
+        part_P = np.round(np.clip(used_P[there], 0, None) / room_P[there], 6)  # shares are float32: none is exactly 0
+        low, high = interval(part_P, np.asarray(clusters)[there], room_P[there], share=True)
+        part = np.average(part_P, weights=room_P[there])
+        parts.append((room_P.mean(), part, *((0.0, 1.0) if np.isnan(low) else (low, high))))
+    (full, lost, lost_low, lost_high), (room, gained, gained_low, gained_high) = parts
+    change = room * gained - full * lost
+    low = change - np.hypot(full * (lost_high - lost), room * (gained - gained_low))
+    high = change + np.hypot(full * (lost - lost_low), room * (gained_high - gained))
+    return float(low), float(high)
 
 
 def gates(raw: pd.DataFrame, heads: pd.DataFrame, windows: Mapping[int, int | None]) -> pd.DataFrame:
     """Return one row per query head: what is lost when it alone streams, when its key head does, and other scores.
 
-    raw: GATES; heads: HEADS, whose scores of split a stand beside; windows: the layers' own.
+    raw: GATES; heads: HEADS, whose scores of split a stand beside; windows: the layers' own. prompts, key_prompts,
+    weighed: how many the head's gate, its key head's, and its attention to what is cut rest on.
     """
     alone = raw[raw["head"] != ALONE]
     means = alone.groupby(["layer", "head", "key_head"], as_index=False).agg(
         change=("change", "mean"), logprob=("logprob", "mean"), mass=("mass", "mean"),
-        mass_answer=("mass_answer", "mean"), prompts=("prompt", "nunique"),
+        mass_answer=("mass_answer", "mean"), prompts=("prompt", "nunique"), weighed=("mass", "count"),
     )  # fmt: skip
     together = raw[raw["head"] == ALONE].groupby(["layer", "key_head"], as_index=False)
-    together = together.agg(key_change=("change", "mean"), key_logprob=("logprob", "mean"))
+    together = together.agg(
+        key_change=("change", "mean"), key_logprob=("logprob", "mean"), key_prompts=("prompt", "nunique")
+    )
     means = means.merge(together, on=["layer", "key_head"], how="left")
     for column, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         of_family = heads[heads.family == family][["layer", "head", "score_a"]].rename(columns={"score_a": column})

@@ -1,7 +1,8 @@
 """What the MLPs hold, in one table: means over subjects of split b, and areas of scores of a hit. Pure pandas.
 
 An area (AUROC) is the chance that a subject of one class scores above one of the other: 0.5 tells nothing. Classes are
-known against invented, and rare against invented among names of equally many tokens, so that their number is no hint.
+known against invented, and real against invented of equally many tokens (groups `matched_real`, `matched_invented`), so
+that their number is no hint. Facts inserted in groups of n stand as `joint-n`, `joint_preserved-n` and `summed-n`.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from stages.statistics.ranks import rank_p
 
 COLUMNS = "part what layer group measure value low high p p_floor trials clusters note".split()
 PROMPTS = 20  # prompts that a claim rests on, at least
-MEANS = ("entropy", "text_loss", "text_kl")  # no shares
-KNOWN, RARE, INVENTED = "known", "rare", "invented"
+EXACT = ("second_singular", "reload")  # of one adapter: no sample of anything; in millionths
+MEANS = ("entropy", "text_loss", "text_kl", *EXACT)  # no shares
+KNOWN, INVENTED = "known", "invented"
+PAIRS = {"gap": (KNOWN, INVENTED), "gap_matched": ("matched_real", "matched_invented")}  # real, invented
 
 
 def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
@@ -33,7 +36,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
         dict(zip(keys, names, strict=True)) | _mean(of_cell, names[-1])
         for names, of_cell in read[read.what != "score"].groupby(keys, sort=True)
     ]
-    rows += _areas(raw[raw.what == "score"]) + _gap(read) + _paired(read)
+    rows += _areas(raw[raw.what == "score"]) + _gaps(read) + _paired(read) + _inserted(read)
     rows += _agreement(rows)
     for row in _ranked(rows, chosen):
         row["p"], row["p_floor"] = rank_p(-row["value"], [-value for value in row.pop("others")])
@@ -45,6 +48,8 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
 
 def _mean(cell: pd.DataFrame, measure: str) -> dict:
     values, clusters = cell.value.to_numpy(float), cell.cluster.to_numpy()
+    if measure in EXACT:
+        return {"value": 1e6 * values.max(), "trials": len(values), "clusters": cell.cluster.nunique(), "note": ""}
     low, high = interval(values, clusters, share=measure not in MEANS)
     count = cell.cluster.nunique()
     notes = [f"{count} subjects: fewer than {PROMPTS}"] if count < PROMPTS else []
@@ -76,91 +81,103 @@ def area(above: np.ndarray, below: np.ndarray) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def matched(tokens_a: np.ndarray, tokens_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of two classes to take, so that equally many have each number of tokens: the first of each."""
-    picked: tuple[list[int], list[int]] = ([], [])
-    for number in np.union1d(tokens_a, tokens_b):
-        places = [np.flatnonzero(tokens == number) for tokens in (tokens_a, tokens_b)]
-        count = min(map(len, places))
-        for chosen, at in zip(picked, places, strict=True):
-            chosen.extend(at[:count].tolist())
-    return tuple(np.array(sorted(chosen), dtype=int) for chosen in picked)
-
-
 def _areas(scores: pd.DataFrame) -> list[dict]:
     rows: list[dict] = []
     if scores.empty:
         return rows
     wide = scores.pivot_table(index=["group", "cluster"], columns="measure", values="value")
     classes = {name: wide.loc[name] for name in wide.index.get_level_values(0).unique()}
-    if INVENTED not in classes:
-        return rows
-    layer = int(scores.layer.iloc[0])
-    for name in (KNOWN, RARE):
-        if name not in classes:
+    same = {"part": "miss", "what": "area", "layer": int(scores.layer.iloc[0])}
+    for group, (of_real, of_invented) in PAIRS.items():
+        if not {of_real, of_invented} <= set(classes):
             continue
-        real, invented = classes[name], classes[INVENTED]
-        if name == RARE:
-            a, b = matched(real.tokens.to_numpy(), invented.tokens.to_numpy())
-            real, invented = real.iloc[a], invented.iloc[b]
-        few = min(len(real), len(invented))
+        real, invented = classes[of_real], classes[of_invented]
+        same |= {"group": group, "trials": len(real) + len(invented), "clusters": len(real) + len(invented)}
         for measure in wide.columns:
             value = area(real[measure].to_numpy(), invented[measure].to_numpy())
-            rows.append(
-                {
-                    "part": "miss", "what": "area", "layer": layer, "group": name, "measure": measure, "value": value,
-                    "trials": len(real) + len(invented), "clusters": len(real) + len(invented),
-                    "note": f"{few} subjects of a class: fewer than {PROMPTS}" if few < PROMPTS else "",
-                }
-            )  # fmt: skip
+            rows.append(same | {"measure": measure, "value": value, "note": _few(real, invented)})
     return rows
 
 
-def _gap(read: pd.DataFrame) -> list[dict]:
-    """Return the entropy of invented subjects less that of known ones, without demonstrations: Welch's interval."""
-    cells = read[(read.part == "miss") & (read.what == "main") & (read.measure == "entropy")].groupby("group").value
-    values = {name: of_class.to_numpy(float) for name, of_class in cells}
-    if not {KNOWN, INVENTED} <= set(values):
-        return []
-    invented, known = values[INVENTED], values[KNOWN]
-    row = {"part": "miss", "what": "main", "layer": -1, "group": "gap", "measure": "entropy", "note": ""}
-    row |= {"value": invented.mean() - known.mean(), "trials": len(invented) + len(known)}
-    row["clusters"] = row["trials"]
-    if min(len(invented), len(known)) >= FEWEST:
-        from scipy.stats import ttest_ind
+def _few(*classes: pd.DataFrame | np.ndarray) -> str:
+    fewest = min(map(len, classes))
+    return f"{fewest} subjects of a class: fewer than {PROMPTS}" if fewest < PROMPTS else ""
 
-        ends = ttest_ind(invented, known, equal_var=False).confidence_interval(0.95)
-        row |= {"low": ends.low, "high": ends.high}
-    if min(len(invented), len(known)) < PROMPTS:
-        row["note"] = f"{min(len(invented), len(known))} subjects of a class: fewer than {PROMPTS}"
-    return [row]
+
+def _gaps(read: pd.DataFrame) -> list[dict]:
+    """Return the entropy of invented subjects less that of real ones, without demonstrations: Welch's interval."""
+    rows = []
+    for what in ("main", "main_after"):
+        cells = read[(read.part == "miss") & (read.what == what) & (read.measure == "entropy")].groupby("group").value
+        values = {name: of_class.to_numpy(float) for name, of_class in cells}
+        for group, (of_real, of_invented) in PAIRS.items():
+            if not {of_real, of_invented} <= set(values):
+                continue
+            invented, real = values[of_invented], values[of_real]
+            row = {"part": "miss", "what": what, "layer": -1, "group": group, "measure": "entropy"}
+            row |= {"value": invented.mean() - real.mean(), "trials": len(invented) + len(real)}
+            row |= {"clusters": row["trials"], "note": _few(invented, real)}
+            if min(len(invented), len(real)) >= FEWEST:
+                from scipy.stats import ttest_ind
+
+                ends = ttest_ind(invented, real, equal_var=False).confidence_interval(0.95)
+                row |= {"low": ends.low, "high": ends.high}
+            rows.append(row)
+    return rows
 
 
 def _agreement(rows: list[dict]) -> list[dict]:
-    """Return by how much more answers on known subjects agree than on invented ones (Newcombe 1998, method 10)."""
-    cells = {row["group"]: row for row in rows if row["part"] == "miss" and row["measure"] == "agreement"}
-    if not {KNOWN, INVENTED} <= set(cells):
+    """Return by how much more answers on real subjects agree than on invented ones (Newcombe 1998, method 10)."""
+    measured = [row for row in rows if row["part"] == "miss" and row["measure"] == "agreement"]
+    gaps = []
+    for what in ("shown", "shown_after"):
+        cells = {row["group"]: row for row in measured if row["what"] == what}
+        for group, (of_real, of_invented) in PAIRS.items():
+            if not {of_real, of_invented} <= set(cells):
+                continue
+            real, invented = cells[of_real], cells[of_invented]
+            gap = real["value"] - invented["value"]
+            low = gap - np.hypot(real["value"] - real["low"], invented["high"] - invented["value"])
+            high = gap + np.hypot(real["high"] - real["value"], invented["value"] - invented["low"])
+            row = {"part": "miss", "what": what, "layer": -1, "group": group, "measure": "agreement"}
+            fewest = min(real["clusters"], invented["clusters"])
+            row["note"] = f"{fewest} subjects of a class: fewer than {PROMPTS}" if fewest < PROMPTS else ""
+            count = real["clusters"] + invented["clusters"]
+            gaps.append(row | {"value": gap, "low": low, "high": high, "trials": count, "clusters": count})
+    return gaps
+
+
+def _changed(before: pd.DataFrame, after: pd.DataFrame, share: bool, **names: object) -> list[dict]:
+    """Return the mean change of the same subjects with its interval, in a list; [] where they share none."""
+    change = (after.groupby("cluster").value.mean() - before.groupby("cluster").value.mean()).dropna()
+    if change.empty:
         return []
-    known, invented = cells[KNOWN], cells[INVENTED]
-    gap = known["value"] - invented["value"]
-    low = gap - np.hypot(known["value"] - known["low"], invented["high"] - invented["value"])
-    high = gap + np.hypot(known["high"] - known["value"], invented["value"] - invented["low"])
-    row = {"part": "miss", "what": "shown", "layer": -1, "group": "gap", "measure": "agreement", "note": ""}
-    count = known["clusters"] + invented["clusters"]
-    return [row | {"value": gap, "low": low, "high": high, "trials": count, "clusters": count}]
+    low, high = interval(change.to_numpy(), change.index.to_numpy(), change=share)
+    note = f"{len(change)} subjects: fewer than {PROMPTS}" if len(change) < PROMPTS else ""
+    row = names | {"value": change.mean(), "low": low, "high": high, "note": note}
+    return [row | {"trials": len(change), "clusters": len(change)}]
 
 
 def _paired(read: pd.DataFrame) -> list[dict]:
     """Return by how much more facts are recalled when solved jointly than as a sum of edits: the same facts."""
-    cells = read[(read.part == "insert") & (read.measure == "efficacy") & read.what.isin(["joint", "summed"])]
-    both = cells.pivot_table(index="cluster", columns="what", values="value")
-    if not {"joint", "summed"} <= set(both):
-        return []
-    change = (both.joint - both.summed).dropna()
-    low, high = interval(change.to_numpy(), change.index.to_numpy(), change=True)
-    row = {"part": "insert", "what": "joint_less_summed", "layer": cells.layer.iloc[0], "group": INVENTED}
-    row |= {"measure": "efficacy", "value": change.mean(), "low": low, "high": high, "note": ""}
-    return [row | {"trials": len(change), "clusters": len(change)}]
+    cells, rows = read[(read.part == "insert") & (read.measure == "efficacy")], []
+    for size in sorted({what.partition("-")[2] for what in cells.what if what.startswith("joint-")}, key=int):
+        joint, summed = (cells[cells.what == f"{what}-{size}"] for what in ("joint", "summed"))
+        names = {"part": "insert", "what": f"joint_less_summed-{size}", "layer": joint.layer.iloc[0]}
+        rows += _changed(summed, joint, True, **names, group=INVENTED, measure="efficacy")
+    return rows
+
+
+def _inserted(read: pd.DataFrame) -> list[dict]:
+    """Return what insertion changes in the answers about the same subjects: of entropy and agreement."""
+    rows = []
+    for what, measure in (("main", "entropy"), ("shown", "agreement")):
+        cells = read[(read.part == "miss") & (read.measure == measure)]
+        for group in (KNOWN, INVENTED):
+            before, after = (cells[(cells.what == name) & (cells.group == group)] for name in (what, f"{what}_after"))
+            names = {"part": "miss", "what": f"{what}_change", "layer": -1, "group": group, "measure": measure}
+            rows += _changed(before, after, measure == "agreement", **names)
+    return rows
 
 
 def metrics(table: pd.DataFrame) -> dict:
@@ -185,9 +202,10 @@ def metrics(table: pd.DataFrame) -> dict:
     edit = {"part": "insert", "what": "edit", "layer": at, "group": INVENTED}
     names = {"efficacy": "efficacy", "paraphrase": "paraphrase", "neighbours": "neighbours", "text": "text_loss"}
     inserted = {name: value(measure=measure, **edit) for name, measure in names.items()}
-    missed = {"entropy_gap": value(part="miss", group="gap", measure="entropy")}
-    for name in (KNOWN, INVENTED):
-        missed[f"agreement_{name}"] = value(part="miss", group=name, measure="agreement")
+    missed = {"entropy_gap": value(part="miss", what="main", group="gap", measure="entropy")}
+    missed |= {"entropy_gap_matched": value(part="miss", what="main", group="gap_matched", measure="entropy")}
+    for name in (KNOWN, INVENTED, "matched_real", "matched_invented"):
+        missed[f"agreement_{name}"] = value(part="miss", what="shown", group=name, measure="agreement")
     tree = {"lookup": looked, "insert": inserted, "miss": missed}
     tree = {part: {name: v for name, v in of.items() if v is not None} for part, of in tree.items()}
     tree = {part: of for part, of in tree.items() if of}

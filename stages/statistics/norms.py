@@ -4,18 +4,21 @@ An outlier is a patch whose norm is above the median of its image's patches by m
 deviations of theirs, and at least `TIMES` the median: no cut in units of the model's residual. Of a normal distribution
 a MAD is 0.67 standard deviations, so that one patch in 10^11 would pass the first; but where most patches are alike, as
 a plain background, all others do, in a random model too: their norms differ by a part of the median, those that Darcet+
-found by several times it. A skewed distribution has outliers as well, and no two modes are claimed. Beside outliers
-stand the other patches, the class token and the registers.
+found by several times it. A skewed distribution has outliers as well: whether norms have two modes is asked by the dip
+test, over the patches of all images. Beside outliers stand the other patches, the class token and the registers.
 """
 
 import numpy as np
 import pandas as pd
 
 from stages.statistics.intervals import interval
+from stages.statistics.outliers import dip, one_mode
 
 MADS = 10.0
 TIMES = 2.0  # convention of this project
-COLUMNS = "layer kind tokens norm ratio low high attention attention_low attention_high null most images".split()
+COLUMNS = (
+    "layer kind tokens norm ratio low high attention attention_low attention_high null most images dip modes_p".split()
+)
 
 
 def outliers(norm_P: np.ndarray) -> np.ndarray:
@@ -35,7 +38,8 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     raw: table NORMS. tokens: number per image, over all images; norm: mean norm after the block; ratio: mean norm over
     the median of the image's patches, with its interval over images; attention: what the next layer's heads give to all
     of them together, mean over heads; null: what as many other patches would get; most: by the head that gives most to
-    one of them, mean; images: those that have such tokens.
+    one of them, mean; images: those that have such tokens; dip, of the logarithms of all patches' norms over the
+    median of their image, and modes_p, that one mode dips as far: the layer's, in each of its rows.
     """
     raw = raw.reset_index(drop=True)
     patch = raw[raw.kind == "patch"]
@@ -44,6 +48,11 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     kind[out.index[out.astype(bool)]] = "outlier"
     raw = raw.assign(kind=kind, count=1)
     middle = patch.groupby(["prompt", "layer"]).norm.median().rename("middle")
+    logs = np.log(patch.norm / patch.groupby(["prompt", "layer"]).norm.transform("median"))
+    modes = {
+        layer: {"dip": dip(of.to_numpy()), "modes_p": one_mode(of.to_numpy())}
+        for layer, of in logs.groupby(patch.layer)
+    }
     ordinary = raw[raw.kind == "patch"].groupby(["prompt", "layer"]).attention.mean().rename("ordinary")
     means = {"norm": ("norm", "mean"), "attention": ("attention", _sum), "most": ("most", "max")}
     each = raw.groupby(["layer", "kind", "prompt", "cluster"], as_index=False).agg(count=("count", "sum"), **means)
@@ -56,7 +65,8 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
         ends = (np.nan, np.nan) if part.attention.isna().all() else interval(part.attention, part.cluster, share=True)
         mean = part[["norm", "ratio", "attention", "null", "most"]].mean().to_dict()
         same = {"layer": layer, "kind": name, "tokens": part["count"].sum() / images, "low": low, "high": high}
-        rows.append(same | mean | {"attention_low": ends[0], "attention_high": ends[1], "images": len(part)})
+        more = {"attention_low": ends[0], "attention_high": ends[1], "images": len(part)}
+        rows.append(same | mean | more | modes[layer])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -6,7 +6,7 @@ Rows of sinks.csv, by `part`:
     head   per head, means over prompts: on natural text all that is measured, on other inputs `first` and `second`
     layer  per layer, means over prompts: norm of the first token's residual over the median (`norm_first`), of the
            longest token of words or punctuation (`norm_largest`), the same for single channels; `outliers`, the share
-           of these tokens whose log norm is above median + 5 MAD; `modes_p`, Silverman's p for one mode of it
+           of these tokens whose log norm is above median + 5 MAD; `dip` of the log norms, and its `modes_p`
     all    what metrics.json holds, and counts of heads
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from stages.statistics.intervals import interval
-from stages.statistics.outliers import beyond, two_modes
+from stages.statistics.outliers import beyond, dip, one_mode
 
 THRESHOLDS = tuple(round(step / 20, 2) for step in range(1, 20))
 SINK = 0.3  # Gu+ ICLR 2025
@@ -25,11 +25,11 @@ COLUMNS = "part input layer head measure threshold value low high prompts note".
 PROBES = "kind target layer value low high majority shuffled guess tokens blocks spread outliers note".split()
 
 
-def table(heads: pd.DataFrame, tokens: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def table(heads: pd.DataFrame, tokens: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of sinks.csv from the tables of heads and of tokens (empty from empty ones)."""
     if heads.empty:
         return pd.DataFrame(columns=COLUMNS)
-    rows = [*_rates(heads), *_heads(heads), *_layers(tokens, rng), *_overall(heads, tokens)]
+    rows = [*_rates(heads), *_heads(heads), *_layers(tokens), *_overall(heads, tokens)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -59,7 +59,7 @@ def _heads(heads: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def _layers(tokens: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
+def _layers(tokens: pd.DataFrame) -> list[dict]:
     rows = []
     for (name, layer), of_layer in tokens.groupby(["input", "layer"], sort=True):
         plain = of_layer[of_layer["mark"].isin(["ordinary", "punctuation"])]
@@ -78,7 +78,8 @@ def _layers(tokens: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
             marks = plain["mark"].to_numpy()[far_N]
             said = f"{len(marks)} of {len(logs_N)} tokens, {int((marks == 'punctuation').sum())} of punctuation"
             rows.append(_row("layer", "outliers", far_N.mean(), count, layer=layer, note=said))
-            rows.append(_row("layer", "modes_p", two_modes(logs_N, rng), count, layer=layer))
+            rows.append(_row("layer", "dip", dip(logs_N), count, layer=layer))
+            rows.append(_row("layer", "modes_p", one_mode(logs_N), count, layer=layer))
     return rows
 
 

@@ -210,11 +210,12 @@ class Gates(Section):
 
 
 class Sinks(Section):
-    """Sinks: short passages read, each on every kind of input; passages, their tokens, and shuffles of probes."""
+    """Sinks: short passages read, each on every kind of input; passages, tokens, layers and shuffles of probes."""
 
     prompts: Count
     passages: Count
     tokens: Annotated[int, Field(ge=8)]
+    layer_step: Count
     shuffles: Annotated[int, Field(ge=20)]
 
 
@@ -227,7 +228,7 @@ class Memory(Section):
     facts: Count
     steps: Count
     neighbours: Count
-    together: Annotated[int, Field(ge=2)]
+    together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]

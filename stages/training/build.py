@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages.recipes.settings import Architecture
+from stages.training.bag import bag
 
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:
@@ -30,7 +31,7 @@ def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTra
 
     Registers are the last ids of the vocabulary.
     """
-    kinds = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}
+    kinds = {"gpt2": _gpt2, "llama": _llama, "bert": _bert, "bag": bag}
     return kinds[architecture.type](
         architecture, vocabulary + architecture.registers, positions + architecture.registers
     )

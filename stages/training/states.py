@@ -29,16 +29,17 @@ from transformers import PreTrainedModel
 from stages.recipes.lesson import IGNORED
 from stages.recipes.settings import Architecture, Training
 from stages.recipes.states import REGISTER, Held, States
-from stages.statistics.linear_probe import classified, predicted
+from stages.statistics.probes import probe
 from stages.training.tagger import answers, read
 
 __all__ = ["intact", "measured", "read", "studied"]
 
 Row = tuple[str, str, str, float, float, float]  # as of `stages.training.checkpoint`
 KINDS = ("drop", "zero", "mean", "shuffle")
+SHUFFLES = 20  # probes of shuffled facts beside each: one is a bad null
 EMPTY = (np.nan, np.nan, np.nan, np.nan)  # low, high, control, shuffled
 FAR = 10.0  # robust standard deviations
-FEWEST = 40  # sequences with a token of a kind, for a probe
+FEWEST = 80  # sequences with a token of a kind, for a probe
 
 
 class Intact(NamedTuple):
@@ -163,26 +164,23 @@ def studied(
 
 
 def _holds(held: Held, kinds_NS: np.ndarray, run: Intact, registers: int, rng: np.random.Generator) -> Iterator[tuple]:
-    split_a_N = np.arange(len(held)) % 2 == 0
     for kind in sorted(set(kinds_NS.flat)):
         of_kind_NS = kinds_NS == kind
         there_N = of_kind_NS.any(1)
-        if min(there_N[split_a_N].sum(), there_N[~split_a_N].sum()) < FEWEST:
+        if there_N.sum() < FEWEST:
             continue
         place_N = (rng.random(of_kind_NS.shape) * of_kind_NS).argmax(1)  # one token of each sequence
         place_N = np.zeros_like(place_N) if kind == REGISTER else place_N  # always the same register
         rows_N = np.flatnonzero(there_N)
+        facts = {fact: class_N[rows_N] for fact, class_N in held.classes.items()}
+        for fact, values_NTP in held.values.items() if kind != REGISTER else ():
+            values_NP = values_NTP[rows_N, place_N[rows_N] - registers]
+            facts |= {fact: values_NP} if values_NP.any() else {}  # a class token has no pixels
         for layer, states_NSD in enumerate(run.states_LNSD.numpy()):
-            states_ND = states_NSD[rows_N, place_N[rows_N]]
-            for fact, class_N in held.classes.items():
-                probed = classified(states_ND, class_N[rows_N], split_a_N[rows_N], rng)
-                yield "holds", layer, kind, fact, "accuracy", *probed
-            for fact, values_NTP in held.values.items() if kind != REGISTER else ():
-                values_NP = values_NTP[rows_N, place_N[rows_N] - registers]
-                if not values_NP.any():  # a class token has no pixels
-                    continue
-                probed = predicted(states_ND, values_NP, split_a_N[rows_N], rng)
-                yield "holds", layer, kind, fact, "R2", *probed
+            for fact, score in probe(states_NSD[rows_N, place_N[rows_N]], facts, rows_N, rng, SHUFFLES).items():
+                measure = "accuracy" if fact in held.classes else "R2"
+                beside = score.value, score.low, score.high, score.majority, score.shuffled
+                yield "holds", layer, kind, fact, measure, *beside, len(rows_N)
 
 
 def _used(model: PreTrainedModel, lesson: States, held: Held, run: Intact, registers: int) -> Iterator[tuple]:

@@ -2,12 +2,13 @@
 
 import altair as alt
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from stages.page import charts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import interval, number
+from stages.page.sentences import interval, listed, number, p_value
 
 LOOKS = {  # kind of token: colour, shape, what it is called
     "class": (charts.BLUE, "circle", "class token"),
@@ -25,7 +26,9 @@ WHAT = (
     "whose norms are many times those of the others (Darcet+ 2024, arXiv 2309.16588). A patch stands out here when its "
     "norm is above the median of its image's patches by more than ten median absolute deviations of theirs, and at "
     "least twice that median (conventions of this page: patches with something to see differ from a plain background "
-    "in a random model too, but by less). A skewed distribution has such patches as well: two modes are not claimed."
+    "in a random model too, but by less). A skewed distribution has such patches as well: whether norms have more than "
+    "one mode is asked by the dip test (Hartigan & Hartigan 1985), over the patches of all images, each norm over the "
+    "median of its image."
 )
 
 
@@ -51,7 +54,7 @@ def images(slot: Slot, context: Context) -> list:
     blocks = [
         Note(WHAT),
         Figure(figures, says, path, "cards", legend),
-        Note(standing_out(table)),
+        Note(f"{standing_out(table)} {modes(table, context.alpha)}"),
         Note(looked_at(rows)),
     ]
     lines = [
@@ -116,6 +119,21 @@ def standing_out(table: pd.DataFrame) -> str:
         f"{int(table['images'].max())} images, with norms {number(row['ratio'], 1)} "
         f"{interval(row['low'], row['high'], 1)}".rstrip()
         + " times the median."
+    )
+
+
+def modes(table: pd.DataFrame, alpha: float) -> str:
+    """Say after which blocks the norms of patches have more than one mode."""
+    p = table.groupby("layer")["modes_p"].first()
+    q = pd.Series(false_discovery_control(p), p.index)
+    two = q[q <= alpha]
+    if two.empty:
+        return f"After no block more than one mode of norms is shown (dip test, smallest q {p_value(q.min())})."
+    return (
+        f"Norms have more than one mode after block{'s' * (len(two) > 1)} {listed(str(layer) for layer in two.index)} "
+        f"(dip test, q at most {p_value(two.max())}; patches of an image count as independent, which favours modes). "
+        "Patches with something to see may differ from a plain background in length as well: two modes alone make no "
+        "outliers."
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 
 from stages.page.inputs import Slot
-from stages.page.memory_chart import by_layer
+from stages.page.memory_chart import by_layer, by_number
+from stages.page.memory_claims import claims, rows_of
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value
@@ -18,24 +19,33 @@ WHAT = (
     "other subjects is put in, or another subject's output, and it is seen whose answer comes out. Insert: a pair is "
     "added, W + δ aᵀ, which is a LoRA of rank one; a in closed form from the key and the keys of plain text, so that "
     "other keys are moved little. Miss: subjects with invented names are asked, which no store can hold. Layers are "
-    "chosen on split a by the other subject's answers, all else is said of split b. An answer is judged by its first "
-    "token in look-ups, whole in insertions, and by the text that is written in misses."
+    "chosen on split a by the other subject's answers, all else is said of split b (names of equally many tokens are "
+    "of both: nothing was chosen on them). An answer is judged by its first token in look-ups, whole in insertions, "
+    "and by the text that is written in misses."
 )
 INSERTED = {  # what: how a row is called
     "edit": "in closed form",
     "identity": "control: C = identity (keys of text left out)",
     "random": "control: a random δ of the same length",
     "descent": "control: a LoRA of rank one by descent",
-    "summed": "several edits, each alone, summed",
-    "joint": "the same facts, solved jointly",
     "true": "true facts overwritten",
     "true_preserved": "the same, known keys of split a preserved",
 }
+GROUPED = {
+    "joint": "{n} at once, solved jointly", "joint_preserved": "{n} at once, jointly, known keys of split a preserved",
+    "summed": "{n} at once, single edits summed",
+}  # fmt: skip
 MEASURES = {
     "efficacy": "recalled", "paraphrase": "in other words", "neighbours": "known subjects still right",
     "hijacked": "other invented names that get the object", "text_loss": "text loss, nats", "text_kl": "text KL, nats",
 }  # fmt: skip
-CLASSES = {"known": "known", "rare": "rare, real", "invented": "invented"}
+CLASSES = {
+    "known": "known", "rare": "rare, real", "invented": "invented", "matched_real": "real, as many tokens as the next",
+    "matched_invented": "invented, as many tokens",
+}  # fmt: skip
+ASKED = {
+    "main": "none", "shown": "two sets", "main_after": "none, facts inserted", "shown_after": "two sets, facts inserted"
+}  # fmt: skip
 TYPES = {"right": "right", "object": "another subject's", "echo": "an echo of the name", "number": "a number",
          "other": "other"}  # fmt: skip
 SCORES = {
@@ -57,11 +67,12 @@ def memory(slot: Slot, context: Context) -> list:
     relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["group"]
     read = Read(rows, relation.iloc[0] if len(relation) else "", int(chosen["mlp"]), int(chosen["attention"]))
     said = [_looked_up(read), _word(read), _elsewhere(read), _units(read), _counted(read, context)]
-    blocks: list[Any] = [Note(WHAT), Note(" ".join(filter(None, said)))]
+    blocks: list[Any] = [Note(WHAT), *_claims(read, path), Note(" ".join(filter(None, said)))]
     blocks += _figure(read, path)
-    blocks += [Note(" ".join(filter(None, [_inserted(read), _together(read), _true(read)])))]
+    blocks += [Note(" ".join(filter(None, [_inserted(read), _written(read), _true(read)])))]
     blocks += _insertions(read, path)
-    blocks += [Note(" ".join(filter(None, [_missed(read), _scores(read)])))]
+    blocks += [Note(_together(read)), *_numbers(read, path)]
+    blocks += [Note(" ".join(filter(None, [_missed(read), _after(read), _scores(read)])))]
     blocks += [*_answers(read, path), *_areas(read, path)]
     return [block for block in blocks if block.kind != "note" or block.text]
 
@@ -245,18 +256,89 @@ def _inserted(read: Read) -> str:
     return f"{said}."
 
 
-def _together(read: Read) -> str:
-    joint, summed = (read.cell(part="insert", what=what, measure="efficacy") for what in ("joint", "summed"))
-    if joint is None or summed is None:
-        return ""
-    facts = int(joint["clusters"])
-    less = read.cell(part="insert", what="joint_less_summed", measure="efficacy")
-    add = "edits do not add up by themselves" if less is not None and less["low"] > 0 else "not told apart"
-    add = "too few facts for a claim" if facts < FEW else add
-    return (
-        f"{facts} facts at once: solved jointly, {_value(joint)} are recalled; as the sum of {facts} edits, "
-        f"{_value(summed)}, a difference of {_value(less, 2, True)}: {add}."
+def _claims(read: Read, path: str) -> list:
+    rows, heads = rows_of(claims(read.layer, read.relation), read.cells)
+    says = (
+        "Claim by claim: the bars were fixed before this run, after trials on one model; 95 % intervals over subjects, "
+        "of text over passages. Number: of subjects, of a difference of two classes' both."
     )
+    return [Table(["claim", "bar", "measured", "number", "verdict"], rows, says, path, (1, 2, 3), tuple(heads))]
+
+
+def _written(read: Read) -> str:
+    """Say what the adapter of the first fact is, as it was read back from its file."""
+    second, reload = (read.cell(part="insert", what="adapter", measure=name) for name in ("second_singular", "reload"))
+    if second is None or reload is None:
+        return ""
+    rank = "so it has rank one up to rounding" if second["value"] <= 100 else "which is more than rounding"
+    return (
+        "Written as a LoRA and read back: the second singular value of the changed weight's difference is "
+        f"{number(second['value'], 1)} millionths of the first, {rank}; merged, logits after the fact's prompt differ "
+        f"from the tried edit's by at most {number(reload['value'] / 1e6, 5)}."
+    )
+
+
+def _sizes(read: Read) -> list[int]:
+    whats = read.cells(part="insert", measure="efficacy")["what"]
+    return sorted(int(what.partition("-")[2]) for what in whats if what.startswith("joint-"))
+
+
+def _together(read: Read) -> str:
+    """Say whether facts that are inserted together are recalled, as a sum and solved jointly."""
+    parts, told = [], []
+    for size in _sizes(read):
+        cells = [read.cell(part="insert", what=f"{what}-{size}", measure="efficacy") for what in ("joint", "summed")]
+        less = read.cell(part="insert", what=f"joint_less_summed-{size}", measure="efficacy")
+        if any(cell is None for cell in (*cells, less)):
+            continue
+        parts.append(
+            f"{size} at once, solved jointly {_value(cells[0])} are recalled, as the sum of {size} edits "
+            f"{_value(cells[1])}, a difference of {_value(less, 2, True)}"
+        )
+        if less["clusters"] >= FEW and pd.notna(less["low"]):
+            told.append((size, beyond(less["low"], less["high"])))
+    if not parts:
+        return ""
+    lost = [str(size) for size, side in told if side > 0]
+    won = [str(size) for size, side in told if side < 0]
+    verdict = "too few facts for a claim" if not told else "at no number are the two told apart"
+    if lost:
+        verdict = f"with {listed(lost)}, edits do not add up by themselves"
+    elif won:
+        verdict = f"with {listed(won)}, the sum does better"
+    known = [
+        read.cell(part="insert", what=f"{what}-{_sizes(read)[-1]}", measure="neighbours")
+        for what in ("joint", "joint_preserved")
+    ]
+    if all(cell is not None for cell in known):
+        verdict += (
+            f". Under the {_sizes(read)[-1]} solved jointly, known subjects stay right in {_value(known[0])}"
+            f"{_few(known[0])}; with the keys of those of split a preserved, in {_value(known[1])}"
+        )
+    groups = "Facts in groups, every fact once per size (intervals over facts, for these groups)"
+    return f"{groups}: {'; '.join(parts)}: {verdict}."
+
+
+def _numbers(read: Read, path: str) -> list:
+    parts = []
+    for what in GROUPED:
+        lines = {"efficacy": what} if what == "summed" else {"efficacy": what, "neighbours": f"{what} known"}
+        for measure, line in lines.items():
+            cells = [read.cells(part="insert", what="edit", layer=read.layer, group="invented", measure=measure)]
+            cells = [of_one.assign(facts=1) for of_one in cells if what != "joint_preserved"]
+            cells += [
+                read.cells(part="insert", what=f"{what}-{size}", measure=measure).assign(facts=size)
+                for size in _sizes(read)
+            ]
+            parts += [cell.assign(line=line) for cell in cells if len(cell)]
+    rows = pd.concat(parts) if parts else pd.DataFrame()
+    if rows.empty or rows["facts"].nunique() < 2:
+        return []
+    says = (
+        "Facts inserted at once against what is recalled, and known subjects that stay right under them: one is asked "
+        "for each fact. 95 % intervals over facts."
+    )
+    return [Figure([Chart(by_number(rows), "Number of facts and recall", "")], says, path, "cards")]
 
 
 def _true(read: Read) -> str:
@@ -276,7 +358,8 @@ def _true(read: Read) -> str:
 
 def _insertions(read: Read, path: str) -> list:
     table = []
-    for what, name in INSERTED.items():
+    names = INSERTED | {f"{what}-{n}": name.format(n=n) for n in _sizes(read) for what, name in GROUPED.items()}
+    for what, name in names.items():
         for layer in sorted(read.cells(part="insert", what=what)["layer"].unique()):
             cells = [read.cell(part="insert", what=what, layer=layer, measure=measure) for measure in MEASURES]
             if cells[0] is not None:
@@ -288,7 +371,8 @@ def _insertions(read: Read, path: str) -> list:
         return []
     says = (
         "Facts written into an MLP; 95 % intervals over facts. Known subjects: those that the intact model answers "
-        "right. Text: each fact is tried on a passage of split b. The first fact, and the facts together, lie in "
+        "right. Text: each fact is tried on a passage of split b. The first fact, and all jointly with known "
+        "ones preserved, lie in "
         f"data/memory/{path.split('/')[-2]}/adapters/ as adapters that peft reads."
     )
     return [
@@ -298,28 +382,37 @@ def _insertions(read: Read, path: str) -> list:
 
 def _missed(read: Read) -> str:
     """Say how answers about invented subjects differ from those about known ones."""
-    gap = read.cell(part="miss", group="gap", measure="entropy")
+    gap = read.cell(part="miss", what="main", group="gap", measure="entropy")
     if gap is None:
         return ""
-    side = beyond(gap["low"], gap["high"]) if pd.notna(gap["low"]) else None
     longer = "; invented names are longer and rarer as well" if _longer(read) else ""
-    verdict = {1: f": a miss is less certain{longer}", -1: ": a miss is more certain", 0: ": not told apart", None: ""}[
-        side
-    ]
     said = (
         f"A miss: predictions of the answer's first token have {_value(gap, 2, True)} nats more entropy for invented "
-        f"subjects than for known "
+        f"subjects than for known ones{_side(gap, longer)}{_few(gap)}."
     )
-    said += f"ones{verdict}{_few(gap)}."
+    matched = read.cell(part="miss", what="main", group="gap_matched", measure="entropy")
+    if matched is not None:
+        said += (
+            f" Than for real ones of as many tokens: {_value(matched, 2, True)} nats more"
+            f"{_side(matched)}{_few(matched)}."
+        )
     agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
     known, invented = agreed["known"], agreed["invented"]
     if known is not None and invented is not None:
-        less = read.cell(part="miss", group="gap", measure="agreement")
+        less = read.cell(part="miss", what="shown", group="gap", measure="agreement")
         apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
             f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
             f"{_value(invented)} for invented subjects{_few(invented)}, a difference of {_value(less, 2, True)}"
             f"{': answers about known subjects agree more often' if apart else ': not told apart'}."
+        )
+    real, made = agreed["matched_real"], agreed["matched_invented"]
+    less = read.cell(part="miss", what="shown", group="gap_matched", measure="agreement")
+    if real is not None and made is not None and less is not None:
+        apart = less["low"] > 0 and min(real["clusters"], made["clusters"]) >= FEW
+        said += (
+            f" Real and invented ones of as many tokens: {_value(real)} and {_value(made)}{_few(made)}, a difference "
+            f"of {_value(less, 2, True)}{': the same holds' if apart else ': not told apart'}."
         )
     objects = {
         what: read.cell(part="miss", what=what, group="invented", measure="object") for what in ("main", "shown")
@@ -332,28 +425,62 @@ def _missed(read: Read) -> str:
     return said
 
 
+def _side(gap: Any, more: str = "") -> str:
+    """Say on which side of 0 a gap of entropy lies; more: what else tells the classes apart."""
+    if pd.isna(gap["low"]):
+        return ""
+    said = {1: f": a miss is less certain{more}", -1: ": a miss is more certain", 0: ": not told apart"}
+    return said[beyond(gap["low"], gap["high"])]
+
+
+def _after(read: Read) -> str:
+    """Say what answers about the same subjects are once all facts are inserted jointly."""
+    right = read.cell(part="miss", what="main_after", group="invented", measure="right")
+    change = {
+        (group, measure): read.cell(part="miss", what=f"{what}_change", group=group, measure=measure)
+        for group in ("known", "invented")
+        for what, measure in (("main", "entropy"), ("shown", "agreement"))
+    }
+    if right is None or any(cell is None for cell in change.values()):
+        return ""
+    apart = {key: pd.notna(cell["low"]) and beyond(cell["low"], cell["high"]) for key, cell in change.items()}
+    said = (
+        f"With all facts inserted jointly, known keys of split a preserved, {_value(right)} of these "
+        "invented names get their object as the text that "
+        f"is written{_few(right)}; the entropy of their first token changes by "
+        f"{_value(change['invented', 'entropy'], 2, True)} nats, of known subjects' by "
+        f"{_value(change['known', 'entropy'], 2, True)}; the agreement of answers after the two sets changes by "
+        f"{_value(change['invented', 'agreement'], 2, True)}, of known subjects by "
+        f"{_value(change['known', 'agreement'], 2, True)}"
+    )
+    few = change["invented", "entropy"]["clusters"] < FEW
+    closed = not few and apart["invented", "entropy"] == -1
+    return said + (": an inserted name is no longer answered as a miss." if closed and right["low"] > 0.5 else ".")
+
+
 def _longer(read: Read) -> bool:
     """Say whether the length of a name alone tells known subjects from invented ones."""
-    area = read.cell(part="miss", what="area", group="known", measure="tokens")
+    area = read.cell(part="miss", what="area", group="gap", measure="tokens")
     return area is not None and area["value"] < 0.5
 
 
 def _answers(read: Read, path: str) -> list:
     table = []
     for name, called in CLASSES.items():
-        for what, how in (("main", "none"), ("shown", "two sets")):
+        for what, how in ASKED.items():
             entropy = read.cell(part="miss", what=what, group=name, measure="entropy")
             if entropy is not None:
                 cells = [
                     None
-                    if (name, measure) == ("invented", "right")
+                    if measure == "right" and name.endswith("invented") and not what.endswith("after")
                     else read.cell(part="miss", what=what, group=name, measure=measure)
                     for measure in TYPES
                 ]
                 table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
     says = (
-        "What is answered, to the end of the line; invented subjects have no right answer; an echo begins as the name "
-        "does. 95 % intervals over subjects."
+        "What is answered, to the end of the line; invented subjects have no right answer before they are given one; "
+        "an echo begins as the name does. Facts inserted: all of them jointly, known ones of split a "
+        "preserved. 95 % intervals over subjects."
     )
     columns = ["subjects", "demonstrations", "number", "entropy, nats", *TYPES.values()]
     return [Table(columns, table, says, path, tuple(range(2, 4 + len(TYPES))))] if table else []
@@ -361,7 +488,7 @@ def _answers(read: Read, path: str) -> list:
 
 def _scores(read: Read) -> str:
     """Say whether any score of a hit tells real from invented names better than the name itself does."""
-    cells = read.cells(part="miss", what="area", group="rare")
+    cells = read.cells(part="miss", what="area", group="gap_matched")
     values = cells.set_index("measure")["value"].dropna()
     if "logprob" not in values.index:
         return ""
@@ -378,7 +505,7 @@ def _scores(read: Read) -> str:
     if cells["trials"].iloc[0] < 2 * FEW:
         few, more = f" ({int(cells['trials'].iloc[0])} names)", "too few for a claim"
     return (
-        "Can the key itself tell a miss? Rare real against invented names of equally many tokens: the best score of a "
+        "Can the key itself tell a miss? Real against invented names of equally many tokens: the best score of a "
         f"hit, {SCORES[best]}, reaches an area of {number(values[best])} (0.5 tells nothing, 0 as much as 1), "
         "the name's own log-probability "
         f"{number(values['logprob'])}{few}: {more}."
@@ -388,11 +515,11 @@ def _scores(read: Read) -> str:
 def _areas(read: Read, path: str) -> list:
     table = []
     for measure, name in SCORES.items():
-        cells = [read.cell(part="miss", what="area", group=group, measure=measure) for group in ("known", "rare")]
+        cells = [read.cell(part="miss", what="area", group=group, measure=measure) for group in ("gap", "gap_matched")]
         if any(cell is not None for cell in cells):
             table.append([name, *("–" if cell is None else f"{number(cell['value'])} ({int(cell['trials'])})"
                                   for cell in cells)])  # fmt: skip
-    columns = ["score", "known against invented", "rare against invented, as many tokens"]
+    columns = ["score", "known against invented", "real against invented, as many tokens"]
     says = (
         "Area under the curve: the chance that a real subject scores above an invented one, 0.5 tells nothing; in "
         f"brackets, how many subjects. Keys and outputs of layer {read.layer}'s MLP; the first two rows are what "

@@ -28,7 +28,7 @@ SAID = (
     "heads; a head below 0.5 (a convention) is inactive, wherever it looks."
 )
 HOLDS = (
-    "What ONE token's state holds: a ridge regression from its state (unit norm) after every layer, fitted on some "
+    "What ONE token's state holds: a ridge regression from its state (unit norm) after some layers, fitted on some "
     "paragraphs and scored on others. Local: the token itself (the first components of its input embedding), its "
     "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
     "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
@@ -216,13 +216,15 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         two = modes.index[corrected <= alpha]
         names = listed(str(int(layer)) for layer in two)
         verdict = (
-            f"in layer{'s' if len(two) > 1 else ''} {names} lengths have more than one mode" if len(two)
-            else f"in no layer more than one mode is shown (Silverman's test, smallest q over layers "
+            f"in layer{'s' if len(two) > 1 else ''} {names} lengths have more than one mode (dip test, q at most "
+            f"{p_value(corrected[two].max())})" if len(two)
+            else "in no layer more than one mode is shown (dip test, smallest q over layers "
             f"{p_value(corrected.min())})"
         )  # fmt: skip
         said.append(
             f"Of words and punctuation, {share} are outliers in a layer (log norm above median + 5 MAD, as standard "
-            f"deviations); {verdict}. Tokens of a passage count as independent there, which favours finding modes."
+            f"deviations); {verdict}. Tokens of a passage count as independent there, which favours finding modes; a "
+            "second mode of few tokens is missed."
         )
     return " ".join(said)
 
@@ -365,10 +367,14 @@ def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
                 value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip() if not row["note"] else (
                     row["note"])  # fmt: skip
                 lines.append([sink_charts.KINDS[kind][0], label, value, number(row["majority"]),
-                              number(row["shuffled"]), str(int(row["tokens"])), str(int(row["blocks"]))])  # fmt: skip
-    columns = ["state of", "read from it", "value", "constant state", "shuffled", "tokens", "paragraphs"]
+                              number(row["shuffled"]), number(row["guess"]),
+                              *(str(int(row[column])) for column in ("tokens", "blocks"))])  # fmt: skip
+    columns = ["state of", "read from it", "value", "constant state", "shuffled", "a guess", "tokens",
+               "paragraphs"]  # fmt: skip
     folded = f"The last layer ({layer}) in numbers"
-    return Table(columns, lines, "95 % intervals over paragraphs.", path, tuple(range(3, 7)), folded=folded)
+    says = "95 % intervals over paragraphs. A guess: one of all topics at random; where topics are equally many, a "
+    says += "constant state gets less, for the commonest of the fitted passages is then rarer among the others."
+    return Table(columns, lines, says, path, tuple(range(3, 8)), folded=folded)
 
 
 SECTION = SlotSection("sinks", "Sinks: attention to the first token", 52, sinks)

@@ -1,5 +1,6 @@
 """What a cache can forget: heads that need only sinks and a window, caches cut by that, and text under such caches."""
 
+from math import comb
 from typing import Any
 
 import altair as alt
@@ -10,10 +11,9 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value
-from stages.statistics.caching import HALF
+from stages.statistics.caching import CLOSE, HALF, NEAR
 
 NAMED = 5  # heads named in a sentence, at most
-CLOSE = 0.05  # recall within so much of the full cache
 DEFINITIONS = {
     "gate": "the last hidden state moves by at least {0} of its length without the far past",
     "logprob": "the answer loses at least {0} nats a token without it",
@@ -43,6 +43,7 @@ WHAT = (
 )
 POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
+    "Intervals of changes of recall are given the full cache's recall: they cannot leave 0 to 1. "
     "Entries: of the cache at a prompt's end, the share that is kept. p: (1 + random sets of as many key heads that do "
     "as well or better) / (1 + sets); the text has no random sets."
 )
@@ -72,54 +73,103 @@ def streaming(slot: Slot, context: Context) -> list:
 
 
 def _gates(slot: Slot) -> str:
-    """Say how many heads need more than sinks and a window, and which."""
+    """Say how many heads need more than sinks and a window, which, and how many prompts that rests on."""
     rows = slot.gates.sort_values(["change", "layer", "head"], ascending=[False, True, True])
-    small = float(slot.gates_overlap[slot.gates_overlap["a"] == "gate"].threshold_a.iloc[0])
+    small = _small(slot)
     full, prompts = rows[rows.change >= small], int(rows.prompts.max())
-    over = f"{prompts} needle prompt{'s' * (prompts > 1)}{', too few for a claim' * (prompts < FEW)}"
-    if full.empty:
-        top = rows.iloc[0]
-        return (
-            f"None of {len(rows)} query heads, streaming alone, moves the last hidden state by {small:g} of its length "
-            f"or more; the largest is L{top.layer:.0f}H{top['head']:.0f}, {number(top.change)} (mean over {over})."
+    over = f"mean over {_prompts(prompts)}"
+    fewer = rows[rows.prompts < prompts]
+    if len(fewer):
+        count = int(fewer.prompts.min())
+        over += (
+            f"; {len(fewer)} heads moved it by less than {number(NEAR * small, 3)} on the first {count} and rest on "
+            f"{'that one' if count == 1 else f'these {count}'} alone{', too few for a claim of each' * (count < FEW)}"
         )
-    named = [
-        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} "
-        f"(log-probability of the answer {number(row.logprob, 2, True)} nats a token)"
-        for row in full.head(NAMED).itertuples()
-    ]
-    rest = f", and {len(full) - NAMED} more" if len(full) > NAMED else ""
     hidden = sorted(set(rows[rows.window <= slot.policy.get("window", 0)].layer.astype(int)))
     marked = (
         f" Layers {listed(map(str, hidden))} see no farther than that window anyway: nothing to lose there."
         if hidden
         else ""
     )
+    if full.empty:
+        top = rows.iloc[0]
+        text = (
+            f"None of {len(rows)} query heads, streaming alone, moves the last hidden state by {small:g} of its length "
+            f"or more; the largest is L{top.layer:.0f}H{top['head']:.0f}, {number(top.change)} ({over})."
+        )
+        return text + marked + _key_heads(slot.gates, small)
+    named = [
+        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} "
+        f"(log-probability of the answer {number(row.logprob, 2, True)} nats a token)"
+        for row in full.head(NAMED).itertuples()
+    ]
+    rest = f", and {len(full) - NAMED} more" if len(full) > NAMED else ""
     return (
         f"{len(rows) - len(full)} of {len(rows)} query heads, streaming alone, move the last hidden state by less than "
-        f"{small:g} of its length (a convention; mean over {over}). {len(full)} move it by more: "
-        f"{listed(named)}{rest}.{marked}"
+        f"{small:g} of its length (a convention; {over}). {len(full)} move it by more: "
+        f"{listed(named)}{rest}.{marked}{_key_heads(slot.gates, small)}"
+    )
+
+
+def _small(slot: Slot) -> float:
+    return float(slot.gates_overlap[slot.gates_overlap["a"] == "gate"].threshold_a.iloc[0])
+
+
+def _prompts(count: int) -> str:
+    """Write a number of prompts, and whether it is too small."""
+    return f"{count} needle prompt{'s' * (count != 1)}{', too few for a claim' * (count < FEW)}"
+
+
+def _keys(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per key head, where several query heads read one; none otherwise."""
+    keys = rows.drop_duplicates(["layer", "key_head"])
+    return keys if len(keys) < len(rows) else keys.head(0)
+
+
+def _key_heads(rows: pd.DataFrame, small: float) -> str:
+    """Say how many key heads need more, all their readers streaming together."""
+    keys = _keys(rows).sort_values(["key_change", "layer", "key_head"], ascending=[False, True, True])
+    if keys.empty:
+        return ""
+    far = keys[keys.key_change >= small]
+    named = [f"L{row.layer:.0f}K{row.key_head:.0f} {number(row.key_change)}" for row in far.head(NAMED).itertuples()]
+    which = f": {listed(named)}{f', and {len(far) - NAMED} more' if len(far) > NAMED else ''}" if named else ""
+    return (
+        f" Of {len(keys)} key heads, all readers streaming together, {len(far) or 'none'} "
+        f"move{'s' if len(far) < 2 else ''} it by {small:g} or more{which} (mean over "
+        f"{_prompts(int(keys.key_prompts.max()))})."
     )
 
 
 def _map(slot: Slot) -> Figure:
-    says = "The gate of every query head: change of the last hidden state, over its length, when it alone streams."
+    """Draw the gates of key heads (where several query heads share one) and of query heads."""
     rows = slot.gates.assign(name=[f"L{r.layer:.0f}H{r.head:.0f}" for r in slot.gates.itertuples()])
-    return Figure([Chart(heat_map(rows))], says, slot.path("gates.csv"), "single")
+    charts_shown, keys = [], _keys(slot.gates)
+    top = max(0.1, float(rows.change.max()), float(keys.key_change.max()) if len(keys) else 0.0)
+    if len(keys):
+        shown = keys.assign(
+            name=[f"L{r.layer:.0f}K{r.key_head:.0f}" for r in keys.itertuples()],
+            change=keys.key_change, logprob=keys.key_logprob, prompts=keys.key_prompts,
+        )  # fmt: skip
+        charts_shown.append(Chart(heat_map(shown, "key_head", top), "Key heads, all their readers together"))
+    charts_shown.append(Chart(heat_map(rows, "head", top), "Query heads, each alone" if charts_shown else ""))
+    says = (
+        "Gates: change of the last hidden state, over its length, when a head alone streams; from white, 0, to dark, "
+        f"{number(top)}, one scale for all."
+    )
+    return Figure(charts_shown, says, slot.path("gates.csv"), "single")
 
 
-def heat_map(rows: pd.DataFrame) -> alt.LayerChart:
-    """Draw gates over layers (right) and heads (down)."""
-    top = max(0.1, float(rows.change.max()))
+def heat_map(rows: pd.DataFrame, down: str, top: float) -> alt.LayerChart:
+    """Draw gates over layers (right) and heads (down: the column that numbers them); top: what is darkest."""
     base = alt.Chart(rows, width="container", height=alt.Step(18)).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("head:O", title="head"),
+        y=alt.Y(f"{down}:O", title=down.replace("_", " ")),
         tooltip=[
             alt.Tooltip("name:N", title="head"),
             alt.Tooltip("change:Q", title="gate", format=".3f"),
             alt.Tooltip("logprob:Q", title="answer, nats a token", format="+.3f"),
-            alt.Tooltip("mass_answer:Q", title="attention on what is cut", format=".2f"),
-            alt.Tooltip("wu:Q", title="retrieval score", format=".2f"),
+            alt.Tooltip("prompts:Q", title="prompts"),
         ],
     )
     scale = alt.Scale(domain=[0, top], range=charts.SEQUENTIAL, clamp=True)
@@ -139,8 +189,8 @@ def _overlap(slot: Slot) -> Table:
     counts = alone.heads_a
     says = (
         f"Definitions of a head that needs the far past, over {heads} query heads: they count from "
-        f"{counts.min():.0f} to {counts.max():.0f}. Gates and attention on the same few prompts of split a; the other "
-        "scores from split a of their own tasks."
+        f"{counts.min():.0f} to {counts.max():.0f}. Gates as above; attention to what is cut over "
+        f"{_prompts(int(slot.gates.weighed.max()))}, of split a; the other scores from split a of their own tasks."
     )
     columns = ["definition", "heads", "of these by the gate", "rank correlation with the gate"]
     return Table(columns, table, says, path, (1, 2, 3))
@@ -165,17 +215,16 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         )
         within = half.value >= full.value - CLOSE
         near = "within" if within else "not within"
-        text += f": its mean is {near} {CLOSE:g} of full, change {_moved(half, full.value)}."
+        text += f": its mean is {near} {CLOSE:g} of full, change {_moved(half)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
             text += (
                 f" As many key heads at random: {number(drawn.value)} (mean of {drawn.draws:.0f} sets, the best "
-                f"{number(drawn.draws_best)}); rank p = {p_value(half.p)} (floor {p_value(half.p_floor)})"
+                f"{number(drawn.draws_best)}); {half.draws_worse:.0f} of these sets lose more than the gate's, "
+                f"{drawn.draws_close:.0f} are within {CLOSE:g} of full; rank p = {p_value(half.p)} (floor "
+                f"{p_value(half.p_floor)})" + _judged(half, within, alpha) + _held(recall)
             )
-            apart = "too few random sets to tell" if half.p_floor > alpha else "not told apart from random sets"
-            text += "." if half.p <= alpha else f": {apart}."
-            text += _held(recall)
         others = [f"{METHODS[method][0]} {number(at.value)}" for method in ("retrieval", "first")
                   if (at := _at(recall, method)) is not None]  # fmt: skip
         text += f" Other rankings at half: {listed(others)}." if others else ""
@@ -192,15 +241,29 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     return text.strip()
 
 
+def _judged(half: Any, within: bool, alpha: float) -> str:
+    """Say what the rank of the gate's half means."""
+    if half.p_floor > alpha:
+        return ": too few random sets to tell."
+    if half.p > alpha:
+        return f": not told apart from random sets, {half.draws - half.draws_worse:.0f} of which do as well or better."
+    if within:
+        return ": half of the cache's key heads are enough when the gate chooses them, and not when chance does."
+    return ": better than chance, and yet half of the key heads are not enough."
+
+
 def _held(recall: pd.DataFrame) -> str:
-    """Say whether random sets do well where they happen to hold the key heads with the largest gates."""
+    """Say whether random sets do well where they happen to hold the key heads with the largest gates, and how often."""
     best = recall[recall["method"] == "gate"].sort_values("share").iloc[0]
-    having, lacking = (_at(recall, method) for method in ("random_with", "random_without"))
+    full, half, having, lacking = (_at(recall, method) for method in ("full", "gate", "random_with", "random_without"))
+    others = int(full.kept - best.kept)
+    share = comb(others, int(half.kept - best.kept)) / comb(int(full.kept), int(half.kept))
+    chance = f" By chance {number(100 * share, 0)} % of such sets hold them." if best.kept < half.kept else ""
     if having is None or lacking is None:
-        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}."
+        return f" {'All of these sets hold' if lacking is None else 'None of these sets holds'} {_those(best)}.{chance}"
     return (
         f" {having.draws:.0f} of the random sets hold{'s' if having.draws == 1 else ''} {_those(best)}: recall "
-        f"{number(having.value)}, without {number(lacking.value)}."
+        f"{number(having.value)}, without {number(lacking.value)}.{chance}"
     )
 
 
@@ -208,12 +271,8 @@ def _those(best: Any) -> str:
     return f"the {best.kept:.0f} with the largest gates ({listed(best.full.split())})"
 
 
-def _moved(row: Any, full: float | None = None) -> str:
-    """Write a change; full: the share that it is from, which it cannot leave 0 to 1 by."""
-    low, high = row.change_low, row.change_high
-    if full is not None:
-        low, high = max(low, -full), min(high, 1 - full)
-    return f"{number(row.change, 3, True)} {interval(low, high, 3, True)}".strip()
+def _moved(row: Any) -> str:
+    return f"{number(row.change, 3, True)} {interval(row.change_low, row.change_high, 3, True)}".strip()
 
 
 def _curve(slot: Slot) -> Figure:
@@ -307,7 +366,14 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
         local = sum(1 for layer in slot.model["attention"] if layer.get("window"))
         text += (
             f" {local} of {len(slot.model['attention'])} layers have a window of their own ({listed(map(str, own))} "
-            f"tokens): beyond it they lose first tokens in the intact model too, and these passages end at {length}."
+            "tokens): farther on they lose the first tokens in the intact model too, and see them again only where "
+            f"positions are re-counted. These passages end at {length}: "
+        )
+        text += (
+            "that is not tested here, every layer of the intact model sees all."
+            if length <= min(own)
+            else f"from token {min(own)} on, sinks as in the text are "
+            + ("seen by no layer." if local == len(slot.model["attention"]) else "those of the other layers.")
         )
     return text
 

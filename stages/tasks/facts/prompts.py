@@ -1,7 +1,8 @@
 """Facts: a relation, a subject and an object, asked in several ways (Task `facts`).
 
     known      subjects with their objects: builtin, countries and capitals of task icl's lexicon
-    rare       rare real ones (rare.yaml): they have more tokens, as invented ones have; none where facts are given
+    rare       rare real ones (rare.yaml); none where facts are given
+    long       real ones of several words (long.yaml, where there is one): they have as many tokens as invented ones
     invented   names that nobody has, by rule (task extrapolation's), checked against all words that are there; their
                objects are other subjects', dealt out at random: what an edit has to write
     word       groups `copy` and `capitalize`: what needs no knowledge, after demonstrations
@@ -26,6 +27,7 @@ from stages.tasks.facts.task import (
     COPY,
     INVENTED,
     KNOWN,
+    LONG,
     MAIN,
     PARAPHRASE,
     PREFIXED,
@@ -34,7 +36,7 @@ from stages.tasks.facts.task import (
     WORD,
 )
 from stages.tasks.icl.prompts import Pair, from_lexicon
-from stages.tasks.lexicon import read
+from stages.tasks.lexicon import Entry, read
 from stages.tasks.prompt import Prompt, Span, read_text, stream
 
 CAPITAL = (
@@ -55,6 +57,13 @@ class Relation:
     templates: tuple[str, ...]
     known: tuple[Pair, ...]
     rare: tuple[Pair, ...] = ()
+    long: tuple[Pair, ...] = ()
+
+
+class Long(Entry):
+    """long.yaml: subjects of several words, with their objects."""
+
+    capitals: tuple[Pair, ...]
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
@@ -76,8 +85,10 @@ def _builtin(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
             raise UserError(f"{folder / 'functions.yaml'}: no function {name}, which task facts is built from")
     known = functions["country-capital"][1]
     real = {word for text in read_text(folder / "real.txt") for word in text.lower().split()}
-    taken = real | {word.lower() for pair in (*known, *rare) for words in pair for word in words.split()}
-    return [Relation("capital", CAPITAL, tuple(known), tuple(rare))], functions[CAPITALIZE][1], taken
+    path = folder / "long.yaml"
+    long = read(path, Long, "task facts").capitals if path.exists() else []
+    taken = real | {word.lower() for pair in (*known, *rare, *long) for words in pair for word in words.split()}
+    return [Relation("capital", CAPITAL, tuple(known), tuple(rare), tuple(long))], functions[CAPITALIZE][1], taken
 
 
 def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
@@ -128,6 +139,7 @@ def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int
     classes = {
         KNOWN: asked[: 2 * settings.known],
         RARE: [relation.rare[item] for item in drawn][: 2 * settings.rare],
+        LONG: list(relation.long) if settings.rare else [],
         INVENTED: made_up,
     }
     prompts = []

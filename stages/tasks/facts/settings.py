@@ -12,6 +12,7 @@ class Settings(Source):
     """Subjects with an answer that has to be known: `known`, `rare`, `invented` and `words` of each split, at most.
 
     path: builtin: a folder of words, as for task extrapolation; path: a jsonl file of subject, object, templates.
+    With rare ones (above 0) come all those of several words, of long.yaml.
     shots: demonstrations in each of the two sets that subjects are asked after as well.
     """
 

@@ -7,7 +7,7 @@ from stages.tasks.facts.settings import Settings
 from stages.tasks.icl.task import answer_task, counted
 
 ASKED = "asked"  # the relation from the answer to the subject: it says which tokens the subject has
-KNOWN, RARE, INVENTED, WORD = "known", "rare", "invented", "word"  # categories
+KNOWN, RARE, LONG, INVENTED, WORD = "known", "rare", "long", "invented", "word"  # categories
 MAIN, PREFIXED, PARAPHRASE, SHOWN = "main", "prefixed", "paraphrase", "shown"  # roles; numbered but `main`
 COPY, CAPITALIZE = "copy", "capitalize"  # groups that need no knowledge
 

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.store.section import Count
 from stages.tasks.task import Source
+
+DIGIT = 24  # pixels of a side of a digit on a builtin canvas
 
 
 class Settings(Source):
@@ -13,5 +15,11 @@ class Settings(Source):
 
     source: Literal["builtin", "path"] = "builtin"
     images: Count
-    side: Annotated[int, Field(ge=24)] = 96
+    side: Annotated[int, Field(ge=8)] = 96
     digits: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Settings":
+        if self.source == "builtin" and self.side < DIGIT:
+            raise ValueError(f"side: {self.side} pixels hold no digit of {DIGIT}")
+        return self

@@ -1,5 +1,7 @@
 """What can be read from ONE token's state by a linear map, with what stands for nothing beside it.
 
+One way for all: sinks of a model (stages/sinks.py) and tokens of models trained here (stages/training/states.py).
+
 States have unit norm, so that their length says nothing, and are centred by the prompts that a probe is fitted on. A
 probe is a ridge regression (scikit-learn), fitted on some blocks of text and scored on the others, every block once;
 its penalty is chosen by leaving out one token of the blocks that it is fitted on. Numbers: R2 over all of them

@@ -1,0 +1,54 @@
+"""What stands on the page of a lesson that grades answers: every arm's last values, and what they mean."""
+
+import pandas as pd
+
+from stages.page import recipe_findings as say
+from stages.page.page import Note, Table
+from stages.page.recipe_design import design as designed
+from stages.page.sentences import capital, interval, number
+from stages.recipes.graded import End
+from stages.recipes.lesson import create
+from stages.recipes.settings import Recipe
+
+MEASURED = "with the code that measures pretrained models. "
+
+
+def design(recipe: Recipe) -> str:
+    """Say what was trained; the answers are graded by the lesson itself."""
+    return designed(recipe).replace(MEASURED, "and on all that was to be stored. ")
+
+
+def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) -> list[Note | Table]:
+    """Return a verdict per arm, a table of the last values, and the main arm's values by part."""
+    final = whole[(whole["finding"] == "final") & ~whole["measure"].str.contains("@")]
+    ends = {arm: {row.measure: End(row.value, row.low, row.high) for row in final[final["arm"] == arm].itertuples()}
+            for arm in recipe.ordered}  # fmt: skip
+    notes = [
+        Note(f"{capital(arm.replace('_', ' '))} {create(recipe.task, recipe, recipe.arm(arm).arguments).verdict(of)}")
+        for arm, of in ends.items()
+        if of
+    ]
+    levels = whole[(whole["finding"] == "level") & ~whole["measure"].str.contains("@")]
+    levels = levels.set_index(["arm", "versus", "measure"])["value"].to_dict()
+    measures = list(dict.fromkeys(final["measure"]))
+    rows = []
+    for measure in measures:
+        cells = [
+            f"{number(of[measure].value)} {interval(of[measure].low, of[measure].high)}"
+            + (f" (guessed {say.small(levels[arm, 'chance', measure])})" if (arm, "chance", measure) in levels else "")
+            if measure in of
+            else "–"
+            for arm, of in ends.items()
+        ]
+        beside = [levels.get((recipe.main, means, measure)) for means in _means(levels)]
+        rows.append([say.said(measure), *cells, *("–" if level is None else say.small(level) for level in beside)])
+    columns = ["measure", *(arm.replace("_", " ") for arm in ends)]
+    columns += [f"{say.LEVELS.get(means, means)}, for {recipe.main.replace('_', ' ')}" for means in _means(levels)]
+    says = "Last values, mean over seeds with its interval; in the last columns what is reached without a network."
+    parts = say.parts(curve, whole, recipe.main)
+    return [*notes, Table(columns, rows, says, path), *([Note(parts)] if parts else [])]
+
+
+def _means(levels: dict[tuple[str, str, str], float]) -> list[str]:
+    """Return the simpler means besides guessing, in their order."""
+    return list(dict.fromkeys(means for _, means, _ in levels if means != "chance"))
