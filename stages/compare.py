@@ -6,6 +6,7 @@ nothing is run.
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from stages.families import FAMILIES
@@ -37,6 +38,4 @@ def main(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     run(main, *sys.argv[1:])
