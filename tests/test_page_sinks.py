@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from stages.page.inputs import COLUMNS
-from stages.page.page import Note
+from stages.page.page import Note, Table
 from stages.page.section import Context
 from stages.page.sections.sinks import sinks
 from stages.statistics.sinks import table
@@ -34,7 +34,7 @@ def rows(token: bool) -> pd.DataFrame:
                         "norm": 1.0 + 0.01 * (at * 7 % 5) if at else 20.0, "channel": 9.0, "received": 0.1}
                 for layer in range(4) for at in range(12)
             ]  # fmt: skip
-    return table(pd.DataFrame(heads), pd.DataFrame(tokens), np.random.default_rng(0))
+    return table(pd.DataFrame(heads), pd.DataFrame(tokens))
 
 
 def probes(local: float, spread: float) -> pd.DataFrame:
@@ -64,6 +64,28 @@ def test_place_and_token_are_told_apart(token):
     assert ("attention stays with the place, whatever token is there" in text) != token
     assert "Of 8 sink heads (of 8 heads), 1 look and say little" in text
     assert "has 20.0 [20.0, 20.0] times the median norm" in text and "nan" not in text.lower().split()
+
+
+def test_modes_of_lengths_are_said_after_correction_over_layers():
+    sunk = rows(True)
+    place = sunk["measure"] == "modes_p"
+    assert place.sum() == 4 and set(sunk.loc[sunk["measure"] == "dip", "layer"]) == {0, 1, 2, 3}
+    sunk.loc[place, "value"] = [0.03, 0.5, 0.6, 0.7]
+    text = said(sunk, probes(0.0, 0.5), decoder=False)
+    assert "in no layer more than one mode is shown (dip test, smallest q over layers 0.12)" in text
+    sunk.loc[place, "value"] = [0.001, 0.5, 0.002, 0.7]
+    text = said(sunk, probes(0.0, 0.5), decoder=False)
+    assert "in layers 0 and 2 lengths have more than one mode (dip test, q at most 0.004)" in text
+
+
+def test_a_guess_stands_beside_the_constant_state():
+    slot = SimpleNamespace(
+        sinks=rows(True), probes=probes(0.0, 0.5), decoder=False, reasons={}, model={"attention": []},
+        path=lambda file: file,
+    )  # fmt: skip
+    last = next(block for block in sinks(slot, Context({}, [])) if isinstance(block, Table) and block.folded)
+    at = last.columns.index("a guess")
+    assert {line[at] for line in last.rows if "topic" in line[1]} == {"0.20"}
 
 
 def test_global_only_can_fail():

@@ -202,7 +202,7 @@ def test_prompts_of_about_one_length_run_together_and_query_heads_near_the_bound
     groups = [[len(tokens) for _, tokens in group] for group in stage._alike(pairs)]
     assert groups == [[100, 500], [500], [600], [2000]]
     rows = [
-        {"layer": 0, "head": head, "change": change} for head, change in ((-1, 0.9), (0, 0.04), (0, 0.08), (1, 0.04))
+        {"layer": 0, "head": head, "change": change} for head, change in ((-1, 0.9), (0, 0.04), (0, 0.12), (1, 0.07))
     ]
     assert caching.screened(rows, 0.1) == {(0, 0)} and caching.screened([], 0.1) == set()
 

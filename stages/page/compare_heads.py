@@ -28,10 +28,9 @@ def heads(a: Run, b: Run, families: Mapping[str, Family]) -> list:
     if not both:
         return [*blocks, Note("No family has scores in both.")]
     if not same_shape(a, b):
-        both_maps = [
-            Figure(beside(a, b, families.get(name), name), f"{name}: members are outlined.", "", "maps")
-            for name in plain
-        ]
+        charts = [replace(chart, label=f"{name}: {chart.label}")
+                  for name in plain for chart in beside(a, b, families.get(name), name)]  # fmt: skip
+        both_maps = [Figure(charts, "Scores, layer x head; members are outlined.", "", "maps")] if charts else []
         return [*blocks, *by_depth(a, b, plain), *depth_tables(a, b, both), *both_maps]
     pairs = {name: paired(a, b, name) for name in both}
     moved = [name for name in plain if changed(pairs[name])]

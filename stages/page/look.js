@@ -132,7 +132,7 @@ function rolesOf(head) {
 }
 
 function mapOf(head) {
-  const cell = Math.max(15, Math.min(30, Math.floor(620 / size)));
+  const cell = Math.max(15, Math.min(30, Math.floor(Math.min(620, $("enlarged").clientWidth - 130) / size)));
   const label = (token, at) => make("span", { className: look.special[at] ? "special" : "", title: `${at} ${token}` }, token);
   const across = make("div", { className: "across", "aria-hidden": "true" }, ...look.tokens.map(label));
   const down = make("div", { className: "down", "aria-hidden": "true" }, ...look.tokens.map(label));

@@ -26,7 +26,7 @@ from stages.page.head_maps import head_name
 from stages.page.methods import STATISTICS
 from stages.page.page import script_json
 from stages.page.sentences import listed, number
-from stages.store import parquet
+from stages.store import files
 from stages.store.errors import UserError
 
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ class Look:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_text(path, self.html())
+            files.write_text(path, self.html())
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
         return path
