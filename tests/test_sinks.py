@@ -242,6 +242,13 @@ def test_probes_tell_local_from_global_states_and_a_constant_state_is_chance_exa
     assert all(np.isnan(row.value) and row.note for row in alike.values())
 
 
+def test_classes_of_one_block_each_are_not_asked():
+    blocks = np.repeat(np.arange(8), 10)
+    states = np.random.default_rng(0).normal(size=(80, 6))
+    row = probe(states, {"topic": blocks}, blocks, np.random.default_rng(1), 20)["topic"]
+    assert np.isnan(row.value) and "one block" in row.note
+
+
 def test_the_majority_is_counted_by_hand():
     rng = np.random.default_rng(3)
     topic, blocks = np.r_[np.zeros(30, int), np.ones(20, int)], np.arange(50)

@@ -82,6 +82,10 @@ def probe(
             results[name] = _none("the same in every prompt: nothing to tell")
         elif target.dtype.kind != "f" and len(np.unique(target)) < 2:
             results[name] = _none("there is one class only")
+        elif target.dtype.kind != "f" and len(np.unique(blocks_N)) == len(set(zip(blocks_N, target, strict=True))) == (
+            len(np.unique(target))
+        ):
+            results[name] = _none("every class is one block of text: none is left to be told")
         else:
             asked[name] = target
     wanted = {name: _numbers(target) for name, target in asked.items()}
