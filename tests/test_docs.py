@@ -1,0 +1,39 @@
+"""README is a newcomer's page, and what it and docs/ link to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not re.match(r"https?:", link)]
+    assert links or page.name == "facts.md"
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            titles = re.findall(r"(?m)^#+ (.*)$", target.read_text(encoding="utf-8"))
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
+
+
+def test_readme_is_short_and_leads_to_every_page_of_docs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    assert {f"docs/{page.name}" for page in PAGES[1:]} <= set(LINK.findall(text))
+
+
+def test_what_docs_call_files_of_reports_and_params_exists():
+    """Names in backticks that are paths of the repository, without a placeholder, are there."""
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:stages|bench|full|reports|docs|tests)/[\w./-]+)`", page.read_text(encoding="utf-8")
+        ):
+            made = name.startswith(("reports/look", "reports/compare"))  # by the user
+            assert made or (ROOT / name).exists(), (page.name, name)
