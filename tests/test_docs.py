@@ -7,13 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = re.compile(r"`((?:stages|bench|full|reports|docs|tests)/[\w./-]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_relative_link_leads_somewhere(page):
     links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not re.match(r"https?:", link)]
-    assert links or page.name == "facts.md"
     for link in links:
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
