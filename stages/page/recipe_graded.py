@@ -5,7 +5,7 @@ import pandas as pd
 from stages.page import recipe_findings as say
 from stages.page.page import Note, Table
 from stages.page.recipe_design import design as designed
-from stages.page.sentences import capital, interval, number
+from stages.page.sentences import interval, number
 from stages.recipes.graded import End
 from stages.recipes.lesson import create
 from stages.recipes.settings import Recipe
@@ -31,7 +31,7 @@ def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) 
     ends = {arm: {row.measure: End(row.value, row.low, row.high) for row in final[final["arm"] == arm].itertuples()}
             for arm in recipe.ordered}  # fmt: skip
     notes = [
-        Note(f"{capital(arm.replace('_', ' '))} {create(recipe.task, recipe, recipe.arm(arm).arguments).verdict(of)}")
+        Note(f"`{arm}` {create(recipe.task, recipe, recipe.arm(arm).arguments).verdict(of)}")
         for arm, of in ends.items()
         if of
     ]
