@@ -43,8 +43,7 @@ def main(slot: str) -> None:
     if unknown := sorted(set(settings.neighbours.silenced) - set(table.group)):
         allowed = ", ".join(sorted(set(table.group)))
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
-    plan = tables.PLANS.read(slot)
-    plan = plan[(plan.family == FAMILY) & (plan.kind == settings.plan.kinds[0])]
+    plan = planned(tables.PLANS.read(slot), settings.plan.kinds[0])
     interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
     members = [i.silences for i, row in zip(interventions, plan.itertuples(), strict=True) if row.purpose == "family"]
     heads = members[0] if members and plan[plan.purpose == "family"].members.iloc[0] else ()
@@ -71,6 +70,11 @@ def main(slot: str) -> None:
     with tables.NEIGHBOURS_SILENCED.writer(slot) as add:
         for shard in tqdm(todo, desc="silence", unit="shard"):
             add(shards.run(loaded, means, shard, settings.extract.batch_tokens))
+
+
+def planned(plan: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return what is silenced here: the family's best heads and their control sets, not those of a sweep over it."""
+    return plan[(plan.family == FAMILY) & (plan.kind == kind) & plan.purpose.isin(("family", "control"))]
 
 
 def labelling(prompt: str) -> str:

@@ -236,3 +236,12 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
 def test_the_page_says_that_nothing_was_read(tmp_path):
     shown = text_of(render(write_slot(tmp_path / "decoder", neighbours=None)))
     assert "No labelled demonstrations were read:" in shown
+
+
+def test_a_sweep_over_the_family_is_not_silenced_here():
+    from stages.neighbours import planned
+
+    rows = [("family", "induction", "mean"), ("control", "induction", "mean"), ("sweep", "induction", "mean"),
+            ("sweep_control", "induction", "mean"), ("family", "induction", "zero"), ("control", "function", "mean")]  # fmt: skip
+    plan = pd.DataFrame(rows, columns=["purpose", "family", "kind"])
+    assert planned(plan, "mean").index.tolist() == [0, 1]
