@@ -241,7 +241,8 @@ def test_the_page_says_that_nothing_was_read(tmp_path):
 def test_a_sweep_over_the_family_is_not_silenced_here():
     from stages.neighbours import planned
 
-    rows = [("family", "induction", "mean"), ("control", "induction", "mean"), ("sweep", "induction", "mean"),
-            ("sweep_control", "induction", "mean"), ("family", "induction", "zero"), ("control", "function", "mean")]  # fmt: skip
+    purposes = ["family", "control", "sweep", "sweep_control"]
+    rows = [(purpose, "induction", "mean") for purpose in purposes]
+    rows += [("family", "induction", "zero"), ("control", "function", "mean")]
     plan = pd.DataFrame(rows, columns=["purpose", "family", "kind"])
     assert planned(plan, "mean").index.tolist() == [0, 1]
