@@ -14,6 +14,7 @@ from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
 from stages.page.sentences import capital, interval, measured, number, p_value
 
+FEW = 20  # prompts that a claim rests on, at least
 RELATIONS = 5  # grammatical relations on a card: those of which the head is a member, then those it leads most in
 
 
@@ -71,9 +72,10 @@ def _gate(slot: Slot, name: str) -> str:
     if own.empty:
         return ""
     row = own.iloc[0]
+    few = ", too few for a claim" if row["prompts"] < FEW else ""
     return (
         f"Seeing only first tokens and a window, it moves the last hidden state by {number(row['change'], 3)} of its "
-        f"length (mean of {int(row['prompts'])} needle prompts)."
+        f"length (mean of {int(row['prompts'])} needle prompts{few})."
     )
 
 
@@ -137,9 +139,9 @@ def _sets(name: str, sets: dict[str, list[str]], effects: pd.DataFrame) -> dict[
     for row in effects[effects["family"].isin(sets.get(name, []))].itertuples() if len(effects) else ():
         body.append([
             row.family, row.heads, capital(measured(row.task, row.measure)), number(row.intact), number(row.value),
-            p_value(row.p),
+            p_value(row.p), p_value(row.p_floor), row.note or "–",
         ])  # fmt: skip
-    columns = ["family", "heads silenced", "task: measure", "intact", "silenced", "rank p"]
+    columns = ["family", "heads silenced", "task: measure", "intact", "silenced", "rank p", "floor", "note"]
     return {"title": "Silenced together with others of a family", "columns": columns, "rows": body}
 
 

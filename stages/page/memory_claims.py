@@ -1,4 +1,4 @@
-"""The claims of section 'The MLP as a store', each with the bar that was set before it was measured."""
+"""The claims of section 'The MLP as a store', each with its bar, which trials on Gemma 3 270M suggested."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +26,13 @@ def claims(layer: int, relation: str) -> list[Claim | str]:
     look, edit = {"part": "lookup", "group": relation}, {"part": "insert", "what": "edit", "layer": layer}
     edit |= {"group": "invented"}
     return [
-        "Knowledge is looked up in an MLP",
+        "One MLP decides which subject is read",
         Claim("its output, of another subject, brings that subject's answer",
               look | {"what": "interchange", "layer": layer, "measure": "donor"}, 0.80),
         Claim("of any other layer, the own answer stays: the least of all layers",
               look | {"what": "interchange", "measure": "own", "not": layer}, 0.85),
+        Claim("it is knowledge that is lost: with its mean put in, copying a word stays right",
+              {"part": "lookup", "what": "mean", "group": "copy", "measure": "own", "layer": layer}, 0.85),
         "A LoRA of rank one inserts a pair",
         Claim("an invented fact is recalled", edit | {"measure": "efficacy"}, 0.95),
         Claim("in words that the edit has not seen", edit | {"measure": "paraphrase"}, 0.85),

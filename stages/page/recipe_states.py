@@ -9,7 +9,7 @@ import pandas as pd
 
 from stages.page import charts
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.sentences import capital, listed, number
+from stages.page.sentences import beyond, capital, listed, number
 from stages.recipes.settings import Recipe
 from stages.recipes.states import REGISTER, STUDIED
 
@@ -165,7 +165,8 @@ def _changes(of_set: pd.DataFrame) -> list[str]:
         runs = of_set[of_set["what"] == edit]
         if runs.empty:
             continue
-        worse, better, count = (runs["high"] < 0).sum(), (runs["low"] > 0).sum(), len(runs)
+        sides, count = [beyond(*pair) for pair in zip(runs["low"], runs["high"], strict=True)], len(runs)
+        worse, better = sides.count(-1), sides.count(1)  # as printed
         change = _ranged(runs["value"], sign=True)
         if runs["value"].abs().max() <= EXACT:
             parts.append(f"nothing when {how}")
@@ -203,9 +204,6 @@ def apart(states: pd.DataFrame, arm: str) -> str:
         beside = [tokens for tokens in each if "ordinary" in tokens]
         text = f"Exchanging registers, run by run: {_by_run(each[REGISTER], sign=True)}"
         text += "".join(f"; as many {tokens}: {_by_run(each[tokens], sign=True)}" for tokens in beside)
-        least = int(each[REGISTER].abs().to_numpy().argmin())
-        if beside and least == int(each[beside[0]].abs().to_numpy().argmin()):
-            text += " (the run that needs registers least needs the ordinary ones least as well)"
         sentences.append(f"{text}.")
     return " ".join(sentences)
 

@@ -80,8 +80,9 @@ def _broken(slot: Slot, claims: pd.DataFrame, alpha: float) -> str:
         said.append(
             f"Silenced together, {'; '.join(_lost(row) for row in largest.itertuples())}: "
             f"{'none' if not worse else f'at most {worse}'} of {sets} control sets of other heads does as much harm "
-            f"(rank p {'at most ' if largest['p'].nunique() > 1 else ''}{p_value(largest['p'].max())}; "
-            f"{pointer(slot.name, 'effects', 'all families')})."
+            f"(rank p {'at most ' if largest['p'].nunique() > 1 else ''}{p_value(largest['p'].max())}, floor "
+            f"{p_value(largest['p_floor'].max())}; the largest harm of {len(ranked)} claims, over which q is at least "
+            f"{p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
         )
     apart = set(told["family"])
     alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
@@ -106,17 +107,18 @@ def _steered(slot: Slot, alpha: float) -> str:
         return ""
     own = at.loc["heads"]
     said = (
-        "Functions shown by demonstrations are carried by a few heads: their mean outputs, written in place at the "
-        f"last token of a bare prompt, take accuracy from {number(at.loc['none', 'accuracy'])} to "
+        f"Functions shown by demonstrations are carried by {int(own['heads'])} heads: their mean outputs, written in "
+        f"place at the last token of a bare prompt, take accuracy from {number(at.loc['none', 'accuracy'])} to "
         f"{number(own['accuracy'])} {interval(own['low'], own['high'])}".rstrip()
     )
     if pd.isna(own["p"]) or own["p"] > alpha:
-        said = said.replace("are carried by a few heads", "were looked for in a few heads", 1)
+        said = said.replace("are carried by", "were looked for in", 1)
         rank = "no rank" if pd.isna(own["p"]) else f"rank p = {p_value(own['p'])}, not told apart from other heads"
         return f"{said} ({rank}; {pointer(slot.name, 'vectors', 'function vectors')})."
     if "control" in at.index:
         said += f", those of as many other heads to {number(at.loc['control', 'accuracy'])}"
-    return f"{said} (rank p = {p_value(own['p'])}; {pointer(slot.name, 'vectors', 'function vectors')})."
+    rank = f"rank p = {p_value(own['p'])}, floor {p_value(own['p_floor'])}"
+    return f"{said} ({rank}; {pointer(slot.name, 'vectors', 'function vectors')})."
 
 
 def _extrapolated(slot: Slot) -> str:
@@ -132,7 +134,10 @@ def _extrapolated(slot: Slot) -> str:
         sides.setdefault(carried.beyond(row.low, row.high, carried.HALF), []).append(
             f"{row.function} {number(row.accuracy)} ({row.kind})"
         )
-    texts = {1: "most made-up words are right for {}", -1: "most are wrong, though usual words are solved, for {}"}
+    texts = {
+        1: "most made-up words are right for {}",
+        -1: "most are wrong, though at least half of the usual words are right, for {}",
+    }
     said = [text.format(listed(sides[side])) for side, text in texts.items() if sides[side]]
     if said:
         said[0] = f"After demonstrations, {said[0]}"
@@ -165,10 +170,20 @@ def _looked_up(slot: Slot) -> str:
         value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
         said.append(f"Facts: with another subject's output of the MLP of layer {layer}, that subject's answer comes "
                     f"out in {value} of {int(row['trials'])}")  # fmt: skip
+    copied = same[(same["part"] == "lookup") & (same["what"] == "mean") & (same["group"] == "copy")]
+    copied = copied[copied["measure"] == "own"]
+    if len(donor) and len(copied) and copied["high"].iloc[0] < HALF:
+        left = number(copied["value"].iloc[0])
+        said.append(f"with its mean put in there, copying a word stays right in {left} too, so that it is not "
+                    "knowledge alone that is lost")  # fmt: skip
     if len(recalled):
         row = recalled.iloc[0]
-        said.append(f"a pair written there by an edit of rank one is recalled in {number(row['value'])} of "
-                    f"{int(row['trials'])} invented facts")  # fmt: skip
+        text = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
+        said.append(f"a pair written there by an edit of rank one is recalled in {text} of {int(row['trials'])} "
+                    "invented facts")  # fmt: skip
+        other = same[(same["part"] == "insert") & (same["what"] == "edit") & (same["measure"] == "hijacked")]
+        if len(other) and other["low"].iloc[0] > 0:
+            said[-1] += f" (another invented name gets the object as well in {number(other['value'].iloc[0])})"
     text = capital("; ".join(said))
     return f"{text} ({pointer(slot.name, 'memory', 'the MLP as a store')})." if said else ""
 
@@ -180,8 +195,8 @@ def _cached(slot: Slot, alpha: float) -> str:
     rate = rate[(rate["measure"] == "first") & ((rate["threshold"] - SINK).abs() < TINY)]
     if len(rate):
         said.append(
-            f"{percent(rate['value'].iloc[0])} % of heads give more than {number(SINK, 1)} of their attention to the "
-            f"first token of text ({pointer(slot.name, 'sinks', 'sinks')})"
+            f"In {percent(rate['value'].iloc[0])} % of heads and passages, more than {number(SINK, 1)} of the "
+            f"attention is on the first token ({pointer(slot.name, 'sinks', 'sinks')})"
         )
     recall = slot.cache[slot.cache["measure"] == "recall"]
     half = recall[(recall["method"] == "gate") & ((recall["share"] - HALF).abs() < TINY)]
@@ -189,7 +204,8 @@ def _cached(slot: Slot, alpha: float) -> str:
         row, full = half.iloc[0], recall[recall["method"] == "full"].iloc[0]
         text = (
             "with half of the key heads cut to a few first tokens and a window, recall of needles is "
-            f"{number(row['value'])}, with the full cache {number(full['value'])}"
+            f"{number(row['value'])}, with the full cache {number(full['value'])} (change "
+            f"{number(row['change'], 2, True)} {interval(row['change_low'], row['change_high'], 2, True)})"
         )
         if pd.notna(row["draws_mean"]):
             text += f", with half cut at random {number(row['draws_mean'])} on average"

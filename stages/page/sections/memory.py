@@ -128,7 +128,7 @@ def _looked_up(read: Read) -> str:
             f"{number(others['value'].min())} (layer {int(others.loc[others['value'].idxmin(), 'layer'])})"
         )
         alone = donor["clusters"] >= FEW and donor["low"] > 0.5 and others["value"].min() > 0.5
-        said += ": one layer decides it" if alone else ": no one layer is shown to decide it alone"
+        said += ": of the MLPs, one decides it" if alone else ": no one MLP is shown to decide it alone"
     mean = read.cell(what="mean", layer=read.layer, measure="own", **same)
     if mean is not None:
         said += f". With the mean put in there, {_value(mean)} are still right"
@@ -259,8 +259,8 @@ def _inserted(read: Read) -> str:
 def _claims(read: Read, path: str) -> list:
     rows, heads = rows_of(claims(read.layer, read.relation), read.cells)
     says = (
-        "Claim by claim: the bars were fixed before this run, after trials on one model; 95 % intervals over subjects, "
-        "of text over passages. Number: of subjects, of a difference of two classes' both."
+        "Claim by claim: the bars were fixed after trials on Gemma 3 270M, so that they are no test of that model; "
+        "95 % intervals over subjects, of text over passages. Number: of subjects, of a difference of two classes' both."
     )
     return [Table(["claim", "bar", "measured", "number", "verdict"], rows, says, path, (1, 2, 3), tuple(heads))]
 
@@ -391,10 +391,12 @@ def _missed(read: Read) -> str:
         f"subjects than for known ones{_side(gap, longer)}{_few(gap)}."
     )
     matched = read.cell(part="miss", what="main", group="gap_matched", measure="entropy")
+    area = read.cell(part="miss", what="area", group="gap_matched", measure="logprob")
+    rarer = "; the invented names are rarer still" if area is not None and area["value"] > 0.9 else ""
     if matched is not None:
         said += (
             f" Than for real ones of as many tokens: {_value(matched, 2, True)} nats more"
-            f"{_side(matched)}{_few(matched)}."
+            f"{_side(matched, rarer)}{_few(matched)}."
         )
     agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
     known, invented = agreed["known"], agreed["invented"]

@@ -129,12 +129,15 @@ def _place(rows: pd.DataFrame) -> str:
         parts.append("attention stays with the place, whatever token is there")
     elif stays >= 0.5 * base:
         parts.append("both the place and the token draw attention")
-    else:
+    elif left < 0.5 * base:
         parts.append("neither the place with another token nor the token at another place draws as much")
+    else:
+        parts.append("a token put before it draws less, and so does it in second place")
     parts.append(
         f"without the token fewer than half as many heads look at what is first ({_share(later)} on a later token)"
         if left < 0.5 * base
         else "without the token at least half as many heads look at what is first"
+        + (": place and token are not told apart" if follows < 0.5 * base and stays < 0.5 * base else "")
     )
     return f"{text}: {'; '.join(parts)}."
 
@@ -147,13 +150,13 @@ def _said(rows: pd.DataFrame) -> str:
     heads = rows[(rows["part"] == "head") & (rows["input"] == "natural")]
     wide = heads.pivot_table(index=["layer", "head"], columns="measure", values="value")
     of_sinks = wide[wide["first"] > SINK]
-    text = f"Of {int(sinks['value'])} sink heads ({sinks['note']}), "
+    text = f"Of {int(sinks['value'])} heads with more than 0.3 there on these passages ({sinks['note']}), "
     if "said" not in of_sinks or of_sinks["said"].isna().all():
         return f"{text}what they fetch from the first token is out of reach (no values are seen)."
     value = number(of_sinks["value"].median())
     text += (
         f"{int(silent['value'])} look and say little: what they fetch there is a smaller share of what they write than "
-        f"half the share of their attention. Over sink heads the median attention is "
+        f"half the share of their attention. Over these heads the median attention is "
         f"{number(of_sinks['first'].median())}, the median share of what is written {number(of_sinks['said'].median())}"
     )
     return f"{text}; the first position's value has {value} of the norm of others there (median)."
@@ -205,7 +208,7 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         channel = _cell(layers, measure="channel_first", layer=row["layer"])
         if channel is not None:
             said[0] += f", its largest channel on all passages {number(channel['value'], 0)} times the median channel"
-        said[0] += "." if row["value"] >= 2 else ": its length does not stand out."
+        said[0] += "." if row["value"] >= 2 or _few(row) else ": its length does not stand out."
     outliers = layers[layers["measure"] == "outliers"].set_index("layer")
     modes = layers[layers["measure"] == "modes_p"].set_index("layer")["value"]
     if len(outliers):
@@ -216,8 +219,8 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
         two = modes.index[corrected <= alpha]
         names = listed(str(int(layer)) for layer in two)
         verdict = (
-            f"in layer{'s' if len(two) > 1 else ''} {names} lengths have more than one mode (dip test, q at most "
-            f"{p_value(corrected[two].max())})" if len(two)
+            f"in layer{'s' if len(two) > 1 else ''} {names} the dip test rejects one mode (q at most "
+            f"{p_value(corrected[two].max())}; no claim)" if len(two)
             else "in no layer more than one mode is shown (dip test, smallest q over layers "
             f"{p_value(corrected.min())})"
         )  # fmt: skip

@@ -8,7 +8,7 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.rows import MAIN
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import decimals, family_heads, listed, number, p_value
+from stages.page.sentences import decimals, family_heads, interval, listed, number, p_value
 
 LOOKS = ((charts.BLUE, "circle"), (charts.ORANGE, "square"))  # of the two families
 WHAT = (
@@ -80,7 +80,9 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         return f"Without {family_heads(first['family'])}: {first['note']}."
     last = rows.loc[rows["k"].idxmax()]
     out = listed(str(last["passed_over"]).split())
-    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))})" for r in rows.itertuples()]
+    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))}; change "
+             f"{number(r.change, digits, True)} {interval(r.low, r.high, digits, True)})".replace(" )", ")")
+             for r in rows.itertuples()]  # fmt: skip
     text = (
         f"{family_heads(first['family']).capitalize()}: {measure} {number(first['intact'], digits)} intact, "
         f"{listed(heads)}; passed over as the other family's: {out or 'none'}."
@@ -99,6 +101,11 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         text += " No control sets were run, so that this may be what any heads do."
     elif (rows["controls"] == 0).any():
         text += " The other numbers have no control sets: as many other heads may do as much."
+    if ((rows["low"] <= 0) & (rows["high"] >= 0) & (rows["p"] <= alpha)).any():
+        text += (
+            " Where an interval over prompts holds 0, a rank at its floor says that other heads do less on the same "
+            "prompts, not that other prompts would show the loss."
+        )
     few = rows[rows["note"] != ""]
     return text + (f" Note: {few['note'].iloc[0]}." if len(few) else "")
 
