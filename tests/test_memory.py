@@ -302,7 +302,7 @@ def test_claims_hold_or_not_by_bars_that_were_set_before(tmp_path):
 def test_the_page_says_what_holds(tmp_path):
     text = said(raw_rows(True), tmp_path, {"mlp": 1, "attention": 2})
     assert "MLP output of layer 1 put in at the subject, it gives that subject's answer in 1.00" in text
-    assert "one layer decides it" in text and "so more than knowledge is lost, copying as well" in text
+    assert ": of the MLPs, one decides it" in text and "so more than knowledge is lost, copying as well" in text
     assert "Inserted into layer 1, one fact at a time: 1.00" in text and "about 20 times as much" in text
     assert "the key is not the name's alone" in text
     assert "with 10, edits do not add up" in text and "rank one up to rounding" in text
@@ -312,7 +312,7 @@ def test_the_page_says_what_holds(tmp_path):
 
 def test_the_page_says_what_does_not_hold(tmp_path):
     text = said(raw_rows(False), tmp_path, {"mlp": 0, "attention": 2})
-    assert "no one layer is shown to decide it alone" in text and "can do without it" in text
+    assert "no one MLP is shown to decide it alone" in text and "can do without it" in text
     assert (
         "no longer answered as a miss" not in text
         and "edits do not add up" not in text

@@ -62,7 +62,7 @@ def test_place_and_token_are_told_apart(token):
     text = said(rows(token), probes(0.0, 0.5), decoder=False)
     assert ("attention goes with the token, not with the place" in text) == token
     assert ("attention stays with the place, whatever token is there" in text) != token
-    assert "Of 8 sink heads (of 8 heads), 1 look and say little" in text
+    assert "Of 8 heads with more than 0.3 there on these passages (of 8 heads), 1 look and say little" in text
     assert "has 20.0 [20.0, 20.0] times the median norm" in text and "nan" not in text.lower().split()
 
 
@@ -75,7 +75,7 @@ def test_modes_of_lengths_are_said_after_correction_over_layers():
     assert "in no layer more than one mode is shown (dip test, smallest q over layers 0.12)" in text
     sunk.loc[place, "value"] = [0.001, 0.5, 0.002, 0.7]
     text = said(sunk, probes(0.0, 0.5), decoder=False)
-    assert "in layers 0 and 2 lengths have more than one mode (dip test, q at most 0.004)" in text
+    assert "in layers 0 and 2 the dip test rejects one mode (q at most 0.004; no claim)" in text
 
 
 def test_a_guess_stands_beside_the_constant_state():

@@ -259,7 +259,7 @@ def test_kinds_and_runs_are_told_apart_run_by_run():
     said = recipe_states.apart(table, "encoder")
     assert "class token 0.90 / 0.90; background patch 0.80 / 0.80; object patch 0.60 / 0.60" in said
     assert "better than one object patch in 1 of 2 runs, worse in 0" in said
-    assert "Exchanging registers, run by run: −0.20 / −0.02; as many ordinary tokens: −0.30 / −0.05 (the run" in said
+    assert "Exchanging registers, run by run: −0.20 / −0.02; as many ordinary tokens: −0.30 / −0.05." in said
     table.loc[[8, 9], "value"] = -0.01, -0.05
     assert "(the run" not in recipe_states.apart(table, "encoder")
 
