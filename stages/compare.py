@@ -7,11 +7,10 @@ nothing is run.
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from stages.families import FAMILIES
 from stages.page import compare, compare_runs
-from stages.store import files
+from stages.page.page import save
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def main(*arguments: str) -> None:
     given = parser.parse_args(arguments)
     pairs = compare_runs.pairs(given.first, given.second)
     html = compare.page(pairs, FAMILIES)
-    files.write_text(Path(given.out), html)
+    save(given.out, html)
     said = ", ".join(f"{a.revision}:{a.slot} and {b.revision}:{b.slot}" for a, b in pairs)
     log.info("%s: %s, %d KB", given.out, said, len(html.encode()) // 1024)
 

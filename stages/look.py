@@ -45,7 +45,11 @@ class _Arguments(argparse.ArgumentParser):
 
 def main(*arguments: str) -> None:
     """Write the page."""
-    parser = _Arguments(prog="python -m stages.look", description="Attention of all heads on a text, as one HTML file.")
+    parser = _Arguments(
+        prog="python -m stages.look",
+        usage="%(prog)s slot text [--heads L5H1 ...] [--out FILE]",  # heads take all words that follow them
+        description="Attention of all heads on a text, as one HTML file.",
+    )
     parser.add_argument("slot", help="a slot of params.yaml, such as decoder")
     parser.add_argument("text")
     parser.add_argument("--heads", nargs="+", default=[], metavar="L5H1", help="heads to enlarge at first")
@@ -71,9 +75,10 @@ def look(slot: str, text: str, heads: Sequence[str] = ()) -> Look:
 
 def looked(loaded: Loaded, slot: str, text: str, heads: Sequence[str] = ()) -> Look:
     """Do the same with a model in memory; what the slot's heads are members of is read from its reports."""
+    _readable(text)
     tokens = encode(loaded, Prompt(id="look", group="look", cluster="look", text=text))
     _check(loaded, slot, tokens)
-    enlarged = tuple(_head(loaded, slot, name) for name in heads)
+    enlarged = tuple(_head(loaded, slot, str(name)) for name in ([heads] if isinstance(heads, str) else heads))
     attention, logits_1V = _run(loaded, tokens)
     relations, missing = applying(tokens)
     means = measure(loaded, [tokens], [relations]).means[0]
@@ -97,6 +102,15 @@ def looked(loaded: Loaded, slot: str, text: str, heads: Sequence[str] = ()) -> L
     )
 
 
+def _readable(text: str) -> None:
+    if not isinstance(text, str):
+        raise UserError(f"the text is {type(text).__name__}; expected str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding on a command line, or half of a surrogate pair
+        raise UserError(f"the text is not UTF-8: character {error.start} is {text[error.start]!a}") from None
+
+
 def _check(loaded: Loaded, slot: str, tokens: Tokens) -> None:
     heads = len(loaded.anatomy.heads)
     most = longest(heads, loaded.anatomy.causal, readable(loaded))
@@ -110,7 +124,7 @@ def _check(loaded: Loaded, slot: str, tokens: Tokens) -> None:
 
 
 def _head(loaded: Loaded, slot: str, name: str) -> tuple[int, int]:
-    parts = re.fullmatch(r"L(\d+)H(\d+)", name)
+    parts = re.fullmatch(r"L([0-9]{1,9})H([0-9]{1,9})", name)
     head = (int(parts[1]), int(parts[2])) if parts else None
     if head not in loaded.anatomy.heads:
         first, *_, last = ("L{}H{}".format(*each) for each in loaded.anatomy.heads)
@@ -181,7 +195,13 @@ def _judged(slot: str) -> tuple[str, pd.DataFrame, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); run dvc repro") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; run dvc repro")
+    return value
 
 
 if __name__ == "__main__":

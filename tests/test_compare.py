@@ -258,14 +258,27 @@ def test_names_stand_for_revisions_and_slots(tmp_path):
     (("one", "empty"), "empty: no reports in reports/slots at this revision"),
     (("one", ""), "expected a git revision, a slot or revision:slot"),
     (("one",), "usage: "),
+    (("one", "empty..one"), "empty..one: no git revision and no slot of HEAD"),
+    (("one", "^one"), "^one: no git revision and no slot of HEAD"),
+    (("one", "a\nb"), "expected a git revision, a slot or revision:slot"),
+    (("one", "\udce9"), "expected a git revision, a slot or revision:slot"),
+    (("one", "one", "--out", "."), "'.': cannot be written; expected the name of a file"),
+    (("one", "one", "--out", "README.md/x.html"), "README.md/x.html: cannot be written"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, monkeypatch, names, message):
     commit(tmp_path, "empty", {"README.md": "nothing"})
-    commit(tmp_path, "one", files())
+    commit(tmp_path, "one", files() | {"README.md": "nothing"})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         stage.main(*names)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["reports/slots/decoder/model.json", "params.yaml"])
+def test_a_file_of_another_form_is_named(tmp_path, path):
+    commit(tmp_path, "one", {name: text for name, text in files().items() if name != "dvc.lock"} | {path: "[1]"})
+    with pytest.raises(UserError, match=rf"one:{path}: expected"):
+        compare_runs.pairs("one", "one", tmp_path)
 
 
 def test_a_slot_named_like_a_branch_is_asked_for(tmp_path):
@@ -277,6 +290,10 @@ def test_a_slot_named_like_a_branch_is_asked_for(tmp_path):
 def test_git_or_its_repository_may_be_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(UserError, match="no git repository"):
+        compare_runs.pairs("one", "two", tmp_path)
+    commit(tmp_path, "one", files())
+    with monkeypatch.context() as owned, pytest.raises(UserError, match=r"safe\.directory '.*'$"):
+        owned.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
         compare_runs.pairs("one", "two", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="git is not installed"):

@@ -151,6 +151,10 @@ def test_no_text_of_a_user_becomes_markup():
         (" the" * 300, [], r"the text has \d+ tokens in a; at most \d+ are shown"),
         (TEXT, ["L3H0"], r"--heads: a has no head 'L3H0'; its heads are L0H0 to L2H3"),
         (TEXT, ["5.1"], r"--heads: a has no head '5\.1'"),
+        (TEXT, [f"L{'9' * 5000}H0"], "--heads: a has no head 'L999"),
+        (TEXT, "L3H0", "--heads: a has no head 'L3H0'"),
+        ("the \udce9 cat", [], r"the text is not UTF-8: character 4 is '\\udce9'"),
+        (None, [], "the text is NoneType; expected str"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused_in_one_line(text, heads, says):
@@ -196,10 +200,22 @@ def test_the_command_writes_the_page_that_the_function_returns(slot):
     for arguments, says in (
         (("b", TEXT), "error: no slot 'b' in params.yaml; there are a"),
         (("a",), "error: the following arguments are required: text; usage: python -m stages.look"),
-        (("a", TEXT, "--out", "model"), "error: model: cannot be written"),
+        (("a", TEXT, "--out", "model"), "error: 'model': cannot be written; expected the name of a file"),
+        (("a", TEXT, "--out", ""), "error: '': cannot be written; expected the name of a file"),
+        (("a", TEXT, "--out", "params.yaml/x.html"), "error: params.yaml/x.html: cannot be written"),
     ):
         done = command(slot, *arguments)
         assert done.returncode == 1 and done.stderr.startswith(says) and done.stderr.count("\n") == 1
+
+
+def test_a_damaged_record_of_the_results_is_named(slot):
+    report = slot / "reports/slots/a/model.json"
+    report.parent.mkdir(parents=True)
+    for content, says in (('{"name": ', "not JSON"), ("[]", "expected a JSON object")):
+        report.write_text(content)
+        done = command(slot, "a", TEXT)
+        assert done.returncode == 1 and done.stderr.startswith(f"error: reports/slots/a/model.json: {says}")
+        assert done.stderr.count("\n") == 1 and not (slot / "reports/look.html").exists()
 
 
 CLICKS = """<script>

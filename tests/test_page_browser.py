@@ -89,6 +89,29 @@ def test_a_head_is_found_by_search_keys_and_address(page):
     page.fill("#search", "L99H0")
     page.keyboard.press("Enter")
     assert head_of(page) == "" and not page.evaluate("document.getElementById('search').checkValidity()")
+    for address in ("__proto__/L0H0", "constructor/L0H0"):
+        page.evaluate("address => { location.hash = address; }", address)
+        page.fill("#search", address)
+        page.keyboard.press("Enter")
+        assert head_of(page) == "" and not page.evaluate("document.getElementById('search').checkValidity()")
+    page.fill("#search", "Encoder/l2h3")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('card').open")
+    assert head_of(page) == "L2H3 of encoder"
+    page.keyboard.press("Escape")
+    page.fill("#search", "L0H3")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('card').open")
+    page.keyboard.press("ArrowRight")
+    assert head_of(page) == "L1H0 of decoder"
+
+
+def test_a_section_is_found_though_the_figures_above_it_are_drawn_on_the_way(page):
+    for section in ("decoder-intact", "encoder-heads", "methods"):
+        page.evaluate("section => { location.hash = section; }", section)
+        page.wait_for_timeout(1500)
+        top = page.evaluate("section => document.getElementById(section).getBoundingClientRect().top", section)
+        assert -2 < top < 40
 
 
 def test_a_click_on_a_map_opens_the_card_and_a_column_sorts(page):

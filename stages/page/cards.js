@@ -21,9 +21,10 @@ const grid = ({ columns, rows }) => {
   }
   return table;
 };
+const has = (slot, head) => Object.hasOwn(cards, slot) && Object.hasOwn(cards[slot].heads, head);
 const address = () => {
   const [, slot, head] = location.hash.match(/^#([^/]+)\/(L\d+H\d+)$/) ?? [];
-  return slot && cards[slot] && cards[slot].heads[head] ? { slot, head } : null;
+  return slot && has(slot, head) ? { slot, head } : null;
 };
 const show = () => {
   const at = address();
@@ -45,13 +46,13 @@ const show = () => {
 const neighbour = (layers, heads) => {
   const at = address();
   if (!at) return;
-  const names = Object.keys(cards[at.slot].heads);
+  const names = Object.keys(cards[at.slot].heads).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));  // L2 before L10
   if (heads) { open(at.slot, names[names.indexOf(at.head) + heads]); return; }
   const [, layer, head] = at.head.match(/L(\d+)H(\d+)/);
   open(at.slot, `L${Number(layer) + layers}H${head}`);
 };
 const open = (slot, head) => {
-  if (!cards[slot] || !cards[slot].heads[head]) return;
+  if (!has(slot, head)) return;
   if (address()) { history.replaceState(null, "", `#${slot}/${head}`); show(); } else location.hash = `${slot}/${head}`;
 };
 addEventListener("hashchange", show);
@@ -67,16 +68,18 @@ document.getElementById("card-close").addEventListener("click", () => card.close
 // Every chart that names heads opens their cards.
 const opening = (place) => ({ view }) => {
   const slot = place.closest("article")?.id;
-  if (!slot || !cards[slot]) return;
+  if (!slot || !Object.hasOwn(cards, slot)) return;
   view.addEventListener("click", (event, item) => { if (item?.datum?.name) open(slot, item.datum.name); });
 };
 
 // The search box: a head, with its slot where there are several: L5H1, encoder/L2H3.
 const search = document.getElementById("search");
 search.addEventListener("change", () => {
+  if (!search.value.trim()) return;
   const [, slot, layer, head] = search.value.trim().match(/^(?:(.+)[/ ])?L?(\d+)[Hh. ](\d+)$/i) ?? [];
   const name = `L${Number(layer)}H${Number(head)}`;
-  const found = (slot ? [slot] : Object.keys(cards)).find((known) => cards[known]?.heads[name]);
+  const asked = Object.keys(cards).filter((known) => !slot || known.toLowerCase() === slot.toLowerCase());
+  const found = asked.find((known) => has(known, name));
   search.setCustomValidity(found ? "" : "No such head on this page; write it like L5H1 or decoder/L5H1.");
   search.reportValidity();
   if (found) { search.value = ""; open(found, name); }

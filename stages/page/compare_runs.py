@@ -6,6 +6,7 @@ later; a table without the columns that a comparison needs counts as missing, wi
 
 import io
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,7 +199,7 @@ def other_code(a: Run, b: Run) -> list[str]:
 
 def _meant(name: str, repository: Path) -> tuple[str, str]:
     """Return (revision, slot or '') of `revision`, `slot` or `revision:slot`."""
-    if not name or name.startswith("-"):
+    if not name.isprintable() or not name or name.startswith("-"):
         raise UserError(
             f"{name!r}: expected a git revision, a slot or revision:slot, such as main, decoder, main:decoder"
         )
@@ -243,7 +244,8 @@ def _listed(revision: str, repository: Path) -> list[str]:
 def _resolves(revision: str, repository: Path) -> bool:
     if revision.startswith("-"):
         return False
-    return bool(_call(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").stdout.strip())
+    commit = _call(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").stdout.decode().strip()
+    return commit.isalnum()  # `a..b` and `^a` are also verified, as something else
 
 
 def _show(repository: Path, revision: str, path: str) -> str | None:
@@ -262,9 +264,15 @@ def _git(repository: Path, *arguments: str) -> str:
 
 def _call(repository: Path, *arguments: str) -> subprocess.CompletedProcess:
     try:
-        ended = subprocess.run(["git", *arguments], cwd=repository, capture_output=True)
+        english = {**os.environ, "LC_ALL": "C"}
+        ended = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, env=english)
     except FileNotFoundError:
         raise UserError("git is not installed or not on PATH: revisions cannot be read") from None
+    except ValueError:
+        raise UserError(f"git {arguments[0]}: {arguments[-1]!a} is no text that git could be given") from None
+    if b"dubious ownership" in ended.stderr:
+        where = ended.stderr.decode("utf-8", "replace").splitlines()[0].rpartition(" at ")[2]
+        raise UserError(f"another user owns this repository: run git config --global --add safe.directory {where}")
     if b"not a git repository" in ended.stderr:
         raise UserError("this folder is no git repository: committed reports are compared; run from the repository")
     return ended
@@ -273,17 +281,23 @@ def _call(repository: Path, *arguments: str) -> subprocess.CompletedProcess:
 def _json(repository: Path, revision: str, path: str) -> dict[str, Any]:
     text = _show(repository, revision, path)
     try:
-        return json.loads(text) if text else {}
+        value = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
         raise UserError(f"{revision}:{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{revision}:{path}: expected a JSON object")
+    return value
 
 
 def _yaml(repository: Path, revision: str, path: str) -> dict[str, Any]:
     text = _show(repository, revision, path)
     try:
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {} if text else {}
+        value = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {} if text else {}
     except yaml.YAMLError as error:
         raise UserError(f"{revision}:{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{revision}:{path}: expected keys and values")
+    return value
 
 
 def _names(table: str) -> set[str]:

@@ -24,10 +24,8 @@ from stages.families import FAMILIES
 from stages.families.family import Family, Relation, Tokens
 from stages.page.head_maps import head_name
 from stages.page.methods import STATISTICS
-from stages.page.page import script_json
+from stages.page.page import save, script_json
 from stages.page.sentences import listed, number
-from stages.store import files
-from stages.store.errors import UserError
 
 HERE = Path(__file__).parent
 LEVELS = 255  # attention is written as a whole number of 1/255
@@ -110,13 +108,7 @@ class Look:
 
     def save(self, path: str | Path) -> Path:
         """Write the page; raises `UserError` where that is not possible."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(path, self.html())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        return path
+        return save(path, self.html())
 
     def _families(self) -> list[Family]:
         """Return families with a number or a reason, in display order."""

@@ -1,6 +1,7 @@
 """One HTML file from the results of all slots: no network, no clock, the same bytes for the same inputs."""
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from stages.page import cards
 from stages.page.charts import CONFIG
 from stages.page.inputs import Slot
 from stages.page.sentences import listed
+from stages.store import files
+from stages.store.errors import UserError
 from stages.store.paths import PAGE
 
 HERE = Path(__file__).parent
@@ -117,6 +120,18 @@ def render(
         config=script_json(CONFIG),
         bundle=Markup(bundle()),
     )
+
+
+def save(path: str | Path, html: str) -> Path:
+    """Write a page where a user wants it, whole or not at all; raises `UserError` where that is not possible."""
+    try:
+        real = Path(os.path.realpath(path))  # a link stays one
+        if real.exists() and not real.is_file():  # a device, say, would be replaced
+            raise UserError(f"{str(path)!r}: cannot be written; expected the name of a file, such as reports/x.html")
+        files.write_text(real, html)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    return Path(path)
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list]:
