@@ -13,6 +13,7 @@ from stages.families import FAMILIES
 from stages.page import inputs, page
 from stages.page.section import Context
 from stages.page.sections import found
+from stages.store.errors import UserError
 
 SLOTS = Path(__file__).parents[1] / "reports" / "slots"
 CONTEXT = Context(FAMILIES, ["text", "needle", "icl"])
@@ -91,3 +92,9 @@ def test_a_slot_without_results_says_so():
     blank = pd.DataFrame({"shown": [], "value": []})
     assert found.left(blank.assign(intact=np.nan, heads="", apart=0, p=np.nan), blank.assign(heads=""), [])
     assert text_of(str(page.linked("a [b](#c)"))) == "a b"
+
+
+def test_a_record_that_is_no_object_is_one_line(tmp_path):
+    (tmp_path / "model.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"model\.json: holds a list; expected an object; run dvc repro"):
+        inputs.read("decoder", tmp_path)

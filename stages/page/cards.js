@@ -69,7 +69,11 @@ document.getElementById("card-close").addEventListener("click", () => card.close
 const opening = (place) => ({ view }) => {
   const slot = place.closest("article")?.id;
   if (!slot || !Object.hasOwn(cards, slot)) return;
-  view.addEventListener("click", (event, item) => { if (item?.datum?.name) open(slot, item.datum.name); });
+  view.addEventListener("click", (event, item) => {
+    const named = ["name", "source", "head", "target"].map((field) => item?.datum?.[field]);
+    const head = named.find((name) => /^L\d+H\d+$/.test(name));
+    if (head) open(slot, head);
+  });
 };
 
 // The search box: a head, with its slot where there are several: L5H1, encoder/L2H3.

@@ -165,8 +165,11 @@ def frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON ({error}); run dvc repro") from None
+    if not isinstance(read, dict):
+        raise UserError(f"{path}: holds a {type(read).__name__}; expected an object; run dvc repro")
+    return read
