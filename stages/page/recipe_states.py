@@ -15,7 +15,7 @@ from stages.recipes.states import REGISTER, STUDIED
 
 COLUMNS = ["arm", "seed", *STUDIED]
 TEXT = {"arm", "question", "tokens", "what", "measure"}
-READ = 0.1  # R2 beyond chance from which on numbers are said to be read
+READ = {"R2": 0.1, "accuracy": 0.05}  # beyond chance, with the whole interval: from there on a thing is said to be read
 FAR = 10.0  # robust standard deviations, as measured
 LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
@@ -133,9 +133,9 @@ def _in_runs(count: int, runs: int) -> str:
 
 
 def read(rows: pd.DataFrame) -> pd.Series:
-    """Return, row by row, whether a probe reads more than what stands for nothing."""
+    """Return, row by row, whether a probe reads more than what stands for nothing, by a margin."""
     nothing = rows[["control", "shuffled"]].max(axis=1)
-    return rows["low"] > nothing + READ * (rows["measure"] == "R2")
+    return rows["low"] > nothing + rows["measure"].map(READ)
 
 
 def edits(used: pd.DataFrame, arm: str) -> str:
