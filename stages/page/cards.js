@@ -21,6 +21,19 @@ const grid = ({ columns, rows }) => {
   }
   return table;
 };
+// What a head looks at from one position: shade and number are attention, in hundredths; the target is outlined.
+const strip = ({ cells, query, targets }, { weights, says }) => {
+  const row = element("p", null, "strip");
+  row.role = "img"; row.ariaLabel = says;
+  weights.split(" ").forEach((weight, at) => {
+    const left = typeof cells[at] === "number", cell = element("span", left ? `\u22ef ${cells[at]} left out` : cells[at]);
+    cell.style.setProperty("--weight", weight);
+    for (const [name, on] of [["left", left], ["query", query.includes(at)], ["target", targets.includes(at)]]) cell.classList.toggle(name, on);
+    if (Number(weight) >= 5) cell.append(element("small", weight));
+    row.append(cell);
+  });
+  return row;
+};
 const has = (slot, head) => Object.hasOwn(cards, slot) && Object.hasOwn(cards[slot].heads, head);
 const address = () => {
   const [, slot, head] = location.hash.match(/^#([^/]+)\/(L\d+H\d+)$/) ?? [];
@@ -29,7 +42,7 @@ const address = () => {
 const show = () => {
   const at = address();
   if (!at) { if (card.open) card.close(); return; }
-  const { says, tables } = cards[at.slot].heads[at.head];
+  const { says, tables, examples } = cards[at.slot].heads[at.head];
   const title = document.getElementById("card-title");
   title.textContent = `${at.head} of ${at.slot}`;
   const content = document.getElementById("card-content");
@@ -40,6 +53,9 @@ const show = () => {
     scroll.append(grid(table));
     content.append(element("h3", table.title, "label"), scroll);
   }
+  if (examples.length) content.append(element("h3", "In real prompts", "label"), element("p", document.getElementById("strips-say").textContent, "note"));
+  for (const example of examples)
+    content.append(element("h4", example.family, "label"), strip(cards[at.slot].strips[example.family], example), element("p", example.says, "note"));
   if (!card.open) card.showModal();
   content.scrollTop = 0;
 };

@@ -107,6 +107,7 @@ class Slot:
     orders: pd.DataFrame
     images: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
 
     @property
     def decoder(self) -> bool:
@@ -136,7 +137,8 @@ def read(name: str, folder: Path) -> Slot:
         for table, columns in COLUMNS.items()
     }
     summaries = {"model": _json(folder / "model.json"), "metrics": _json(folder / "metrics.json")}
-    return Slot(name, folder, **summaries, policy=_json(folder / "cache.json"), **frames)
+    summaries |= {"policy": _json(folder / "cache.json"), "examples": _json(folder / "examples.json")}
+    return Slot(name, folder, **summaries, **frames)
 
 
 def counting(path: Path) -> pd.DataFrame:

@@ -5,16 +5,9 @@ from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
-from stages.page.sentences import TASKS
+from stages.page.sentences import STATISTICS, TASKS
 from stages.store.paths import COUNTING
 
-STATISTICS = {
-    "mass": "share of attention on the target, mean over queries",
-    "over_half": "share of queries with more than half of their attention on the target",
-    "hits": "share of queries whose most attended key is the target",
-    "hits_word": "share of query words whose most attended other word is the target",
-    "effect": "probability that the right first answer token gains",
-}
 FILES = {
     "model.json": "origin, checksums, anatomy, versions, reasons for what is missing",
     "metrics.json": "the numbers that `dvc metrics diff` compares",

@@ -34,6 +34,11 @@ def cache_policy(slot: str) -> Path:
     return report(slot) / "cache.json"
 
 
+def examples(slot: str) -> Path:
+    """What heads look at in one prompt of each of their families, as the cards show it (git-tracked)."""
+    return report(slot) / "examples.json"
+
+
 def adapters(slot: str) -> Path:
     """Folder of inserted facts as LoRA adapters that peft reads, one folder each."""
     return Path(f"data/memory/{slot}/adapters")
