@@ -22,7 +22,7 @@ const grid = ({ columns, rows }) => {
   return table;
 };
 // What a head looks at from one position: shade and number are attention, in hundredths; the target is outlined.
-const strip = ({ cells, query, targets }, { weights, says }) => {
+const strip = ({ cells, query, targets }, weights, says) => {
   const row = element("p", null, "strip");
   row.role = "img"; row.ariaLabel = says;
   weights.split(" ").forEach((weight, at) => {
@@ -47,15 +47,16 @@ const show = () => {
   title.textContent = `${at.head} of ${at.slot}`;
   const content = document.getElementById("card-content");
   content.replaceChildren(...says.map((text) => element("p", text)));
-  for (const table of tables) {
+  const parts = tables.map((table) => {
     const scroll = element("div", null, "scroll");
     scroll.tabIndex = 0; scroll.role = "group"; scroll.ariaLabel = table.title;
     scroll.append(grid(table));
-    content.append(element("h3", table.title, "label"), scroll);
-  }
-  if (examples.length) content.append(element("h3", "In real prompts", "label"), element("p", document.getElementById("strips-say").textContent, "note"));
-  for (const example of examples)
-    content.append(element("h4", example.family, "label"), strip(cards[at.slot].strips[example.family], example), element("p", example.says, "note"));
+    return [element("h3", table.title, "label"), scroll];
+  });
+  const seen = examples.flatMap(({ family, weights, says }) =>
+    [element("h4", family, "label"), strip(cards[at.slot].strips[family], weights, says), element("p", says, "note")]);
+  if (seen.length) parts.splice(1, 0, [element("h3", "In one prompt of each of its families", "label"), element("p", document.getElementById("strips-say").textContent, "note"), ...seen]);
+  content.append(...parts.flat());
   if (!card.open) card.showModal();
   content.scrollTop = 0;
 };

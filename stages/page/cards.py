@@ -145,9 +145,9 @@ def _example(prompt: dict[str, Any], seen: dict[str, Any], family: Family, score
     weights = [float(weight) for weight in seen["weights"].split()]
     largest = sorted(range(len(weights)), key=lambda at: -weights[at])[:MOST]
     most = listed([f"{_cell(prompt['cells'][at])} {number(weights[at])}" for at in largest])
-    on_target = "" if seen["on_target"] is None else f"{number(seen['on_target'])} of it on the target; "
+    on_target = "" if seen["on_target"] is None else f"{number(seen['on_target'])} of the attention on the target; "
     says = (
-        f"{capital(family.relation_text)}. From {_cell(prompt['cells'][prompt['query'][-1]])} in {prompt['prompt']}: "
+        f"{family.relation_text}. From {_cell(prompt['cells'][prompt['query'][-1]])} in {prompt['prompt']}: "
         f"{on_target}most on {most}. Score over all prompts: {number(score)} ({STATISTICS[family.statistic]})."
     )
     return {"family": family.name, "says": says, "weights": " ".join(f"{100 * weight:.0f}" for weight in weights)}
