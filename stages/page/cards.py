@@ -15,6 +15,8 @@ from stages.page.inputs import Slot
 from stages.page.sentences import STATISTICS, capital, interval, listed, measured, number, p_value
 
 FEW = 20  # prompts that a claim rests on, at least
+PATHS = "Circuit of induction: this one path alone, as a share of what corrupted keys lose"
+PATCHED = {"noising": "lost without it", "denoising": "brought back by it"}
 MOST = 3  # most attended tokens that are named
 RELATIONS = 5  # grammatical relations on a card: those of which the head is a member, then those it leads most in
 
@@ -173,13 +175,14 @@ def _alone(slot: Slot) -> dict[str, dict[str, Any]]:
             head_name(row.layer, row.head),
             {
                 "title": "Silenced alone: change, to first order and where measured exactly",
-                "columns": ["task: measure", "first order", "exact", "95 % interval", "q"],
+                "columns": ["task: measure", "first order", "exact", "95 % interval", "q", "note"],
                 "rows": [],
             },
         )
         table["rows"].append([
             capital(measured(row.task, row.measure)), number(row.first_order, 3, True), number(row.exact, 3, True),
             interval(row.low, row.high, 3, True) if pd.notna(row.exact) else "–", p_value(row.q),
+            row.note or "–",
         ])  # fmt: skip
     return tables
 
@@ -205,16 +208,11 @@ def _paths(slot: Slot) -> dict[str, dict[str, Any]]:
     """Return head -> the paths of the circuit of induction that it is in: who feeds its keys, whose keys it feeds."""
     tables: dict[str, dict[str, Any]] = {}
     single = slot.circuit[(slot.circuit["purpose"] == "single") & (slot.circuit["kind"] == "head")]
-    feeding = single[(single["direction"] == "noising") & (single["feeder"] == 1)]
-    for row in feeding.itertuples():
-        for name, role, other in ((row.source, "feeds the keys of", row.target), (row.target, "is fed by", row.source)):
-            table = tables.setdefault(
-                name,
-                {
-                    "title": "Circuit of induction",
-                    "columns": ["role", "head", "share of what corrupted keys lose"],
-                    "rows": [],
-                },
-            )
-            table["rows"].append([role, other, number(row.share)])
+    feeding = single[single["feeder"] == 1]
+    shares = feeding.pivot(index=["target", "source"], columns="direction", values="share").reindex(columns=[*PATCHED])
+    columns = ["role", "head", *PATCHED.values()]
+    for (target, source), share in shares.sort_values("noising", ascending=False).iterrows():
+        for name, role, other in ((source, "feeds the keys of", target), (target, "is fed by", source)):
+            table = tables.setdefault(name, {"title": PATHS, "columns": columns, "rows": []})
+            table["rows"].append([role, other, *map(number, share)])
     return tables

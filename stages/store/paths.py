@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
+SOURCES = Path("reports/prompts.csv")  # where the prompts of every task come from, with one of each
 COUNTING = Path("reports/baselines/ngram.csv")  # what counting alone makes of every task
 
 
