@@ -45,8 +45,8 @@ ORIGIN = (
     "Builtin prompts are written, or drawn at random, by this repository; each task can read other data instead "
     "(`tasks.<task>.source` in params.yaml). Some prompts are there to choose on, the others to report on; those that "
     "share text count as one that is independent. The example is the first that is reported on, a long one without its "
-    "middle: what is scored stands in « », a rival of it behind |; where nothing is scored, a relation that attention is "
-    "compared with may follow in brackets. ⏎ ends a line."
+    "middle: what is scored stands in « », a rival of it behind |; where nothing is scored, a relation that attention "
+    "is compared with may follow in brackets. ⏎ ends a line."
 )
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
