@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+from dataclasses import replace
+from pathlib import Path
 
-from stages.model.load import first_token, open_folder, stored
+from stages.model.load import Loaded, first_token, open_folder, rounded, stored
 from stages.model.origin import described, locate
 from stages.model.proof import prove
 from stages.store import files, params, paths
@@ -20,14 +22,13 @@ def main(slot: str) -> None:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
     source = settings.models[slot]
     origin = locate(slot, source)
-    loaded = open_folder(origin.folder)
-    loaded, proof = prove(loaded)
+    loaded, proof = _proven(origin.folder, source)
     first = first_token(loaded)
     if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
     record = {
         "slot": slot,
-        **source.model_dump(),
+        **source.model_dump(include={"source", "name", "revision"}),
         "origin": origin.sentence,
         "licence": origin.licence,
         "kind": loaded.kind,
@@ -35,7 +36,8 @@ def main(slot: str) -> None:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "vocabulary": 0 if loaded.images else len(loaded.model.get_input_embeddings().weight),
         "stored": stored(origin.folder),
-        "dtype": "float32",
+        "dtype": source.dtype,
+        **({} if source.device_map is None else {"device_map": source.device_map}),
         "bos": first,
         "files": described(origin),
         **({"images": loaded.images.recorded()} if loaded.images else {}),
@@ -50,6 +52,17 @@ def main(slot: str) -> None:
         len(loaded.anatomy.layers),
         len(loaded.anatomy.heads),
     )
+
+
+def _proven(folder: Path, source: params.Model) -> tuple[Loaded, dict[str, str]]:
+    """Load a model, find its anatomy and prove it: in float32, where what differs is seen, and as it will run."""
+    if source.dtype == "float32":
+        return prove(open_folder(folder, source.device_map))
+    looked_at, exact = prove(open_folder(folder, None if source.device_map is None else "auto"))
+    looked_at = replace(looked_at, model=None)  # its weights are no longer needed
+    _, coarse = prove(loaded := rounded(looked_at, folder, source.dtype, source.device_map))
+    proof = {name: exact[name] if exact[name] != "ok" else coarse[name] for name in exact}
+    return loaded.allowed(proof), proof
 
 
 if __name__ == "__main__":
