@@ -3,12 +3,7 @@
 import json
 import logging
 import sys
-from dataclasses import replace
-from pathlib import Path
 
-from stages.model.load import Loaded, first_token, open_folder, rounded, stored
-from stages.model.origin import described, locate
-from stages.model.proof import prove
 from stages.store import files, params, paths
 from stages.store.errors import UserError, run
 
@@ -20,9 +15,13 @@ def main(slot: str) -> None:
     settings = params.load()
     if slot not in settings.models:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
+    from stages.model.load import first_token, stored  # torch reads how its threads wait: `run` says so
+    from stages.model.origin import described, locate
+    from stages.model.proof import proven
+
     source = settings.models[slot]
     origin = locate(slot, source)
-    loaded, proof = _proven(origin.folder, source)
+    loaded, proof = proven(origin.folder, source.dtype, source.device_map)
     first = first_token(loaded)
     if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
@@ -52,17 +51,6 @@ def main(slot: str) -> None:
         len(loaded.anatomy.layers),
         len(loaded.anatomy.heads),
     )
-
-
-def _proven(folder: Path, source: params.Model) -> tuple[Loaded, dict[str, str]]:
-    """Load a model, find its anatomy and prove it: in float32, where what differs is seen, and as it will run."""
-    if source.dtype == "float32":
-        return prove(open_folder(folder, source.device_map))
-    looked_at, exact = prove(open_folder(folder, None if source.device_map is None else "auto"))
-    looked_at = replace(looked_at, model=None)  # its weights are no longer needed
-    _, coarse = prove(loaded := rounded(looked_at, folder, source.dtype, source.device_map))
-    proof = {name: exact[name] if exact[name] != "ok" else coarse[name] for name in exact}
-    return loaded.allowed(proof), proof
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ Full passes are edited by hooks written out here, not by the code that is tested
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +32,7 @@ from stages.families.family import Tokens
 from stages.model import placed, sharing
 from stages.model.forward import Pass, Waiting, forward, inputs, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
-from stages.model.load import Loaded, fuse
+from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
 from stages.model.observe import close
 from stages.model.probe import probe_inputs, width
@@ -44,6 +47,17 @@ CLOSE = {  # of the largest output, by dtype: what two orders of the same sums m
 PART = 1e-3  # of an edit's effect: a pass that misses more of it is another pass
 SHORT = 16  # tokens of the prompts that edits are tried on
 ROWS = 32  # edited rows in one full pass, at most
+
+
+def proven(folder: Path, dtype: str, device_map: Any) -> tuple[Loaded, dict[str, str]]:
+    """Load a folder, find its anatomy and prove it: in float32, where what differs is seen, and as it will run."""
+    if dtype == "float32":
+        return prove(open_folder(folder, device_map))
+    looked_at, exact = prove(open_folder(folder, None if device_map is None else "auto"))
+    looked_at = replace(looked_at, model=None)  # its weights are no longer needed
+    loaded, coarse = prove(rounded(looked_at, folder, dtype, device_map))
+    proof = {name: exact[name] if exact[name] != "ok" else coarse[name] for name in exact}
+    return loaded.allowed(proof), proof
 
 
 def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
