@@ -17,11 +17,11 @@ def main(slot: str) -> None:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
     from stages.model.load import first_token, stored  # torch reads how its threads wait: `run` says so
     from stages.model.origin import described, locate
-    from stages.model.proof import opened
+    from stages.model.proof import proven
 
     source = settings.models[slot]
     origin = locate(slot, source)
-    loaded, proof = opened(origin.folder, source)
+    loaded, proof = proven(origin.folder, source.dtype, source.device_map)
     first = first_token(loaded)
     if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)

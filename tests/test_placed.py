@@ -11,7 +11,8 @@ from test_model_contract import prompt, relations
 from tiny import make, save
 
 from stages import fetch
-from stages.model import load, proof
+from stages.model import load
+from stages.model import proof as proof_of
 from stages.model.forward import resuming
 from stages.model.intervene import ablating, capturing
 from stages.model.load import Loaded
@@ -113,9 +114,9 @@ def test_sums_are_float32_where_the_model_is_not():
 
 def test_a_shortcut_that_fails_in_either_dtype_is_not_used(tmp_path, monkeypatch):
     folder, said = save("llama_gqa", tmp_path / "model"), iter([{"fuses": "ok", "caches": "no"}, {"fuses": "no"}])
-    monkeypatch.setattr(proof, "prove", lambda loaded: (loaded, {"fuses": "ok", "caches": "ok"} | next(said)))
-    loaded, allowed = proof.opened(folder, Model(source="path", name=str(folder), dtype="bfloat16"))
-    assert allowed == {"fuses": "no", "caches": "no"} and not loaded.fuses and not loaded.caches and loaded.gathers
+    monkeypatch.setattr(proof_of, "prove", lambda loaded: (loaded, {"fuses": "ok", "caches": "ok"} | next(said)))
+    loaded, proof = proof_of.proven(folder, "bfloat16", None)
+    assert proof == {"fuses": "no", "caches": "no"} and not loaded.fuses and not loaded.caches and loaded.gathers
 
 
 def test_a_shortcut_that_is_wrong_is_found_in_bfloat16_too():

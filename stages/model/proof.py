@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,13 +50,13 @@ SHORT = 16  # tokens of the prompts that edits are tried on
 ROWS = 32  # edited rows in one full pass, at most
 
 
-def opened(folder: Path, source: Model) -> tuple[Loaded, dict[str, str]]:
-    """Load a folder's model, find its anatomy and prove it: in float32, which shows more, and as it will run."""
-    if source.dtype == "float32":
-        return prove(open_folder(folder, source.device_map))
-    looked_at, exact = prove(open_folder(folder, None if source.device_map is None else "auto"))
+def proven(folder: Path, dtype: str, device_map: Any) -> tuple[Loaded, dict[str, str]]:
+    """Load a folder, find its anatomy and prove it: in float32, where what differs is seen, and as it will run."""
+    if dtype == "float32":
+        return prove(open_folder(folder, device_map))
+    looked_at, exact = prove(open_folder(folder, None if device_map is None else "auto"))
     looked_at = replace(looked_at, model=None)  # its weights are no longer needed
-    _, coarse = prove(loaded := rounded(looked_at, folder, source.dtype, source.device_map))
+    loaded, coarse = prove(rounded(looked_at, folder, dtype, device_map))
     proof = {name: exact[name] if exact[name] != "ok" else coarse[name] for name in exact}
     return loaded.allowed(proof), proof
 
