@@ -38,7 +38,6 @@ from stages.model.observe import close
 from stages.model.probe import probe_inputs, width
 from stages.model.score import Batch, LastToken
 from stages.store.errors import UserError
-from stages.store.params import Model
 
 CLOSE = {  # of the largest output, by dtype: what two orders of the same sums may differ by
     torch.float32: 2e-5,
