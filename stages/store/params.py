@@ -231,6 +231,7 @@ class Memory(Section):
     together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
+    kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     text: Annotated[int, Field(ge=2)]
     missed: Count
@@ -243,7 +244,7 @@ class Report(Section):
 
 
 class Studies(Section):
-    """The whole of full/params.yaml: recipes alone, the longer studies.
+    """Recipes, which both params files have.
 
     Each is a `stages.recipes.settings.Recipe`; `studies` and `whole` say so to pydantic.
     """
@@ -254,6 +255,16 @@ class Studies(Section):
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
         return _validated, (self.model_dump(),)
+
+
+class Longer(Studies):
+    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
+
+    slots: tuple[Name, ...] = ()
+    circuit: Circuit | None = None
+    gates: Gates | None = None
+    sinks: Sinks | None = None
+    memory: Memory | None = None
 
 
 class Params(Studies):
@@ -280,9 +291,9 @@ class Params(Studies):
 
 
 @cache
-def studies() -> type[Studies]:
-    """Return `Studies` with what a recipe is: the floors above are asked only when params are read."""
-    return create_model("Studies", __base__=Studies, recipes=_recipes())
+def studies() -> type[Longer]:
+    """Return `Longer` with what a recipe is: the floors above are asked only when params are read."""
+    return create_model("Longer", __base__=Longer, recipes=_recipes())
 
 
 @cache
@@ -300,7 +311,7 @@ def _recipes() -> tuple[Any, Any]:
 
 
 def _kind(content: Any) -> type[Studies]:
-    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    alone = isinstance(content, dict) and set(content) <= set(Longer.model_fields)
     return studies() if alone else whole()
 
 
