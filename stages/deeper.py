@@ -2,7 +2,7 @@
 
 The stage runs as it is, in a temporary folder in which all that it reads is linked from the repository, params.yaml is
 the repository's with the section of full/params.yaml in it, and what it writes is its own: no result of the default run
-is touched. Kept are the summaries, reports/slots/<slot>/ below full/, and <stage>.json: what made them.
+is touched. Kept are the summaries, in full/reports/slots/<slot>/<stage>/, and params.json there: what made them.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from stages import summarize
-from stages.store import files, params, paths, tables
+from stages.store import files, folders, params, paths, tables
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ SUMMARIES = {  # stage: what writes its summaries
     "memory": summarize.remembered,
     "sinks": summarize.sunken,
 }
-READ = ("activations", "asked", "heads", "models", "pictures", "plans", "prompts")  # of data/: what stages read
+READ = ("asked", "heads", "models", "pictures", "prompts")  # of data/: what stages read
 
 
 def main(stage: str, slot: str) -> None:
@@ -39,14 +39,17 @@ def main(stage: str, slot: str) -> None:
         raise UserError(f"full/{paths.PARAMS}: no section {stage!r}; a longer study is one of {', '.join(SUMMARIES)}")
     whole = yaml.safe_load((root / paths.PARAMS).read_text(encoding="utf-8"))
     own = section.model_dump(mode="json")
-    kept = paths.report(slot).absolute()
+    kept = paths.deeper(slot, stage).absolute()
     with _apart(root, whole | {stage: own}):
         settings = params.load()
         importlib.import_module(f"stages.{stage}").main(slot)
-        SUMMARIES[stage](slot, tables.HEADS.read(slot), kept, settings)
         record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    made = {"seed": settings.seed, "params": own, "model": record["name"], "files": record["files"]}
-    files.write_text(kept / f"{stage}.json", json.dumps(made, indent=1, sort_keys=True) + "\n")
+        made = {"seed": settings.seed, "params": own, "model": record["name"], "files": record["files"]}
+        with folders.replacing(kept) as folder:
+            if paths.report(slot).exists():  # what the stage itself has written there
+                shutil.copytree(paths.report(slot), folder, dirs_exist_ok=True)
+            SUMMARIES[stage](slot, tables.HEADS.read(slot), folder, settings)
+            files.write_text(folder / "params.json", json.dumps(made, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
