@@ -41,7 +41,7 @@ def _apart(read: Read, what: str, layer: int) -> str:
         if less is None:
             continue
         digits = _digits(measure)
-        few = few or less["clusters"] < FEW
+        few |= bool(less["clusters"] < FEW)
         side = beyond(less["low"], less["high"], 0, digits) if pd.notna(less["low"]) else 0
         side *= BETTER.get(measure, -1)
         (better if side > 0 else worse if side < 0 else same).append(f"{name} {shown(less, digits, True)}")
