@@ -76,21 +76,12 @@ def _longer(slot: Slot, alpha: float) -> list[Fold]:
             row += ["none", "", "", ""]
         rows.append([*row, _effect(noised.loc["others"]) if "others" in noised.index else ""])
     text = (
-        f"Of {len(traced)} induction heads above the first layer, {len(fed)} {'has' if len(fed) == 1 else 'have'} "
-        f"feeders, chosen on split a; of {len(ranked)} of these ({listed(ranked) or 'none'}) they lose more than control "
-        f"sets do (rank p at most {alpha:g}, each head by itself)."
+        f"Of {len(traced)} members of induction that are traced here (judged on split a), {len(fed)} "
+        f"{'has' if len(fed) == 1 else 'have'} feeders, chosen on split a; in {len(ranked)} of these "
+        f"({listed(ranked) or 'none'}) they are told apart from control sets (rank p at most {alpha:g}, each by itself)."
     )
     new = [of_target for of_target in traced if of_target["target"].iloc[0] not in set(slot.circuit["target"])]
-    columns = [
-        "key of",
-        "score",
-        "keys corrupted",
-        "feeders",
-        "together lose",
-        "largest control",
-        "p",
-        "all others lose",
-    ]
+    columns = ["key of", "score", "keys corrupted", "feeders", "they lose", "largest control", "p", "all others lose"]
     table = Table(columns, rows, "All on split b.", study.slot.path("circuit.csv"), (1, 2, 4, 5, 6, 7))
     notes = [Note(_claim(of_target, slot, alpha)) for of_target in new]
     return [study.fold("every induction head", [Note(text), table, *notes])]
