@@ -78,7 +78,7 @@ def _longer(slot: Slot, alpha: float) -> list[Fold]:
     text = (
         f"Of {len(traced)} members of induction that are traced here (judged on split a), {len(fed)} "
         f"{'has' if len(fed) == 1 else 'have'} feeders, chosen on split a; in {len(ranked)} of these "
-        f"({listed(ranked) or 'none'}) they are told apart from control sets (rank p at most {alpha:g}, each by itself)."
+        f"({listed(ranked) or 'none'}) they stand out from control sets (rank p at most {alpha:g}, each by itself)."
     )
     new = [of_target for of_target in traced if of_target["target"].iloc[0] not in set(slot.circuit["target"])]
     columns = ["key of", "score", "keys corrupted", "feeders", "they lose", "largest control", "p", "all others lose"]
