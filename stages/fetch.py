@@ -4,9 +4,6 @@ import json
 import logging
 import sys
 
-from stages.model.load import first_token, open_folder, stored
-from stages.model.origin import described, locate
-from stages.model.proof import prove
 from stages.store import files, params, paths
 from stages.store.errors import UserError, run
 
@@ -18,6 +15,10 @@ def main(slot: str) -> None:
     settings = params.load()
     if slot not in settings.models:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
+    from stages.model.load import first_token, open_folder, stored  # torch reads how its threads wait: `run` says so
+    from stages.model.origin import described, locate
+    from stages.model.proof import prove
+
     source = settings.models[slot]
     origin = locate(slot, source)
     loaded = open_folder(origin.folder)
