@@ -11,14 +11,18 @@ from test_memory import raw_rows, row
 
 from stages import deeper
 from stages import memory as stage
+from stages.families import FAMILIES
 from stages.page import inputs, longer
 from stages.page.page import Section, render
 from stages.page.section import Context
+from stages.page.sections.circuit import SECTION as CIRCUIT
 from stages.page.sections.memory import SECTION
+from stages.page.sections.streaming import SECTION as STREAMING
 from stages.store import files, params, paths, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+SLOTS = ROOT / "reports/slots"
 FILES = {"model.safetensors": "abc"}
 
 
@@ -129,3 +133,39 @@ def test_the_fold_says_what_differs_from_the_edit_and_in_which_direction(reposit
     assert html.count('<details class="longer">') == 1 and "Made by a test." in html
     none = SECTION.build(replace(slot, longer={}), Context({}, []))
     assert all(block.kind != "fold" for block in none)
+
+
+def fold_of(section, slot: inputs.Slot, stage_name: str, deep: inputs.Slot) -> list[str]:
+    shown = replace(slot, longer={stage_name: longer.Study(deep, "Made by a test.")})
+    fold = section.build(shown, Context(FAMILIES, []))[-1]
+    assert fold.kind == "fold" and fold.blocks[0].text == "Made by a test."
+    return [block.text for block in fold.blocks if block.kind == "note"]
+
+
+def test_the_fold_names_heads_that_the_first_prompts_had_missed():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    gates = slot.gates.assign(prompts=2, change=0.01)
+    slot = replace(slot, gates=gates)
+    alike = fold_of(STREAMING, slot, "gates", replace(slot, gates=gates.assign(prompts=20, change=0.02)))
+    assert f"Of the {len(gates)} heads that rest on 2 above, none moves it by 0.1 or more here" in alike[1]
+    other = gates.assign(prompts=20, change=0.02)
+    other.loc[(other.layer == 5) & (other["head"] == 1), "change"] = 0.25
+    assert (
+        "1 moves it by 0.1 or more here: L5H1 0.25 (there 0.01)"
+        in fold_of(STREAMING, slot, "gates", replace(slot, gates=other))[1]
+    )
+
+
+def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    traced = slot.circuit
+    heads = list(dict.fromkeys(traced.sort_values("place").target))
+    said = fold_of(CIRCUIT, slot, "circuit", slot)
+    assert f"Of {len(heads)} members of induction" in said[1]
+    without = traced[~((traced.target == heads[0]) & (traced.purpose == "feeders"))]
+    fed = without[without.purpose == "feeders"].target.nunique()
+    lost = without.assign(p=1.0)
+    said = fold_of(CIRCUIT, slot, "circuit", replace(slot, circuit=lost))
+    assert f"{fed} have feeders, chosen on split a; in 0 of these (none)" in said[1]
+    fewer = replace(slot, circuit=traced[traced.target == heads[0]])
+    assert len(fold_of(CIRCUIT, fewer, "circuit", slot)) == 1 + len(heads)  # a paragraph for each that is new

@@ -93,15 +93,15 @@ def _screened(slot: Slot, deep: Slot) -> str:
         return ""
     missed = few[few.change_deep >= small].sort_values("change_deep", ascending=False)
     named = [
-        f"L{r.layer:.0f}H{r.head:.0f} {number(r.change_deep)} (before {number(r.change)})" for r in missed.itertuples()
+        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change_deep)} (there {number(row.change)})"
+        for row in missed.itertuples()
     ]
+    count = f"{len(named)} move{'s' * (len(named) == 1)}" if named else "none moves"
     return (
-        f" Of the {len(few)} heads that rest on {few.prompts.min():.0f} above, "
-        + (f"{len(missed)} move it by {small:g} or more here: {listed(named)}" if named else
-           f"none moves it by {small:g} or more here")
-        + f"; the largest is {number(few.change_deep.max(), 3)}, the largest difference between both "
-        f"{number((few.change_deep - few.change).abs().max(), 3)}."
-    )  # fmt: skip
+        f" Of the {len(few)} heads that rest on {few.prompts.min():.0f} above, {count} it by {small:g} or more here"
+        f"{': ' * bool(named)}{listed(named)}; the largest is {number(few.change_deep.max(), 3)}, the largest "
+        f"difference between both {number((few.change_deep - few.change).abs().max(), 3)}."
+    )
 
 
 def _gates(slot: Slot) -> str:
