@@ -7,7 +7,6 @@ is touched. Kept are the summaries, in full/reports/slots/<slot>/<stage>/, and p
 
 import importlib
 import json
-import logging
 import os
 import shutil
 import sys
@@ -22,7 +21,6 @@ from stages import summarize
 from stages.store import files, folders, params, paths, tables
 from stages.store.errors import UserError, run
 
-log = logging.getLogger(__name__)
 SUMMARIES = {  # stage: what writes its summaries
     "circuit": summarize.circuits,
     "gates": summarize.cached,
@@ -38,13 +36,12 @@ def main(stage: str, slot: str) -> None:
     if stage not in SUMMARIES or (section := getattr(sizes, stage)) is None:
         raise UserError(f"full/{paths.PARAMS}: no section {stage!r}; a longer study is one of {', '.join(SUMMARIES)}")
     whole = yaml.safe_load((root / paths.PARAMS).read_text(encoding="utf-8"))
-    own = section.model_dump(mode="json")
     kept = paths.deeper(slot, stage).absolute()
-    with _apart(root, whole | {stage: own}):
+    with _apart(root, whole | {stage: section.model_dump(mode="json")}):
         settings = params.load()
         importlib.import_module(f"stages.{stage}").main(slot)
         record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-        made = {"seed": settings.seed, "params": own, "model": record["name"], "files": record["files"]}
+        made = params.asked_of(stage, settings) | {"model": record["name"], "files": record["files"]}
         with folders.replacing(kept) as folder:
             if paths.report(slot).exists():  # what the stage itself has written there
                 shutil.copytree(paths.report(slot), folder, dirs_exist_ok=True)

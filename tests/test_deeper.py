@@ -93,10 +93,17 @@ def test_the_page_shows_a_study_of_the_same_weights_and_says_when_params_have_ch
     deeper.main("memory", "decoder")
     monkeypatch.chdir(repository)
     says = shown(repository).longer["memory"].says
-    assert "`facts: 3` (else 2)" in says and "`kl: [0.5]` (else [])" in says and "CHANGED" not in says
+    assert "`facts: 3` (default 2)" in says and "`kl: [0.5]` (default [])" in says and "CHANGED" not in says
     study = yaml.safe_load((paths.FULL / paths.PARAMS).read_text())
     study["memory"]["facts"] = 4
     files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    assert "CHANGED" in shown(repository).longer["memory"].says
+    study["memory"]["facts"] = 3
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    assert "CHANGED" not in shown(repository).longer["memory"].says
+    sections = yaml.safe_load(paths.PARAMS.read_text())
+    sections["tasks"]["text"]["tokens"] += 1
+    files.write_text(paths.PARAMS, yaml.safe_dump(sections))
     assert "CHANGED" in shown(repository).longer["memory"].says
     path = paths.FULL / paths.deeper("decoder", "memory") / "params.json"
     files.write_text(path, path.read_text().replace("abc", "other"))

@@ -8,8 +8,7 @@ from typing import Any
 from stages.page import inputs
 from stages.page.inputs import Slot
 from stages.page.page import Fold, Note
-from stages.store import paths
-from stages.store.params import Longer, Params
+from stages.store import params, paths
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,9 @@ class Study:
         return Fold(f"A longer study: {title}", [Note(self.says), *blocks])
 
 
-def attached(slot: Slot, default: Params, sizes: Longer) -> Slot:
+def attached(slot: Slot, default: params.Params, sizes: params.Longer) -> Slot:
     """Return the slot with the longer studies of it that are there and were made with the same weights, by stage."""
-    stages = [name for name in sorted(Longer.model_fields) if name not in ("seed", "recipes", "slots")]
+    stages = [name for name in sorted(params.Longer.model_fields) if name not in ("seed", "recipes", "slots")]
     studies = {}
     for stage in stages if slot.name in sizes.slots else ():
         folder, section = paths.FULL / paths.deeper(slot.name, stage), getattr(sizes, stage)
@@ -34,7 +33,7 @@ def attached(slot: Slot, default: Params, sizes: Longer) -> Slot:
         if section is None or not made or made["files"] != slot.model.get("files"):
             continue
         read = replace(inputs.read(slot.name, folder), model=slot.model, heads=slot.heads)
-        now = {"seed": default.seed, "params": section.model_dump(mode="json")}
+        now = params.asked_of(stage, default.model_copy(update={stage: section}))
         changed = any(made[key] != now[key] for key in now)
         usual = getattr(default, stage).model_dump(mode="json")
         studies[stage] = Study(read, _provenance(stage, slot.name, made["params"], usual, changed))
@@ -47,7 +46,7 @@ def _made(folder: Path) -> dict[str, Any]:
 
 
 def _provenance(stage: str, slot: str, made: dict, usual: dict, changed: bool) -> str:
-    sizes = [f"`{key}: {made[key]}` (else {usual.get(key)})" for key in made if made[key] != usual.get(key)]
+    sizes = [f"`{key}: {made[key]}` (default {usual.get(key)})" for key in made if made[key] != usual.get(key)]
     text = f"Made by `dvc repro full/dvc.yaml:deeper@{stage}-{slot}`, which `dvc repro` leaves as it is, with "
     text += f"{', '.join(sizes) or 'the same sizes'}."
     return text + (" THE PARAMS HAVE CHANGED SINCE: run it again." if changed else "")

@@ -4,6 +4,8 @@
 in the tasks' own folders, those of recipes in `stages.recipes.settings`: they are found there when params are read.
 """
 
+import hashlib
+import json
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -331,6 +333,13 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
     """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
     content = _content(path)
     return _checked(path, content, _kind(content))
+
+
+def asked_of(stage: str, settings: Params) -> dict[str, Any]:
+    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks."""
+    tasks = json.dumps(settings.tasks.model_dump(mode="json"), sort_keys=True)
+    section = getattr(settings, stage).model_dump(mode="json")
+    return {"seed": settings.seed, "params": section, "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
 
 
 def _content(path: Path) -> Any:
