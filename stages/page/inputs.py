@@ -64,7 +64,7 @@ NAMES = {
     "shifts": {"space", "asked"},
     "sinks": {"part", "input"},
     "memory": {"part"},
-    "switch": {"heads", "passed_over"},
+    "switch": {"heads", "passed_over", "matching"},
     "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
@@ -109,6 +109,7 @@ class Slot:
     images: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
     examples: dict[str, Any] = field(default_factory=dict)
+    longer: dict[str, Any] = field(default_factory=dict)  # stage: `stages.page.longer.Study`
 
     @property
     def decoder(self) -> bool:

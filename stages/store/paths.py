@@ -50,6 +50,11 @@ def report(slot: str) -> Path:
     return Path(f"reports/slots/{slot}")
 
 
+def deeper(slot: str, stage: str) -> Path:
+    """Folder of the git-tracked summaries of one stage at the size of a longer study, below `FULL`."""
+    return report(slot) / stage
+
+
 def checkpoints(recipe: str) -> Path:
     """Folder of a recipe's checkpoints: <arm>-<seed>/<step>/{config.json, model.safetensors}."""
     return Path(f"data/checkpoints/{recipe}")
@@ -68,13 +73,3 @@ def revision(recipe: str, arm: str, step: int) -> Path:
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: curve.csv, findings.csv, learning.csv, metrics.json, params.json ..."""
     return Path(f"reports/recipes/{recipe}")
-
-
-def __getattr__(name: str):
-    """Return the path of a table, for branches that still ask here; gone when these are merged."""
-    from stages.store import tables
-
-    table = getattr(tables, {"plan": "PLANS"}.get(name, name.upper()), None)
-    if not isinstance(table, tables.Table):
-        raise AttributeError(name)
-    return table.path if "{}" in table.place else table.path()
