@@ -44,7 +44,10 @@ def _apart(read: Read, what: str, layer: int) -> str:
         few |= bool(less["clusters"] < FEW)
         side = beyond(less["low"], less["high"], 0, digits) if pd.notna(less["low"]) else 0
         side *= BETTER.get(measure, -1)
-        (better if side > 0 else worse if side < 0 else same).append(f"{name} {shown(less, digits, True)}")
+        if side:
+            (better if side > 0 else worse).append(f"{name} {shown(less, digits, True)}")
+        else:
+            same.append(name)
     parts = [f"better in: {', '.join(better)}"] * bool(better) + [f"worse in: {', '.join(worse)}"] * bool(worse)
     parts += [f"not told apart in: {', '.join(same)}"] * bool(same)
     return f"{'; '.join(parts)}{' (too few facts for a claim)' * few}"
@@ -76,7 +79,7 @@ def _pulled(read: Read) -> list[str]:
         moved, plain = (_cell(read, name, read.layer, "subject_kl") for name in (what, "edit"))
         kl = "" if moved is None else f"it moves by {shown(moved, 3)} nats (without the term {shown(plain, 3)}); "
         parts.append(
-            f"A KL term of weight {weight:g} in the descent that finds the value, to hold what is predicted right after "
+            f"A KL term of weight {weight:g} in the descent that finds the value, to hold what is predicted after "
             f"the name: {kl}beside the edit without it, {_apart(read, what, read.layer)}."
         )
     return parts
