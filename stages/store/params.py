@@ -259,6 +259,13 @@ class Memory(Section):
     missed: Count
 
 
+class Examples(Section):
+    """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
+
+    heads: Count
+    tokens: Annotated[int, Field(ge=8)]
+
+
 class Report(Section):
     """The page."""
 
@@ -308,6 +315,7 @@ class Params(Studies):
     gates: Gates
     sinks: Sinks
     memory: Memory
+    examples: Examples
     report: Report
 
 
