@@ -34,6 +34,7 @@ def main(slot: str) -> None:
     shutil.rmtree(paths.adapters(slot), ignore_errors=True)
     paths.adapters(slot).mkdir(parents=True)
     why = tasks.of(TASK).refuses(record["kind"])
+    why = why or settings.left_out("memory")
     why = why or ("" if getattr(settings.tasks, TASK) is not None else f"tasks.{TASK} is not in params")
     if why:
         return _write(slot, [], {}, why)
