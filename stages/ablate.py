@@ -116,7 +116,7 @@ def planned(
 
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
-    here = plan[[task in asked_on for asked_on in plan.tasks]]
+    here = plan[plan.tasks.map(lambda asked_on: task in asked_on).astype(bool)]
     sweeping = here.purpose.isin(SWEEP)
     for row in here[~sweeping].itertuples():
         inside = prompts[prompts.group == row.group]
