@@ -1,8 +1,9 @@
 """Two clones over a remote: what is pushed from one is all that the other needs, also after a task was removed.
 
 `python -m bench.remotes` tries a folder and, where `moto[server]` and `dvc-s3` are installed (in an environment of
-their own), an S3 server on 127.0.0.1; it prints a row per remote and step, as in bench/remotes.csv: is `dvc status`
-clean after `dvc pull`, and how many stages does `dvc repro` run. A tiny model, tasks `repeats` and `needle`; minutes.
+their own), an S3 server on 127.0.0.1; it prints a row per remote and step, as in bench/remotes.csv: is
+`dvc status dvc.yaml` clean after `dvc pull`, and how many stages does `dvc repro` run. A tiny model, tasks `repeats`
+and `needle`; minutes.
 """
 
 import csv
@@ -101,11 +102,11 @@ def steps(origin: Path, clone: Path, options: list[str]) -> Iterator[tuple[str, 
 
 
 def seen(folder: Path, step: str, command: str) -> tuple[str, str, int, float]:
-    """Run a command; return the step, what `dvc status` says, how many stages `dvc repro` runs, and the seconds."""
+    """Run a command; return the step, what `dvc status` then says, how many stages `dvc repro` runs, and the seconds."""
     begun = time.monotonic()
     shell(folder, command)
     seconds = time.monotonic() - begun
-    status = shell(folder, "dvc status --json").stdout.strip()
+    status = shell(folder, "dvc status --json dvc.yaml").stdout.strip()
     ran = shell(folder, "dvc repro").stdout.count("Running stage")
     return step, "clean" if status == "{}" else status, ran, round(seconds, 1)
 

@@ -11,9 +11,12 @@ def announce(stage: str, prompts: int, tokens: int, parameters: int) -> str:
     return f"{stage}: {prompts:,} prompts, {tokens:,} tokens, about {minutes:.1f} min on 2 cores"
 
 
-def memory(parameters: int) -> int:
-    """Return about how many bytes a stage takes: twice the weights in float32, as loading does, and what is beside."""
-    return 8 * parameters + BESIDE
+def memory(parameters: int, width: int = 4) -> int:
+    """Return about how many bytes a stage takes: twice the weights, as loading does, and what is beside.
+
+    width: bytes of a weight.
+    """
+    return 2 * width * parameters + BESIDE
 
 
 def converted(parameters: int) -> int:
