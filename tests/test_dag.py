@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from stages import tasks
+from stages.deeper import READ, SUMMARIES
 from stages.families import FAMILIES
 from stages.store import paths, tables
 from stages.store.params import Params
@@ -74,6 +75,29 @@ def deps(stage: str) -> set[str]:
 def test_deps_are_the_rooms_that_a_stage_imports(stage):
     assert f"stages/{stage}.py" in body(stage)["deps"]
     assert deps(stage) == rooms(stage)
+
+
+def test_a_longer_study_depends_on_what_its_stages_and_summaries_do():
+    """full/dvc.yaml runs them through `deeper`: its rooms are theirs together, and what each reads of data/."""
+    full = yaml.safe_load((ROOT / "full/dvc.yaml").read_text())["stages"]["deeper"]
+    stages = full["matrix"]["stage"]
+    listed = [dep.removeprefix("../").replace("${item.slot}", "${key}") for dep in full["deps"]]
+    needed = {dep for stage in stages for dep in body(stage)["deps"] if not dep.startswith("stages/")}
+    assert needed <= set(listed)
+    reached = set().union(*(rooms(stage) for stage in [*stages, "deeper"]))
+    files = {"stages/${item.stage}.py", "stages/deeper.py", "stages/summarize.py"}
+    assert {dep for dep in listed if dep.startswith("stages/")} == {f"stages/{room}" for room in reached} | files
+    sizes = yaml.safe_load((ROOT / "full/params.yaml").read_text())
+    assert set(stages) == set(sizes) & set(SUMMARIES) and set(sizes["slots"]) <= set(PARAMS["models"])
+    assert {Path(dep).parts[1] for dep in needed if dep.startswith("data/")} <= set(READ)
+
+
+def test_longer_studies_that_are_kept_are_of_todays_stages():
+    full = yaml.safe_load((ROOT / "full/dvc.yaml").read_text())["stages"]["deeper"]
+    sizes = yaml.safe_load((ROOT / "full/params.yaml").read_text())
+    kept = {path.parent for path in (ROOT / "full/reports/slots").glob("*/*/params.json")}
+    assert {path.name for path in kept} <= set(full["matrix"]["stage"])
+    assert {path.parent.name for path in kept} <= set(sizes["slots"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

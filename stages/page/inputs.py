@@ -107,6 +107,7 @@ class Slot:
     orders: pd.DataFrame
     images: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
+    longer: dict[str, Any] = field(default_factory=dict)  # stage: `stages.page.longer.Study`
 
     @property
     def decoder(self) -> bool:

@@ -42,9 +42,9 @@ KEYS = {  # columns that no two rows of a table share; intact rows of a prompt i
 }
 HEAD = """# Tables
 
-Written by `python -m stages.store.describe` from [`tables.py`](../stages/store/tables.py); a test keeps both equal. Every
+Written by `python -m stages.store.describe` from [`tables.py`](../stages/store/tables.py); a test keeps both equal. A
 file says the same of itself (`pq.read_schema(path)`). A table without rows says why in its metadata (`reason`). Layers,
-heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where a file lies,
+heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where files lie,
 and the CSV files of `reports/`: [files.md](files.md).
 
 """

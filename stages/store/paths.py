@@ -44,6 +44,11 @@ def report(slot: str) -> Path:
     return Path(f"reports/slots/{slot}")
 
 
+def deeper(slot: str, stage: str) -> Path:
+    """Folder of the git-tracked summaries of one stage at the size of a longer study, below `FULL`."""
+    return report(slot) / stage
+
+
 def checkpoints(recipe: str) -> Path:
     """Folder of a recipe's checkpoints: <arm>-<seed>/<step>/{config.json, model.safetensors}."""
     return Path(f"data/checkpoints/{recipe}")
