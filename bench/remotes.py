@@ -102,7 +102,7 @@ def steps(origin: Path, clone: Path, options: list[str]) -> Iterator[tuple[str, 
 
 
 def seen(folder: Path, step: str, command: str) -> tuple[str, str, int, float]:
-    """Run a command; return the step, what `dvc status` then says, how many stages `dvc repro` runs, and the seconds."""
+    """Run a command; return the step, what `dvc status` says, how many stages `dvc repro` runs, and the seconds."""
     begun = time.monotonic()
     shell(folder, command)
     seconds = time.monotonic() - begun
