@@ -47,13 +47,40 @@ file says the same of itself (`pq.read_schema(path)`). A table without rows says
 heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where files lie,
 and the CSV files of `reports/`: [files.md](files.md).
 
+`null` (the score that attention without a target would give) and `group` are words of SQL as well: quote them, or
+`score - null` is NULL in every row.
+
+```sql
+SELECT layer, head, score - "null" AS beyond FROM 'data/heads/decoder.parquet' WHERE family = 'induction'
+```
+
+"""
+VECTORS = """## Function vectors
+
+`data/vectors/<slot>/vectors.safetensors` holds a float32 vector of the model's width per name `<function>.<vector>`,
+and in its metadata `provenance`, JSON: `slot`; `heads`, the top ones as [layer, head], the best first; `vectors`, by
+name the `layer` after which it is added at the last token, the `strength` to multiply it with (it is not multiplied in)
+and the number of `heads` summed in it (0: a mean of the residual stream). Where there is no vector, it holds `reason`
+in place of both. `control/*.gguf` are the same vectors, strength multiplied in; `control/provenance.json` says so of
+each file.
+
+```python
+import json
+from safetensors import safe_open
+
+with safe_open("data/vectors/decoder/vectors.safetensors", "np") as file:
+    made = json.loads(file.metadata()["provenance"])
+    for name, of in made.get("vectors", {}).items():
+        vector = of["strength"] * file.get_tensor(name)
+        print(name, "after layer", of["layer"], "norm", float((vector**2).sum() ** 0.5))
+```
 """
 
 
 def page() -> str:
     """Return docs/tables.md."""
     named = {name: table for name, table in vars(tables).items() if isinstance(table, tables.Table)}
-    return HEAD + "\n".join(_section(name, table) for name, table in named.items())
+    return HEAD + "\n".join(_section(name, table) for name, table in named.items()) + "\n" + VECTORS
 
 
 def _section(name: str, table: tables.Table) -> str:
