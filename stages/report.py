@@ -25,7 +25,8 @@ def main() -> None:
     seen = {name: family for name, family in FAMILIES.items() if _shown(family, slots)}
     context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha, images)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
-    closing = methods.sections(slots, seen, settings.classify.alpha, settings.classify.margin)
+    closing = methods.prompts(inputs.sources(paths.SOURCES))
+    closing += methods.sections(slots, seen, settings.classify.alpha, settings.classify.margin)
     emerging = recipes.sections({Path(): settings, paths.FULL: sizes})
     html = page.render(settings.report.title, parts, seen, methods.compared(slots) + emerging + closing)
     files.write_text(paths.PAGE, html)

@@ -189,12 +189,12 @@ def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.
     def streams(name: str) -> np.random.Generator:
         return stream(settings.seed, f"summarize/causal/{slot}/{name}")
 
-    parts, kind = [], settings.plan.kinds[0]
+    parts, kind, limit = [], settings.plan.kinds[0], float(np.log(_vocabulary(slot)))
     for task in _asked(settings):
         only = [("task", "==", task), ("kind", "==", kind)]
         estimates = tables.FIRST_ORDER.read(slot, only=only)
         alone = tables.EFFECTS.read(slot, only=[*only, ("purpose", "==", "single")])
-        parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams))
+        parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams, limit))
     single, agreement = (
         pd.concat([part for part in of_tasks if len(part)] or [of_tasks[0]], ignore_index=True)
         for of_tasks in zip(*parts, strict=True)

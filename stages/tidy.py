@@ -25,7 +25,7 @@ def main() -> None:
         else:
             path.unlink()
     asked = sorted(name for name, task in settings.tasks if task is not None)
-    for folder in ("data/asked", "data/pictures"):
+    for folder in keys.BY_TASK:
         files.write_text(Path(folder, keys.KEYS), json.dumps(asked) + "\n")
     files.write_text(Path("reports/recipes", keys.KEYS), json.dumps(sorted(settings.recipes)) + "\n")
 

@@ -156,7 +156,9 @@ def test_outs_are_where_paths_says():
     for stage, path in (("steer", paths.vectors), ("steer", paths.control_vectors), ("memory", paths.adapters)):
         assert body(stage)["outs"] == [str(path(slot).parent)]
     assert list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
-    assert str(paths.COUNTING) in body("report")["deps"]
+    assert list(body("prompts")["outs"][0]) == [str(paths.SOURCES)]
+    assert list(body("examples")["outs"][0]) == [str(paths.examples(slot))]
+    assert {str(paths.COUNTING), str(paths.SOURCES)} <= set(body("report")["deps"])
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
     assert list(body("train")["plots"][0]) == [str(paths.study("${key}") / "learning.csv")]
     assert {Path(*out).parent for kind in ("outs", "metrics", "plots") for out in body("dynamics")[kind]} == {
@@ -208,7 +210,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory"]
+    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory", "examples", "prompts"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

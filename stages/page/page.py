@@ -120,7 +120,11 @@ def render(
         specs=lambda: script_json({"charts": specs, "data": data}),
         cards=script_json(
             {
-                slot.name: {"heads": cards.cards(slot, families), "listing": cards.listing(slot, families)}
+                slot.name: {
+                    "heads": cards.cards(slot, families),
+                    "strips": cards.strips(slot),
+                    "listing": cards.listing(slot, families),
+                }
                 for slot, _ in slots
                 if len(slot.heads)
             }

@@ -259,6 +259,13 @@ class Memory(Section):
     missed: Count
 
 
+class Examples(Section):
+    """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
+
+    heads: Count
+    tokens: Annotated[int, Field(ge=8)]
+
+
 class Report(Section):
     """The page."""
 
@@ -309,6 +316,7 @@ class Params(Studies):
     gates: Gates | None
     sinks: Sinks | None
     memory: Memory | None
+    examples: Examples
     report: Report
 
     def left_out(self, section: str) -> str:

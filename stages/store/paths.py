@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
+SOURCES = Path("reports/prompts.csv")  # where the prompts of every task come from, with one of each
 COUNTING = Path("reports/baselines/ngram.csv")  # what counting alone makes of every task
 
 
@@ -32,6 +33,11 @@ def control_vectors(slot: str) -> Path:
 def cache_policy(slot: str) -> Path:
     """Which key heads keep all and which stream, as a serving engine reads it (git-tracked)."""
     return report(slot) / "cache.json"
+
+
+def examples(slot: str) -> Path:
+    """What heads look at in one prompt of each of their families, as the cards show it (git-tracked)."""
+    return report(slot) / "examples.json"
 
 
 def adapters(slot: str) -> Path:
