@@ -39,13 +39,13 @@ def main(slot: str) -> None:
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
+    if why := settings.left_out("sinks") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.PROMPTS.read(TASK)
+    prompts = tables.ASKED.read(TASK)
     short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
     rows, passages = fitting(loaded, short)
     if not rows:
@@ -102,7 +102,7 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     from stages.model.tokens import encode
 
     asked = settings.sinks
-    prompts = _passages(Path(getattr(settings.tasks, TASK).path), asked.tokens, asked.passages, settings.seed)
+    prompts = _passages(Path(settings.ngram.path), asked.tokens, asked.passages, settings.seed)
     encoded = [encode(loaded, prompt) for prompt in prompts]
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):
@@ -159,7 +159,9 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
 
 def _embedded(loaded, encoded) -> list[np.ndarray]:
     """Return the first principal components of every passage's token embeddings, (T, P)."""
-    weight = loaded.model.get_input_embeddings().weight
+    from stages.model import placed
+
+    weight = placed.weight(loaded.model.get_input_embeddings())
     used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
     vectors = weight[used].float().cpu().numpy().astype(np.float64)
     vectors -= vectors.mean(0)

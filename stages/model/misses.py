@@ -51,7 +51,7 @@ class _Alike:
             best_B[place : place + 1] if loaded.caches else np.append(self.new[place], best_B[place]) for place in left
         ]
         if self.cache is not None and 0 < len(left) < len(best_B):
-            self.cache.batch_select_indices(torch.tensor(left, device=loaded.model.device))
+            self.cache.batch_select_indices(torch.tensor(left, device=loaded.device))
         self.numbers = [self.numbers[place] for place in left]
 
 
