@@ -83,7 +83,9 @@ def main(slot: str) -> None:
     moved = shifts.table(tables.SHIFTS.read(slot), tables.OFFSETS.read(slot))
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.READINGS.read(slot)))
-    sunk = sunken(slot, heads, folder, settings)
+    sunk = _sinks(slot)
+    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
+    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
     stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
@@ -131,12 +133,9 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     return caching.metrics(measured, curve, small)
 
 
-def sunken(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
-    """Write and return who looks at the first token on which input (empty where nothing was read); write probes."""
-    sunk = sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
-    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
-    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
-    return sunk
+def _sinks(slot: str) -> pd.DataFrame:
+    """Return who looks at the first token on which input (empty where nothing was read)."""
+    return sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:

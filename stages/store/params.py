@@ -292,7 +292,6 @@ class Longer(Studies):
     slots: tuple[Name, ...] = ()
     circuit: Circuit | None = None
     gates: Gates | None = None
-    sinks: Sinks | None = None
     memory: Memory | None = None
 
 
