@@ -98,7 +98,7 @@ def _screened(slot: Slot, deep: Slot) -> str:
     ]
     count = f"{len(named)} move{'s' * (len(named) == 1)}" if named else "none moves"
     return (
-        f" Of the {len(few)} heads that rest on {few.prompts.min():.0f} above, {count} it by {small:g} or more here"
+        f" Of {len(few)} heads that rest on {few.prompts.min():.0f} in the default run, {count} it by {small:g} or more here"
         f"{': ' * bool(named)}{listed(named)}; the largest is {number(few.change_deep.max(), 3)}, the largest "
         f"difference between both {number((few.change_deep - few.change).abs().max(), 3)}."
     )
