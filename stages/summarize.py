@@ -121,7 +121,8 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
     measured = caching.gates(tables.GATES.read(slot), heads, windows)
-    thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
+    small = settings.gates.small if settings.gates else 0.0  # of no row where gates are left out
+    thresholds = {"gate": small, "logprob": small, "mass": 0.05, "mass_answer": 0.05}
     for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         thresholds[definition] = settings.classify.thresholds.get(family, FAMILIES[family].threshold)
     curve = caching.table(tables.CACHE.read(slot))
@@ -129,7 +130,7 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     _csv(folder / "gates_overlap.csv", caching.overlap(measured, thresholds))
     _csv(folder / "cache.csv", curve)
     _csv(folder / "streaming.csv", caching.streamed(tables.STREAMING.read(slot)))
-    return caching.metrics(measured, curve, settings.gates.small)
+    return caching.metrics(measured, curve, small)
 
 
 def _sinks(slot: str) -> pd.DataFrame:
