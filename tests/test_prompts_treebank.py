@@ -232,8 +232,8 @@ def test_a_length_that_the_grammar_cannot_reach_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colors": ["red"]}, r"colors: Extra inputs"),
-        ({"going": [{"forms": "go went"}]}, r"going\.0: .*expected forms: base, third person"),
+        ({"colors": ["red"]}, r"colors = .*: Extra inputs"),
+        ({"going": [{"forms": "go went"}]}, r"going\.0 = .*expected forms: base, third person"),
         ({"transitive": [{"forms": "a b c d e", "objects": ["moon"]}]}, r"a: objects \['moon'\]; expected some of"),
         ({"nouns": {"person": ["man"]}}, r"nouns: no list for \['business'"),
         ({"attributes": {"person": {"of": ["moon"]}}}, r"attributes of person: \['moon'\]; expected some of"),
@@ -247,7 +247,7 @@ def test_mistakes_in_a_lexicon_are_named(tmp_path, change, message):
 
 
 def test_a_missing_lexicon_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         treebank.build(settings(path=str(tmp_path / "none.yaml")), seed=0)
 
 
@@ -383,7 +383,7 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         (block(*ANNA, sent_id="s") + block(*ANNA[:2], sent_id="s"), r"2 \(s\): this sent_id is taken by .*1 \(s\)"),
         (block("1 _ 2 nsubj", "2 _ 0 root", sent_id="s1"), r"\(s1\): every form is '_': a treebank without its text"),
         (block("1 Go 0 root"), r"a\.conllu: no sentence of 2 to 25 words"),
-        ("", r"a\.conllu: no sentence of 2 to 25 words"),
+        ("", r"a\.conllu: no sentences; expected a treebank"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named(tmp_path, content, message):
@@ -394,13 +394,15 @@ def test_a_bad_file_is_named(tmp_path, content, message):
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "a.conllu").write_bytes(b"# text = \xff\xfe\n")
-    with pytest.raises(UserError, match=r"a\.conllu: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.conllu:1: not UTF-8 text"):
         treebank.build(folder(tmp_path), seed=0)
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere.conllu"):
-        with pytest.raises(UserError, match=rf"{path}: no treebank here; expected a CoNLL-U file or a folder"):
+        with pytest.raises(
+            UserError, match=rf"{path}: no \*\.conllu here; expected a treebank: a CoNLL-U file or a folder"
+        ):
             treebank.build(folder(path), seed=0)
 
 

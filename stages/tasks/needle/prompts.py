@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import Prompt, Span, read_text, stream
@@ -44,7 +44,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
             f"{settings.path}: {sizes.sum():,} words in sentences; tasks.needle.lengths = {max(settings.lengths)} "
             f"tokens needs {needed:,}"
         )
-    facts = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
+    facts = source.yaml(FACTS, "the odd facts of task needle")
     keys = stream(seed, "needle/facts").permutation(list(facts))
     cells = list(itertools.product(settings.lengths, settings.depths))
     prompts = []
