@@ -369,7 +369,7 @@ def test_a_lexicon_too_small_for_the_pairs_names_the_paradigm(tmp_path, words, m
 def test_mistakes_in_a_lexicon_are_named(tmp_path, words):
     cases = {
         r"nouns = .*: Extra inputs": {"nouns": ["cat"]},
-        r"strict\.0: .*expected forms: base, third person": {"strict": [{"forms": "see saw seen"}, *words["strict"]]},
+        r"strict\.0 = .*expected forms: base, third person": {"strict": [{"forms": "see saw seen"}, *words["strict"]]},
         r"names: no \['feminine'\]": {"names": {"masculine": words["names"]["masculine"]}},
         r"greet: objects \['peple'\]; expected some of": {
             "strict": [{"forms": "greet greets greeted greeted greeting", "objects": ["peple"]}, *words["strict"]]

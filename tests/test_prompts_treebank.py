@@ -382,6 +382,13 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         (block("1 Anna 2 NSUBJ", "2 sleeps 0 root"), r"word 1 \(Anna\): deprel 'NSUBJ'; expected a label such as"),
         (block(*ANNA, sent_id="s") + block(*ANNA[:2], sent_id="s"), r"2 \(s\): this sent_id is taken by .*1 \(s\)"),
         (block("1 _ 2 nsubj", "2 _ 0 root", sent_id="s1"), r"\(s1\): every form is '_': a treebank without its text"),
+        (block("1 Anna 3 nsubj", "3 sleeps 0 root"), r"sentence 1 \(a-00001\): ids \[1, 3\]; expected 1, 2, 3"),
+        (block("1 Anna 0 root", "2 sleeps 0 root"), r"2 roots; expected one word with head 0"),
+        (block("1 Anna 2 nsubj", "2 sleeps 1 conj"), r"0 roots; expected one word with head 0"),
+        (block("1 A 2 dep", "2 b 1 dep", "3 c 0 root"), r"word 1 \(A\): its heads lead in a circle; expected a tree"),
+        (block("1 Anna 2 root", "2 sleeps 0 root"), r"word 1 \(Anna\): head 2 and deprel root; expected 0 with root"),
+        (block("1 Anna 2 nsubj", "2 sleeps 0 dep"), r"word 2 \(sleeps\): head 0 and deprel dep; expected 0 with root"),
+        (block("1-9 Annas _ _", *ANNA), r"multiword tokens \[1, 9\]; expected ranges of words, in their order"),
         (block("1 Go 0 root"), r"a\.conllu: no sentence of 2 to 25 words"),
         ("", r"a\.conllu: no sentences; expected a treebank"),
     ],
@@ -390,6 +397,12 @@ def test_a_bad_file_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as error:
         build(tmp_path, content)
     assert "\n" not in str(error.value)
+
+
+def test_a_broken_sentence_among_many_is_named_and_skipped(tmp_path, caplog):
+    many = "".join(block(f"1 w{number} 2 nsubj", "2 sleeps 0 root") for number in range(30))
+    built = build(tmp_path, many + block("1 Anna 2 nsubj", "2 sleeps 1 conj"), sentences=31)
+    assert len(built) == 30 and "a.conllu: sentence 31 (a-00031): 0 roots" in caplog.text
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):

@@ -151,7 +151,9 @@ def _read(file: Path) -> list[Entry]:
 
 def _parsed(block: str, file: Path, number: int) -> Entry:
     try:
-        return _entry(conllu.parse(block)[0], file, number)
+        entry = _entry(conllu.parse(block)[0], file, number)
+        aligned(entry)
+        return entry
     except (conllu.exceptions.ParseException, IndexError) as error:
         reason = " ".join(str(error).split()) or "no words"
         raise UserError(f"{file}: sentence {number} is not CoNLL-U ({reason})") from None
