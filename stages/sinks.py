@@ -5,7 +5,6 @@ tokens.parquet, one row per (prompt, input, layer, position), residual norm and 
 linear probes read from one token's state; and, of a model of images, norms.parquet (stages/norms.py).
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import norms, tasks
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.prompt import Prompt, read_text, stream
@@ -36,7 +35,7 @@ def main(slot: str) -> None:
 
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
     if why := tasks.of(TASK).refuses(record["kind"]):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from synthetic import record
 from tiny import make
 
 from stages import memory as stage
@@ -87,7 +88,7 @@ def test_experts_say_why_not(asked, monkeypatch):
     from stages.model import load
 
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text(json.dumps({"kind": "decoder", "name": "tiny"}))
+    paths.model("decoder").write_text(record("decoder"))
     facts = Settings(known=4, rare=2, invented=2, words=2, shots=2, path="words")
     with_facts = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": facts})})
     monkeypatch.setattr(params, "load", lambda: with_facts)

@@ -1,14 +1,19 @@
 """Params and tables: a user's mistake gets one line that names the place; a write is whole or not at all."""
 
+import errno
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
 from stages import tasks
-from stages.store import params, parquet, tables
+from stages.store import files, params, parquet, tables
 from stages.store.errors import UserError, run
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +116,7 @@ SCHEMA = tables.INDIRECT.schema
 
 def test_tables_round_trip_and_carry_meanings(tmp_path):
     path = tmp_path / "t.parquet"
-    parquet.write(path, ROWS, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA)
     assert parquet.read(path, SCHEMA).effect.tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert all(field.metadata[b"meaning"] for field in parquet.read_schema(path))
 
@@ -127,7 +132,7 @@ def test_the_size_of_pieces_does_not_change_the_bytes(tmp_path, monkeypatch):
 
 def test_a_killed_write_leaves_nothing(tmp_path):
     path = tmp_path / "t.parquet"
-    parquet.write(path, ROWS, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA)
     before = path.read_bytes()
     with pytest.raises(RuntimeError), parquet.writer(path, SCHEMA) as add:
         add(ROWS)
@@ -145,6 +150,27 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     ROWS.drop(columns="effect").to_parquet(path)
     with pytest.raises(UserError, match="columns are"):
         parquet.read(path, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA.set(4, SCHEMA.field(4).with_type(pa.string())))
+    with pytest.raises(UserError, match="layer is string, expected int16; run dvc repro"):
+        parquet.read(path, SCHEMA)
+
+
+def test_what_dead_processes_left_is_removed_and_living_ones_keep_theirs(tmp_path):
+    """Two writers of one output never share a temporary name."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = (tmp_path / f".t.txt.{process}.part" for process in (gone.pid, os.getppid()))
+    dead.touch(), living.touch()
+    files.write_text(tmp_path / "t.txt", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "t.txt"]
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
+    full = r"t\.txt: cannot be written \(No space left on device\)"
+    with pytest.raises(UserError, match=full), files.replacing(tmp_path / "t.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        files.write_text(tmp_path / ("t" * 300), "")
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from synthetic import record
 
 from stages.families import FAMILIES
 from stages.page.section import Context
@@ -173,9 +174,8 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.STEERING.write_empty(slot, why="no function")
     tables.COMPOSED.write_empty(slot, why="no function")
     tables.CONTINUED.write_empty(slot, why="no function")
-    attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
-    record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
-    files.write_text(paths.model(slot), json.dumps(record))
+    sizes = {"heads": 21, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
+    files.write_text(paths.model(slot), record(slot, attention=[{"layer": layer, **sizes} for layer in (0, 1)]))
 
     main(slot)
     folder = paths.report(slot)
