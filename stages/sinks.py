@@ -154,7 +154,9 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
 
 def _embedded(loaded, encoded) -> list[np.ndarray]:
     """Return the first principal components of every passage's token embeddings, (T, P)."""
-    weight = loaded.model.get_input_embeddings().weight
+    from stages.model import placed
+
+    weight = placed.weight(loaded.model.get_input_embeddings())
     used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
     vectors = weight[used].float().cpu().numpy().astype(np.float64)
     vectors -= vectors.mean(0)

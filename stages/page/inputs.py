@@ -64,7 +64,7 @@ NAMES = {
     "shifts": {"space", "asked"},
     "sinks": {"part", "input"},
     "memory": {"part"},
-    "switch": {"heads", "passed_over"},
+    "switch": {"heads", "passed_over", "matching"},
     "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere

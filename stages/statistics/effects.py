@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stages import tasks
-from stages.statistics.control import ALIKE, alike_in_all, overlap
+from stages.statistics.control import matching_in_all, overlap
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
@@ -121,7 +121,7 @@ def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataF
         if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
             continue
         beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
-        matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
+        matching = matching_in_all(levels) if len(beside) else planned.matching[name]  # or why there is no control
         same = {"members": planned.members[name], "matching": matching}
         skill = [measure for measure in cell.measures if measure not in cell.task.beside]
         rows += [_family_row(cell, measure, beside) | same for measure in skill]
@@ -170,16 +170,6 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
     notes = [why, "worse than uniform" if beyond else "", _few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
-
-
-def _matched(levels: pd.Series) -> str:
-    """Return how a family's control sets are matched, in all; each set's own row says its own (`control.matching`)."""
-    if not levels.str.match(ALIKE).all():  # a plan that says it otherwise
-        return "; ".join(sorted(set(levels)))
-    said = alike_in_all(levels)
-    holding = levels.str.findall(r"\d+ of (\S+) \(").explode().dropna().value_counts(sort=False).sort_index()
-    held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in holding.items()]
-    return f"{said}; {', '.join(held)}" if held else f"{said}; no member of a causal family"
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:

@@ -33,12 +33,32 @@ def _tasks(names: Any) -> Any:
     return names
 
 
+def _placement(value: Any) -> Any:
+    """Check a device_map; accelerate places each module by one key, so that none may lie within another's."""
+    if value is None or value == "auto":
+        return value
+    if not isinstance(value, dict) or not value or not all(isinstance(path, str) for path in value):
+        raise ValueError("allowed: auto, or for each module path the number of a GPU, cpu or disk")
+    for path, place in value.items():
+        if type(place) is not int and place not in ("cpu", "disk"):
+            raise ValueError(f"{path}: {place!r} is no place; allowed: the number of a GPU, cpu, disk")
+        if outer := [other for other in value if other != path and f"{path}.".startswith(f"{other}." if other else "")]:
+            raise ValueError(f"{path!r} lies within {outer[0]!r}: name each module once")
+    return value
+
+
 class Model(Section):
-    """Where a slot's weights come from."""
+    """Where a slot's weights come from, what they are rounded to, and where they lie while the model runs.
+
+    dtype: of weights and passes; what is made of them (sums, log-probabilities, means) is float32 whatever it is.
+    device_map: None for one device; else as transformers reads it, "auto" or module path -> GPU, "cpu" or "disk".
+    """
 
     source: Literal["package", "hub", "path"]
     name: str = Field(min_length=1)
     revision: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device_map: Annotated[Any, AfterValidator(_placement)] = None
 
     @model_validator(mode="after")
     def _pinned(self) -> "Model":

@@ -62,13 +62,3 @@ def revision(recipe: str, arm: str, step: int) -> Path:
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: curve.csv, findings.csv, learning.csv, metrics.json, params.json ..."""
     return Path(f"reports/recipes/{recipe}")
-
-
-def __getattr__(name: str):
-    """Return the path of a table, for branches that still ask here; gone when these are merged."""
-    from stages.store import tables
-
-    table = getattr(tables, {"plan": "PLANS"}.get(name, name.upper()), None)
-    if not isinstance(table, tables.Table):
-        raise AttributeError(name)
-    return table.path if "{}" in table.place else table.path()
