@@ -234,7 +234,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     ]  # fmt: skip
     tables.INDIRECT.noting(skipped=skipped).write(traced, "decoder")
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text(record("decoder"))
+    paths.model("decoder").write_text(record("decoder", **loaded.anatomy.recorded()))
 
 
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):

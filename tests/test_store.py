@@ -11,9 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import yaml
+from synthetic import record
 
 from stages import tasks
-from stages.store import files, params, parquet, tables
+from stages.store import files, params, parquet, paths, records, tables
 from stages.store.errors import UserError, run
 
 ROOT = Path(__file__).parents[1]
@@ -176,11 +177,31 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
 def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = tables.INDIRECT.noting(skipped={"g": "why"})
-    table.write(ROWS[ROWS.columns[::-1]], "a", otherwise="no function is solved")
+    files.write_text(paths.model("a"), record("a"))
+    rows = pd.concat([ROWS.assign(head=0), ROWS])
+    table.write(rows[ROWS.columns[::-1]], "a", otherwise="no function is solved")
     assert Path("data/indirect/a.parquet").is_file() and table.reason("a") == ""
     assert list(table.read("a")) == table.names and table.read("a", only=[("prompt", "==", "b")]).effect[0] < 0.3
     assert table.skipped("a") == {"g": "why"} and table.note("chosen", "a") == {}
     assert str(tables.RELATIONS.path("a", "text")) == "data/activations/a/text.relations.parquet"
+
+
+def test_a_table_that_is_cut_or_of_another_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a"))  # two heads
+    for rows in (pd.concat([ROWS.assign(head=0), ROWS]).head(5), ROWS, pd.concat([ROWS.assign(layer=1), ROWS])):
+        tables.INDIRECT.write(rows, "a")
+        with pytest.raises(UserError, match=r"indirect/a\.parquet: not the same number of rows for each head in data"):
+            tables.INDIRECT.read("a")
+        assert len(tables.INDIRECT.read("a", columns=["effect"])) == len(rows)
+
+
+@pytest.mark.parametrize("wrong", [{"slot": "b"}, {"attention": []}, {"kind": "rnn"}, {"parameters": "many"}])
+def test_a_record_that_is_anothers_or_wrong_is_named(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a", **wrong))
+    with pytest.raises(UserError, match=rf"data/models/a\.json: {next(iter(wrong))}: .*run dvc repro -f -s fetch@a"):
+        records.read("a")
 
 
 def test_empty_tables_say_why(tmp_path, monkeypatch):

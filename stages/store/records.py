@@ -41,6 +41,11 @@ class _Record(BaseModel):
     proof: dict[str, str]
 
 
+def heads(slot: str) -> list[tuple[int, int]]:
+    """Return (layer, head) of every head of a slot's model, in order."""
+    return [(part["layer"], head) for part in read(slot)["attention"] for head in range(part["heads"])]
+
+
 def read(slot: str) -> dict[str, Any]:
     """Return the record of a slot; raises `UserError` where there is none, or it is cut, or another slot's."""
     path, again = paths.model(slot), f"the record of a model; run dvc repro -f -s fetch@{slot}"
