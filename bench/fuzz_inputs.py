@@ -46,17 +46,50 @@ from ruamel.yaml import YAML
 from stages import tasks
 from stages.page import inputs
 from stages.recipes.lesson import create
-from stages.store import params, paths, records, tables
+from stages.store import params, records, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/fuzz_inputs.csv"
 SECONDS = 60
 WILD = (
-    None, True, False, 0, 1, -1, 7, 10**12, 0.5, 1.5, 17.0, -0.0, float("nan"), float("inf"), "", " ", "x", "a; touch X",
-    "../..", "yes", "17", "1:30", "\x00", "é", "か", "\N{BYTE ORDER MARK}", "{x}", "{y} {x}", "a" * 5000, [], [[]], {},
-    {"a": 1}, [1, 2], ["x", "x"], "2001-01-01",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    7,
+    10**12,
+    0.5,
+    1.5,
+    17.0,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "x",
+    "a; touch X",
+    "../..",
+    "yes",
+    "17",
+    "1:30",
+    "\x00",
+    "é",
+    "か",
+    "\N{BYTE ORDER MARK}",
+    "{x}",
+    "{y} {x}",
+    "a" * 5000,
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [1, 2],
+    ["x", "x"],
+    "2001-01-01",
+)
 DAMAGES = ("cut", "empty", "flip", "double", "bom", "latin", "nul", "insert", "swap", "surrogate", "deep")
 
 
@@ -223,10 +256,14 @@ def prompts_of(task: str, **settings: Any) -> Callable[[Path], str]:
         ids = Counter(prompt.id for prompt in prompts)
         splits = {(prompt.cluster, prompt.split) for prompt in prompts}
         return "; ".join(
-            [*(f"{name}: a span outside its text" for name in wrong), *(name for name, n in ids.items() if n > 1),
-             *(f"{cluster} in two splits" for cluster, n in Counter(c for c, _ in splits).items() if n > 1),
-             *("no prompts" for _ in range(not prompts)), *SECOND.get(file.suffix, lambda file, prompts: [])(file, prompts)]
-        )[:200]  # fmt: skip
+            [
+                *(f"{name}: a span outside its text" for name in wrong),
+                *(name for name, n in ids.items() if n > 1),
+                *(f"{cluster} in two splits" for cluster, n in Counter(c for c, _ in splits).items() if n > 1),
+                *("no prompts" for _ in range(not prompts)),
+                *SECOND.get(file.name, lambda file, prompts: [])(file, prompts),
+            ]
+        )[:200]
 
     return read
 
@@ -266,11 +303,15 @@ def _no_pairs(file: Path, prompts: list) -> list[str]:
     for line in file.read_text(encoding="utf-8-sig").split("\n"):
         row = json.loads(line) if line.strip() else {}
         given.add(tuple(row.get(key) for key in ("sentence_good", "sentence_bad")))
-    return [prompt.id for prompt in prompts if tuple(target.strip() for target in prompt.targets) not in
-            {tuple(text.strip() if isinstance(text, str) else text for text in pair) for pair in given}]  # fmt: skip
+    return [
+        prompt.id
+        for prompt in prompts
+        if tuple(target.strip() for target in prompt.targets)
+        not in {tuple(text.strip() if isinstance(text, str) else text for text in pair) for pair in given}
+    ]
 
 
-SECOND = {".conllu": _no_trees, ".jsonl": _no_pairs}
+SECOND = {"a.conllu": _no_trees, "a.jsonl": _no_pairs}
 
 
 def read_record(file: Path) -> str:
@@ -313,27 +354,58 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
     of_yaml, of_json = structured(yaml.safe_load, as_yaml), structured(json.loads, as_json)
     pairs = [{"input": f"word{n}", "output": f"Word{n}"} for n in range(60)]
     minimal = [
-        {"sentence_good": f"The cat {n} sleeps.", "sentence_bad": f"The cat {n} sleep.", "UID": "agreement",
-         "linguistics_term": "s-selection", "pairID": str(n)} for n in range(20)
-    ]  # fmt: skip
+        {
+            "sentence_good": f"The cat {n} sleeps.",
+            "sentence_bad": f"The cat {n} sleep.",
+            "UID": "agreement",
+            "linguistics_term": "s-selection",
+            "pairID": str(n),
+        }
+        for n in range(20)
+    ]
     facts = [{"subject": f"S{n}", "object": f"O{n}", "templates": ["{x} has", "Of {x},"]} for n in range(40)]
     trees = "".join(
-        f"# sent_id = s{n}\n# text = Anna{n} sees dogs .\n1\tAnna{n}\t_\t_\t_\t_\t2\tnsubj\t_\t_\n2\tsees\t_\t_\t_\t_\t0\troot"
-        "\t_\t_\n3\tdogs\t_\t_\t_\t_\t2\tobj\t_\t_\n4\t.\t_\t_\t_\t_\t2\tpunct\t_\t_\n\n"
+        f"# sent_id = s{n}\n# text = Anna{n} sees dogs .\n"
+        + "".join(
+            "\t".join([str(place), form, *"____", head, label, "_", "_"]) + "\n"
+            for place, (form, head, label) in enumerate(
+                [(f"Anna{n}", "2", "nsubj"), ("sees", "0", "root"), ("dogs", "2", "obj"), (".", "2", "punct")], start=1
+            )
+        )
+        + "\n"
         for n in range(30)
     )
     lines = lambda rows: b"\n".join(map(as_json, rows)) + b"\n"  # noqa: E731
     sizes = {"layer": 0, "heads": 2, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
     record = {
-        "slot": "decoder", "source": "path", "name": "tiny", "revision": "1", "kind": "decoder", "parameters": 1000,
-        "vocabulary": 1000, "files": {"model.safetensors": "0"}, "attention": [sizes], "blocks": ["block"],
-        "skipped": {}, "proof": {},
-    }  # fmt: skip
+        "slot": "decoder",
+        "source": "path",
+        "name": "tiny",
+        "revision": "1",
+        "kind": "decoder",
+        "parameters": 1000,
+        "vocabulary": 1000,
+        "files": {"model.safetensors": "0"},
+        "attention": [sizes],
+        "blocks": ["block"],
+        "skipped": {},
+        "proof": {},
+    }
     put("table/data/models/decoder.json", as_json(record))
     rows = [
-        {"function": "f", "prompt": f"p{n}", "split": "a", "cluster": "c", "layer": 0, "head": head, "base": 0.0,
-         "effect": 0.1} for n in range(20) for head in (0, 1)
-    ]  # fmt: skip
+        {
+            "function": "f",
+            "prompt": f"p{n}",
+            "split": "a",
+            "cluster": "c",
+            "layer": 0,
+            "head": head,
+            "base": 0.0,
+            "effect": 0.1,
+        }
+        for n in range(20)
+        for head in (0, 1)
+    ]
     table = folder / "table" / tables.INDIRECT.path("decoder")
     table.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, tables.INDIRECT.schema), table)
@@ -346,18 +418,37 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
         "json": (put("json/f.json", as_json(pairs)), prompts_of("icl", source="path", of="folder", **icl), of_json),
         "rare": (_beside(folder, sources, "rare.yaml"), prompts_of("extrapolation", of="folder", **small), of_yaml),
         "pairs": (put("blimp.yaml", sources / "blimp/lexicon.yaml"), prompts_of("blimp", pairs=1), of_yaml),
-        "jsonl": (put("jsonl/a.jsonl", lines(minimal)), prompts_of("blimp", source="path", of="folder", pairs=20), line_changed),
-        "facts": (put("facts.jsonl", lines(facts)), prompts_of("facts", source="path", invented=2, known=4, shots=2), line_changed),
-        "trees": (put("treebank.yaml", sources / "treebank/lexicon.yaml"), prompts_of("treebank", sentences=20), of_yaml),
-        "conllu": (put("conllu/a.conllu", trees.encode()),
-                   prompts_of("treebank", source="path", of="folder", sentences=30, shortest=2, longest=9), cell_changed),
+        "jsonl": (
+            put("jsonl/a.jsonl", lines(minimal)),
+            prompts_of("blimp", source="path", of="folder", pairs=20),
+            line_changed,
+        ),
+        "facts": (
+            put("facts.jsonl", lines(facts)),
+            prompts_of("facts", source="path", invented=2, known=4, shots=2),
+            line_changed,
+        ),
+        "trees": (
+            put("treebank.yaml", sources / "treebank/lexicon.yaml"),
+            prompts_of("treebank", sentences=20),
+            of_yaml,
+        ),
+        "conllu": (
+            put("conllu/a.conllu", trees.encode()),
+            prompts_of("treebank", source="path", of="folder", sentences=30, shortest=2, longest=9),
+            cell_changed,
+        ),
         "labelled": (put("neighbours.yaml", sources / "neighbours/lexicon.yaml"), prompts_of("neighbours"), of_yaml),
-        "text": (put("text/a.txt", sources / "english/01-town-and-trades.txt"), prompts_of("text", of="folder", passages=4), None),
+        "text": (
+            put("text/a.txt", sources / "english/01-town-and-trades.txt"),
+            prompts_of("text", of="folder", passages=4),
+            None,
+        ),
         "needle": (put("hay.txt", sources / "english/02-land-and-water.txt"), prompts_of("needle"), None),
         "record": (put("record/data/models/decoder.json", as_json(record)), read_record, of_json),
         "table": (table, read_table, table_changed),
         "summary": (put("heads.csv", ROOT / "reports/slots/decoder/heads.csv"), read_summary, None),
-    }  # fmt: skip
+    }
 
 
 def _beside(folder: Path, sources: Path, name: str) -> Path:
