@@ -36,9 +36,7 @@ def main(slot: str) -> None:
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
     record = records.read(slot)
-    if getattr(settings.tasks, TASK) is None:
-        return _write_empty(slot, f"tasks.{TASK} is not in params")
-    if why := tasks.of(TASK).refuses(record["kind"]):
+    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting

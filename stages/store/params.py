@@ -4,6 +4,8 @@
 in the tasks' own folders, those of recipes in `stages.recipes.settings`: they are found there when params are read.
 """
 
+import hashlib
+import json
 import re
 from functools import cache
 from importlib import import_module
@@ -250,9 +252,17 @@ class Memory(Section):
     together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
+    kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     text: Annotated[int, Field(ge=2)]
     missed: Count
+
+
+class Examples(Section):
+    """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
+
+    heads: Count
+    tokens: Annotated[int, Field(ge=8)]
 
 
 class Report(Section):
@@ -262,7 +272,7 @@ class Report(Section):
 
 
 class Studies(Section):
-    """The whole of full/params.yaml: recipes alone, the longer studies.
+    """Recipes, which both params files have.
 
     Each is a `stages.recipes.settings.Recipe`; `studies` and `whole` say so to pydantic.
     """
@@ -273,6 +283,16 @@ class Studies(Section):
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
         return _validated, (self.model_dump(),)
+
+
+class Longer(Studies):
+    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
+
+    slots: tuple[Name, ...] = ()
+    circuit: Circuit | None = None
+    gates: Gates | None = None
+    sinks: Sinks | None = None
+    memory: Memory | None = None
 
 
 class Params(Studies):
@@ -295,13 +315,14 @@ class Params(Studies):
     gates: Gates
     sinks: Sinks
     memory: Memory
+    examples: Examples
     report: Report
 
 
 @cache
-def studies() -> type[Studies]:
-    """Return `Studies` with what a recipe is: the floors above are asked only when params are read."""
-    return create_model("Studies", __base__=Studies, recipes=_recipes())
+def studies() -> type[Longer]:
+    """Return `Longer` with what a recipe is: the floors above are asked only when params are read."""
+    return create_model("Longer", __base__=Longer, recipes=_recipes())
 
 
 @cache
@@ -319,7 +340,7 @@ def _recipes() -> tuple[Any, Any]:
 
 
 def _kind(content: Any) -> type[Studies]:
-    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    alone = isinstance(content, dict) and set(content) <= set(Longer.model_fields)
     return studies() if alone else whole()
 
 
@@ -339,6 +360,13 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
     """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
     content = _content(path)
     return _checked(path, content, _kind(content))
+
+
+def asked_of(stage: str, settings: Params) -> dict[str, Any]:
+    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks."""
+    tasks = json.dumps(settings.tasks.model_dump(mode="json"), sort_keys=True)
+    section = getattr(settings, stage).model_dump(mode="json")
+    return {"seed": settings.seed, "params": section, "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
 
 
 def _content(path: Path) -> Any:
