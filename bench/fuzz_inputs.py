@@ -226,8 +226,7 @@ def read_params(file: Path) -> str:
         for arm in recipe.ordered:
             create(name, recipe, recipe.arm(arm).arguments)
     content = YAML(typ="safe").load(file.read_text(encoding="utf-8-sig"))
-    schema = params.whole() if "models" in content else params.studies()
-    found = list(jsonschema.Draft202012Validator(schema.model_json_schema()).iter_errors(content))
+    found = list(jsonschema.Draft202012Validator(type(settings).model_json_schema()).iter_errors(content))
     whole = [f"{'.'.join(map(str, path))} = {value}" for path, value in _floats(content, settings.model_dump())]
     return "; ".join([*(error.message for error in found), *whole])[:200]
 

@@ -12,7 +12,7 @@ RARE = {"iobj": 12, "csubj": 0, "compound:prt": 7}  # query words
 COLUMNS = inputs.COLUMNS["grammar"].split()
 
 
-def record(slot: str, **changed) -> str:
+def record(slot: str, /, **changed) -> str:
     """What fetch writes about a slot's model, as JSON: one layer of two heads, some of it changed."""
     layer = {"layer": 0, "heads": 2, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
     content = {

@@ -11,7 +11,7 @@ from stages.store.errors import UserError
 from stages.tasks.facts.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-SECTION = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
+SECTION = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
 
 
 def build(**changes) -> list:

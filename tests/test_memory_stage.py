@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture()
 def asked(tmp_path, monkeypatch):
     content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
-    section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
+    section = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
     section |= {"path": str(ROOT / section["path"]), "known": 4, "rare": 2, "invented": 2, "words": 2, "shots": 2}
     prompts = tasks.of("facts").build(Settings(**section), seed=17)
     text = tasks.of("text").build(tasks.of("text").settings(**content["tasks"]["text"] | {"tokens": 40}), seed=17)

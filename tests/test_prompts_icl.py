@@ -33,7 +33,7 @@ FUNCTIONS = {
 
 def settings(**changed) -> Settings:
     """Return the settings of params.yaml without natural text, some changed, with a full path."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
     return Settings(**{**content, "natural": (), "path": str(LEXICON), **changed})
 
 

@@ -24,12 +24,12 @@ LABELS = (
     "nsubj obj det amod case obl nmod nmod:poss advmod aux aux:pass nsubj:pass cop mark conj cc xcomp ccomp acl:relcl "
     "advcl compound iobj nummod"
 ).split()
-SEED = yaml.safe_load((ROOT / "params.yaml").read_text())["seed"]
+SEED = yaml.safe_load((ROOT / "tests/params.yaml").read_text())["seed"]
 
 
 def settings(**changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
     sizes = {"sentences": 300, "shortest": 5, "longest": 25}
     return Settings(**{**content, "path": str(LEXICON), **sizes, **changed})
 

@@ -18,11 +18,11 @@ from stages.store import files, params, parquet, paths, records, tables
 from stages.store.errors import UserError, run
 
 ROOT = Path(__file__).parents[1]
-GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
+GOOD = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
 
 
 def broken(tmp_path: Path, change) -> str:
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     change(content)
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -95,7 +95,7 @@ def test_missing_keys_and_no_yaml(tmp_path):
 
 def test_tasks_are_the_folders_in_display_order(tmp_path):
     """A task that is left out is None; every key of params.yaml is one of them."""
-    settings = params.load(ROOT / "params.yaml")
+    settings = params.load(ROOT / "tests/params.yaml")
     assert isinstance(settings, params.Params) and pickle.loads(pickle.dumps(settings)) == settings
     assert tuple(name for name, _ in settings.tasks) == tasks.names()
     assert {name for name, task in settings.tasks if task is not None} == set(GOOD["tasks"])
@@ -107,7 +107,7 @@ def test_tasks_are_the_folders_in_display_order(tmp_path):
 
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        params.load(ROOT / "params.yaml").seed = 3
+        params.load(ROOT / "tests/params.yaml").seed = 3
 
 
 ROWS = pd.DataFrame({"function": ["f"] * 3, "prompt": list("abc"), "split": "a", "cluster": "c", "layer": 0, "head": 1})

@@ -19,6 +19,8 @@ from stages.store import files, paths, tables
 from stages.store.metrics import metrics
 from stages.summarize import main, overlap, reliability, with_single_effect
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_overlap_and_reliability_follow_the_heads_table():
     heads = [(layer, head) for layer in range(5) for head in range(4)]
@@ -117,7 +119,7 @@ def test_what_mixes_directions_is_a_hit_rate():
 
 def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     """One family of two layers, silenced on needles against 19 control sets; no text, treebank or iteration task."""
-    content = yaml.safe_load(Path("params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     content["tasks"] = {"needle": content["tasks"]["needle"]}
     content["classify"]["thresholds"] = {"retrieval": 0.25}
     monkeypatch.chdir(tmp_path)
