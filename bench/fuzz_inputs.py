@@ -118,7 +118,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
         "nul": content[:at] + b"\x00" + content[at:],
         "insert": content[:at] + bytes(rng.choice(list(b"{}[]:,\"'#&*!|>-\t\n 019ae"), 3).tolist()) + content[at:],
         "surrogate": content[:at] + b'"\\ud800"' + content[at:],
-        "deep": content[:at] + b"[" * 100_000 + content[at:],
+        "deep": content[:at] + b"[" * 10_000 + content[at:],
     }
     return how, changed.get(how, b"\n".join(lines))
 
