@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from stages.store import source
 from stages.store.errors import UserError
@@ -34,7 +34,7 @@ class Forms(Entry):
         return dict(zip(("base", "third", "past", "participle", "ing"), forms, strict=True)) | rest
 
 
-Lexicon = TypeVar("Lexicon", bound=Entry)
+Lexicon = TypeVar("Lexicon", bound=BaseModel)
 
 
 def plural(noun: str) -> str:

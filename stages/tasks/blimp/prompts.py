@@ -2,7 +2,8 @@
 
 All sources give the same paradigms under BLiMP's names (Warstadt et al. 2020, TACL 8:377), in 12 phenomena:
 
-* `builtin`: our own sentences, drawn by `stages.tasks.blimp.grammar` from the lexicon at `path`;
+* `builtin`: our own sentences, drawn by `stages.tasks.blimp.grammar` from the lexicon at `path`, or from lexicon.yaml
+  in that folder, to which *.jsonl beside it add more paradigms;
 * `path`: a folder of BLiMP's *.jsonl files, the first `pairs` rows of each;
 * `hub`: the same from the `datasets` hub, at a pinned revision.
 
@@ -75,10 +76,13 @@ def _prompt(row: Row, settings: Settings) -> Prompt:
 
 
 def _builtin(settings: Settings, seed: int) -> Iterator[Row]:
-    lexicon = words.load(Path(settings.path))
+    path = Path(settings.path)
+    lexicon = words.load(path / "lexicon.yaml" if path.is_dir() else path)
     for uid, paradigm in sorted(grammar.PARADIGMS.items()):
         for number, (good, bad) in enumerate(grammar.pairs(uid, lexicon, seed, settings.pairs)):
             yield Row(uid, paradigm.phenomenon, number, good, bad)
+    if path.is_dir() and any(path.glob("*.jsonl")):
+        yield from _folder(settings, seed)
 
 
 def _folder(settings: Settings, seed: int) -> Iterator[Row]:

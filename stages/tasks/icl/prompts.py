@@ -21,6 +21,7 @@ from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, stream
 
 Pair = tuple[str, str]
+LEXICON = "functions.yaml"  # in a folder of words
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
@@ -30,7 +31,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
     """
     path = Path(settings.path)
-    functions = _from_folder(path) if settings.source == "path" else from_lexicon(path)
+    functions = _from_folder(path) if settings.source == "path" else _builtin(path)
     for name in settings.functions:
         if name not in functions:
             raise UserError(f"tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}")
@@ -130,6 +131,17 @@ def demonstrated(order: np.ndarray, pairs: list[Pair], shots: int) -> list[int]:
         if len(chosen) < shots and sum(pairs[item][1] == pairs[other][1] for other in chosen) < shots // 2:
             chosen.append(item)
     return chosen
+
+
+def _builtin(path: Path) -> dict[str, tuple[str, list[Pair]]]:
+    """Read the lexicon, or the one of a folder and the functions that lie beside it as <function>.json."""
+    if not path.is_dir():
+        return from_lexicon(path)
+    functions = from_lexicon(path / LEXICON)
+    added = _from_folder(path) if any(path.glob("*.json")) else {}
+    if twice := sorted(functions.keys() & added.keys()):
+        raise UserError(f"{path / twice[0]}.json: {LEXICON} beside it has this function as well; give it another name")
+    return functions | added
 
 
 def from_lexicon(path: Path) -> dict[str, tuple[str, list[Pair]]]:
