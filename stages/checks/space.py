@@ -1,12 +1,12 @@
 """Memory and disk against the need that params announce: `stages.store.budget`."""
 
+import json
 import shutil
 from pathlib import Path
 
 from stages.checks.finding import Finding
 from stages.model import files
-from stages.store import budget, params, records
-from stages.store.errors import UserError
+from stages.store import budget, params, paths
 
 GB = 1e9
 
@@ -16,8 +16,8 @@ def findings(settings: params.Params) -> list[Finding]:
     sizes = {}
     for slot in settings.models:
         try:
-            sizes[slot] = records.read(slot)["parameters"]
-        except UserError:
+            sizes[slot] = int(json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # not fetched: its size is not known
     if not sizes:
         return [Finding("no model is fetched yet: memory and disk are not checked", wrong=False)]
