@@ -48,6 +48,15 @@ def read(
     return table.to_pandas()
 
 
+def pieces(path: Path, schema: pa.Schema, rows: int = 1024) -> Iterator[pd.DataFrame]:
+    """Yield a table as data frames of so many rows at most: memory does not grow with it. Errors: see `read`."""
+    if read_schema(path).names != schema.names:
+        raise UserError(f"{path}: columns are {read_schema(path).names}, expected {schema.names}; run dvc repro")
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(rows):
+            yield batch.to_pandas()
+
+
 def _damaged(path: Path, error: Exception) -> UserError:
     if not Path(path).exists():
         return UserError(f"{path}: no such file; run dvc repro")

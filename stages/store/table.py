@@ -8,6 +8,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,10 @@ class Table:
     def read(self, *of: str, columns: list[str] | None = None, only: list[tuple] | None = None) -> pd.DataFrame:
         """Read the table, its columns checked; columns, only, errors: see `parquet.read`."""
         return parquet.read(self.path(*of), self.schema, columns, only)
+
+    def pieces(self, *of: str) -> Iterator[pd.DataFrame]:
+        """Yield the table's rows, some at once: see `parquet.pieces`."""
+        return parquet.pieces(self.path(*of), self.schema)
 
     def writer(self, *of: str) -> AbstractContextManager:
         """Return a context that yields a function which appends rows: see `parquet.writer`."""
