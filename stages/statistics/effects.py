@@ -31,6 +31,7 @@ SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a 
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
 ALL = "all"
+WORSE = "worse than uniform"
 SET = ["family", "k", "kind"]  # what a set of heads and its control sets have in common
 
 
@@ -167,9 +168,13 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
         if not why and read.prompt.nunique() >= PROMPTS:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
-    beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
-    notes = [why, "worse than uniform" if beyond else "", _few(read)]
+    notes = [why, WORSE if beyond(measure, row["value"], cell.limit) else "", _few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
+
+
+def beyond(measure: str, value: float, limit: float) -> bool:
+    """Tell whether a loss, or a mean log-probability, is worse than that of a uniform guess, `limit` nats."""
+    return {"loss": value > limit, "logprob": value < -limit}.get(measure, False)
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:

@@ -4,6 +4,8 @@
 in the tasks' own folders, those of recipes in `stages.recipes.settings`: they are found there when params are read.
 """
 
+import hashlib
+import json
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -69,7 +71,7 @@ class Model(Section):
 
 
 class Tasks(Section):
-    """The tasks of this run; leave one out and its families are not measured.
+    """The tasks of this run; leave one out (its key, not null) and its families are not measured.
 
     One field per folder of stages/tasks, None where the task is left out; `whole` adds them. `for name, task in
     settings.tasks` goes through all of them in display order.
@@ -251,9 +253,17 @@ class Memory(Section):
     together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
+    kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     text: Annotated[int, Field(ge=2)]
     missed: Count
+
+
+class Examples(Section):
+    """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
+
+    heads: Count
+    tokens: Annotated[int, Field(ge=8)]
 
 
 class Report(Section):
@@ -263,21 +273,30 @@ class Report(Section):
 
 
 class Studies(Section):
-    """The whole of full/params.yaml: recipes alone, the longer studies.
+    """Recipes, which both params files have.
 
     Each is a `stages.recipes.settings.Recipe`; `studies` and `whole` say so to pydantic.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    recipes: dict[Name, Any] = Field(min_length=1)
+    recipes: dict[Name, Any]
 
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
         return _validated, (self.model_dump(),)
 
 
+class Longer(Studies):
+    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
+
+    slots: tuple[Name, ...] = ()
+    circuit: Circuit | None = None
+    gates: Gates | None = None
+    memory: Memory | None = None
+
+
 class Params(Studies):
-    """The whole of params.yaml."""
+    """The whole of params.yaml; a section that may be None is left out by writing `null`."""
 
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
@@ -286,23 +305,28 @@ class Params(Studies):
     trace: Trace
     classify: Classify
     plan: Plan
-    ablate: Ablate
-    steer: Steer
-    apply: Apply
-    shifts: Shifts
-    orders: Orders
-    circuit: Circuit
-    neighbours: Neighbours
-    gates: Gates
-    sinks: Sinks
-    memory: Memory
+    ablate: Ablate | None
+    steer: Steer | None
+    apply: Apply | None
+    shifts: Shifts | None
+    orders: Orders | None
+    circuit: Circuit | None
+    neighbours: Neighbours | None
+    gates: Gates | None
+    sinks: Sinks | None
+    memory: Memory | None
+    examples: Examples
     report: Report
+
+    def left_out(self, section: str) -> str:
+        """Return that a section is null, or ''."""
+        return f"left out: {section} is null in params" if getattr(self, section) is None else ""
 
 
 @cache
-def studies() -> type[Studies]:
-    """Return `Studies` with what a recipe is: the floors above are asked only when params are read."""
-    return create_model("Studies", __base__=Studies, recipes=_recipes())
+def studies() -> type[Longer]:
+    """Return `Longer` with what a recipe is: the floors above are asked only when params are read."""
+    return create_model("Longer", __base__=Longer, recipes=_recipes())
 
 
 @cache
@@ -316,11 +340,11 @@ def whole() -> type[Params]:
 
 def _recipes() -> tuple[Any, Any]:
     recipe = import_module("stages.recipes.settings").Recipe
-    return dict[Name, recipe], Field(min_length=1)
+    return dict[Name, recipe], ...
 
 
 def _kind(content: Any) -> type[Studies]:
-    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    alone = isinstance(content, dict) and set(content) <= set(Longer.model_fields)
     return studies() if alone else whole()
 
 
@@ -340,6 +364,13 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
     """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
     content = _content(path)
     return _checked(path, content, _kind(content))
+
+
+def asked_of(stage: str, settings: Params) -> dict[str, Any]:
+    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks."""
+    tasks = json.dumps(settings.tasks.model_dump(mode="json"), sort_keys=True)
+    section = getattr(settings, stage).model_dump(mode="json")
+    return {"seed": settings.seed, "params": section, "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
 
 
 def _content(path: Path) -> Any:
