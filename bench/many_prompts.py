@@ -2,7 +2,7 @@
 
     python -m bench.many_prompts [--code <folder that holds stages/>] [--numbers 1000 10000 100000]
 
-Prompts are those of data/prompts (a run's), over and over under new names: passages cut to 24 tokens, and sentences with
+Prompts are those of data/prompts (a run's), over and over under new names: passages cut to 24 tokens, sentences with
 their arcs. Appends to bench/many_prompts.csv: processor seconds and peak memory (GB) of each stage's process, start
 and imports included; `code` names the code that ran.
 """
