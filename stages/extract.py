@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ def main(slot: str, task: str) -> None:
     if why:
         return _write_empty(slot, task, size, why)
     settings = params.load()
+    from stages.engine.kept import Job, forget, keys, tables_of
     from stages.model.load import load  # torch is loaded only where something is measured
     from stages.model.tokens import fitting, longest
 
@@ -46,17 +48,23 @@ def main(slot: str, task: str) -> None:
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
     log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    batch_tokens, outputs = settings.extract.batch_tokens, tables.outputs(size)
+    outputs = tables.outputs(size)
     if not asked.outputs:
         outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
+    offsets, todo = _offsets(task, encoded), _shards(rows, encoded, task, settings.extract.batch_tokens)
+    work, schemas = partial(_extracted, task=task, offsets=offsets), [tables.RELATIONS.schema, outputs.schema]
+    job, folder = Job(partial(load, slot), work, schemas, [paths.model(slot)]), paths.shards("extract", slot, task)
     with (
         tables.RELATIONS.writer(slot, task) as add_relations,
         outputs.writer(slot, task) as add_outputs,
+        tqdm(total=sum(map(_cost, todo)), unit="token", desc=task) as progress,
     ):
-        if any(family.relation for family in families.of(task).values()):
-            _measured(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
-        if asked.outputs == "last":
-            _in_context(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
+        key = keys(record, task, offsets)
+        for measured in tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(_cost(shard))):
+            for add, table in zip((add_relations, add_outputs), measured, strict=True):
+                if len(table):
+                    add(table)
+    forget(folder)
 
 
 def _unmeasured(task: str) -> str:
@@ -69,30 +77,64 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
     tables.outputs(size).write_empty(slot, task, why=why)
 
 
-def _measured(
-    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
-) -> None:
-    """Measure all relations of the task's families, batch by batch."""
+Shard = tuple[str, list]  # what is done, `measure` or `answer`, and (row, tokens) of prompts that run together
+
+
+def _shards(rows, encoded, task: str, batch_tokens: int) -> list[Shard]:
+    """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered."""
     from stages.model.forward import batches
+
+    chosen = []
+    if _attentional(task):
+        scored = [len(tokens.target) for tokens in encoded]
+        chosen += [("measure", batch) for batch in batches(encoded, batch_tokens, scored)]
+    if tasks.of(task).outputs == "last":
+        together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
+        chosen += [("answer", of_set) for of_set in together]
+    return [(what, [(rows[index], encoded[index]) for index in batch]) for what, batch in chosen]
+
+
+def _cost(shard: Shard) -> int:
+    return sum(len(tokens) for _, tokens in shard[1])
+
+
+def _extracted(loaded, shard: Shard, task: str, offsets: dict[str, int | None]) -> tuple[pa.Table, pa.Table]:
+    """Return the relations and the head outputs of a shard."""
+    what, prompts = shard
+    rows, tokens = zip(*prompts, strict=True)
+    relations, outputs = [tables.RELATIONS.schema.empty_table()], [tables.outputs(_size(loaded)).schema.empty_table()]
+    if what == "measure":
+        _measured(loaded, rows, tokens, task, offsets, relations.append, outputs.append)
+    else:
+        _in_context(loaded, rows, tokens, outputs.append)
+    return pa.concat_tables(relations), pa.concat_tables(outputs)
+
+
+def _measured(
+    loaded, rows, tokens, task: str, offsets: dict[str, int | None], add_relations: Callable, add_outputs: Callable
+) -> None:
+    """Measure all relations of the task's families on prompts that run together."""
     from stages.model.measure import measure
 
-    attentional = [family for family in families.of(task).values() if family.relation]
-    offsets = {family.name: _offset(family, encoded) for family in attentional if family.content}
-    progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
-    for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
-        tokens = [encoded[index] for index in chosen]
-        relations = [_relations(attentional, prompt) for prompt in tokens]
-        masses = measure(loaded, tokens, relations)
-        for position, index in enumerate(chosen):
-            row, means, scored = rows[index], masses.means[position], masses.scored[position]
-            if means:
-                add_relations(_relation_rows(loaded, row, means, relations[position], offsets, scored))
-            if tasks.of(task).outputs == "mean":
-                ordinary = ~tokens[position].special
-                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in masses.outputs.items()}
-                add_outputs(_output_rows(loaded, row, None, z))
-        progress.update(sum(map(len, tokens)))
-    progress.close()
+    relations = [_relations(_attentional(task), prompt) for prompt in tokens]
+    masses = measure(loaded, tokens, relations)
+    for position, row in enumerate(rows):
+        means, scored = masses.means[position], masses.scored[position]
+        if means:
+            add_relations(_relation_rows(loaded, row, means, relations[position], offsets, scored))
+        if tasks.of(task).outputs == "mean":
+            ordinary = ~tokens[position].special
+            z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in masses.outputs.items()}
+            add_outputs(_output_rows(loaded, row, None, z))
+
+
+def _attentional(task: str) -> list[Family]:
+    return [family for family in families.of(task).values() if family.relation]
+
+
+def _offsets(task: str, encoded) -> dict[str, int | None]:
+    """Return the best fixed offset of every content family of the task, over all prompts."""
+    return {family.name: _offset(family, encoded) for family in _attentional(task) if family.content}
 
 
 def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]:
@@ -101,22 +143,17 @@ def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]
     return {name: relation for name, relation in relations.items() if relation is not None}
 
 
-def _in_context(
-    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
-) -> None:
-    """Collect last-token head outputs; prompts with the same demonstrations share one run of them."""
+def _in_context(loaded, rows, tokens, add_outputs: Callable) -> None:
+    """Collect last-token head outputs of prompts with the same demonstrations, which share one run of them."""
     from stages.model.intervene import capturing
     from stages.model.score import Batch
 
-    together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
-    for chosen in tqdm(together, desc=task, unit="set"):
-        tokens = [encoded[index] for index in chosen]
-        with capturing(loaded) as outputs:
-            batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
-        for position, index in enumerate(chosen):
-            last = int(tokens[position].target[0]) - 1 - batch.cut
-            z = {layer: x[batch.sharing.tail[position], last] for layer, x in outputs.items()}
-            add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
+    with capturing(loaded) as outputs:
+        batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
+    for position, row in enumerate(rows):
+        last = int(tokens[position].target[0]) - 1 - batch.cut
+        z = {layer: x[batch.sharing.tail[position], last] for layer, x in outputs.items()}
+        add_outputs(_output_rows(loaded, row, batch.intact[position].solved, z))
 
 
 def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], offsets: dict, scored) -> pa.Table:
@@ -153,10 +190,13 @@ def _offset(family: Family, encoded) -> int | None:
     return best_offset(family.relation(tokens) for tokens in having) if having else None
 
 
+def _size(loaded) -> int:
+    return max(layer.head_size for layer in loaded.anatomy.layers.values())
+
+
 def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
     """Return the rows of one prompt: z per layer is (H K,)."""
-    size = max(layer.head_size for layer in loaded.anatomy.layers.values())
-    heads = loaded.anatomy.heads
+    size, heads = _size(loaded), loaded.anatomy.heads
     values = np.zeros((len(heads), size), dtype=np.float32)
     for index, (layer, head) in enumerate(heads):
         own = loaded.anatomy.layers[layer].head_size

@@ -14,9 +14,9 @@ def model(slot: str) -> Path:
     return Path(f"data/models/{slot}.json")
 
 
-def shards(slot: str) -> Path:
-    """Folder of what an unfinished ablate has finished; gone when the stage ends."""
-    return Path(f"data/shards/{slot}")
+def shards(stage: str, *of: str) -> Path:
+    """Folder of what an unfinished stage has finished (`stages.engine.kept`); gone when the stage ends."""
+    return Path("data/shards", stage, *of)
 
 
 def vectors(slot: str) -> Path:
