@@ -22,10 +22,14 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ray[
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
-def started(pids: str) -> shards.Loaded:
-    """Make the tiny model; the worker says which process it is."""
+def started(pids: str, workers: int) -> shards.Loaded:
+    """Make the tiny model when all workers are there, or the first of them would do all the work."""
     Path(pids, str(os.getpid())).touch()
-    return make("llama_gqa", scale=4.0)
+    for _ in range(600):
+        if len(list(Path(pids).iterdir())) >= workers:
+            return make("llama_gqa", scale=4.0)
+        time.sleep(0.1)
+    raise AssertionError("too few workers")
 
 
 def effects(loaded, shard: shards.Shard, killed: str = "") -> list:
@@ -67,7 +71,8 @@ def written(tmp_path: Path, name: str, killed: str = "", meanwhile=lambda place:
     todo = shards.cut("text", prompts, {prompt.id: [silencing("x", "L1H1")] for prompt in prompts}, 2)
     pids, path = tmp_path / f"{name}.pids", tmp_path / f"{name}.parquet"
     pids.mkdir()
-    job = Job(partial(started, str(pids)), partial(effects, killed=killed), [tables.EFFECTS.schema])
+    workers = int(os.environ.get("HEAD_ATLAS_WORKERS", 1))
+    job = Job(partial(started, str(pids), workers), partial(effects, killed=killed), [tables.EFFECTS.schema])
     with parquet.writer(path, tables.EFFECTS.schema) as add:
         for (table,) in tables_of(job, todo, keys(name), tmp_path / name):
             add(table)
@@ -114,7 +119,7 @@ def test_a_killed_worker_is_replaced(whole, cluster, tmp_path, monkeypatch):
 
 
 def test_what_a_stage_raises_is_raised_here(cluster, tmp_path):
-    job = Job(partial(started, str(tmp_path)), refused, [tables.EFFECTS.schema])
+    job = Job(list, refused, [tables.EFFECTS.schema])
     with pytest.raises(UserError, match=r"^models.a: no$"):
         list(tables_of(job, [1], keys("refused"), tmp_path / "refused"))
 

@@ -11,9 +11,11 @@ They run in this process, or on Ray where HEAD_ATLAS_RAY says so (`stages.engine
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,16 @@ class Job:
 
     start: makes a worker's state, once per worker, such as the loaded model. run: from state and shard to its tables,
     one per schema. Both are functions of a module, or partials of such: they travel to other machines.
-    files: what `start` reads of this folder.
+    files: what `start` reads of this folder. threads: of each worker, where not those of this process. processes: how
+    many of this machine share the shards, without Ray; 0: this one runs them.
     """
 
     start: Callable[[], Any]
     run: Callable[[Any, Any], Sequence[pa.Table | pd.DataFrame | list[dict]]]
     schemas: Sequence[pa.Schema]
     files: Sequence[Path] = ()
+    threads: int = 0
+    processes: int = 0
 
 
 def tables_of(
@@ -77,10 +82,26 @@ def _finished(job: Job, shards: Sequence[Any], here: Any) -> Iterator[tuple[int,
         from stages.engine.on_ray import finished
 
         yield from finished(job, shards, address)
-        return
-    for number, shard in enumerate(shards):
-        here = job.start() if here is None else here
-        yield number, job.run(here, shard)
+    elif job.processes and shards:
+        yield from _by_processes(job, shards)
+    else:
+        for number, shard in enumerate(shards):
+            here = job.start() if here is None else here
+            yield number, job.run(here, shard)
+
+
+def _by_processes(job: Job, shards: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
+    with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(_alone, job, shard): number for number, shard in enumerate(shards)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone(job: Job, shard: Any) -> Sequence[Any]:
+    return job.run(job.start(), shard)
 
 
 def _file(folder: Path, name: str, place: int) -> Path:

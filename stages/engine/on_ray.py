@@ -53,7 +53,8 @@ def finished(job: Job, shards: Sequence[Any], address: str) -> Iterator[tuple[in
     if not shards:
         return
     ray = _connected(address)
-    threads, gpus = torch.get_num_threads(), _gpus(ray)
+    threads = job.threads or torch.get_num_threads()
+    gpus = _gpus(ray)
     workers = min(_workers(ray, threads, gpus), len(shards))
     log.info("Ray: %d workers, each of %d threads and %g GPUs", workers, threads, gpus)
     files = {str(file): Path(file).read_bytes() for file in job.files}
