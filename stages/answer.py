@@ -28,9 +28,7 @@ def main(slot: str) -> None:
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     asked = tasks.of(TASK)
-    why = asked.refuses(record["kind"])
-    if not why and getattr(settings.tasks, TASK) is None:
-        why = f"tasks.{TASK} is not in params"
+    why = tasks.unasked(TASK, record["kind"], settings.tasks)
     if why:
         return _write_empty(slot, why)
     prompts = tables.ASKED.read(TASK)

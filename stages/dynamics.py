@@ -33,6 +33,7 @@ from stages.statistics.findings import (
     FINDINGS,
     arrays,
     best,
+    bounded,
     compared,
     guessed,
     leader,
@@ -95,7 +96,8 @@ def main(name: str) -> None:
     findings = pd.DataFrame([*compared(located, lessons), *levelled(levels, recipe.main)], columns=FINDINGS)
     curve = summary(pd.concat(kept))
     chance = guessed({arm: lesson.chance(study.sequences) for arm, lesson in lessons.items()})
-    whole = pd.concat([findings[findings.seed == ""], *([chance] if len(chance) else [])], ignore_index=True)
+    whole = bounded(findings.assign(seed=pd.to_numeric(findings.seed)), main_lesson.falls)
+    whole = pd.concat([whole, *([chance] if len(chance) else [])], ignore_index=True)
     whole = supported(whole, main_lesson.falls, spans(curve, main_lesson.falls), arms[recipe.main].seeds)
     summaries = {"curve": curve, "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)

@@ -15,20 +15,19 @@ def main(slot: str) -> None:
     settings = params.load()
     if slot not in settings.models:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
-    from stages.model.load import first_token, open_folder, stored  # torch reads how its threads wait: `run` says so
+    from stages.model.load import first_token, stored  # torch reads how its threads wait: `run` says so
     from stages.model.origin import described, locate
-    from stages.model.proof import prove
+    from stages.model.proof import proven
 
     source = settings.models[slot]
     origin = locate(slot, source)
-    loaded = open_folder(origin.folder)
-    loaded, proof = prove(loaded)
+    loaded, proof = proven(origin.folder, source.dtype, source.device_map)
     first = first_token(loaded)
     if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)
     record = {
         "slot": slot,
-        **source.model_dump(),
+        **source.model_dump(include={"source", "name", "revision"}),
         "origin": origin.sentence,
         "licence": origin.licence,
         "kind": loaded.kind,
@@ -36,7 +35,8 @@ def main(slot: str) -> None:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "vocabulary": 0 if loaded.images else len(loaded.model.get_input_embeddings().weight),
         "stored": stored(origin.folder),
-        "dtype": "float32",
+        "dtype": source.dtype,
+        **({} if source.device_map is None else {"device_map": source.device_map}),
         "bos": first,
         "files": described(origin),
         **({"images": loaded.images.recorded()} if loaded.images else {}),

@@ -24,7 +24,7 @@ from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded, load
 from stages.model.measure import measure, weighing
-from stages.model.tokens import encode
+from stages.model.tokens import encode, token_name
 from stages.model.tokens import longest as readable
 from stages.page import inputs
 from stages.page.look import Look, Place, applying, longest
@@ -87,7 +87,7 @@ def looked(loaded: Loaded, slot: str, text: str, heads: Sequence[str] = ()) -> L
     return Look(
         slot=slot,
         title=title or type(loaded.model).__name__,
-        names=[_name(loaded, index) for index in tokens.ids.tolist()],
+        names=[token_name(loaded, index) for index in tokens.ids.tolist()],
         special=tokens.special,
         layers=[Place(number, layer.heads, _sees(loaded, number)) for number, layer in loaded.anatomy.layers.items()],
         attention=attention,
@@ -157,21 +157,12 @@ def _continuation(
         if mask is None:
             return [], "This model fills gaps, but its tokenizer has no mask token to make one with."
         ids, last = tokens.ids.copy(), int(np.flatnonzero(~tokens.special)[-1])
-        comes = f"in the place of the last token, {_name(loaded, ids[last])}, with it masked"
+        comes = f"in the place of the last token, {token_name(loaded, ids[last])}, with it masked"
         ids[last] = mask
         logits_1V = forward(loaded, [ids], [np.array([last])])
     top = logits_1V[0].double().softmax(0).topk(NEXT)
-    likeliest = [(_name(loaded, index), p) for index, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return likeliest, f"The {NEXT} likeliest tokens {comes}."
-
-
-def _name(loaded: Loaded, index: int) -> str:
-    """Return a token as it is read: spaces and line ends visible; its own name where it is special or no character."""
-    own = loaded.tokenizer.convert_ids_to_tokens(int(index))
-    text = loaded.tokenizer.decode([int(index)], clean_up_tokenization_spaces=False)
-    if not text or "\N{REPLACEMENT CHARACTER}" in text or index in loaded.tokenizer.all_special_ids:
-        return str(own) if own else f"id {index}"
-    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+    names = [token_name(loaded, index) for index in top.indices.tolist()]
+    return list(zip(names, top.values.tolist(), strict=True)), f"The {NEXT} likeliest tokens {comes}."
 
 
 def _sees(loaded: Loaded, number: int) -> str:

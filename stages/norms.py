@@ -25,10 +25,7 @@ KINDS = {CLASS: "class", REGISTER: "register"}  # of a token that is no patch, b
 def measure(slot: str, settings: params.Params) -> None:
     """Read all images, or say why there are none."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    why = tasks.of(TASK).refuses(record["kind"])
-    if not why and getattr(settings.tasks, TASK) is None:
-        why = f"tasks.{TASK} is not in params"
-    if why:
+    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.NORMS.write_empty(slot, why=why)
     from stages.model.forward import batches
     from stages.model.load import load

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.families import FAMILIES
 from stages.families.family import Family
-from stages.page import head_maps, inputs, methods, page, recipes, sections, sentences
+from stages.page import head_maps, inputs, longer, methods, page, recipes, sections, sentences
 from stages.page.section import Context
 from stages.store import files, params, paths
 from stages.store.errors import run
@@ -17,16 +17,17 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Write reports/index.html and one SVG of head maps per slot."""
     settings = params.load()
-    slots = [inputs.read(name, paths.report(name)) for name in settings.models]
+    sizes = params.load_studies(paths.FULL / paths.PARAMS)
+    slots = [longer.attached(inputs.read(name, paths.report(name)), settings, sizes) for name in settings.models]
     tasks = {name: task for name, task in settings.tasks if task is not None}
     pairs = tasks[sentences.PAIRED].source if sentences.PAIRED in tasks else ""
     images = tasks["images"].source if "images" in tasks else ""
     seen = {name: family for name, family in FAMILIES.items() if _shown(family, slots)}
     context = Context(FAMILIES, list(tasks), inputs.counting(paths.COUNTING), pairs, settings.classify.alpha, images)
     parts = [(slot, sections.build(slot, context)) for slot in slots]
-    closing = methods.sections(slots, seen, settings.classify.alpha, settings.classify.margin)
-    longer = params.load_studies(paths.FULL / paths.PARAMS)
-    emerging = recipes.sections({Path(): settings, paths.FULL: longer})
+    closing = methods.prompts(inputs.sources(paths.SOURCES))
+    closing += methods.sections(slots, seen, settings.classify.alpha, settings.classify.margin)
+    emerging = recipes.sections({Path(): settings, paths.FULL: sizes})
     html = page.render(settings.report.title, parts, seen, methods.compared(slots) + emerging + closing)
     files.write_text(paths.PAGE, html)
     log.info("%s: %d slots, %d KB", paths.PAGE, len(slots), len(html) // 1024)

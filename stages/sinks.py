@@ -37,9 +37,7 @@ def main(slot: str) -> None:
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    if getattr(settings.tasks, TASK) is None:
-        return _write_empty(slot, f"tasks.{TASK} is not in params")
-    if why := tasks.of(TASK).refuses(record["kind"]):
+    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -155,7 +153,9 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
 
 def _embedded(loaded, encoded) -> list[np.ndarray]:
     """Return the first principal components of every passage's token embeddings, (T, P)."""
-    weight = loaded.model.get_input_embeddings().weight
+    from stages.model import placed
+
+    weight = placed.weight(loaded.model.get_input_embeddings())
     used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
     vectors = weight[used].float().cpu().numpy().astype(np.float64)
     vectors -= vectors.mean(0)

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def main(slot: str) -> None:
     silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
     raw_steering = tables.STEERING.read(slot)
     steered = steering.table(raw_steering, tables.STEERING.skipped(slot))
-    traced = _circuit(slot, heads, settings)
+    traced = circuits(slot, heads, folder, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
         folder / "heads.csv",
@@ -82,16 +83,12 @@ def main(slot: str) -> None:
     moved = shifts.table(tables.SHIFTS.read(slot), tables.OFFSETS.read(slot))
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.READINGS.read(slot)))
-    _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
-    sunk = _sinks(slot)
-    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
-    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
+    sunk = sunken(slot, heads, folder, settings)
     stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
     _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
-    stored = _memory(slot)
-    _csv(folder / "memory.csv", stored)
+    stored = remembered(slot, heads, folder, settings)
     looked = norms.table(tables.NORMS.read(slot))
     _csv(folder / "images.csv", looked)
     _csv(folder / "grammar.csv", grammar)
@@ -113,11 +110,11 @@ def main(slot: str) -> None:
     numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
     numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
-    numbers |= _cached(slot, heads, folder, settings)
+    numbers |= cached(slot, heads, folder, settings)
     files.write_text(folder / "metrics.json", _json(numbers))
 
 
-def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> dict:
+def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> dict:
     """Write what heads, caches and text lose where heads stream; return the metrics."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
@@ -133,9 +130,12 @@ def _cached(slot: str, heads: pd.DataFrame, folder, settings: params.Params) -> 
     return caching.metrics(measured, curve, settings.gates.small)
 
 
-def _sinks(slot: str) -> pd.DataFrame:
-    """Return who looks at the first token on which input (empty where nothing was read)."""
-    return sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
+def sunken(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
+    """Write and return who looks at the first token on which input (empty where nothing was read); write probes."""
+    sunk = sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
+    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
+    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
+    return sunk
 
 
 def _neighbours(slot: str) -> pd.DataFrame:
@@ -151,9 +151,11 @@ def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
     return orders.table(tables.ORDERS.read(slot), tables.ORDERS.skipped(slot), length)
 
 
-def _memory(slot: str) -> pd.DataFrame:
-    """Return the table of facts looked up, inserted and missed (empty where none were asked)."""
-    return memory.table(tables.MEMORY.read(slot), tables.MEMORY.note("chosen", slot))
+def remembered(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
+    """Write and return the table of facts looked up, inserted and missed (empty where none were asked)."""
+    stored = memory.table(tables.MEMORY.read(slot), tables.MEMORY.note("chosen", slot))
+    _csv(folder / "memory.csv", stored)
+    return stored
 
 
 def _asked(settings: params.Params) -> list[str]:
@@ -186,12 +188,12 @@ def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.
     def streams(name: str) -> np.random.Generator:
         return stream(settings.seed, f"summarize/causal/{slot}/{name}")
 
-    parts, kind = [], settings.plan.kinds[0]
+    parts, kind, limit = [], settings.plan.kinds[0], float(np.log(_vocabulary(slot)))
     for task in _asked(settings):
         only = [("task", "==", task), ("kind", "==", kind)]
         estimates = tables.FIRST_ORDER.read(slot, only=only)
         alone = tables.EFFECTS.read(slot, only=[*only, ("purpose", "==", "single")])
-        parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams))
+        parts.append(causal.tables(estimates, alone, kind, settings.classify.resamples, streams, limit))
     single, agreement = (
         pd.concat([part for part in of_tasks if len(part)] or [of_tasks[0]], ignore_index=True)
         for of_tasks in zip(*parts, strict=True)
@@ -270,8 +272,8 @@ def _sink_rate(slot: str, settings: params.Params) -> float | None:
     return None if relations is None else float((relations(sink.name).mass > sink.threshold).mean())
 
 
-def _circuit(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
-    """Return what feeds the keys of induction heads (empty where no path was patched)."""
+def circuits(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
+    """Write and return what feeds the keys of induction heads (empty where no path was patched)."""
 
     def streams(name: str) -> np.random.Generator:
         return stream(settings.seed, f"{name}/{slot}")
@@ -279,7 +281,9 @@ def _circuit(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     raw, weights = tables.CIRCUIT.read(slot), tables.COMPOSITION.read(slot)
     kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
-    return circuit.table(raw, weights, heads, streams, settings.classify.resamples, kinds)
+    traced = circuit.table(raw, weights, heads, streams, settings.classify.resamples, kinds)
+    _csv(folder / "circuit.csv", traced, " ".join(circuit.COLUMNS))
+    return traced
 
 
 def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from scipy.stats import false_discovery_control
 
 from stages.statistics import causal
 
+LIMIT = 4.05  # nats: what a uniform guess loses
 HEADS = [(layer, head) for layer in range(6) for head in range(4)]
 
 
@@ -17,7 +18,7 @@ def rng(name: str) -> np.random.Generator:
 
 
 def tables(estimates: pd.DataFrame, ran: pd.DataFrame, kind: str = "mean") -> tuple[pd.DataFrame, pd.DataFrame]:
-    return causal.tables(estimates, ran, kind, 10_000, rng)
+    return causal.tables(estimates, ran, kind, 10_000, rng, LIMIT)
 
 
 def planted(noise: float = 0.0, sign: int = 1, prompts: int = 16) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -43,6 +44,16 @@ def test_all_heads_have_an_estimate_and_those_that_ran_an_exact_effect():
     assert table.exact.notna().sum() == len(HEADS) // 2
     assert table.change.equals(table.exact.fillna(table.first_order))
     assert table.first_order.to_numpy() == pytest.approx(np.arange(24) / 10, abs=0.02)
+
+
+def test_a_head_without_which_the_model_is_worse_than_uniform_is_noted():
+    """Head i loses 3 + i / 10 nats, and even ones ran: from the 12th on more than 4.05; an estimate says nothing."""
+    table, _ = tables(*planted())
+    assert list(table.index[table.note == "worse than uniform"]) == [12, 14, 16, 18, 20, 22]
+    estimates, ran = planted()
+    ran = ran.assign(measure="logprob", value=-ran.value, intact=-ran.intact)
+    table, _ = tables(estimates.assign(measure="logprob"), ran)
+    assert (table.note != "").sum() == 6
 
 
 def test_intervals_hold_the_change_and_q_finds_the_planted_ones_among_those_that_ran():

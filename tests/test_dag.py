@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from stages import tasks
+from stages.deeper import READ, SUMMARIES
 from stages.families import FAMILIES
 from stages.store import paths, tables
 from stages.store.params import Params
@@ -75,6 +76,29 @@ def test_deps_are_the_rooms_that_a_stage_imports(stage):
     assert deps(stage) == rooms(stage)
 
 
+def test_a_longer_study_depends_on_what_its_stages_and_summaries_do():
+    """full/dvc.yaml runs them through `deeper`: its rooms are theirs together, and what each reads of data/."""
+    full = yaml.safe_load((ROOT / "full/dvc.yaml").read_text())["stages"]["deeper"]
+    stages = full["matrix"]["stage"]
+    listed = [dep.removeprefix("../").replace("${item.slot}", "${key}") for dep in full["deps"]]
+    needed = {dep for stage in stages for dep in body(stage)["deps"] if not dep.startswith("stages/")}
+    assert needed <= set(listed)
+    reached = set().union(*(rooms(stage) for stage in [*stages, "deeper"]))
+    files = {"stages/${item.stage}.py", "stages/deeper.py", "stages/summarize.py"}
+    assert {dep for dep in listed if dep.startswith("stages/")} == {f"stages/{room}" for room in reached} | files
+    sizes = yaml.safe_load((ROOT / "full/params.yaml").read_text())
+    assert set(stages) == set(sizes) & set(SUMMARIES) and set(sizes["slots"]) <= set(PARAMS["models"])
+    assert {Path(dep).parts[1] for dep in needed if dep.startswith("data/")} <= set(READ)
+
+
+def test_longer_studies_that_are_kept_are_of_todays_stages():
+    full = yaml.safe_load((ROOT / "full/dvc.yaml").read_text())["stages"]["deeper"]
+    sizes = yaml.safe_load((ROOT / "full/params.yaml").read_text())
+    kept = {path.parent for path in (ROOT / "full/reports/slots").glob("*/*/params.json")}
+    assert {path.name for path in kept} <= set(full["matrix"]["stage"])
+    assert {path.parent.name for path in kept} <= set(sizes["slots"])
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_dep_is_a_list_of_a_rooms_files(stage):
     """A room is a dep whole, or the part of it that the instance's task names with what all tasks share."""
@@ -130,7 +154,9 @@ def test_outs_are_where_paths_says():
     for stage, path in (("steer", paths.vectors), ("steer", paths.control_vectors), ("memory", paths.adapters)):
         assert body(stage)["outs"] == [str(path(slot).parent)]
     assert list(body("ngram")["plots"][0]) == [str(paths.COUNTING)]
-    assert str(paths.COUNTING) in body("report")["deps"]
+    assert list(body("prompts")["outs"][0]) == [str(paths.SOURCES)]
+    assert list(body("examples")["outs"][0]) == [str(paths.examples(slot))]
+    assert {str(paths.COUNTING), str(paths.SOURCES)} <= set(body("report")["deps"])
     assert body("train")["outs"] == [str(paths.checkpoints("${key}"))]
     assert list(body("train")["plots"][0]) == [str(paths.study("${key}") / "learning.csv")]
     assert {Path(*out).parent for kind in ("outs", "metrics", "plots") for out in body("dynamics")[kind]} == {
@@ -182,7 +208,7 @@ def test_params_of_tests_and_quick_run_are_valid():
 def test_importing_a_stage_does_not_import_torch():
     """A chart edit or an empty pair must not pay for torch."""
     names = ["prepare", "extract", "classify", "summarize", "report", "trace", "ablate", "steer", "ngram", "circuit"]
-    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory"]
+    names += ["apply", "neighbours", "train", "dynamics", "sinks", "gates", "memory", "examples", "prompts"]
     check = f"import sys; [__import__('stages.' + n) for n in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 

@@ -75,7 +75,7 @@ def test_a_decoder_says_what_comes_next():
     with torch.no_grad():
         likely = loaded.model(input_ids=ids_of(loaded)).logits[0, -1].softmax(0)
     assert [p for _, p in seen.continuation] == pytest.approx(likely.topk(look.NEXT).values.tolist(), rel=1e-4)
-    assert seen.continuation[0][0] == look._name(loaded, int(likely.argmax()))
+    assert seen.continuation[0][0] == look.token_name(loaded, int(likely.argmax()))
 
 
 def test_a_masked_model_fills_the_last_token_and_an_encoder_says_that_it_fills_none():

@@ -1,5 +1,6 @@
 """The MLP as a store: its writer is found, a planted store is read and edited exactly, a random model holds nothing."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -172,6 +173,28 @@ def test_a_descent_reaches_the_target_and_stops_at_the_bound():
     assert (delta.norm(dim=1) <= 1.001 * rank_one.BOUND * output.norm(dim=1)).all()
 
 
+def test_a_kl_term_holds_what_is_predicted_right_after_the_subject():
+    """The more it weighs, the less that moves; with the whole weight on it nothing does."""
+    loaded = make("gemma3", scale=3.0)
+    writer, moved = writers(loaded)[1], []
+    prompts = [prompt(loaded, "cat", "sees"), prompt(loaded, "dog", "of")]
+    asked = {ASKED: [(np.array([3]), np.array([1]))]}
+    after = [
+        replace(t, ids=np.insert(t.ids, 2, 3), special=np.insert(t.special, 2, False), target=t.target + 1, spans=asked)
+        for t in prompts
+    ]
+    ends = [np.array([1])] * 2
+    intact = forward(loaded, [t.ids for t in after], ends).log_softmax(-1)
+    for weight in (0.0, 1.0, 1e4):
+        delta, _ = rank_one.descended(loaded, writer, 1, after, ASKED, 10, weight)
+        key = torch.stack([keys(loaded, writer, [t.ids])[0, 1] for t in after])
+        reader = key / key.square().sum(1, keepdim=True)
+        with storing(loaded, writer, reader[:, None], delta[:, None]):
+            edited = forward(loaded, [t.ids for t in after], ends).log_softmax(-1)
+        moved.append(float((intact.exp() * (intact - edited)).sum(-1).mean()))
+    assert moved[2] < moved[1] < moved[0] and moved[2] < 0.1 * moved[0]
+
+
 def test_a_random_model_holds_nothing():
     loaded = make("llama_gqa", scale=3.0)
     prompts = [prompt(loaded, s, a) for s, a in zip(SUBJECTS, ANSWERS, strict=True)]
@@ -274,7 +297,9 @@ def blocks_of(raw: list[dict], tmp_path, chosen: dict) -> list:
     path = tmp_path / "memory.csv"
     memory.table(pd.DataFrame(raw), chosen).to_csv(path, index=False)
     frame = inputs.frame(path, inputs.COLUMNS["memory"].split(), inputs.TEXT | inputs.NAMES["memory"])
-    slot = SimpleNamespace(memory=frame, reasons={"memory": "an encoder"}, path=lambda file: f"reports/slots/s/{file}")
+    slot = SimpleNamespace(
+        memory=frame, reasons={"memory": "an encoder"}, path=lambda file: f"reports/slots/s/{file}", longer={}
+    )
     return SECTION.build(slot, Context({}, []))
 
 

@@ -33,7 +33,7 @@ def asked(tmp_path, monkeypatch):
     for name, of_task in (("facts", prompts), ("text", text)):
         tables.ASKED.write([asdict(prompt) for prompt in of_task], name)
     deep = settings.memory.model_copy(
-        update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,)}
+        update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,), "kl": (0.5,)}
     )
     return settings.model_copy(update={"memory": deep})
 
@@ -69,8 +69,11 @@ def test_every_part_is_written_from_one_layer(asked, name):
     written = tables.MEMORY.read("decoder")
     assert {"interchange", "mean", "restored", "noise", "promoted"} <= set(written[written.part == "lookup"].what)
     edits = written[written.part == "insert"]
-    assert {"edit", "identity", "random", "joint-2", "summed-2", "descent", "true", "adapter"} <= set(edits.what)
+    assert {"edit", "identity", "random", "joint-2", "summed-2", "descent", "true", "adapter", "kl-0.5"} <= set(
+        edits.what
+    )
     assert set(edits[edits.layer != chosen["mlp"]].what) <= {"edit"}
+    assert set(edits[edits.measure == "subject_kl"].what) == {"edit", "kl-0.5"}
     assert set(written[written.part == "miss"].what) == {
         "main", "shown", "main_after", "shown_after", "score"
     }  # fmt: skip

@@ -1,11 +1,15 @@
 """The committed page in a browser, from disk and without a network: cards by search, keys, click and address."""
 
+import json
 import shutil
+from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from stages import compare, look
 from stages.families import FAMILIES
 from stages.page import cards, inputs
 
@@ -56,16 +60,23 @@ def browser():
         opened.close()
 
 
-@pytest.fixture(params=[400, 1400])
-def page(browser, request):
-    context = browser.new_context(offline=True, viewport={"width": request.param, "height": 900})
+@contextmanager
+def opened_at(browser, width: int, address: str, **options):
+    """Open an address without a network; errors of the console are asserted away in the end."""
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 900}, **options)
     opened, errors = context.new_page(), []
     opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.goto(PAGE.as_uri())
+    opened.goto(address)
     yield opened
     context.close()
     assert not errors
+
+
+@pytest.fixture(params=[400, 1400])
+def page(browser, request):
+    with opened_at(browser, request.param, PAGE.as_uri()) as opened:
+        yield opened
 
 
 def head_of(page) -> str:
@@ -150,3 +161,55 @@ def test_the_page_is_not_wider_than_the_window_and_figures_are_drawn_when_seen(p
     assert 0 < drawn < page.evaluate("document.querySelectorAll('.chart').length")
     headings = "[...document.querySelectorAll('main :is(h1, h2, h3, h4)')].map(heading => +heading.tagName[1])"
     assert all(after - before <= 1 for before, after in pairwise(page.evaluate(headings)))
+
+
+def test_a_card_shows_what_the_head_looks_at(page):
+    known = json.loads((SLOTS / "decoder" / "examples.json").read_text(encoding="utf-8"))["families"]
+    page.evaluate("location.hash = 'decoder/L5H1'")
+    assert shows(page, "L5H1 of decoder")
+    families = page.locator("#card-content h4").all_inner_texts()
+    assert {"sink", "induction", "retrieval"} <= set(families)
+    strip = page.locator("#card-content .strip").nth(families.index("induction"))
+    of_family, seen = known["induction"], known["induction"]["heads"]["L5H1"]
+    assert strip.locator("span").count() == len(of_family["cells"])
+    outlined = strip.locator(".target").all_inner_texts()
+    assert len(outlined) == len(of_family["targets"])
+    assert all(text.startswith(of_family["cells"][at]) for text, at in zip(outlined, of_family["targets"], strict=True))
+    assert f"{seen['on_target']:.2f} of the attention on the target" in strip.get_attribute("aria-label")
+    page.keyboard.press("ArrowRight")
+    assert shows(page, "L5H2 of decoder") and page.locator("#card-content .strip").count()
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory):
+    """The page, a card, two slots compared, and a text of one's own."""
+    from tiny import make
+
+    folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(PAGE.parents[1])
+        compare.main("decoder", "encoder", "--out", str(folder / "compare.html"))
+        seen = look.looked(make("gpt2", scale=4.0), "decoder", " the cat sees the dog and the cat")
+    seen.save(folder / "look.html")
+    own = [(folder / name).as_uri() for name in ("compare.html", "look.html")]
+    return dict(
+        zip(["page", "card", "compare", "look"], [PAGE.as_uri(), f"{PAGE.as_uri()}#decoder/L5H1", *own], strict=True)
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("name", ["page", "card", "compare", "look"])
+def test_no_page_has_a_violation_that_axe_knows(browser, addresses, name, width, scheme):
+    found = find_spec("axe_playwright_python")
+    if found is None:
+        pytest.skip("axe-playwright-python is not installed: axe comes with it")
+    rules = (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+    with opened_at(browser, width, addresses[name], color_scheme=scheme, bypass_csp=True) as page:
+        page.wait_for_load_state()
+        page.wait_for_timeout(500)  # figures in sight are drawn
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.evaluate(rules)
+        wanted = "{ runOnly: ['wcag2a', 'wcag2aa', 'best-practice'] }"
+        asked = f"axe.run(document, {wanted}).then(done => done.violations.map(of => [of.id, of.nodes[0].html]))"
+        assert page.evaluate(asked) == []

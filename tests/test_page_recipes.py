@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from stages.page import recipe_design, recipe_findings, recipes
 from stages.recipes import settings
 from stages.recipes.lesson import create
-from stages.statistics.findings import supported
+from stages.statistics.findings import bounded, supported
+from stages.statistics.intervals import FEWEST
 from stages.statistics.onset import earliest, rises
 from stages.store import params, paths
 
@@ -39,7 +41,7 @@ def results(root: Path, rise=(0.7, 0.6, 0.8), after=(140, 120, 160), final=0.9) 
     ]
     findings += [("rise beyond", ARMS[0], "induction", ARMS[1], "", *rise)]
     findings += [("after", ARMS[0], "accuracy", "induction", "", *after)]
-    findings += [("onset", ARMS[0], "induction", "", 0, 70.0, "", "")]
+    findings += [(*row[:4], seed, row[5], "", "") for row in findings[:12] for seed in range(FEWEST)]
     pd.DataFrame(findings, columns=recipes.FINDINGS.split()).to_csv(folder / "findings.csv", index=False)
     picture = [(1, "L1H0", 1, "3", "7", key, str(key), 0.5) for key in (0, 1)]
     pd.DataFrame(picture, columns=recipes.PICTURE.split()).to_csv(folder / "picture.csv", index=False)
@@ -76,20 +78,45 @@ def test_arms_are_told_apart_only_by_their_interval(tmp_path, rise, said):
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        ((140, 120, 160), "the accuracy jumps after the induction score (by 140 steps [70, 210])"),
-        ((-140, -160, -120), "the accuracy jumps before the induction score (by 140 steps [70, 210])"),
+        ((140, 120, 160), "the accuracy jumps after the induction score, by 140 steps [70, 210]"),
+        ((-140, -160, -120), "the accuracy jumps before the induction score, by 140 steps [70, 210]"),
         (
             (40, 20, 60),
-            "the onsets of the accuracy and the induction score are not told apart (difference +40 steps [−30, +110]; "
-            "positive: that of the accuracy comes later)",
+            "the onsets of the accuracy and the induction score are not told apart: difference +40 steps [−30, +110], "
+            "positive where that of the accuracy comes later",
         ),  # checkpoints: every 50
-        ((50.2, 50.2, 60), "are not told apart (difference +50 steps [0, +110]"),  # printed as 0: no order
+        ((50.2, 50.2, 60), "are not told apart: difference +50 steps [0, +110]"),  # printed as 0: no order
     ],
 )
 def test_an_order_is_claimed_only_where_the_interval_and_the_checkpoints_allow_it(tmp_path, after, said):
     page = text(results(tmp_path, after=after), {Path(): runs(6)}).lower()
     assert said.lower() in page
     assert "no onset is known better than the 50 steps between two checkpoints" in page
+
+
+def test_few_runs_have_a_range_in_the_place_of_an_interval():
+    values = {("a", "accuracy"): (0.9, 0.5, 0.7), ("b", "accuracy"): (0.4, 0.3), ("c", "accuracy"): (0.1,)}
+    values |= {(arm, "loss"): tuple(-value for value in values[arm, "accuracy"]) for arm in "abc"}
+    rows = [("final", *key, "", seed, value, np.nan, np.nan)
+            for key, each in values.items() for seed, value in enumerate(each)]  # fmt: skip
+    rows += [("final", *key, "", np.nan, np.mean(each), -9.0, 9.0) for key, each in values.items()]
+    rows += [("final beyond", "a", measure, other, np.nan, 0.35, -9.0, 9.0)
+             for measure in ("accuracy", "loss") for other in "bc"]  # fmt: skip
+    steps = (("accuracy", (300.0, 200.0)), ("loss", (100.0, 150.0)))
+    rows += [("onset", "b", measure, "", seed, step, np.nan, np.nan)
+             for measure, each in steps for seed, step in enumerate(each)]  # fmt: skip
+    rows += [("after", "b", "accuracy", "loss", np.nan, 125.0, -9.0, 9.0)]
+    whole = bounded(pd.DataFrame(rows, columns=recipes.FINDINGS.split()), {"loss"})
+    said = {(r.finding, r.arm, r.measure, r.versus): (r.ranged, r.low, r.high) for r in whole.itertuples()}
+    assert said["final", "a", "accuracy", ""] == (True, 0.5, 0.9)
+    assert said["final", "c", "accuracy", ""] == said["final beyond", "a", "accuracy", "c"] == (False, -9.0, 9.0)
+    for measure in ("accuracy", "loss"):  # the worst of a over the best of b, and the other way round
+        assert said["final beyond", "a", measure, "b"] == (True, pytest.approx(0.1), pytest.approx(0.6))
+    assert said["after", "b", "accuracy", "loss"] == (True, 50.0, 200.0)
+    row = next(row for row in whole.itertuples() if row.arm == "a")
+    assert recipe_findings.around(row) == "(0.50 to 0.90)"
+    assert recipe_design.uncertain(3).startswith("3 seeds are too few") and "95 %" in recipe_design.uncertain(FEWEST)
+    assert "held-out sequences only" in recipe_design.uncertain(1)
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, "from one run"), (3, "from 3 runs"), (5, "from 5 runs")])
@@ -143,7 +170,7 @@ def test_an_onset_at_the_start_and_one_that_is_none_are_said_to_be_so():
     assert low == pytest.approx(1.0) and high > low
     rows = [("onset", "a", "loss", "", None, 105, 100, 110), ("rise", "a", "loss", "", None, -1, -1.1, -0.9),
             ("final", "a", "loss", "", None, 1, 0.9, 1.1)]  # fmt: skip
-    whole = pd.DataFrame(rows, columns=recipes.FINDINGS.split())
+    whole = pd.DataFrame(rows, columns=recipes.FINDINGS.split()).assign(ranged=False)
     assert "the earliest that can be" in recipe_findings.jumps(whole, "loss", ["a"], (100, 110))
     assert "the earliest" not in recipe_findings.jumps(whole, "loss", ["a"], (50, 60))
     assert "to speak of an onset" in recipe_findings.jumps(whole[1:], "loss", ["a"], (50, 60))
@@ -203,17 +230,17 @@ def test_a_long_study_made_with_other_params_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (("solved later", -300, -400, -200), "the accuracy is solved earlier (by 300 steps [200, 400])"),
-        (("solved later", 300, 200, 400), "the accuracy is solved later (by 300 steps [200, 400])"),
+        (("solved later", -300, -400, -200), "the accuracy is solved earlier, by 300 steps [200, 400]"),
+        (("solved later", 300, 200, 400), "the accuracy is solved later, by 300 steps [200, 400]"),
         (
             ("solved later", -50, -150, 20),
-            "when the accuracy is solved is not told apart (difference −50 steps [−150, +20]; negative: earlier)",
+            "when the accuracy is solved is not told apart: difference −50 steps [−150, +20], negative where earlier",
         ),
         (
             ("solved later", None, None, None),
             "the accuracy is solved in 1 of 2 runs of after and 2 of 2 runs of two layers, so that no times are",
         ),
-        (("onset later", -300, -400, -200), "the accuracy jumps earlier (by 300 steps [200, 400])"),
+        (("onset later", -300, -400, -200), "the accuracy jumps earlier, by 300 steps [200, 400]"),
     ],
 )
 def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_it(row, expected):
@@ -221,7 +248,7 @@ def test_what_was_learned_first_is_said_to_help_only_where_the_interval_allows_i
     recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": {"first": first}}})
     finding, *numbers = row
     whole = pd.DataFrame([(finding, "after", "accuracy", ARMS[0], None, *numbers)], columns=recipes.FINDINGS.split())
-    whole = whole.astype({"value": float, "low": float, "high": float})
+    whole = whole.astype({"value": float, "low": float, "high": float}).assign(ranged=False)
     start = [("after", seed, 0, "induction", "L1H0", 1, value, None) for seed, value in enumerate((0.7, 0.9))]
     curve = pd.DataFrame(start, columns=recipes.CURVE.split())
     solved = [
@@ -275,7 +302,7 @@ def test_every_run_of_every_arm_is_in_a_table():
 def test_steepest_changes_are_compared_only_with_variants_that_start_from_the_same(tmp_path):
     folder = results(tmp_path) / paths.study("induction")
     table = pd.read_csv(folder / "findings.csv")
-    table.assign(versus=table["versus"].replace(ARMS[1], "after")).to_csv(folder / "findings.csv", index=False)
+    table.replace(ARMS[1], "after").to_csv(folder / "findings.csv", index=False)
     first = {"arguments": RECIPE.train.arguments | {"length": 12}, "steps": 70}
     for arm, compared in (({}, True), ({"first": first}, False)):
         recipe = RECIPE.model_copy(update={"arms": RECIPE.arms | {"after": arm}})

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr, t
 
 from stages.statistics import effects
-from stages.statistics.control import overlap
+from stages.statistics.control import matching_in_all, overlap
 from stages.statistics.intervals import interval, wilson
 from stages.statistics.ranks import adjusted, rank_p, score_with_effect
 from stages.statistics.verdict import bounds, sign_flip
@@ -354,13 +354,13 @@ def test_how_all_control_sets_are_matched_is_said_in_one_line():
     alike = "1 of 3 in the same layers, {} of 3 of the same attention kind; {}"
     sink = "holds members: 2 of sink (57 of 72 heads are)"
     levels = pd.Series([alike.format(3, sink), alike.format(2, f"{sink}, 1 of grammar:det (9 of 72 heads are)")])
-    assert effects._matched(levels) == (
+    assert matching_in_all(levels) == (
         "1 of 3 in the same layers, 2 to 3 of 3 of the same attention kind; "
         "1 of 2 sets hold members of grammar:det, 2 of 2 sets hold members of sink"
     )
-    assert effects._matched(levels[:1].replace(sink, "x")).endswith("hold members of sink")
+    assert matching_in_all(levels[:1].replace(sink, "x")).endswith("hold members of sink")
     clean = pd.Series([alike.format(3, "no member of a causal family")] * 2)
-    assert effects._matched(clean).endswith("; no member of a causal family")
+    assert matching_in_all(clean).endswith("; no member of a causal family")
 
 
 def test_differences_of_one_sign_are_shares_and_no_arm_runs_away():

@@ -71,9 +71,11 @@ def raw(change: dict[tuple[str, int, int], float]) -> tuple[pd.DataFrame, pd.Dat
     for (family, k, draw), loss in change.items():
         purpose = "sweep_control" if draw else "sweep"
         name = f"{purpose}/{family}/{k}/mean/{draw}"
+        held = "1 of 4 in the same layers, 4 of 4 of the same attention kind; no member of a causal family"
+        other = "3 of 4 in the same layers, 2 of 4 of the same attention kind; holds members: 2 of sink (9 of 72 are)"
         plans.append({"id": name, "purpose": purpose, "family": family, "k": k, "kind": "mean", "draw": draw,
                       "heads": " ".join(f"L{at}H0" for at in range(k)), "members": 1, "tasks": ["icl"], "group": "",
-                      "matching": "without L7H7"})  # fmt: skip
+                      "matching": ("without L7H7", other, held)[min(draw, 2)]})  # fmt: skip
         for n in range(24):
             wrong = n < round(24 * loss)
             rows.append({"intervention": name, "purpose": purpose, "family": family, "k": k, "kind": "mean",
@@ -104,6 +106,20 @@ def test_planted_changes_ranks_and_metrics(table):
     assert said["function"] == {"1": {"change": -0.25}, "4": {"change": -0.5, "p": 0.15}}
 
 
+def test_matching_is_that_of_the_control_sets_and_why_there_are_none_where_there_are_none(table):
+    said = table[table.group == "all"].set_index(["family", "k"]).matching
+    assert said["function", 4] == (
+        "1 to 3 of 4 in the same layers, 2 to 4 of 4 of the same attention kind; 1 of 19 sets hold members of sink"
+    )
+    assert said["function", 1] == ""
+    assert switch.passed_over("without L5H1 L9H3; no control sets asked for") == (
+        "L5H1 L9H3",
+        "no control sets asked for",
+    )
+    assert switch.passed_over("no control sets asked for") == ("", "no control sets asked for")
+    assert switch.passed_over("") == ("", "")
+
+
 def test_an_unable_model_has_no_rank():
     rows, plans = raw({("function", 4, draw): 0.0 for draw in range(20)})
     made = switch.table(rows.assign(intact=0.0, value=0.0), plans, log(1000))
@@ -123,6 +139,8 @@ def test_the_page_says_what_the_table_says(table):
     texts = [block.text for block in page(table) if block.kind == "note"]
     by_family = {text.split(" heads")[0]: text for text in texts[1:]}
     assert "0.75 without 1 (1 member; change −0.25 [−0.54, +0.08]) and 0.50 without 4" in by_family["Function"]
+    alike = "1 to 3 of 4 in the same layers, the others from the nearest; 2 to 4 of 4 of the same attention kind"
+    assert f"(as many heads, {alike}; hold members of sink (1))" in by_family["Function"]
     assert "2 do as much" in by_family["Function"] and "not told apart from other heads" in by_family["Function"]
     assert "19 do as much" in by_family["Induction"] and "passed over as the other family's: L7H7" in texts[1]
 

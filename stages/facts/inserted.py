@@ -128,10 +128,25 @@ class Insertion:
             some = self.tokens[:number]
             a, b = rank_one.trained(self.loaded, self.writer, self.layer, some, self.memory.steps, self.seed)
             trials += self.trials("descent", self.facts[:number], some, a, b)
+        drifting = {"edit": (edit, self.values), "identity": (identity, self.values)}
+        for weight in self.memory.kl:
+            what = f"kl-{weight:g}"
+            values = self.sought(weight)
+            trials += self.trials(what, self.facts, self.tokens, edit, values)
+            drifting[what] = edit, values
         rows = self.tried(trials + self.true_facts())
         for size in self.memory.together:
             rows += self.tried(self.together(size, edit))
-        return rows + self.drifted({"edit": edit, "identity": identity}, text)
+        if self.memory.kl:
+            rows += self.after_names({what: of for what, of in drifting.items() if what != "identity"})
+        return rows + self.drifted(drifting, text)
+
+    def sought(self, kl: float) -> Any:
+        """Return values (R, D) of all facts, found with a KL term of this weight in the descent."""
+        from stages.model import rank_one
+
+        steps = self.memory.steps
+        return rank_one.descended(self.loaded, self.writer, self.layer, self.tokens, ASKED, steps, kl)[0]
 
     def tried(self, trials: list[Trial]) -> list[dict]:
         """Run trials of as many pairs each together; return their rows."""
@@ -162,7 +177,8 @@ class Insertion:
                 if (fact.cluster, role) in of
             ]
             goal, zero = int(tokens[n].ids[tokens[n].target[0]]), 0 * keys[n : n + 1]
-            for step in range(min(max(number // 2, 1), len(self.tokens) - 1) if what == "edit" else 0):
+            hijacks = what == "edit" or what.startswith("kl-")
+            for step in range(min(max(number // 2, 1), len(self.tokens) - 1) if hijacks else 0):
                 other = self.tokens[(n + 1 + step) % len(self.tokens)]
                 result.append(Trial(what, fact, "hijacked", other, **under, wanted=goal))
                 result.append(Trial(what, fact, "hijacked_intact", other, **under | {"reader": zero, "wanted": goal}))
@@ -195,18 +211,34 @@ class Insertion:
                     ]
         return result
 
-    def drifted(self, readers: dict, text: tuple[list, list]) -> list[dict]:
+    def after_names(self, edits: dict) -> list[dict]:
+        """Return KL(intact, edited) right after each fact's name, in other words than the edit has seen: subject_kl."""
+        from stages.model import rank_one
+
+        of = {row.cluster: t for row, t in zip(self.asked.rows, self.asked.tokens, strict=True)
+              if row.role == f"{PARAPHRASE}-0"}  # fmt: skip
+        if not all(fact.cluster in of for fact in self.facts):
+            return []
+        texts = [of[fact.cluster] for fact in self.facts]
+        texts = [tokens.ids[: int(tokens.spans[ASKED][0][1][-1]) + 2] for tokens in texts]  # the name's end, and one
+        changes = rank_one.drift(self.loaded, self.writer, self.layer, texts, list(edits.values()))
+        return [
+            self.row(what, fact, "subject_kl", value * (len(ids) - 1))  # nothing moves before the name's end
+            for what, (_, divergence) in zip(edits, changes, strict=True)
+            for fact, value, ids in zip(self.facts, divergence, texts, strict=True)
+        ]
+
+    def drifted(self, edits: dict, text: tuple[list, list]) -> list[dict]:
         """Return what single edits do to plain text: each fact reads its own passage of split b."""
         from stages.model import rank_one
 
         if not text[1]:
             return []
         passages = [text[1][n % len(text[1])].ids[: self.memory.text] for n in range(len(self.facts))]
-        edits = [(keys, self.values) for keys in readers.values()]
-        changes = rank_one.drift(self.loaded, self.writer, self.layer, passages, edits)
+        changes = rank_one.drift(self.loaded, self.writer, self.layer, passages, list(edits.values()))
         return [
             self.row(what, fact, measure, value)
-            for what, change in zip(readers, changes, strict=True)
+            for what, change in zip(edits, changes, strict=True)
             for measure, values in zip(("text_loss", "text_kl"), change, strict=True)
             for fact, value in zip(self.facts, values, strict=True)
         ]

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
-from stages.model import probe
+from stages.model import placed, probe
 from stages.model.probe import Attention, probe_inputs
 from stages.store.errors import UserError
 
@@ -141,11 +141,11 @@ def find(model: PreTrainedModel) -> Anatomy:
     layers: dict[int, Layer] = {}
     modules_of = {number: model.get_submodule(block) for number, block in enumerate(blocks)}
     projections = probe.project(model, places, modules_of, seen.observed)
-    used = Counter(x.module.weight.data_ptr() for x in projections.values() if not isinstance(x, str))
+    used = Counter(_storage(x.module) for x in projections.values() if not isinstance(x, str))
     for number, projected in projections.items():
         if isinstance(projected, str):
             skipped[paths[places[number].module]] = projected
-        elif (shared := used[projected.module.weight.data_ptr()]) > 1:  # as Zamba's, tied between modules
+        elif (shared := used[_storage(projected.module)]) > 1:  # as Zamba's, tied between modules
             skipped[paths[places[number].module]] = f"its weights are shared by {shared} layers"
         else:
             attention = places[number]
@@ -191,10 +191,16 @@ def asked_as(model: PreTrainedModel, anatomy: Anatomy) -> str:
 
 
 def contribution(model: PreTrainedModel, layer: Layer, head: int, z: torch.Tensor) -> torch.Tensor:
-    """Return W_O[:, h] z_h, what one head gives to its projection's output: (..., K) -> (..., D), without bias."""
+    """Return W_O[:, h] z_h, what one head gives to its projection's output: (..., K) -> (..., D) float32, no bias."""
     projection = model.get_submodule(layer.projection)
-    weight = projection.weight if isinstance(projection, Conv1D) else projection.weight.T  # (H K, D)
-    return z @ weight[head * layer.head_size : (head + 1) * layer.head_size]
+    weight = placed.weight(projection)
+    weight = weight if isinstance(projection, Conv1D) else weight.T  # (H K, D)
+    return z.float() @ weight[head * layer.head_size : (head + 1) * layer.head_size].float()
+
+
+def _storage(projection: nn.Module) -> int:
+    """Return what layers that share their weights have in common; offloaded ones are taken to be their own."""
+    return id(projection) if projection.weight.is_meta else projection.weight.data_ptr()
 
 
 def _unfit(attention: Attention) -> str:

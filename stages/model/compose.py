@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stages.model import placed
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.observe import observing
@@ -81,7 +82,8 @@ def maps(paths: Paths, run: Run, layer: int, head: int) -> Maps | None:
         return None
     query_KD, key_KD, value_KD = (_folded(part, before) for part in rows)
     projection = paths.loaded.model.get_submodule(of.projection)
-    weight_DC = projection.weight.T if isinstance(projection, Conv1D) else projection.weight
+    weight_DC = placed.weight(projection).float()
+    weight_DC = weight_DC.T if isinstance(projection, Conv1D) else weight_DC
     out_DK = weight_DC[:, head * of.head_size : (head + 1) * of.head_size]
     return Maps(query_KD, key_KD, value_KD, out_DK if after is None else _through(after, out_DK))
 
@@ -102,7 +104,8 @@ def _rows(part_TK: torch.Tensor, outputs: dict[nn.Module, torch.Tensor]) -> torc
     ((linear, channels),) = reaching.items()
     if int(channels.sum()) != part_TK.shape[1]:
         return None  # a norm over all heads, or a gate
-    return (linear.weight.T if isinstance(linear, Conv1D) else linear.weight)[channels]
+    weight = placed.weight(linear).float()
+    return (weight.T if isinstance(linear, Conv1D) else weight)[channels]
 
 
 def _folded(rows_KD: torch.Tensor, norm: Norm) -> torch.Tensor:
@@ -135,16 +138,17 @@ def token_map(loaded: Loaded) -> torch.Tensor | None:
     The gain of a norm before the unembedding is folded in.
     """
     head = loaded.model.get_output_embeddings()
-    embedding_VD = loaded.model.get_input_embeddings().weight
+    embedding_VD = placed.weight(loaded.model.get_input_embeddings())
     if head is None or getattr(head, "weight", None) is None or head.weight.shape != embedding_VD.shape:
         return None
+    unembedding_VD = placed.weight(head)
     gain = _final_gain(loaded)
     if gain is None:
         return None
     total_DD = torch.zeros(embedding_VD.shape[1], embedding_VD.shape[1], device=embedding_VD.device)
     ids = torch.from_numpy(ordinary(loaded.tokenizer)).to(embedding_VD.device)
     for part in ids.split(16384):
-        total_DD += embedding_VD[part].float().T @ head.weight[part].float()
+        total_DD += embedding_VD[part].float().T @ unembedding_VD[part].float()
     return total_DD * gain.gain_D
 
 

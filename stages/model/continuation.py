@@ -35,7 +35,7 @@ def _of_one_length(loaded: Loaded, texts: Sequence[np.ndarray], edits: Sequence[
         cache = DynamicCache()
         forward(loaded, [text[:start] for text in texts], cache=cache, headless=True)
         prefixes = side_by_side([(cache, row) for row in range(len(texts))], start)
-    every_N = torch.arange(len(texts), device=loaded.model.device)
+    every_N = torch.arange(len(texts), device=loaded.device)
     with remembering(loaded) as residuals_NTD:
         forward(loaded, tails, cache=None if prefixes is None else continuing(prefixes, every_N), headless=True)
     residuals_NTD = dict(residuals_NTD)  # as they are now: edited passes go by the same hooks

@@ -74,7 +74,7 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
     positions = [places for asked in trials for places in asked.positions]
     weights = [weight for asked in trials for weight in WEIGHTS[measure]([len(places) for places in asked.positions])]
     owner_B = np.repeat(np.arange(len(trials)), [len(asked.tokens) for asked in trials])
-    device = loaded.model.device
+    device = loaded.device
     targets_N = torch.from_numpy(
         np.concatenate([tokens.ids[places] for tokens, places in zip(sequences, positions, strict=True)])
     ).to(device)
@@ -92,7 +92,7 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
     for number, layer in loaded.anatomy.layers.items():
         width = layer.heads * layer.head_size
         z_BTHK, gradient_BTHK = (
-            values[..., :width].unflatten(-1, (layer.heads, layer.head_size))
+            values[..., :width].float().unflatten(-1, (layer.heads, layer.head_size))
             for values in (outputs[number].detach(), outputs[number].grad)
         )
         for kind in kinds:

@@ -54,7 +54,8 @@ class _FrozenLayer(DynamicLayer):
         return self._after(self.keys, key_states), self._after(self.values, value_states)
 
     def _after(self, kept: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        kept = kept.expand(len(fresh), -1, -1, -1) if self.which_B is None else kept[self.which_B]
+        whole = self.which_B is None
+        kept = kept.expand(len(fresh), -1, -1, -1) if whole else kept[self.which_B.to(kept.device)]
         return torch.cat([kept, fresh], dim=-2)
 
 
@@ -87,7 +88,7 @@ def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.
     for row, tokens in enumerate(ids):
         ids_BT[row, : len(tokens)] = torch.from_numpy(np.asarray(tokens))
         mask_BT[row, : len(tokens)] = 1
-    return ids_BT.to(loaded.model.device), mask_BT.to(loaded.model.device)
+    return ids_BT.to(loaded.device), mask_BT.to(loaded.device)
 
 
 def inputs(loaded: Loaded, sequences: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
@@ -96,7 +97,8 @@ def inputs(loaded: Loaded, sequences: Sequence[np.ndarray]) -> dict[str, torch.T
     sequences: of each prompt `Tokens.read`, ids (T,) or pixels (C, H, W).
     """
     if loaded.images is not None:
-        return {"pixel_values": torch.from_numpy(np.stack(sequences)).to(loaded.model.device)}
+        pixels = torch.from_numpy(np.stack(sequences))
+        return {"pixel_values": pixels.to(loaded.device, loaded.model.dtype)}
     return dict(zip(("input_ids", "attention_mask"), pad(loaded, sequences), strict=True))
 
 
@@ -179,7 +181,7 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting) -> 
     masked model's head begins earlier (BERT transforms and normalises before it projects) but always right after the
     body: there the body's output is cut.
     """
-    device = loaded.model.device
+    device = loaded.device
     prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long, device=device)
     position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long, device=device)
 

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.families.family import CLASS, REGISTER, Tokens
+from stages.model import placed
 from stages.model.observe import SAME
 from stages.store.errors import UserError
 
@@ -105,7 +106,7 @@ def layout(model: PreTrainedModel, block: str, processor: BaseImageProcessor) ->
 
     handle = model.get_submodule(block).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        model(pixel_values=torch.from_numpy(np.stack(rows).astype(np.float32)).to(model.device))
+        model(pixel_values=torch.from_numpy(np.stack(rows).astype(np.float32)).to(placed.device(model), model.dtype))
     except _Stopped:
         pass
     except Exception as error:  # each model says in its own way that it reads images of another size

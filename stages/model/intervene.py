@@ -98,13 +98,13 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
 
 @contextmanager
 def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect every layer's head outputs z, (B, T, H K), as the model runs."""
+    """Collect every layer's head outputs z, (B, T, H K) float32, as the model runs."""
     outputs: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
         for layer in loaded.anatomy.layers:
 
             def keep(module, args, layer=layer):
-                outputs[layer] = args[0]
+                outputs[layer] = args[0].float()
 
             stack.callback(_projection(loaded, layer).register_forward_pre_hook(keep).remove)
         yield outputs

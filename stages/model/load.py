@@ -7,6 +7,9 @@ refilled cache nor a file that appears later changes a model silently. What is l
 
 import json
 import logging
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +32,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
+from transformers.utils import is_accelerate_available
 from transformers.utils import logging as transformers_logging
 
 from stages.model import anatomy as anatomies
-from stages.model import files, gguf
+from stages.model import files, gguf, placed
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
 from stages.model.images import Images, layout
+from stages.model.observe import close
 from stages.model.origin import changed, locate, readable
 from stages.model.weights import only_pooler, prove_filled, prove_stored
 from stages.store import paths
@@ -42,6 +47,11 @@ from stages.store.errors import UserError
 from stages.store.params import Model
 
 log = logging.getLogger(__name__)
+FUSED = {
+    torch.float32: 1e-4,
+    torch.float16: 0.02,
+    torch.bfloat16: 0.1,
+}  # of the largest output: what SDPA may differ by
 PROCESSOR = "preprocessor_config.json"
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -49,7 +59,7 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be measured, in float32 and evaluation mode, with its tokenizer and anatomy.
+    """A model ready to be measured, in evaluation mode, with its tokenizer and anatomy.
 
     images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
@@ -68,6 +78,11 @@ class Loaded:
     gathers: bool = True
     images: Images | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return placed.device(self.model)
+
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
         names = ("resumes", "caches", "divides", "fuses", "gathers")
@@ -83,7 +98,7 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     """
     try:
         record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-        source, pinned = Model(**{key: record[key] for key in ("source", "name", "revision")}), record["files"]
+        source, pinned = Model(**{key: record[key] for key in Model.model_fields if key in record}), record["files"]
         anatomy, kind, proof = anatomies.read(record), record["kind"], record["proof"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
@@ -93,7 +108,7 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
-    loaded = _ready(*_opened(origin.folder), anatomy, kind).allowed(proof)
+    loaded = _ready(*_opened(origin.folder, source.dtype, source.device_map), anatomy, kind).allowed(proof)
     if attention == "sdpa" and loaded.fuses:
         loaded.model.set_attn_implementation("sdpa")
     return loaded
@@ -101,18 +116,18 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
 
 @torch.no_grad()
 def fuse(model: PreTrainedModel) -> bool:
-    """Switch a model to SDPA where it offers it and a short pass equals the eager one (1e-4 of the largest output).
+    """Switch a model to SDPA where it offers it and a short pass equals the eager one (as `close` says).
 
     A cap on attention scores is ignored by SDPA, and a short pass may not reach it: such models stay as they are.
     """
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         return False
-    inputs = {name: value.to(model.device) for name, value in probe_inputs(model).items()}
+    inputs = probe_inputs(model)
     eager = model(**inputs)[0]
     try:
         model.set_attn_implementation("sdpa")
         fused = model(**inputs)[0]
-        same = bool((fused - eager).abs().max() <= 1e-4 * eager.abs().max())
+        same = close(fused, eager, FUSED[eager.dtype])
     except (ValueError, ImportError, KeyError):
         same = False
     if not same or model.config._attn_implementation != "sdpa":
@@ -121,14 +136,19 @@ def fuse(model: PreTrainedModel) -> bool:
     return True
 
 
-def open_folder(folder: Path) -> Loaded:
-    """Load a local folder with a class that has a language-model head where there is one, and find its anatomy.
+def open_folder(folder: Path, device_map: Any = None) -> Loaded:
+    """Load a local folder in float32, with a language-model head where there is one, and find its anatomy.
 
     Raises `UserError` when something is missing, left over, damaged or of a kind that is not measured.
     """
-    model, reader = _opened(folder)
+    model, reader = _opened(folder, "float32", device_map)
     anatomy = find(model)
     return _ready(model, reader, anatomy, asked_as(model, anatomy))
+
+
+def rounded(looked_at: Loaded, folder: Path, dtype: str, device_map: Any) -> Loaded:
+    """Load a folder in another dtype; what was found out about it in float32 holds."""
+    return _ready(*_opened(folder, dtype, device_map), looked_at.anatomy, looked_at.kind)
 
 
 def _ready(model: PreTrainedModel, reader: Any, anatomy: Anatomy, kind: str) -> Loaded:
@@ -137,7 +157,7 @@ def _ready(model: PreTrainedModel, reader: Any, anatomy: Anatomy, kind: str) -> 
     return Loaded(model, reader, anatomy, kind)
 
 
-def _opened(folder: Path) -> tuple[PreTrainedModel, Any]:
+def _opened(folder: Path, dtype: str = "float32", device_map: Any = None) -> tuple[PreTrainedModel, Any]:
     """Return a folder's model and what makes its inputs: its tokenizer, or its image processor."""
     read = readable(folder)
     try:
@@ -146,8 +166,9 @@ def _opened(folder: Path) -> tuple[PreTrainedModel, Any]:
             raise UserError(
                 f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
             )
-        model = _model(folder, read, config)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model = _model(folder, read, config, {"dtype": getattr(torch, dtype)} | _placing(folder, device_map))
+        if device_map is None:
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
         if model.main_input_name == "pixel_values":
             return model, _processor(folder, read)
         _read_ids(folder, model)
@@ -200,19 +221,28 @@ def _classes(config: PreTrainedConfig) -> list[Any]:
     return [AutoModel]
 
 
-def _model(folder: Path, read: Path, config: PreTrainedConfig) -> PreTrainedModel:
+def _placing(folder: Path, device_map: Any) -> dict[str, Any]:
+    """Return what `from_pretrained` is told of where weights go."""
+    if device_map is None:
+        return {}
+    if not is_accelerate_available():
+        raise UserError(f"{folder}: device_map needs accelerate: pip install accelerate")
+    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+
+
+def _model(folder: Path, read: Path, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
     """Return the model of the first class that the weights fill exactly.
 
-    Raises the `UserError` of the last class where none does.
+    options: dtype and placement of the weights. Raises the `UserError` of the last class where none does.
     """
     tried = _classes(config)
     for auto in tried:
         try:
-            model, info = _pretrained(auto, read)
+            model, info = _pretrained(auto, read, **options)
             if only_pooler(model, info["missing_keys"]):
-                model, info = _pretrained(auto, read, add_pooling_layer=False)
+                model, info = _pretrained(auto, read, add_pooling_layer=False, **options)
             weights = files.weights(read)
-            prove_filled(str(folder), model, info, weights)
+            prove_filled(str(folder), model, info, options["dtype"], weights)
             prove_stored(model, weights)
             return model.eval().requires_grad_(False)
         except UserError:
@@ -222,11 +252,15 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig) -> PreTrainedMode
 
 
 def _pretrained(auto: Any, read: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return a model in float32 and transformers' loading info; what is drawn at random leaves the generator alone."""
+    """Return a model and transformers' loading info; what is drawn at random leaves the generator alone.
+
+    What goes to disk and is not there as it will be read lies in a folder that goes when the model does.
+    """
+    folder = tempfile.mkdtemp(prefix="head-atlas-") if "device_map" in options else None
     with torch.random.fork_rng(devices=[]):
-        return auto.from_pretrained(
+        model, info = auto.from_pretrained(
             read,
-            dtype=torch.float32,
+            offload_folder=folder,
             use_safetensors=True,
             attn_implementation="eager",
             trust_remote_code=False,
@@ -234,6 +268,9 @@ def _pretrained(auto: Any, read: Path, **options: Any) -> tuple[PreTrainedModel,
             ignore_mismatched_sizes=True,  # told in the loading info, and refused there
             **options,
         )
+    if folder:
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return model, info
 
 
 def _processor(folder: Path, read: Path) -> Any:
@@ -265,7 +302,7 @@ def _read_ids(folder: Path, model: PreTrainedModel) -> None:
     if not isinstance(getattr(model.get_input_embeddings(), "weight", None), torch.Tensor):
         raise UserError(f"{folder}: {name} does not run on token ids alone: it has no one table of token embeddings")
     try:
-        ids = torch.arange(2, 10, device=model.device)[None] % len(model.get_input_embeddings().weight)
+        ids = torch.arange(2, 10, device=placed.device(model))[None] % len(model.get_input_embeddings().weight)
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except Exception as error:  # pixels or sound are asked for, each model in its own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

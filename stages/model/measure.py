@@ -180,7 +180,7 @@ def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping
 
     Arrays of the means are indexed by block number; blocks without attention have zeros there.
     """
-    layers, device = loaded.anatomy.layers, loaded.model.device
+    layers, device = loaded.anatomy.layers, loaded.device
     shape = max(layers) + 1, max(layer.heads for layer in layers.values()), device
     sums: list[dict[str, Sums]] = []
     words: list[WordSums | None] = []
@@ -212,8 +212,8 @@ def measure(loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping
 def weighing(loaded: Loaded, reduce: Callable, held: int = BLOCK) -> Iterator[None]:
     """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S), first query)` for every block of queries.
 
-    visible: some head of the layer gives the key a weight above 0, whatever masks say.
-    held: attention weights in a block, at most (one query at least).
+    weights: float32, whatever the model computes in. visible: some head of the layer gives the key a weight above 0,
+    whatever masks say. held: attention weights in a block, at most (one query at least).
     """
     numbers = {loaded.model.get_submodule(x.attention): number for number, x in loaded.anatomy.layers.items()}
 
@@ -229,14 +229,14 @@ def weighing(loaded: Loaded, reduce: Callable, held: int = BLOCK) -> Iterator[No
             output, weights_BHTS = eager(module, query[:, :, start : start + step], key, value, piece, **kwargs)
             if loaded.anatomy.layers[numbers[module]].sink:
                 weights_BHTS = shares(weights_BHTS, value, output)
-            reduce(numbers[module], weights_BHTS, (weights_BHTS > 0).any(1), start)
+            reduce(numbers[module], weights_BHTS.float(), (weights_BHTS > 0).any(1), start)
             outputs.append(output)
         return torch.cat(outputs, dim=1), None
 
     def softmaxed(module: torch.nn.Module, weights: torch.Tensor) -> None:
         heads = loaded.anatomy.layers[numbers[module]].heads
         weights_BHTS = weights if weights.dim() == 4 else weights.unflatten(0, (-1, heads))
-        reduce(numbers[module], weights_BHTS, (weights_BHTS > 0).any(1), 0)
+        reduce(numbers[module], weights_BHTS.float(), (weights_BHTS > 0).any(1), 0)
 
     watching = observing(loaded.model, observer) if loaded.anatomy.observed else softmaxes(numbers, softmaxed)
     with watching:

@@ -61,7 +61,7 @@ def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[list[list[int]], li
             break
         new = [best_B[place : place + 1] if loaded.caches else np.append(new[place], best_B[place]) for place in left]
         if cache is not None and len(left) < len(going):
-            cache.batch_select_indices(torch.tensor(left, device=loaded.model.device))
+            cache.batch_select_indices(torch.tensor(left, device=loaded.device))
         going = [going[place] for place in left]
     return written, entropy
 

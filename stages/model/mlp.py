@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stages.model import placed
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.probe import height, probe_inputs
@@ -36,7 +37,7 @@ class Writer:
 
     def weight_DF(self, loaded: Loaded) -> torch.Tensor:
         """Return its weight as (D, F)."""
-        weight = loaded.model.get_submodule(self.path).weight
+        weight = placed.weight(loaded.model.get_submodule(self.path))
         return weight.T if self.transposed else weight
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-SAME = 1e-4  # relative: what differs less is the same
+SAME = 1e-4  # relative, in float32: what differs less is the same
+STEPS = 4  # of a coarser dtype's roundings, that may come between
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, nn.functional.softmax)
 
 
@@ -61,16 +62,18 @@ def shares(weights_BHTS: torch.Tensor, value_BGSK: torch.Tensor, output_BTHK: to
     A learned sink may come after the softmax, as a factor from 0 to 1 on a query's sum of values: the same as one more
     term in the softmax's sum (https://arxiv.org/abs/2309.17453, section 3.3). None where the output is no such sum.
     """
-    value_BHSK = value_BGSK.repeat_interleave(weights_BHTS.shape[1] // value_BGSK.shape[1], dim=1)
-    summed_BHTK, given_BHTK = weights_BHTS.to(value_BHSK) @ value_BHSK, output_BTHK.transpose(1, 2)
-    if close(summed_BHTK, given_BHTK):
+    value_BHSK = value_BGSK.float().repeat_interleave(weights_BHTS.shape[1] // value_BGSK.shape[1], dim=1)
+    weights_BHTS, given_BHTK = weights_BHTS.float(), output_BTHK.transpose(1, 2).float()
+    summed_BHTK = weights_BHTS @ value_BHSK
+    same = max(SAME, STEPS * torch.finfo(output_BTHK.dtype).eps)
+    if close(summed_BHTK, given_BHTK, same):
         return weights_BHTS
     if summed_BHTK.shape != given_BHTK.shape:
         return None
-    tiny = torch.finfo(summed_BHTK.dtype).tiny
+    tiny = torch.finfo(torch.float32).tiny
     dot_BHT1, square_BHT1 = (x.sum(-1, keepdim=True) for x in (summed_BHTK * given_BHTK, summed_BHTK.square()))
     factor_BHT1 = (dot_BHT1 / square_BHT1.clamp(min=tiny)).clamp(0, 1)
-    return weights_BHTS * factor_BHT1 if close(factor_BHT1 * summed_BHTK, given_BHTK) else None
+    return weights_BHTS * factor_BHT1 if close(factor_BHT1 * summed_BHTK, given_BHTK, same) else None
 
 
 def close(x: torch.Tensor, y: torch.Tensor, tolerance: float = SAME) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from stages.model import placed
 from stages.model.observe import SAME, close, observing, shares, softmaxes
 
 TOKENS = 67  # of a probe: longer than small windows, and a number that no other size of a model is
@@ -81,7 +82,7 @@ def probe_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, torch.Tenso
         size, channels = model.config.image_size, model.config.num_channels
         height, breadth = size if isinstance(size, list | tuple) else (size, size)
         pixels = torch.rand(1, channels, height, breadth, generator=generator)
-        return {"pixel_values": pixels.expand(rows, -1, -1, -1).to(model.device)}
+        return {"pixel_values": pixels.expand(rows, -1, -1, -1).to(placed.device(model), model.dtype)}
     ids = probe_ids(model).expand(rows, -1)
     return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
 
@@ -98,7 +99,7 @@ def probe_ids(model: PreTrainedModel, tokens: int = TOKENS) -> torch.Tensor:
     limits = [getattr(config, name, None) for config in configs for name in LIMITS]
     length = min([tokens, *(limit - 2 for limit in limits if isinstance(limit, int) and limit > 4)])
     chosen = torch.randint(0, len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
-    return ordinary[chosen].to(model.device)
+    return ordinary[chosen].to(placed.device(model))
 
 
 @torch.no_grad()

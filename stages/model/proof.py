@@ -12,32 +12,52 @@
 A model that fails `reads` or `heads` is refused: `UserError` in one line that names it and the check. The others are
 shortcuts: where one fails, the model runs without it, and the result says why (`Loaded.allowed`).
 
+What is coarser than float32 may differ by more (`CLOSE`) and shows less: fetch proves such a model in float32 as well.
 Full passes are edited by hooks written out here, not by the code that is tested. Legend: B row, T token, N output.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from stages.families.family import Tokens
-from stages.model import sharing
+from stages.model import placed, sharing
 from stages.model.forward import Pass, Waiting, forward, inputs, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
-from stages.model.load import Loaded, fuse
+from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
+from stages.model.observe import close
 from stages.model.probe import probe_inputs, width
 from stages.model.score import Batch, LastToken
 from stages.store.errors import UserError
 
-CLOSE = 2e-5  # of the largest output: what two orders of the same sums may differ by
+CLOSE = {  # of the largest output, by dtype: what two orders of the same sums may differ by
+    torch.float32: 2e-5,
+    torch.float16: 0.02,
+    torch.bfloat16: 0.1,
+}
 PART = 1e-3  # of an edit's effect: a pass that misses more of it is another pass
 SHORT = 16  # tokens of the prompts that edits are tried on
 ROWS = 32  # edited rows in one full pass, at most
+
+
+def proven(folder: Path, dtype: str, device_map: Any) -> tuple[Loaded, dict[str, str]]:
+    """Load a folder, find its anatomy and prove it: in float32, where what differs is seen, and as it will run."""
+    if dtype == "float32":
+        return prove(open_folder(folder, device_map))
+    looked_at, exact = prove(open_folder(folder, None if device_map is None else "auto"))
+    looked_at = replace(looked_at, model=None)  # its weights are no longer needed
+    loaded, coarse = prove(rounded(looked_at, folder, dtype, device_map))
+    proof = {name: exact[name] if exact[name] != "ok" else coarse[name] for name in exact}
+    return loaded.allowed(proof), proof
 
 
 def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
@@ -45,7 +65,8 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
 
     Raises `UserError` where the model cannot be measured at all.
     """
-    ids = next(iter(probe_inputs(loaded.model, 1).values()))[0].cpu().numpy()  # (T,), or pixels (C, H, W)
+    probe = next(iter(probe_inputs(loaded.model, 1).values()))[0].cpu()  # (T,), or pixels (C, H, W)
+    ids = (probe.float() if probe.is_floating_point() else probe).numpy()
     plain = loaded.allowed(dict.fromkeys(SHORTCUTS, "not proven yet"))
     first = _hidden(plain, [ids])
     _reads(plain, ids, first)
@@ -54,7 +75,7 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
     for name, check in SHORTCUTS.items():
         later = dict.fromkeys(SHORTCUTS, "not proven yet")
         proof[name] = _outcome(check, loaded.allowed(later | proof | {name: "ok"}), ids)
-    if not _same(_hidden(plain, [ids]), first):
+    if not _same(loaded, _hidden(plain, [ids]), first):
         raise _refused(loaded, "reads", "something stays from pass to pass: the same text is not read the same twice")
     return loaded.allowed(proof), proof
 
@@ -69,11 +90,11 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
     together_BTD = _hidden(loaded, [ids, *texts])  # none of the short texts is the start of the long one
     for hidden_TD, text in zip(together_BTD[1:], texts, strict=True):
         alone_TD = _hidden(loaded, [text])[0]
-        if not _same(hidden_TD[: len(alone_TD)], alone_TD):
+        if not _same(loaded, hidden_TD[: len(alone_TD)], alone_TD):
             raise _refused(loaded, "reads", "what this model computes of a text depends on the texts beside it")
     watched: list[int] = []
     with weighing(loaded, lambda layer, *_: watched.append(layer)):
-        if not _same(_hidden(loaded, [ids]), first):
+        if not _same(loaded, _hidden(loaded, [ids]), first):
             raise _refused(loaded, "reads", "watching its attention changes what it computes")
     if sorted(watched) != sorted(loaded.anatomy.layers):
         raise _refused(loaded, "reads", f"its attention is seen in layers {sorted(watched)}, its heads in others")
@@ -83,7 +104,7 @@ def _reads(loaded: Loaded, ids: np.ndarray, first: torch.Tensor) -> None:
             logits_NV = forward(loaded, [ids], [places])
         except RuntimeError as error:
             raise _refused(loaded, "reads", str(error)) from error
-        if not _same(logits_NV, _logits(loaded, ids, places)):
+        if not _same(loaded, logits_NV, _logits(loaded, ids, places)):
             raise _refused(loaded, "reads", "its logits of a few rows are not those of a whole pass")
 
 
@@ -99,7 +120,7 @@ def _heads(loaded: Loaded, ids: np.ndarray) -> None:
             raise _refused(loaded, "heads", f"no output depends on what {layer.projection} reads")
         size = layer.heads * layer.head_size
         gradient_H = z.grad[..., :size].unflatten(-1, (layer.heads, layer.head_size)).abs().amax((0, 1, 3))
-        weight = loaded.model.get_submodule(layer.projection).weight
+        weight = placed.weight(loaded.model.get_submodule(layer.projection))
         weight = weight if weight.shape[0] == width(loaded.model.get_submodule(layer.projection)) else weight.T
         read_H = weight[:size].reshape(layer.heads, -1).abs().amax(1)
         for head in range(layer.heads):
@@ -113,7 +134,7 @@ def _divides(loaded: Loaded, ids: np.ndarray) -> str:
     held = (1 + length // 4) * length * max(layer.heads for layer in loaded.anatomy.layers.values())
     with weighing(loaded, lambda *_: None, held):
         divided_1TD = _hidden(loaded, [ids])
-    same = _same(divided_1TD, whole_1TD)
+    same = _same(loaded, divided_1TD, whole_1TD)
     return "" if same else "attention of a few queries at a time is another function"
 
 
@@ -132,7 +153,7 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
     with remembering(loaded) as residuals:
         intact_BTD = _hidden(loaded, [ids, ids])
     edits = _edits(loaded)
-    keep_BT = torch.tensor([[True], [False]], device=loaded.model.device)  # edited: the second row
+    keep_BT = torch.tensor([[True], [False]], device=loaded.device)  # edited: the second row
     keep_BT = keep_BT.expand(intact_BTD.shape[:2])
     following = {layer: after for layer, after in pairwise(loaded.anatomy.layers)}
     for head, value in edits:
@@ -143,13 +164,13 @@ def _resumes(loaded: Loaded, ids: np.ndarray) -> str:
                 kept_TD, edited_TD = _reaching(loaded, [ids, ids], after)
             with _writing(loaded, 1, head, value):
                 _, written_TD = _reaching(loaded, [ids, ids], after)
-        if not (_same(kept_TD, expected_TD) and _agree(edited_TD, written_TD, expected_TD)):
+        if not (_same(loaded, kept_TD, expected_TD) and _agree(loaded, edited_TD, written_TD, expected_TD)):
             return f"a pass that begins at block {head[0]} is not the full pass"
     few = _few(edits)
     for (head, value), full_TD in zip(few, _edited(loaded, ids, few), strict=True):
         with resuming(loaded, head[0], residuals[head[0]]), ablating(loaded, {head: value}, keep_BT):
             kept_TD, edited_TD = _hidden(loaded, [ids, ids])
-        if not (_same(kept_TD, intact_BTD[0]) and _agree(edited_TD, full_TD, intact_BTD[0])):
+        if not (_same(loaded, kept_TD, intact_BTD[0]) and _agree(loaded, edited_TD, full_TD, intact_BTD[0])):
             return f"a pass that begins at block {head[0]} does not end as the full pass"
     return ""
 
@@ -164,7 +185,7 @@ def _gathers(loaded: Loaded, ids: np.ndarray) -> str:
         for text, at in zip(texts, places, strict=True)
     ]
     for text, at, logits_NV in zip(texts, places, together(loaded, passes), strict=True):
-        if not _same(logits_NV, _logits(loaded, text, at)):
+        if not _same(loaded, logits_NV, _logits(loaded, text, at)):
             return "logits of rows of several passes are not those of whole passes"
     return ""
 
@@ -183,11 +204,11 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     scored = LastToken(loaded, tokens).edited([Edit(), *(Edit(heads=dict([edit])) for edit in edits)])
     intact, *edited = (torch.from_numpy(answer.logprob) for answer in scored)
     expected = _logprob(_logits(loaded, short, target - 1), short[target])
-    if not _agree(intact, expected, expected):
+    if not _agree(loaded, intact, expected, expected):
         return "a text that continues a cache is not read as the whole text"
     full = _edited(loaded, short, edits, position=int(target[0]) - 1, places=target - 1)
     for (head, _), got, logits in zip(edits, edited, full, strict=True):
-        if not _agree(got, _logprob(logits, short[target]), intact):
+        if not _agree(loaded, got, _logprob(logits, short[target]), intact):
             return f"an edit in block {head[0]} on top of a cache is not that of the whole text"
     cut = len(ids) * 2 // 3
     if cut < sharing.SHARED:
@@ -201,7 +222,7 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
         targets = texts[row][places[row]]
         (full,) = _edited(loaded, texts[row], [(head, value)], places=places[row] - 1)
         before = torch.from_numpy(batch.intact[row].logprob)
-        if not _agree(torch.from_numpy(got.logprob), _logprob(full, targets), before):
+        if not _agree(loaded, torch.from_numpy(got.logprob), _logprob(full, targets), before):
             return f"an ablation in block {head[0]} of texts that share a cache is not that of whole texts"
     return ""
 
@@ -239,7 +260,7 @@ def _hidden(loaded: Loaded, texts: Sequence[np.ndarray], gradients: bool = False
 @torch.no_grad()
 def _logits(loaded: Loaded, ids: np.ndarray, places: np.ndarray) -> torch.Tensor:
     """Return the logits (N, V) of a plain pass at some places: no cache, every row of logits computed."""
-    ids_1T = torch.from_numpy(ids)[None].to(loaded.model.device)
+    ids_1T = torch.from_numpy(ids)[None].to(loaded.device)
     return loaded.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))[0][0, places].float()
 
 
@@ -329,14 +350,14 @@ def _logprob(logits_NV: torch.Tensor, targets_N: np.ndarray) -> torch.Tensor:
     return logits_NV.log_softmax(1).gather(1, targets_N1)[:, 0].cpu()
 
 
-def _same(x: torch.Tensor, y: torch.Tensor) -> bool:
-    return x.shape == y.shape and bool((x - y).abs().max() <= CLOSE * y.abs().max())
+def _same(loaded: Loaded, x: torch.Tensor, y: torch.Tensor) -> bool:
+    return close(x, y, CLOSE[loaded.model.dtype])
 
 
-def _agree(x: torch.Tensor, expected: torch.Tensor, intact: torch.Tensor) -> bool:
+def _agree(loaded: Loaded, x: torch.Tensor, expected: torch.Tensor, intact: torch.Tensor) -> bool:
     """Say whether x is what is expected, up to a small part of what the edit changed."""
     error, effect = (x - expected).abs().max(), (expected - intact).abs().max()
-    return x.shape == expected.shape and bool(error <= PART * effect + CLOSE * expected.abs().max())
+    return x.shape == expected.shape and bool(error <= PART * effect + CLOSE[loaded.model.dtype] * expected.abs().max())
 
 
 def _refused(loaded: Loaded, check: str, why: str) -> UserError:

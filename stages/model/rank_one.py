@@ -87,11 +87,12 @@ def mean_keys(loaded: Loaded, writer: Writer, prompts: Sequence[Sequence[Tokens]
 
 
 def descended(
-    loaded: Loaded, writer: Writer, layer: int, prompts: Sequence[Tokens], asked: str, steps: int
+    loaded: Loaded, writer: Writer, layer: int, prompts: Sequence[Tokens], asked: str, steps: int, kl: float = 0.0
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Return delta (R, D) that makes each prompt's target likely, added to the writer's output, and the loss left.
 
-    Adam on the mean loss of the target's tokens; a prompt is left alone once its loss is below `GOAL`.
+    Adam on the mean loss of the target's tokens; a prompt is left alone once its loss is below `GOAL`. kl: weight of
+    KL(intact, edited) right after the subject, where nothing has been asked yet (as Meng+ 2022 weigh it, eq. 4).
     """
     first = min(int(tokens.spans[asked][0][1][0]) for tokens in prompts)  # what all begin with runs once
     cut = alike([tokens.ids for tokens in prompts], first) if loaded.caches else 0
@@ -99,6 +100,8 @@ def descended(
     ids, at = [t.ids[cut : t.target[-1]] for t in prompts], [int(t.spans[asked][0][1][-1]) - cut for t in prompts]
     rows = [tokens.target - 1 - cut for tokens in prompts]
     goals = [torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]
+    ends = [np.array([place]) for place in at]
+    intact_RV = forward(loaded, ids, ends, prefix).log_softmax(-1) if kl else None
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
         forward(loaded, ids, cache=prefix, headless=True)
     width = max(map(len, ids))
@@ -119,6 +122,7 @@ def descended(
             writing(loaded, writer.path, places([at[number] for number in picked], wide), values),
         ):
             logits_NV = forward(loaded, own, [rows[number] for number in picked], prefix, gradients=True)
+            after_RV = forward(loaded, own, [ends[n] for n in picked], prefix, gradients=True) if kl else None
         goal_N = torch.cat([goals[number] for number in picked]).to(logits_NV.device)
         loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
         loss_R = torch.stack([part.mean() for part in loss_N.split([len(rows[number]) for number in picked])])
@@ -128,7 +132,11 @@ def descended(
         optimizer.zero_grad()
         waiting = torch.from_numpy(losses[going] > GOAL).to(loss_R)
         before = unit_RD.detach().clone()
-        (waiting @ (loss_R + DECAY * unit_RD[picked].square().sum(1))).backward()
+        objective_R = loss_R + DECAY * unit_RD[picked].square().sum(1)
+        if kl:
+            before_RV, moved_RV = intact_RV[picked], intact_RV[picked] - after_RV.log_softmax(-1)
+            objective_R = objective_R + kl * (before_RV.exp() * moved_RV).sum(-1)
+        (waiting @ objective_R).backward()
         optimizer.step()
         with torch.no_grad():  # those that are done stay; no delta is longer than the bound
             done = losses <= GOAL
@@ -143,7 +151,8 @@ def trained(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (R, F) and (R, D) of a LoRA of rank one per prompt, found by descent on its loss alone: the control.
 
-    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own.
+    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own; a prompt is left alone once
+    its loss is below `GOAL`, as in `descended`.
     """
     ids, rows = [t.ids[: t.target[-1]] for t in prompts], [tokens.target - 1 for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
@@ -160,9 +169,18 @@ def trained(
     for _ in range(steps):
         with resuming(loaded, layer, residuals.get(layer)), storing(loaded, writer, a_RF[:, None], b_RD[:, None]):
             logits_NV = forward(loaded, ids, rows, gradients=True)
+        loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
+        loss_R = torch.stack([part.mean() for part in loss_N.split([len(of_prompt) for of_prompt in rows])])
+        waiting_R = loss_R > GOAL
+        if not waiting_R.any():
+            break
+        before = [tensor.detach().clone() for tensor in (a_RF, b_RD)]
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="sum").backward()
+        loss_R[waiting_R].sum().backward()
         optimizer.step()
+        with torch.no_grad():  # those that are done stay: Adam would move them on
+            for tensor, kept in zip((a_RF, b_RD), before, strict=True):
+                tensor.copy_(torch.where(waiting_R[:, None], tensor, kept))
     return a_RF.detach(), b_RD.detach()
 
 

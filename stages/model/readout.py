@@ -28,7 +28,7 @@ def read_out(loaded: Loaded, vectors_ND: torch.Tensor) -> torch.Tensor:
         return (x_NTD, *output[1:]) if isinstance(output, tuple | list) else x_NTD
 
     ids = probe_ids(loaded.model)[0, :2].cpu().numpy()
-    nothing_NTD = vectors_ND.new_zeros(len(vectors_ND), len(ids), vectors_ND.shape[1]).to(loaded.model.device)
+    nothing_NTD = vectors_ND.new_zeros(len(vectors_ND), len(ids), vectors_ND.shape[1]).to(loaded.device)
     handle = loaded.model.get_submodule(loaded.anatomy.blocks[-1]).register_forward_hook(give)
     try:
         with resuming(loaded, max(loaded.anatomy.layers), nothing_NTD):  # what earlier blocks do is overwritten
@@ -54,4 +54,4 @@ def embedded(loaded: Loaded, words: Sequence[str]) -> torch.Tensor:
     """Return the mean input embedding (W, D) of the tokens of ' word'."""
     table = loaded.model.get_input_embeddings()
     ids = [loaded.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-    return torch.stack([table(torch.tensor(row, device=loaded.model.device)).float().mean(0) for row in ids])
+    return torch.stack([table(torch.tensor(row, device=loaded.device)).float().mean(0) for row in ids])

@@ -111,7 +111,7 @@ class Batch:
         if self.prefixes is None:
             return None
         which_B = torch.tensor([self.sharing.beginning[number] for number in prompts])
-        return continuing(self.prefixes, which_B.to(self.loaded.model.device))
+        return continuing(self.prefixes, which_B.to(self.loaded.device))
 
     def ablated(self, values: Mapping[Head, torch.Tensor], everywhere: bool) -> list[Scored]:
         """Score under one ablation: see `Ablation`."""
@@ -169,7 +169,7 @@ class Batch:
                 edited = prefill(loaded, self.starts * copies)
             which_B = torch.tensor([self.sharing.beginning[number] for number in self.sharing.tails] * copies)
             copy_B = torch.arange(copies).repeat_interleave(len(self.tails))
-            device = loaded.model.device
+            device = loaded.device
             below = continuing(self.prefixes, which_B.to(device)).layers[:layer]
             above = continuing(edited, (which_B + copy_B * len(self.starts)).to(device), layer).layers
             cache = Cache(layers=[*below, *above])
@@ -188,7 +188,7 @@ class Batch:
             head: value if value.dim() == 1 else value[list(prompts), start : start + width]
             for head, value in ablation.values.items()
         }
-        return values, None if ablation.everywhere else special_BT.to(self.loaded.model.device)
+        return values, None if ablation.everywhere else special_BT.to(self.loaded.device)
 
     def _alike(self, ablation: Ablation) -> bool:
         """Say whether what is written is the same in prompts wherever they share a run."""
@@ -254,7 +254,7 @@ class _SameLength:
 
     def _run(self, edits: Sequence[Edit], which: Sequence[int], layer: int, waiting: Waiting) -> torch.Tensor | None:
         which_B = torch.tensor(which)
-        device_B = which_B.to(self.loaded.model.device)
+        device_B = which_B.to(self.loaded.device)
         rows = [self.at + np.arange(self.targets.shape[1])] * len(edits)
         residual_BTD = self.residuals[layer][device_B] if layer in self.residuals else None
         cache = None if self.prefixes is None else continuing(self.prefixes, device_B)

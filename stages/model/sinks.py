@@ -28,6 +28,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from stages.families.family import Tokens
+from stages.model import placed
 from stages.model.anatomy import Layer
 from stages.model.forward import forward, remembering
 from stages.model.intervene import capturing
@@ -191,7 +192,8 @@ def _said(
 def _written_by(loaded: Loaded, layer: Layer) -> torch.Tensor:
     """Return W_O by head, (H, K, D)."""
     projection = loaded.model.get_submodule(layer.projection)
-    weight_CD = projection.weight if isinstance(projection, Conv1D) else projection.weight.T
+    weight_CD = placed.weight(projection).float()
+    weight_CD = weight_CD if isinstance(projection, Conv1D) else weight_CD.T
     return weight_CD[: layer.heads * layer.head_size].unflatten(0, (layer.heads, layer.head_size))
 
 
@@ -217,7 +219,7 @@ def _valuing(loaded: Loaded) -> Iterator[dict[int, tuple[torch.Tensor, bool]]]:
         output, weights = eager(module, query, key, value, mask, **kwargs)
         layer = loaded.anatomy.layers.get(numbers.get(module, -1))
         if layer is not None and value.shape[-1] == layer.head_size:
-            kept[numbers[module]], given[numbers[module]] = (value, False), output
+            kept[numbers[module]], given[numbers[module]] = (value.float(), False), output
         return output, weights
 
     with ExitStack() as stack:

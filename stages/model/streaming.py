@@ -149,7 +149,7 @@ class Streams:
         tails = [np.pad(self.tails[number], (0, width - len(self.tails[number]))) for number in numbers]
         rows = [self.rows[number] for number in numbers]
         if self.prefix is not None:
-            cache = continuing(self.prefix, torch.tensor(numbers, device=self.loaded.model.device))
+            cache = continuing(self.prefix, torch.tensor(numbers, device=self.loaded.device))
 
         def keep(module: torch.nn.Module, args: tuple) -> None:
             hidden.extend(args[0][row, at] for row, at in enumerate(rows))

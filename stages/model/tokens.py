@@ -96,6 +96,15 @@ def longest(loaded: Loaded) -> int:
     return min(limits, default=1 << 30)
 
 
+def token_name(loaded: Loaded, index: int) -> str:
+    """Return a token as it is read: spaces and line ends visible; its own name where it is special or no character."""
+    own = loaded.tokenizer.convert_ids_to_tokens(int(index))
+    text = loaded.tokenizer.decode([int(index)], clean_up_tokenization_spaces=False)
+    if not text or "\N{REPLACEMENT CHARACTER}" in text or index in loaded.tokenizer.all_special_ids:
+        return str(own) if own else f"id {index}"
+    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+
+
 @lru_cache(maxsize=4)
 def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """Return the ids of ordinary tokens: whole words of ASCII letters, with their leading space where there is one."""

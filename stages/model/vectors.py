@@ -69,18 +69,19 @@ class Parts:
         )
 
     def _of_layer(self, layer: int, heads: Sequence[int]) -> torch.Tensor:
-        part = self.loaded.anatomy.layers[layer]
-        weight = self.loaded.model.get_submodule(part.projection).weight
-        parts = (contribution(self.loaded.model, part, head, self.means[layer, head].to(weight)) for head in heads)
-        return sum(parts) * self._gain(layer)
+        part, means = self.loaded.anatomy.layers[layer], self.means
+        gain_D = self._gain(layer)
+        parts = (contribution(self.loaded.model, part, head, means[layer, head].to(gain_D)) for head in heads)
+        return sum(parts) * gain_D
 
     def _gain(self, layer: int) -> torch.Tensor:
         """Measure it with all heads' means together; exact for multipliers and RMS norms: they act elementwise."""
         if layer not in self.gains:
             part = self.loaded.anatomy.layers[layer]
             projection = self.loaded.model.get_submodule(part.projection)
-            every_K = torch.cat([self.means[layer, head] for head in range(part.heads)]).to(projection.weight)
-            whole_D = projection(torch.cat([every_K, every_K.new_zeros(width(projection) - len(every_K))]))
+            every_K = torch.cat([self.means[layer, head] for head in range(part.heads)])
+            every_K = every_K.to(self.loaded.device, projection.weight.dtype)
+            whole_D = projection(torch.cat([every_K, every_K.new_zeros(width(projection) - len(every_K))])).float()
             gain_D = joining(self.loaded, layer, whole_D) / whole_D
             self.gains[layer] = torch.where(whole_D.abs() > 1e-12, gain_D, torch.zeros_like(gain_D))
         return self.gains[layer]
@@ -120,4 +121,4 @@ def joining(loaded: Loaded, layer: int, projected_D: torch.Tensor) -> torch.Tens
         ids = probe_ids(model)[:, :2].expand(2, -1)
         model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
     without_D, with_D = read[0]
-    return with_D - without_D
+    return with_D.float() - without_D.float()

@@ -17,16 +17,24 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from stages.model import placed
 from stages.store.errors import UserError
 
 SHOWN = 3  # keys in a message
 FILL = re.compile(r"(^|\.)masked_bias$")  # the number that older versions filled causal masks with, a buffer
 
 
-def prove_filled(where: str, model: PreTrainedModel, info: Mapping[str, Any], stored: Sequence[Path] = ()) -> None:
-    """Raise `UserError`, beginning with `where`, unless the files fill the model with finite float32 numbers.
+def prove_filled(
+    where: str,
+    model: PreTrainedModel,
+    info: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    stored: Sequence[Path] = (),
+) -> None:
+    """Raise `UserError`, beginning with `where`, unless the files fill the model with finite numbers of a dtype.
 
-    info: transformers' loading info. stored: the safetensors files, for what only their content explains.
+    info: transformers' loading info. stored: the safetensors files, for what only their content explains. A class may
+    keep single modules in float32 whatever is asked.
     """
     name = type(model).__name__
     if info["mismatched_keys"]:
@@ -39,9 +47,10 @@ def prove_filled(where: str, model: PreTrainedModel, info: Mapping[str, Any], st
             f"{where}: {name} with this config.json has no place for {_some(left)}; config and weights do not belong "
             "together, or the weights are packed in a way that is not known"
         )
-    for key, value in model.named_parameters():
-        if value.dtype != torch.float32:
-            raise UserError(f"{where}: {key} is {str(value.dtype).removeprefix('torch.')} in memory, not float32")
+    for key, value in placed.weights(model):
+        if value.dtype not in (dtype, torch.float32):
+            had, asked = (str(name).removeprefix("torch.") for name in (value.dtype, dtype))
+            raise UserError(f"{where}: {key} is {had} in memory, not {asked}")
         # sums make no copy of the size of the weights; the fast one alone may overflow where all are finite
         if not (torch.isfinite(value.sum()) or torch.isfinite(value.sum(dtype=torch.float64))):
             raise UserError(f"{where}: {key} holds values that are not finite (NaN or infinite)")

@@ -21,6 +21,19 @@ const grid = ({ columns, rows }) => {
   }
   return table;
 };
+// What a head looks at from one position: shade and number are attention, in hundredths; the target is outlined.
+const strip = ({ cells, query, targets }, weights, says) => {
+  const row = element("p", null, "strip");
+  row.role = "img"; row.ariaLabel = says;
+  weights.split(" ").forEach((weight, at) => {
+    const left = typeof cells[at] === "number", cell = element("span", left ? `\u22ef ${cells[at]} left out` : cells[at]);
+    cell.style.setProperty("--weight", weight);
+    for (const [name, on] of [["left", left], ["query", query.includes(at)], ["target", targets.includes(at)]]) cell.classList.toggle(name, on);
+    if (Number(weight) >= 5) cell.append(element("small", weight));
+    row.append(cell);
+  });
+  return row;
+};
 const has = (slot, head) => Object.hasOwn(cards, slot) && Object.hasOwn(cards[slot].heads, head);
 const address = () => {
   const [, slot, head] = location.hash.match(/^#([^/]+)\/(L\d+H\d+)$/) ?? [];
@@ -29,17 +42,21 @@ const address = () => {
 const show = () => {
   const at = address();
   if (!at) { if (card.open) card.close(); return; }
-  const { says, tables } = cards[at.slot].heads[at.head];
+  const { says, tables, examples } = cards[at.slot].heads[at.head];
   const title = document.getElementById("card-title");
   title.textContent = `${at.head} of ${at.slot}`;
   const content = document.getElementById("card-content");
   content.replaceChildren(...says.map((text) => element("p", text)));
-  for (const table of tables) {
+  const parts = tables.map((table) => {
     const scroll = element("div", null, "scroll");
     scroll.tabIndex = 0; scroll.role = "group"; scroll.ariaLabel = table.title;
     scroll.append(grid(table));
-    content.append(element("h3", table.title, "label"), scroll);
-  }
+    return [element("h3", table.title, "label"), scroll];
+  });
+  const seen = examples.flatMap(({ family, weights, says }) =>
+    [element("h4", family, "label"), strip(cards[at.slot].strips[family], weights, says), element("p", says, "note")]);
+  if (seen.length) parts.splice(1, 0, [element("h3", "In one prompt of each of its families", "label"), element("p", document.getElementById("strips-say").textContent, "note"), ...seen]);
+  content.append(...parts.flat());
   if (!card.open) card.showModal();
   content.scrollTop = 0;
 };

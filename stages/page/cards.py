@@ -12,14 +12,20 @@ from stages.families.family import Family
 from stages.page import rows
 from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
-from stages.page.sentences import capital, interval, measured, number, p_value
+from stages.page.sentences import STATISTICS, capital, interval, listed, measured, number, p_value
 
 FEW = 20  # prompts that a claim rests on, at least
+PATHS = "Circuit of induction: this one path alone, as a share of what corrupted keys lose"
+PATCHED = {"noising": "lost without it", "denoising": "brought back by it"}
+MOST = 3  # most attended tokens that are named
 RELATIONS = 5  # grammatical relations on a card: those of which the head is a member, then those it leads most in
 
 
 def cards(slot: Slot, families: dict[str, Family]) -> dict[str, dict[str, Any]]:
-    """Return head -> card, in order of layers and heads: `says` (sentences) and `tables` (title, columns, rows)."""
+    """Return head -> card, in order of layers and heads.
+
+    `says`: sentences; `tables`: title, columns, rows; `examples`: what it looks at in real prompts (`_example`).
+    """
     if slot.heads.empty:
         return {}
     scored = slot.heads.assign(
@@ -34,9 +40,20 @@ def cards(slot: Slot, families: dict[str, Family]) -> dict[str, dict[str, Any]]:
         tables = [
             _scores(own, families), _relations(own), causal.get(name), _sets(name, sets, effects), paths.get(name),
         ]  # fmt: skip
-        says = [text for text in (_where(layers.get(layer)), _gate(slot, name)) if text]
-        shown[name] = {"says": says, "tables": [table for table in tables if table and table["rows"]]}
+        examples = _examples(slot, name, own, families)
+        says = [_where(layers.get(layer)), _gate(slot, name), "" if examples else _unseen(slot, own)]
+        shown[name] = {
+            "says": [text for text in says if text],
+            "tables": [table for table in tables if table and table["rows"]],
+            "examples": examples,
+        }
     return shown
+
+
+def strips(slot: Slot) -> dict[str, dict[str, Any]]:
+    """Return family -> the prompt that its members are shown on: cells, query and targets."""
+    kept = ("cells", "query", "targets")
+    return {name: {key: of[key] for key in kept} for name, of in slot.examples.get("families", {}).items()}
 
 
 def listing(slot: Slot, families: dict[str, Family]) -> dict[str, Any]:
@@ -95,18 +112,59 @@ def _scores(own: pd.DataFrame, families: dict[str, Family]) -> dict[str, Any]:
     return {"title": "Scores in all families", "columns": columns, "rows": body}
 
 
-def _relations(own: pd.DataFrame) -> dict[str, Any]:
+def _leading(own: pd.DataFrame) -> pd.DataFrame:
+    """Return the head's rows of the grammatical relations that its card shows."""
     kept = own[own["family"].str.startswith(PREFIX)].dropna(subset=["score"])
     lead = kept["score"] - kept["baseline"].fillna(kept["null"])
     kept = kept.assign(lead=lead, inside=kept["member"] == 1)
-    kept = kept.sort_values(["inside", "lead", "family"], ascending=[False, False, True]).head(RELATIONS)
+    return kept.sort_values(["inside", "lead", "family"], ascending=[False, False, True]).head(RELATIONS)
+
+
+def _relations(own: pd.DataFrame) -> dict[str, Any]:
     body = [
         [row.family.removeprefix(PREFIX), "yes" if row.inside else "no", number(row.score),
          interval(row.low, row.high) or "–", number(row.baseline), str(int(row.rank))]
-        for row in kept.itertuples()
+        for row in _leading(own).itertuples()
     ]  # fmt: skip
     columns = ["relation", "member", "score", "95 % interval", "best offset", "rank"]
     return {"title": f"Grammatical relations, {RELATIONS} at most", "columns": columns, "rows": body}
+
+
+def _examples(slot: Slot, name: str, own: pd.DataFrame, families: dict[str, Family]) -> list[dict[str, str]]:
+    """Return what the head looks at in one prompt of every family that it is a member of, as far as it is kept."""
+    kept = slot.examples.get("families", {})
+    own = own[~own["family"].str.startswith(PREFIX) | own["family"].isin(_leading(own)["family"])]
+    scores = own.set_index("family")["score"]
+    return [
+        _example(kept[family], kept[family]["heads"][name], families[family], scores[family])
+        for family in families
+        if family in scores and name in kept.get(family, {}).get("heads", {})
+    ]
+
+
+def _example(prompt: dict[str, Any], seen: dict[str, Any], family: Family, score: float) -> dict[str, str]:
+    """Return the family's name, what the strip shows in words, and the weights of its cells, hundredths."""
+    weights = [float(weight) for weight in seen["weights"].split()]
+    largest = sorted(range(len(weights)), key=lambda at: -weights[at])[:MOST]
+    most = listed([f"{_cell(prompt['cells'][at])} {number(weights[at])}" for at in largest])
+    on_target = "" if seen["on_target"] is None else f"{number(seen['on_target'])} of the attention on the target; "
+    says = (
+        f"{family.relation_text}. From {_cell(prompt['cells'][prompt['query'][-1]])} in {prompt['prompt']}: "
+        f"{on_target}most on {most}. Score over all prompts: {number(score)} ({STATISTICS[family.statistic]})."
+    )
+    return {"family": family.name, "says": says, "weights": " ".join(f"{100 * weight:.0f}" for weight in weights)}
+
+
+def _cell(cell: str | int) -> str:
+    return f"{cell} tokens left out" if isinstance(cell, int) else f"‘{cell}’"
+
+
+def _unseen(slot: Slot, own: pd.DataFrame) -> str:
+    """Say why the card shows no prompt."""
+    if not slot.examples:
+        return ""
+    outside = "the head is a member of no family" if not own["member"].any() else "beyond the budget `examples.heads`"
+    return f"No prompt is shown: {slot.examples['reason'] or outside}."
 
 
 def _alone(slot: Slot) -> dict[str, dict[str, Any]]:
@@ -117,13 +175,14 @@ def _alone(slot: Slot) -> dict[str, dict[str, Any]]:
             head_name(row.layer, row.head),
             {
                 "title": "Silenced alone: change, to first order and where measured exactly",
-                "columns": ["task: measure", "first order", "exact", "95 % interval", "q"],
+                "columns": ["task: measure", "first order", "exact", "95 % interval", "q", "note"],
                 "rows": [],
             },
         )
         table["rows"].append([
             capital(measured(row.task, row.measure)), number(row.first_order, 3, True), number(row.exact, 3, True),
             interval(row.low, row.high, 3, True) if pd.notna(row.exact) else "–", p_value(row.q),
+            row.note or "–",
         ])  # fmt: skip
     return tables
 
@@ -149,16 +208,11 @@ def _paths(slot: Slot) -> dict[str, dict[str, Any]]:
     """Return head -> the paths of the circuit of induction that it is in: who feeds its keys, whose keys it feeds."""
     tables: dict[str, dict[str, Any]] = {}
     single = slot.circuit[(slot.circuit["purpose"] == "single") & (slot.circuit["kind"] == "head")]
-    feeding = single[(single["direction"] == "noising") & (single["feeder"] == 1)]
-    for row in feeding.itertuples():
-        for name, role, other in ((row.source, "feeds the keys of", row.target), (row.target, "is fed by", row.source)):
-            table = tables.setdefault(
-                name,
-                {
-                    "title": "Circuit of induction",
-                    "columns": ["role", "head", "share of what corrupted keys lose"],
-                    "rows": [],
-                },
-            )
-            table["rows"].append([role, other, number(row.share)])
+    feeding = single[single["feeder"] == 1]
+    shares = feeding.pivot(index=["target", "source"], columns="direction", values="share").reindex(columns=[*PATCHED])
+    columns = ["role", "head", *PATCHED.values()]
+    for (target, source), share in shares.sort_values("noising", ascending=False).iterrows():
+        for name, role, other in ((source, "feeds the keys of", target), (target, "is fed by", source)):
+            table = tables.setdefault(name, {"title": PATHS, "columns": columns, "rows": []})
+            table["rows"].append([role, other, *map(number, share)])
     return tables

@@ -23,7 +23,7 @@ COLUMNS = {
     "reliability": "family spearman members threshold prompts effect_task effect_rho effect_p",
     "effects": "purpose family k kind draw heads members task group measure value intact change low high trials "
     "clusters controls control_change p p_floor q overlap matching note",
-    "causal": "layer head task measure change low high q first_order exact",
+    "causal": "layer head task measure change low high q first_order exact note",
     "agreement": "task measure heads rank_correlation sign_agreement top",
     "steering": "function layer context vector accuracy low high trials clusters heads strength tried controls "
     "control_accuracy p p_floor overlap matching note",
@@ -64,10 +64,11 @@ NAMES = {
     "shifts": {"space", "asked"},
     "sinks": {"part", "input"},
     "memory": {"part"},
-    "switch": {"heads", "passed_over"},
+    "switch": {"heads", "passed_over", "matching"},
     "cache": {"full"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
+SOURCES = "task source place prompts a b clusters groups prompt example"
 COUNTING = "baseline task group measure value low high trials"
 
 
@@ -107,6 +108,8 @@ class Slot:
     orders: pd.DataFrame
     images: pd.DataFrame
     policy: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
+    longer: dict[str, Any] = field(default_factory=dict)  # stage: `stages.page.longer.Study`
 
     @property
     def decoder(self) -> bool:
@@ -136,12 +139,18 @@ def read(name: str, folder: Path) -> Slot:
         for table, columns in COLUMNS.items()
     }
     summaries = {"model": _json(folder / "model.json"), "metrics": _json(folder / "metrics.json")}
-    return Slot(name, folder, **summaries, policy=_json(folder / "cache.json"), **frames)
+    summaries |= {"policy": _json(folder / "cache.json"), "examples": _json(folder / "examples.json")}
+    return Slot(name, folder, **summaries, **frames)
 
 
 def counting(path: Path) -> pd.DataFrame:
     """Read what the n-gram baselines can do, with the columns in `COUNTING`; it is the same for every slot."""
     return frame(path, COUNTING.split(), {*TEXT, "baseline"})
+
+
+def sources(path: Path) -> pd.DataFrame:
+    """Read where the prompts of every task come from, with the columns in `SOURCES`."""
+    return frame(path, SOURCES.split(), {"task", "source", "place", "prompt", "example"})
 
 
 def frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame:

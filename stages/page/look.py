@@ -23,9 +23,8 @@ from stages import tasks
 from stages.families import FAMILIES
 from stages.families.family import Family, Relation, Tokens
 from stages.page.head_maps import head_name
-from stages.page.methods import STATISTICS
 from stages.page.page import save, script_json
-from stages.page.sentences import listed, number
+from stages.page.sentences import STATISTICS, listed, number
 
 HERE = Path(__file__).parent
 LEVELS = 255  # attention is written as a whole number of 1/255

@@ -1,5 +1,7 @@
 """The figures of section 'The MLP as a store': changing one output, layer by layer, and recall by number of facts."""
 
+from collections.abc import Mapping
+
 import altair as alt
 import pandas as pd
 
@@ -13,33 +15,6 @@ LINES = {  # line: (label, colour, shape, dash)
 }
 
 
-def by_layer(rows: pd.DataFrame) -> alt.LayerChart:
-    """Draw shares in 0..1 against the layer, a line each (columns line, layer, value, low, high, trials)."""
-    names = [name for name in LINES if name in set(rows["line"])]
-    labels, colours, shapes, dashes = zip(*(LINES[name] for name in names), strict=True)
-    rows = rows.assign(shown=rows["line"].map({name: LINES[name][0] for name in names}))
-    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=400)
-    base = alt.Chart(rows, width="container", height=190).encode(
-        x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d")),
-        color=alt.Color("shown:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
-        tooltip=[
-            alt.Tooltip("layer:Q", title="layer"),
-            alt.Tooltip("shown:N", title="share of"),
-            alt.Tooltip("value:Q", title="share", format=".2f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
-            alt.Tooltip("high:Q", title="to", format=".2f"),
-            alt.Tooltip("trials:Q", title="prompts"),
-        ],
-    )
-    y = alt.Y("value:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-    dash = alt.StrokeDash("shown:N", scale=alt.Scale(domain=labels, range=dashes), legend=None)
-    shape = alt.Shape("shown:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend)
-    return alt.layer(
-        base.mark_line(strokeWidth=1.3).encode(y=y, strokeDash=dash),
-        base.mark_point(filled=True, size=34, opacity=1).encode(y=y, shape=shape),
-    )
-
-
 RECALLED = {  # line: (label, colour, shape, dash)
     "joint": ("recalled, solved jointly", ORANGE, "circle", [1, 0]),
     "joint_preserved": ("recalled, jointly, known ones preserved", PURPLE, "cross", [1, 0]),
@@ -49,20 +24,35 @@ RECALLED = {  # line: (label, colour, shape, dash)
 }
 
 
+def by_layer(rows: pd.DataFrame) -> alt.LayerChart:
+    """Draw shares in 0..1 against the layer, a line each (columns line, layer, value, low, high, trials)."""
+    at = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
+    lines, _, points = _shares(rows, LINES, at, alt.Tooltip("layer:Q", title="layer"), "share of answers")
+    return alt.layer(lines, points)
+
+
 def by_number(rows: pd.DataFrame) -> alt.LayerChart:
     """Draw shares in 0..1 against the number of facts inserted at once (columns line, facts, value, low, high, trials).
 
     Numbers of facts stand at equal distances.
     """
-    names = [name for name in RECALLED if name in set(rows["line"])]
-    labels, colours, shapes, dashes = zip(*(RECALLED[name] for name in names), strict=True)
-    rows = rows.assign(shown=rows["line"].map({name: RECALLED[name][0] for name in names}))
+    at = alt.X("facts:O", title="facts inserted at once", axis=alt.Axis(labelAngle=0))
+    return alt.layer(*_shares(rows, RECALLED, at, alt.Tooltip("facts:O", title="facts at once"), "share"))
+
+
+def _shares(
+    rows: pd.DataFrame, looks: Mapping[str, tuple], at: alt.X, named: alt.Tooltip, title: str
+) -> tuple[alt.Chart, alt.Chart, alt.Chart]:
+    """Return lines, rules of the intervals and points; looks: of each line; named: what a point is at, in words."""
+    names = [name for name in looks if name in set(rows["line"])]
+    labels, colours, shapes, dashes = zip(*(looks[name] for name in names), strict=True)
+    rows = rows.assign(shown=rows["line"].map({name: looks[name][0] for name in names}))
     legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=400)
     base = alt.Chart(rows, width="container", height=190).encode(
-        x=alt.X("facts:O", title="facts inserted at once", axis=alt.Axis(labelAngle=0)),
+        x=at,
         color=alt.Color("shown:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
         tooltip=[
-            alt.Tooltip("facts:O", title="facts at once"),
+            named,
             alt.Tooltip("shown:N", title="share of"),
             alt.Tooltip("value:Q", title="share", format=".2f"),
             alt.Tooltip("low:Q", title="95 % from", format=".2f"),
@@ -70,10 +60,10 @@ def by_number(rows: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("trials:Q", title="prompts"),
         ],
     )
-    y = alt.Y("value:Q", title="share", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     dash = alt.StrokeDash("shown:N", scale=alt.Scale(domain=labels, range=dashes), legend=None)
     shape = alt.Shape("shown:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend)
-    return alt.layer(
+    return (
         base.mark_line(strokeWidth=1.3).encode(y=y, strokeDash=dash),
         base.mark_rule(strokeWidth=1, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_point(filled=True, size=34, opacity=1).encode(y=y, shape=shape),

@@ -1,20 +1,15 @@
 """How to read the page: definitions, thresholds, sources, and where the data lie."""
 
+import pandas as pd
+
 from stages.families.family import Family
 from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
-from stages.page.sentences import TASKS
-from stages.store.paths import COUNTING
+from stages.page.sentences import STATISTICS, TASKS
+from stages.store.paths import COUNTING, SOURCES
 
-STATISTICS = {
-    "mass": "share of attention on the target, mean over queries",
-    "over_half": "share of queries with more than half of their attention on the target",
-    "hits": "share of queries whose most attended key is the target",
-    "hits_word": "share of query words whose most attended other word is the target",
-    "effect": "probability that the right first answer token gains",
-}
 FILES = {
     "model.json": "origin, checksums, anatomy, versions, reasons for what is missing",
     "metrics.json": "the numbers that `dvc metrics diff` compares",
@@ -46,6 +41,13 @@ FILES = {
     "images.csv": "of models of images: norms of patches, class token and registers, and the attention they get",
     "continued.csv": "next tokens of plain text under function vectors",
 }
+ORIGIN = (
+    "Builtin prompts are written, or drawn at random, by this repository; each task can read other data instead "
+    "(`tasks.<task>.source` in params.yaml). Some prompts are there to choose on, the others to report on; those that "
+    "share text count as one that is independent. The example is the first that is reported on, a long one without its "
+    "middle: what is scored stands in « », a rival of it behind |; where nothing is scored, a relation that attention "
+    "is compared with may follow in brackets. ⏎ ends a line."
+)
 GAIN = "grammar.gain."  # of the names of metrics, one per label and direction
 READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
@@ -118,6 +120,22 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
             Table(["file", "what it holds", "columns"], files),
         ]),
     ]  # fmt: skip
+
+
+def prompts(sources: pd.DataFrame) -> list[Section]:
+    """Return the section on where the prompts of every task come from, with one of each; sources: prompts.csv."""
+    if sources.empty:
+        return []
+    body = [
+        [TASKS.get(row.task, row.task), f"{row.source}: `{row.place}`", f"{row.prompts:.0f}",
+         f"{row.a:.0f} / {row.b:.0f}", f"{row.clusters:.0f}", row.example]
+        for row in sources.itertuples()
+    ]  # fmt: skip
+    return [Section("prompts", "Where the prompts come from", [
+        Note(ORIGIN),
+        Table(["task", "source", "prompts", "to choose / to report", "independent", "example"], body, "",
+              SOURCES.as_posix(), numeric=(2, 3, 4)),
+    ])]  # fmt: skip
 
 
 def compared(slots: list[Slot]) -> list[Section]:

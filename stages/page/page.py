@@ -69,12 +69,21 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Notes and tables that start closed (a figure would be drawn without a width)."""
+
+    title: str
+    blocks: list[Table | Note]
+    kind: str = "fold"
+
+
+@dataclass(frozen=True)
 class Section:
     """A headed part of the page."""
 
     anchor: str
     title: str
-    blocks: list[Figure | Table | Note]
+    blocks: list[Figure | Table | Note | Fold]
 
 
 def render(
@@ -111,7 +120,11 @@ def render(
         specs=lambda: script_json({"charts": specs, "data": data}),
         cards=script_json(
             {
-                slot.name: {"heads": cards.cards(slot, families), "listing": cards.listing(slot, families)}
+                slot.name: {
+                    "heads": cards.cards(slot, families),
+                    "strips": cards.strips(slot),
+                    "listing": cards.listing(slot, families),
+                }
                 for slot, _ in slots
                 if len(slot.heads)
             }

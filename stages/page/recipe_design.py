@@ -2,6 +2,7 @@
 
 from stages.page.sentences import listed
 from stages.recipes.settings import First, Recipe, Revisions
+from stages.statistics.intervals import FEWEST
 
 
 def design(recipe: Recipe) -> str:
@@ -15,22 +16,37 @@ def design(recipe: Recipe) -> str:
     variants = listed(f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or size})" for arm in recipe.ordered)
     before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds
-    over = "seeds and held-out sequences" if seeds >= 3 else "held-out sequences only: other seeds may differ"
     return (
         f"Trained from scratch on the task `{recipe.task}`, {seeds} seed{'s' * (seeds > 1)} each, "
         f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. "
         f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
-        f"measures pretrained models. Intervals are 95 % bootstrap intervals over {over}."
+        f"measures pretrained models. {uncertain(seeds)}"
     )
 
 
+def uncertain(seeds: int) -> str:
+    """Say what stands in brackets behind a mean over so many seeds, and from when on two things are told apart."""
+    if 1 < seeds < FEWEST:
+        return (
+            f"{seeds} seeds are too few for an interval over seeds: in brackets stand the lowest and the highest, and "
+            "two things are told apart only where all seeds of one lie beyond all of the other."
+        )
+    over = "seeds and held-out sequences" if seeds > 1 else "held-out sequences only: other seeds may differ"
+    return f"Intervals are 95 % bootstrap intervals over {over}."
+
+
+def bounds(seeds: int) -> str:
+    """Name what is drawn around a mean over so many seeds."""
+    return "the range over seeds" if 1 < seeds < FEWEST else "the 95 % interval"
+
+
 def widened(spacing: int) -> str:
-    """Say by how much intervals of differences of onsets are widened: by `spacing`, the steps between checkpoints."""
+    """Say by how much bounds of differences of onsets are widened: by `spacing`, the steps between checkpoints."""
     if not spacing:
         return ""
     return (
-        f" No onset is known better than the {spacing} steps between two checkpoints: the interval of a difference of "
-        "two onsets is widened by as much on both sides."
+        f" No onset is known better than the {spacing} steps between two checkpoints: what stands in brackets behind a "
+        "difference of two onsets is widened by as much on both sides."
     )
 
 

@@ -1,4 +1,7 @@
-"""What a recipe's findings say, in sentences that claim no more than a 95 % interval allows."""
+"""What a recipe's findings say, in sentences that claim no more than a 95 % interval allows, or the range of few runs.
+
+Rows are those of `statistics.findings.bounded`: low and high are one or the other, as `ranged` says.
+"""
 
 from collections.abc import Mapping, Set
 from typing import Any
@@ -73,11 +76,11 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str], first: tuple[float
     if own.empty:
         return ""
     rise, final = own.loc["rise"], own.loc["final"]
-    text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {interval(final.low, final.high)}; "
-    text += f"steepest change {number(rise.value, sign=True)} {interval(rise.low, rise.high, sign=True)}"
+    text = f"{capital(arms[0].replace('_', ' '))}: last value {number(final.value)} {around(final)}; "
+    text += f"steepest change {number(rise.value, sign=True)} {around(rise, sign=True)}"
     if "onset" in own.index:
         onset = own.loc["onset"]
-        text += f" around step {onset.value:.0f} [{onset.low:.0f}, {onset.high:.0f}]"
+        text += f" around step {onset.value:.0f} {around(onset, 0)}"
         text += "" if onset.value > first[1] else ", the earliest that can be: it changes from the start"
         text += "."
     else:
@@ -88,7 +91,7 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str], first: tuple[float
         text += f" The last value is {side} what {LEVELS.get(row.versus, row.versus)} reaches, {small(row.value)}."
     for row in rows[(rows["finding"] == "rise beyond") & rows["versus"].isin(arms)].itertuples():
         other = row.versus.replace("_", " ")
-        difference = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        difference = f"{number(row.value, sign=True)} {around(row, sign=True)}"
         if beyond(row.low, row.high) > 0:
             text += f" Its change exceeds that of {other} by {difference}."
         elif beyond(row.low, row.high) < 0:
@@ -130,14 +133,12 @@ def order(whole: pd.DataFrame, arm: str, seeds: int) -> str:
         pair = f"the {said(row.measure)} and the {said(row.versus)}"
         side = beyond(row.low, row.high, digits=0)
         if side > 0:
-            by = steps(row.value, row.low, row.high)
-            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)} ({by})")
+            parts.append(f"the {said(row.measure)} jumps after the {said(row.versus)}, {steps(row)}")
         elif side < 0:
-            by = steps(-row.value, -row.high, -row.low)
-            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)} ({by})")
+            parts.append(f"the {said(row.measure)} jumps before the {said(row.versus)}, {steps(row)}")
         else:
-            by = f"difference {signed(row)}; positive: that of the {said(row.measure)} comes later"
-            parts.append(f"the onsets of {pair} are not told apart ({by})")
+            by = f"difference {signed(row)}, positive where that of the {said(row.measure)} comes later"
+            parts.append(f"the onsets of {pair} are not told apart: {by}")
     return f"{capital('; '.join(parts))}." if parts else "No two of the compared measures have an onset: no order."
 
 
@@ -152,17 +153,17 @@ def every_run(findings: pd.DataFrame, arms: list[str], measures: list[str]) -> t
 def beside(
     longer: pd.DataFrame, shorter: pd.DataFrame, arms: list[str], measures: list[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows of a table: last values of two studies of one recipe, with their intervals."""
+    """Return columns and rows of a table: last values of two studies of one recipe, with their bounds."""
     keys = ["arm", "measure"]
     studies = [
-        findings[findings["finding"] == "final"].set_index(keys)[["value", "low", "high"]]
+        findings[findings["finding"] == "final"].set_index(keys)[["value", "low", "high", "ranged"]]
         for findings in (longer, shorter)
     ]
     rows = [
         [
             arm.replace("_", " "),
             said(measure),
-            *(f"{number(study.loc[key, 'value'])} {interval(*study.loc[key, ['low', 'high']])}" for study in studies),
+            *(f"{number(study.loc[key, 'value'])} {around(study.loc[key])}" for study in studies),
         ]
         for arm in arms
         for measure in measures
@@ -179,21 +180,21 @@ def against(whole: pd.DataFrame, arms: list[str], measures: list[str]) -> str:
     told = []
     for arm in arms:
         values = [
-            f"{said(name)} {number(ends.loc[(arm, name), 'value'])} {interval(*ends.loc[(arm, name), ['low', 'high']])}"
-            + (f" (chance {small(chance[(arm, name)])})" if (arm, name) in chance.index else "")
+            f"{said(name)} {number(ends.loc[(arm, name), 'value'])} {around(ends.loc[(arm, name)])}"
+            + (f", chance {small(chance[(arm, name)])}" if (arm, name) in chance.index else "")
             for name in measures
             if (arm, name) in ends.index
         ]
-        told += [f"{arm.replace('_', ' ')}: {', '.join(values)}"] if values else []
+        told += [f"{arm.replace('_', ' ')}: {'; '.join(values)}"] if values else []
     differences = [
         f"{said(row.measure)} of {arms[0].replace('_', ' ')} over that of {row.versus.replace('_', ' ')} "
-        f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
+        f"{number(row.value, sign=True)} {around(row, sign=True)}"
         f"{'' if beyond(row.low, row.high) else ' (not told apart)'}"
         for row in whole[
             (whole["finding"] == "final beyond") & whole["measure"].isin(measures) & whole["versus"].isin(arms)
         ].itertuples()
     ]
-    text = f"Last values, arm by arm: {'; '.join(told)}." if told else ""
+    text = f"Last values, arm by arm. {'. '.join(map(capital, told))}." if told else ""
     if differences:
         text += f" Differences, positive in the direction of the jump: {'; '.join(differences)}."
     later = whole[(whole["finding"] == "onset later") & whole["measure"].isin(measures) & whole["arm"].isin(arms)]
@@ -205,23 +206,31 @@ def onsets(row: Any, first: str) -> str:
     own, other = f"{said(row.measure)} of {first.replace('_', ' ')}", row.arm.replace("_", " ")
     side = beyond(row.low, row.high, digits=0)
     if side > 0:
-        return f"The {own} jumps before that of {other} ({steps(row.value, row.low, row.high)})."
+        return f"The {own} jumps before that of {other}, {steps(row)}."
     if side < 0:
-        return f"The {own} jumps after that of {other} ({steps(-row.value, -row.high, -row.low)})."
+        return f"The {own} jumps after that of {other}, {steps(row)}."
     return (
-        f"The onsets of the {own} and of {other} are not told apart (difference {signed(row)}; positive: that of "
-        f"{other} comes later)."
+        f"The onsets of the {own} and of {other} are not told apart: difference {signed(row)}, positive where that of "
+        f"{other} comes later."
     )
+
+
+def around(row: Any, digits: int = 2, sign: bool = False) -> str:
+    """Write the bounds of a mean over runs: [low, high] where they are an interval, (lowest to highest) of few runs."""
+    if row.ranged and pd.notna(row.low):
+        return f"({number(row.low, digits, sign)} to {number(row.high, digits, sign)})"
+    return interval(row.low, row.high, digits, sign)
 
 
 def signed(row: Any) -> str:
     """Write a difference of steps that may have either sign."""
-    return f"{number(row.value, 0, True)} steps {interval(row.low, row.high, 0, True)}"
+    return f"{number(row.value, 0, True)} steps {around(row, 0, True)}"
 
 
-def steps(value: float, low: float, high: float) -> str:
+def steps(row: Any) -> str:
     """Write by how many steps something comes before or after something else: no signs, the sentence says which."""
-    return f"by {number(value, 0)} steps {interval(low, high, 0)}"
+    low, high = sorted((abs(row.low), abs(row.high)))
+    return f"by {number(abs(row.value), 0)} steps {around(row._replace(low=low, high=high), 0)}"
 
 
 def ahead(recipe: Recipe, findings: pd.DataFrame, whole: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
@@ -247,11 +256,11 @@ def ahead(recipe: Recipe, findings: pd.DataFrame, whole: pd.DataFrame, curve: pd
                 ]
                 parts.append(f"{name} in {' and '.join(counts)}, so that no times are compared")
             elif side > 0:
-                parts.append(f"{name} later ({steps(row.value, row.low, row.high)})")
+                parts.append(f"{name} later, {steps(row)}")
             elif side < 0:
-                parts.append(f"{name} earlier ({steps(-row.value, -row.high, -row.low)})")
+                parts.append(f"{name} earlier, {steps(row)}")
             else:
-                parts.append(f"when {name} is not told apart (difference {signed(row)}; negative: earlier)")
+                parts.append(f"when {name} is not told apart: difference {signed(row)}, negative where earlier")
         start = curve[(curve["arm"] == arm) & (curve["step"] == 0) & (curve["best"] == 1) & (curve["head"] != "")]
         values = [f"{said(name)} {number(value)}" for name, value in start.groupby("measure")["value"].mean().items()]
         text = f"{capital(arm.replace('_', ' '))} {learned(recipe, before)}. "

@@ -4,8 +4,9 @@ import pandas as pd
 
 from stages.page import recipe_findings as say
 from stages.page.page import Note, Table
+from stages.page.recipe_design import bounds
 from stages.page.recipe_design import design as designed
-from stages.page.sentences import interval, number
+from stages.page.sentences import number
 from stages.recipes.graded import End
 from stages.recipes.lesson import create
 from stages.recipes.settings import Recipe
@@ -28,8 +29,9 @@ def design(recipe: Recipe) -> str:
 def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) -> list[Note | Table]:
     """Return a verdict per arm, a table of the last values, and the main arm's values by part."""
     final = whole[(whole["finding"] == "final") & ~whole["measure"].str.contains("@")]
-    ends = {arm: {row.measure: End(row.value, row.low, row.high) for row in final[final["arm"] == arm].itertuples()}
-            for arm in recipe.ordered}  # fmt: skip
+    of_arm = {arm: final[final["arm"] == arm].itertuples() for arm in recipe.ordered}
+    ends = {arm: {row.measure: End(row.value, row.low, row.high, row.ranged) for row in rows}
+            for arm, rows in of_arm.items()}  # fmt: skip
     notes = [
         Note(f"`{arm}` {create(recipe.task, recipe, recipe.arm(arm).arguments).verdict(of)}")
         for arm, of in ends.items()
@@ -41,7 +43,7 @@ def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) 
     rows = []
     for measure in measures:
         cells = [
-            f"{number(of[measure].value)} {interval(of[measure].low, of[measure].high)}"
+            f"{number(of[measure].value)} {say.around(of[measure])}"
             + (f" (guessed {say.small(levels[arm, 'chance', measure])})" if (arm, "chance", measure) in levels else "")
             if measure in of
             else "–"
@@ -51,7 +53,10 @@ def blocks(recipe: Recipe, whole: pd.DataFrame, curve: pd.DataFrame, path: str) 
         rows.append([say.said(measure), *cells, *("–" if level is None else say.small(level) for level in beside)])
     columns = ["measure", *(arm.replace("_", " ") for arm in ends)]
     columns += [f"{say.LEVELS.get(means, means)}, for {recipe.main.replace('_', ' ')}" for means in _means(levels)]
-    says = "Last values, mean over seeds with its interval; in the last columns what is reached without a network."
+    says = (
+        f"Last values, mean over seeds and {bounds(recipe.train.seeds)}; in the last columns what is reached without "
+    )
+    says += "a network."
     parts = say.parts(curve, whole, recipe.main)
     return [*notes, Table(columns, rows, says, path), *([Note(parts)] if parts else [])]
 

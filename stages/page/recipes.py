@@ -1,7 +1,8 @@
 """What stands on the page for checkpoints: curves over training, onsets marked, and what they say.
 
 Checkpoints are of models trained here from scratch, or revisions of a pretrained one. A claim is made only where a 95 %
-interval allows it; intervals are over seeds from three seeds on, else over held-out sequences, and the page says which.
+interval allows it or, of 2 to 7 seeds, where it holds of every run: so few have a range and no interval. One seed's
+interval is over held-out sequences. The page says which.
 """
 
 import json
@@ -21,7 +22,7 @@ from stages.recipes.graded import Graded
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Measuring, Recipe, Revisions, digest
 from stages.recipes.states import States
-from stages.statistics.findings import guessed, spans, supported
+from stages.statistics.findings import bounded, guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
 from stages.store.params import Studies
@@ -117,8 +118,8 @@ def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     curve = inputs.frame(results.folder / "curve.csv", CURVE.split(), TEXT)
     lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
     chance = guessed({arm: lesson.chance(recipe.study.sequences) for arm, lesson in lessons.items()})
-    whole = pd.concat([findings[findings["seed"].isna()], *([chance] if len(chance) else [])], ignore_index=True)
     falls = lessons[recipe.main].falls
+    whole = pd.concat([bounded(findings, falls), *([chance] if len(chance) else [])], ignore_index=True)
     ranges = spans(curve, falls)
     whole = supported(whole, falls, ranges, results.runs, results.spacing)
     return findings, recipe_findings.placed(whole, recipe_findings.flat(findings, falls, ranges), results.runs)
@@ -138,7 +139,8 @@ def _beside(shown: Results, other: Results) -> list:
     where = "`dvc repro` alone" if other.default else "`dvc repro full/dvc.yaml`"
     runs, above = other.runs, shown.runs
     says = f"Last values of the same recipe as {where} trains it, {runs} seed{'s' * (runs > 1)} instead of {above}. "
-    says += "What is claimed here rests on the study with more seeds."
+    says += "What is claimed here rests on the study with more seeds. In brackets: above "
+    says += f"{recipe_design.bounds(above)}, here {recipe_design.bounds(runs)}."
     return [Table(columns, rows, says, (other.folder / "findings.csv").as_posix())]
 
 
@@ -171,9 +173,9 @@ def _blocks(results: Results) -> list:
         "Dashed and level: what guessing or simpler means reach. " if (whole["finding"] == "level").any() else ""
     ) + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
-        "at its mean onset; the bar above: the 95 % interval of the onset; neither where the change is not clear of 0, "
-        f"is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest mean loss for nats) in "
-        "any run, or ends at chance."
+        f"at its mean onset; the bar above: {recipe_design.bounds(results.runs)} of the onset; neither where the "
+        f"change is not clear of 0, is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest "
+        "mean loss for nats) in any run, or ends at chance."
     )
     caption += "" if isinstance(lesson, Graded) else BEST
     remarks = lesson.remarks

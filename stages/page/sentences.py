@@ -24,6 +24,13 @@ PLURAL = {"previous": "previous-token", "duplicate": "duplicate-token"}
 PAIRS = {"builtin": "minimal pairs (built in)", "hub": "minimal pairs (BLiMP)", "path": "minimal pairs (from a folder)"}
 TIES = 3  # so many of equal value are all named
 BROAD = 0.5  # a family with more than this share of all heads says little of any of them
+STATISTICS = {
+    "mass": "share of attention on the target, mean over queries",
+    "over_half": "share of queries with more than half of their attention on the target",
+    "hits": "share of queries whose most attended key is the target",
+    "hits_word": "share of query words whose most attended other word is the target",
+    "effect": "probability that the right first answer token gains",
+}
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:

@@ -16,14 +16,16 @@ from stages.recipes.lesson import Lesson, Watched
 
 
 class End(NamedTuple):
-    """A measure at the last checkpoint, mean over seeds, with its 95 % interval."""
+    """A measure at the last checkpoint, mean over seeds, with its 95 % interval or, `ranged`, their range."""
 
     value: float
     low: float
     high: float
+    ranged: bool = False
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        low, high = f"{self.low:.2f}", f"{self.high:.2f}"
+        return f"{self.value:.2f} {f'({low} to {high})' if self.ranged else f'[{low}, {high}]'}"
 
 
 class Graded(Lesson):
@@ -45,5 +47,5 @@ class Graded(Lesson):
         raise NotImplementedError
 
     def verdict(self, ends: Mapping[str, End]) -> str:
-        """Say what the last values of one arm's measures mean, no more than their intervals allow."""
+        """Say what the last values of one arm's measures mean, no more than their bounds allow."""
         raise NotImplementedError

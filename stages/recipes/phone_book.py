@@ -188,8 +188,7 @@ class PhoneBook(Graded):
         record = ends["any_number"]
         says += f"; its whole number is the nearest name's in {ends['nearest_number']}, that of any stored name in "
         says += f"{record} (guessed: {chance['any_number']:.2f})"
-        if near.low > other.high and record.high < 0.5:
-            says += ": a mixture that leans to the near ones, mostly no stored number"
+        says += ": mostly no stored number" if record.high < 0.5 else ""
         own = ends["unseen_digits"]
         inside = own.low <= chance["unseen_digits"] <= own.high
         says += f". Of numbers drawn for unseen names, never shown, it gets {own} of the digits, "

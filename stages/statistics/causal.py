@@ -5,7 +5,8 @@ silenced, where it was; `change` is the exact one where there is one. low and hi
 it was measured on: where it is an estimate, they say nothing of how far it is from the truth. q is given of exact
 changes alone: Benjamini-Hochberg over the heads silenced on a task, of a two-sided sign-flip test over clusters. How
 far first order may be trusted is measured, never assumed: rank correlation over the heads that have both, on the
-prompts that have both, and how often the signs of the largest exact effects agree.
+prompts that have both, and how often the signs of the largest exact effects agree. A head without which the model is
+worse than a uniform guess has a note, as sets of heads have (`stages.statistics.effects`).
 
 Legend: P prompt, H head.
 """
@@ -16,11 +17,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from stages.statistics.effects import WORSE, beyond
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import adjusted
 from stages.statistics.verdict import sign_flip
 
-CAUSAL = "layer head task measure change low high q first_order exact".split()
+CAUSAL = "layer head task measure change low high q first_order exact note".split()
 AGREEMENT = "task measure heads rank_correlation sign_agreement top".split()
 TOP = 20  # heads with the largest exact effects, whose signs are compared
 
@@ -31,11 +33,12 @@ def tables(
     kind: str,
     resamples: int,
     stream: Callable[[str], np.random.Generator],
+    limit: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return causal.csv (a row per head, task and measure) and agreement.csv (a row per task and measure).
 
     first_order: table FIRST_ORDER; effects: table EFFECTS, of which rows of single heads count; kind: of silencing;
-    resamples: sign flips; stream: a name -> its random stream.
+    resamples: sign flips; stream: a name -> its random stream; limit: the loss of a uniform guess, ln V (nats).
     """
     estimates = first_order[first_order.kind == kind]
     single = effects[(effects.purpose == "single") & (effects.kind == kind)]
@@ -45,6 +48,9 @@ def tables(
     for (task, measure), estimated in estimates.groupby(["task", "measure"], sort=True):
         silenced = exact[(exact.task == task) & (exact.measure == measure)]
         heads = _heads(estimated, silenced, resamples, stream(f"{task}/{measure}"))
+        alone = silenced.groupby(["layer", "head"]).value.mean()
+        worse = alone.index[[beyond(measure, value, limit) for value in alone]]
+        heads["note"] = np.where(pd.MultiIndex.from_frame(heads[["layer", "head"]]).isin(worse), WORSE, "")
         causal.append(heads.assign(task=task, measure=measure))
         agreement.append({"task": task, "measure": measure} | _agreement(estimated, silenced))
     if not causal:

@@ -9,6 +9,7 @@ of nearest stand-ins grows until there are enough different sets and they share 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ LEFT = 1 / 3  # share of the model's heads that controls are drawn from, at leas
 SHARED = 1 / 3  # mean overlap (Jaccard) of two control sets, at most, where there are heads enough
 TRIES = 60  # random sets per wanted one and window
 ALIKE = re.compile(r"(\d+) of (\d+) in the same layers, (\d+) of")  # how `alike` begins
+HELD = re.compile(r"\d+ of (\S+) \(")  # how `matching` names a family whose members a set holds
 NONE = "no control possible: too few other heads"
 
 
@@ -82,6 +84,16 @@ def matching(silenced: Sequence[Head], control: Sequence[Head], pool: Pool) -> s
         if count
     ]
     return f"{said}; holds members: {', '.join(held)}" if held else f"{said}; no member of a causal family"
+
+
+def matching_in_all(levels: Iterable[str]) -> str:
+    """Put together what `matching` says of the control sets of one set: how alike, and whose members they hold."""
+    levels = list(levels)
+    if not all(map(ALIKE.match, levels)):  # a plan that says it otherwise
+        return "; ".join(sorted(set(levels)))
+    holding = Counter(family for level in levels for family in HELD.findall(level))
+    held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in sorted(holding.items())]
+    return f"{alike_in_all(levels)}; {', '.join(held) or 'no member of a causal family'}"
 
 
 def overlap(sets: Sequence[Sequence[Head]]) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stages import tasks
-from stages.statistics.control import ALIKE, alike_in_all, overlap
+from stages.statistics.control import matching_in_all, overlap
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
@@ -31,6 +31,7 @@ SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a 
 ABLE = 0.2  # accuracy or recall of the intact model, beyond chance, from which on losing it can be seen
 PROMPTS = 20  # prompts that a cell needs to carry a claim
 ALL = "all"
+WORSE = "worse than uniform"
 SET = ["family", "k", "kind"]  # what a set of heads and its control sets have in common
 
 
@@ -121,7 +122,7 @@ def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataF
         if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
             continue
         beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
-        matching = _matched(levels) if len(beside) else planned.matching[name]  # or why there is no control
+        matching = matching_in_all(levels) if len(beside) else planned.matching[name]  # or why there is no control
         same = {"members": planned.members[name], "matching": matching}
         skill = [measure for measure in cell.measures if measure not in cell.task.beside]
         rows += [_family_row(cell, measure, beside) | same for measure in skill]
@@ -167,19 +168,13 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
         if not why and read.prompt.nunique() >= PROMPTS:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
-    beyond = {"loss": row["value"] > cell.limit, "logprob": row["value"] < -cell.limit}.get(measure, False)
-    notes = [why, "worse than uniform" if beyond else "", _few(read)]
+    notes = [why, WORSE if beyond(measure, row["value"], cell.limit) else "", _few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
 
 
-def _matched(levels: pd.Series) -> str:
-    """Return how a family's control sets are matched, in all; each set's own row says its own (`control.matching`)."""
-    if not levels.str.match(ALIKE).all():  # a plan that says it otherwise
-        return "; ".join(sorted(set(levels)))
-    said = alike_in_all(levels)
-    holding = levels.str.findall(r"\d+ of (\S+) \(").explode().dropna().value_counts(sort=False).sort_index()
-    held = [f"{count} of {len(levels)} sets hold members of {family}" for family, count in holding.items()]
-    return f"{said}; {', '.join(held)}" if held else f"{said}; no member of a causal family"
+def beyond(measure: str, value: float, limit: float) -> bool:
+    """Tell whether a loss, or a mean log-probability, is worse than that of a uniform guess, `limit` nats."""
+    return {"loss": value > limit, "logprob": value < -limit}.get(measure, False)
 
 
 def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:

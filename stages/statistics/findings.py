@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from stages.statistics.intervals import FEWEST
 from stages.statistics.onset import SEEDS, Located, rises
 
 
@@ -151,7 +152,34 @@ def guessed(chance: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """Return what guessing gets, by arm and measure, as rows of findings.csv."""
     rows = [(arm, measure, value) for arm, levels in chance.items() for measure, value in levels.items()]
     table = pd.DataFrame(rows, columns=["arm", "measure", "value"]).astype({"value": float})
-    return table.assign(finding="level", versus="chance", seed=np.nan, low=np.nan, high=np.nan)[FINDINGS]
+    table = table.assign(finding="level", versus="chance", seed=np.nan, low=np.nan, high=np.nan, ranged=False)
+    return table[[*FINDINGS, "ranged"]]
+
+
+def bounded(findings: pd.DataFrame, falls: Set[str]) -> pd.DataFrame:
+    """Return the rows over all runs; of fewer than FEWEST, low and high are the lowest and the highest run: `ranged`.
+
+    So few runs give no interval. Of two arms: the smallest and the largest difference of a run of one and a run of the
+    other, so that a range beyond 0 says that all runs of one are beyond all of the other. A single run keeps its
+    interval, over held-out sequences. findings: `compared`'s, as read: seed is nan in rows over all runs.
+    """
+    whole = findings[findings["seed"].isna()]
+    each = findings.dropna(subset="seed").sort_values("seed").groupby(["finding", "arm", "measure"])["value"]
+    runs = {key: values.to_numpy() for key, values in each}
+
+    def of_runs(row) -> np.ndarray | None:
+        what, _, how = row.finding.partition(" ")
+        own_S, sign = runs.get((what, row.arm, row.measure)), -1 if how == "beyond" and row.measure in falls else 1
+        if row.finding == "after":
+            return runs["onset", row.arm, row.measure] - runs["onset", row.arm, row.versus]
+        return sign * np.subtract.outer(own_S, runs[what, row.versus, row.measure]) if how else own_S
+
+    bounds = []
+    for row in whole.itertuples():
+        values = of_runs(row)
+        ranged = values is not None and 1 < min(values.shape) < FEWEST
+        bounds.append((ranged, values.min(), values.max()) if ranged else (False, row.low, row.high))
+    return whole.assign(**pd.DataFrame(bounds, whole.index, ["ranged", "low", "high"]))
 
 
 def supported(
@@ -162,8 +190,8 @@ def supported(
     Dropped are onsets of what does not rise (`onset.rises`, `spans`: range by measure) or ends at chance (`level` by
     the means `chance`); orders of onsets, and arms ahead of others, where one of the two has no onset or there are
     fewer than SEEDS seeds; differences between arms whose chance differs, since they are not of the same thing. The
-    difference of two onsets is not known better than `spacing`, the steps between checkpoints: its interval is wider
-    by as much on both sides.
+    difference of two onsets is not known better than `spacing`, the steps between checkpoints: its low and high are
+    farther apart by as much on both sides.
     """
     keyed = whole[whole["versus"].fillna("") == ""].set_index(["finding", "arm", "measure"])[["value", "low", "high"]]
     chance = whole[(whole["finding"] == "level") & (whole["versus"] == "chance")]

@@ -16,7 +16,7 @@ from stages.statistics.ranks import rank_p
 COLUMNS = "part what layer group measure value low high p p_floor trials clusters note".split()
 PROMPTS = 20  # prompts that a claim rests on, at least
 EXACT = ("second_singular", "reload")  # of one adapter: no sample of anything; in millionths
-MEANS = ("entropy", "text_loss", "text_kl", *EXACT)  # no shares
+MEANS = ("entropy", "text_loss", "text_kl", "subject_kl", *EXACT)  # no shares
 KNOWN, INVENTED = "known", "invented"
 PAIRS = {"gap": (KNOWN, INVENTED), "gap_matched": ("matched_real", "matched_invented")}  # real, invented
 
@@ -37,6 +37,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
         for names, of_cell in read[read.what != "score"].groupby(keys, sort=True)
     ]
     rows += _areas(raw[raw.what == "score"]) + _gaps(read) + _paired(read) + _inserted(read)
+    rows += _beside(read, chosen.get("mlp"))
     rows += _agreement(rows)
     for row in _ranked(rows, chosen):
         row["p"], row["p_floor"] = rank_p(-row["value"], [-value for value in row.pop("others")])
@@ -165,6 +166,20 @@ def _paired(read: pd.DataFrame) -> list[dict]:
         joint, summed = (cells[cells.what == f"{what}-{size}"] for what in ("joint", "summed"))
         names = {"part": "insert", "what": f"joint_less_summed-{size}", "layer": joint.layer.iloc[0]}
         rows += _changed(summed, joint, True, **names, group=INVENTED, measure="efficacy")
+    return rows
+
+
+def _beside(read: pd.DataFrame, layer: object) -> list[dict]:
+    """Return how other insertions differ from the edit at the chosen layer on the same facts: `<what>_less_edit`.
+
+    They are a LoRA by descent, values found with a KL term, and the edit at other layers.
+    """
+    cells, rows = read[(read.part == "insert") & (read.group == INVENTED)], []
+    edit = cells[(cells.what == "edit") & (cells.layer == layer)]
+    for (what, at, measure), cell in cells.groupby(["what", "layer", "measure"], sort=True):
+        if what == "descent" or what.startswith("kl-") or (what == "edit" and at != layer):
+            names = {"part": "insert", "what": f"{what}_less_edit", "layer": at, "group": INVENTED, "measure": measure}
+            rows += _changed(edit[edit.measure == measure], cell, measure not in MEANS, **names)
     return rows
 
 

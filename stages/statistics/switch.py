@@ -9,6 +9,7 @@ same prompts; only over all groups, on `effects.PROMPTS` prompts, where the inta
 
 import pandas as pd
 
+from stages.statistics.control import matching_in_all
 from stages.statistics.effects import ALL, PROMPTS, cells
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
@@ -22,9 +23,10 @@ COLUMNS = (
 def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
     """Return switch.csv from rows of EFFECTS and the table PLANS; limit: the loss of a uniform guess, ln V.
 
-    change: mean over prompts of silenced minus intact; control_change: the mean of that over control sets.
+    change: mean over prompts of silenced minus intact; control_change: the mean of that over control sets; matching:
+    how these are matched, in all, or why there are none.
     """
-    raw = raw.assign(change=raw.value - raw.intact)
+    raw, levels = raw.assign(change=raw.value - raw.intact), plan.set_index("id").matching
     rows = []
     for planned in plan[plan.purpose == "sweep"].itertuples():
         own = raw[raw.intervention == planned.id]
@@ -32,16 +34,22 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
         for cell in cells(own, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
             same = {name: getattr(planned, name) for name in ("family", "k", "kind", "heads", "members")}
-            same |= {"passed_over": passed_over(planned.matching), "matching": planned.matching}
+            out, why = passed_over(planned.matching)
+            matching = matching_in_all(levels[beside.intervention.unique()]) if len(beside) else why
+            same |= {"passed_over": out, "matching": matching}
             for measure in cell.measures:
                 if measure not in cell.task.beside:
                     rows.append(same | _row(cell, measure, beside[beside.measure == measure]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def passed_over(matching: str) -> str:
-    """Return the heads that were passed over as the other family's: what follows 'without' in the plan's words."""
-    return matching.partition("without ")[2].partition(";")[0]
+def passed_over(planned: str) -> tuple[str, str]:
+    """Return the heads that were passed over as the other family's, and why there are no control sets.
+
+    planned: both in the plan's words: 'without L5H1; no control sets asked for'; either may be lacking.
+    """
+    out, _, why = planned.partition("; ")
+    return (out.removeprefix("without "), why) if out.startswith("without ") else ("", planned)
 
 
 def _row(cell, measure: str, controls: pd.DataFrame) -> dict:

@@ -4,6 +4,8 @@
 in the tasks' own folders, those of recipes in `stages.recipes.settings`: they are found there when params are read.
 """
 
+import hashlib
+import json
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,12 +36,32 @@ def _tasks(names: Any) -> Any:
     return names
 
 
+def _placement(value: Any) -> Any:
+    """Check a device_map; accelerate places each module by one key, so that none may lie within another's."""
+    if value is None or value == "auto":
+        return value
+    if not isinstance(value, dict) or not value or not all(isinstance(path, str) for path in value):
+        raise ValueError("allowed: auto, or for each module path the number of a GPU, cpu or disk")
+    for path, place in value.items():
+        if type(place) is not int and place not in ("cpu", "disk"):
+            raise ValueError(f"{path}: {place!r} is no place; allowed: the number of a GPU, cpu, disk")
+        if outer := [other for other in value if other != path and f"{path}.".startswith(f"{other}." if other else "")]:
+            raise ValueError(f"{path!r} lies within {outer[0]!r}: name each module once")
+    return value
+
+
 class Model(Section):
-    """Where a slot's weights come from."""
+    """Where a slot's weights come from, what they are rounded to, and where they lie while the model runs.
+
+    dtype: of weights and passes; what is made of them (sums, log-probabilities, means) is float32 whatever it is.
+    device_map: None for one device; else as transformers reads it, "auto" or module path -> GPU, "cpu" or "disk".
+    """
 
     source: Literal["package", "hub", "path"]
     name: str = Field(min_length=1)
     revision: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device_map: Annotated[Any, AfterValidator(_placement)] = None
 
     @model_validator(mode="after")
     def _pinned(self) -> "Model":
@@ -231,9 +253,17 @@ class Memory(Section):
     together: tuple[Annotated[int, Field(ge=2)], ...]
     true_facts: Annotated[int, Field(ge=0)]
     descended: Annotated[int, Field(ge=0)]
+    kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     text: Annotated[int, Field(ge=2)]
     missed: Count
+
+
+class Examples(Section):
+    """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
+
+    heads: Count
+    tokens: Annotated[int, Field(ge=8)]
 
 
 class Report(Section):
@@ -243,7 +273,7 @@ class Report(Section):
 
 
 class Studies(Section):
-    """The whole of full/params.yaml: recipes alone, the longer studies.
+    """Recipes, which both params files have.
 
     Each is a `stages.recipes.settings.Recipe`; `studies` and `whole` say so to pydantic.
     """
@@ -254,6 +284,16 @@ class Studies(Section):
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
         return _validated, (self.model_dump(),)
+
+
+class Longer(Studies):
+    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
+
+    slots: tuple[Name, ...] = ()
+    circuit: Circuit | None = None
+    gates: Gates | None = None
+    sinks: Sinks | None = None
+    memory: Memory | None = None
 
 
 class Params(Studies):
@@ -276,13 +316,14 @@ class Params(Studies):
     gates: Gates
     sinks: Sinks
     memory: Memory
+    examples: Examples
     report: Report
 
 
 @cache
-def studies() -> type[Studies]:
-    """Return `Studies` with what a recipe is: the floors above are asked only when params are read."""
-    return create_model("Studies", __base__=Studies, recipes=_recipes())
+def studies() -> type[Longer]:
+    """Return `Longer` with what a recipe is: the floors above are asked only when params are read."""
+    return create_model("Longer", __base__=Longer, recipes=_recipes())
 
 
 @cache
@@ -300,7 +341,7 @@ def _recipes() -> tuple[Any, Any]:
 
 
 def _kind(content: Any) -> type[Studies]:
-    alone = isinstance(content, dict) and set(content) <= set(Studies.model_fields)
+    alone = isinstance(content, dict) and set(content) <= set(Longer.model_fields)
     return studies() if alone else whole()
 
 
@@ -320,6 +361,13 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
     """Read and validate a params file as `load` does; one that has nothing but a seed and recipes is whole as well."""
     content = _content(path)
     return _checked(path, content, _kind(content))
+
+
+def asked_of(stage: str, settings: Params) -> dict[str, Any]:
+    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks."""
+    tasks = json.dumps(settings.tasks.model_dump(mode="json"), sort_keys=True)
+    section = getattr(settings, stage).model_dump(mode="json")
+    return {"seed": settings.seed, "params": section, "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
 
 
 def _content(path: Path) -> Any:

@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 FULL = Path("full")  # the longer studies: a pipeline of its own, with its params.yaml, data/ and reports/
 PAGE = Path("reports/index.html")
 FIGURES = Path("reports/figures")
+SOURCES = Path("reports/prompts.csv")  # where the prompts of every task come from, with one of each
 COUNTING = Path("reports/baselines/ngram.csv")  # what counting alone makes of every task
 
 
@@ -34,6 +35,11 @@ def cache_policy(slot: str) -> Path:
     return report(slot) / "cache.json"
 
 
+def examples(slot: str) -> Path:
+    """What heads look at in one prompt of each of their families, as the cards show it (git-tracked)."""
+    return report(slot) / "examples.json"
+
+
 def adapters(slot: str) -> Path:
     """Folder of inserted facts as LoRA adapters that peft reads, one folder each."""
     return Path(f"data/memory/{slot}/adapters")
@@ -42,6 +48,11 @@ def adapters(slot: str) -> Path:
 def report(slot: str) -> Path:
     """Folder of a slot's git-tracked summaries: metrics.json, heads.csv, effects.csv, steering.csv ..."""
     return Path(f"reports/slots/{slot}")
+
+
+def deeper(slot: str, stage: str) -> Path:
+    """Folder of the git-tracked summaries of one stage at the size of a longer study, below `FULL`."""
+    return report(slot) / stage
 
 
 def checkpoints(recipe: str) -> Path:
@@ -62,13 +73,3 @@ def revision(recipe: str, arm: str, step: int) -> Path:
 def study(recipe: str) -> Path:
     """Folder of a recipe's git-tracked results: curve.csv, findings.csv, learning.csv, metrics.json, params.json ..."""
     return Path(f"reports/recipes/{recipe}")
-
-
-def __getattr__(name: str):
-    """Return the path of a table, for branches that still ask here; gone when these are merged."""
-    from stages.store import tables
-
-    table = getattr(tables, {"plan": "PLANS"}.get(name, name.upper()), None)
-    if not isinstance(table, tables.Table):
-        raise AttributeError(name)
-    return table.path if "{}" in table.place else table.path()

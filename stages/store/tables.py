@@ -8,18 +8,6 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from stages.store.former import (  # noqa
-    empty,
-    read,
-    read_schema,
-    reason,
-    replacing,
-    skipped,
-    skipping,
-    write,
-    write_text,
-    writer,
-)
 from stages.store.table import Table
 
 

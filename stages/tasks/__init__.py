@@ -7,6 +7,7 @@ prompts in prompts.py (`build`). To add one, add a folder, and its entry under `
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from stages.tasks.task import Task
 
@@ -26,3 +27,11 @@ def names() -> tuple[str, ...]:
     """Return the names of all tasks in display order."""
     folders = [file.parent.name for file in HERE.glob("*/task.py")]
     return tuple(sorted(folders, key=lambda name: (import_module(f"{__name__}.{name}.task").TASK.order, name)))
+
+
+def unasked(name: str, kind: str, asked: Any) -> str:
+    """Return why a model of a kind is not asked a task, or '': the task refuses it, or has no entry in params.
+
+    asked: `tasks` of the params.
+    """
+    return of(name).refuses(kind) or ("" if getattr(asked, name) is not None else f"tasks.{name} is not in params")

@@ -6,6 +6,8 @@ mean something else at another place are to be other tokens.
 Legend: B sequence, T token, D width.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import GPT2Config, PreTrainedModel
@@ -43,16 +45,20 @@ class Bag(PreTrainedModel):
 
 def bag(architecture: Architecture, vocabulary: int, positions: int) -> Bag:
     """Build one with random weights from torch's global stream; `positions` and heads mean nothing to it."""
-    config = GPT2Config(
+    return Bag(configuration(architecture, vocabulary, n_inner=architecture.inner))
+
+
+def configuration(architecture: Architecture, vocabulary: int, **more: Any) -> GPT2Config:
+    """Return a configuration of GPT-2; more: what this kind of model has besides."""
+    return GPT2Config(
         vocab_size=vocabulary,
         n_embd=architecture.width,
         n_head=architecture.heads,
         n_layer=architecture.layers,
-        n_inner=architecture.inner,
         activation_function=architecture.activation,
         initializer_range=architecture.initializer_range,
         resid_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=None,
+        **more,
     )
-    return Bag(config)

@@ -13,7 +13,6 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
-    GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages.recipes.settings import Architecture
-from stages.training.bag import bag
+from stages.training.bag import bag, configuration
 
 
 def build(architecture: Architecture, vocabulary: int, positions: int) -> PreTrainedModel:
@@ -74,22 +73,9 @@ def _llama(architecture: Architecture, vocabulary: int, positions: int) -> Llama
 
 
 def _gpt2(architecture: Architecture, vocabulary: int, positions: int) -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=positions,
-        n_embd=architecture.width,
-        n_head=architecture.heads,
-        n_layer=architecture.layers,
-        n_inner=max(1, architecture.inner),
-        activation_function=architecture.activation,
-        initializer_range=architecture.initializer_range,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    model = GPT2LMHeadModel(config)
+    inner = max(1, architecture.inner)
+    more = {"n_positions": positions, "n_inner": inner, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(configuration(architecture, vocabulary, **more))
     if not architecture.inner:
         for block in model.transformer.h:
             block.mlp.requires_grad_(False)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.page import charts, inputs
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import interval, listed, number, p_value
 from stages.store import paths
@@ -53,7 +53,38 @@ def circuit(slot: Slot, context: Context) -> list:
     blocks.append(Table(columns, table, TABLE, path, (3, 4, 5, 6), folded="All sources with the largest effects"))
     if said := _trained():
         blocks.append(Note(said))
-    return blocks
+    return blocks + _longer(slot, context.alpha)
+
+
+def _longer(slot: Slot, alpha: float) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list: more induction heads; [] where there is none."""
+    if "circuit" not in slot.longer or slot.longer["circuit"].slot.circuit.empty:
+        return []
+    study = slot.longer["circuit"]
+    traced = [of_target for _, of_target in study.slot.circuit.groupby("place")]
+    rows, fed, ranked = [], [], []
+    for of_target in traced:
+        whole = of_target[of_target["purpose"] == "target"].iloc[0]
+        noised = of_target[of_target["direction"] == "noising"].drop_duplicates("purpose").set_index("purpose")
+        row = [whole["target"], number(whole["intact"]), number(whole["value"])]
+        if "feeders" in noised.index:
+            feeders = noised.loc["feeders"]
+            fed.append(whole["target"])
+            ranked += [whole["target"]] if feeders["p"] <= alpha else []
+            row += [feeders["source"], _effect(feeders), number(feeders["control_largest"]), p_value(feeders["p"])]
+        else:
+            row += ["none", "", "", ""]
+        rows.append([*row, _effect(noised.loc["others"]) if "others" in noised.index else ""])
+    text = (
+        f"Of {len(traced)} members of induction that are traced here (judged on split a), {len(fed)} "
+        f"{'has' if len(fed) == 1 else 'have'} feeders, chosen on split a; in {len(ranked)} of these "
+        f"({listed(ranked) or 'none'}) they stand out from control sets (rank p at most {alpha:g}, each by itself)."
+    )
+    new = [of_target for of_target in traced if of_target["target"].iloc[0] not in set(slot.circuit["target"])]
+    columns = ["key of", "score", "keys corrupted", "feeders", "they lose", "largest control", "p", "all others lose"]
+    table = Table(columns, rows, "All on split b.", study.slot.path("circuit.csv"), (1, 2, 4, 5, 6, 7))
+    notes = [Note(_claim(of_target, slot, alpha)) for of_target in new]
+    return [study.fold("every induction head", [Note(text), table, *notes])]
 
 
 def _claim(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:

@@ -22,12 +22,13 @@ from stages.page.sentences import (
     percent,
     pointer,
 )
+from stages.statistics.caching import HALF
+from stages.statistics.sinks import SINK
 
 SHARES = ("accuracy", "recall")  # measures between 0 and 1, drawn on one axis
 NAMED = 3  # families whose loss is said, at most
 TIES = 3  # heads that are in most families are named where there are no more
-SINK = 0.3  # Gu+ 2025: a head above it looks at the first token
-HALF, TINY = 0.5, 1e-9
+TINY = 1e-9
 
 
 def found(slot: Slot, context: Context) -> list:

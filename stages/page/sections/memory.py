@@ -7,11 +7,12 @@ import pandas as pd
 from stages.page.inputs import Slot
 from stages.page.memory_chart import by_layer, by_number
 from stages.page.memory_claims import claims, rows_of
+from stages.page.memory_longer import folded
+from stages.page.memory_read import FEW, MEASURES, Read, shown, subjects
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import beyond, interval, listed, number, p_value
+from stages.page.sentences import beyond, listed, number, p_value
 
-FEW = 20  # subjects that a claim rests on, at least
 WHAT = (
     "An MLP's output matrix can be read as a store, W = Σ v kᵀ: what the MLP reads is a key k, what it writes is the "
     "value W k. Three claims are tried on facts such as a country's capital. Look-up: one output is changed at one "
@@ -35,10 +36,6 @@ GROUPED = {
     "joint": "{n} at once, solved jointly", "joint_preserved": "{n} at once, jointly, known keys of split a preserved",
     "summed": "{n} at once, single edits summed",
 }  # fmt: skip
-MEASURES = {
-    "efficacy": "recalled", "paraphrase": "in other words", "neighbours": "known subjects still right",
-    "hijacked": "other invented names that get the object", "text_loss": "text loss, nats", "text_kl": "text KL, nats",
-}  # fmt: skip
 CLASSES = {
     "known": "known", "rare": "rare, real", "invented": "invented", "matched_real": "real, as many tokens as the next",
     "matched_invented": "invented, as many tokens",
@@ -61,11 +58,9 @@ def memory(slot: Slot, context: Context) -> list:
     if rows.empty:
         why = slot.reasons.get("memory") or f"{path} has no rows"
         return [Note(f"MLPs were not read as a store: {why}.")]
-    chosen = rows[rows["part"] == "chosen"].set_index("measure")["value"]
-    if "mlp" not in chosen.index:
+    read = Read.of(rows)
+    if read is None:
         return [Note("Nothing was looked up: the model answers not one of the known facts right.")]
-    relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["group"]
-    read = Read(rows, relation.iloc[0] if len(relation) else "", int(chosen["mlp"]), int(chosen["attention"]))
     said = [_looked_up(read), _word(read), _elsewhere(read), _units(read), _counted(read, context)]
     blocks: list[Any] = [Note(WHAT), *_claims(read, path), Note(" ".join(filter(None, said)))]
     blocks += _figure(read, path)
@@ -73,38 +68,8 @@ def memory(slot: Slot, context: Context) -> list:
     blocks += _insertions(read, path)
     blocks += [Note(_together(read)), *_numbers(read, path)]
     blocks += [Note(" ".join(filter(None, [_missed(read), _after(read), _scores(read)])))]
-    blocks += [*_answers(read, path), *_areas(read, path)]
+    blocks += [*_answers(read, path), *_areas(read, path), *folded(slot)]
     return [block for block in blocks if block.kind != "note" or block.text]
-
-
-class Read:
-    """The rows of memory.csv, addressed by name; `layer` and `attention` are what split a chose."""
-
-    def __init__(self, rows: pd.DataFrame, relation: str, layer: int, attention: int) -> None:
-        self.rows, self.relation, self.layer, self.attention = rows, relation, layer, attention
-
-    def cells(self, **where: Any) -> pd.DataFrame:
-        """Return the rows with these values."""
-        rows = self.rows
-        for column, value in where.items():
-            rows = rows[rows[column] == value]
-        return rows
-
-    def cell(self, **where: Any) -> Any:
-        """Return one row, None where there is none or it has no value."""
-        rows = self.cells(**where)
-        return rows.iloc[0] if len(rows) and pd.notna(rows["value"].iloc[0]) else None
-
-
-def _value(row: Any, digits: int = 2, sign: bool = False) -> str:
-    if row is None:
-        return "–"
-    return f"{number(row['value'], digits, sign)} {interval(row['low'], row['high'], digits, sign)}".strip()
-
-
-def _few(row: Any) -> str:
-    few = ", too few for a claim" if row["clusters"] < FEW else ""
-    return f" ({int(row['clusters'])} subjects{few})"
 
 
 def _looked_up(read: Read) -> str:
@@ -118,9 +83,9 @@ def _looked_up(read: Read) -> str:
     others, gave = kept[kept["layer"] != read.layer], read.cells(what="interchange", measure="donor", **same)
     gave = gave[gave["layer"] != read.layer]
     said = (
-        f"The intact model answers {_value(intact)} of {int(intact['trials'])} known facts right. With another "
+        f"The intact model answers {shown(intact)} of {int(intact['trials'])} known facts right. With another "
         f"subject's MLP output of layer {read.layer} put in at the subject, it gives that subject's answer in "
-        f"{_value(donor)}{_few(donor)}"
+        f"{shown(donor)}{subjects(donor)}"
     )
     if len(others):
         said += (
@@ -131,7 +96,7 @@ def _looked_up(read: Read) -> str:
         said += ": of the MLPs, one decides it" if alone else ": no one MLP is shown to decide it alone"
     mean = read.cell(what="mean", layer=read.layer, measure="own", **same)
     if mean is not None:
-        said += f". With the mean put in there, {_value(mean)} are still right"
+        said += f". With the mean put in there, {shown(mean)} are still right"
         if pd.notna(mean["p"]):
             said += (
                 f" (rank among all layers p = {p_value(mean['p'])}, floor of so many layers {p_value(mean['p_floor'])})"
@@ -149,7 +114,7 @@ def _word(read: Read) -> str:
             others = read.cells(part="lookup", what="mean", group=group, measure="own")
             least = others[others["layer"] != read.layer]["value"].min()
             parts.append(
-                f"{what} stays right in {_value(left)} of {int(left['trials'])}"
+                f"{what} stays right in {shown(left)} of {int(left['trials'])}"
                 + (f" (any other layer's: at least {number(least)})" if pd.notna(least) else "")
             )
             harmed += [what.split()[0]] * bool(left["high"] < 1)
@@ -173,7 +138,7 @@ def _elsewhere(read: Read) -> str:
     rest = f", of every other layer's in at most {number(others.max())}" if len(others) else ""
     return (
         f"Attention outputs at the prompt's last token: layer {read.attention}'s, taken from another subject, brings "
-        f"that subject's answer in {_value(donor)}{_few(donor)}{rest}."
+        f"that subject's answer in {shown(donor)}{subjects(donor)}{rest}."
     )
 
 
@@ -189,9 +154,9 @@ def _units(read: Read) -> str:
     told = pd.notna(embedding["low"]) and embedding["low"] > units["high"] and units["clusters"] >= FEW
     verdict = ": the embedding alone ranks it higher, so that this shows no knowledge of these units" if told else ""
     return (
-        f"Read through the unembedding{_few(units)}, the answer stands above "
-        f"{_value(units)} of the vocabulary in what the ten most active units write (0.5 by chance; "
-        f"{_value(shuffled)} for other subjects' answers), and above {_value(embedding, 3)} in the "
+        f"Read through the unembedding{subjects(units)}, the answer stands above "
+        f"{shown(units)} of the vocabulary in what the ten most active units write (0.5 by chance; "
+        f"{shown(shuffled)} for other subjects' answers), and above {shown(embedding, 3)} in the "
         f"subject's input embedding, before any MLP ({number(other['value'], 3)} for other answers){verdict}."
     )
 
@@ -230,27 +195,27 @@ def _inserted(read: Read) -> str:
     if cells["efficacy"] is None:
         return "Nothing was inserted."
     said = (
-        f"Inserted into layer {read.layer}, one fact at a time: {_value(cells['efficacy'])} of "
-        f"{int(cells['efficacy']['clusters'])} invented facts are recalled{_few(cells['efficacy'])}"
+        f"Inserted into layer {read.layer}, one fact at a time: {shown(cells['efficacy'])} of "
+        f"{int(cells['efficacy']['clusters'])} invented facts are recalled{subjects(cells['efficacy'])}"
     )
     if cells["paraphrase"] is not None:
-        said += f", {_value(cells['paraphrase'])} in words that the edit has not seen"
+        said += f", {shown(cells['paraphrase'])} in words that the edit has not seen"
     if cells["neighbours"] is not None:
-        said += f"; known subjects stay right in {_value(cells['neighbours'])}"
+        said += f"; known subjects stay right in {shown(cells['neighbours'])}"
     random = read.cell(what="random", measure="efficacy", **same)
     if random is not None:
-        said += f"; with a random δ of the same length {_value(random)} are recalled"
+        said += f"; with a random δ of the same length {shown(random)} are recalled"
     kl, other = cells["text_kl"], read.cell(what="identity", measure="text_kl", **same)
     if kl is not None and other is not None:
         said += (
-            f". Plain text: loss {_value(cells['text_loss'], 3, True)} nats a token, KL {number(kl['value'], 4)}; with "
+            f". Plain text: loss {shown(cells['text_loss'], 3, True)} nats a token, KL {number(kl['value'], 4)}; with "
             f"C = identity, KL {number(other['value'], 4)}"
         )
         if kl["value"] > 0:
             said += f", about {number(other['value'] / kl['value'], 0)} times as much"
     hijacked = cells["hijacked"]
     if hijacked is not None:
-        said += f". Another invented name gets the object as well in {_value(hijacked)} of pairs"
+        said += f". Another invented name gets the object as well in {shown(hijacked)} of pairs"
         if hijacked["low"] > 0.05:
             said += ": the key is not the name's alone"
     return f"{said}."
@@ -293,8 +258,8 @@ def _together(read: Read) -> str:
         if any(cell is None for cell in (*cells, less)):
             continue
         parts.append(
-            f"{size} at once, solved jointly {_value(cells[0])} are recalled, as the sum of {size} edits "
-            f"{_value(cells[1])}, a difference of {_value(less, 2, True)}"
+            f"{size} at once, solved jointly {shown(cells[0])} are recalled, as the sum of {size} edits "
+            f"{shown(cells[1])}, a difference of {shown(less, 2, True)}"
         )
         if less["clusters"] >= FEW and pd.notna(less["low"]):
             told.append((size, beyond(less["low"], less["high"])))
@@ -313,8 +278,8 @@ def _together(read: Read) -> str:
     ]
     if all(cell is not None for cell in known):
         verdict += (
-            f". Under the {_sizes(read)[-1]} solved jointly, known subjects stay right in {_value(known[0])}"
-            f"{_few(known[0])}; with the keys of those of split a preserved, in {_value(known[1])}"
+            f". Under the {_sizes(read)[-1]} solved jointly, known subjects stay right in {shown(known[0])}"
+            f"{subjects(known[0])}; with the keys of those of split a preserved, in {shown(known[1])}"
         )
     groups = "Facts in groups, every fact once per size (intervals over facts, for these groups)"
     return f"{groups}: {'; '.join(parts)}: {verdict}."
@@ -351,9 +316,9 @@ def _true(read: Read) -> str:
     if any(cell is None for cells in (plain, kept) for cell in cells.values()):
         return ""
     return (
-        f"True facts overwritten: {_value(plain['efficacy'])} are recalled as written, and other known subjects stay "
-        f"right in {_value(plain['neighbours'])}; with the keys of known subjects of split a preserved, in "
-        f"{_value(kept['neighbours'])}, recalled {_value(kept['efficacy'])}{_few(plain['efficacy'])}."
+        f"True facts overwritten: {shown(plain['efficacy'])} are recalled as written, and other known subjects stay "
+        f"right in {shown(plain['neighbours'])}; with the keys of known subjects of split a preserved, in "
+        f"{shown(kept['neighbours'])}, recalled {shown(kept['efficacy'])}{subjects(plain['efficacy'])}."
     )
 
 
@@ -364,10 +329,10 @@ def _insertions(read: Read, path: str) -> list:
         for layer in sorted(read.cells(part="insert", what=what)["layer"].unique()):
             cells = [read.cell(part="insert", what=what, layer=layer, measure=measure) for measure in MEASURES]
             if cells[0] is not None:
-                shown = [
-                    _value(cell, 3 if m.startswith("text") else 2) for m, cell in zip(MEASURES, cells, strict=True)
+                values = [
+                    shown(cell, 3 if m.startswith("text") else 2) for m, cell in zip(MEASURES, cells, strict=True)
                 ]
-                table.append([name, str(int(layer)), str(int(cells[0]["clusters"])), *shown])
+                table.append([name, str(int(layer)), str(int(cells[0]["clusters"])), *values])
     if not table:
         return []
     says = (
@@ -388,16 +353,16 @@ def _missed(read: Read) -> str:
         return ""
     longer = "; invented names are longer and rarer as well" if _longer(read) else ""
     said = (
-        f"A miss: predictions of the answer's first token have {_value(gap, 2, True)} nats more entropy for invented "
-        f"subjects than for known ones{_side(gap, longer)}{_few(gap)}."
+        f"A miss: predictions of the answer's first token have {shown(gap, 2, True)} nats more entropy for invented "
+        f"subjects than for known ones{_side(gap, longer)}{subjects(gap)}."
     )
     matched = read.cell(part="miss", what="main", group="gap_matched", measure="entropy")
     area = read.cell(part="miss", what="area", group="gap_matched", measure="logprob")
     rarer = "; the invented names are rarer still" if area is not None and area["value"] > 0.9 else ""
     if matched is not None:
         said += (
-            f" Than for real ones of as many tokens: {_value(matched, 2, True)} nats more"
-            f"{_side(matched, rarer)}{_few(matched)}."
+            f" Than for real ones of as many tokens: {shown(matched, 2, True)} nats more"
+            f"{_side(matched, rarer)}{subjects(matched)}."
         )
     agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
     known, invented = agreed["known"], agreed["invented"]
@@ -405,8 +370,8 @@ def _missed(read: Read) -> str:
         less = read.cell(part="miss", what="shown", group="gap", measure="agreement")
         apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
-            f" After two different sets of demonstrations the answers agree in {_value(known)} for known and in "
-            f"{_value(invented)} for invented subjects{_few(invented)}, a difference of {_value(less, 2, True)}"
+            f" After two different sets of demonstrations the answers agree in {shown(known)} for known and in "
+            f"{shown(invented)} for invented subjects{subjects(invented)}, a difference of {shown(less, 2, True)}"
             f"{': answers about known subjects agree more often' if apart else ': not told apart'}."
         )
     real, made = agreed["matched_real"], agreed["matched_invented"]
@@ -414,16 +379,16 @@ def _missed(read: Read) -> str:
     if real is not None and made is not None and less is not None:
         apart = less["low"] > 0 and min(real["clusters"], made["clusters"]) >= FEW
         said += (
-            f" Real and invented ones of as many tokens: {_value(real)} and {_value(made)}{_few(made)}, a difference "
-            f"of {_value(less, 2, True)}{': the same holds' if apart else ': not told apart'}."
+            f" Real and invented ones of as many tokens: {shown(real)} and {shown(made)}{subjects(made)}, a difference "
+            f"of {shown(less, 2, True)}{': the same holds' if apart else ': not told apart'}."
         )
     objects = {
         what: read.cell(part="miss", what=what, group="invented", measure="object") for what in ("main", "shown")
     }
     if all(cell is not None for cell in objects.values()):
         said += (
-            f" Another subject's answer is what an invented one gets in {_value(objects['main'])} "
-            f"without demonstrations and in {_value(objects['shown'])} after them."
+            f" Another subject's answer is what an invented one gets in {shown(objects['main'])} "
+            f"without demonstrations and in {shown(objects['shown'])} after them."
         )
     return said
 
@@ -448,13 +413,13 @@ def _after(read: Read) -> str:
         return ""
     apart = {key: pd.notna(cell["low"]) and beyond(cell["low"], cell["high"]) for key, cell in change.items()}
     said = (
-        f"With all facts inserted jointly, known keys of split a preserved, {_value(right)} of these "
+        f"With all facts inserted jointly, known keys of split a preserved, {shown(right)} of these "
         "invented names get their object as the text that "
-        f"is written{_few(right)}; the entropy of their first token changes by "
-        f"{_value(change['invented', 'entropy'], 2, True)} nats, of known subjects' by "
-        f"{_value(change['known', 'entropy'], 2, True)}; the agreement of answers after the two sets changes by "
-        f"{_value(change['invented', 'agreement'], 2, True)}, of known subjects by "
-        f"{_value(change['known', 'agreement'], 2, True)}"
+        f"is written{subjects(right)}; the entropy of their first token changes by "
+        f"{shown(change['invented', 'entropy'], 2, True)} nats, of known subjects' by "
+        f"{shown(change['known', 'entropy'], 2, True)}; the agreement of answers after the two sets changes by "
+        f"{shown(change['invented', 'agreement'], 2, True)}, of known subjects by "
+        f"{shown(change['known', 'agreement'], 2, True)}"
     )
     few = change["invented", "entropy"]["clusters"] < FEW
     closed = not few and apart["invented", "entropy"] == -1
@@ -479,7 +444,7 @@ def _answers(read: Read, path: str) -> list:
                     else read.cell(part="miss", what=what, group=name, measure=measure)
                     for measure in TYPES
                 ]
-                table.append([called, how, str(int(entropy["clusters"])), _value(entropy), *map(_value, cells)])
+                table.append([called, how, str(int(entropy["clusters"])), shown(entropy), *map(shown, cells)])
     says = (
         "What is answered, to the end of the line; invented subjects have no right answer before they are given one; "
         "an echo begins as the name does. Facts inserted: all of them jointly, known ones of split a "

@@ -10,8 +10,8 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value, percent, percents
+from stages.statistics.sinks import SINK
 
-SINK = 0.3
 MARGIN = 0.05  # above chance: less is not called held, as a member's score must exceed its null by so much
 ENOUGH = 20  # prompts that a claim rests on
 WHAT = (

@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.page import charts
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value
 from stages.statistics.caching import CLOSE, HALF, NEAR
@@ -69,7 +69,39 @@ def streaming(slot: Slot, context: Context) -> list:
         blocks.append(_policies(slot))
     if len(slot.streaming):
         blocks += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
-    return blocks
+    return blocks + _longer(slot, context.alpha)
+
+
+def _longer(slot: Slot, alpha: float) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list; [] where there is none."""
+    if "gates" not in slot.longer or slot.longer["gates"].slot.gates.empty:
+        return []
+    study = slot.longer["gates"]
+    deep, blocks = study.slot, [Note(_gates(study.slot) + _screened(slot, study.slot)), _overlap(study.slot)]
+    if len(deep.cache):
+        blocks += [Note(_policy(deep.cache, deep, alpha)), _policies(deep)]
+    if len(deep.streaming):
+        blocks += [Note(_text(deep.streaming, deep.policy.get("window", "few"), deep)), _losses(deep)]
+    return [study.fold("every query head on as many prompts, and more caches", blocks)]
+
+
+def _screened(slot: Slot, deep: Slot) -> str:
+    """Say what became of the heads that the default run measured on its first prompts alone."""
+    both = slot.gates.merge(deep.gates, on=["layer", "head"], suffixes=("", "_deep"))
+    few, small = both[both.prompts < both.prompts_deep], _small(slot)
+    if few.empty:
+        return ""
+    missed = few[few.change_deep >= small].sort_values("change_deep", ascending=False)
+    named = [
+        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change_deep)} (there {number(row.change)})"
+        for row in missed.itertuples()
+    ]
+    count = f"{len(named)} move{'s' * (len(named) == 1)}" if named else "none moves"
+    return (
+        f" Of the {len(few)} heads that rest on {few.prompts.min():.0f} above, {count} it by {small:g} or more here"
+        f"{': ' * bool(named)}{listed(named)}; the largest is {number(few.change_deep.max(), 3)}, the largest "
+        f"difference between both {number((few.change_deep - few.change).abs().max(), 3)}."
+    )
 
 
 def _gates(slot: Slot) -> str:

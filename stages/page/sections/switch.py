@@ -92,7 +92,8 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
             sets, as_bad = int(row.controls), round(row.p * (1 + row.controls)) - 1
             mean = number(row.control_change, digits, True)
             text += (
-                f" Of {sets} control sets for the {int(row.k)}, {as_bad or 'none'} "
+                f" Of {sets} control sets for the {int(row.k)} (as many heads, {verdicts.matched(row.matching)}), "
+                f"{as_bad or 'none'} "
                 f"{'does' if as_bad < 2 else 'do'} as much (their mean change {mean}): "
                 f"rank p = {p_value(row.p)}{', its floor' * (as_bad == 0)}"
                 f"{'.' if row.p <= alpha and row.change < 0 else '; not told apart from other heads.'}"

@@ -1,0 +1,178 @@
+"""A stage at a larger size runs apart from the default run, keeps what made it, and the page shows it or does not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from test_memory import raw_rows, row
+
+from stages import deeper
+from stages import memory as stage
+from stages.families import FAMILIES
+from stages.page import inputs, longer
+from stages.page.page import Section, render
+from stages.page.section import Context
+from stages.page.sections.circuit import SECTION as CIRCUIT
+from stages.page.sections.memory import SECTION
+from stages.page.sections.streaming import SECTION as STREAMING
+from stages.store import files, params, paths, tables
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SLOTS = ROOT / "reports/slots"
+FILES = {"model.safetensors": "abc"}
+
+
+@pytest.fixture()
+def repository(tmp_path, monkeypatch):
+    """A repository with a default run of memory, and a longer study in full/ of three facts."""
+    sections = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
+    study = {"seed": 3, "recipes": sections["recipes"], "slots": ["decoder"]}
+    study["memory"] = sections["memory"] | {"facts": 3, "kl": [0.5]}
+    files.write_text(tmp_path / paths.PARAMS, yaml.safe_dump(sections))
+    files.write_text(tmp_path / paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("decoder"), json.dumps({"name": "tiny", "files": FILES}))
+    tables.HEADS.write_empty("decoder", why="none")
+    tables.MEMORY.write_empty("decoder", why="the default run")
+    return tmp_path
+
+
+def measure(slot: str) -> None:
+    """Stand in for stage memory: its numbers say which params it was given."""
+    facts = params.load().memory.facts
+    rows = [row(part="insert", what="edit", cluster=f"c{n}", measure="efficacy", value=1.0) for n in range(facts)]
+    tables.MEMORY.noting(chosen={"mlp": 0}).write(pd.DataFrame(rows)[tables.MEMORY.names], slot)
+
+
+def test_a_stage_runs_apart_with_the_sizes_of_the_longer_study(repository, monkeypatch):
+    monkeypatch.setattr(stage, "main", measure)
+    monkeypatch.chdir(paths.FULL)
+    deeper.main("memory", "decoder")
+    assert Path.cwd() == repository / paths.FULL
+    kept = paths.deeper("decoder", "memory")
+    assert pd.read_csv(kept / "memory.csv").query("what == 'edit'").trials.item() == 3
+    made = json.loads((kept / "params.json").read_text())
+    assert made["params"]["facts"] == 3 and made["files"] == FILES
+    assert made["seed"] == params.load(ROOT / "params.quick.yaml").seed  # the prompts are those of the default run
+    monkeypatch.chdir(repository)
+    assert tables.MEMORY.reason("decoder") == "the default run" and not (paths.FULL / "data").exists()
+
+
+def test_a_stage_that_fails_leaves_what_was_there(repository, monkeypatch):
+    def fail(slot: str) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(stage, "main", fail)
+    monkeypatch.chdir(paths.FULL)
+    files.write_text(paths.deeper("decoder", "memory") / "memory.csv", "before")
+    with pytest.raises(UserError):
+        deeper.main("memory", "decoder")
+    assert (paths.deeper("decoder", "memory") / "memory.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["steer", "gates"])  # no longer study; one without a section
+def test_what_has_no_section_is_a_users_mistake(repository, monkeypatch, name):
+    monkeypatch.chdir(paths.FULL)
+    with pytest.raises(UserError, match=f"no section '{name}'.*memory"):
+        deeper.main(name, "decoder")
+
+
+def shown(repository: Path) -> inputs.Slot:
+    slot = replace(inputs.read("decoder", paths.report("decoder")), model={"files": FILES})
+    return longer.attached(slot, params.load(), params.load_studies(paths.FULL / paths.PARAMS))
+
+
+def test_the_page_shows_a_study_of_the_same_weights_and_says_when_params_have_changed(repository, monkeypatch):
+    assert shown(repository).longer == {}  # nothing was run: nothing is shown or promised
+    monkeypatch.setattr(stage, "main", measure)
+    monkeypatch.chdir(paths.FULL)
+    deeper.main("memory", "decoder")
+    monkeypatch.chdir(repository)
+    says = shown(repository).longer["memory"].says
+    assert "`facts: 3` (default 2)" in says and "`kl: [0.5]` (default [])" in says and "CHANGED" not in says
+    study = yaml.safe_load((paths.FULL / paths.PARAMS).read_text())
+    study["memory"]["facts"] = 4
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    assert "CHANGED" in shown(repository).longer["memory"].says
+    study["memory"]["facts"] = 3
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    assert "CHANGED" not in shown(repository).longer["memory"].says
+    sections = yaml.safe_load(paths.PARAMS.read_text())
+    sections["tasks"]["text"]["tokens"] += 1
+    files.write_text(paths.PARAMS, yaml.safe_dump(sections))
+    assert "CHANGED" in shown(repository).longer["memory"].says
+    path = paths.FULL / paths.deeper("decoder", "memory") / "params.json"
+    files.write_text(path, path.read_text().replace("abc", "other"))
+    assert shown(repository).longer == {}
+
+
+def of_insert(what: str, measure: str, share: float, layer: int = 1, number: int = 20) -> list[dict]:
+    same = {"part": "insert", "group": "invented", "what": what, "measure": measure, "layer": layer}
+    return [row(cluster=f"c{n}", value=float(n < share * number), **same) for n in range(number)]
+
+
+def test_the_fold_says_what_differs_from_the_edit_and_in_which_direction(repository):
+    from stages.statistics import memory
+
+    raw = raw_rows(True) + of_insert("edit", "paraphrase", 1) + of_insert("edit", "paraphrase", 0.2, layer=0)
+    raw += of_insert("edit", "efficacy", 1, layer=0) + of_insert("descent", "efficacy", 1)
+    raw += of_insert("descent", "neighbours", 0.4) + of_insert("kl-0.5", "efficacy", 0.5)
+    raw += of_insert("kl-0.5", "subject_kl", 0) + of_insert("edit", "subject_kl", 1)
+    table = memory.table(pd.DataFrame(raw), {"mlp": 1, "attention": 2})
+    less = table[(table.what == "descent_less_edit") & (table.measure == "neighbours")].iloc[0]
+    assert less.value == -0.6 and less.high < 0 and less.clusters == 20
+    files.write_text(paths.report("decoder") / "memory.csv", table.to_csv(index=False))
+    slot = inputs.read("decoder", paths.report("decoder"))
+    slot = replace(slot, longer={"memory": longer.Study(slot, "Made by a test.")})
+    fold = SECTION.build(slot, Context({}, []))[-1]
+    said = {block.text[:20]: block.text for block in fold.blocks if block.kind == "note"}
+    descended = said["A LoRA of rank one f"]
+    assert "worse in: known subjects still right −0.60" in descended and "not told apart in: recalled." in descended
+    pulled = said["A KL term of weight "]
+    assert "better in: KL after the name, nats −1.000" in pulled and "worse in: recalled −0.50" in pulled
+    layers = next(text for text in said.values() if "other layers" in text)
+    assert "layer 0 1.00 and 0.20" in layers and "in other words: fewer at layer 0 (−0.80)." in layers
+    html = render("page", [(slot, [Section("memory", "Store", [fold])])], {}, [])
+    assert html.count('<details class="longer">') == 1 and "Made by a test." in html
+    none = SECTION.build(replace(slot, longer={}), Context({}, []))
+    assert all(block.kind != "fold" for block in none)
+
+
+def fold_of(section, slot: inputs.Slot, stage_name: str, deep: inputs.Slot) -> list[str]:
+    shown = replace(slot, longer={stage_name: longer.Study(deep, "Made by a test.")})
+    fold = section.build(shown, Context(FAMILIES, []))[-1]
+    assert fold.kind == "fold" and fold.blocks[0].text == "Made by a test."
+    return [block.text for block in fold.blocks if block.kind == "note"]
+
+
+def test_the_fold_names_heads_that_the_first_prompts_had_missed():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    gates = slot.gates.assign(prompts=2, change=0.01)
+    slot = replace(slot, gates=gates)
+    alike = fold_of(STREAMING, slot, "gates", replace(slot, gates=gates.assign(prompts=20, change=0.02)))
+    assert f"Of the {len(gates)} heads that rest on 2 above, none moves it by 0.1 or more here" in alike[1]
+    other = gates.assign(prompts=20, change=0.02)
+    other.loc[(other.layer == 5) & (other["head"] == 1), "change"] = 0.25
+    assert (
+        "1 moves it by 0.1 or more here: L5H1 0.25 (there 0.01)"
+        in fold_of(STREAMING, slot, "gates", replace(slot, gates=other))[1]
+    )
+
+
+def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    traced = slot.circuit
+    heads = list(dict.fromkeys(traced.sort_values("place").target))
+    said = fold_of(CIRCUIT, slot, "circuit", slot)
+    assert f"Of {len(heads)} members of induction" in said[1]
+    without = traced[~((traced.target == heads[0]) & (traced.purpose == "feeders"))]
+    fed = without[without.purpose == "feeders"].target.nunique()
+    lost = without.assign(p=1.0)
+    said = fold_of(CIRCUIT, slot, "circuit", replace(slot, circuit=lost))
+    assert f"{fed} have feeders, chosen on split a; in 0 of these (none)" in said[1]
+    fewer = replace(slot, circuit=traced[traced.target == heads[0]])
+    assert len(fold_of(CIRCUIT, fewer, "circuit", slot)) == 1 + len(heads)  # a paragraph for each that is new
