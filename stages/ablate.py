@@ -78,7 +78,7 @@ def main(slot: str) -> None:
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
-    limit, folder = settings.extract.batch_tokens, paths.shards("ablate", slot)
+    limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
     with (
         effects.writer(slot) as add,
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
@@ -225,7 +225,7 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
         tqdm(total=len(asked), desc="first order", unit="task") as progress,
     ):
         for (table,) in tables_of(
-            job, list(asked.items()), key, paths.shards("ablate", slot), loaded, lambda _: progress.update()
+            job, list(asked.items()), key, paths.shards(slot, "ablate"), loaded, lambda _: progress.update()
         ):
             add(table)
 

@@ -53,7 +53,7 @@ def main(slot: str, task: str) -> None:
         outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
     offsets, todo = _offsets(task, encoded), _shards(rows, encoded, task, settings.extract.batch_tokens)
     work, schemas = partial(_extracted, task=task, offsets=offsets), [tables.RELATIONS.schema, outputs.schema]
-    job, folder = Job(partial(load, slot), work, schemas, [paths.model(slot)]), paths.shards("extract", slot, task)
+    job, folder = Job(partial(load, slot), work, schemas, [paths.model(slot)]), paths.shards(slot, "extract", task)
     with (
         tables.RELATIONS.writer(slot, task) as add_relations,
         outputs.writer(slot, task) as add_outputs,

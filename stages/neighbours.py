@@ -71,7 +71,7 @@ def main(slot: str) -> None:
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
     means, limit = text_means(slot, loaded, settings), settings.extract.batch_tokens
-    job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(TASK, slot)
+    job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(slot, TASK)
     with (
         tables.NEIGHBOURS_SILENCED.writer(slot) as add,
         tqdm(total=len(todo), desc="silence", unit="shard") as progress,

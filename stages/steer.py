@@ -169,7 +169,7 @@ def main(slot: str) -> None:
         todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.group == function], others))
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
-    work, folder = partial(_steered, order=order, **asked_of), paths.shards("steer", slot)
+    work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
     job = Job(partial(load, slot, attention="sdpa"), work, [tables.STEERING.schema, ADDED], [paths.model(slot)])
     key = keys(record, order.heads, order.seed, repr(asked_of))
     rows, chosen = [], {}

@@ -70,7 +70,7 @@ def main(slot: str) -> None:
     # a patched run is one token and a row of the LM head, which costs about three
     work = sum(len(tokens) for _, tokens in todo) + len(todo) * len(loaded.anatomy.heads) * 4
     log.info(announce(f"trace {slot}", len(todo), work, record["parameters"]))
-    start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards("trace", slot), []
+    start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards(slot, "trace"), []
     job = Job(start, partial(_traced, means=means), [tables.INDIRECT.schema], [paths.model(slot)])
     with (
         tables.INDIRECT.noting(skipped=skipped).writer(slot) as add,

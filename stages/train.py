@@ -54,7 +54,7 @@ def main(name: str) -> None:
     from stages.engine.kept import Job, forget, keys, tables_of  # torch is loaded only where something is trained
     from stages.training.train import threads
 
-    work, kept = partial(_trained, settings=settings, name=name), paths.shards("train", name)
+    work, kept = partial(_trained, settings=settings, name=name), paths.shards(name, "train")
     job = Job(dict, work, [LEARNING, FILES], threads=1, processes=min(threads(), len(runs)))
     key = keys(name, recipe.model_dump_json(), settings.seed)
     with (

@@ -1,7 +1,7 @@
 """What a stage gives the engine, and how finished shards are kept: a killed stage goes on where it was.
 
     job = Job(partial(load, slot), scored, [tables.EFFECTS.schema])
-    for (table,) in tables_of(job, shards, keys(record, limit), paths.shards("ablate", slot), loaded):
+    for (table,) in tables_of(job, shards, keys(record, limit), paths.shards(slot, "ablate"), loaded):
         add(table)
 
 `job.run` is a pure function of the worker's state (a model) and a shard. Shards are fixed by prompts and sizes in
