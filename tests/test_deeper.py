@@ -154,7 +154,7 @@ def test_the_fold_names_heads_that_the_first_prompts_had_missed():
     gates = slot.gates.assign(prompts=2, change=0.01)
     slot = replace(slot, gates=gates)
     alike = fold_of(STREAMING, slot, "gates", replace(slot, gates=gates.assign(prompts=20, change=0.02)))
-    assert f"Of the {len(gates)} heads that rest on 2 above, none moves it by 0.1 or more here" in alike[1]
+    assert f"Of {len(gates)} heads that rest on 2 in the default run, none moves it by 0.1 or more here" in alike[1]
     other = gates.assign(prompts=20, change=0.02)
     other.loc[(other.layer == 5) & (other["head"] == 1), "change"] = 0.25
     assert (
