@@ -17,7 +17,7 @@ from tqdm import tqdm
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
 from stages.families.offset import best_offset, offset_accuracy
-from stages.store import params, records, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 

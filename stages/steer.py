@@ -369,12 +369,12 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
-    """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
+    """Return the stage's announcement; an edited run is about a token with its row of the LM head."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
     shown = settings.zero_shot + settings.shuffled + settings.natural
     runs = settings.choose * tried + shown * (6 + settings.random + settings.draws)
     parameters = records.read(slot)["parameters"]
-    return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
+    return announce(f"steer {slot}", (settings.choose + shown) * functions, 4 * runs * functions, parameters)
 
 
 def _best(tried: list[Outcome], options: list[Setting]) -> Setting:

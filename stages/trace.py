@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.families.icl.function import FAMILY
-from stages.store import params, records, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 

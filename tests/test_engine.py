@@ -1,15 +1,17 @@
 """Shards: what is written in heads' places, how prompts are cut, and that a killed run goes on to the same bytes."""
 
+import sys
 from collections import namedtuple
 from dataclasses import fields
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from tiny import make
 
-from stages.engine import shards
+from stages.engine import kept, shards
 from stages.engine.kept import Job, forget, keys, tables_of
 from stages.engine.shards import INTACT, Intervention, Shard, cut
 from stages.model import silence
@@ -19,6 +21,7 @@ from stages.model.score import Batch
 from stages.model.silence import KINDS, Donors, Writable
 from stages.model.tokens import encode
 from stages.store import parquet, tables
+from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 
 Row = namedtuple("Row", [field.name for field in fields(Prompt)])
@@ -191,3 +194,18 @@ def test_a_key_holds_all_that_a_shard_depends_on(means):
     changed = means | {(0, 0): means[0, 0] + 1}
     for common in (({"name": "n"}, means, 100), ({"name": "m"}, changed, 100), ({"name": "m"}, means, 101)):
         assert keys(*common)(shard) != key(shard)
+
+
+def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAD_ATLAS_RAY", "auto")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    job = Job(list, lambda state, shard: [[]], [tables.EFFECTS.schema])
+    with pytest.raises(UserError, match=r"^HEAD_ATLAS_RAY is set, but Ray is not installed: pip install ray$"):
+        list(tables_of(job, [1], keys("none"), tmp_path))
+
+
+def test_tables_come_in_the_order_of_shards_whatever_is_finished_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "_finished", lambda job, shards, here: ((at, [[{"n": shards[at]}]]) for at in (2, 0, 1)))
+    job, done = Job(list, None, [pa.schema({"n": pa.int64()})]), []
+    got = [table.to_pylist() for (table,) in tables_of(job, [7, 8, 9], keys("x"), tmp_path, done=done.append)]
+    assert got == [[{"n": 7}], [{"n": 8}], [{"n": 9}]] and done == [9, 7, 8]

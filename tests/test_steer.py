@@ -315,6 +315,6 @@ def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     tables.INDIRECT.write_empty("decoder", why="no function")
     paths.model("decoder").parent.mkdir(parents=True)
     paths.model("decoder").write_text(record("decoder"))
-    monkeypatch.setattr(steer.params, "load", lambda: None)
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(left_out=lambda stage: ""))
     steer.main("decoder")
     assert tables.STEERING.reason("decoder") == "no function" and paths.vectors("decoder").exists()

@@ -64,9 +64,9 @@ def tables_of(
     names = [key(shard) for shard in shards]
     missing = [number for number, name in enumerate(names) if not _last(job, folder, name).is_file()]
     running, awaited = _finished(job, [shards[number] for number in missing], here), set(missing)
+    for number in set(range(len(names))) - awaited:
+        done(shards[number])
     for number, name in enumerate(names):
-        if number not in awaited:
-            done(shards[number])
         while number in awaited:  # later ones may be finished before it
             at, results = next(running)
             for place, (rows, schema) in enumerate(zip(results, job.schemas, strict=True)):

@@ -106,7 +106,7 @@ def _connected(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("HEAD_ATLAS_RAY is set, but Ray is not installed: pip install 'ray[default]'") from None
+        raise UserError("HEAD_ATLAS_RAY is set, but Ray is not installed: pip install ray") from None
     if not ray.is_initialized():
         waits = {name: os.environ[name] for name in WAITING if name in os.environ}
         environment = {"py_modules": [str(CODE)], "env_vars": waits}
