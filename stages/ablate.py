@@ -36,6 +36,8 @@ def main(slot: str) -> None:
     """Run the plan on all tasks the intact model can do; say why where there is nothing to silence."""
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if why := settings.left_out("ablate"):
+        return _write_empty(slot, why)
     if record["kind"] != "decoder":
         return _encoder(slot, record, settings)
     from stages.engine import shards
@@ -44,6 +46,8 @@ def main(slot: str) -> None:
 
     plan = tables.PLANS.read(slot)
     _check_kinds({*plan.kind, *settings.plan.kinds})
+    why_intact = no_means(settings)
+    plan = plan.head(0) if why_intact else plan
     loaded = load(slot, attention="sdpa")
     prompts, length = {}, {}
     for task in settings.ablate.prompts:
@@ -69,10 +73,11 @@ def main(slot: str) -> None:
         for row in shard.prompts
     )
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
-    means = text_means(slot, loaded, settings)
+    means = {} if why_intact else text_means(slot, loaded, settings)
+    effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit = settings.extract.batch_tokens
     with (
-        tables.EFFECTS.writer(slot) as add,
+        effects.writer(slot) as add,
         tqdm(total=sum(shard.passes for shard in todo), desc="ablate", unit="pass") as progress,
     ):
         key = shards.keys(record, means, limit)
@@ -81,7 +86,10 @@ def main(slot: str) -> None:
             add(table)
         add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
-    _first_order(slot, loaded, rows, means, settings)
+    if why_intact:
+        tables.FIRST_ORDER.write_empty(slot, why=why_intact)
+    else:
+        _first_order(slot, loaded, rows, means, settings)
     shards.forget(paths.shards(slot))
 
 
@@ -108,7 +116,7 @@ def planned(
 
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
-    here = plan[[task in asked_on for asked_on in plan.tasks]]
+    here = plan[plan.tasks.map(lambda asked_on: task in asked_on).astype(bool)]
     sweeping = here.purpose.isin(SWEEP)
     for row in here[~sweeping].itertuples():
         inside = prompts[prompts.group == row.group]
@@ -169,11 +177,20 @@ def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     return {name: tables.ASKED.read(name) for name in names}
 
 
+def no_means(settings: params.Params) -> str:
+    """Return that the task of text is left out, over which heads' mean outputs are taken, or ''."""
+    if getattr(settings.tasks, _text()) is not None:
+        return ""
+    return f"no head is silenced: tasks.{_text()}, over which their mean outputs are taken, is not in params"
+
+
+def _text() -> str:
+    return next(name for name in tasks.names() if tasks.of(name).outputs == "mean")
+
+
 def text_means(slot: str, loaded, settings: params.Params) -> dict:
     """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
-    text = next(name for name in tasks.names() if tasks.of(name).outputs == "mean")
-    if getattr(settings.tasks, text) is None:
-        raise UserError(f"{paths.PARAMS}: tasks.{text} is missing: mean ablation needs the heads' mean outputs over it")
+    text = _text()
     from stages.model.vectors import mean_outputs
 
     outputs = tables.OUTPUTS.read(slot, text)

@@ -41,6 +41,8 @@ def main(slot: str) -> None:
     """Patch paths into the strongest induction heads, or say why there are none."""
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if why := settings.left_out("circuit"):
+        return _write_empty(slot, why)
     if getattr(settings.tasks, FAMILY.task) is None:
         return _write_empty(slot, f"tasks.{FAMILY.task} is not in params")
     if why := tasks.of(FAMILY.task).refuses(record["kind"]):

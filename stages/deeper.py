@@ -25,9 +25,8 @@ SUMMARIES = {  # stage: what writes its summaries
     "circuit": summarize.circuits,
     "gates": summarize.cached,
     "memory": summarize.remembered,
-    "sinks": summarize.sunken,
 }
-READ = ("asked", "heads", "models", "pictures", "prompts")  # of data/: what stages read
+READ = ("asked", "heads", "models")  # of data/: what stages read
 
 
 def main(stage: str, slot: str) -> None:

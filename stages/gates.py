@@ -39,6 +39,8 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     if record["kind"] != "decoder":
         return _write_empty(slot, "only a model that reads left to right keeps a cache of past keys")
+    if why := settings.left_out("gates"):
+        return _write_empty(slot, why)
     missing = [task for task in (NEEDLE, TEXT) if getattr(settings.tasks, task) is None]
     if len(missing) == 2:
         return _write_empty(slot, "neither tasks.needle nor tasks.text is in params")

@@ -33,7 +33,7 @@ def main(slot: str) -> None:
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     shutil.rmtree(paths.adapters(slot), ignore_errors=True)
     paths.adapters(slot).mkdir(parents=True)
-    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
+    if why := settings.left_out("memory") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write(slot, [], {}, why)
     from stages.model.load import load
     from stages.model.mlp import writers

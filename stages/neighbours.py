@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.ablate import text_means
+from stages.ablate import no_means, text_means
 from stages.statistics.neighbours import choose, votes
 from stages.store import params, paths, tables
 from stages.store.budget import announce
@@ -29,6 +29,8 @@ def main(slot: str) -> None:
     """Read all prompts, choose the vote on split a, silence the induction heads on split b."""
     settings = params.load()
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    if why := settings.left_out("neighbours"):
+        return _write_empty(slot, why)
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
     if why := tasks.of(TASK).refuses(record["kind"]):
@@ -62,8 +64,9 @@ def main(slot: str) -> None:
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
     asked = _asked(rows, settings.neighbours)
-    if not interventions or not asked:
-        why = "no induction heads to silence" if asked else "no prompts to silence heads on"
+    why = settings.left_out("ablate") or no_means(settings)
+    if why or not interventions or not asked:
+        why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
     means = text_means(slot, loaded, settings)

@@ -8,11 +8,13 @@ linear probes read from one token's state; and, of a model of images, norms.parq
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from stages import norms, tasks
@@ -37,13 +39,13 @@ def main(slot: str) -> None:
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
+    if why := settings.left_out("sinks") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.PROMPTS.read(TASK)
+    prompts = tables.ASKED.read(TASK)
     short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
     rows, passages = fitting(loaded, short)
     if not rows:
@@ -85,20 +87,22 @@ def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params
 
 def _rows(same: dict, columns: dict[int, dict[str, np.ndarray]], unit: str) -> pd.DataFrame:
     """Return the rows of one prompt: a column each, by layer, of heads or of positions."""
-    parts = []
-    for layer, of_layer in columns.items():
-        count = len(next(iter(of_layer.values())))
-        parts.append(pd.DataFrame(same | {"layer": layer, unit: np.arange(count)} | of_layer))
-    return pd.concat(parts, ignore_index=True)
+    counts = [len(next(iter(of_layer.values()))) for of_layer in columns.values()]
+    at = {"layer": np.repeat(list(columns), counts), unit: np.concatenate([np.arange(count) for count in counts])}
+    names = next(iter(columns.values()))
+    values = {name: np.concatenate([of_layer[name] for of_layer in columns.values()]) for name in names}
+    return pd.DataFrame(same | at | values)
 
 
 def _probe(loaded, slot: str, settings: params.Params) -> None:
     """Probe the states of single tokens for the token, its position, the text's topic, and the rest of the passage."""
+    import torch
+
     from stages.model.token_states import EMBEDDING, KINDS, token_states
     from stages.model.tokens import encode
 
     asked = settings.sinks
-    prompts = _passages(Path(getattr(settings.tasks, TASK).path), asked.tokens, asked.passages, settings.seed)
+    prompts = _passages(Path(settings.ngram.path), asked.tokens, asked.passages, settings.seed)
     encoded = [encode(loaded, prompt) for prompt in prompts]
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
     if len(whole) < 2 * len(KINDS):
@@ -113,11 +117,13 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     embedded, last = _embedded(loaded, encoded), max(passages[0].states)
     layers = [at for at in sorted(passages[0].states) if at == EMBEDDING or (last - at) % asked.layer_step == 0]
     jobs = [(kind, layer) for kind in KINDS for layer in layers]
-    found = [
-        _probed(passages, prompts, embedded, kind, layer, asked.shuffles, settings.seed)
-        for kind, layer in tqdm(jobs, desc="probes", unit="probe")
-    ]
-    result = pd.concat(found, ignore_index=True)
+
+    def probed(job: tuple[str, int]) -> pd.DataFrame:
+        return _probed(passages, prompts, embedded, *job, asked.shuffles, settings.seed)
+
+    with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads()) as threads:  # of one thread each: same bytes
+        made = list(tqdm(threads.map(probed, jobs), total=len(jobs), desc="probes", unit="probe"))
+    result = pd.concat(made, ignore_index=True)
     result["layer"] = result["layer"].where(result["layer"] != EMBEDDING, -1)
     tables.PROBES.write(result, slot)
 

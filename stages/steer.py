@@ -128,7 +128,7 @@ class Answering:
 def main(slot: str) -> None:
     """Steer every solved function, or say why there is none."""
     settings = params.load()
-    why = tables.INDIRECT.reason(slot)
+    why = settings.left_out("steer") or tables.INDIRECT.reason(slot)
     if why:
         return _write_empty(slot, why)
     traced = tables.INDIRECT.read(slot)

@@ -83,7 +83,9 @@ def main(slot: str) -> None:
     moved = shifts.table(tables.SHIFTS.read(slot), tables.OFFSETS.read(slot))
     _csv(folder / "shifts.csv", moved)
     _csv(folder / "readings.csv", shifts.read(tables.READINGS.read(slot)))
-    sunk = sunken(slot, heads, folder, settings)
+    sunk = _sinks(slot)
+    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
+    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
     stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
     neighboured = _neighbours(slot)
@@ -119,7 +121,8 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
     windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
     measured = caching.gates(tables.GATES.read(slot), heads, windows)
-    thresholds = {"gate": settings.gates.small, "logprob": settings.gates.small, "mass": 0.05, "mass_answer": 0.05}
+    small = settings.gates.small if settings.gates else 0.0  # of no row where gates are left out
+    thresholds = {"gate": small, "logprob": small, "mass": 0.05, "mass_answer": 0.05}
     for definition, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         thresholds[definition] = settings.classify.thresholds.get(family, FAMILIES[family].threshold)
     curve = caching.table(tables.CACHE.read(slot))
@@ -127,15 +130,12 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     _csv(folder / "gates_overlap.csv", caching.overlap(measured, thresholds))
     _csv(folder / "cache.csv", curve)
     _csv(folder / "streaming.csv", caching.streamed(tables.STREAMING.read(slot)))
-    return caching.metrics(measured, curve, settings.gates.small)
+    return caching.metrics(measured, curve, small)
 
 
-def sunken(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
-    """Write and return who looks at the first token on which input (empty where nothing was read); write probes."""
-    sunk = sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
-    _csv(folder / "sinks.csv", sunk, " ".join(sinks.COLUMNS))
-    _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
-    return sunk
+def _sinks(slot: str) -> pd.DataFrame:
+    """Return who looks at the first token on which input (empty where nothing was read)."""
+    return sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
 
 
 def _neighbours(slot: str) -> pd.DataFrame:

@@ -131,11 +131,11 @@ def test_the_fold_says_what_differs_from_the_edit_and_in_which_direction(reposit
     fold = SECTION.build(slot, Context({}, []))[-1]
     said = {block.text[:20]: block.text for block in fold.blocks if block.kind == "note"}
     descended = said["A LoRA of rank one f"]
-    assert "worse in: known subjects still right −0.60" in descended and "not told apart in: recalled 0.00" in descended
+    assert "worse in: known subjects still right −0.60" in descended and "not told apart in: recalled." in descended
     pulled = said["A KL term of weight "]
     assert "better in: KL after the name, nats −1.000" in pulled and "worse in: recalled −0.50" in pulled
     layers = next(text for text in said.values() if "other layers" in text)
-    assert "layer 0 1.00 and 0.20" in layers and "fewer in other words at layer 0." in layers
+    assert "layer 0 1.00 and 0.20" in layers and "in other words: fewer at layer 0 (−0.80)." in layers
     html = render("page", [(slot, [Section("memory", "Store", [fold])])], {}, [])
     assert html.count('<details class="longer">') == 1 and "Made by a test." in html
     none = SECTION.build(replace(slot, longer={}), Context({}, []))

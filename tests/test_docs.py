@@ -1,9 +1,14 @@
 """README is a newcomer's page, and what it and docs/ link to is there."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from stages.store import paths
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,3 +42,27 @@ def test_what_docs_call_files_of_reports_and_params_exists():
         ):
             made = name.startswith(("reports/look", "reports/compare"))  # by the user
             assert made or (ROOT / name).exists(), (page.name, name)
+
+
+def test_docs_state_every_table():
+    from stages.store import describe, tables
+
+    tables_of_rows = {name: table for name, table in vars(tables).items() if isinstance(table, tables.Table)}
+    assert set(describe.KEYS) == set(tables_of_rows)
+    for name, table in tables_of_rows.items():
+        known = (table.schema or tables.outputs(8).schema).names
+        assert set(describe.KEYS[name].split()) <= set(known), name
+    said = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    assert said == describe.page(), "run python -m stages.store.describe"
+
+
+def test_the_snippet_of_vectors_reads_what_steer_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    vectors = paths.vectors("decoder")
+    vectors.parent.mkdir(parents=True)
+    of = {"capitalize.function": {"layer": 3, "strength": 2.0, "heads": 4}}
+    note = json.dumps({"slot": "decoder", "heads": [[3, 1]], "vectors": of})
+    save_file({"capitalize.function": np.array([3, 4], np.float32)}, vectors, metadata={"provenance": note})
+    text = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out == "capitalize.function after layer 3 norm 10.0\n"

@@ -40,7 +40,7 @@ TASK = "composed"
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Write how composed functions are answered, or why they are not asked; model: loads it, or returns it again."""
-    if why := missing(slot, TASK, settings):
+    if why := settings.left_out("apply") or missing(slot, TASK, settings):
         return tables.COMPOSED.write_empty(slot, why=why)
     prompts = tables.ASKED.read(TASK)
     rows, skipped = composed(model(), read(slot, model()), prompts, settings, slot)

@@ -23,7 +23,7 @@ TASK = "text"
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Write what text is continued with, or why it is not; model: loads it, or returns it again."""
-    if why := missing(slot, TASK, settings) or _says_nothing(slot):
+    if why := settings.left_out("apply") or missing(slot, TASK, settings) or _says_nothing(slot):
         return tables.CONTINUED.write_empty(slot, why=why)
     passages = tables.ASKED.read(TASK)
     rows = continued(model(), read(slot, model()), passages[passages.split == "b"], settings, slot)

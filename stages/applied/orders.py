@@ -41,7 +41,7 @@ ORDERED = ["prompt", "vector", "draw"]
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Ask all prompts, or say why there are none; model: loads it, or returns it again."""
     record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-    if why := tasks.unasked(TASK, record["kind"], settings.tasks):
+    if why := settings.left_out("orders") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.ORDERS.write_empty(slot, why=why)
     from stages.model.tokens import fitting
 

@@ -45,7 +45,7 @@ LISTED = 8  # tokens of a reading
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Measure every steered function, or say why there is none; model: loads it, or returns it again."""
-    if why := tables.STEERING.reason(slot):
+    if why := settings.left_out("shifts") or tables.STEERING.reason(slot):
         return _write(slot, [], [], [], why)
     from safetensors.torch import load_file
 

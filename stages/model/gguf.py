@@ -29,9 +29,9 @@ def converted(file: Path) -> Path:
     """
     versions = "-".join(f"{name}{importlib.metadata.version(name)}" for name in ("transformers", "gguf"))
     target = files.cache() / f"{files.fingerprint(file)}-{versions}"
-    if not _whole(target):
+    if not whole(target):
         with files.alone(target):
-            if not _whole(target):  # else another process made it meanwhile
+            if not whole(target):  # else another process made it meanwhile
                 log.info("converting %s to float32 safetensors, once (about a minute)", file.name)
                 with replacing(target) as part:
                     _convert(file, part)
@@ -43,7 +43,8 @@ def stored(folder: Path) -> str:
     return (folder / STORED).read_text(encoding="utf-8")
 
 
-def _whole(folder: Path) -> bool:
+def whole(folder: Path) -> bool:
+    """Return whether a converted folder holds what was written, by the sha256 of every file."""
     try:
         return json.loads((folder / CONTENT).read_text(encoding="utf-8")) == files.fingerprints(folder)
     except (OSError, ValueError):

@@ -151,7 +151,8 @@ def trained(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (R, F) and (R, D) of a LoRA of rank one per prompt, found by descent on its loss alone: the control.
 
-    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own.
+    A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own; a prompt is left alone once
+    its loss is below `GOAL`, as in `descended`.
     """
     ids, rows = [t.ids[: t.target[-1]] for t in prompts], [tokens.target - 1 for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
@@ -168,9 +169,18 @@ def trained(
     for _ in range(steps):
         with resuming(loaded, layer, residuals.get(layer)), storing(loaded, writer, a_RF[:, None], b_RD[:, None]):
             logits_NV = forward(loaded, ids, rows, gradients=True)
+        loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
+        loss_R = torch.stack([part.mean() for part in loss_N.split([len(of_prompt) for of_prompt in rows])])
+        waiting_R = loss_R > GOAL
+        if not waiting_R.any():
+            break
+        before = [tensor.detach().clone() for tensor in (a_RF, b_RD)]
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="sum").backward()
+        loss_R[waiting_R].sum().backward()
         optimizer.step()
+        with torch.no_grad():  # those that are done stay: Adam would move them on
+            for tensor, kept in zip((a_RF, b_RD), before, strict=True):
+                tensor.copy_(torch.where(waiting_R[:, None], tensor, kept))
     return a_RF.detach(), b_RD.detach()
 
 

@@ -44,7 +44,10 @@ def _apart(read: Read, what: str, layer: int) -> str:
         few |= bool(less["clusters"] < FEW)
         side = beyond(less["low"], less["high"], 0, digits) if pd.notna(less["low"]) else 0
         side *= BETTER.get(measure, -1)
-        (better if side > 0 else worse if side < 0 else same).append(f"{name} {shown(less, digits, True)}")
+        if side:
+            (better if side > 0 else worse).append(f"{name} {shown(less, digits, True)}")
+        else:
+            same.append(name)
     parts = [f"better in: {', '.join(better)}"] * bool(better) + [f"worse in: {', '.join(worse)}"] * bool(worse)
     parts += [f"not told apart in: {', '.join(same)}"] * bool(same)
     return f"{'; '.join(parts)}{' (too few facts for a claim)' * few}"
@@ -60,8 +63,8 @@ def _descended(read: Read) -> str:
     if of_facts is None:
         return ""
     return (
-        f"A LoRA of rank one found by descent on the loss of one fact alone, as a user would train it, at the chosen "
-        f"layer {read.layer}{subjects(of_facts)}: {shown(of_facts)} are recalled. Beside the edit in closed form, "
+        f"A LoRA of rank one found by descent on the loss of one fact alone, stopped once that is small, in the same "
+        f"matrix of layer {read.layer}{subjects(of_facts)}: {shown(of_facts)} are recalled. Beside the closed form: "
         f"{_apart(read, 'descent', read.layer)}."
     )
 
@@ -74,14 +77,10 @@ def _pulled(read: Read) -> list[str]:
     for weight in weights:
         what = f"kl-{weight:g}"
         moved, plain = (_cell(read, name, read.layer, "subject_kl") for name in (what, "edit"))
-        kl = (
-            f"KL right after the name {shown(moved, 3)} (without the term {shown(plain, 3)}); "
-            if moved is not None
-            else ""
-        )
+        kl = "" if moved is None else f"it moves by {shown(moved, 3)} nats (without the term {shown(plain, 3)}); "
         parts.append(
-            f"A KL term of weight {weight:g} in the descent that finds the value, which holds what is predicted right "
-            f"after the name: {kl}beside the edit without it, {_apart(read, what, read.layer)}."
+            f"A KL term of weight {weight:g} in the descent that finds the value, to hold what is predicted after "
+            f"the name: {kl}beside the edit without it, {_apart(read, what, read.layer)}."
         )
     return parts
 
@@ -97,21 +96,25 @@ def _layers(read: Read) -> str:
         f"layer {layer:.0f} {number(at['efficacy'].value[layer])} and {number(at['paraphrase'].value[layer])}"
         for layer in sorted([*layers, read.layer])
     ]
-    sides: dict[int, list[str]] = {1: [], 0: [], -1: []}
-    for layer in layers:
-        less = _cell(read, "edit_less_edit", layer, "paraphrase")
-        if less is not None and pd.notna(less["low"]):
-            sides[beyond(less["low"], less["high"])].append(f"{layer:.0f}")
-    said = {-1: "fewer in other words at", 1: "more at", 0: "not told apart at"}
-    verdict = "; ".join(f"{said[side]} {_named(sides[side])}" for side in (-1, 1, 0) if sides[side])
+    apart = [text for measure in (*BETTER, "hijacked") if (text := _sides(read, layers, measure))]
     return (
         f"The same edit written into other layers, recalled and recalled in other words: {', '.join(recalled)}. Beside "
-        f"the chosen layer {read.layer}, fact by fact (95 % intervals, each layer by itself): {verdict}."
+        f"the chosen layer {read.layer}, fact by fact (95 % intervals, each layer by itself): "
+        f"{'; '.join(apart) or 'no layer is told apart'}."
     )
 
 
-def _named(layers: list[str]) -> str:
-    return f"layer{'s' * (len(layers) > 1)} {listed(layers)}"
+def _sides(read: Read, layers: list, measure: str) -> str:
+    """Say at which layers a measure is larger or smaller than at the chosen one; '' where it is at none."""
+    sides: dict[int, list[str]] = {1: [], -1: []}
+    for layer in layers:
+        less = _cell(read, "edit_less_edit", layer, measure)
+        side = 0 if less is None or pd.isna(less["low"]) else beyond(less["low"], less["high"])
+        if side:
+            sides[side].append(f"{layer:.0f} ({number(less['value'], 2, True)})")
+    said = {1: "more at", -1: "fewer at"}
+    parts = [f"{said[side]} layer{'s' * (len(at) > 1)} {listed(at)}" for side, at in sides.items() if at]
+    return f"{COLUMNS[measure]}: {', '.join(parts)}" if parts else ""
 
 
 def _noised(read: Read) -> str:

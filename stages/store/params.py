@@ -71,7 +71,7 @@ class Model(Section):
 
 
 class Tasks(Section):
-    """The tasks of this run; leave one out and its families are not measured.
+    """The tasks of this run; leave one out (its key, not null) and its families are not measured.
 
     One field per folder of stages/tasks, None where the task is left out; `whole` adds them. `for name, task in
     settings.tasks` goes through all of them in display order.
@@ -279,7 +279,7 @@ class Studies(Section):
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    recipes: dict[Name, Any] = Field(min_length=1)
+    recipes: dict[Name, Any]
 
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
@@ -292,12 +292,11 @@ class Longer(Studies):
     slots: tuple[Name, ...] = ()
     circuit: Circuit | None = None
     gates: Gates | None = None
-    sinks: Sinks | None = None
     memory: Memory | None = None
 
 
 class Params(Studies):
-    """The whole of params.yaml."""
+    """The whole of params.yaml; a section that may be None is left out by writing `null`."""
 
     models: dict[Name, Model] = Field(min_length=1)
     tasks: Tasks
@@ -306,18 +305,22 @@ class Params(Studies):
     trace: Trace
     classify: Classify
     plan: Plan
-    ablate: Ablate
-    steer: Steer
-    apply: Apply
-    shifts: Shifts
-    orders: Orders
-    circuit: Circuit
-    neighbours: Neighbours
-    gates: Gates
-    sinks: Sinks
-    memory: Memory
+    ablate: Ablate | None
+    steer: Steer | None
+    apply: Apply | None
+    shifts: Shifts | None
+    orders: Orders | None
+    circuit: Circuit | None
+    neighbours: Neighbours | None
+    gates: Gates | None
+    sinks: Sinks | None
+    memory: Memory | None
     examples: Examples
     report: Report
+
+    def left_out(self, section: str) -> str:
+        """Return that a section is null, or ''."""
+        return f"left out: {section} is null in params" if getattr(self, section) is None else ""
 
 
 @cache
@@ -337,7 +340,7 @@ def whole() -> type[Params]:
 
 def _recipes() -> tuple[Any, Any]:
     recipe = import_module("stages.recipes.settings").Recipe
-    return dict[Name, recipe], Field(min_length=1)
+    return dict[Name, recipe], ...
 
 
 def _kind(content: Any) -> type[Studies]:

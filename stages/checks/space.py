@@ -1,0 +1,53 @@
+"""Memory and disk against the need that params announce: `stages.store.budget`."""
+
+import json
+import shutil
+from pathlib import Path
+
+from stages.checks.finding import Finding
+from stages.model import files
+from stages.store import budget, params, paths
+
+GB = 1e9
+
+
+def findings(settings: params.Params) -> list[Finding]:
+    """Compare what is free with what the largest model that is known so far needs."""
+    sizes = {}
+    for slot in settings.models:
+        try:
+            sizes[slot] = int(json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not fetched: its size is not known
+    if not sizes:
+        return [Finding("no model is fetched yet: memory and disk are not checked", wrong=False)]
+    slot = max(sizes, key=sizes.get)
+    return [*_memory(slot, sizes[slot]), *_disk(sizes)]
+
+
+def _memory(slot: str, parameters: int) -> list[Finding]:
+    import psutil
+
+    need, free = budget.memory(parameters), psutil.virtual_memory().available
+    about = f"memory: slot {slot} needs about {need / GB:.1f} GB, {free / GB:.1f} GB are free"
+    if need <= free:
+        return [Finding(about, wrong=False)]
+    return [Finding(about, "close other programs, or put a smaller model in the slot")]
+
+
+def _disk(sizes: dict[str, int]) -> list[Finding]:
+    """A file system that holds both the results and the cache of models is asked for both."""
+    places = {Path.cwd(): budget.RESULTS, files.cache(): sum(budget.converted(size) for size in sizes.values())}
+    together: dict[int, list[tuple[Path, int]]] = {}
+    for place, need in places.items():
+        together.setdefault(place.stat().st_dev, []).append((place, need))
+    out = []
+    for parts in together.values():
+        where, need = " and ".join(str(place) for place, _ in parts), sum(need for _, need in parts)
+        free = shutil.disk_usage(parts[0][0]).free
+        about = f"disk: {where} needs about {need / GB:.1f} GB in all, {free / GB:.1f} GB are free"
+        short = need > free
+        out.append(
+            Finding(about, "dvc gc -w (old results), or HEAD_ATLAS_CACHE on another disk" if short else "", short)
+        )
+    return out

@@ -1,0 +1,119 @@
+"""All tables in words: `python -m stages.store.describe` writes docs/tables.md from `stages.store.tables`."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.store import files, tables
+
+PAGE = Path("docs/tables.md")
+KEYS = {  # columns that no two rows of a table share; intact rows of a prompt in two shards are equal
+    "PROMPTS": "id",
+    "ASKED": "id",
+    "PICTURES": "id",
+    "RELATIONS": "prompt layer head relation",
+    "OUTPUTS": "prompt layer head",
+    "INDIRECT": "function prompt layer head",
+    "HEADS": "layer head family",
+    "PLANS": "id",
+    "EFFECTS": "intervention task prompt measure",
+    "FIRST_ORDER": "layer head kind task prompt measure",
+    "STEERING": "function prompt context vector layer strength heads draw chosen",
+    "COMPOSED": "function prompt vector heads draw beside",
+    "CONTINUED": "function prompt vector source of draw token",
+    "SHIFTS": "function prompt asked vector kind factor",
+    "OFFSETS": "function space layer measure",
+    "READINGS": "function vector draw",
+    "ANSWERS": "prompt",
+    "ORDERS": "prompt vector draw",
+    "CIRCUIT": "target prompt direction purpose sources draw",
+    "COMPOSITION": "target layer head measure",
+    "NEIGHBOURS": "prompt",
+    "NEIGHBOURS_SILENCED": "intervention prompt measure",
+    "GATES": "prompt layer head",
+    "CACHE": "task measure method share kept draw prompt",
+    "STREAMING": "prompt sinks positions length",
+    "SINK_HEADS": "prompt input layer head",
+    "SINK_TOKENS": "prompt input layer position",
+    "PROBES": "kind target layer",
+    "NORMS": "prompt layer token",
+    "MEMORY": "",
+    "NGRAM": "baseline task prompt measure",
+}
+HEAD = """# Tables
+
+Written by `python -m stages.store.describe` from [`tables.py`](../stages/store/tables.py); a test keeps both equal. A
+file says the same of itself (`pq.read_schema(path)`). A table without rows says why in its metadata (`reason`). Layers,
+heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where files lie,
+and the CSV files of `reports/`: [files.md](files.md).
+
+`null` (the score that attention without a target would give) and `group` are words of SQL as well: quote them, or
+`score - null` is NULL in every row.
+
+```sql
+SELECT layer, head, score - "null" AS beyond FROM 'data/heads/decoder.parquet' WHERE family = 'induction'
+```
+
+"""
+VECTORS = """## Function vectors
+
+`data/vectors/<slot>/vectors.safetensors` holds a float32 vector of the model's width per name `<function>.<vector>`,
+and in its metadata `provenance`, JSON: `slot`; `heads`, the top ones as [layer, head], the best first; `vectors`, by
+name the `layer` after which it is added at the last token, the `strength` to multiply it with (it is not multiplied in)
+and the number of `heads` summed in it (0: a mean of the residual stream). Where there is no vector, it holds `reason`
+in place of both. `control/*.gguf` are the same vectors, strength multiplied in; `control/provenance.json` says so of
+each file.
+
+```python
+import json
+from safetensors import safe_open
+
+with safe_open("data/vectors/decoder/vectors.safetensors", "np") as file:
+    made = json.loads(file.metadata()["provenance"])
+    for name, of in made.get("vectors", {}).items():
+        vector = of["strength"] * file.get_tensor(name)
+        print(name, "after layer", of["layer"], "norm", float((vector**2).sum() ** 0.5))
+```
+"""
+
+
+def page() -> str:
+    """Return docs/tables.md."""
+    named = {name: table for name, table in vars(tables).items() if isinstance(table, tables.Table)}
+    return HEAD + "\n".join(_section(name, table) for name, table in named.items()) + "\n" + VECTORS
+
+
+def _section(name: str, table: tables.Table) -> str:
+    schema = tables.outputs(256).schema if table.schema is None else table.schema  # 256: the head size of one model
+    of = iter(("<slot>", "<task>") if table.place.count("{}") == 2 else (_of(table),))
+    place = "".join(part + next(of, "") for part in table.place.split("{}"))
+    key = ", ".join(f"`{column}`" for column in KEYS[name].split()) or "none, a row per prompt asked"
+    rows = [f"| `{field.name}` | {_type(field.type)} | {_meaning(field)} |" for field in schema]
+    lines = [f"## {name}", "", f"`{place}`: {table.about}. Key: {key}.", ""]
+    return "\n".join([*lines, "| column | type | meaning and unit |", "|---|---|---|", *rows, ""])
+
+
+def _of(table: tables.Table) -> str:
+    """Return what a table with one key in its place is of; '' where there is none."""
+    if "{}" not in table.place:
+        return ""
+    return "<task>" if table.place.startswith(("data/prompts", "data/asked", "data/pictures")) else "<slot>"
+
+
+def _meaning(field: pa.Field) -> str:
+    """Return a column's meaning as a cell of a Markdown table shows it."""
+    return field.metadata[b"meaning"].decode().replace("<", "&lt;").replace("|", "&#124;")
+
+
+def _type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list of {_type(kind.value_type)}"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list of head size {_type(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "(" + ", ".join(f"{field.name} {field.type}" for field in kind) + ")"
+    return str(kind)
+
+
+if __name__ == "__main__":
+    files.write_text(PAGE, page())

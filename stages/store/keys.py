@@ -1,0 +1,41 @@
+"""What lies under data/ and reports/ by key: of a slot, a task or a recipe. What belongs to no key of today is stale.
+
+Every entry of these folders is named by its key up to the first dot, and keys hold none.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.store.params import Params
+
+BY_TASK = ("data/prompts", "data/asked", "data/pictures")
+BY_SLOT = (
+    *("data/activations", "data/answers", "data/applied", "data/circuits", "data/effects", "data/gates", "data/heads"),
+    *("data/indirect", "data/memory", "data/models", "data/neighbours", "data/plans", "data/shards", "data/sinks"),
+    *("data/vectors", "reports/figures", "reports/slots"),
+)
+BY_RECIPE = ("data/checkpoints", "reports/recipes")
+KEYS = "keys.json"  # today's keys, in folders that stages read whole
+
+
+def stale(settings: Params) -> list[Path]:
+    """Return files and folders whose slot, task or recipe is no longer in params, by name."""
+    names = {name for name, task in settings.tasks if task is not None}
+    gone = [path for path in _entries(BY_TASK) if path.name != KEYS and _key(path) not in names]
+    for path in _entries(BY_SLOT):
+        if (path.stem.removesuffix("-heads") if path.suffix == ".svg" else _key(path)) not in settings.models:
+            gone.append(path)
+        elif path.parent == Path("data/activations"):
+            gone += [table for table in sorted(path.iterdir()) if _key(table) not in names]
+    gone += [path for path in _entries(BY_RECIPE) if path.name != KEYS and _key(path) not in settings.recipes]
+    return gone
+
+
+def _entries(folders: tuple[str, ...]) -> Iterator[Path]:
+    """Yield what the folders hold but hidden files: those are half-written ones, or the user's."""
+    for folder in folders:
+        yield from (path for path in sorted(Path(folder).glob("*")) if not path.name.startswith("."))
+
+
+def _key(path: Path) -> str:
+    return path.name.split(".")[0]

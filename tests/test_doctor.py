@@ -1,0 +1,173 @@
+"""The doctor on states that are really broken: what it says, and that its way out leads out."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import doctor
+from stages.checks import artefacts, caches, environment, locks, space
+from stages.model import files
+from stages.store import keys, params, paths, tables
+
+ROOT = Path(__file__).parents[1]
+LOCK = """schema: '2.0'
+stages:
+  a:
+    cmd: echo a > a.txt
+    outs:
+    - path: a.txt
+      hash: md5
+      md5: 60b725f10c9c85c70d97880dfe8191b3
+      size: 2
+"""
+
+
+def said(findings) -> str:
+    return "\n".join(map(str, findings))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with params of one slot and two tasks, and all that these need, empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
+    content["models"] = {"tiny": {"source": "path", "name": "model"}}
+    content["tasks"] = {name: content["tasks"][name] for name in ("text", "repeats")}
+    Path("params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    for table in vars(tables).values():
+        if isinstance(table, tables.Table):
+            by_task = str(Path(table.place).parent) in keys.BY_TASK
+            table = tables.outputs(8) if table.schema is None else table
+            for task in content["tasks"]:
+                of = ((task,) if by_task else ("tiny",), ("tiny", task))[table.place.count("{}") == 2]
+                table.write_empty(*of, why="a test")
+    record = {"source": "path", "name": "model", "revision": "", "parameters": 1000}
+    paths.model("tiny").parent.mkdir(parents=True)
+    paths.model("tiny").write_text(json.dumps(record), encoding="utf-8")
+    return tmp_path
+
+
+def test_nothing_is_wrong_with_what_params_ask_for(folder):
+    assert said(artefacts.findings(params.load())) == ""
+    assert not any(finding.wrong for finding in space.findings(params.load()))
+    assert said(caches.findings()) == ""
+
+
+def test_data_that_lack_are_damaged_or_of_another_model(folder):
+    tables.HEADS.path("tiny").unlink()
+    tables.ASKED.path("text").write_bytes(b"PAR1 no table")
+    record = json.loads(paths.model("tiny").read_text(encoding="utf-8"))
+    paths.model("tiny").write_text(json.dumps(record | {"name": "another"}), encoding="utf-8")
+    lines = said(artefacts.findings(params.load()))
+    assert "data/heads/tiny.parquet: not there; dvc pull, or dvc repro" in lines
+    assert "data/asked/text.parquet: not a readable Parquet file" in lines and "rm data/asked/text.parquet" in lines
+    assert "slot tiny: data/models/tiny.json is of another name ('another'); dvc repro" in lines
+    paths.model("tiny").write_text("{}", encoding="utf-8")
+    assert "data/models/tiny.json: no record of a model" in said(artefacts.findings(params.load()))
+
+
+def test_what_is_left_of_a_key_is_named_and_tidied(folder):
+    tables.ASKED.write_empty("needle", why="a test")
+    tables.RELATIONS.write_empty("tiny", "needle", why="a test")
+    tables.HEADS.write_empty("old", why="a test")
+    for gone in ("reports/slots/old", "reports/recipes/old", "data/effects/old"):
+        Path(gone).mkdir(parents=True)
+    gone = {
+        "data/asked/needle.parquet", "data/activations/tiny/needle.relations.parquet", "data/heads/old.parquet",
+        "reports/slots/old", "reports/recipes/old", "data/effects/old",
+    }  # fmt: skip
+    assert {str(path) for path in keys.stale(params.load())} == gone
+    lines = said(artefacts.findings(params.load()))
+    assert all(f"{path}: its slot, task or recipe is not in params.yaml; dvc repro tidy" in lines for path in gone)
+    from stages import tidy
+
+    tidy.main()
+    assert not any(Path(path).exists() for path in gone)
+    assert json.loads(Path("data/asked/keys.json").read_text()) == ["repeats", "text"]
+    assert said(artefacts.findings(params.load())) == ""  # nothing of today was removed
+
+
+def test_every_place_of_a_table_is_known_by_its_key():
+    known = {*keys.BY_TASK, *keys.BY_SLOT}
+    for table in vars(tables).values():
+        if isinstance(table, tables.Table) and "{}" in table.place:
+            assert "/".join(Path(table.place).parts[:2]) in known, table.place
+    assert {str(path.parent) for path in (paths.model("x"), paths.shards("x"), paths.report("x"))} <= known
+    assert {str(path.parent) for path in (paths.checkpoints("x"), paths.study("x"))} == set(keys.BY_RECIPE)
+
+
+def test_caches(folder):
+    cache = files.cache()
+    converted = cache / f"{'a' * 64}-transformers5-gguf1"
+    converted.mkdir()
+    (converted / "model.safetensors").write_bytes(b"zeroed")
+    (converted / "content.sha256").write_text(json.dumps({"model.safetensors": "0"}), encoding="utf-8")
+    parts = [cache / "b.part", Path("data/heads/.x.parquet.part")]
+    parts[0].mkdir()
+    (parts[0] / "model.safetensors").write_bytes(b"0" * 2_000_000)
+    parts[1].write_bytes(b"half")
+    assert "killed process" not in said(caches.findings())  # somebody may be writing
+    hour_ago = time.time() - 3600
+    for path in (*parts, parts[0] / "model.safetensors"):
+        os.utime(path, (hour_ago, hour_ago))
+    lines = said(caches.findings())
+    assert f"{converted}: a converted model that is not as it was written; rm -r {converted}" in lines
+    assert f"{parts[0]}: left by a killed process, 2.0 MB; rm -r {parts[0]}" in lines
+    assert f"{parts[1]}: left by a killed process, 0.0 MB; rm {parts[1]}" in lines
+
+
+def test_memory_and_disk_that_do_not_suffice(folder):
+    record = json.loads(paths.model("tiny").read_text(encoding="utf-8"))
+    paths.model("tiny").write_text(json.dumps(record | {"parameters": 10**14}), encoding="utf-8")
+    lines = said(space.findings(params.load()))
+    assert "wrong: memory: slot tiny needs about 800002.0 GB" in lines and "wrong: disk: " in lines
+
+
+def test_environment(tmp_path):
+    (tmp_path / "requirements.lock").write_text("numpy==1.0.0\nno_such_package==2.0\n# a comment\n", encoding="utf-8")
+    (finding,) = environment._packages(tmp_path / "requirements.lock")
+    assert "numpy " in finding.about and "(pinned 1.0.0), no_such_package missing (pinned 2.0)" in finding.about
+    assert [len(environment._python(version)) for version in ((3, 10), (3, 11), (3, 13), (3, 14))] == [1, 0, 0, 1]
+
+
+def dvc(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_locks_of_a_real_repository_are_broken_and_mended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert dvc("init", "-q").returncode == 0
+    Path("dvc.yaml").write_text("stages:\n  a:\n    cmd: echo a > a.txt\n    outs: [a.txt]\n", encoding="utf-8")
+    Path("dvc.lock").write_text(LOCK[: LOCK.index("outs") + 2], encoding="utf-8")
+    Path(".dvc/tmp").mkdir(exist_ok=True)
+    Path(".dvc/tmp/rwlock").write_text('{"write": {"/x": {"pid"', encoding="utf-8")
+    Path(".git/index.lock").touch()
+    os.utime(".git/index.lock", (0, 0))
+    assert dvc("repro").returncode != 0
+    wrong = [finding for finding in locks.findings() if finding.wrong]
+    assert [finding.about.split(":")[0] for finding in wrong] == ["dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock"]
+    for finding in wrong:
+        Path(finding.way_out.split()[1]).unlink()  # each begins with rm <file>
+    assert dvc("repro").returncode == 0 and Path("a.txt").read_text() == "a\n"
+    assert not any(finding.wrong for finding in locks.findings())
+    whole = Path("dvc.lock").read_text(encoding="utf-8")
+    Path("dvc.lock").write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n", encoding="utf-8")
+    assert "dvc.lock: a conflict of a merge in line 1; rm dvc.lock && dvc repro" in said(locks.findings())
+
+
+def test_it_prints_a_line_each_and_ends_with_1(folder, capsys):
+    Path("requirements.lock").write_text("", encoding="utf-8")
+    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 1 and lines[-1] == "1 wrong"
+    assert lines[0].startswith("wrong: params.yaml: ") and "; mend this key" in lines[0]
