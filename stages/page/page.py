@@ -115,7 +115,7 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"linked": linked, "beside": lambda path: path.removeprefix(f"{PAGE.parent.as_posix()}/")}
+    environment.filters |= {"linked": linked, "beside": beside}
     body = environment.get_template(template)
     return body.render(
         title=title,
@@ -171,6 +171,11 @@ def linked(text: str) -> Markup:
     safe = re.sub(r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text)))
     safe = re.sub(r"\[([^\[\]]+)\]\((#[\w-]+)\)", r'<a href="\2">\1</a>', safe)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", safe))
+
+
+def beside(path: str) -> str:
+    """Return a path of the repository as the page, in its folder, links to it."""
+    return Path(os.path.relpath(path, PAGE.parent)).as_posix()
 
 
 def script_json(value: Any) -> Markup:
