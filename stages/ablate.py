@@ -192,9 +192,8 @@ def text_means(slot: str, loaded, settings: params.Params) -> dict:
     text = _text()
     from stages.model.vectors import mean_outputs
 
-    outputs = tables.OUTPUTS.read(slot, text)
-    role = tasks.of(text).mean_role or outputs.role
-    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == role)], loaded)
+    outputs = tables.OUTPUTS.read(slot, text, only=[("split", "==", "a")])
+    return mean_outputs(outputs[outputs.role == tasks.of(text).mean_role], loaded)
 
 
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:

@@ -1,12 +1,14 @@
 """Run one task's prompts through one slot's model: `python -m stages.extract <slot> <task>`.
 
-Writes attention masses per (prompt, layer, head, relation) and head outputs per (prompt, layer, head): what the task
-keeps of them, z at the last prompt token, its mean over ordinary positions, or none. Rows go to disk as batches finish.
+Writes attention masses per (prompt, layer, head, relation) and head outputs, of which a task keeps those at the last
+prompt token per (prompt, layer, head), means over all prompts of a (split, role), or none. Rows go to disk as batches
+finish.
 """
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,12 +23,12 @@ from stages.store.budget import announce
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
+TOGETHER = 4096  # padded tokens of prompts with the same demonstrations that run at once, at most
 
 
 def main(slot: str, task: str) -> None:
     """Measure the pair, or write empty tables that say why it makes no sense."""
     record = records.read(slot)
-    prompts = tables.PROMPTS.read(task)
     asked = tasks.of(task)
     why = asked.refuses(record["kind"]) or _unmeasured(task)
     size = max(layer["head_size"] for layer in record["attention"])
@@ -34,12 +36,10 @@ def main(slot: str, task: str) -> None:
         return _write_empty(slot, task, size, why)
     settings = params.load()
     from stages.model.load import load  # torch is loaded only where something is measured
-    from stages.model.tokens import fitting, longest
+    from stages.model.tokens import longest
 
     loaded = load(slot)
-    if asked.roles:
-        prompts = prompts[prompts.role.isin(asked.roles)]
-    rows, encoded = fitting(loaded, list(prompts.itertuples()))
+    rows, encoded = _encoded(loaded, task, asked.roles)
     if not rows:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
@@ -56,6 +56,29 @@ def main(slot: str, task: str) -> None:
             _measured(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
         if asked.outputs == "last":
             _in_context(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
+
+
+class Named(NamedTuple):
+    """What rows say of a prompt; its text and relations are in its tokens."""
+
+    id: str
+    split: str
+    role: str
+    group: str
+    cluster: str
+
+
+def _encoded(loaded, task: str, roles: Sequence[str]) -> tuple[list[Named], list[Tokens]]:
+    """Return all prompts that the model can read whole, of some roles where these are given."""
+    from stages.model.tokens import fitting
+
+    rows, encoded = [], []
+    for prompts in tables.PROMPTS.pieces(task):
+        asked = prompts[prompts.role.isin(roles)] if roles else prompts
+        kept, tokens = fitting(loaded, list(asked.itertuples()))
+        rows += [Named(*(getattr(row, name) for name in Named._fields)) for row in kept]
+        encoded += tokens
+    return rows, encoded
 
 
 def _unmeasured(task: str) -> str:
@@ -78,20 +101,25 @@ def _measured(
     attentional = [family for family in families.of(task).values() if family.relation]
     offsets = {family.name: _offset(family, encoded) for family in attentional if family.content}
     progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
+    averaged, by_role = tasks.of(task).outputs == "mean", bool(tasks.of(task).mean_role)
+    totals: dict[tuple[str, str], tuple[int, dict]] = {}  # (split, role) -> prompts, sums of their mean outputs
     for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
         tokens = [encoded[index] for index in chosen]
         relations = [_relations(attentional, prompt) for prompt in tokens]
-        masses = measure(loaded, tokens, relations)
-        for position, index in enumerate(chosen):
-            row, means, scored = rows[index], masses.means[position], masses.scored[position]
-            if means:
-                add_relations(_relation_rows(loaded, row, means, relations[position], offsets, scored))
-            if tasks.of(task).outputs == "mean":
-                ordinary = ~tokens[position].special
-                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in masses.outputs.items()}
-                add_outputs(_output_rows(loaded, row, None, z))
+        masses = measure(loaded, tokens, relations, outputs=averaged)
+        measured = zip([rows[index] for index in chosen], masses.means, relations, masses.scored, strict=True)
+        if pieces := [prompt for prompt in measured if prompt[1]]:
+            add_relations(_relation_rows(loaded, pieces, offsets))
+        for position, index in enumerate(chosen) if averaged else ():
+            key = rows[index].split, rows[index].role if by_role else ""
+            number, sums = totals.get(key, (0, {}))
+            z = {layer: x_BC[position].double() for layer, x_BC in masses.outputs.items()}
+            totals[key] = number + 1, {layer: sums[layer] + z[layer] for layer in z} if sums else z
         progress.update(sum(map(len, tokens)))
     progress.close()
+    for (split, role), (number, sums) in sorted(totals.items()):
+        of_all = Named(id="", split=split, role=role, group="", cluster="")
+        add_outputs(_output_rows(loaded, of_all, None, {layer: total / number for layer, total in sums.items()}))
 
 
 def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]:
@@ -108,7 +136,7 @@ def _in_context(
     from stages.model.score import Batch
 
     together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
-    for chosen in tqdm(together, desc=task, unit="set"):
+    for chosen in tqdm([part for whole in together for part in _parts(whole, encoded)], desc=task, unit="set"):
         tokens = [encoded[index] for index in chosen]
         with capturing(loaded) as outputs:
             batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
@@ -118,30 +146,37 @@ def _in_context(
             add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
 
 
-def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], offsets: dict, scored) -> pa.Table:
-    """Return the rows of one prompt: one per relation and head."""
+def _parts(chosen: list[int], encoded: list[Tokens]) -> Iterator[list[int]]:
+    """Yield prompts of one set that run together: at most `TOGETHER` padded tokens."""
+    step = max(1, TOGETHER // max(len(encoded[index]) for index in chosen))
+    for start in range(0, len(chosen), step):
+        yield chosen[start : start + step]
+
+
+def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | None]) -> pa.Table:
+    """Return the rows of prompts, (row, means, relations, scored) each: one per prompt, relation and head."""
     layer, head = np.array(loaded.anatomy.heads).T
-    size = len(layer)
-    statistics = {name for mean in means.values() for name in mean.values}
-    offset = {name: offsets.get(name) for name in means}
-    accuracy = {name: None if at is None else offset_accuracy(relations[name], at) for name, at in offset.items()}
-    columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
-    columns |= {"recalled": None if scored is None else scored.recalled}
-    columns = {name: [value] * size * len(means) for name, value in columns.items()}
-    columns |= {"layer": np.tile(layer, len(means)), "head": np.tile(head, len(means))}
-    each = {"relation": list(means), "queries": [mean.count for mean in means.values()]}
-    each |= {"baseline": list(accuracy.values()), "offset": list(offset.values())}
-    columns |= {name: [value for value in values for _ in range(size)] for name, values in each.items()}
-    for name in statistics:
-        columns[name] = np.concatenate([mean.values[name][layer, head] for mean in means.values()])
-    missing = [None] * size * len(means)
-    return pa.table(
-        {
-            field.name: pa.array(columns.get(field.name, missing), field.type, from_pandas=True)
-            for field in tables.RELATIONS.schema
-        },
-        schema=tables.RELATIONS.schema,
-    )
+    size, schema = len(layer), tables.RELATIONS.schema
+    each: dict[str, list] = {name: [] for name in schema.names}  # a value per relation, or (L H,) of them
+    for row, means, relations, scored in prompts:
+        for name, mean in means.items():
+            at = offsets.get(name)
+            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "offset": at}
+            same |= {"queries": mean.count, "recalled": None if scored is None else scored.recalled}
+            same |= {"baseline": None if at is None else offset_accuracy(relations[name], at)}
+            of_heads = {statistic: values[layer, head] for statistic, values in mean.values.items()}
+            for column, values in each.items():
+                values.append(same.get(column, of_heads.get(column)))
+    number = len(each["relation"])
+    columns = {name: pa.array(np.tile(of, number), pa.int16()) for name, of in (("layer", layer), ("head", head))}
+    nothing, repeated = np.full(size, np.nan, np.float32), np.repeat(np.arange(number), size)
+    for name, values in each.items():
+        if any(isinstance(value, np.ndarray) for value in values):
+            flat = np.concatenate([nothing if value is None else value for value in values])
+            columns[name] = pa.array(flat, schema.field(name).type, from_pandas=True)
+        elif name not in columns:
+            columns[name] = pa.array(values, schema.field(name).type, from_pandas=True).take(pa.array(repeated))
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def _offset(family: Family, encoded) -> int | None:
@@ -153,7 +188,7 @@ def _offset(family: Family, encoded) -> int | None:
 
 
 def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
-    """Return the rows of one prompt: z per layer is (H K,)."""
+    """Return the rows of one prompt, or of the mean over some: z per layer is (H K,)."""
     size = max(layer.head_size for layer in loaded.anatomy.layers.values())
     heads = loaded.anatomy.heads
     values = np.zeros((len(heads), size), dtype=np.float32)

@@ -13,22 +13,24 @@ GB = 1e9
 
 def findings(settings: params.Params) -> list[Finding]:
     """Compare what is free with what the largest model that is known so far needs."""
-    sizes = {}
+    sizes, needs = {}, {}
     for slot in settings.models:
         try:
-            sizes[slot] = int(json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"])
+            record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+            sizes[slot] = int(record["parameters"])
+            needs[slot] = budget.memory(sizes[slot], width=4 if record.get("dtype", "float32") == "float32" else 2)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not fetched: its size is not known
     if not sizes:
         return [Finding("no model is fetched yet: memory and disk are not checked", wrong=False)]
-    slot = max(sizes, key=sizes.get)
-    return [*_memory(slot, sizes[slot]), *_disk(sizes)]
+    slot = max(needs, key=needs.get)
+    return [*_memory(slot, needs[slot]), *_disk(sizes)]
 
 
-def _memory(slot: str, parameters: int) -> list[Finding]:
+def _memory(slot: str, need: int) -> list[Finding]:
     import psutil
 
-    need, free = budget.memory(parameters), psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
     about = f"memory: slot {slot} needs about {need / GB:.1f} GB, {free / GB:.1f} GB are free"
     if need <= free:
         return [Finding(about, wrong=False)]
