@@ -6,7 +6,6 @@ masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the 
 missing.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 from stages.tasks.task import IMAGES_UNSCORED
@@ -35,7 +34,7 @@ TOGETHER = 2  # prompts of a cluster that are taken together: in-context ones sh
 def main(slot: str) -> None:
     """Run the plan on all tasks the intact model can do; say why where there is nothing to silence."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := settings.left_out("ablate"):
         return _write_empty(slot, why)
     if record["kind"] != "decoder":

@@ -5,7 +5,6 @@ that greedy decoding writes is the answer, and ends there, and how many of the m
 More tokens are harder whatever the word: classes are compared at equal numbers of them (statistics/extrapolation.py).
 """
 
-import json
 import logging
 import sys
 
@@ -14,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.extrapolation.task import ASKED
@@ -26,7 +25,7 @@ TASK = "extrapolation"
 def main(slot: str) -> None:
     """Answer all prompts with demonstrations, or say why there are none."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     asked = tasks.of(TASK)
     why = tasks.unasked(TASK, record["kind"], settings.tasks)
     if why:

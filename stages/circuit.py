@@ -17,7 +17,6 @@ Feeders are the earlier heads whose noising loses at least `circuit.share` of wh
 All else is reported on split b. Beside each head stands what weights alone say (`stages.model.compose`).
 """
 
-import json
 import logging
 import sys
 
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from stages import tasks
 from stages.families.repeats.induction import FAMILY
 from stages.statistics import circuit
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.prompt import stream
@@ -40,7 +39,7 @@ TOKENS = 2048  # of the variants of a prompt that run together, at most
 def main(slot: str) -> None:
     """Patch paths into the strongest induction heads, or say why there are none."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := settings.left_out("circuit"):
         return _write_empty(slot, why)
     if getattr(settings.tasks, FAMILY.task) is None:

@@ -1,6 +1,5 @@
 """Judge every head for every family: `python -m stages.classify <slot>` writes data/heads/<slot>.parquet."""
 
-import json
 import logging
 import sys
 
@@ -13,7 +12,7 @@ from stages.families.family import Family
 from stages.families.text.streaming import RECENT
 from stages.families.treebank.grammar import FEWEST
 from stages.statistics.verdict import judge
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
@@ -28,7 +27,7 @@ def main(slot: str) -> None:
         raise UserError(
             f"{paths.PARAMS}: classify.thresholds.{unknown[0]}: no such family; allowed: {', '.join(FAMILIES)}"
         )
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
     heads = pd.DataFrame(
         [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]

@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from stages import summarize
-from stages.store import files, folders, params, paths, tables
+from stages.store import files, folders, params, paths, records, source, tables
 from stages.store.errors import UserError, run
 
 SUMMARIES = {  # stage: what writes its summaries
@@ -34,12 +32,12 @@ def main(stage: str, slot: str) -> None:
     root, sizes = Path("..").resolve(), params.load_studies()
     if stage not in SUMMARIES or (section := getattr(sizes, stage)) is None:
         raise UserError(f"full/{paths.PARAMS}: no section {stage!r}; a longer study is one of {', '.join(SUMMARIES)}")
-    whole = yaml.safe_load((root / paths.PARAMS).read_text(encoding="utf-8"))
+    whole = source.yaml(root / paths.PARAMS, "the params of the default run")
     kept = paths.deeper(slot, stage).absolute()
     with _apart(root, whole | {stage: section.model_dump(mode="json")}):
         settings = params.load()
         importlib.import_module(f"stages.{stage}").main(slot)
-        record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+        record = records.read(slot)
         made = params.asked_of(stage, settings) | {"model": record["name"], "files": record["files"]}
         with folders.replacing(kept) as folder:
             if paths.report(slot).exists():  # what the stage itself has written there
@@ -58,7 +56,7 @@ def _apart(root: Path, content: dict) -> Iterator[None]:
         for path in (*root.iterdir(), *(root / "data" / room for room in READ)):
             if path.name[0] != "." and path.name not in ("data", "reports", str(paths.FULL), str(paths.PARAMS)):
                 (folder / path.relative_to(root)).symlink_to(path)
-        files.write_text(folder / paths.PARAMS, yaml.safe_dump(content))
+        files.write_text(folder / paths.PARAMS, json.dumps(content))
         os.chdir(folder)
         try:
             yield

@@ -18,7 +18,7 @@ from stages import tasks
 from stages.families import FAMILIES
 from stages.families.family import Family, Tokens
 from stages.statistics.examples import first_counted, near, strip, strongest
-from stages.store import files, params, paths, tables
+from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ DIGITS = 3  # of a weight
 def main(slot: str) -> None:
     """Read the members of all families, show each family's on its prompt; or say why there are none."""
     settings = params.load().examples
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     members = strongest(tables.HEADS.read(slot), settings.heads)
     why = "no head is a member of a family" if members.empty else ""
     if record["kind"] == "vision":

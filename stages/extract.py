@@ -4,7 +4,6 @@ Writes attention masses per (prompt, layer, head, relation) and head outputs per
 keeps of them, z at the last prompt token, its mean over ordinary positions, or none. Rows go to disk as batches finish.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
 from stages.families.offset import best_offset, offset_accuracy
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def main(slot: str, task: str) -> None:
     """Measure the pair, or write empty tables that say why it makes no sense."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     prompts = tables.PROMPTS.read(task)
     asked = tasks.of(task)
     why = asked.refuses(record["kind"]) or _unmeasured(task)

@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import caching
-from stages.store import files, params, paths, tables
+from stages.store import files, params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks import of as task_of
@@ -36,7 +36,7 @@ TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 def main(slot: str) -> None:
     """Measure gates, try policies, or say why not."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if record["kind"] != "decoder":
         return _write_empty(slot, "only a model that reads left to right keeps a cache of past keys")
     if why := settings.left_out("gates"):

@@ -8,7 +8,6 @@ Writes data/memory/<slot>/: memory.parquet, one row per measured value, and adap
 The layer is the one that split a chose: whose MLP output, taken from another subject, gives that subject's answer.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -20,7 +19,7 @@ from stages.facts.asked import Prompts
 from stages.facts.inserted import insert
 from stages.facts.looked_up import look_up
 from stages.facts.missed import miss
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ TASK = "facts"
 def main(slot: str) -> None:
     """Look up, insert and miss, or say why not."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     shutil.rmtree(paths.adapters(slot), ignore_errors=True)
     paths.adapters(slot).mkdir(parents=True)
     if why := settings.left_out("memory") or tasks.unasked(TASK, record["kind"], settings.tasks):

@@ -5,7 +5,6 @@ demonstrations (by the model's own states), the majority and the last label say,
 induction heads; and silenced.parquet, answers with these heads and with the plan's control sets silenced.
 """
 
-import json
 import logging
 import sys
 from typing import Any
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from stages import tasks
 from stages.ablate import no_means, text_means
 from stages.statistics.neighbours import choose, votes
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
@@ -28,7 +27,7 @@ TASK, FAMILY = "neighbours", "induction"
 def main(slot: str) -> None:
     """Read all prompts, choose the vote on split a, silence the induction heads on split b."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := settings.left_out("neighbours"):
         return _write_empty(slot, why)
     if getattr(settings.tasks, TASK) is None:

@@ -5,7 +5,6 @@ is common to an image in a few patches of the background, whose norms stand out 
 ICLR 2024). Which norms stand out is judged by `stages.statistics.norms`, without a fixed cut. Models of text: no rows.
 """
 
-import json
 import logging
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.families.family import CLASS, REGISTER
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ KINDS = {CLASS: "class", REGISTER: "register"}  # of a token that is no patch, b
 
 def measure(slot: str, settings: params.Params) -> None:
     """Read all images, or say why there are none."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.NORMS.write_empty(slot, why=why)
     from stages.model.forward import batches

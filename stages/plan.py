@@ -11,7 +11,6 @@
 Which families have home tasks stands in their files. No torch here: every control can be read, reviewed and tested.
 """
 
-import json
 import logging
 import sys
 
@@ -20,7 +19,7 @@ import pandas as pd
 
 from stages.families import FAMILIES
 from stages.statistics.control import NONE, Head, Pool, controls, matching
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 from stages.tasks.task import IMAGES_UNSCORED
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 def main(slot: str) -> None:
     """Plan a decoder's interventions; an encoder's table is empty and says why."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if record["kind"] != "decoder":
         why = "an encoder is scored intact only: no head of it is silenced"
         why = IMAGES_UNSCORED if record["kind"] == "vision" else why

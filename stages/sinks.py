@@ -5,7 +5,6 @@ tokens.parquet, one row per (prompt, input, layer, position), residual norm and 
 linear probes read from one token's state; and, of a model of images, norms.parquet (stages/norms.py).
 """
 
-import json
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from stages import norms, tasks
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.prompt import Prompt, read_text, stream
@@ -38,7 +37,7 @@ def main(slot: str) -> None:
 
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := settings.left_out("sinks") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.statistics.vector_heads import Ranking, Setting, ranked, ranking
-from stages.store import files, params, paths, tables
+from stages.store import files, params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 from stages.store.folders import replacing
@@ -193,7 +193,7 @@ def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setti
     """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; none for one after block 0."""
     from stages.model import control_vector
 
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     model = f"{record['name']} {record['revision']}".strip()
     with replacing(paths.control_vectors(slot)) as folder:
         written = {}
@@ -325,7 +325,7 @@ def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
     shown = settings.zero_shot + settings.shuffled + settings.natural
     runs = settings.choose * tried + shown * (6 + settings.random + settings.draws)
-    parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
+    parameters = records.read(slot)["parameters"]
     return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
 
 

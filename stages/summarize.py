@@ -42,7 +42,7 @@ from stages.statistics import (
 )
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
-from stages.store import files, params, paths, tables
+from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
 from stages.store.metrics import extrapolated, metrics
 from stages.tasks.prompt import stream
@@ -118,7 +118,7 @@ def main(slot: str) -> None:
 
 def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> dict:
     """Write what heads, caches and text lose where heads stream; return the metrics."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     windows = {layer["layer"]: layer.get("window") for layer in record["attention"]}
     measured = caching.gates(tables.GATES.read(slot), heads, windows)
     small = settings.gates.small if settings.gates else 0.0  # of no row where gates are left out
@@ -164,7 +164,7 @@ def _asked(settings: params.Params) -> list[str]:
 
 def _vocabulary(slot: str) -> int:
     """Return how many tokens a guess is among: 1 of a model of images, which is asked for none."""
-    return json.loads(paths.model(slot).read_text(encoding="utf-8"))["vocabulary"] or 1
+    return records.read(slot)["vocabulary"] or 1
 
 
 def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
@@ -278,7 +278,7 @@ def circuits(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Para
     def streams(name: str) -> np.random.Generator:
         return stream(settings.seed, f"{name}/{slot}")
 
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     raw, weights = tables.CIRCUIT.read(slot), tables.COMPOSITION.read(slot)
     kinds = {layer["layer"]: layer["kind"] for layer in record["attention"]}
     traced = circuit.table(raw, weights, heads, streams, settings.classify.resamples, kinds)
@@ -315,7 +315,7 @@ def _applied(slot: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _model(slot: str, settings: params.Params) -> dict:
     """Return the slot's record with versions and everything that was not measured, with reasons."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     missing = {f"family {name}": why for name, why in tables.HEADS.note("not_measured", slot).items()}
     named = {"ablation": tables.EFFECTS, "circuit": tables.CIRCUIT, "steering": tables.STEERING}
     named |= {"extrapolation": tables.ANSWERS, "composed": tables.COMPOSED, "continued": tables.CONTINUED}

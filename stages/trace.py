@@ -12,7 +12,6 @@ answer, and no prompt of split b has a part in what is chosen by split a.
 Functions that are left out, or traced on one split only, stand with the reason in the table's metadata, `skipped`.
 """
 
-import json
 import logging
 import sys
 from dataclasses import replace
@@ -22,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.families.icl.function import FAMILY
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
@@ -33,7 +32,7 @@ TASK = FAMILY.task  # its prompts ask for the functions
 def main(slot: str) -> None:
     """Trace all functions with 10-shot accuracy of at least `trace.solved_above`, or say why there is none."""
     settings = params.load()
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
     why = tables.OUTPUTS.reason(slot, TASK)

@@ -131,7 +131,10 @@ def one_run(
         if step:
             rows.append((arm, seed, step, loss))
 
-    train(model, lesson, training, stream(settings.seed, f"recipes/{name}/{seed}/batches"), keep)
+    try:
+        train(model, lesson, training, stream(settings.seed, f"recipes/{name}/{seed}/batches"), keep)
+    except UserError as error:
+        raise UserError(f"{paths.PARAMS}: recipes.{name}, arm {arm}, seed {seed}: {error}") from None
     return rows
 
 

@@ -1,5 +1,7 @@
 """Summaries of grammar heads as a run writes them, made up: one head per relation leads, some relations are rare."""
 
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -8,6 +10,17 @@ from stages.page import inputs
 
 RARE = {"iobj": 12, "csubj": 0, "compound:prt": 7}  # query words
 COLUMNS = inputs.COLUMNS["grammar"].split()
+
+
+def record(slot: str, /, **changed) -> str:
+    """What fetch writes about a slot's model, as JSON: one layer of two heads, some of it changed."""
+    layer = {"layer": 0, "heads": 2, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
+    content = {
+        "slot": slot, "source": "path", "name": "tiny", "revision": "1", "kind": "decoder", "parameters": 1000,
+        "vocabulary": 1000, "files": {"model.safetensors": "0"}, "attention": [layer], "blocks": ["block"],
+        "skipped": {}, "proof": {},
+    }  # fmt: skip
+    return json.dumps(content | changed)
 
 
 def arcs(generator: np.random.Generator, layers: int, heads: int, causal: bool) -> pd.DataFrame:

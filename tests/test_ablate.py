@@ -172,5 +172,5 @@ def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
     prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "group": "antonym", "category": ""}
     unsolved = pd.DataFrame({"function": []})
     monkeypatch.setattr(tables.Table, "read", lambda table, *_, **__: prompts if table is tables.ASKED else unsolved)
-    kept = ablate.silenced_on("decoder", "icl", params.load())
+    kept = ablate.silenced_on("decoder", "icl", params.load(ROOT / "tests/params.yaml"))
     assert kept.empty and list(kept.columns) == tables.PROMPTS.names

@@ -12,8 +12,8 @@ from test_memory import raw_rows, row
 from stages import deeper
 from stages import memory as stage
 from stages.families import FAMILIES
-from stages.page import inputs, longer
-from stages.page.page import Section, render
+from stages.page import inputs, longer, page
+from stages.page.page import Section
 from stages.page.section import Context
 from stages.page.sections.circuit import SECTION as CIRCUIT
 from stages.page.sections.memory import SECTION
@@ -136,7 +136,9 @@ def test_the_fold_says_what_differs_from_the_edit_and_in_which_direction(reposit
     assert "better in: KL after the name, nats −1.000" in pulled and "worse in: recalled −0.50" in pulled
     layers = next(text for text in said.values() if "other layers" in text)
     assert "layer 0 1.00 and 0.20" in layers and "in other words: fewer at layer 0 (−0.80)." in layers
-    html = render("page", [(slot, [Section("memory", "Store", [fold])])], {}, [])
+    html = page.render("page", [(slot, [Section("memory", "Store", [fold])])], {}, [])
+    assert page.beside("full/reports/x.csv") == "../full/reports/x.csv"  # from reports/index.html
+    assert page.beside("reports/slots/x.csv") == "slots/x.csv" and 'href="slots/decoder/memory.csv"' in html
     assert html.count('<details class="longer">') == 1 and "Made by a test." in html
     none = SECTION.build(replace(slot, longer={}), Context({}, []))
     assert all(block.kind != "fold" for block in none)
@@ -154,7 +156,7 @@ def test_the_fold_names_heads_that_the_first_prompts_had_missed():
     gates = slot.gates.assign(prompts=2, change=0.01)
     slot = replace(slot, gates=gates)
     alike = fold_of(STREAMING, slot, "gates", replace(slot, gates=gates.assign(prompts=20, change=0.02)))
-    assert f"Of the {len(gates)} heads that rest on 2 above, none moves it by 0.1 or more here" in alike[1]
+    assert f"Of {len(gates)} heads that rest on 2 in the default run, none moves it by 0.1 or more here" in alike[1]
     other = gates.assign(prompts=20, change=0.02)
     other.loc[(other.layer == 5) & (other["head"] == 1), "change"] = 0.25
     assert (

@@ -11,7 +11,7 @@ from stages.store.errors import UserError
 from stages.tasks.facts.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-SECTION = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
+SECTION = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
 
 
 def build(**changes) -> list:
@@ -83,7 +83,7 @@ def test_facts_of_the_users_own(tmp_path):
     with pytest.raises(UserError, match="fewer than 4 are left to ask"):
         build(source="path", path=str(path), shots=4)
     path.write_text('{"subject": "S"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"facts.jsonl:1: expected"):
+    with pytest.raises(UserError, match=r"facts.jsonl:1: .* expected facts"):
         build(source="path", path=str(path))
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match="no such file"):
         build(source="path", path=str(tmp_path / "none"))

@@ -41,7 +41,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def write_params(folder: Path) -> None:
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     content["models"] = {"a": {"source": "path", "name": str(folder)}}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 

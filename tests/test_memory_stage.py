@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from synthetic import record
 from tiny import make
 
 from stages import memory as stage
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture()
 def asked(tmp_path, monkeypatch):
     content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
-    section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
+    section = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["facts"]
     section |= {"path": str(ROOT / section["path"]), "known": 4, "rare": 2, "invented": 2, "words": 2, "shots": 2}
     prompts = tasks.of("facts").build(Settings(**section), seed=17)
     text = tasks.of("text").build(tasks.of("text").settings(**content["tasks"]["text"] | {"tokens": 40}), seed=17)
@@ -90,7 +91,7 @@ def test_experts_say_why_not(asked, monkeypatch):
     from stages.model import load
 
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text(json.dumps({"kind": "decoder", "name": "tiny"}))
+    paths.model("decoder").write_text(record("decoder"))
     facts = Settings(known=4, rare=2, invented=2, words=2, shots=2, path="words")
     with_facts = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": facts})})
     monkeypatch.setattr(params, "load", lambda: with_facts)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from synthetic import record
 from tiny import DECODERS, IDS, SMALL, VOCABULARY, make, save, tokenizer
 
 from stages.model import load, origin
@@ -118,11 +119,9 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = save("gpt2", tmp_path / "model")
     where = origin.find_origin("a", Model(source="path", name=str(folder)))
-    record = {"source": "path", "name": str(folder), "revision": "", "files": origin.described(where)}
-    opened = load.open_folder(folder)
-    record |= {"kind": opened.kind, "proof": {}, **opened.anatomy.recorded()}
+    opened, own = load.open_folder(folder), {"name": str(folder), "revision": "", "files": origin.described(where)}
     paths.model("a").parent.mkdir(parents=True)
-    paths.model("a").write_text(json.dumps(record))
+    paths.model("a").write_text(record("a", **own, **opened.anatomy.recorded()))
     assert load.load("a").anatomy == opened.anatomy  # as recorded: it is not looked for again
     before = load.load("a").model.transformer.wte.weight.numpy().copy()
     shutil.rmtree(folder)
@@ -257,5 +256,5 @@ def test_a_record_that_is_gone_or_cut_is_named(content, tmp_path, monkeypatch):
     if content is not None:
         paths.model("a").parent.mkdir(parents=True)
         paths.model("a").write_text(content)
-    with pytest.raises(UserError, match=r"data/models/a\.json: no record of a model; run dvc repro -f -s fetch@a"):
+    with pytest.raises(UserError, match=r"data/models/a\.json: .*expected the record of a model; run dvc repro -f"):
         load.load("a")

@@ -18,7 +18,7 @@ from stages.store.errors import UserError
 from stages.tasks.neighbours.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-SECTION = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["neighbours"]
+SECTION = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["neighbours"]
 
 
 @pytest.fixture(scope="module")

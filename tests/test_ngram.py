@@ -213,7 +213,7 @@ def test_a_tape_is_counted_symbol_by_symbol(baselines):
 def clone(tmp_path, monkeypatch) -> Path:
     """A folder with params, a small text and prompts of four tasks."""
     monkeypatch.chdir(tmp_path)
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     content["ngram"]["path"] = "text.txt"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "text.txt").write_text("The cat sleeps. The cats sleep.\n\nThe dog sleeps.")

@@ -743,7 +743,7 @@ def test_a_bound_that_is_not_0_does_not_read_as_0():
 
 def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "tests/params.yaml", tmp_path)
     shutil.copytree(ROOT / "full", tmp_path / "full")
     write_slot(tmp_path / "reports/slots/decoder")
     report.main()

@@ -16,7 +16,7 @@ from stages.statistics.onset import earliest, rises
 from stages.store import params, paths
 
 ROOT = Path(__file__).parents[1]
-RECIPE = params.load(ROOT / "params.yaml").recipes["induction"]
+RECIPE = params.load(ROOT / "tests/params.yaml").recipes["induction"]
 ARMS = RECIPE.ordered
 
 
@@ -177,7 +177,7 @@ def test_an_onset_at_the_start_and_one_that_is_none_are_said_to_be_so():
 
 
 def test_chance_stands_beside_whole_tapes():
-    recipe = params.load(ROOT / "params.yaml").recipes["parity"]
+    recipe = params.load(ROOT / "tests/params.yaml").recipes["parity"]
     lesson = create("parity", recipe, recipe.train.arguments)
     levels = lesson.chance(90)
     assert levels["accuracy@06"] == pytest.approx(2**-6) and levels["accuracy"] < 0.01

@@ -52,7 +52,7 @@ def clone(tmp_path_factory) -> Path:
     content = yaml.safe_load((folder / "params.quick.yaml").read_text())
     content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
     content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "treebank")}
-    iteration = yaml.safe_load((folder / "params.yaml").read_text())["tasks"]["iteration"]
+    iteration = yaml.safe_load((folder / "tests/params.yaml").read_text())["tasks"]["iteration"]
     content["tasks"]["iteration"] = iteration | {"prompts": 6, "examples": 3, "shortest": 4, "longest": 12}
     content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
     content["plan"] |= {"leave_out": [*content["plan"]["leave_out"], "sink"], "top": 2, "draws": 4, "sample": 2}

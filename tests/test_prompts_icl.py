@@ -33,7 +33,7 @@ FUNCTIONS = {
 
 def settings(**changed) -> Settings:
     """Return the settings of params.yaml without natural text, some changed, with a full path."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["icl"]
     return Settings(**{**content, "natural": (), "path": str(LEXICON), **changed})
 
 
@@ -237,8 +237,8 @@ def test_repeated_inputs_keep_the_first(tmp_path):
 @pytest.mark.parametrize(
     "content, says",
     [
-        ("[{", "f.json: not readable JSON: .* line 1"),
-        ('{"input": "a"}', "f.json: expected a list"),
+        ("[{", "f.json: not JSON .* line 1"),
+        ('{"input": "a"}', "f.json: .* expected a folder of <function>.json, each a list"),
         ('[{"input": "a", "output": "b"}, {"input": "c"}]', "f.json: f, item 1 = .*'output' must be text"),
         ('[{"input": "a", "output": 3}]', "f.json: f, item 0 = .*must be text"),
         ('[["a", "b"]]', "f.json: f, item 0 = "),
@@ -255,11 +255,11 @@ def test_bad_files_are_user_errors(tmp_path, content, says):
 @pytest.mark.parametrize(
     "content, says",
     [
-        ("a: [", "not readable YAML"),
+        ("a: [", "not YAML"),
         ("- a", "expected <function>"),
         ("f: {kind: form}", "expected <function>"),
         ("f: {kind: form, pairs: [[one, 2]]}", r"f, item 0 = \['one', 2\]"),
-        ("f: {kind: form, pairs: [on]}", "f, item 0 = True"),
+        ("f: {kind: form, pairs: [on]}", "f, item 0 = 'on'"),
     ],
 )
 def test_bad_lexicons_are_user_errors(tmp_path, content, says):
@@ -270,9 +270,9 @@ def test_bad_lexicons_are_user_errors(tmp_path, content, says):
 
 
 def test_missing_places_and_unknown_functions_are_user_errors(tmp_path):
-    with pytest.raises(UserError, match=r"no <function>\.json here"):
+    with pytest.raises(UserError, match=r"no \*\.json here; expected a folder of <function>\.json"):
         build(settings(source="path", path=str(tmp_path)), 1)
-    with pytest.raises(UserError, match=r"absent.yaml: not readable YAML"):
+    with pytest.raises(UserError, match=r"absent.yaml: no such file"):
         build(settings(path=str(tmp_path / "absent.yaml")), 1)
     with pytest.raises(UserError, match=r"tasks.icl.functions = 'synonim': not in .*allowed: country-capital, "):
         build(settings(functions=("synonim",)), 1)

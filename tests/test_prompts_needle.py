@@ -24,7 +24,7 @@ SMALL = {"lengths": (150, 300), "depths": (0.0, 0.5, 1.0), "trials": 2}
 
 def settings(path: Path, **changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["needle"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["needle"]
     return Settings(**{**content, "path": str(path), **changed})
 
 

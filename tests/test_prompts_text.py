@@ -21,7 +21,7 @@ BOOKS = Path(__file__).parents[2] / "shared/data/books"
 
 def settings(path: Path, **changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["text"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["text"]
     return Settings(**{**content, "path": str(path), **changed})
 
 

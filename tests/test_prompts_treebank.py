@@ -24,12 +24,12 @@ LABELS = (
     "nsubj obj det amod case obl nmod nmod:poss advmod aux aux:pass nsubj:pass cop mark conj cc xcomp ccomp acl:relcl "
     "advcl compound iobj nummod"
 ).split()
-SEED = yaml.safe_load((ROOT / "params.yaml").read_text())["seed"]
+SEED = yaml.safe_load((ROOT / "tests/params.yaml").read_text())["seed"]
 
 
 def settings(**changed) -> Settings:
     """Return the settings of params.yaml, some changed."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]["treebank"]
     sizes = {"sentences": 300, "shortest": 5, "longest": 25}
     return Settings(**{**content, "path": str(LEXICON), **sizes, **changed})
 
@@ -232,8 +232,8 @@ def test_a_length_that_the_grammar_cannot_reach_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colors": ["red"]}, r"colors: Extra inputs"),
-        ({"going": [{"forms": "go went"}]}, r"going\.0: .*expected forms: base, third person"),
+        ({"colors": ["red"]}, r"colors = .*: Extra inputs"),
+        ({"going": [{"forms": "go went"}]}, r"going\.0 = .*expected forms: base, third person"),
         ({"transitive": [{"forms": "a b c d e", "objects": ["moon"]}]}, r"a: objects \['moon'\]; expected some of"),
         ({"nouns": {"person": ["man"]}}, r"nouns: no list for \['business'"),
         ({"attributes": {"person": {"of": ["moon"]}}}, r"attributes of person: \['moon'\]; expected some of"),
@@ -247,7 +247,7 @@ def test_mistakes_in_a_lexicon_are_named(tmp_path, change, message):
 
 
 def test_a_missing_lexicon_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         treebank.build(settings(path=str(tmp_path / "none.yaml")), seed=0)
 
 
@@ -382,8 +382,15 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         (block("1 Anna 2 NSUBJ", "2 sleeps 0 root"), r"word 1 \(Anna\): deprel 'NSUBJ'; expected a label such as"),
         (block(*ANNA, sent_id="s") + block(*ANNA[:2], sent_id="s"), r"2 \(s\): this sent_id is taken by .*1 \(s\)"),
         (block("1 _ 2 nsubj", "2 _ 0 root", sent_id="s1"), r"\(s1\): every form is '_': a treebank without its text"),
+        (block("1 Anna 3 nsubj", "3 sleeps 0 root"), r"sentence 1 \(a-00001\): ids \[1, 3\]; expected 1, 2, 3"),
+        (block("1 Anna 0 root", "2 sleeps 0 root"), r"2 roots; expected one word with head 0"),
+        (block("1 Anna 2 nsubj", "2 sleeps 1 conj"), r"0 roots; expected one word with head 0"),
+        (block("1 A 2 dep", "2 b 1 dep", "3 c 0 root"), r"word 1 \(A\): its heads lead in a circle; expected a tree"),
+        (block("1 Anna 2 root", "2 sleeps 0 root"), r"word 1 \(Anna\): head 2 and deprel root; expected 0 with root"),
+        (block("1 Anna 2 nsubj", "2 sleeps 0 dep"), r"word 2 \(sleeps\): head 0 and deprel dep; expected 0 with root"),
+        (block("1-9 Annas _ _", *ANNA), r"multiword tokens \[1, 9\]; expected ranges of words, in their order"),
         (block("1 Go 0 root"), r"a\.conllu: no sentence of 2 to 25 words"),
-        ("", r"a\.conllu: no sentence of 2 to 25 words"),
+        ("", r"a\.conllu: no sentences; expected a treebank"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named(tmp_path, content, message):
@@ -392,15 +399,23 @@ def test_a_bad_file_is_named(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_broken_sentence_among_many_is_named_and_skipped(tmp_path, caplog):
+    many = "".join(block(f"1 w{number} 2 nsubj", "2 sleeps 0 root") for number in range(30))
+    built = build(tmp_path, many + block("1 Anna 2 nsubj", "2 sleeps 1 conj"), sentences=31)
+    assert len(built) == 30 and "a.conllu: sentence 31 (a-00031): 0 roots" in caplog.text
+
+
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "a.conllu").write_bytes(b"# text = \xff\xfe\n")
-    with pytest.raises(UserError, match=r"a\.conllu: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.conllu:1: not UTF-8 text"):
         treebank.build(folder(tmp_path), seed=0)
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere.conllu"):
-        with pytest.raises(UserError, match=rf"{path}: no treebank here; expected a CoNLL-U file or a folder"):
+        with pytest.raises(
+            UserError, match=rf"{path}: no \*\.conllu here; expected a treebank: a CoNLL-U file or a folder"
+        ):
             treebank.build(folder(path), seed=0)
 
 

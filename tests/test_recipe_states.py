@@ -234,7 +234,7 @@ def rows(**changes) -> pd.DataFrame:
 
 
 def test_what_is_read_in_one_run_of_two_is_said_to_be():
-    assert "holds the label (0.98 [0.98, 0.98]" in recipe_states.held(rows(), "encoder")
+    assert "holds the label: 0.98 (0.98 to 0.98), without the state" in recipe_states.held(rows(), "encoder")
     mixed = rows()
     mixed.loc[1, "low"] = 0.4
     assert "in 1 of 2 runs holds the label" in recipe_states.held(mixed, "encoder")
@@ -272,9 +272,9 @@ def test_edits_are_told_apart_from_zero_run_by_run():
         rows(question="used", what="zero", measure="loss", value=0.6, low=0.5, high=0.7),
     ])  # fmt: skip
     said = recipe_states.edits(table, "encoder")
-    assert "nothing when dropped" in said and "−0.20 [−0.20, −0.20] when exchanged" in said
+    assert "nothing when dropped" in said and "−0.20 (−0.20 to −0.20) when exchanged" in said
     assert "Zero is not absence: it changes the loss by +0.60" in said
-    assert "The registers change the loss of the others (nats) by +0.15 [+0.15, +0.15] when dropped and +0.60" in said
+    assert "The registers change the loss of the others (nats) by +0.15 (+0.15 to +0.15) when dropped and +0.60" in said
 
 
 def test_outliers_are_said_to_be_there_or_not():

@@ -12,6 +12,7 @@ import torch
 from gguf import GGUFReader
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from synthetic import record
 from tiny import make
 
 from stages import steer
@@ -233,7 +234,7 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     ]  # fmt: skip
     tables.INDIRECT.noting(skipped=skipped).write(traced, "decoder")
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text('{"parameters": 1000, "name": "tiny", "revision": "1"}')
+    paths.model("decoder").write_text(record("decoder", **loaded.anatomy.recorded()))
 
 
 def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkeypatch):
@@ -312,7 +313,7 @@ def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables.INDIRECT.write_empty("decoder", why="no function")
     paths.model("decoder").parent.mkdir(parents=True)
-    paths.model("decoder").write_text('{"name": "tiny", "revision": "1"}')
+    paths.model("decoder").write_text(record("decoder"))
     monkeypatch.setattr(steer.params, "load", lambda: None)
     steer.main("decoder")
     assert tables.STEERING.reason("decoder") == "no function" and paths.vectors("decoder").exists()

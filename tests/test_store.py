@@ -1,22 +1,28 @@
 """Params and tables: a user's mistake gets one line that names the place; a write is whole or not at all."""
 
+import errno
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
+from synthetic import record
 
 from stages import tasks
-from stages.store import params, parquet, tables
+from stages.store import files, params, parquet, paths, records, tables
 from stages.store.errors import UserError, run
 
 ROOT = Path(__file__).parents[1]
-GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
+GOOD = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
 
 
 def broken(tmp_path: Path, change) -> str:
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     change(content)
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -89,7 +95,7 @@ def test_missing_keys_and_no_yaml(tmp_path):
 
 def test_tasks_are_the_folders_in_display_order(tmp_path):
     """A task that is left out is None; every key of params.yaml is one of them."""
-    settings = params.load(ROOT / "params.yaml")
+    settings = params.load(ROOT / "tests/params.yaml")
     assert isinstance(settings, params.Params) and pickle.loads(pickle.dumps(settings)) == settings
     assert tuple(name for name, _ in settings.tasks) == tasks.names()
     assert {name for name, task in settings.tasks if task is not None} == set(GOOD["tasks"])
@@ -101,7 +107,7 @@ def test_tasks_are_the_folders_in_display_order(tmp_path):
 
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        params.load(ROOT / "params.yaml").seed = 3
+        params.load(ROOT / "tests/params.yaml").seed = 3
 
 
 ROWS = pd.DataFrame({"function": ["f"] * 3, "prompt": list("abc"), "split": "a", "cluster": "c", "layer": 0, "head": 1})
@@ -111,7 +117,7 @@ SCHEMA = tables.INDIRECT.schema
 
 def test_tables_round_trip_and_carry_meanings(tmp_path):
     path = tmp_path / "t.parquet"
-    parquet.write(path, ROWS, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA)
     assert parquet.read(path, SCHEMA).effect.tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert all(field.metadata[b"meaning"] for field in parquet.read_schema(path))
 
@@ -127,7 +133,7 @@ def test_the_size_of_pieces_does_not_change_the_bytes(tmp_path, monkeypatch):
 
 def test_a_killed_write_leaves_nothing(tmp_path):
     path = tmp_path / "t.parquet"
-    parquet.write(path, ROWS, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA)
     before = path.read_bytes()
     with pytest.raises(RuntimeError), parquet.writer(path, SCHEMA) as add:
         add(ROWS)
@@ -145,16 +151,57 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     ROWS.drop(columns="effect").to_parquet(path)
     with pytest.raises(UserError, match="columns are"):
         parquet.read(path, SCHEMA)
+    parquet.write(path, ROWS.assign(layer="0"), SCHEMA.set(4, SCHEMA.field(4).with_type(pa.string())))
+    with pytest.raises(UserError, match="layer is string, expected int16; run dvc repro"):
+        parquet.read(path, SCHEMA)
+
+
+def test_what_dead_processes_left_is_removed_and_living_ones_keep_theirs(tmp_path):
+    """Two writers of one output never share a temporary name."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = (tmp_path / f".t.txt.{process}.part" for process in (gone.pid, os.getppid()))
+    dead.touch(), living.touch()
+    files.write_text(tmp_path / "t.txt", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "t.txt"]
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
+    full = r"t\.txt: cannot be written \(No space left on device\)"
+    with pytest.raises(UserError, match=full), files.replacing(tmp_path / "t.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        files.write_text(tmp_path / ("t" * 300), "")
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = tables.INDIRECT.noting(skipped={"g": "why"})
-    table.write(ROWS[ROWS.columns[::-1]], "a", otherwise="no function is solved")
+    files.write_text(paths.model("a"), record("a"))
+    rows = pd.concat([ROWS.assign(head=0), ROWS])
+    table.write(rows[ROWS.columns[::-1]], "a", otherwise="no function is solved")
     assert Path("data/indirect/a.parquet").is_file() and table.reason("a") == ""
     assert list(table.read("a")) == table.names and table.read("a", only=[("prompt", "==", "b")]).effect[0] < 0.3
     assert table.skipped("a") == {"g": "why"} and table.note("chosen", "a") == {}
     assert str(tables.RELATIONS.path("a", "text")) == "data/activations/a/text.relations.parquet"
+
+
+def test_a_table_that_is_cut_or_of_another_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a"))  # two heads
+    for rows in (pd.concat([ROWS.assign(head=0), ROWS]).head(5), ROWS, pd.concat([ROWS.assign(layer=1), ROWS])):
+        tables.INDIRECT.write(rows, "a")
+        with pytest.raises(UserError, match=r"indirect/a\.parquet: not the same number of rows for each head in data"):
+            tables.INDIRECT.read("a")
+        assert len(tables.INDIRECT.read("a", columns=["effect"])) == len(rows)
+
+
+@pytest.mark.parametrize("wrong", [{"slot": "b"}, {"attention": []}, {"kind": "rnn"}, {"parameters": "many"}])
+def test_a_record_that_is_anothers_or_wrong_is_named(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a", **wrong))
+    with pytest.raises(UserError, match=rf"data/models/a\.json: {next(iter(wrong))}: .*run dvc repro -f -s fetch@a"):
+        records.read("a")
 
 
 def test_empty_tables_say_why(tmp_path, monkeypatch):

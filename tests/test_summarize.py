@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from synthetic import record
 
 from stages.families import FAMILIES
 from stages.page.section import Context
@@ -17,6 +18,8 @@ from stages.statistics.causal import AGREEMENT, CAUSAL
 from stages.store import files, paths, tables
 from stages.store.metrics import metrics
 from stages.summarize import main, overlap, reliability, with_single_effect
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_overlap_and_reliability_follow_the_heads_table():
@@ -116,7 +119,7 @@ def test_what_mixes_directions_is_a_hit_rate():
 
 def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     """One family of two layers, silenced on needles against 19 control sets; no text, treebank or iteration task."""
-    content = yaml.safe_load(Path("params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     content["tasks"] = {"needle": content["tasks"]["needle"]}
     content["classify"]["thresholds"] = {"retrieval": 0.25}
     monkeypatch.chdir(tmp_path)
@@ -173,9 +176,8 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.STEERING.write_empty(slot, why="no function")
     tables.COMPOSED.write_empty(slot, why="no function")
     tables.CONTINUED.write_empty(slot, why="no function")
-    attention = [{"layer": layer, "heads": 21, "kind": "global"} for layer in (0, 1)]
-    record = {"kind": "decoder", "vocabulary": 1000, "attention": attention, "skipped": {}}
-    files.write_text(paths.model(slot), json.dumps(record))
+    sizes = {"heads": 21, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
+    files.write_text(paths.model(slot), record(slot, attention=[{"layer": layer, **sizes} for layer in (0, 1)]))
 
     main(slot)
     folder = paths.report(slot)

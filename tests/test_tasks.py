@@ -84,7 +84,7 @@ def test_a_new_task_is_a_folder_and_an_entry_in_params(tmp_path):
     folder.mkdir()
     for name, text in (("task", TASK), ("settings", SETTINGS), ("prompts", PROMPTS)):
         (folder / f"{name}.py").write_text(text)
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     content["tasks"]["reversal"] = {"path": "stages/tasks/reversal/prompts.py", "words": ["drawer", "stressed"]}
 
     def prepare() -> str:

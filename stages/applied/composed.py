@@ -14,7 +14,6 @@ place at the last token; copy shows neither function.
     other    as `analogy`, with every other function in the outer one's place
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.applied.stored import Stored, missing, read
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.tasks.composed.task import COPY, parts
 from stages.tasks.prompt import stream
@@ -57,7 +56,7 @@ def composed(
     prompts = prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})]
     clean, asked = prompts[prompts.role == "clean"], prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
     groups = [group for group in prompts.group.unique() if group != COPY]
-    parameters = json.loads(paths.model(slot).read_text(encoding="utf-8"))["parameters"]
+    parameters = records.read(slot)["parameters"]
     log.info(announce(f"apply {slot}", len(prompts), 8 * len(asked) * (10 + settings.apply.draws), parameters))
     copied, copy = _demonstrated(loaded, _first(clean[clean.group == COPY], "a", settings.apply.choose))
     rows, skipped = [], {}

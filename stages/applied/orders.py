@@ -11,7 +11,6 @@ under which most words of split a are right without demonstrations.
 All else is reported on split b; of known orders only those that are solved are asked without demonstrations.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.applied.stored import provenance
-from stages.store import params, paths, tables
+from stages.store import params, records, tables
 from stages.store.budget import announce
 from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
 from stages.tasks.prompt import stream
@@ -40,7 +39,7 @@ ORDERED = ["prompt", "vector", "draw"]
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Ask all prompts, or say why there are none; model: loads it, or returns it again."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     if why := settings.left_out("orders") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.ORDERS.write_empty(slot, why=why)
     from stages.model.tokens import fitting

@@ -14,7 +14,6 @@ Layer, strength and heads were chosen on split a, whose prompts the vectors come
 their words stands, as x or as y, in a prompt of split a or in a demonstration.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import offsets
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.tasks.icl.pairs import Frame, own_inverse
 from stages.tasks.prompt import stream
@@ -60,7 +59,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
     outputs = tables.OUTPUTS.read(slot, TASK)
     functions = sorted(steered.function.unique())
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     runs = len(functions) * settings.shifts.pairs * 2 * (1 + 2 * len(FACTORS))
     log.info(announce(f"shifts {slot}", runs, 4 * runs, record["parameters"]))
     answers, geometry, pairs_of = [], [], {}

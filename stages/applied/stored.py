@@ -1,12 +1,14 @@
 """What `steer` left of a slot: what is applied where it was not made."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages import tasks
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
+from stages.store.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -34,15 +36,26 @@ class Stored:
 
 def provenance(slot: str) -> dict:
     """Return what `steer` says of a slot's vectors: heads, the best first, and settings; or the `reason` for none."""
-    from safetensors import safe_open
-
-    with safe_open(paths.vectors(slot), "np") as file:
+    with _file(slot, "np") as file:
         return json.loads(file.metadata()["provenance"])
+
+
+@contextmanager
+def _file(slot: str, framework: str) -> Iterator:
+    """Open a slot's vectors; raises `UserError` where the file is missing, damaged or says not where it is from."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(paths.vectors(slot), framework) as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{paths.vectors(slot)}: no vectors of steer ({reason}); run dvc repro steer@{slot}") from None
 
 
 def missing(slot: str, task: str, settings: params.Params) -> str:
     """Return why a task's prompts cannot be answered under function vectors, or ''."""
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     for name in (SHOWN, task):
         if getattr(settings.tasks, name) is None:
             return f"tasks.{name} is not in params"
@@ -54,11 +67,9 @@ def missing(slot: str, task: str, settings: params.Params) -> str:
 
 def read(slot: str, loaded: "Loaded") -> Stored:
     """Read what `steer` chose, and the mean outputs that it wrote in place."""
-    from safetensors import safe_open
-
     from stages.model.vectors import mean_outputs
 
-    with safe_open(paths.vectors(slot), "pt") as file:
+    with _file(slot, "pt") as file:
         made = json.loads(file.metadata()["provenance"])
         vectors = {name: file.get_tensor(name) for name in made["vectors"]}
     chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}

@@ -5,7 +5,6 @@ of the conversion that is read in place of a GGUF file, with it: their names and
 refilled cache nor a file that appears later changes a model silently. What is loaded is proved in `weights`.
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -42,7 +41,7 @@ from stages.model.images import Images, layout
 from stages.model.observe import close
 from stages.model.origin import changed, locate, readable
 from stages.model.weights import only_pooler, prove_filled, prove_stored
-from stages.store import paths
+from stages.store import paths, records
 from stages.store.errors import UserError
 from stages.store.params import Model
 
@@ -96,11 +95,11 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     the model runs eager.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
+    record = records.read(slot)
     try:
-        record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
         source, pinned = Model(**{key: record[key] for key in Model.model_fields if key in record}), record["files"]
         anatomy, kind, proof = anatomies.read(record), record["kind"], record["proof"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{paths.model(slot)}: no record of a model; run dvc repro -f -s fetch@{slot}") from None
     origin = locate(slot, source)
     if name := changed(origin, pinned):

@@ -4,13 +4,16 @@ Legend: B prompt, F channel of the key, R stored key, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
 from stages.families.family import Tokens
-from stages.model.forward import forward
+from stages.model.forward import Pass, Waiting, forward, together
 from stages.model.load import Loaded
 from stages.model.rank_one import Metric
 from stages.model.rows import Rows
@@ -19,51 +22,70 @@ ROWS = 128  # prompts that run together
 WRITTEN = 4  # tokens of an answer, at most
 
 
+@dataclass
+class _Alike:
+    """Prompts of one length: `numbers` of those still written, the ids that they run next, what has been written."""
+
+    numbers: list[int]
+    new: list[np.ndarray]
+    cache: DynamicCache | None
+
+    @classmethod
+    def begun(cls, loaded: Loaded, numbers: list[int], ids: list[np.ndarray]) -> "_Alike":
+        """Run what they share at the start, once."""
+        shared = int((np.stack(ids) == ids[0]).all(0)[:-1].cumprod().sum()) if loaded.caches else 0
+        cache = DynamicCache() if loaded.caches else None
+        if shared:
+            forward(loaded, [ids[0][:shared]], cache=cache, headless=True)
+            cache.batch_repeat_interleave(len(ids))
+        return cls(numbers, [row[shared:] for row in ids], cache)
+
+    def run(self, loaded: Loaded, waiting: Waiting) -> torch.Tensor | None:
+        """Run what comes next; its logits are those of the last tokens."""
+        return forward(loaded, self.new, [np.array([len(row) - 1]) for row in self.new], self.cache, waiting=waiting)
+
+    def follow(self, loaded: Loaded, best_B: np.ndarray) -> None:
+        """Go on with the tokens written, where these do not end a line."""
+        left = [place for place, token in enumerate(best_B) if "\n" not in loaded.tokenizer.decode([token])]
+        self.new = [
+            best_B[place : place + 1] if loaded.caches else np.append(self.new[place], best_B[place]) for place in left
+        ]
+        if self.cache is not None and 0 < len(left) < len(best_B):
+            self.cache.batch_select_indices(torch.tensor(left, device=loaded.device))
+        self.numbers = [self.numbers[place] for place in left]
+
+
 def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.ndarray]:
     """Return what greedy decoding writes after each prompt, to a line's end or `WRITTEN` tokens, and the entropy.
 
     Entropy (nats, (B,)) is that of the first token. Prompts of one length run together, what they share at the start
-    once.
+    once; the LM head reads all lengths at once.
     """
-    texts, entropy = [""] * len(prompts), np.zeros(len(prompts))
-    asked = [tokens.ids[: tokens.target[0]] for tokens in prompts]
-    for length in sorted({len(ids) for ids in asked}):
-        numbers = [number for number, ids in enumerate(asked) if len(ids) == length]
-        for start in range(0, len(numbers), ROWS):
-            part = numbers[start : start + ROWS]
-            ids_B, nats_B = _written(loaded, [asked[number] for number in part])
-            for number, ids, nats in zip(part, ids_B, nats_B, strict=True):
-                texts[number] = loaded.tokenizer.decode(ids, skip_special_tokens=True).partition("\n")[0].strip()
-                entropy[number] = nats
+    written: list[list[int]] = [[] for _ in prompts]
+    entropy, asked = np.zeros(len(prompts)), [tokens.ids[: tokens.target[0]] for tokens in prompts]
+    order = sorted(range(len(prompts)), key=lambda number: len(asked[number]))
+    for start in range(0, len(order), ROWS):
+        alike = groupby(order[start : start + ROWS], lambda number: len(asked[number]))
+        parts = [list(numbers) for _, numbers in alike]
+        groups = [_Alike.begun(loaded, numbers, [asked[number] for number in numbers]) for numbers in parts]
+        for step in range(WRITTEN):
+            groups = [group for group in groups if group.numbers]
+            passes = [
+                Pass(partial(group.run, loaded), len(group.numbers), partial(_next, step == 0)) for group in groups
+            ]
+            for group, (best_B, nats_B) in zip(groups, list(together(loaded, passes)), strict=True):
+                for number, token in zip(group.numbers, best_B, strict=True):
+                    written[number].append(int(token))
+                if step == 0:
+                    entropy[group.numbers] = nats_B
+                group.follow(loaded, best_B)
+    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True).partition("\n")[0].strip() for ids in written]
     return texts, entropy
 
 
-def _written(loaded: Loaded, ids: list[np.ndarray]) -> tuple[list[list[int]], list[float]]:
-    """Return greedy continuations of texts of one length, to a line's end, and the entropy of their first tokens."""
-    shared = int((np.stack(ids) == ids[0]).all(0)[:-1].cumprod().sum()) if loaded.caches else 0
-    cache, new = None, [row[shared:] for row in ids]
-    if loaded.caches:
-        cache = DynamicCache()
-        if shared:
-            forward(loaded, [ids[0][:shared]], cache=cache, headless=True)
-            cache.batch_repeat_interleave(len(ids))
-    written: list[list[int]] = [[] for _ in ids]
-    entropy, going = [], list(range(len(ids)))
-    for step in range(WRITTEN):
-        logits_BV = forward(loaded, new, [np.array([len(row) - 1]) for row in new], cache)
-        if not step:
-            entropy = [_entropy(logits_V) for logits_V in logits_BV]
-        best_B = logits_BV.argmax(-1).cpu().numpy()
-        for number, token in zip(going, best_B, strict=True):
-            written[number].append(int(token))
-        left = [place for place, token in enumerate(best_B) if "\n" not in loaded.tokenizer.decode([token])]
-        if not left or step == WRITTEN - 1:
-            break
-        new = [best_B[place : place + 1] if loaded.caches else np.append(new[place], best_B[place]) for place in left]
-        if cache is not None and len(left) < len(going):
-            cache.batch_select_indices(torch.tensor(left, device=loaded.device))
-        going = [going[place] for place in left]
-    return written, entropy
+def _next(first: bool, logits_BV: torch.Tensor) -> tuple[np.ndarray, list[float]]:
+    """Return the likeliest tokens and, where they are the first, the entropy before them."""
+    return logits_BV.argmax(-1).cpu().numpy(), [_entropy(logits_V) for logits_V in logits_BV] if first else []
 
 
 def _entropy(logits_V: torch.Tensor) -> float:

@@ -11,8 +11,9 @@ weights lies outside linear layers (experts), no one matrix is the store: then a
 Legend: B batch row, T token, F channel of the key, D residual width, P picked token, R edit.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,64 +42,88 @@ class Writer:
         return weight.T if self.transposed else weight
 
 
+class _Read(Exception):
+    """Leaves a forward pass."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the linear layers of blocks read in a pass and how often they ran; what the blocks gave, by number."""
+
+    read: dict[nn.Module, torch.Tensor]
+    calls: Counter
+    given: dict[int, torch.Tensor]
+
+
 @torch.no_grad()
 def writers(loaded: Loaded) -> dict[int, Writer | str]:
     """Return the writer of every block with measured attention, or why it has no one writer, by its number."""
     inputs = probe_inputs(loaded.model, rows=1)
-    tokens = inputs["input_ids"].shape[1]
-    return {number: _writer(loaded, number, inputs, tokens) for number in loaded.anatomy.layers}
+    linear = {number: _linear(loaded, number) for number in loaded.anatomy.layers}
+    intact = _run(loaded, {number: of for number, of in linear.items() if not isinstance(of, str)}, inputs)
+    return {number: of if isinstance(of, str) else _writer(loaded, number, of, inputs, intact)
+            for number, of in linear.items()}  # fmt: skip
 
 
-def _writer(loaded: Loaded, number: int, inputs: Mapping[str, torch.Tensor], tokens: int) -> Writer | str:
+def _linear(loaded: Loaded, number: int) -> dict[nn.Module, str] | str:
+    """Return a block's linear layers outside its attention, with their paths in it, or why no one can be the store."""
     layer = loaded.anatomy.layers[number]
     block = loaded.model.get_submodule(layer.block)
     attention, projection = (loaded.model.get_submodule(path) for path in (layer.attention, layer.projection))
     inside = {*attention.modules(), projection}
-    linear = {
+    experts = any(
+        weight.dim() > 2
+        for module in block.modules()
+        if module not in inside
+        for weight in module.parameters(recurse=False)
+    )
+    if experts:
+        return "part of its weights is no matrix (experts that are stacked, a convolution): no one matrix is the store"
+    return {
         module: path
         for path, module in block.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module not in inside
     }
-    experts = [
-        name
-        for path, module in block.named_modules()
-        for name, weight in module.named_parameters(recurse=False)
-        if module not in inside and weight.dim() > 2
-    ]
-    if experts:
-        return "part of its weights is no matrix (experts that are stacked, a convolution): no one matrix is the store"
-    calls = {module: 0 for module in linear}
-    before, out = _run(loaded, block, linear, inputs, calls)
-    if any(count != 1 for count in calls.values()):
+
+
+def _writer(
+    loaded: Loaded, number: int, linear: dict[nn.Module, str], inputs: Mapping[str, torch.Tensor], intact: _Pass
+) -> Writer | str:
+    if any(intact.calls[module] != 1 for module in linear):
         return "some of its linear layers run for some tokens alone, as experts do: no one matrix is the store"
-    found = []
+    before, out, tokens, found = intact.read, intact.given[number], inputs["input_ids"].shape[1], []
     for module in linear:
         if height(module) != out.shape[-1] or before[module].numel() % tokens:
             continue
         at = tokens // 2
-        read, moved = _run(loaded, block, linear, inputs, {m: 0 for m in linear}, module, at)
+        changed = _run(loaded, {number: linear}, inputs, module, at)
         here = torch.zeros(tokens, dtype=torch.bool)
         here[at] = True
-        change_T = (moved - out)[0].abs().amax(-1).cpu()
+        change_T = (changed.given[number] - out)[0].abs().amax(-1).cpu()
         limit = MOVED * float(out.abs().max())
-        reaches = any(not torch.equal(read[other], before[other]) for other in linear if other is not module)
+        reaches = any(not torch.equal(changed.read[other], before[other]) for other in linear if other is not module)
         if change_T[at] > limit and (change_T[~here] <= limit).all() and not reaches:
             found.append(module)
     if len(found) != 1:
         return f"{len(found) or 'no'} linear layers write what its MLP gives: one is needed"
-    return Writer(f"{layer.block}.{linear[found[0]]}", isinstance(found[0], Conv1D))
+    return Writer(f"{loaded.anatomy.layers[number].block}.{linear[found[0]]}", isinstance(found[0], Conv1D))
 
 
-def _run(loaded, block, linear, inputs, calls, changed=None, at: int = 0) -> tuple[dict, torch.Tensor]:
-    """Run the probe; return what every linear layer of the block reads, and what the block gives."""
-    read: dict[nn.Module, torch.Tensor] = {}
-    given: list[torch.Tensor] = []
+def _run(
+    loaded: Loaded,
+    linear: Mapping[int, Mapping[nn.Module, str]],
+    inputs: Mapping[str, torch.Tensor],
+    changed: nn.Module | None = None,
+    at: int = 0,
+) -> _Pass:
+    """Run the probe; changed: the linear layer whose output is moved at a token: nothing above its block runs then."""
+    seen = _Pass({}, Counter(), {})
     with ExitStack() as stack:
-        for module in linear:
+        for module in (module for of_block in linear.values() for module in of_block):
 
             def keep(module, args, output):
-                calls[module] += 1
-                read[module] = args[0].clone()
+                seen.calls[module] += 1
+                seen.read[module] = args[0].clone()
                 if module is not changed:
                     return None
                 flat = output.reshape(-1, output.shape[-1]).clone()
@@ -106,13 +131,18 @@ def _run(loaded, block, linear, inputs, calls, changed=None, at: int = 0) -> tup
                 return flat.reshape(output.shape)
 
             stack.callback(module.register_forward_hook(keep).remove)
+        for number in linear:
 
-        def end(module, args, output):
-            given.append(output[0] if isinstance(output, tuple | list) else output)
+            def end(module, args, output, number=number):
+                seen.given[number] = output[0] if isinstance(output, tuple | list) else output
+                if changed is not None:
+                    raise _Read
 
-        stack.callback(block.register_forward_hook(end).remove)
-        loaded.model(**inputs)
-    return read, given[-1]
+            block = loaded.model.get_submodule(loaded.anatomy.layers[number].block)
+            stack.callback(block.register_forward_hook(end).remove)
+        with suppress(_Read):
+            loaded.model.base_model(**inputs)
+    return seen
 
 
 @contextmanager
@@ -129,10 +159,6 @@ def reading(loaded: Loaded, writers: Mapping[int, Writer]) -> Iterator[dict[int,
         yield read
 
 
-class _Read(Exception):
-    """Leaves a forward pass."""
-
-
 @torch.no_grad()
 def keys(loaded: Loaded, writer: Writer, ids: Sequence[np.ndarray]) -> torch.Tensor:
     """Return the keys (B, T, F) of right-padded texts; nothing above the writer runs."""
@@ -144,9 +170,8 @@ def keys(loaded: Loaded, writer: Writer, ids: Sequence[np.ndarray]) -> torch.Ten
 
     handle = loaded.model.get_submodule(writer.path).register_forward_pre_hook(leave)
     try:
-        forward(loaded, ids, headless=True)
-    except _Read:
-        pass
+        with suppress(_Read):
+            forward(loaded, ids, headless=True)
     finally:
         handle.remove()
     return read[0]

@@ -35,7 +35,8 @@ def attached(slot: Slot, default: params.Params, sizes: params.Longer) -> Slot:
         read = replace(inputs.read(slot.name, folder), model=slot.model, heads=slot.heads)
         now = params.asked_of(stage, default.model_copy(update={stage: section}))
         changed = any(made[key] != now[key] for key in now)
-        usual = getattr(default, stage).model_dump(mode="json")
+        usual = getattr(default, stage)  # null where the default run leaves it out
+        usual = usual.model_dump(mode="json") if usual is not None else {}
         studies[stage] = Study(read, _provenance(stage, slot.name, made["params"], usual, changed))
     return replace(slot, longer=studies)
 

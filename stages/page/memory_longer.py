@@ -47,7 +47,7 @@ def _apart(read: Read, what: str, layer: int) -> str:
         if side:
             (better if side > 0 else worse).append(f"{name} {shown(less, digits, True)}")
         else:
-            same.append(name)
+            same.append(name.removesuffix(", nats"))
     parts = [f"better in: {', '.join(better)}"] * bool(better) + [f"worse in: {', '.join(worse)}"] * bool(worse)
     parts += [f"not told apart in: {', '.join(same)}"] * bool(same)
     return f"{'; '.join(parts)}{' (too few facts for a claim)' * few}"

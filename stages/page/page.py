@@ -108,7 +108,7 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"linked": linked, "beside": lambda path: path.removeprefix(f"{PAGE.parent.as_posix()}/")}
+    environment.filters |= {"linked": linked, "beside": beside}
     body = environment.get_template(template)
     return body.render(
         title=title,
@@ -133,6 +133,11 @@ def render(
         config=script_json(CONFIG),
         bundle=Markup(bundle()),
     )
+
+
+def beside(path: str) -> str:
+    """Return the address of a file of the repository, from the page's folder."""
+    return Path(os.path.relpath(path, PAGE.parent)).as_posix()
 
 
 def save(path: str | Path, html: str) -> Path:

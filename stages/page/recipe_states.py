@@ -9,6 +9,7 @@ import pandas as pd
 
 from stages.page import charts
 from stages.page.page import Chart, Figure, Note, Table
+from stages.page.recipe_design import uncertain
 from stages.page.sentences import beyond, capital, listed, number
 from stages.recipes.settings import Recipe
 from stages.recipes.states import REGISTER, STUDIED
@@ -39,7 +40,8 @@ def design(recipe: Recipe) -> str:
         "held-out sequences. A probe is a ridge regression from ONE token's state (unit norm), fitted on four fifths "
         "of the sequences and scored on the others, each once, as in the section on sinks. To hold something is not to "
         "use it, so that both are asked: an edit replaces what every block "
-        "reads at some tokens, and the outcome is that of the other tokens."
+        "reads at some tokens, and the outcome is that of the other tokens. Both are judged run by run, by 95 % "
+        f"intervals over sequences; of curves: {uncertain(train.seeds)}"
     )
 
 
@@ -120,10 +122,10 @@ def held(holds: pd.DataFrame, arm: str) -> str:
     parts = []
     for (tokens, fact), of_kind in rows.groupby(["tokens", "what"]):
         count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
-        values = f"{_ranged(of_kind['value'])}; without {number(of_kind['control'].mean())}"
+        values = f"{_ranged(of_kind['value'])}, without the state {number(of_kind['control'].mean())}"
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
-            parts.append(f"one {tokens} {_in_runs(count, runs)} the {fact} ({values})")
-    return f"after the last block {listed(parts)}." if parts else ""
+            parts.append(f"one {tokens} {_in_runs(count, runs)} the {fact}: {values}")
+    return f"after the last block {'; '.join(parts)}." if parts else ""
 
 
 def _in_runs(count: int, runs: int) -> str:
@@ -261,5 +263,5 @@ def _ranged(values: pd.Series, sign: bool = False) -> str:
     """Write a mean over seeds and, of several, their range."""
     text = number(values.mean(), sign=sign)
     if len(values) > 1:
-        text += f" [{number(values.min(), sign=sign)}, {number(values.max(), sign=sign)}]"
+        text += f" ({number(values.min(), sign=sign)} to {number(values.max(), sign=sign)})"
     return text

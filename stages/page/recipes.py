@@ -139,8 +139,9 @@ def _beside(shown: Results, other: Results) -> list:
     where = "`dvc repro` alone" if other.default else "`dvc repro full/dvc.yaml`"
     runs, above = other.runs, shown.runs
     says = f"Last values of the same recipe as {where} trains it, {runs} seed{'s' * (runs > 1)} instead of {above}. "
-    says += "What is claimed here rests on the study with more seeds. In brackets: above "
-    says += f"{recipe_design.bounds(above)}, here {recipe_design.bounds(runs)}."
+    there, here = (recipe_design.bounds(seeds) for seeds in (above, runs))
+    brackets = here if here == there else f"above {there}, here {here}"
+    says += f"What is claimed here rests on the study with more seeds. In brackets: {brackets}."
     return [Table(columns, rows, says, (other.folder / "findings.csv").as_posix())]
 
 

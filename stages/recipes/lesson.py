@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from stages.families.family import Relation, Tokens
 from stages.recipes.settings import Recipe, Training
+from stages.store import source
 from stages.store.errors import UserError
 from stages.store.section import Section
 
@@ -161,7 +162,15 @@ def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     except ValidationError as error:
         # what the user wrote comes first
         first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
-        key = ".".join(map(str, ("arguments", *first["loc"])))
+        key = ".".join(map(str, (_written(recipe, arguments), *first["loc"])))
         allowed = f"; allowed: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
         what = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}.{key} = {first['input']!r}: {what}{allowed}") from None
+        raise UserError(f"{where}.{key} = {source.shown(first['input'])}: {what}{allowed}") from None
+
+
+def _written(recipe: Recipe, arguments: dict) -> str:
+    """Return where in a recipe the arguments of a lesson stand: under `train`, or in the arm that changes them."""
+    if arguments == recipe.train.arguments:
+        return "train.arguments"
+    arms = [name for name in recipe.arms if arguments == recipe.arm(name).arguments]
+    return f"arms.{arms[0]}.arguments" if arms else "first.arguments"

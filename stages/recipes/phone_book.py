@@ -180,14 +180,14 @@ class PhoneBook(Graded):
             return f"recalls {recalled} of its book whole: too little to ask what a miss gives."
         says = f"recalls {recalled} of its book whole. For an unseen name "
         if near.low > other.high:
-            says += f"it gives more digits of the nearest name's number ({near}) than of the others' ({other})"
+            says += f"it gives more digits of the nearest name's number, {near}, than of the others', {other}"
         elif near.high < other.low:
-            says += f"it gives fewer digits of the nearest name's number ({near}) than of the others' ({other})"
+            says += f"it gives fewer digits of the nearest name's number, {near}, than of the others', {other}"
         else:
-            says += f"digits of the nearest name's number ({near}) are not told apart from those of others ({other})"
+            says += f"digits of the nearest name's number, {near}, are not told apart from those of others, {other}"
         record = ends["any_number"]
         says += f"; its whole number is the nearest name's in {ends['nearest_number']}, that of any stored name in "
-        says += f"{record} (guessed: {chance['any_number']:.2f})"
+        says += f"{record}, guessed {chance['any_number']:.2f}"
         says += ": mostly no stored number" if record.high < 0.5 else ""
         own = ends["unseen_digits"]
         inside = own.low <= chance["unseen_digits"] <= own.high

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Discriminator,
@@ -108,6 +108,12 @@ class Training(Section):
     checkpoints: Checkpoints
     first: First | None = None
     arcs: float = 0.0
+
+    @model_validator(mode="after")
+    def _kept_at_most_once(self) -> "Training":
+        if max(self.checkpoints.even, self.checkpoints.early) > self.steps:
+            raise ValueError(f"checkpoints: {self.checkpoints}: more than steps: {self.steps}")
+        return self
 
     @property
     def before(self) -> "list[First]":
@@ -242,8 +248,19 @@ class Recipe(Section):
                 self.arm(name)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"arm {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                what = first["msg"].removeprefix("Value error, ")
+                if first["type"] == "extra_forbidden":
+                    what = f"unknown key; allowed: {', '.join(_fields(type(self.train), first['loc'][:-1]))}"
+                raise ValueError(f"arm {name}: {'.'.join(map(str, first['loc']))}: {what}") from None
         return self
+
+
+def _fields(section: Any, where: tuple[Any, ...]) -> list[str]:
+    """Return the keys allowed at a key path of a section."""
+    for part in where:
+        annotation = section.model_fields[part].annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
+    return sorted(section.model_fields)
 
 
 def digest(seed: int, recipe: Recipe) -> str:

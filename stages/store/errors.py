@@ -1,5 +1,6 @@
 """The one exception for what a user can fix, and the wrapper that turns it into one line and exit code 1."""
 
+import inspect
 import logging
 import os
 import sys
@@ -16,13 +17,42 @@ class UserError(Exception):
 
 
 def run(stage: Callable[..., None], *arguments: str) -> None:
-    """Run a stage as a command: log to stderr, end a `UserError` with its one line and exit code 1, let bugs raise."""
+    """Run a stage as a command: log to stderr, end a `UserError` with its one line and exit code 1, let bugs raise.
+
+    arguments: what stands after the command; where nothing does, what DVC says that it runs (`instance`).
+    """
     if not WAITING & os.environ.keys():
         os.environ |= {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        stage(*arguments)
+        given = arguments or instance(os.environ.get("DVC_STAGE", ""))
+        _count(stage, given)
+        stage(*given)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def instance(name: str) -> tuple[str, ...]:
+    """Return the keys in the name of a stage of dvc.yaml, which DVC passes in the environment as $DVC_STAGE.
+
+    So no command of dvc.yaml holds a key, and nothing that a user names is read by a shell. (Keys have no hyphen.)
+
+    >>> instance("extract@decoder-blimp"), instance("full/dvc.yaml:train@copy"), instance("report")
+    (('decoder', 'blimp'), ('copy',), ())
+    """
+    keys = name.rpartition(":")[2].partition("@")[2]
+    return tuple(keys.split("-")) if keys else ()
+
+
+def _count(stage: Callable[..., None], given: tuple[str, ...]) -> None:
+    """Raise `UserError` unless a stage takes as many arguments as are given."""
+    signature = inspect.signature(stage)
+    try:
+        signature.bind(*given)
+    except TypeError:
+        named = " ".join(f"<{name}>" for name in signature.parameters)
+        module = getattr(inspect.getmodule(stage), "__spec__", None)
+        command = f"python -m {module.name}" if module else "this stage"
+        raise UserError(f"{command}: {len(given)} arguments given; expected {named or 'none'}") from None

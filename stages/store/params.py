@@ -6,20 +6,19 @@ in the tasks' own folders, those of recipes in `stages.recipes.settings`: they a
 
 import hashlib
 import json
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, create_model, model_validator
 
-from stages.store import paths
+from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.store.section import Count, Name, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
-SHOWN = 200  # characters of a wrong value in a message
 
 
 def _distinct(values: tuple) -> tuple:
@@ -65,7 +64,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _pinned(self) -> "Model":
-        if self.source == "hub" and len(self.revision) != 40:
+        if self.source == "hub" and not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ValueError("revision: a hub model is pinned by its full commit, 40 hex digits")
         return self
 
@@ -374,12 +373,7 @@ def asked_of(stage: str, settings: Params) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the repository's folder") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return source.yaml(path, "the params of a run, in the repository's folder")
 
 
 def _checked(path: Path, content: Any, kind: type[Studies]) -> Any:
@@ -399,9 +393,7 @@ def _explain(path: Path, error: ValidationError) -> str:
         what = f"unknown key; allowed: {', '.join(sorted(_allowed(first['loc'][:-1])))}"
     elif first["type"] == "missing":
         what = "missing key"
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    value = "" if first["type"] == "missing" else f" = {shown}"
+    value = "" if first["type"] == "missing" else f" = {source.shown(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{path}: {key}{value}: {what}{more}"
 

@@ -42,10 +42,19 @@ def read(
         table = pq.read_table(path, columns=columns, filters=only)
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from None
-    wanted = [] if schema is None else [name for name in schema.names if columns is None or name in columns]
-    if schema is not None and table.schema.names != wanted:
-        raise UserError(f"{path}: columns are {table.schema.names}, expected {wanted}; run dvc repro")
+    if schema is not None:
+        _check(path, table.schema, schema, columns)
     return table.to_pandas()
+
+
+def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] | None) -> None:
+    """Raise `UserError` unless a table's columns have the names and types of the schema."""
+    wanted = {field.name: field.type for field in schema if columns is None or field.name in columns}
+    if there.names != list(wanted):
+        raise UserError(f"{path}: columns are {there.names}, expected {list(wanted)}; run dvc repro")
+    for field in there:
+        if field.type != wanted[field.name]:
+            raise UserError(f"{path}: {field.name} is {field.type}, expected {wanted[field.name]}; run dvc repro")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from stages.store import parquet
+from stages.store import parquet, paths, records
+from stages.store.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,14 @@ class Table:
     """A Parquet table.
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
-    meaning; None where they are the model's (`with_schema`).
+    meaning; None where they are the model's (`with_schema`). every_head: each head of the model in the slot, `of[0]`,
+    has equally many rows, whichever are read.
     """
 
     place: str
     about: str
     schema: pa.Schema | None
+    every_head: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -43,8 +46,16 @@ class Table:
         return Path(self.place.format(*of))
 
     def read(self, *of: str, columns: list[str] | None = None, only: list[tuple] | None = None) -> pd.DataFrame:
-        """Read the table, its columns checked; columns, only, errors: see `parquet.read`."""
-        return parquet.read(self.path(*of), self.schema, columns, only)
+        """Read the table, its columns and heads checked; columns, only, errors: see `parquet.read`."""
+        rows = parquet.read(self.path(*of), self.schema, columns, only)
+        if self.every_head and len(rows) and {"layer", "head"} <= set(rows):
+            there = rows.groupby(["layer", "head"]).size()
+            if there.nunique() > 1 or list(there.index) != records.heads(of[0]):
+                raise UserError(
+                    f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
+                    "another model; delete it and run dvc repro"
+                )
+        return rows
 
     def writer(self, *of: str) -> AbstractContextManager:
         """Return a context that yields a function which appends rows: see `parquet.writer`."""

@@ -19,6 +19,10 @@ def _table(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Tabl
     return Table(place, about, _schema(**fields))
 
 
+def _of_heads(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return replace(_table(place, about, **fields), every_head=True)
+
+
 _SPAN = pa.struct(
     [
         ("name", pa.string()),
@@ -51,7 +55,7 @@ PROMPTS = _table(
 ASKED = replace(PROMPTS, place="data/asked/{}.parquet", about="The same prompts where they are scored, else none")
 PICTURES = replace(PROMPTS, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
 
-RELATIONS = _table(
+RELATIONS = _of_heads(
     "data/activations/{}/{}.relations.parquet",
     "Attention masses per (prompt, layer, head, relation)",
     prompt=(pa.string(), "id of the prompt"),
@@ -78,12 +82,14 @@ RELATIONS = _table(
 )
 
 
-OUTPUTS = Table("data/activations/{}/{}.outputs.parquet", "Last-token head outputs per (prompt, layer, head)", None)
+OUTPUTS = Table(
+    "data/activations/{}/{}.outputs.parquet", "Last-token head outputs per (prompt, layer, head)", None, every_head=True
+)
 
 
 def outputs(head_size: int) -> Table:
     """Table of head outputs at the last token, of a model with this head size."""
-    return _table(
+    return _of_heads(
         OUTPUTS.place,
         OUTPUTS.about,
         prompt=(pa.string(), "id of the prompt"),
@@ -97,7 +103,7 @@ def outputs(head_size: int) -> Table:
     )
 
 
-INDIRECT = _table(
+INDIRECT = _of_heads(
     "data/indirect/{}.parquet",
     "Indirect effects per (function, prompt, layer, head)",
     function=(pa.string(), "in-context function"),
@@ -116,7 +122,7 @@ INDIRECT = _table(
     ),
 )
 
-HEADS = _table(
+HEADS = _of_heads(
     "data/heads/{}.parquet",
     "Scores and verdicts per (layer, head, family)",
     layer=(pa.int16(), "attention layer, from 0"),
@@ -181,7 +187,7 @@ EFFECTS = _table(
     intact=(pa.float32(), "value of the intact model on the same prompt"),
 )
 
-FIRST_ORDER = _table(
+FIRST_ORDER = _of_heads(
     "data/effects/{}/first_order.parquet",
     "First-order effects of every head by gradients, per prompt",
     layer=(pa.int16(), "attention layer, from 0"),
@@ -440,7 +446,7 @@ STREAMING = _table(
     loss=(pa.float32(), "mean loss, nats per token"),
 )
 
-SINK_HEADS = _table(
+SINK_HEADS = _of_heads(
     "data/sinks/{}/heads.parquet",
     "Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise",
     prompt=(pa.string(), "id of the short passage"),

@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
+from stages.store import source
 from stages.store.errors import UserError
+from stages.store.section import Section
 
 
-class Entry(BaseModel):
-    """Base of what a lexicon file holds: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Entry(Section):
+    """Base of what a lexicon file holds: frozen, no unknown keys, types as written."""
 
 
 class Forms(Entry):
@@ -35,7 +34,7 @@ class Forms(Entry):
         return dict(zip(("base", "third", "past", "participle", "ing"), forms, strict=True)) | rest
 
 
-Lexicon = TypeVar("Lexicon", bound=Entry)
+Lexicon = TypeVar("Lexicon", bound=BaseModel)
 
 
 def plural(noun: str) -> str:
@@ -48,13 +47,12 @@ def read(path: Path, kind: type[Lexicon], of: str) -> Lexicon:
 
     Raises `UserError` naming the file, the list and what it lacks.
     """
+    content = source.yaml(path, f"the lexicon of the builtin {of}")
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"not UTF-8 text ({error})"
-        raise UserError(f"{path}: {reason}; expected the lexicon of the builtin {of}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(
+            f"{path}: {place} = {source.shown(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None

@@ -6,6 +6,7 @@ from zlib import crc32
 
 import numpy as np
 
+from stages.store import source
 from stages.store.errors import UserError
 
 
@@ -56,17 +57,11 @@ def read_text(path: Path) -> list[str]:
 
     Raises `UserError` when there is nothing to read or a file is not UTF-8.
     """
-    path = Path(path)
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise UserError(f"{path}: no text here; expected a .txt file or a folder of them")
+    expected = "text: a .txt file or a folder of them"
     paragraphs = []
-    for file in files:
-        try:
-            content = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-        paragraphs += [" ".join(block.split()) for block in content.split("\n\n") if block.strip()]
+    for file in source.files(path, "*.txt", expected):
+        blocks = source.text(file, expected).split("\n\n")
+        paragraphs += [" ".join(block.split()) for block in blocks if block.strip()]
     if not paragraphs:
         raise UserError(f"{path}: the text is empty")
     return paragraphs

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import AfterValidator
 
+from stages.store.errors import UserError
 from stages.store.section import Section
 from stages.tasks.prompt import Prompt
 
@@ -148,7 +149,10 @@ class Task:
 
         Raises `UserError` where the source is missing, malformed or too small.
         """
-        return in_both_splits(import_module(f"stages.tasks.{self.name}.prompts").build(settings, seed))
+        prompts = import_module(f"stages.tasks.{self.name}.prompts").build(settings, seed)
+        if not prompts:
+            raise UserError(f"{settings.path}: nothing in it is a prompt of tasks.{self.name}; expected one at least")
+        return in_both_splits(prompts)
 
     def refuses(self, kind: str) -> str:
         """Return why a model of a kind (decoder, encoder, masked, vision) cannot be asked, or ''."""

@@ -96,9 +96,9 @@ def _screened(slot: Slot, deep: Slot) -> str:
         f"L{row.layer:.0f}H{row.head:.0f} {number(row.change_deep)} (there {number(row.change)})"
         for row in missed.itertuples()
     ]
-    count = f"{len(named)} move{'s' * (len(named) == 1)}" if named else "none moves"
+    count, default = f"{len(named)} move{'s' * (len(named) == 1)}" if named else "none moves", few.prompts.min()
     return (
-        f" Of the {len(few)} heads that rest on {few.prompts.min():.0f} above, {count} it by {small:g} or more here"
+        f" Of {len(few)} heads that rest on {default:.0f} in the default run, {count} it by {small:g} or more here"
         f"{': ' * bool(named)}{listed(named)}; the largest is {number(few.change_deep.max(), 3)}, the largest "
         f"difference between both {number((few.change_deep - few.change).abs().max(), 3)}."
     )

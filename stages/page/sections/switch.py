@@ -41,6 +41,7 @@ def switch(slot: Slot, context: Context) -> list:
         )
         blocks.append(Figure([Chart(curve(of_task, name, families))], says, path, "single", legend))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
+    blocks += _matching(whole[whole["controls"] > 0], path)
     few = int(rows[rows["group"] != "all"]["trials"].min()) if (rows["group"] != "all").any() else 0
     if few:
         folded = f"By function (from {few} prompts each: no claim rests on one)"
@@ -92,8 +93,8 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
             sets, as_bad = int(row.controls), round(row.p * (1 + row.controls)) - 1
             mean = number(row.control_change, digits, True)
             text += (
-                f" Of {sets} control sets for the {int(row.k)} (as many heads, {verdicts.matched(row.matching)}), "
-                f"{as_bad or 'none'} "
+                f" Of {sets} control sets for the {int(row.k)} (as many heads, "
+                f"{verdicts.matched(row.matching.partition('; ')[0])}), {as_bad or 'none'} "
                 f"{'does' if as_bad < 2 else 'do'} as much (their mean change {mean}): "
                 f"rank p = {p_value(row.p)}{', its floor' * (as_bad == 0)}"
                 f"{'.' if row.p <= alpha and row.change < 0 else '; not told apart from other heads.'}"
@@ -109,6 +110,14 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         )
     few = rows[rows["note"] != ""]
     return text + (f" Note: {few['note'].iloc[0]}." if len(few) else "")
+
+
+def _matching(rows: pd.DataFrame, path: str) -> list[Table]:
+    """List how the control sets of every set are matched; rows: of all groups together, with control sets."""
+    lines = [[f"{row.family} {int(row.k)}", verdicts.matched(row.matching)] for row in rows.itertuples()]
+    says = "Control sets hold as many heads as the set."
+    folded = "How control sets are matched, and whose members they hold"
+    return [Table(["set", "its control sets"], lines, says, path, folded=folded)] if lines else []
 
 
 def _members(count: int) -> str:

@@ -2,14 +2,14 @@
 
 All sources give the same paradigms under BLiMP's names (Warstadt et al. 2020, TACL 8:377), in 12 phenomena:
 
-* `builtin`: our own sentences, drawn by `stages.tasks.blimp.grammar` from the lexicon at `path`;
+* `builtin`: our own sentences, drawn by `stages.tasks.blimp.grammar` from the lexicon at `path`, or from lexicon.yaml
+  in that folder, to which *.jsonl beside it add more paradigms;
 * `path`: a folder of BLiMP's *.jsonl files, the first `pairs` rows of each;
 * `hub`: the same from the `datasets` hub, at a pinned revision.
 
 A pair is one prompt with text '' and targets (good, bad).
 """
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.blimp import (  # the paradigm modules register their paradigms
     agreement,  # noqa: F401
@@ -75,31 +76,21 @@ def _prompt(row: Row, settings: Settings) -> Prompt:
 
 
 def _builtin(settings: Settings, seed: int) -> Iterator[Row]:
-    lexicon = words.load(Path(settings.path))
+    path = Path(settings.path)
+    lexicon = words.load(path / "lexicon.yaml" if path.is_dir() else path)
     for uid, paradigm in sorted(grammar.PARADIGMS.items()):
         for number, (good, bad) in enumerate(grammar.pairs(uid, lexicon, seed, settings.pairs)):
             yield Row(uid, paradigm.phenomenon, number, good, bad)
+    if path.is_dir() and any(path.glob("*.jsonl")):
+        yield from _folder(settings, seed)
 
 
 def _folder(settings: Settings, seed: int) -> Iterator[Row]:
     folder = Path(settings.path)
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        raise UserError(f"{folder}: no *.jsonl file here; expected a folder of BLiMP's files, one per paradigm")
-    for file in files:
-        yield from _first(_lines(file), settings.pairs, str(file))
-
-
-def _lines(file: Path) -> Iterator[Row]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise UserError(f"{file}:{number}: not a line of JSON ({error})") from None
-            yield _row(record, f"{file}:{number}")
+    expected = "a folder of BLiMP's *.jsonl, one per paradigm: a minimal pair on a line"
+    for file in source.files(folder, "*.jsonl", expected):
+        rows = (_row(record, where) for where, record in source.json_lines(file, expected))
+        yield from _first(rows, settings.pairs, str(file))
 
 
 def _hub(settings: Settings, seed: int) -> Iterator[Row]:
@@ -133,11 +124,11 @@ def _row(record: Any, where: str) -> Row:
         raise UserError(f"{where}: {lacks}; expected the keys {', '.join(KEYS)}")
     for key in KEYS[:3]:
         if not isinstance(record[key], str) or not record[key].strip():
-            raise UserError(f"{where}: {key}: {record[key]!r}; expected text")
+            raise UserError(f"{where}: {key}: {source.shown(record[key])}; expected text")
     if not isinstance(record["UID"], str) or not re.fullmatch(r"[\w.-]+", record["UID"]):
         raise UserError(f"{where}: UID: {record['UID']!r}; expected a name of letters, digits and underscores")
-    if not re.fullmatch(r"[0-9]+", str(record["pairID"])):
-        raise UserError(f"{where}: pairID: {record['pairID']!r}; expected a whole number")
+    if isinstance(record["pairID"], bool) or not re.fullmatch(r"[0-9]{1,9}", str(record["pairID"])):
+        raise UserError(f"{where}: pairID: {source.shown(record['pairID'])}; expected a whole number, 9 digits at most")
     term = re.sub(r"[^a-z0-9]+", "_", record["linguistics_term"].lower()).strip("_")
     return Row(
         uid=record["UID"],

@@ -24,6 +24,7 @@ from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.functions import FUNCTIONS, Function
 from stages.tasks.extrapolation.settings import Settings
 from stages.tasks.extrapolation.task import ASKED, COPIED, IRREGULAR, MADE_UP, RARE, USUAL
+from stages.tasks.icl.pairs import Frame
 from stages.tasks.icl.prompts import Pair, demonstrated, from_lexicon, parted
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.prompt import Prompt, Span, read_text, stream
@@ -141,7 +142,7 @@ def _context(function: Function, pairs: list[Pair], number: int, settings: Setti
             f"{settings.path}: {function.like}: {len(shown)} of {len(pairs)} pairs fit in one prompt; "
             f"tasks.extrapolation.shots = {settings.shots} needs more"
         )
-    return "".join(settings.template.format(x=pairs[item][0], y=pairs[item][1]) for item in shown)
+    return "".join(Frame(settings.template).demonstration(*pairs[item]) for item in shown)
 
 
 def _asked(

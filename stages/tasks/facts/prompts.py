@@ -13,10 +13,10 @@ demonstrations (`shown-0`, -1), which hold no subject that is asked. Subjects ta
 goes from the answer to the subject: which tokens it has, in any model.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.prompts import Lexicon
@@ -94,22 +94,16 @@ def _builtin(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
 def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
     """Read facts, a JSON object per line; those with the same templates are one relation. There are no words beside."""
     path = Path(settings.path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error}); expected facts, one JSON object per line") from None
+    expected = 'facts, one on a line: {"subject": text, "object": text, "templates": [text with {x}, ...]}'
     of_templates: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, line in enumerate(lines, 1):
+    for where, fact in source.json_lines(path, expected):
         try:
-            fact = json.loads(line)
             subject, answer, templates = fact["subject"].strip(), fact["object"].strip(), tuple(fact["templates"])
             good = subject and answer and templates and all(text.count("{x}") == 1 for text in templates)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):
             good = False
         if not good:
-            raise UserError(
-                f'{path}:{number}: expected {{"subject": text, "object": text, "templates": [text with {{x}}, ...]}}'
-            )
+            raise UserError(f"{where}: {source.shown(fact)}: expected {expected}")
         of_templates.setdefault(templates, {}).setdefault(subject, answer)
     relations = [
         Relation(f"relation_{number}", templates, tuple(facts.items()))
@@ -129,7 +123,7 @@ def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int
             "are left to ask; give more, or set tasks.facts.shots lower"
         )
     contexts = [
-        "".join(f"{relation.templates[0].format(x=x)} {y}\n\n" for x, y in shown[start :: 2])
+        "".join(f"{relation.templates[0].replace('{x}', x)} {y}\n\n" for x, y in shown[start :: 2])
         for start in range(2)
     ]  # fmt: skip
     rng = stream(seed, f"facts/{relation.name}/invented")
@@ -159,13 +153,13 @@ def _words(group: str, pairs: list[Pair], most: int, seed: int) -> list[Prompt]:
     order = stream(seed, f"facts/{group}").permutation(len(pairs))
     drawn = [(pairs[item][0], pairs[item][0] if group == COPY else pairs[item][1]) for item in order]
     template = WORDS[group]
-    before = "".join(f"{template.format(x=x)} {y}\n\n" for x, y in drawn[:DEMONSTRATED])
+    before = "".join(f"{template.replace('{x}', x)} {y}\n\n" for x, y in drawn[:DEMONSTRATED])
     asked = drawn[DEMONSTRATED:][: 2 * most]
     return [_asked(group, WORD, number, MAIN, before, template, x, y) for number, (x, y) in enumerate(asked)]
 
 
 def _asked(group: str, kind: str, number: int, role: str, before: str, template: str, x: str, y: str) -> Prompt:
-    text = before + template.format(x=x)
+    text = before + template.replace("{x}", x)
     start = len(before) + template.index("{x}")
     answer = len(text) + 1
     return Prompt(

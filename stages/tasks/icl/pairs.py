@@ -36,6 +36,11 @@ class Frame:
         """The white space that an answer begins with."""
         return self.parts[1][len(self.colon) :]
 
+    def demonstration(self, x: str, y: str) -> str:
+        """Return the text that shows what y is to x."""
+        before, middle, after = self.parts
+        return before + x + middle + y + after
+
     def question(self, word: str) -> str:
         """Return the prompt without demonstrations that asks about a word."""
         return self.parts[0] + word + self.colon

@@ -8,18 +8,20 @@ the query stands in a text that asks for no function, in each of `tasks.icl.natu
 prompts of a set share their demonstrations and their derangement, so also their long prefix and their cache.
 """
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, stream
 
 Pair = tuple[str, str]
+LEXICON = "functions.yaml"  # in a folder of words
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
@@ -29,7 +31,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     Raises `UserError` where the data are unreadable, a function is unknown or has too few items.
     """
     path = Path(settings.path)
-    functions = _from_folder(path) if settings.source == "path" else from_lexicon(path)
+    functions = _from_folder(path) if settings.source == "path" else _builtin(path)
     for name in settings.functions:
         if name not in functions:
             raise UserError(f"tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}")
@@ -131,31 +133,49 @@ def demonstrated(order: np.ndarray, pairs: list[Pair], shots: int) -> list[int]:
     return chosen
 
 
+def _builtin(path: Path) -> dict[str, tuple[str, list[Pair]]]:
+    """Read the lexicon, or the one of a folder and the functions that lie beside it as <function>.json."""
+    if not path.is_dir():
+        return from_lexicon(path)
+    functions = from_lexicon(path / LEXICON)
+    added = _from_folder(path) if any(path.glob("*.json")) else {}
+    if twice := sorted(functions.keys() & added.keys()):
+        raise UserError(f"{path / twice[0]}.json: {LEXICON} beside it has this function as well; give it another name")
+    return functions | added
+
+
 def from_lexicon(path: Path) -> dict[str, tuple[str, list[Pair]]]:
     """Read {function: {kind, pairs: [[x, y], ...]}} from YAML."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {str(name): (str(f["kind"]), _distinct(path, name, f["pairs"], 0, 1)) for name, f in content.items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable YAML: {' '.join(str(error).split())}") from None
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{path}: expected <function>: {{kind: ..., pairs: [[input, output], ...]}}") from None
+    expected = "<function>: {kind: ..., pairs: [[input, output], ...]}"
+    content = source.yaml(path, expected)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: {source.shown(content)}: expected {expected}")
+    functions = {}
+    for name, function in content.items():
+        good = isinstance(function, dict) and set(function) == {"kind", "pairs"} and isinstance(function["pairs"], list)
+        if not good or not isinstance(function["kind"], str):
+            raise UserError(f"{path}: {source.shown(name)} = {source.shown(function)}: expected {expected}")
+        functions[_named(path, name)] = (function["kind"], _distinct(path, name, function["pairs"], 0, 1))
+    return functions
 
 
 def _from_folder(path: Path) -> dict[str, tuple[str, list[Pair]]]:
     """Read <function>.json files, each a list of {"input": ..., "output": ...} (Todd+'s format)."""
     functions = {}
-    for file in sorted(path.glob("*.json")):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not readable JSON: {error}") from None
+    expected = 'a folder of <function>.json, each a list of {"input": ..., "output": ...}'
+    for file in source.files(path, "*.json", expected):
+        content = source.json(source.text(file, expected), file, expected)
         if not isinstance(content, list):
-            raise UserError(f'{file}: expected a list of {{"input": ..., "output": ...}}')
-        functions[file.stem] = ("", _distinct(file, file.stem, content, "input", "output"))
-    if not functions:
-        raise UserError(f"{path}: no <function>.json here; expected a folder of them")
+            raise UserError(f"{file}: {source.shown(content)}: expected {expected}")
+        functions[_named(file, file.stem)] = ("", _distinct(file, file.stem, content, "input", "output"))
     return functions
+
+
+def _named(file: Path, name: Any) -> str:
+    """Return the name of a function, which becomes part of names of files."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise UserError(f"{file}: function {source.shown(name)}: expected a name of letters, digits, - and _")
+    return name
 
 
 def _distinct(file: Path, name: str, rows: list, *keys: int | str) -> list[Pair]:
@@ -166,7 +186,9 @@ def _distinct(file: Path, name: str, rows: list, *keys: int | str) -> list[Pair]
             x, y = (row[key].strip() for key in keys)
         except (KeyError, IndexError, TypeError, AttributeError):
             x = y = ""
-        if not x or not y or isinstance(row, str):
-            raise UserError(f"{file}: {name}, item {number} = {row!r}: {keys[0]!r} and {keys[1]!r} must be text")
+        if not x or not y or len(row) < len(keys) or isinstance(row, str) or (isinstance(row, list) and len(row) > 2):
+            raise UserError(
+                f"{file}: {name}, item {number} = {source.shown(row)}: {keys[0]!r} and {keys[1]!r} must be text"
+            )
         pairs.setdefault(x, y)
     return list(pairs.items())

@@ -9,7 +9,11 @@ from stages.tasks.task import Source, Template
 
 
 class Settings(Source):
-    """In-context functions."""
+    """In-context functions.
+
+    path: builtin: the lexicon, or a folder of words with functions.yaml, to which *.json beside it add more functions;
+    path: a folder of <function>.json, each a list of {"input": ..., "output": ...} (Todd+'s format).
+    """
 
     source: Literal["builtin", "path"] = "builtin"
     functions: tuple[str, ...]

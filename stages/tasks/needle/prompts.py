@@ -12,11 +12,13 @@ starts with the needle's own words so that a small base model can finish it by c
 import itertools
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import yaml
+from pydantic import Field, RootModel
 
 from stages.store.errors import UserError
+from stages.tasks.lexicon import Entry, read
 from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import Prompt, Span, read_text, stream
 
@@ -25,7 +27,20 @@ WORDS = 0.87  # per token of English prose
 UNSPACED = 25  # characters: what has no space for longer is no word of a script that has spaces
 LONGEST = 100  # words; what has no full stop for longer (tables, verse) is no sentence and left out
 ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
+NAME = r"^[a-z][a-z0-9_-]*$"
 END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
+
+
+class Fact(Entry):
+    """A needle; `<statement> <answer>.` stands in the haystack."""
+
+    statement: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
+class Facts(RootModel[dict[Annotated[str, Field(pattern=NAME)], Fact]]):
+    """facts.yaml: needles by name."""
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
@@ -44,7 +59,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
             f"{settings.path}: {sizes.sum():,} words in sentences; tasks.needle.lengths = {max(settings.lengths)} "
             f"tokens needs {needed:,}"
         )
-    facts = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
+    facts = _facts(Path(settings.path))
     keys = stream(seed, "needle/facts").permutation(list(facts))
     cells = list(itertools.product(settings.lengths, settings.depths))
     prompts = []
@@ -74,6 +89,16 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
             "lengths must differ, depths by at least 0.01"
         )
     return prompts
+
+
+def _facts(path: Path) -> dict[str, dict[str, str]]:
+    """Return the built-in facts, and those that facts.yaml in the folder of the haystack adds."""
+    facts = read(FACTS, Facts, "needles").root
+    file = path / FACTS.name
+    added = read(file, Facts, "needles").root if file.exists() else {}
+    if twice := sorted(facts.keys() & added.keys()):
+        raise UserError(f"{file}: {twice[0]}: a built-in needle has this name; give it another")
+    return {name: fact.model_dump() for name, fact in (facts | added).items()}
 
 
 def _check_spaces(path: str, sentences: list[str]) -> None:

@@ -9,7 +9,10 @@ from stages.tasks.task import Source
 
 
 class Settings(Source):
-    """One odd fact in a haystack of plain text (`path`), and a question about it."""
+    """One odd fact in a haystack of plain text (`path`), and a question about it.
+
+    facts.yaml in that folder (name: {statement, question, answer}) adds facts to those of stages/tasks/needle.
+    """
 
     source: Literal["builtin", "path"] = "builtin"
     lengths: tuple[Annotated[int, Field(ge=50)], ...] = Field(min_length=1)

@@ -142,9 +142,9 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
         shown = demonstrations(order, closed, rng)
     if category == BACKWARDS:
         shown = [(y, x) for x, y in shown]
-    stated = "" if category == NOT_STATED else settings.statement.format(words=", ".join(order.words))
-    clean = "".join(settings.template.format(x=x, y=y) for x, y in shown)
+    stated = "" if category == NOT_STATED else settings.statement.replace("{words}", ", ".join(order.words))
     prompts, frame = [], Frame(settings.template)
+    clean = "".join(frame.demonstration(x, y) for x, y in shown)
     for number, place in enumerate(order.asked):
         word, before, after = (order.words[at] for at in (place, place - 1, place + 1))
         right, rival = (before, after) if category == BACKWARDS else (after, before)

@@ -17,16 +17,19 @@ from typing import Any
 
 import conllu
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 from stages.tasks.treebank import grammar as treebank_grammar
 from stages.tasks.treebank import words as treebank_words
 from stages.tasks.treebank.settings import Settings
-from stages.tasks.treebank.tree import Sentence, Word, place
+from stages.tasks.treebank.tree import ROOT, Sentence, Word, place
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("tokens", "head", "deprel")
+BROKEN = 0.05  # share of a file's sentences that may break a rule: these are skipped
+EXPECTED = "a treebank: a CoNLL-U file or a folder of *.conllu"
 NOTHING = (None, "None", "_", "")  # in a hub's column: a surface token or an empty node, which has no head
 
 
@@ -124,32 +127,51 @@ def aligned(entry: Entry) -> Sentence:
 
 
 def _files(settings: Settings) -> Iterator[Entry]:
-    path = Path(settings.path)
-    files = sorted(path.glob("*.conllu")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise UserError(f"{path}: no treebank here; expected a CoNLL-U file or a folder of *.conllu")
-    for file in files:
+    for file in source.files(Path(settings.path), "*.conllu", EXPECTED):
         yield from _read(file)
 
 
-def _read(file: Path) -> Iterator[Entry]:
-    number = 0
+def _read(file: Path) -> list[Entry]:
+    """Return the sentences of a file; those that break a rule are named and skipped, where these are few."""
+    entries, broken = [], []
+    blocks = [block for block in re.split(r"\n\s*\n", source.text(file, EXPECTED)) if block.strip()]
+    for number, block in enumerate(blocks, start=1):
+        try:
+            entries.append(_parsed(block, file, number))
+        except UserError as error:
+            broken.append(str(error))
+    if len(broken) > BROKEN * len(blocks):
+        raise UserError(f"{broken[0]} ({len(broken)} of {len(blocks)} sentences break a rule)")
+    for line in broken:
+        log.warning("skipped: %s", line)
+    if not entries:
+        raise UserError(f"{file}: no sentences; expected {EXPECTED}")
+    return entries
+
+
+def _parsed(block: str, file: Path, number: int) -> Entry:
     try:
-        with file.open(encoding="utf-8") as lines:
-            for number, sentence in enumerate(conllu.parse_incr(lines), start=1):
-                yield _entry(sentence, file, number)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except conllu.exceptions.ParseException as error:
-        raise UserError(f"{file}: sentence {number + 1} is not CoNLL-U ({' '.join(str(error).split())})") from None
+        entry = _entry(conllu.parse(block)[0], file, number)
+        aligned(entry)
+        return entry
+    except (conllu.exceptions.ParseException, IndexError) as error:
+        reason = " ".join(str(error).split()) or "no words"
+        raise UserError(f"{file}: sentence {number} is not CoNLL-U ({reason})") from None
 
 
 def _entry(sentence: conllu.TokenList, file: Path, number: int) -> Entry:
     name = sentence.metadata.get("sent_id") or f"{file.stem}-{number:05d}"
     where = f"{file}: sentence {number} ({name})"
     words = [token for token in sentence if isinstance(token["id"], int)]
+    if [word["id"] for word in words] != list(range(1, len(words) + 1)):
+        raise UserError(f"{where}: ids {source.shown([word['id'] for word in words])}; expected 1, 2, 3 ...")
     ranges = [token for token in sentence if not isinstance(token["id"], int) and token["id"][1] == "-"]
     text = sentence.metadata.get("text") or _spaced(sentence)
+    ends = [0, *(end for token in ranges for end in (token["id"][0], token["id"][2])), len(words)]
+    if ends != sorted(ends):
+        raise UserError(
+            f"{where}: multiword tokens {source.shown(ends[1:-1])}; expected ranges of words, in their order"
+        )
     return Entry(
         name=name,
         group=file.stem,
@@ -188,6 +210,17 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
             raise UserError(f"{where}: word {number} ({form}): head {head!r}; expected another word, or 0")
         if not isinstance(label, str) or not re.fullmatch(r"[a-z]+(:\w+)*", label):
             raise UserError(f"{where}: word {number} ({form}): deprel {label!r}; expected a label such as nsubj:pass")
+        if (head == 0) != (label.partition(":")[0] == ROOT):
+            raise UserError(f"{where}: word {number} ({form}): head {head} and deprel {label}; expected 0 with {ROOT}")
+    heads = [head for _, head, _ in words]
+    if heads.count(0) != 1:
+        raise UserError(f"{where}: {heads.count(0)} roots; expected one word with head 0")
+    for number, (form, head, _) in enumerate(words, start=1):
+        above = 0
+        while head and above < len(words):
+            head, above = heads[head - 1], above + 1
+        if head:
+            raise UserError(f"{where}: word {number} ({form}): its heads lead in a circle; expected a tree")
     return tuple(words)
 
 

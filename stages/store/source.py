@@ -1,0 +1,97 @@
+"""The one door for what people write: text, YAML, JSON and folders of files.
+
+What cannot be read is one line that names the file, the place in it and what is expected. YAML is read by the parser
+that DVC reads it with (YAML 1.2: `017` is 17, `yes` a word, a key that stands twice an error), so that both agree.
+"""
+
+import json as json_module
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from stages.store.errors import UserError
+
+SHOWN = 200  # characters of a wrong value in a message
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def text(path: Path, expected: str) -> str:
+    """Read a UTF-8 text file, a byte order mark left out; expected: what it should be, in errors."""
+    path = Path(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {expected}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text ({error.reason}); expected {expected}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); expected {expected}") from None
+
+
+def yaml(path: Path, expected: str) -> Any:
+    """Read a YAML file; None where it is empty."""
+    content = text(path, expected)
+    try:
+        return _writable(YAML(typ="safe").load(content), content)
+    except (YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:  # of dates, depth, anchors
+        raise UserError(f"{path}: not YAML: {_reason(error)}; expected {expected}") from None
+
+
+def json(content: str | bytes, where: Any, expected: str) -> Any:
+    """Read JSON from text that stands at `where`: a file, or a line of one."""
+    try:
+        content = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        return _writable(json_module.loads(content, parse_constant=_no_number), content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({_reason(error)}); expected {expected}") from None
+
+
+def json_lines(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """Yield each line of a file of JSON lines with where it stands, `<path>:<line>`; blank lines are left out."""
+    for number, line in enumerate(
+        text(path, expected).split("\n"), start=1
+    ):  # not splitlines: U+2028 may stand in text
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, json(line, where, expected)
+
+
+def files(path: Path, pattern: str, expected: str) -> list[Path]:
+    """Return the files of a folder by name, or the file that `path` is itself where it has the pattern's ending."""
+    path = Path(path)
+    there = sorted(path.glob(pattern)) if path.is_dir() else [path] if path.is_file() else []
+    if not there:
+        raise UserError(f"{path}: no {pattern} here; expected {expected}")
+    for file in there:
+        if not file.is_file():
+            raise UserError(f"{file}: not a file; expected {expected}")
+    return there
+
+
+def _writable(value: Any, content: str) -> Any:
+    """Return a value whose text can be written again; raise `ValueError` for half a character (a lone surrogate)."""
+    if "\\u" in content.lower():
+        json_module.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of a parser on one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[error.start]!r} is half a character"
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())[:300]

@@ -1,0 +1,70 @@
+"""Nothing that a user names reaches a shell: commands hold no key, and a key that is no name is refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.store.errors import UserError, instance, run
+
+ROOT = Path(__file__).parents[1]
+FILES = ("dvc.yaml", "full/dvc.yaml")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_command_holds_a_key(file):
+    for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items():
+        assert "$" not in stage.get("do", stage)["cmd"], name
+
+
+def test_the_keys_are_read_from_the_name_of_the_stage():
+    assert instance("extract@decoder-blimp") == ("decoder", "blimp")
+    assert instance("full/dvc.yaml:train@copy") == instance("train@copy") == ("copy",)
+    assert instance("report") == instance("../dvc.yaml:report") == instance("") == ()
+
+
+def test_a_stage_is_told_what_dvc_runs_unless_the_command_says_it(monkeypatch):
+    ran = []
+    monkeypatch.setenv("DVC_STAGE", "extract@decoder-blimp")
+    run(lambda slot, task: ran.append((slot, task)))
+    run(lambda slot, task: ran.append((slot, task)), "encoder", "text")
+    assert ran == [("decoder", "blimp"), ("encoder", "text")]
+    with pytest.raises(SystemExit, match=r"error: .*: 1 arguments given; expected <slot> <task>"):
+        run(lambda slot, task: None, "encoder")
+
+
+def test_a_mistake_within_a_stage_is_no_wrong_number_of_arguments():
+    def stage():
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        run(stage)
+    with pytest.raises(SystemExit, match="error: seed"):
+        run(lambda: (_ for _ in ()).throw(UserError("seed")).__next__())
+
+
+@pytest.mark.parametrize(
+    ("file", "section", "stage"),
+    [("params.yaml", "models", "fetch"), ("params.yaml", "tasks", "prepare"), ("full/params.yaml", "recipes", "train")],
+)
+def test_dvc_runs_no_command_within_a_key(file, section, stage, tmp_path):
+    for name in (".dvc", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+    (tmp_path / "full").mkdir()
+    for name in (*FILES, "params.yaml", "full/params.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    key = "a; touch PWNED #"
+    (tmp_path / "stages/tasks" / key).mkdir()  # what a stage of this task depends on
+    params = yaml.safe_load((tmp_path / file).read_text())
+    params[section] = {key: next(iter(params[section].values()))}
+    (tmp_path / file).write_text(yaml.safe_dump(params))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    command = ["dvc", "repro", "-s", "-k", f"{Path(file).parent / 'dvc.yaml'}:{stage}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode and "Running stage" in done.stdout and not list(tmp_path.rglob("PWNED*"))
+    assert f"error: params.yaml: {section}.{key}" in done.stderr
