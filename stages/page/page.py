@@ -142,11 +142,6 @@ def render(
     )
 
 
-def beside(path: str) -> str:
-    """Return the address of a file of the repository, from the page's folder."""
-    return Path(os.path.relpath(path, PAGE.parent)).as_posix()
-
-
 def save(path: str | Path, html: str) -> Path:
     """Write a page where a user wants it, whole or not at all; raises `UserError` where that is not possible."""
     try:
