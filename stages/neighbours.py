@@ -52,7 +52,10 @@ def main(slot: str) -> None:
     rows, encoded = fitting(loaded, list(table.itertuples()))
     if not rows:
         return _write_empty(slot, "all prompts are longer than the model reads")
-    log.info(announce(f"neighbours {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    asked = _asked(rows, settings.neighbours)
+    length = {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
+    work = sum(length.values()) + len(interventions) * sum(length[row.id] for row in asked)
+    log.info(announce(f"neighbours {slot}", len(rows), work, record["parameters"]))
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         sets.setdefault((row.cluster, labelling(row.id)), []).append(row)
@@ -63,7 +66,6 @@ def main(slot: str) -> None:
     ]
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
-    asked = _asked(rows, settings.neighbours)
     why = settings.left_out("ablate") or no_means(settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
