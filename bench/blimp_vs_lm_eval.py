@@ -1,6 +1,6 @@
 """Our BLiMP decisions against lm-eval 0.4.13's, pair by pair.
 
-    python -m bench.blimp_vs_lm_eval ../shared/data/blimp --pairs 10
+    python -m bench.blimp_vs_lm_eval --folder ../shared/data/blimp --pairs 3
 
 lm-eval scores " Sentence" after a BOS, as `leading_space` and `bos` do, and gives ties to the good sentence; pairs of
 equal strings are left out. Both run the same float32 weights.
@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from bench.peer import default_model, run
-from stages.model.load import open_folder
+from stages.model.load import fuse, open_folder
 from stages.model.outcome import outcomes
 from stages.tasks.blimp import prompts as blimp
 from stages.tasks.blimp.settings import Settings
@@ -23,14 +23,15 @@ def main() -> None:
     """Score the pairs with both; print agreement, margins of disagreements, seconds."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="folder of BLiMP *.jsonl")
-    parser.add_argument("--pairs", type=int, default=10, help="pairs per paradigm")
+    parser.add_argument("--folder", default="../shared/data/blimp", help="folder of BLiMP *.jsonl")
+    parser.add_argument("--pairs", type=int, default=3, help="pairs per paradigm")
     options = parser.parse_args()
     settings = Settings(source="path", path=options.folder, pairs=options.pairs, leading_space=True, bos=True)
     prompts = blimp.build(settings, 0)
     folder = default_model()
     start = time.perf_counter()
     loaded = open_folder(folder)
+    fuse(loaded.model)  # as every stage that only scores
     loading = time.perf_counter() - start
     start = time.perf_counter()
     ours = {row.id: measures[0] for row, measures in outcomes(loaded, "blimp", prompts, 2048, [])}
@@ -51,6 +52,8 @@ def main() -> None:
             print(f"  {prompt.id}: ours {a:+.6f}, lm-eval {b:+.6f}")
     print(f"seconds: ours {scoring:.1f} scoring + {loading:.1f} loading")
     print(f"seconds: lm-eval {theirs['seconds']:.1f} scoring, {whole:.1f} in all")
+    ours_rate, rate = len(prompts) / scoring, len(prompts) / theirs["seconds"]
+    print(f"pairs per second: ours {ours_rate:.1f}, lm-eval {rate:.1f}: {ours_rate / rate:.1f} times")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.peer import default_model, run
+from bench.peer import default_model, peak, run
 from stages.families import FAMILIES
 from stages.model.load import open_folder
 from stages.model.measure import measure
@@ -40,7 +40,7 @@ def main() -> None:
     loaded = open_folder(folder)
     prompts = encode_all(loaded, repeats.build(settings, 0))
     prompts = [replace(tokens, special=np.zeros(len(tokens), dtype=bool)) for tokens in prompts]
-    start = time.perf_counter()
+    before, start = peak(), time.perf_counter()
     totals = {name: 0.0 for name in PATTERNS}
     for tokens in prompts:
         relations = {name: FAMILIES[name].relation(tokens) for name in PATTERNS}
@@ -48,7 +48,7 @@ def main() -> None:
         for name, relation in relations.items():
             rescaled = sums[name].values["mass"] * len(relation.queries) / len(tokens)
             totals[name] = totals[name] + rescaled / len(prompts)
-    seconds = time.perf_counter() - start
+    seconds, grown = time.perf_counter() - start, peak() - before
     del loaded
     question = {"model": str(folder), "patterns": PATTERNS, "ids": [tokens.ids.tolist() for tokens in prompts]}
     theirs, whole = run("transformer-lens-4.3", ["transformer-lens==4.3.*"], "transformer_lens_heads.py", question)
@@ -60,7 +60,9 @@ def main() -> None:
             f"{name:10s} largest difference over {peer.size} heads {np.abs(ours - peer).max():.2e}; "
             f"top head L{at[0]}H{at[1]}: ours {ours[at]:.6f}, TransformerLens {peer[at]:.6f}"
         )
-    print(f"seconds: ours {seconds:.1f}; TransformerLens {theirs['seconds']:.1f}, {whole:.1f} with start and loading")
+    print(f"seconds: ours {seconds:.2f}; TransformerLens {theirs['seconds']:.1f}, {whole:.1f} with start and loading")
+    print(f"ratio: {theirs['seconds'] / seconds:.1f} times as fast")
+    print(f"memory beyond the loaded model: ours {grown:.0f} MB; TransformerLens {theirs['megabytes']:.0f} MB")
 
 
 if __name__ == "__main__":

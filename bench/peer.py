@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,11 @@ def run(name: str, packages: list[str], script: str, question: dict) -> tuple[di
         start = time.perf_counter()
         subprocess.run([python, ROOT / "bench" / "peers" / script, asked, answered], check=True, stdout=sys.stderr)
         return json.loads(answered.read_text()), time.perf_counter() - start
+
+
+def peak() -> float:
+    """Return the most memory that this process has held, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def default_model() -> Path:

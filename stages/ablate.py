@@ -40,6 +40,7 @@ def main(slot: str) -> None:
     if record["kind"] != "decoder":
         return _encoder(slot, record, settings)
     from stages.engine import shards
+    from stages.engine.kept import forget, keys, tables_of
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -66,22 +67,23 @@ def main(slot: str) -> None:
         rows, encoded = fitting(loaded, list(table[~table.id.isin(scored)].itertuples()))
         length |= {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
         todo += shards.cut(task, rows, {}, settings.ablate.shard)  # intact only: its accuracy rests on all of them
-    tokens = sum(
-        length[row.id] * tasks.of(shard.task).targets * (1 + len(shard.interventions))
-        for shard in todo
-        for row in shard.prompts
-    )
+
+    def cost(shard: "Shard") -> int:
+        """Return how many tokens it runs."""
+        passes = tasks.of(shard.task).targets * (1 + len(shard.interventions))
+        return passes * sum(length[row.id] for row in shard.prompts)
+
+    tokens = sum(cost(shard) for shard in todo)
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
-    limit = settings.extract.batch_tokens
+    limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
     with (
         effects.writer(slot) as add,
-        tqdm(total=sum(shard.passes for shard in todo), desc="ablate", unit="pass") as progress,
+        tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
-        key = shards.keys(record, means, limit)
-        work = partial(shards.run, loaded, means, max_tokens=limit)
-        for table in shards.run_all(todo, work, key, paths.shards(slot), progress.update):
+        job, key = shards.effects(slot, means, limit), keys(record, means, limit)
+        for (table,) in tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(cost(shard))):
             add(table)
         add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
@@ -89,7 +91,7 @@ def main(slot: str) -> None:
         tables.FIRST_ORDER.write_empty(slot, why=why_intact)
     else:
         _first_order(slot, loaded, rows, means, settings)
-    shards.forget(paths.shards(slot))
+    forget(folder)
 
 
 def _check_kinds(kinds: Iterable[str]) -> None:
@@ -192,14 +194,12 @@ def text_means(slot: str, loaded, settings: params.Params) -> dict:
     text = _text()
     from stages.model.vectors import mean_outputs
 
-    outputs = tables.OUTPUTS.read(slot, text)
-    role = tasks.of(text).mean_role or outputs.role
-    return mean_outputs(outputs[(outputs.split == "a") & (outputs.role == role)], loaded)
+    outputs = tables.OUTPUTS.read(slot, text, only=[("split", "==", "a")])
+    return mean_outputs(outputs[outputs.role == tasks.of(text).mean_role], loaded)
 
 
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:
     """Write the first-order effects of all heads on the prompts that sets of heads are silenced on."""
-    from stages.model.first_order import first_order
     from stages.model.silence import KINDS
 
     kinds = tuple(kind for kind in settings.plan.kinds if KINDS[kind].constant)
@@ -207,9 +207,31 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
     if not asked or not kinds:
         why = "no kind of plan.kinds writes a constant" if asked else "no task has prompts to silence heads on"
         return tables.FIRST_ORDER.write_empty(slot, why=why)
-    with tables.FIRST_ORDER.writer(slot) as add:
-        for task, prompts in tqdm(asked.items(), desc="first order", unit="task"):
-            add(first_order(loaded, task, prompts, means, kinds, settings.extract.batch_tokens))
+    from stages.engine.kept import Job, keys, tables_of
+    from stages.model.load import load
+
+    given = {"means": means, "kinds": kinds, "max_tokens": settings.extract.batch_tokens}
+    job = Job(
+        partial(load, slot, attention="sdpa"),
+        partial(_estimates, **given),
+        [tables.FIRST_ORDER.schema],
+        [paths.model(slot)],
+    )
+    key = keys(paths.model(slot).read_text(encoding="utf-8"), given)
+    with (
+        tables.FIRST_ORDER.writer(slot) as add,
+        tqdm(total=len(asked), desc="first order", unit="task") as progress,
+    ):
+        for (table,) in tables_of(
+            job, list(asked.items()), key, paths.shards(slot, "ablate"), loaded, lambda _: progress.update()
+        ):
+            add(table)
+
+
+def _estimates(loaded, shard: tuple[str, Sequence[Any]], **given: Any) -> list[pd.DataFrame]:
+    from stages.model.first_order import first_order
+
+    return [first_order(loaded, *shard, **given)]
 
 
 def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> pd.DataFrame:

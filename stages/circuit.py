@@ -61,7 +61,8 @@ def main(slot: str) -> None:
     rows, encoded = fitting(loaded, list(chosen.itertuples()))
     if {row.split for row in rows} != {"a", "b"}:
         return _write_empty(slot, "the model does not read random repeats of both splits whole")
-    log.info(announce(f"circuit {slot}", len(rows), 2 * sum(map(len, encoded)), record["parameters"]))
+    work = 4 * (1 + len(targets)) * sum(map(len, encoded))  # a few whole passes' worth of patched keys per target
+    log.info(announce(f"circuit {slot}", len(rows), work, record["parameters"]))
     try:
         raw, weights = traced(slot, loaded, rows, encoded, targets, settings)
     except Unreadable as why:

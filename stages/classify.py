@@ -69,7 +69,9 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
     if effect:
         table = tables.INDIRECT.read(slot)
         return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
-    table = tables.RELATIONS.read(slot, family.task, only=[("relation", "==", family.name)])
+    known = ("prompt", "split", "cluster", "layer", "head", "queries", "null", "over_half_null", "baseline", "recalled")
+    columns = [name for name in tables.RELATIONS.names if name in (*known, family.statistic)]
+    table = tables.RELATIONS.read(slot, family.task, columns=columns, only=[("relation", "==", family.name)])
     if table.empty:
         short = "no prompt has this relation (too short, or the answer is cut into other tokens)"
         return table, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short

@@ -1,12 +1,15 @@
 """Run one task's prompts through one slot's model: `python -m stages.extract <slot> <task>`.
 
-Writes attention masses per (prompt, layer, head, relation) and head outputs per (prompt, layer, head): what the task
-keeps of them, z at the last prompt token, its mean over ordinary positions, or none. Rows go to disk as batches finish.
+Writes attention masses per (prompt, layer, head, relation) and head outputs, of which a task keeps those at the last
+prompt token per (prompt, layer, head), means over all prompts of a (split, role), or none. Rows go to disk as batches
+finish.
 """
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,46 +19,110 @@ from tqdm import tqdm
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
 from stages.families.offset import best_offset, offset_accuracy
-from stages.store import params, records, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
+TOGETHER = 4096  # padded tokens of prompts with the same demonstrations that run at once, at most
+SUMS = pa.schema(  # over the prompts of a shard, of each layer's mean head outputs (H K,)
+    [
+        ("split", pa.string()),
+        ("role", pa.string()),
+        ("layer", pa.int16()),
+        ("prompts", pa.int64()),
+        ("total", pa.list_(pa.float64())),
+    ]
+)
+
+
+class Named(NamedTuple):
+    """What rows say of a prompt; its text and relations are in its tokens."""
+
+    id: str
+    split: str
+    role: str
+    group: str
+    cluster: str
+
+
+Shard = tuple[str, list[tuple[Named, Tokens]]]  # what is done, `measure` or `answer`, and prompts that run together
 
 
 def main(slot: str, task: str) -> None:
     """Measure the pair, or write empty tables that say why it makes no sense."""
     record = records.read(slot)
-    prompts = tables.PROMPTS.read(task)
     asked = tasks.of(task)
     why = asked.refuses(record["kind"]) or _unmeasured(task)
     size = max(layer["head_size"] for layer in record["attention"])
     if why:
         return _write_empty(slot, task, size, why)
     settings = params.load()
+    from stages.engine.kept import Job, forget, keys, tables_of
     from stages.model.load import load  # torch is loaded only where something is measured
-    from stages.model.tokens import fitting, longest
+    from stages.model.tokens import longest
 
     loaded = load(slot)
-    if asked.roles:
-        prompts = prompts[prompts.role.isin(asked.roles)]
-    rows, encoded = fitting(loaded, list(prompts.itertuples()))
+    rows, encoded = _encoded(loaded, task, asked.roles)
     if not rows:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
     log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
-    batch_tokens, outputs = settings.extract.batch_tokens, tables.outputs(size)
+    outputs = tables.outputs(size)
     if not asked.outputs:
         outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
+    offsets, todo = _offsets(task, encoded), _shards(rows, encoded, task, settings.extract.batch_tokens)
+    schemas = [tables.RELATIONS.schema, outputs.schema, SUMS]
+    job = Job(partial(load, slot), partial(_extracted, task=task, offsets=offsets), schemas, [paths.model(slot)])
+    folder, means = paths.shards(slot, "extract", task), _Means()
     with (
         tables.RELATIONS.writer(slot, task) as add_relations,
         outputs.writer(slot, task) as add_outputs,
+        tqdm(total=sum(map(_cost, todo)), unit="token", desc=task) as progress,
     ):
-        if any(family.relation for family in families.of(task).values()):
-            _measured(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
-        if asked.outputs == "last":
-            _in_context(loaded, rows, encoded, task, batch_tokens, add_relations, add_outputs)
+        key = keys(record, task, offsets)
+        measured = tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(_cost(shard)))
+        for relations, last, sums in measured:
+            for add, table in ((add_relations, relations), (add_outputs, last)):
+                if len(table):
+                    add(table)
+            means.add(sums)
+        for row, z in means:
+            add_outputs(_output_rows(loaded, row, None, z))
+    forget(folder)
+
+
+class _Means:
+    """Mean head outputs over all prompts of a (split, role), from the sums of shards."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, str], dict[int, tuple[int, np.ndarray]]] = {}
+
+    def add(self, sums: pa.Table) -> None:
+        """Add the sums of a shard, rows of `SUMS`."""
+        for row in sums.to_pylist():
+            layers = self.sums.setdefault((row["split"], row["role"]), {})
+            number, total = layers.get(row["layer"], (0, 0.0))
+            layers[row["layer"]] = number + row["prompts"], total + np.array(row["total"])
+
+    def __iter__(self) -> Iterator[tuple[Named, dict[int, np.ndarray]]]:
+        """Yield, for each split and role, a row that stands for all prompts, and z (H K,) per layer."""
+        for (split, role), layers in sorted(self.sums.items()):
+            yield Named("", split, role, "", ""), {layer: total / number for layer, (number, total) in layers.items()}
+
+
+def _encoded(loaded, task: str, roles: Sequence[str]) -> tuple[list[Named], list[Tokens]]:
+    """Return all prompts that the model can read whole, of some roles where these are given."""
+    from stages.model.tokens import fitting
+
+    rows, encoded = [], []
+    for prompts in tables.PROMPTS.pieces(task):
+        asked = prompts[prompts.role.isin(roles)] if roles else prompts
+        kept, tokens = fitting(loaded, list(asked.itertuples()))
+        rows += [Named(*(getattr(row, name) for name in Named._fields)) for row in kept]
+        encoded += tokens
+    return rows, encoded
 
 
 def _unmeasured(task: str) -> str:
@@ -68,30 +135,73 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
     tables.outputs(size).write_empty(slot, task, why=why)
 
 
-def _measured(
-    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
-) -> None:
-    """Measure all relations of the task's families, batch by batch."""
+def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: int) -> list[Shard]:
+    """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered."""
     from stages.model.forward import batches
+
+    chosen = []
+    if _attentional(task):
+        scored = [len(tokens.target) for tokens in encoded]
+        chosen += [("measure", batch) for batch in batches(encoded, batch_tokens, scored)]
+    if tasks.of(task).outputs == "last":
+        together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
+        chosen += [("answer", part) for of_set in together for part in _parts(of_set, encoded)]
+    return [(what, [(rows[index], encoded[index]) for index in part]) for what, part in chosen]
+
+
+def _parts(chosen: list[int], encoded: list[Tokens]) -> Iterator[list[int]]:
+    """Yield prompts of one set that run together: at most `TOGETHER` padded tokens."""
+    step = max(1, TOGETHER // max(len(encoded[index]) for index in chosen))
+    for start in range(0, len(chosen), step):
+        yield chosen[start : start + step]
+
+
+def _cost(shard: Shard) -> int:
+    return sum(len(tokens) for _, tokens in shard[1])
+
+
+def _extracted(
+    loaded, shard: Shard, task: str, offsets: dict[str, int | None]
+) -> tuple[pa.Table, pa.Table, list[dict]]:
+    """Return the relations, the last-token head outputs and the sums of mean head outputs of a shard."""
+    what, prompts = shard
+    rows, tokens = zip(*prompts, strict=True)
+    if what == "answer":
+        return tables.RELATIONS.schema.empty_table(), _in_context(loaded, rows, tokens), []
+    relations, sums = _measured(loaded, rows, tokens, task, offsets)
+    return relations, tables.outputs(_size(loaded)).schema.empty_table(), sums
+
+
+def _measured(
+    loaded, rows: Sequence[Named], tokens: Sequence[Tokens], task: str, offsets: dict[str, int | None]
+) -> tuple[pa.Table, list[dict]]:
+    """Measure all relations of the task's families on prompts that run together; sums where the task keeps means."""
     from stages.model.measure import measure
 
-    attentional = [family for family in families.of(task).values() if family.relation]
-    offsets = {family.name: _offset(family, encoded) for family in attentional if family.content}
-    progress = tqdm(total=sum(map(len, encoded)), unit="token", desc=task)
-    for chosen in batches(encoded, batch_tokens, [len(tokens.target) for tokens in encoded]):
-        tokens = [encoded[index] for index in chosen]
-        relations = [_relations(attentional, prompt) for prompt in tokens]
-        masses = measure(loaded, tokens, relations)
-        for position, index in enumerate(chosen):
-            row, means, scored = rows[index], masses.means[position], masses.scored[position]
-            if means:
-                add_relations(_relation_rows(loaded, row, means, relations[position], offsets, scored))
-            if tasks.of(task).outputs == "mean":
-                ordinary = ~tokens[position].special
-                z = {layer: x[position, : len(ordinary)][ordinary].mean(0) for layer, x in masses.outputs.items()}
-                add_outputs(_output_rows(loaded, row, None, z))
-        progress.update(sum(map(len, tokens)))
-    progress.close()
+    averaged, by_role = tasks.of(task).outputs == "mean", bool(tasks.of(task).mean_role)
+    relations = [_relations(_attentional(task), prompt) for prompt in tokens]
+    masses = measure(loaded, tokens, relations, outputs=averaged)
+    measured = zip(rows, masses.means, relations, masses.scored, strict=True)
+    having = [prompt for prompt in measured if prompt[1]]
+    table = _relation_rows(loaded, having, offsets) if having else tables.RELATIONS.schema.empty_table()
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(rows if averaged else ()):
+        places.setdefault((row.split, row.role if by_role else ""), []).append(place)
+    sums = []
+    for (split, role), chosen in sorted(places.items()):
+        for layer, x_BC in masses.outputs.items():
+            total = x_BC[chosen].double().sum(0).cpu().numpy()
+            sums.append({"split": split, "role": role, "layer": layer, "prompts": len(chosen), "total": total})
+    return table, sums
+
+
+def _attentional(task: str) -> list[Family]:
+    return [family for family in families.of(task).values() if family.relation]
+
+
+def _offsets(task: str, encoded: Sequence[Tokens]) -> dict[str, int | None]:
+    """Return the best fixed offset of every content family of the task, over all prompts."""
+    return {family.name: _offset(family, encoded) for family in _attentional(task) if family.content}
 
 
 def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]:
@@ -100,48 +210,45 @@ def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]
     return {name: relation for name, relation in relations.items() if relation is not None}
 
 
-def _in_context(
-    loaded, rows, encoded, task: str, batch_tokens: int, add_relations: Callable, add_outputs: Callable
-) -> None:
-    """Collect last-token head outputs; prompts with the same demonstrations share one run of them."""
+def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.Table:
+    """Return last-token head outputs of prompts with the same demonstrations, which share one run of them."""
     from stages.model.intervene import capturing
     from stages.model.score import Batch
 
-    together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
-    for chosen in tqdm(together, desc=task, unit="set"):
-        tokens = [encoded[index] for index in chosen]
-        with capturing(loaded) as outputs:
-            batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
-        for position, index in enumerate(chosen):
-            last = int(tokens[position].target[0]) - 1 - batch.cut
-            z = {layer: x[batch.sharing.tail[position], last] for layer, x in outputs.items()}
-            add_outputs(_output_rows(loaded, rows[index], batch.intact[position].solved, z))
+    with capturing(loaded) as outputs:
+        batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
+    pieces = []
+    for position, row in enumerate(rows):
+        last = int(tokens[position].target[0]) - 1 - batch.cut
+        z = {layer: x[batch.sharing.tail[position], last].cpu().numpy() for layer, x in outputs.items()}
+        pieces.append(_output_rows(loaded, row, batch.intact[position].solved, z))
+    return pa.concat_tables(pieces)
 
 
-def _relation_rows(loaded, row, means: dict, relations: dict[str, Relation], offsets: dict, scored) -> pa.Table:
-    """Return the rows of one prompt: one per relation and head."""
+def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | None]) -> pa.Table:
+    """Return the rows of prompts, (row, means, relations, scored) each: one per prompt, relation and head."""
     layer, head = np.array(loaded.anatomy.heads).T
-    size = len(layer)
-    statistics = {name for mean in means.values() for name in mean.values}
-    offset = {name: offsets.get(name) for name in means}
-    accuracy = {name: None if at is None else offset_accuracy(relations[name], at) for name, at in offset.items()}
-    columns = {"prompt": row.id, "split": row.split, "cluster": row.cluster}
-    columns |= {"recalled": None if scored is None else scored.recalled}
-    columns = {name: [value] * size * len(means) for name, value in columns.items()}
-    columns |= {"layer": np.tile(layer, len(means)), "head": np.tile(head, len(means))}
-    each = {"relation": list(means), "queries": [mean.count for mean in means.values()]}
-    each |= {"baseline": list(accuracy.values()), "offset": list(offset.values())}
-    columns |= {name: [value for value in values for _ in range(size)] for name, values in each.items()}
-    for name in statistics:
-        columns[name] = np.concatenate([mean.values[name][layer, head] for mean in means.values()])
-    missing = [None] * size * len(means)
-    return pa.table(
-        {
-            field.name: pa.array(columns.get(field.name, missing), field.type, from_pandas=True)
-            for field in tables.RELATIONS.schema
-        },
-        schema=tables.RELATIONS.schema,
-    )
+    size, schema = len(layer), tables.RELATIONS.schema
+    each: dict[str, list] = {name: [] for name in schema.names}  # a value per relation, or (L H,) of them
+    for row, means, relations, scored in prompts:
+        for name, mean in means.items():
+            at = offsets.get(name)
+            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "offset": at}
+            same |= {"queries": mean.count, "recalled": None if scored is None else scored.recalled}
+            same |= {"baseline": None if at is None else offset_accuracy(relations[name], at)}
+            of_heads = {statistic: values[layer, head] for statistic, values in mean.values.items()}
+            for column, values in each.items():
+                values.append(same.get(column, of_heads.get(column)))
+    number = len(each["relation"])
+    columns = {name: pa.array(np.tile(of, number), pa.int16()) for name, of in (("layer", layer), ("head", head))}
+    nothing, repeated = np.full(size, np.nan, np.float32), np.repeat(np.arange(number), size)
+    for name, values in each.items():
+        if any(isinstance(value, np.ndarray) for value in values):
+            flat = np.concatenate([nothing if value is None else value for value in values])
+            columns[name] = pa.array(flat, schema.field(name).type, from_pandas=True)
+        elif name not in columns:
+            columns[name] = pa.array(values, schema.field(name).type, from_pandas=True).take(pa.array(repeated))
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def _offset(family: Family, encoded) -> int | None:
@@ -152,14 +259,17 @@ def _offset(family: Family, encoded) -> int | None:
     return best_offset(family.relation(tokens) for tokens in having) if having else None
 
 
-def _output_rows(loaded, row, solved: bool | None, z: dict) -> pa.Table:
-    """Return the rows of one prompt: z per layer is (H K,)."""
-    size = max(layer.head_size for layer in loaded.anatomy.layers.values())
-    heads = loaded.anatomy.heads
+def _size(loaded) -> int:
+    return max(layer.head_size for layer in loaded.anatomy.layers.values())
+
+
+def _output_rows(loaded, row: Named, solved: bool | None, z: dict[int, np.ndarray]) -> pa.Table:
+    """Return the rows of one prompt, or of the mean over some: z per layer is (H K,)."""
+    size, heads = _size(loaded), loaded.anatomy.heads
     values = np.zeros((len(heads), size), dtype=np.float32)
     for index, (layer, head) in enumerate(heads):
         own = loaded.anatomy.layers[layer].head_size
-        values[index, :own] = z[layer][head * own : (head + 1) * own].cpu().numpy()
+        values[index, :own] = z[layer][head * own : (head + 1) * own]
     same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
     schema = tables.outputs(size).schema
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}

@@ -35,6 +35,7 @@ def main(slot: str) -> None:
     if why := tasks.of(TASK).refuses(record["kind"]):
         return _write_empty(slot, why)
     from stages.engine import shards
+    from stages.engine.kept import forget, keys, tables_of
     from stages.model.demonstrations import readings
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -51,7 +52,10 @@ def main(slot: str) -> None:
     rows, encoded = fitting(loaded, list(table.itertuples()))
     if not rows:
         return _write_empty(slot, "all prompts are longer than the model reads")
-    log.info(announce(f"neighbours {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    asked = _asked(rows, settings.neighbours)
+    length = {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
+    work = sum(length.values()) + len(interventions) * sum(length[row.id] for row in asked)
+    log.info(announce(f"neighbours {slot}", len(rows), work, record["parameters"]))
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         sets.setdefault((row.cluster, labelling(row.id)), []).append(row)
@@ -62,16 +66,20 @@ def main(slot: str) -> None:
     ]
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
-    asked = _asked(rows, settings.neighbours)
     why = settings.left_out("ablate") or no_means(settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
-    means = text_means(slot, loaded, settings)
-    with tables.NEIGHBOURS_SILENCED.writer(slot) as add:
-        for shard in tqdm(todo, desc="silence", unit="shard"):
-            add(shards.run(loaded, means, shard, settings.extract.batch_tokens))
+    means, limit = text_means(slot, loaded, settings), settings.extract.batch_tokens
+    job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(slot, TASK)
+    with (
+        tables.NEIGHBOURS_SILENCED.writer(slot) as add,
+        tqdm(total=len(todo), desc="silence", unit="shard") as progress,
+    ):
+        for (table,) in tables_of(job, todo, key, folder, loaded, lambda _: progress.update()):
+            add(table)
+    forget(folder)
 
 
 def planned(plan: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -22,10 +22,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from stages import tasks
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TASK = "icl"
 ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
+ADDED = pa.schema(  # the vectors that were chosen: what is added, before its strength
+    {"function": pa.string(), "vector": pa.string(), "layer": pa.int32(), "strength": pa.float64()}
+    | {"heads": pa.int32(), "added": pa.list_(pa.float32())}
+)
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -135,8 +141,10 @@ def main(slot: str) -> None:
     if not (traced.split == "a").any():
         why = f"no prompt of split a was traced, so no heads can be chosen: tasks.{TASK}.sets has to be 4 at least"
         return _write_empty(slot, why)
+    import torch
     from safetensors.torch import save
 
+    from stages.engine.kept import Job, forget, keys, tables_of
     from stages.model.load import load
 
     loaded = load(slot, attention="sdpa")
@@ -150,33 +158,34 @@ def main(slot: str) -> None:
     log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     functions = sorted(traced.function.unique())
     skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
-    rows, chosen = [], {}
-    for function in tqdm(functions, desc="steer", unit="function"):
-        of_function = prompts[prompts.group == function]
+    todo = []
+    for function in functions:
+        of_function, clean = prompts[prompts.group == function], outputs[outputs.group == function]
         asked = _asked(of_function, settings.steer)
         if missing := [name for name, some in asked.items() if some.empty and name != "natural"]:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
-        clean = outputs[outputs.group == function]
         others = ranked(traced[traced.function != function])
-        vectors = _vectors(loaded, order, others, clean, of_function, settings.trace.prompts)
-        tried, best = choose(Answering(vectors, asked["choose"]), settings.steer)
-        rows += [_row(function, outcome, False, vectors) for outcome in tried]
-        rows += _demonstrated(function, asked["zero_shot"], of_function, clean)
-        for context in ("zero_shot", "shuffled", "natural"):
-            if asked[context].empty:
-                continue
-            outcomes = Answering(vectors, asked[context]).under(best)
-            rows += [_row(function, outcome, True, vectors) for outcome in outcomes]
-        rows += _steered_elsewhere(function, vectors, best, elsewhere[elsewhere.group == function], settings.steer)
-        for setting in best:
-            if setting.vector in ("function", "layer_average"):
-                chosen[f"{function}.{setting.vector}"] = setting, vectors.added(setting).cpu().contiguous()
+        todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.group == function], others))
+    record = records.read(slot)
+    asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
+    work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
+    job = Job(partial(load, slot, attention="sdpa"), work, [tables.STEERING.schema, ADDED], [paths.model(slot)])
+    key = keys(record, order.heads, order.seed, repr(asked_of))
+    rows, chosen = [], {}
+    with tqdm(total=len(todo), desc="steer", unit="function") as progress:
+        for steering, added in tables_of(job, todo, key, folder, loaded, lambda _: progress.update()):
+            rows.append(steering)
+            for row in added.to_pylist():
+                setting = Setting(*(row[name] for name in ("vector", "layer", "strength", "heads")))
+                chosen[f"{row['function']}.{setting.vector}"] = setting, torch.tensor(row["added"])
     for function, why in skipped.items():
         log.info("%s: not steered: %s", function, why)
     if not rows:
         return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
-    tables.STEERING.noting(skipped=skipped).write(pd.DataFrame(rows), slot)
+    with tables.STEERING.noting(skipped=skipped).writer(slot) as add:
+        for table in rows:
+            add(table)
     settings_of = {
         name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
         for name, (setting, _) in chosen.items()
@@ -187,6 +196,45 @@ def main(slot: str) -> None:
     with files.replacing(paths.vectors(slot)) as temporary:
         added = {name: vector_D for name, (_, vector_D) in chosen.items()}
         temporary.write_bytes(save(added, metadata={"provenance": note}))
+    forget(folder)
+
+
+@dataclass(frozen=True, eq=False)  # tables have no one truth of being equal
+class Steered:
+    """A shard: a function, its rows of the prompts and head-output tables, other tasks' prompts that are asked for it.
+
+    others: all heads, ranked by their effects on the other functions; none without any.
+    """
+
+    function: str
+    prompts: pd.DataFrame
+    clean: pd.DataFrame
+    elsewhere: pd.DataFrame
+    others: "Sequence[Head]"
+
+
+def _steered(
+    loaded, shard: Steered, order: Ranking, settings: params.Steer, most: int
+) -> tuple[pd.DataFrame, list[dict]]:
+    """Steer a function: rows of the steering table, and the vectors chosen (`ADDED`); most: see `_vectors`."""
+    function, asked = shard.function, _asked(shard.prompts, settings)
+    vectors = _vectors(loaded, order, shard.others, shard.clean, shard.prompts, most)
+    tried, best = choose(Answering(vectors, asked["choose"]), settings)
+    rows = [_row(function, outcome, False, vectors) for outcome in tried]
+    rows += _demonstrated(function, asked["zero_shot"], shard.prompts, shard.clean)
+    for context in ("zero_shot", "shuffled", "natural"):
+        if asked[context].empty:
+            continue
+        outcomes = Answering(vectors, asked[context]).under(best)
+        rows += [_row(function, outcome, True, vectors) for outcome in outcomes]
+    rows += _steered_elsewhere(function, vectors, best, shard.elsewhere, settings)
+    added = [
+        {"function": function, "vector": setting.vector, "layer": setting.layer, "strength": setting.strength}
+        | {"heads": setting.heads, "added": vectors.added(setting).cpu().tolist()}
+        for setting in best
+        if setting.vector in ("function", "layer_average")
+    ]
+    return pd.DataFrame(rows)[tables.STEERING.names], added
 
 
 def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setting, "torch.Tensor"]]) -> None:
@@ -321,12 +369,12 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
-    """Return the stage's announcement; an edited run is about two tokens with a row of the LM head each."""
+    """Return the stage's announcement; an edited run is about a token with its row of the LM head."""
     tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
     shown = settings.zero_shot + settings.shuffled + settings.natural
     runs = settings.choose * tried + shown * (6 + settings.random + settings.draws)
     parameters = records.read(slot)["parameters"]
-    return announce(f"steer {slot}", (settings.choose + shown) * functions, 8 * runs * functions, parameters)
+    return announce(f"steer {slot}", (settings.choose + shown) * functions, 4 * runs * functions, parameters)
 
 
 def _best(tried: list[Outcome], options: list[Setting]) -> Setting:

@@ -15,13 +15,14 @@ Functions that are left out, or traced on one split only, stand with the reason 
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from stages.families.icl.function import FAMILY
-from stages.store import params, records, tables
+from stages.store import params, paths, records, tables
 from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
@@ -48,6 +49,7 @@ def main(slot: str) -> None:
     if not solved:
         best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
+    from stages.engine.kept import Job, forget, keys, tables_of
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -67,11 +69,14 @@ def main(slot: str) -> None:
     # a patched run is one token and a row of the LM head, which costs about three
     work = sum(len(tokens) for _, tokens in todo) + len(todo) * len(loaded.anatomy.heads) * 4
     log.info(announce(f"trace {slot}", len(todo), work, record["parameters"]))
-    largest = []
-    with tables.INDIRECT.noting(skipped=skipped).writer(slot) as add:
-        for row, tokens in tqdm(todo, desc="trace", unit="prompt"):
-            table = indirect(loaded, row, tokens, means[row.group, half(row)])
-            largest.append(float(table.effect.abs().max()))
+    start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards(slot, "trace"), []
+    job = Job(start, partial(_traced, means=means), [tables.INDIRECT.schema], [paths.model(slot)])
+    with (
+        tables.INDIRECT.noting(skipped=skipped).writer(slot) as add,
+        tqdm(total=len(todo), desc="trace", unit="prompt") as progress,
+    ):
+        for (table,) in tables_of(job, todo, keys(record, means), folder, loaded, lambda _: progress.update()):
+            largest.append(float(table["effect"].to_pandas().abs().max()))
             add(table)
         if largest and not max(largest):
             projection = next(iter(loaded.anatomy.layers.values())).projection
@@ -79,6 +84,13 @@ def main(slot: str) -> None:
                 f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
                 f"into {projection} and its like does not arrive; this model cannot be traced"
             )
+    forget(folder)
+
+
+def _traced(loaded, shard: tuple, means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
+    """Return the indirect effects of a prompt, (row, tokens); means: see `fitted`."""
+    row, tokens = shard
+    return [indirect(loaded, row, tokens, means[row.group, half(row)])]
 
 
 def left_out(accuracy: pd.Series, above: float, traced: set[tuple[str, str]]) -> dict[str, str]:

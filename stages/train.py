@@ -1,7 +1,8 @@
 """Train a recipe's models from scratch: `python -m stages.train <recipe>`.
 
 Every arm is trained `seeds` times; runs share the processor's cores, one thread each (OMP_NUM_THREADS = how many at
-once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss.
+once). Writes data/checkpoints/<recipe>/<arm>-<seed>/<step>/ as a whole, and learning.csv: the training loss. A killed
+stage trains only the runs that were not finished.
 Params are read and results written in the folder it runs in: full/, with a params.yaml of its own, has longer studies.
 
 Where `train` lists revisions of a pretrained model, nothing is trained: they are found, checked and written down.
@@ -9,12 +10,13 @@ Where `train` lists revisions of a pretrained model, nothing is trained: they ar
 
 import json
 import logging
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor, wait
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from stages.recipes.lesson import Lesson, create
@@ -25,6 +27,9 @@ from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
+
+LEARNING = pa.schema({"arm": pa.string(), "seed": pa.int32(), "step": pa.int32(), "loss": pa.float64()})
+FILES = pa.schema({"file": pa.string(), "content": pa.large_binary()})  # of a run's checkpoints
 
 
 def main(name: str) -> None:
@@ -44,23 +49,27 @@ def main(name: str) -> None:
         for first in training.before:
             _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", lesson, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
-    expected = sum(len(arms[arm].kept) for arm, _ in runs)
-    steps = sum(arms[arm].steps + sum(first.steps for first in arms[arm].before) for arm, _ in runs)
-    log.info("train %s: %d runs, %d steps in all", name, len(runs), steps)
-    from stages.training.train import threads  # torch is loaded only where something is trained
+    steps = {arm: training.steps + sum(first.steps for first in training.before) for arm, training in arms.items()}
+    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(steps[arm] for arm, _ in runs))
+    from stages.engine.kept import Job, forget, keys, tables_of  # torch is loaded only where something is trained
+    from stages.training.train import threads
 
-    with folders.replacing(paths.checkpoints(name)) as folder:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
-            futures = [pool.submit(one_run, settings, name, arm, seed, folder) for arm, seed in runs]
-            with tqdm(total=expected, desc=f"train {name}", unit="checkpoint") as progress:
-                waiting = futures
-                while waiting:
-                    waiting = wait(waiting, timeout=0.5).not_done
-                    progress.update(len(list(folder.glob("*/*/model.safetensors"))) - progress.n)
-        rows = [row for future in futures for row in future.result()]  # raises what a run raised
-        learning = pd.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
+    work, kept = partial(_trained, settings=settings, name=name), paths.shards(name, "train")
+    job = Job(dict, work, [LEARNING, FILES], threads=1, processes=min(threads(), len(runs)))
+    key = keys(name, recipe.model_dump_json(), settings.seed)
+    with (
+        folders.replacing(paths.checkpoints(name)) as folder,
+        tqdm(total=sum(steps[arm] for arm, _ in runs), desc=f"train {name}", unit="step") as progress,
+    ):
+        losses = []
+        for learning, written in tables_of(job, runs, key, kept, done=lambda run: progress.update(steps[run[0]])):
+            losses.append(learning.to_pandas())
+            for file in written.to_pylist():
+                (folder / file["file"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file["file"]).write_bytes(file["content"])
+        learning = pd.concat(losses)
         files.write_text(paths.study(name) / "learning.csv", learning.to_csv(index=False, float_format="%.5f"))
+    forget(kept)
 
 
 def _suits(where: str, lesson: Lesson, architecture: Architecture) -> None:
@@ -97,6 +106,18 @@ def find(name: str, arms: dict[str, Revisions]) -> None:
             text = json.dumps(record(name, arm, arms[arm], step), indent=1, ensure_ascii=False)
             files.write_text(file, text + "\n")
         files.write_text(paths.study(name) / "learning.csv", "arm,seed,step,loss\n")
+
+
+def _trained(_: dict, run: tuple[str, int], settings: params.Studies, name: str) -> tuple[list[dict], list[dict]]:
+    """Train a run, (arm, seed), and return its training loss and the files of its checkpoints."""
+    with tempfile.TemporaryDirectory() as place:
+        rows = one_run(settings, name, *run, Path(place))
+        written = [
+            {"file": path.relative_to(place).as_posix(), "content": path.read_bytes()}
+            for path in sorted(Path(place).rglob("*"))
+            if path.is_file()
+        ]
+    return [dict(zip(LEARNING.names, row, strict=True)) for row in rows], written
 
 
 def one_run(

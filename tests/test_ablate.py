@@ -140,7 +140,7 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     assert (changed.groupby("intervention").apply(lambda rows: (rows.value != rows.intact).any())).all()
     first = tables.FIRST_ORDER.read(slot)
     assert set(first.task) == {"text", "repeats", "blimp"} and set(first.kind) == set(settings.plan.kinds)
-    assert set(first.prompt.map(split)) == {"b"} and not paths.shards(slot).exists()
+    assert set(first.prompt.map(split)) == {"b"} and not paths.shards(slot, "ablate").exists()
 
     whole, calls, run = tables.EFFECTS.path(slot).read_bytes(), [], shards.run
 
@@ -154,10 +154,10 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     monkeypatch.setattr(shards, "run", dying)
     with pytest.raises(KeyboardInterrupt):
         ablate.main(slot)
-    assert not tables.EFFECTS.path(slot).exists() and len(list(paths.shards(slot).glob("*.parquet"))) == 2
+    assert not tables.EFFECTS.path(slot).exists() and len(list(paths.shards(slot, "ablate").glob("*.parquet"))) == 2
     ablate.main(slot)
     assert [row.id for row in calls[3].prompts] == [row.id for row in calls[2].prompts]  # not from the start
-    assert tables.EFFECTS.path(slot).read_bytes() == whole and not paths.shards(slot).exists()
+    assert tables.EFFECTS.path(slot).read_bytes() == whole and not paths.shards(slot, "ablate").exists()
 
 
 def test_an_unknown_kind_names_those_there_are(slot):

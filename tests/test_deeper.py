@@ -35,7 +35,8 @@ def repository(tmp_path, monkeypatch):
     files.write_text(tmp_path / paths.PARAMS, yaml.safe_dump(sections))
     files.write_text(tmp_path / paths.FULL / paths.PARAMS, yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
-    files.write_text(paths.model("decoder"), json.dumps({"name": "tiny", "files": FILES}))
+    record = json.loads((SLOTS / "decoder/model.json").read_text(encoding="utf-8"))
+    files.write_text(paths.model("decoder"), json.dumps(record | {"files": FILES}))
     tables.HEADS.write_empty("decoder", why="none")
     tables.MEMORY.write_empty("decoder", why="the default run")
     return tmp_path

@@ -66,3 +66,13 @@ def test_the_snippet_of_vectors_reads_what_steer_writes(tmp_path, monkeypatch, c
     text = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
     exec(text.split("```python\n")[1].split("```")[0], {})
     assert capsys.readouterr().out == "capitalize.function after layer 3 norm 10.0\n"
+
+
+def test_every_link_of_the_page_leads_to_a_file_or_to_a_place_in_it():
+    page = ROOT / "reports" / "index.html"
+    html = page.read_text(encoding="utf-8").partition('<script type="application/json"')[0]
+    places = set(re.findall(r'id="([^"]+)"', html))
+    links = {link for link in re.findall(r'href="([^"]+)"', html) if not link.startswith("https:")}
+    assert any("full/" in link for link in links) and any(link.startswith("#") for link in links)
+    assert [link for link in links if link[0] == "#" and link[1:] not in places] == []
+    assert [link for link in links if link[0] != "#" and not (page.parent / link).is_file()] == []

@@ -1,15 +1,18 @@
 """Shards: what is written in heads' places, how prompts are cut, and that a killed run goes on to the same bytes."""
 
+import sys
 from collections import namedtuple
 from dataclasses import fields
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from tiny import make
 
-from stages.engine import shards
+from stages.engine import kept, shards
+from stages.engine.kept import Job, forget, keys, tables_of
 from stages.engine.shards import INTACT, Intervention, Shard, cut
 from stages.model import silence
 from stages.model.forward import forward
@@ -18,6 +21,7 @@ from stages.model.score import Batch
 from stages.model.silence import KINDS, Donors, Writable
 from stages.model.tokens import encode
 from stages.store import parquet, tables
+from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 
 Row = namedtuple("Row", [field.name for field in fields(Prompt)])
@@ -149,7 +153,7 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_path):
     prompts = [row(number, text=TEXTS[number % 3] + " in it" * number) for number in range(5)]
     todo = cut("text", prompts, {prompt.id: [silencing("x", "L1H1")] for prompt in prompts}, 2)
-    key = shards.keys({"name": "tiny"}, means, 100)
+    key = keys({"name": "tiny"}, means, 100)
     ran: list[Shard] = []
 
     def work(shard: Shard, limit: int = 99) -> pd.DataFrame:
@@ -161,7 +165,8 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_
     def written(name: str, limit: int = 99) -> bytes:
         path = tmp_path / f"{name}.parquet"
         with parquet.writer(path, tables.EFFECTS.schema) as add:
-            for table in shards.run_all(todo, lambda shard: work(shard, limit), key, tmp_path / name.rstrip("2")):
+            job = Job(lambda: loaded, lambda _, shard: [work(shard, limit)], [tables.EFFECTS.schema])
+            for (table,) in tables_of(job, todo, key, tmp_path / name.rstrip("2")):
                 add(table)
         return path.read_bytes()
 
@@ -172,20 +177,35 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_
         written("killed", 1)
     assert ran == todo[:1]
     assert written("killed2") == whole and ran == todo  # the first was not run again
-    shards.forget(tmp_path / "killed")
+    forget(tmp_path / "killed")
     assert not (tmp_path / "killed").exists()
 
 
 def test_a_key_holds_all_that_a_shard_depends_on(means):
     shard = Shard("text", (row(0, text="a"),), (row(1, text="b"),), (silencing("x", "L1H1"),))
-    key = shards.keys({"name": "m"}, means, 100)
+    key = keys({"name": "m"}, means, 100)
     other = [
         Shard("repeats", shard.prompts, shard.donors, shard.interventions),
         Shard("text", (row(0, text="c"),), shard.donors, shard.interventions),
         Shard("text", shard.prompts, (row(1, text="c"),), shard.interventions),
         Shard("text", shard.prompts, shard.donors, (silencing("x", "L1H2"),)),
     ]
-    assert len({key(shard), *map(key, other)}) == 5 and key(shard) == shards.keys({"name": "m"}, means, 100)(shard)
+    assert len({key(shard), *map(key, other)}) == 5 and key(shard) == keys({"name": "m"}, means, 100)(shard)
     changed = means | {(0, 0): means[0, 0] + 1}
     for common in (({"name": "n"}, means, 100), ({"name": "m"}, changed, 100), ({"name": "m"}, means, 101)):
-        assert shards.keys(*common)(shard) != key(shard)
+        assert keys(*common)(shard) != key(shard)
+
+
+def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAD_ATLAS_RAY", "auto")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    job = Job(list, lambda state, shard: [[]], [tables.EFFECTS.schema])
+    with pytest.raises(UserError, match=r"^HEAD_ATLAS_RAY is set, but Ray is not installed: pip install ray$"):
+        list(tables_of(job, [1], keys("none"), tmp_path))
+
+
+def test_tables_come_in_the_order_of_shards_whatever_is_finished_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "_finished", lambda job, shards, here: ((at, [[{"n": shards[at]}]]) for at in (2, 0, 1)))
+    job, done = Job(list, None, [pa.schema({"n": pa.int64()})]), []
+    got = [table.to_pylist() for (table,) in tables_of(job, [7, 8, 9], keys("x"), tmp_path, done=done.append)]
+    assert got == [[{"n": 7}], [{"n": 8}], [{"n": 9}]] and done == [9, 7, 8]

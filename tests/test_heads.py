@@ -25,7 +25,7 @@ def pairs(name: str, prompt: Tokens) -> set[tuple[int, int]]:
     if relation is None:
         return set()
     return {
-        (int(q), int(k)) for q, row in zip(relation.queries, relation.keys, strict=True) for k in np.flatnonzero(row)
+        (int(q), int(k)) for q, row in zip(relation.queries, relation.dense, strict=True) for k in np.flatnonzero(row)
     }
 
 
@@ -44,7 +44,7 @@ def test_local_and_streaming_look_near():
     assert local.keys.sum(axis=1).tolist() == [8] * len(local.queries) and local.queries[0] == 16
     streaming = FAMILIES["streaming"].relation(long)
     assert streaming.queries.tolist() == list(range(256, 300))
-    assert set(np.flatnonzero(streaming.keys[0])) == {0, 1, 2, 3, *range(193, 257)}
+    assert set(np.flatnonzero(streaming.dense[0])) == {0, 1, 2, 3, *range(193, 257)}
     assert FAMILIES["streaming"].relation(tokens()) is None
 
 

@@ -48,7 +48,7 @@ def offloaded(name: str, place: str, folder: Path) -> Loaded:
 def findings(loaded: Loaded) -> list[np.ndarray]:
     """What is measured, scored, ablated and read from weights."""
     prompts = [prompt(20, 4), prompt(23, 4)]
-    found = measure(loaded, prompts, [relations(tokens) for tokens in prompts])
+    found = measure(loaded, prompts, [relations(tokens) for tokens in prompts], outputs=True)
     numbers = [mean.values[name] for of in found.means for mean in of.values() for name in mean.values]
     numbers += [scored.logprob for scored in found.scored] + [z.numpy() for z in found.outputs.values()]
     batch = Batch(loaded, prompts, [tokens.target for tokens in prompts])
@@ -106,7 +106,7 @@ def test_sums_are_float32_where_the_model_is_not():
     loaded, tokens = make("llama_gqa"), prompt(64, 2)
     exact = measure(loaded, [tokens], [relations(tokens)])
     loaded.model.to(torch.bfloat16)
-    coarse = measure(loaded, [tokens], [relations(tokens)])
+    coarse = measure(loaded, [tokens], [relations(tokens)], outputs=True)
     for name, mean in coarse.means[0].items():
         np.testing.assert_allclose(mean.values["mass"], exact.means[0][name].values["mass"], atol=2e-3)
     assert coarse.outputs[0].dtype == torch.float32 and coarse.scored[0].logprob.dtype == np.float32

@@ -192,8 +192,9 @@ FUNCTIONS = rows(
 
 def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
     """Mean last-token outputs per function over clean prompts of split a; solved or not: a random model solves none."""
-    clean, found = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"], []
-    extract._in_context(loaded, clean, encode_all(loaded, clean), "icl", 2048, None, found.append)
+    clean = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"]
+    shards = extract._shards(clean, encode_all(loaded, clean), "icl", 2048)
+    found = [extract._extracted(loaded, shard, "icl", {})[1] for shard in shards]
     return {name: mean_outputs(mine, loaded) for name, mine in pa.concat_tables(found).to_pandas().groupby("group")}
 
 

@@ -92,7 +92,7 @@ def test_training_twice_gives_the_same_bytes(trained, tmp_path):
 
 def test_a_killed_training_leaves_nothing_that_is_trusted(tmp_path):
     written(tmp_path, steps=100_000)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "stages.train", "induction"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True

@@ -243,7 +243,8 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
         heads=(1, 2), strengths=(1.0,), layer_step=2, choose=2, zero_shot=2, shuffled=1, natural=0, random=5, draws=3
     )
     trace = params.Trace(prompts=2, solved_above=0.5)
-    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[]))
+    settings = SimpleNamespace(steer=asked, trace=trace, seed=17, tasks=[], left_out=lambda stage: "")
+    monkeypatch.setattr(steer.params, "load", lambda: settings)
     monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
     monkeypatch.chdir(tmp_path)
     write_inputs(loaded, {"successor": "accuracy 0.46", "f": "no shuffled prompt of split b can be traced"})
@@ -314,6 +315,6 @@ def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
     tables.INDIRECT.write_empty("decoder", why="no function")
     paths.model("decoder").parent.mkdir(parents=True)
     paths.model("decoder").write_text(record("decoder"))
-    monkeypatch.setattr(steer.params, "load", lambda: None)
+    monkeypatch.setattr(steer.params, "load", lambda: SimpleNamespace(left_out=lambda stage: ""))
     steer.main("decoder")
     assert tables.STEERING.reason("decoder") == "no function" and paths.vectors("decoder").exists()

@@ -1,35 +1,26 @@
-"""The engine: interventions run on shards of prompts, and nothing else silences a head.
+"""Interventions run on shards of prompts, and nothing else silences a head.
 
-`run` is a pure function of (model, mean outputs, shard). Shards are cut by the order of prompts and a size, never by
-workers, and batches inside a shard by the shard alone; tables come back in shard order. A finished shard is kept under
-a key of all that it depends on until its stage ends: a killed stage goes on where it was.
+`run` is a pure function of (model, mean outputs, shard), which `effects` hands to the engine (`stages.engine.kept`).
+Shards are cut by the order of prompts and a size, never by workers, and batches inside a shard by the shard alone.
 """
 
-import hashlib
-import json
-import logging
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import torch
 
+from stages.engine.kept import Job
 from stages.model.intervene import Head
-from stages.model.load import Loaded
+from stages.model.load import Loaded, load
 from stages.model.outcome import outcomes
 from stages.model.score import Ablation, Batch
 from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
-from stages.store import parquet, tables
-
-log = logging.getLogger(__name__)
-
-CODE = Path(__file__).parents[1]  # stages/: kept shards are not trusted by changed code
+from stages.store import paths, tables
 
 
 @dataclass(frozen=True)
@@ -139,54 +130,11 @@ def row(intervention: Intervention, task: str, prompt: Any, measure: str, value:
     return what | {"task": task} | names | {"measure": measure, "value": value, "intact": value}
 
 
-def run_all(
-    todo: Sequence[Shard],
-    work: Callable[[Shard], pd.DataFrame],
-    key: Callable[[Shard], str],
-    folder: Path,
-    done: Callable[[int], Any] = lambda passes: None,
-) -> Iterator[pa.Table]:
-    """Yield the table of every shard, in order: kept ones as they are, others run and then kept in `folder`.
-
-    done: told the passes of each shard that is finished. The folder is the caller's to remove, when its stage ends.
-    """
-    schema = tables.EFFECTS.schema
-    for shard in todo:
-        path = folder / f"{key(shard)}.parquet"
-        if not path.is_file():
-            parquet.write(path, work(shard), schema)
-        done(shard.passes)
-        yield pa.Table.from_pandas(parquet.read(path, schema), schema, preserve_index=False)
+def effects(slot: str, means: Mapping[Head, torch.Tensor], max_tokens: int) -> Job:
+    """Return what runs a plan's shards on a slot's model: a table of effects from each."""
+    work = partial(_scored, means=means, max_tokens=max_tokens)
+    return Job(partial(load, slot, attention="sdpa"), work, [tables.EFFECTS.schema], [paths.model(slot)])
 
 
-def keys(record: Mapping[str, Any], means: Mapping[Head, torch.Tensor], max_tokens: int) -> Callable[[Shard], str]:
-    """Return the function from a shard to its content key: a sha256 over all that its table depends on.
-
-    That is the model's record, the mean outputs, the shard's prompts and interventions, what runs together, the code of
-    this project's stages, and torch with its device and threads.
-    """
-    common = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
-    for head in sorted(means):
-        common.update(repr(head).encode() + means[head].cpu().numpy().tobytes())
-    for file in sorted(CODE.rglob("*.py")):
-        common.update(file.read_bytes())
-    machine = [torch.__version__, torch.cuda.is_available(), torch.get_num_threads(), max_tokens]
-    common.update(json.dumps(machine).encode())
-
-    def key(shard: Shard) -> str:
-        digest = common.copy()
-        digest.update(repr((shard.task, shard.interventions)).encode())
-        for prompt in (*shard.prompts, *shard.donors):
-            digest.update(json.dumps(prompt._asdict(), sort_keys=True, default=_plain).encode())
-        return digest.hexdigest()
-
-    return key
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist()  # numpy's arrays and numbers
-
-
-def forget(folder: Path) -> None:
-    """Remove the kept shards of a stage that has ended."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _scored(loaded: Loaded, shard: Shard, means: Mapping[Head, torch.Tensor], max_tokens: int) -> list[pd.DataFrame]:
+    return [run(loaded, means, shard, max_tokens)]

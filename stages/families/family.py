@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
 CLASS, REGISTER = -1, -2  # ids of an image's tokens that are no patches; patches are numbered from 0, row by row
 WORD = "word"  # the annotated relation of a word with itself: it says where the words are
@@ -50,12 +51,23 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Relation:
-    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix."""
+    """Query positions (Q,) and, for each, the target keys as a (Q, T) boolean matrix, dense or sparse (CSR)."""
 
     queries: np.ndarray
-    keys: np.ndarray
+    keys: np.ndarray | csr_array
     words: bool = False  # queries and keys are indices into `Tokens.words`
     sink: bool = False  # a learned sink, which is no token, is a target as well
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The targets one by one: of each the row of its query in `queries`, and its position; by row, then key."""
+        rows, keys = self.keys.nonzero()
+        return rows.astype(np.int64), keys.astype(np.int64)
+
+    @property
+    def dense(self) -> np.ndarray:
+        """The matrix, with all that is no target."""
+        return self.keys if isinstance(self.keys, np.ndarray) else self.keys.toarray()
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,15 @@ def one_key(length: int, queries: np.ndarray, keys: np.ndarray) -> Relation | No
     """Build the relation in which query i looks at the single key i."""
     if not len(queries):
         return None
-    matrix = np.zeros((len(queries), length), dtype=bool)
-    matrix[np.arange(len(queries)), keys] = True
-    return Relation(np.asarray(queries), matrix)
+    return sparse(length, queries, np.asarray(keys)[:, None])
+
+
+def sparse(length: int, queries: np.ndarray, keys_QN: np.ndarray, sink: bool = False) -> Relation:
+    """Build the relation in which query i looks at the keys keys_QN[i], no key twice; what is below 0 is none."""
+    rows, columns = np.nonzero(keys_QN >= 0)
+    targets = np.ones(len(rows), dtype=bool)
+    matrix = csr_array((targets, (rows, keys_QN[rows, columns])), shape=(len(queries), length))
+    return Relation(np.asarray(queries), matrix, sink=sink)
 
 
 def where(queries: np.ndarray, keys: np.ndarray) -> Relation | None:

@@ -16,7 +16,7 @@ def best_offset(relations: Iterable[Relation]) -> int:
     """
     totals: Counter[int] = Counter()
     for relation in relations:
-        rows, keys = np.nonzero(relation.keys)
+        rows, keys = relation.pairs
         offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
         shares = counts if relation.words else counts / len(relation.queries)
         for offset, hits in zip(offsets.tolist(), shares.tolist(), strict=True):
@@ -26,6 +26,5 @@ def best_offset(relations: Iterable[Relation]) -> int:
 
 def offset_accuracy(relation: Relation, offset: int) -> float:
     """Return the share of the relation's queries that a head looking `offset` back would hit."""
-    keys = relation.queries - offset
-    inside = (keys >= 0) & (keys < relation.keys.shape[1])
-    return float((relation.keys[np.arange(len(keys)), np.clip(keys, 0, relation.keys.shape[1] - 1)] & inside).mean())
+    rows, keys = relation.pairs
+    return float((keys == relation.queries[rows] - offset).sum() / len(relation.queries))

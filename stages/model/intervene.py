@@ -5,7 +5,7 @@ What is written in a silenced head's place is `stages.model.silence`'s.
 Legend: B batch, T token, H head, K head size, D residual width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -97,16 +97,23 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
 
 
 @contextmanager
-def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect every layer's head outputs z, (B, T, H K) float32, as the model runs."""
-    outputs: dict[int, torch.Tensor] = {}
+def reading_heads(loaded: Loaded, read: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Call `read(layer, z)` with every layer's head outputs z, (B, T, H K) float32, as the model runs."""
     with ExitStack() as stack:
         for layer in loaded.anatomy.layers:
 
-            def keep(module, args, layer=layer):
-                outputs[layer] = args[0].float()
+            def look(module, args, layer=layer):
+                read(layer, args[0].float())
 
-            stack.callback(_projection(loaded, layer).register_forward_pre_hook(keep).remove)
+            stack.callback(_projection(loaded, layer).register_forward_pre_hook(look).remove)
+        yield
+
+
+@contextmanager
+def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect every layer's head outputs z, (B, T, H K) float32, as the model runs."""
+    outputs: dict[int, torch.Tensor] = {}
+    with reading_heads(loaded, outputs.__setitem__):
         yield outputs
 
 

@@ -355,7 +355,7 @@ class Paths:
 def mass(weights_NTS: torch.Tensor, relation: Relation) -> np.ndarray:
     """Return the share of attention (N,) that the relation's queries give its keys, mean over queries."""
     queries = torch.from_numpy(relation.queries).to(weights_NTS.device)
-    keys_QS = torch.from_numpy(relation.keys).to(weights_NTS.device)
+    keys_QS = torch.from_numpy(relation.dense).to(weights_NTS.device)
     return (weights_NTS[:, queries] * keys_QS).sum(2).double().mean(1).cpu().numpy()
 
 

@@ -33,7 +33,8 @@ class Words:
         self.member_WT = torch.from_numpy(member_WT).to(device)
         self.average_WT = self.member_WT / self.member_WT.sum(1, keepdim=True)
         self.apart_WW = self.member_WT @ self.member_WT.T == 0
-        self.sink_T = torch.from_numpy(tokens.special | (np.arange(len(tokens)) == 0)).to(device)
+        sinks = np.flatnonzero(tokens.special | (np.arange(len(tokens)) == 0))
+        self.sinks = torch.from_numpy(sinks).to(device)
         self.rows_HWT = self.seen_WT = self.learned_HW = torch.empty(0)
 
     def add(
@@ -65,5 +66,5 @@ class Words:
             return None
         visible_WW = (self.seen_WT @ self.member_WT.T > 0) & self.apart_WW
         weights_HWW = (self.rows_HWT @ self.member_WT.T) * visible_WW
-        sink_HW = self.rows_HWT[..., self.sink_T].sum(-1)
+        sink_HW = self.rows_HWT[..., self.sinks].sum(-1)
         return Pooled(weights_HWW, visible_WW, sink_HW if learned_HT is None else sink_HW + self.learned_HW)

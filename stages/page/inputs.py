@@ -140,7 +140,19 @@ def read(name: str, folder: Path) -> Slot:
     }
     summaries = {"model": _json(folder / "model.json"), "metrics": _json(folder / "metrics.json")}
     summaries |= {"policy": _json(folder / "cache.json"), "examples": _json(folder / "examples.json")}
+    _check_heads(folder, frames["heads"], summaries["model"])
     return Slot(name, folder, **summaries, **frames)
+
+
+def _check_heads(folder: Path, heads: pd.DataFrame, model: dict[str, Any]) -> None:
+    """Raise `UserError` unless heads.csv has as many rows for every head of the model."""
+    there = heads.groupby(["layer", "head"]).size()
+    known = [(part["layer"], head) for part in model.get("attention", ()) for head in range(part["heads"])]
+    if len(heads) and (there.nunique() > 1 or list(there.index) != known):
+        raise UserError(
+            f"{folder / 'heads.csv'}: not the same number of rows for each head in {folder / 'model.json'}: cut, or of "
+            "another model; run dvc repro"
+        )
 
 
 def counting(path: Path) -> pd.DataFrame:

@@ -158,7 +158,7 @@ class Look:
         if family.name in self.missing:
             return common | {"here": None, "why": self.missing[family.name], **self._run(family)}
         relation = self.relations[family.name]
-        pairs = zip(relation.queries.tolist(), relation.keys, strict=True)
+        pairs = zip(relation.queries.tolist(), relation.dense, strict=True)
         here = {
             "positions": len(relation.queries),
             "targets": [[query, np.flatnonzero(keys_S).tolist()] for query, keys_S in pairs],

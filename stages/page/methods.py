@@ -150,7 +150,13 @@ def compared(slots: list[Slot]) -> list[Section]:
     )
     numeric = tuple(range(1, len(flat) + 1))
     gains = [row for key, row in rows.items() if key.startswith(GAIN)]
-    tables = [Table(["measure", *flat], [row for row in rows.values() if row not in gains], says, "", numeric)]
+    rest = [row for row in rows.values() if row not in gains]
+    shared = [row for row in rest if len(row) - row.count("–") > 2]  # of two models at least
+    alone = [row for row in rest if row not in shared]
+    tables = [Table(["measure", *flat], shared, says, "", numeric)]
+    if alone:
+        folded = f"Measured of one model alone ({len(alone)})"
+        tables.append(Table(["measure", *flat], alone, "", "", numeric, folded=folded))
     if gains:
         folded = f"Accuracy of grammar heads beyond the best offset ({len(gains)} relations)"
         gains = [[name.removeprefix(in_words(GAIN)), *values] for name, *values in gains]

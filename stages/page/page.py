@@ -23,6 +23,7 @@ from stages.store.errors import UserError
 from stages.store.paths import PAGE
 
 HERE = Path(__file__).parent
+LONGEST = 20  # rows of a table that is seen at once
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; cells of the columns in `numeric` align right, rows in `marked` are bold."""
+    """A table; cells of the columns in `numeric` align right, rows in `marked` are bold; a long one starts closed."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -58,6 +59,11 @@ class Table:
     marked: tuple[int, ...] = ()
     folded: str = ""  # summary text when the table starts closed
     kind: str = "table"
+
+    def __post_init__(self) -> None:
+        if len(self.rows) > LONGEST and not self.folded:
+            names = f": {', '.join(filter(None, self.columns))}" if self.columns else ""
+            object.__setattr__(self, "folded", f"Table of {len(self.rows)} rows{names}")
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the page."""
+    """A headed part of the page; `open`: so many of its blocks are seen at once, the others start closed; 0: all."""
 
     anchor: str
     title: str
     blocks: list[Figure | Table | Note | Fold]
+    open: int = 0
 
 
 def render(
@@ -135,11 +142,6 @@ def render(
     )
 
 
-def beside(path: str) -> str:
-    """Return the address of a file of the repository, from the page's folder."""
-    return Path(os.path.relpath(path, PAGE.parent)).as_posix()
-
-
 def save(path: str | Path, html: str) -> Path:
     """Write a page where a user wants it, whole or not at all; raises `UserError` where that is not possible."""
     try:
@@ -169,6 +171,11 @@ def linked(text: str) -> Markup:
     safe = re.sub(r"arXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text)))
     safe = re.sub(r"\[([^\[\]]+)\]\((#[\w-]+)\)", r'<a href="\2">\1</a>', safe)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", safe))
+
+
+def beside(path: str) -> str:
+    """Return a path of the repository as the page, in its folder, links to it."""
+    return Path(os.path.relpath(path, PAGE.parent)).as_posix()
 
 
 def script_json(value: Any) -> Markup:

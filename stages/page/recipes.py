@@ -85,7 +85,8 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
         lesson = _lesson(shown.recipe)
         title = "What states hold" if isinstance(lesson, States) else "Heads that emerge"
         title = "What a store gives" if isinstance(lesson, Graded) else title
-        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks))
+        figures = [number for number, block in enumerate(blocks) if block.kind == "figure"]
+        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks, open=1 + min(figures, default=-1)))
     return shown_each
 
 

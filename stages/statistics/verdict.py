@@ -21,6 +21,7 @@ from stages.families.family import Family
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import adjusted
 
+HELD = 1 << 22  # random signs held at once, at most
 NO_BOUND = f"fewer than {FEWEST} clusters of prompts: not shown to beat the best offset"
 
 
@@ -48,8 +49,9 @@ def sign_flip(values_PH: np.ndarray, names: np.ndarray, resamples: int, rng: np.
     """
     sums_CH = clusters(values_PH, names)
     seen, count = sums_CH.sum(axis=0), np.zeros(sums_CH.shape[1])
-    for start in range(0, resamples, 1000):
-        signs_RC = rng.integers(0, 2, size=(min(1000, resamples - start), len(sums_CH))) * 2.0 - 1
+    together = min(1000, max(1, HELD // len(sums_CH)))
+    for start in range(0, resamples, together):
+        signs_RC = rng.integers(0, 2, size=(min(together, resamples - start), len(sums_CH))) * 2.0 - 1
         count += (signs_RC @ sums_CH >= seen - 1e-12).sum(axis=0)
     return np.where(np.isnan(seen), np.nan, (1 + count) / (1 + resamples))
 

@@ -23,7 +23,9 @@ def stale(settings: Params) -> list[Path]:
     names = {name for name, task in settings.tasks if task is not None}
     gone = [path for path in _entries(BY_TASK) if path.name != KEYS and _key(path) not in names]
     for path in _entries(BY_SLOT):
-        if (path.stem.removesuffix("-heads") if path.suffix == ".svg" else _key(path)) not in settings.models:
+        key = path.stem.removesuffix("-heads") if path.suffix == ".svg" else _key(path)
+        training = path.parent == Path("data/shards") and key in settings.recipes
+        if key not in settings.models and not training:
             gone.append(path)
         elif path.parent == Path("data/activations"):
             gone += [table for table in sorted(path.iterdir()) if _key(table) not in names]

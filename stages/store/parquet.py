@@ -47,6 +47,14 @@ def read(
     return table.to_pandas()
 
 
+def pieces(path: Path, schema: pa.Schema, rows: int = 1024) -> Iterator[pd.DataFrame]:
+    """Yield a table as data frames of so many rows at most: memory does not grow with it. Errors: see `read`."""
+    _check(path, read_schema(path), schema, None)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(rows):
+            yield batch.to_pandas()
+
+
 def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] | None) -> None:
     """Raise `UserError` unless a table's columns have the names and types of the schema."""
     wanted = {field.name: field.type for field in schema if columns is None or field.name in columns}

@@ -15,9 +15,9 @@ def model(slot: str) -> Path:
     return Path(f"data/models/{slot}.json")
 
 
-def shards(slot: str) -> Path:
-    """Folder of what an unfinished ablate has finished; gone when the stage ends."""
-    return Path(f"data/shards/{slot}")
+def shards(key: str, *stage: str) -> Path:
+    """Folder of what an unfinished stage of a slot or recipe has finished (`stages.engine.kept`); gone when it ends."""
+    return Path("data/shards", key, *stage)
 
 
 def vectors(slot: str) -> Path:

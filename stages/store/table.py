@@ -8,6 +8,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,10 @@ class Table:
                     "another model; delete it and run dvc repro"
                 )
         return rows
+
+    def pieces(self, *of: str) -> Iterator[pd.DataFrame]:
+        """Yield the table's rows, some at once: see `parquet.pieces`."""
+        return parquet.pieces(self.path(*of), self.schema)
 
     def writer(self, *of: str) -> AbstractContextManager:
         """Return a context that yields a function which appends rows: see `parquet.writer`."""

@@ -83,23 +83,29 @@ RELATIONS = _of_heads(
 
 
 OUTPUTS = Table(
-    "data/activations/{}/{}.outputs.parquet", "Last-token head outputs per (prompt, layer, head)", None, every_head=True
+    "data/activations/{}/{}.outputs.parquet",
+    "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
+    None,
+    every_head=True,
 )
 
 
 def outputs(head_size: int) -> Table:
-    """Table of head outputs at the last token, of a model with this head size."""
+    """Table of head outputs at the last token, or their means over text, of a model with this head size."""
     return _of_heads(
         OUTPUTS.place,
         OUTPUTS.about,
-        prompt=(pa.string(), "id of the prompt"),
+        prompt=(pa.string(), "id of the prompt; '' for the mean over all prompts of the split and role"),
         split=(pa.string(), "split of the prompt"),
         role=(pa.string(), "role of the prompt"),
-        group=(pa.string(), "function"),
+        group=(pa.string(), "function; '' for a mean"),
         solved=(pa.bool_(), "the intact model's argmax is right at every target token"),
         layer=(pa.int16(), "attention layer, from 0"),
         head=(pa.int16(), "query head, from 0"),
-        output=(pa.list_(pa.float32(), head_size), "the head's output z before W_O at the last prompt token"),
+        output=(
+            pa.list_(pa.float32(), head_size),
+            "the head's output z before W_O: at the last prompt token, or the mean over ordinary positions",
+        ),
     )
 
 

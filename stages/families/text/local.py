@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.families.family import Family, Relation, Tokens
+from stages.families.family import Family, Relation, Tokens, sparse
 
 NEAR = 8  # tokens
 
@@ -15,8 +15,8 @@ def relation(tokens: Tokens) -> Relation | None:
     queries = queries[~tokens.special & (queries >= 2 * NEAR)]
     if not len(queries):
         return None
-    back = queries[:, None] - np.arange(len(tokens))
-    return Relation(queries, (back >= 0) & (back < NEAR) & ~tokens.special)
+    keys_QN = queries[:, None] - np.arange(NEAR)
+    return sparse(len(tokens), queries, np.where(tokens.special[keys_QN], -1, keys_QN))
 
 
 FAMILY = Family(

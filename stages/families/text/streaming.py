@@ -5,7 +5,7 @@ The mass says whether the cut would lose anything, so there is no chance level t
 
 import numpy as np
 
-from stages.families.family import Family, Relation, Tokens
+from stages.families.family import Family, Relation, Tokens, sparse
 
 FROM, SINKS, RECENT = 256, 4, 64  # tokens
 
@@ -15,9 +15,9 @@ def relation(tokens: Tokens) -> Relation | None:
     queries = np.arange(FROM, len(tokens))
     if tokens.role != "long" or not len(queries):
         return None
-    keys = np.arange(len(tokens))
-    back = queries[:, None] - keys
-    return Relation(queries, (keys < SINKS) | ((back >= 0) & (back < RECENT)), sink=True)
+    recent_QN = queries[:, None] - np.arange(RECENT)
+    sinks_QN = np.tile(np.arange(SINKS), (len(queries), 1))
+    return sparse(len(tokens), queries, np.hstack([recent_QN, sinks_QN]), sink=True)
 
 
 FAMILY = Family(

@@ -4,7 +4,7 @@ import pandas as pd
 
 from stages.page import charts, rows, verdicts
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import MEASURES, capital, decimals, number, p_value
 
@@ -26,6 +26,7 @@ def effects(slot: Slot, context: Context) -> list:
         "are better; lower loss is better."
     )
     said = [Note(text) for text in _verdicts(silenced, context.alpha)]
+    folded = Fold(f"Each of {len(said)} families in words", said)
     legend = [(charts.BLUE, "diamond", f"the family's best heads, rank p at most {context.alpha:g}"),
               (charts.BLUE, "hollow diamond", "not told apart, no harm, or no control set"),
               (charts.GREY, "circle", "one control set each")]  # fmt: skip
@@ -33,7 +34,7 @@ def effects(slot: Slot, context: Context) -> list:
     says = " ".join(filter(None, [*says, verdicts.over_all(claims, context.alpha)]))
     cards = _cards(slot, claims, context)
     figure = [Figure(cards, says, path, "cards", legend)] if cards else []
-    return [Note(how), *figure, *said, *_tables(silenced, rows.other_kinds(slot.effects), context, path)]
+    return [Note(how), *figure, folded, *_tables(silenced, rows.other_kinds(slot.effects), context, path)]
 
 
 def _cards(slot: Slot, claims: pd.DataFrame, context: Context) -> list[Chart]:
