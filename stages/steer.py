@@ -167,7 +167,7 @@ def main(slot: str) -> None:
             continue
         others = ranked(traced[traced.function != function])
         todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.group == function], others))
-    record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
+    record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
     work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
     job = Job(partial(load, slot, attention="sdpa"), work, [tables.STEERING.schema, ADDED], [paths.model(slot)])

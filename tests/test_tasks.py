@@ -46,7 +46,7 @@ def test_every_folder_of_tasks_is_one():
     assert set(tasks.names()) == folders
     for name in tasks.names():
         assert tasks.of(name).name == name and tasks.of(name).label and tasks.of(name).unit
-    with pytest.raises(KeyError, match="icll: no such task; allowed: text"):
+    with pytest.raises(UserError, match="icll: no such task; allowed: text"):
         tasks.of("icll")
 
 
