@@ -11,6 +11,7 @@ import yaml
 
 from stages import tasks
 from stages.store import parquet, tables
+from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 from stages.tasks.task import in_both_splits, one_sided
 
