@@ -59,7 +59,7 @@ def main() -> None:
                 for stage in (["extract", "a", task], ["classify", "a"]):
                     seconds, peak = _run(asked.code, folder, stage)
                     row = {"code": asked.named, "task": task, "stage": stage[0], "prompts": number}
-                    row |= {"seconds": round(seconds, 1), "peak_gb": round(peak, 3)}
+                    row |= {"cpu_seconds": round(seconds, 1), "peak_gb": round(peak, 3)}
                     print(row, flush=True)
                     pd.DataFrame([row]).to_csv(TABLE, mode="a", header=not TABLE.exists(), index=False)
 
