@@ -59,7 +59,7 @@ def test_a_family_is_asked_whether_its_score_goes_with_single_effects_on_its_hom
     score = rng.random(len(heads))
     judged = pd.concat([heads.assign(family=family, score_a=score) for family in ("induction", "retrieval", "local")])
     single = heads.assign(
-        task="repeats", measure="loss", change=np.nan, low=np.nan, high=np.nan, q=np.nan, exact=np.nan
+        task="repeats", measure="loss", change=np.nan, low=np.nan, high=np.nan, q=np.nan, exact=np.nan, note=""
     )
     single = single.assign(first_order=score + 0.1 * rng.random(len(heads)))[CAUSAL]
     needle = single.assign(task="needle", measure="logprob")  # the same numbers: the best heads raise it

@@ -1,0 +1,98 @@
+"""What keeps memory flat: long prompts in parts, sparse relations, one transfer a batch, tables read piece by piece."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_model_contract import prompt, relations
+from tiny import make
+
+from stages.families import FAMILIES
+from stages.families.family import Relation, Tokens
+from stages.families.offset import best_offset, offset_accuracy
+from stages.model import measure as measuring
+from stages.model.measure import measure
+from stages.statistics import verdict
+from stages.store import tables
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2", "gpt_oss", "jamba"])
+def test_a_long_prompt_in_parts_is_the_same_prompt(name, monkeypatch):
+    loaded, tokens = make(name, scale=3.0), prompt(41, 5, scored=30)
+    whole = measure(loaded, [tokens], [relations(tokens)], outputs=True)
+    monkeypatch.setattr(measuring, "PART", 16)
+    ran, own = [], measuring.forward
+    monkeypatch.setattr(measuring, "forward", lambda of, ids, *a, **k: ran.append(len(ids[0])) or own(of, ids, *a, **k))
+    monkeypatch.setattr(measuring, "BLOCK", 4 * 41 * 5)  # and several blocks of queries in a part
+    parts = measure(
+        loaded if name != "jamba" else loaded.allowed({"caches": "no"}), [tokens], [relations(tokens)], True
+    )
+    assert ran == ([41] if name == "jamba" else [16, 16, 9])
+    for relation, mean in whole.means[0].items():
+        assert parts.means[0][relation].count == mean.count
+        for statistic, values in mean.values.items():
+            np.testing.assert_allclose(parts.means[0][relation].values[statistic], values, atol=1e-5)
+    np.testing.assert_allclose(parts.scored[0].logprob, whole.scored[0].logprob, atol=1e-4)
+    for layer, z in whole.outputs.items():
+        torch.testing.assert_close(parts.outputs[layer], z, atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_together_bring_their_sums_once(monkeypatch):
+    loaded = make("llama_gqa", scale=3.0)
+    batch = [prompt(9 + number, number) for number in range(6)]
+    words = tuple(np.arange(1, 9).reshape(-1, 2))
+    batch += [Tokens("w", "t", batch[0].ids, batch[0].special, words=words)]
+    asked = [relations(tokens) for tokens in batch]
+    asked[-1] = {"between": Relation(np.array([1, 3]), np.eye(4, dtype=bool)[:2], words=True)}
+    brought, own = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: brought.append(tensor.numel()) or own(tensor))
+    together = measure(loaded, batch, asked)
+    scores = 2  # the argmax and the log-probabilities of all targets
+    assert len(brought) == 1 + scores
+    monkeypatch.undo()
+    for tokens, of, means in zip(batch, asked, together.means, strict=True):
+        (alone,) = measure(loaded, [tokens], [of]).means
+        assert list(means) == list(of) == list(alone)
+        for name, mean in alone.items():
+            for statistic, values in mean.values.items():
+                np.testing.assert_allclose(means[name].values[statistic], values, atol=1e-5)
+
+
+def test_relations_of_long_text_are_as_dense_ones_and_linear_in_its_length():
+    ids = np.random.default_rng(0).integers(4, 300, 400)
+    tokens = Tokens("p", "long", ids, np.arange(400) == 0)
+    back = np.arange(400)[:, None] - np.arange(400)
+    inside = {
+        "previous": back == 1,
+        "self": back == 0,
+        "local": (back >= 0) & (back < 8) & ~tokens.special,
+        "streaming": ((back >= 0) & (back < 64)) | (np.arange(400) < 4),
+    }
+    for name, whole in inside.items():
+        relation = FAMILIES[name].relation(tokens)
+        np.testing.assert_array_equal(relation.dense, whole[relation.queries])
+        dense = Relation(relation.queries, relation.dense)
+        for sparse_part, dense_part in zip(relation.pairs, dense.pairs, strict=True):
+            np.testing.assert_array_equal(sparse_part, dense_part)
+        offset = best_offset([dense])
+        assert best_offset([relation]) == offset and offset_accuracy(relation, offset) == offset_accuracy(dense, offset)
+        assert relation.keys.nnz <= 68 * 400
+
+
+def test_signs_held_at_once_change_no_p_value(monkeypatch):
+    values, names = np.random.default_rng(0).normal(0.1, 1, (60, 5)), np.arange(60).astype(str)
+    whole = verdict.sign_flip(values, names, 10_000, np.random.default_rng(1))
+    monkeypatch.setattr(verdict, "HELD", 7 * 60)
+    np.testing.assert_array_equal(whole, verdict.sign_flip(values, names, 10_000, np.random.default_rng(1)))
+
+
+def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"id": f"p{n:05}", "split": "a", "role": "test", "group": "g", "category": "", "cluster": "c", "text": "x",
+         "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(3000)
+    ]  # fmt: skip
+    tables.PROMPTS.write(rows, "text")
+    pieces = list(tables.PROMPTS.pieces("text"))
+    assert max(map(len, pieces)) <= 1024 < 3000 == sum(map(len, pieces))
+    assert pd.concat(pieces).id.tolist() == tables.PROMPTS.read("text").id.tolist()
