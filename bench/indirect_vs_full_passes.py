@@ -33,7 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     loaded = load(asked.slot, attention="sdpa")
     prompts, outputs = tables.ASKED.read(trace.TASK), tables.OUTPUTS.read(asked.slot, trace.TASK)
-    traced = tables.INDIRECT.read(asked.slot, columns=["prompt", "function"]).drop_duplicates("function")
+    traced = tables.INDIRECT.read(asked.slot, columns=["function", "prompt"]).drop_duplicates("function")
     chosen = prompts[prompts.id.isin(traced.prompt.head(asked.prompts))]
     means = trace.fitted(outputs[outputs.group.isin(chosen.group)], prompts.set_index("id").cluster, loaded)
     quick = slow = largest = 0.0

@@ -110,7 +110,8 @@ def asked(family: Family, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, bool]
     if family.relation is None:
         return tokens.target[:1] - 1, np.array([], dtype=int), False
     relation = family.relation(tokens)
-    query, keys = relation.queries[-1], np.flatnonzero(relation.keys[-1])
+    (rows, targets), query = relation.pairs, relation.queries[-1]
+    keys = targets[rows == len(relation.queries) - 1]
     if relation.words:
         return tokens.words[query], np.concatenate([tokens.words[key] for key in keys]), False
     return np.array([query]), keys, relation.sink

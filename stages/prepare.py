@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def main(task: str) -> None:
     """Build the task's prompts, sort them by id, write them; where a split has none, the table's `reason` says why."""
     settings = params.load()
-    source = getattr(settings.tasks, task, None)
+    source = dict(settings.tasks).get(task)
     if source is None:
         raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
     prompts = sorted(tasks.of(task).build(source, settings.seed), key=lambda prompt: prompt.id)

@@ -108,8 +108,7 @@ def test_kept_tokens_hold_query_targets_and_the_first(number):
 def test_a_model_without_examples_says_why(kind, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(examples.params, "load", lambda: SimpleNamespace(examples=SimpleNamespace(heads=4, tokens=8)))
-    paths.model("a").parent.mkdir(parents=True)
-    paths.model("a").write_text(json.dumps({"kind": kind}))
+    monkeypatch.setattr(examples.records, "read", lambda slot: {"kind": kind})
     tables.HEADS.write(pd.DataFrame(columns=tables.HEADS.names), "a")
     examples.main("a")
     written = json.loads(paths.examples("a").read_text())

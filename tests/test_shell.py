@@ -68,3 +68,12 @@ def test_dvc_runs_no_command_within_a_key(file, section, stage, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode and "Running stage" in done.stdout and not list(tmp_path.rglob("PWNED*"))
     assert f"error: params.yaml: {section}.{key}" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["prepare model_fields", "prepare", "extract a nope", "plan nope", "train a"])
+def test_arguments_that_name_nothing_are_one_line(command, tmp_path):
+    shutil.copy(ROOT / "tests/params.yaml", tmp_path / "params.yaml")
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *f"stages.{command}".split()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -11,6 +11,7 @@ import yaml
 
 from stages import tasks
 from stages.store import parquet, tables
+from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 from stages.tasks.task import in_both_splits, one_sided
 
@@ -46,7 +47,7 @@ def test_every_folder_of_tasks_is_one():
     assert set(tasks.names()) == folders
     for name in tasks.names():
         assert tasks.of(name).name == name and tasks.of(name).label and tasks.of(name).unit
-    with pytest.raises(KeyError, match="icll: no such task; allowed: text"):
+    with pytest.raises(UserError, match="icll: no such task; allowed: text"):
         tasks.of("icll")
 
 

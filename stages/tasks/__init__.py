@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stages.store.errors import UserError
 from stages.tasks.task import Task
 
 HERE = Path(__file__).parent
@@ -16,9 +17,9 @@ HERE = Path(__file__).parent
 
 @cache
 def of(name: str) -> Task:
-    """Return a task by its name; raises `KeyError` where there is no such folder."""
+    """Return a task by its name; raises `UserError` where there is no such folder."""
     if name not in names():
-        raise KeyError(f"{name}: no such task; allowed: {', '.join(names())}")
+        raise UserError(f"{name}: no such task; allowed: {', '.join(names())}")
     return import_module(f"{__name__}.{name}.task").TASK
 
 
