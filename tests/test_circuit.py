@@ -253,8 +253,8 @@ def summary(effect: float, members: int = 1) -> tuple[pd.DataFrame, list]:
 def said(table: pd.DataFrame, heads: pd.DataFrame) -> str:
     from stages.page.sections.circuit import SECTION
 
-    slot = SimpleNamespace(circuit=table, heads=heads, model={"vocabulary": 1000}, reasons={"circuit": "no member"},
-                           path=lambda file: f"reports/slots/x/{file}")  # fmt: skip
+    slot = SimpleNamespace(circuit=table, heads=heads, longer={}, model={"vocabulary": 1000},
+                           reasons={"circuit": "no member"}, path=lambda file: f"reports/slots/x/{file}")  # fmt: skip
     blocks = SECTION.build(slot, SimpleNamespace(alpha=0.05))
     return " ".join(block.text for block in blocks if block.kind == "note")
 

@@ -334,7 +334,7 @@ def test_the_page_shows_levels_arms_and_what_is_filled_in(studied):
     assert "what a 5-gram counted on the same sentences reaches" in by_label["Accuracy"].note
     assert "what the best fixed offset of each label reaches" in by_label["UAS of heads"].note
     assert "suppressed (attention on gold arcs punished with a factor of 1)" in said
-    assert "Last values, arm by arm: plain: UAS of heads" in said and "verb after a phrase: " in said
+    assert "Last values, arm by arm. Plain: UAS of heads" in said and "verb after a phrase: " in said
     assert "fills in where that word is left out" in maps.says
 
 

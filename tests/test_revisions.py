@@ -230,7 +230,7 @@ def test_choices_are_made_on_split_a_and_reported_on_b(here):
             {"arguments": {"tasks": ["blimp"]}},
             r"arguments\.tasks = .*allowed: any of text, .*treebank, each once",
         ),
-        ({"arguments": {"taks": ["text"]}}, r"recipes\.steps\.arguments\.taks = .*; allowed: tasks"),
+        ({"arguments": {"taks": ["text"]}}, r"recipes\.steps\.train\.arguments\.taks = .*; allowed: tasks"),
         ({"source": "hub"}, r"train\.revisions = .*step 0: 'step0' is no full commit; allowed: 40 hex digits"),
         ({"revision": "x"}, r"train\.revision = 'x': unknown key; allowed: arguments, name, revisions, source"),
     ],
