@@ -264,7 +264,7 @@ def test_an_arm_that_does_not_jump_is_told_apart():
             "inducktion",
             "recipes.induction.task = 'inducktion': no such lesson; allowed: families,",
         ),
-        (("train", "arguments", "lenght"), 3, "recipes.induction.arguments.lenght = 3"),
+        (("train", "arguments", "lenght"), 3, "recipes.induction.train.arguments.lenght = 3"),
         (("train", "arguments", "triggers"), 32, "triggers: 32 leave no other token"),
     ],
 )
