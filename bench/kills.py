@@ -4,7 +4,7 @@
 and its workers included), runs it once, and then kills each stage: half of the times at a moment drawn over its time,
 half while a file is half-written. After each kill every table is whole or not there; in the end the stage runs to its
 end and `data/`, `reports/` are compared byte by byte; last, plain `dvc repro` finds nothing changed. It prints a row
-per stage, as in bench/kills.csv (there `ablate` a second time, in a run of `text` alone, where heads are silenced).
+per stage, as in bench/kills.csv.
 """
 
 import csv
