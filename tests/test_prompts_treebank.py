@@ -232,6 +232,7 @@ def test_a_length_that_the_grammar_cannot_reach_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"names": ["Anna", " "]}, r"names\.1: a word is empty"),
         ({"colors": ["red"]}, r"colors = .*: Extra inputs"),
         ({"going": [{"forms": "go went"}]}, r"going\.0 = .*expected forms: base, third person"),
         ({"transitive": [{"forms": "a b c d e", "objects": ["moon"]}]}, r"a: objects \['moon'\]; expected some of"),

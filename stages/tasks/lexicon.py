@@ -1,6 +1,7 @@
 """A lexicon: lists of words in a YAML file, checked against a class of `Entry`. What the built-in grammars share."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ def read(path: Path, kind: type[Lexicon], of: str) -> Lexicon:
     Raises `UserError` naming the file, the list and what it lacks.
     """
     content = source.yaml(path, f"the lexicon of the builtin {of}")
+    if (blank := next(_blanks(content), None)) is not None:
+        raise UserError(f"{path}: {'.'.join(map(str, blank))}: a word is empty; expected letters")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -56,3 +59,11 @@ def read(path: Path, kind: type[Lexicon], of: str) -> Lexicon:
         raise UserError(
             f"{path}: {place} = {source.shown(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
+
+
+def _blanks(value: Any, place: tuple = ()) -> Iterator[tuple]:
+    """Yield the places of empty texts."""
+    if isinstance(value, str) and not value.strip():
+        yield place
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _blanks(part, (*place, key))
