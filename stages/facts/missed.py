@@ -53,7 +53,7 @@ def _as_long(asked: Prompts, real: list, invented: list) -> list[tuple]:
 
 
 def _answers(loaded: Any, asked: Prompts, conditions: dict[str, list], when: str, facts: dict[str, str]) -> list[dict]:
-    """Return what is answered about conditions of subjects, each asked once; facts: what invented ones were given."""
+    """Return what is answered about subjects, by condition, each asked once; facts: what invented ones were given."""
     from stages.model import misses
 
     of = {(row.cluster, row.role): (row, t) for row, t in zip(asked.rows, asked.tokens, strict=True)}
