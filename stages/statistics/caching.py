@@ -94,7 +94,7 @@ def entries(full: list[KeyHead], windows: Mapping[KeyHead, int | None], tokens: 
 
 
 def _told_apart(raw: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of random sets at half again, 'random_with' and 'random_without': do they hold the best by the gate?
+    """Return random sets at half again, as 'random_with' and 'random_without': do they hold the best by the gate?
 
     The best are the key heads of the gate's smallest share: a large random set may hold them all by chance.
     """

@@ -58,11 +58,10 @@ class Table:
                     f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
                     "another model; delete it and run dvc repro"
                 )
-        if self.prompts and "prompt" in rows and self.prompts.path(of[-1]).exists():
-            if strange := set(rows.prompt.unique()).difference({""}, self.prompts.read(of[-1], columns=["id"]).id):
-                raise UserError(
-                    f"{self.path(*of)}: {min(strange)} is no prompt of {self.prompts.path(of[-1])}; run dvc repro"
-                )
+        if self.prompts and "prompt" in rows and (prompts := self.prompts.path(of[-1])).exists():
+            strange = set(rows.prompt.unique()).difference({""}, self.prompts.read(of[-1], columns=["id"]).id)
+            if strange:
+                raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
         return rows
 
     def pieces(self, *of: str) -> Iterator[pd.DataFrame]:
