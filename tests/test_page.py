@@ -273,7 +273,7 @@ def test_heat_map_draws_every_head_and_names_all_in_the_tooltip(folder):
     cells = values(spec)
     assert {row["name"] for row in cells} == {f"L{layer}H{head}" for layer in range(LAYERS) for head in range(HEADS)}
     fields = {tip["field"] for tip in spec["layer"][0]["encoding"]["tooltip"]}
-    assert fields == {"name", "score", "null", "baseline", "interval", "q", "verdict", "prompts", "note"}
+    assert fields == {"name", "score", "score_null", "baseline", "interval", "q", "verdict", "prompts", "note"}
     assert all(fields <= set(row) for row in cells)
     assert Counter(row["verdict"] for row in cells)["yes"] == rows_["member"].sum()
     assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [0, 1]
