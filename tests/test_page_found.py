@@ -1,6 +1,7 @@
 """What was found: every number of the opening stands in a table, and nothing is claimed where a table is silent."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,18 @@ def test_a_slot_without_results_says_so():
     assert text_of(str(page.linked("a [b](#c)"))) == "a b"
 
 
+def test_heads_of_a_family_that_is_none_are_refused(tmp_path):
+    shutil.copytree(SLOTS / "decoder", tmp_path / "decoder")
+    heads = tmp_path / "decoder/heads.csv"
+    heads.write_text(heads.read_text().replace(",induction,", ",inductoin,"))
+    with pytest.raises(UserError, match=r"heads\.csv: family 'inductoin' is none of stages/families; run dvc repro"):
+        inputs.read("decoder", tmp_path / "decoder")
+
+
 def test_a_record_that_is_no_object_is_one_line(tmp_path):
     (tmp_path / "model.json").write_text("[1]")
     with pytest.raises(UserError, match=r"model\.json: holds a list; expected an object; run dvc repro"):
+        inputs.read("decoder", tmp_path)
+    (tmp_path / "model.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"model\.json: not JSON .*; run dvc repro"):
         inputs.read("decoder", tmp_path)

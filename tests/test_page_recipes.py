@@ -14,6 +14,7 @@ from stages.statistics.findings import bounded, supported
 from stages.statistics.intervals import FEWEST
 from stages.statistics.onset import earliest, rises
 from stages.store import params, paths
+from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 RECIPE = params.load(ROOT / "tests/params.yaml").recipes["induction"]
@@ -57,6 +58,13 @@ def text(root: Path, studies: dict[Path, params.Studies] | None = None) -> str:
     (section,) = recipes.sections(studies or {Path(): runs(4)}, root)
     said = [block.text if block.kind == "note" else block.says for block in section.blocks]
     return " ".join(said + [chart.note for block in section.blocks if block.kind == "figure" for chart in block.charts])
+
+
+def test_a_curve_that_lacks_a_run_is_cut(tmp_path):
+    learning = results(tmp_path) / paths.study("induction") / "learning.csv"
+    pd.DataFrame([["main", 9, 200, 1.0]], columns=recipes.LEARNING.split()).to_csv(learning, index=False)
+    with pytest.raises(UserError, match=r"curve\.csv: not the runs and last steps of learning\.csv: cut"):
+        text(tmp_path)
 
 
 def test_a_recipe_without_results_says_so(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from stages.families import FAMILIES
 from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
@@ -147,7 +148,7 @@ def read(name: str, folder: Path) -> Slot:
 
 
 def _check_heads(folder: Path, heads: pd.DataFrame, model: dict[str, Any]) -> None:
-    """Raise `UserError` unless heads.csv has as many rows for every head of the model."""
+    """Raise `UserError` unless heads.csv has as many rows for every head of the model, all of known families."""
     there = heads.groupby(["layer", "head"]).size()
     known = [(part["layer"], head) for part in model.get("attention", ()) for head in range(part["heads"])]
     if len(heads) and (there.nunique() > 1 or list(there.index) != known):
@@ -155,6 +156,8 @@ def _check_heads(folder: Path, heads: pd.DataFrame, model: dict[str, Any]) -> No
             f"{folder / 'heads.csv'}: not the same number of rows for each head in {folder / 'model.json'}: cut, or of "
             "another model; run dvc repro"
         )
+    if unknown := sorted(set(heads["family"]) - set(FAMILIES)):
+        raise UserError(f"{folder / 'heads.csv'}: family {unknown[0]!r} is none of stages/families; run dvc repro")
 
 
 def counting(path: Path) -> pd.DataFrame:
@@ -191,7 +194,7 @@ def _json(path: Path) -> dict[str, Any]:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{path}: not JSON ({error}); run dvc repro") from None
     if not isinstance(read, dict):
         raise UserError(f"{path}: holds a {type(read).__name__}; expected an object; run dvc repro")

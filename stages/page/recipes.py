@@ -25,9 +25,11 @@ from stages.recipes.states import States
 from stages.statistics.findings import bounded, guessed, spans, supported
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
+from stages.store.errors import UserError
 from stages.store.params import Studies
 
 CURVE = "arm seed step measure head best value value_null"
+LEARNING = "arm seed step loss"
 FINDINGS = "finding arm measure versus seed value low high"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}
@@ -112,11 +114,21 @@ def provenance(results: Results) -> str:
     return text + ("" if then == now else f" THE PARAMS HAVE CHANGED SINCE (now {now[:12]}): run it again.")
 
 
+def _curve(folder: Path) -> pd.DataFrame:
+    """Read curve.csv; a `UserError` unless its runs, and their last steps, are those of learning.csv."""
+    curve = inputs.frame(folder / "curve.csv", CURVE.split(), TEXT)
+    learning = inputs.frame(folder / "learning.csv", LEARNING.split(), TEXT)
+    ends, trained = (table.groupby(["arm", "seed"]).step.max().to_dict() for table in (curve, learning))
+    if len(curve) and trained and ends != trained:
+        raise UserError(f"{folder / 'curve.csv'}: not the runs and last steps of learning.csv: cut; run dvc repro")
+    return curve
+
+
 def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read all findings, and those of them that a sentence may be made of, with chance among their levels."""
     recipe = results.recipe
     findings = inputs.frame(results.folder / "findings.csv", FINDINGS.split(), TEXT)
-    curve = inputs.frame(results.folder / "curve.csv", CURVE.split(), TEXT)
+    curve = _curve(results.folder)
     lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
     chance = guessed({arm: lesson.chance(recipe.study.sequences) for arm, lesson in lessons.items()})
     falls = lessons[recipe.main].falls
@@ -149,7 +161,7 @@ def _beside(shown: Results, other: Results) -> list:
 def _blocks(results: Results) -> list:
     recipe, folder = results.recipe, results.folder
     path = (folder / "curve.csv").as_posix()
-    curve = inputs.frame(folder / "curve.csv", CURVE.split(), TEXT)
+    curve = _curve(folder)
     if curve.empty:
         return [Note(f"No results yet: {path} has no rows. Run `dvc repro`.")]
     arms, say, compared = recipe.ordered, recipe_findings, _compared(results)
