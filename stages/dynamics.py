@@ -20,9 +20,10 @@ import logging
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from stages.recipes.graded import Graded
@@ -69,6 +70,9 @@ def main(name: str) -> None:
         )
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     checkpoints = sum(training.seeds * len(training.kept) for training in arms.values())
+    for arm, seed in runs:
+        for step in () if isinstance(arms[arm], Revisions) else arms[arm].kept:
+            _check(paths.checkpoint(name, arm, seed, step), name)
     log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
     from stages.training.train import threads  # torch is loaded only where something is measured
 
@@ -114,6 +118,16 @@ def main(name: str) -> None:
 def held_out(settings: params.Studies, name: str, lesson: Lesson) -> list | Held:
     """Draw the sequences that all checkpoints of a recipe are measured on."""
     return lesson.held_out(stream(settings.seed, f"recipes/{name}/held_out"), settings.recipes[name].study.sequences)
+
+
+def _check(folder: Path, name: str) -> None:
+    """Raise `UserError` unless a checkpoint's files can be read and the weights are as long as their header says."""
+    try:
+        json.loads((folder / "config.json").read_bytes())
+        with safe_open(folder / "model.safetensors", framework="np"):
+            pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: no whole checkpoint ({error}); run dvc repro -f -s train@{name}") from None
 
 
 def one_run(settings: params.Studies, name: str, arm: str, seed: int) -> tuple[list[tuple], list[tuple], list[tuple]]:

@@ -1,6 +1,6 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Four exact shortcuts (DESIGN 6), proven for every model at fetch (`stages.model.proof`) or not used for it:
+Four exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of

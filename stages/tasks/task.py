@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from stages.store.errors import UserError
 from stages.store.section import Section
@@ -25,7 +25,7 @@ class Source(Section):
     """Where a task's prompts come from: `builtin` (path = the lexicon), `path` (your file or folder) or `hub`."""
 
     source: Literal["builtin", "path", "hub"] = "builtin"
-    path: str
+    path: str = Field(min_length=1)
 
 
 def _demonstration(template: str) -> str:

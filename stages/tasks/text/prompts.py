@@ -32,7 +32,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
             needed = -(-words * count // len(passages)) if passages else count * tokens * CHARACTERS // 5
             raise UserError(
                 f"{settings.path}: {words:,} words give {len(passages)} {role} passages of {tokens} tokens; tasks.text "
-                f"asks for {count}, about {needed:,} words"
+                f"asks for {count}, about {needed:,} words (a passage ends where a paragraph or a sentence does)"
             )
         order = stream(seed, f"text/{role}").permutation(len(passages))
         for number, place in enumerate(order[:count]):
