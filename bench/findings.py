@@ -3,9 +3,9 @@
     python -m bench.findings          # about 15 minutes; writes bench/findings.csv
     python -m bench.findings --tries  # without the rows that are tests of the suite
 
-A row: `file` and `part` of the list of findings, `tried` (the input), `then` (what it did), `now` (right, wrong, seen or not
-tried), `how`: what was said, the test of the suite that tries it, what was looked at by eye (seen), or why it was
-not tried. A try is right where it ends in one line that names the file or the key; a test where it passes.
+A row: `file` and `part` of the list of findings, `tried` (the input), `then` (what it did), `now` (right, wrong, seen
+or not tried), `how`: what was said, the test of the suite that tries it, what was looked at by eye (seen), or why it
+was not tried. A try is right where it ends in one line that names the file or the key; a test where it passes.
 """
 
 import argparse

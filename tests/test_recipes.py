@@ -77,6 +77,21 @@ def test_checkpoints_are_configuration_and_weights_and_nothing_else(trained):
     assert not list(trained.rglob("*.part"))
 
 
+@pytest.mark.parametrize(("file", "content"), [("config.json", b"{"), ("model.safetensors", b"no header"), ("", b"")])
+def test_a_checkpoint_that_is_cut_or_missing_is_one_line(file, content, tmp_path, monkeypatch):
+    written(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = paths.checkpoint("induction", "two_layers", 0, 0)
+    if file:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / file).write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"^{folder}: no whole checkpoint \(.*\); run dvc repro -f -s train@induction$"
+    ):
+        dynamics.main("induction")
+
+
 def test_training_twice_gives_the_same_bytes(trained, tmp_path):
     """In another process, with another number of threads, in another order."""
     settings = params.load(trained / "params.yaml")

@@ -81,6 +81,7 @@ def test_values_out_of_range_name_key_value_and_range(tmp_path):
     message = broken(tmp_path, put("tasks", "icl", "template", "Q: {x}"))
     assert "{y} once" in message
     hub = {"source": "hub", "name": "gpt2", "revision": "main"}
+    assert "tasks.text.path = ''" in broken(tmp_path, put("tasks", "text", "path", ""))
     assert "40 hex digits" in broken(tmp_path, put("models", "decoder", hub))
 
 
