@@ -3,9 +3,10 @@
     python bench/gpu.py peak decoder 2048 16384  what the card multiplies, and passes of so many tokens
     python bench/gpu.py run decoder              every task of extract, then ablate, with the params of this folder
 
-Rows are appended to bench/gpu.csv. Operations are those of products with weights (attention's own are left out, so a
-share of the peak is a lower bound); the peak is the fastest product of two square matrices here, in the model's dtype,
-without TF32. `seconds` leave out `load_seconds`. Both stages are those of the pipeline: their tables are in data/.
+Rows are appended to bench/gpu.csv. Operations are those of products with weights, forwards: attention's own and
+gradients' are left out, so a share of the peak is a lower bound. The peak is the fastest product of two square matrices
+here, in the model's dtype, without TF32. `seconds` leave out `load_seconds`. Both stages are those of the pipeline:
+their tables are in data/.
 """
 
 import csv
@@ -40,10 +41,10 @@ class Counter:
         """Count every linear layer's work from now on."""
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
-                module.register_forward_pre_hook(self._add)
+                module.register_forward_hook(self._add)
 
-    def _add(self, module: torch.nn.Linear, args: tuple) -> None:
-        self.operations += 2 * args[0].numel() * module.out_features
+    def _add(self, module: torch.nn.Linear, args: tuple, output: torch.Tensor) -> None:
+        self.operations += 2 * output.numel() * module.in_features
 
 
 def finished() -> float:
@@ -76,7 +77,7 @@ def add(dtype: torch.dtype, batch_tokens: int, part: str, seconds: float, counte
     with FILE.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([COLUMNS, row] if new else [row])
-    print(dict(zip(COLUMNS, row, strict=True)), flush=True)  # noqa: T201
+    print(dict(zip(COLUMNS, row, strict=True)), flush=True)
 
 
 @contextmanager
@@ -135,7 +136,7 @@ if __name__ == "__main__":
     what, slot, *sizes = sys.argv[1:]
     if what == "peak":
         for dtype in (torch.float32, torch.bfloat16):
-            print(dtype, f"{peak(dtype) / 1e12:.1f} TFLOP/s", flush=True)  # noqa: T201
+            print(dtype, f"{peak(dtype) / 1e12:.1f} TFLOP/s", flush=True)
         if slot != "none":
             passes(slot, [int(size) for size in sizes])
     else:
