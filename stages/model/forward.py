@@ -157,8 +157,9 @@ def grown(limit: int, max_tokens: int) -> int:
 
 
 def together(loaded: Loaded, passes: Sequence[Pass[T]], head: int = 0) -> Iterator[T]:
-    """Yield what is read of the logits of passes, in order; at the LM head up to `head` (or `HEAD`) of their rows go together.
+    """Yield what is read of the logits of passes, in order; at the LM head `head` of their rows go together, at most.
 
+    head: `HEAD` where not given.
     Each pass runs alone where this is not proven for the model (`Loaded.gathers`).
     """
     group: list[Pass[T]] = []
