@@ -86,6 +86,5 @@ class Elsewhere(TorchFunctionMode):
             indices = any(tensor.dim() for tensor in _tensors([args[1]]))
             given = [args[0], *(_tensors([args[2]]) if indices else [])]
         if any(not marked(tensor) and tensor.dim() for tensor in given):
-            raise RuntimeError(
-                f"{resolve_name(function) or name}: expected all tensors on one device: {[marked(x) for x in given]}"
-            )
+            places = ["device" if marked(tensor) else "processor" for tensor in given]
+            raise RuntimeError(f"{resolve_name(function) or name}: not all tensors are on one device: {places}")
