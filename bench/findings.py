@@ -3,7 +3,7 @@
     python -m bench.findings          # about 15 minutes; writes bench/findings.csv
     python -m bench.findings --tries  # without the rows that are tests of the suite
 
-A row: `file` and `part` of the list of findings, `tried` (the input), `then` (what it did), `now` (right, wrong, seen
+A row: `file` and `part` of the list of findings, `tried` (the input), `before` (what it did), `now` (right, wrong, seen
 or not tried), `how`: what was said, the test of the suite that tries it, what was looked at by eye (seen), or why it
 was not tried. A try is right where it ends in one line that names the file or the key; a test where it passes.
 """
@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/findings.csv"
-COLUMNS = ("file", "part", "tried", "then", "now", "how")
+COLUMNS = ("file", "part", "tried", "before", "now", "how")
 sys.path.insert(0, str(ROOT / "tests"))  # tiny models
 GOOD = ROOT / "tests/params.yaml"
 LOAD, TREES, STORE, INPUT = (
@@ -404,7 +404,7 @@ ROWS: tuple[tuple, ...] = (
     ("faults", "tracebacks", "num_attention_heads 3", LINE, fetch(config(num_attention_heads=3), "model")),
     ("faults", "tracebacks", "num_attention_heads 0", LINE, fetch(config(num_attention_heads=0), "model")),
     ("faults", "tracebacks", "num_attention_heads '4'", LINE, fetch(config(num_attention_heads="4"), "model")),
-    ("faults", "tracebacks", "config.json null", LINE, fetch(written("config.json", b"null"), "config.json")),
+    ("faults", "tracebacks", "config.json null", LINE, f"{BROKEN}[config_of_nothing]"),
     ("faults", "tracebacks", "broken GGUF", LINE, f"{BROKEN}[gguf_header]"),
     ("faults", "tracebacks", "README.md of the model in Latin-1", LINE, fetch_whole),
     ("faults", "tracebacks", "tokenizer ids beyond the embedding", LINE, f"{BROKEN}[foreign_tokenizer]"),

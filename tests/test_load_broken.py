@@ -161,6 +161,10 @@ def wrong_shape(folder):
     edit(folder, lambda tensors: tensors.update({Q_PROJ: torch.zeros(32, 16)}))
 
 
+def config_of_nothing(folder):
+    (folder / "config.json").write_text("null")
+
+
 def cut_by_config(folder):
     configure(folder, num_hidden_layers=2)
 
@@ -301,6 +305,7 @@ BROKEN = {
     whole_numbers: rf"model\.safetensors: {Q_PROJ} is stored as I8",
     packed: rf"the weights lack {Q_PROJ}",
     wrong_shape: rf"{Q_PROJ} has shape \(32, 16\); config.json asks for \(32, 32\)",
+    config_of_nothing: r"config\.json: expected an object",
     cut_by_config: r"no place for model\.layers\.2\.input_layernorm\.weight, .* and 6 more",
     another_type: r"the weights lack transformer\.h\.0",
     headless_masked: r"lack the language-model head of BertForMaskedLM: cls\.predictions\.bias",

@@ -6,6 +6,7 @@ refilled cache nor a file that appears later changes a model silently. What is l
 """
 
 import gc
+import json
 import logging
 import shutil
 import tempfile
@@ -176,6 +177,8 @@ def _opened(folder: Path, dtype: str = "float32", device_map: Any = None) -> tup
     """Return a folder's model and what makes its inputs: its tokenizer, or its image processor."""
     read = readable(folder)
     try:
+        if not isinstance(json.loads((read / "config.json").read_bytes()), dict):
+            raise UserError(f"{folder}: config.json: expected an object")
         config = AutoConfig.from_pretrained(read, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise UserError(
