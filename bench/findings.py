@@ -383,7 +383,13 @@ ROWS: tuple[tuple, ...] = (
         LINE,
         f"{LOAD}::test_a_cut_memory_of_hashes_is_no_obstacle",
     ),
-    ("faults", "ways out", "two extracts with an empty cache", LINE, "no model was downloaded here"),
+    (
+        "faults",
+        "ways out",
+        "two extracts with an empty cache",
+        LINE,
+        "seen: conversions and assemblies wait for a lock in the cache (stages/model/files.py)",
+    ),
     (
         "faults",
         "ways out",
@@ -532,7 +538,13 @@ ROWS: tuple[tuple, ...] = (
         f"{STORE}::test_a_disk_that_cannot_be_written_is_one_line",
     ),
     ("faults", "tracebacks", "cache folder that is a file", LINE, cache_is_a_file),
-    ("faults", "vague", "tasks.text: null", VAGUE, "DVC speaks before any stage: dvc repro was not run here"),
+    (
+        "faults",
+        "vague",
+        "tasks.text: null",
+        VAGUE,
+        "wrong: DVC reads dvc.yaml first and says 'prepare@text.deps: Could not find item.path'; take the key out",
+    ),
     (
         "faults",
         "vague",
@@ -602,7 +614,13 @@ ROWS: tuple[tuple, ...] = (
     ),
     ("faults", "vague", "tasks: {}", VAGUE, settings(put("tasks", {}), "tasks")),
     ("faults", "vague", "10 MB on one line", VAGUE, one_line),
-    ("faults", "vague", "the loss becomes nan", VAGUE, "no training here"),
+    (
+        "faults",
+        "vague",
+        "the loss becomes nan",
+        VAGUE,
+        "tests/test_recipes.py::test_a_diverging_run_ends_all_and_leaves_nothing",
+    ),
     (
         "inputs",
         "ties",
@@ -623,7 +641,7 @@ ROWS: tuple[tuple, ...] = (
         "all-zero table",
         "an edit that never arrives, in trace",
         "written",
-        "no edit was made that does not arrive",
+        "seen: stages/trace.py refuses an edit that does not arrive",
     ),
     ("inputs", "haystack", "Japanese text without blanks", "8,300 tokens for 400", haystack),
     ("inputs", "blanked treebank", "forms that are all '_'", "accepted", BAD),
@@ -736,7 +754,8 @@ def tried(how: Callable | str, lines: list[str]) -> tuple[str, str]:
             now, said = how(Path(folder))
             return now, said.replace(folder, "").replace("\n", " ")
     if not how.startswith("tests/"):
-        return ("seen", how.removeprefix("seen: ")) if how.startswith("seen: ") else ("not tried", how)
+        now, _, said = how.partition(": ")
+        return (now, said) if now in ("seen", "wrong") else ("not tried", how)
     said = [line.split()[0] for line in lines for name in how.split() if line.split()[1:2] and name in line.split()[1]]
     if not said:
         return "not tried", how
