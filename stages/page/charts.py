@@ -104,10 +104,10 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     return alt.layer(*layers)
 
 
-def at_chance(chance: float) -> alt.Chart:
-    """Draw the dashed line at chance."""
+def at_chance(chance: float, axis: str = "x") -> alt.Chart:
+    """Draw the dashed line at chance, across the axis of values."""
     line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)
-    return line.encode(x="chance:Q", tooltip=alt.Tooltip("chance:Q", title="chance"))
+    return line.encode(**{axis: "chance:Q"}, tooltip=alt.Tooltip("chance:Q", title="what a guess gets", format=".2f"))
 
 
 def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:

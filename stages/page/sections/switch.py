@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from stages.page import charts, verdicts
+from stages.page import charts, counting, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.rows import MAIN
@@ -36,10 +36,11 @@ def switch(slot: Slot, context: Context) -> list:
         name = f"{of_task['measure'].iloc[0]} on {context.task(task)}"
         says = (
             f"Over {int(of_task['trials'].iloc[0])} prompts of split b, {int(of_task['clusters'].iloc[0])} sets of "
-            f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Dashed: the intact model "
-            "on the same prompts. Lines: 95 % intervals of the change, for these heads."
-        )
-        blocks.append(Figure([Chart(curve(of_task, name, families))], says, path, "single", legend))
+            f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Grey and dashed: the "
+            "intact model on the same prompts. Lines: 95 % intervals, for these heads. "
+        ) + counting.guesses(slot, context, [(task, of_task["measure"].iloc[0], "all")])
+        guess = counting.guess(slot, context.counted, task, of_task["measure"].iloc[0])
+        blocks.append(Figure([Chart(curve(of_task, name, families, guess))], says, path, "single", legend))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
     blocks += _matching(whole[whole["controls"] > 0], path)
     few = int(rows[rows["group"] != "all"]["trials"].min()) if (rows["group"] != "all").any() else 0
@@ -51,7 +52,7 @@ def switch(slot: Slot, context: Context) -> list:
     return blocks
 
 
-def curve(rows: pd.DataFrame, measure: str, families: list[str]) -> alt.LayerChart:
+def curve(rows: pd.DataFrame, measure: str, families: list[str], guess: float | None = None) -> alt.LayerChart:
     """Draw a value in 0..1 over the number of heads silenced (columns family, k, value, intact, low, high)."""
     colours, shapes = zip(*(LOOKS[at % 2] for at in range(len(families))), strict=True)
     ends = {name: (rows["intact"] + rows[name]).clip(0, 1) for name in ("low", "high")}
@@ -68,6 +69,7 @@ def curve(rows: pd.DataFrame, measure: str, families: list[str]) -> alt.LayerCha
     intact = alt.Chart(rows.head(1)).mark_rule(color=charts.GREY, strokeDash=[4, 3]).encode(y="intact:Q")
     return alt.layer(
         intact,
+        *([] if guess is None else [charts.at_chance(guess, "y")]),
         base.mark_line().encode(y=y),
         base.mark_rule(strokeWidth=1.2).encode(y="low:Q", y2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape),
