@@ -58,9 +58,8 @@ def guess(slot: Slot, counted: pd.DataFrame, task: str, measure: str, group: str
     chance = tasks.of(task).chance.get(measure)
     if chance is not None:
         return chance
-    stepping = slot.iteration[slot.iteration["function"] == group]
-    if task == STEPPING and len(stepping):
-        return float(stepping["symbols_chance"].iloc[0])
+    if task == STEPPING and group in set(slot.iteration["function"]):
+        return float(slot.iteration.set_index("function").loc[[group], "symbols_chance"].iloc[0])
     rows = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["group"] == "all")]
     rows = rows[rows["baseline"] == BASELINES[0]]
     return float(rows["value"].iloc[0]) if len(rows) else None
