@@ -11,7 +11,7 @@ import pandas as pd
 INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
 BROWN, BLACK = "#8c5a2b", "#333333"
-DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
+DIVERGING = ["#3a83bd", "#ffffff", "#c8651b"]  # better, the same, worse
 SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
 CONFIG = {
     "aria": False,  # figures are described by their caption; 72 labels a heat map would bury it
@@ -131,9 +131,9 @@ def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
 
 
 def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChart:
-    """Draw one task's effects: per family its change with the interval for its heads, and every control set's change.
+    """Draw one task's effects: per family the harm with the interval for its heads, and every control set's harm.
 
-    rows: columns family, series ('family' or 'control'), change, low, high, heads, apart (1: told apart, filled).
+    rows: columns family, series ('family' or 'control'), harm, low, high, heads, apart (1: told apart, filled).
     """
     base = alt.Chart(rows, width="container", height=alt.Step(26)).encode(
         y=alt.Y("family:N", sort=order, title=None),
@@ -141,16 +141,16 @@ def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChar
             alt.Tooltip("family:N", title="family"),
             alt.Tooltip("series:N", title="silenced"),
             alt.Tooltip("heads:N", title="heads"),
-            alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
+            alt.Tooltip("harm:Q", title=f"harm: {measure}", format="+.3f"),
             alt.Tooltip("low:Q", title="95 % from", format="+.3f"),
             alt.Tooltip("high:Q", title="to", format="+.3f"),
         ],
     )
-    x = alt.X("change:Q", title=f"change of {measure}", axis=alt.Axis(tickCount=5))
+    x = alt.X("harm:Q", title=f"harm: {measure}", axis=alt.Axis(tickCount=5))
     own = base.transform_filter("datum.series == 'family'")
     controls = base.transform_filter("datum.series == 'control'")
     fill = alt.condition("datum.apart == 1", alt.value(BLUE), alt.value("#ffffff"))
-    zero = alt.Chart(pd.DataFrame({"change": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="change:Q")
+    zero = alt.Chart(pd.DataFrame({"harm": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="harm:Q")
     return alt.layer(
         zero,
         controls.mark_point(color=GREY, filled=True, size=26, opacity=0.55).encode(x=x),

@@ -205,8 +205,8 @@ def _cached(slot: Slot, alpha: float) -> str:
         row, full = half.iloc[0], recall[recall["method"] == "full"].iloc[0]
         text = (
             "with half of the key heads cut to a few first tokens and a window, recall of needles is "
-            f"{number(row['value'])}, with the full cache {number(full['value'])} (change "
-            f"{number(row['change'], 2, True)} {interval(row['change_low'], row['change_high'], 2, True)})"
+            f"{number(row['value'])}, with the full cache {number(full['value'])} (harm "
+            f"{number(-row['change'], 2, True)} {interval(-row['change_high'], -row['change_low'], 2, True)})"
         )
         if pd.notna(row["draws_mean"]):
             text += f", with half cut at random {number(row['draws_mean'])} on average"

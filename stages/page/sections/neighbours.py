@@ -192,10 +192,10 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
     said = []
     for measure in ("accuracy", "margin"):
         row, controls = cells.loc[f"change_{measure}"], cells.loc[f"controls_{measure}"]
-        change = f"{number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)}".strip()
-        text = f"{measure} changes by {change} from {number(cells.loc[f'intact_{measure}', 'value'])}"
+        harm = f"{number(-row['value'], 2, True)} {interval(-row['high'], -row['low'], 2, True)}".strip()
+        text = f"harm to {measure} {harm}, from {number(cells.loc[f'intact_{measure}', 'value'])}"
         if controls["trials"]:
-            text += f" (mean of {int(controls['trials'])} control sets: {number(controls['value'], 2, True)})"
+            text += f" (mean of {int(controls['trials'])} control sets: {number(-controls['value'], 2, True)})"
         if pd.notna(row["p"]):
             apart = "" if row["p"] <= alpha else ", not told apart from other heads"
             text += f", rank p = {p_value(row['p'])} (floor {p_value(row['p_floor'])}){apart}"

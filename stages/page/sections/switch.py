@@ -1,14 +1,16 @@
 """Does in-context learning need induction heads or function heads: each silenced without the other's."""
 
+from math import nan
+
 import altair as alt
 import pandas as pd
 
 from stages.page import charts, counting, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.rows import MAIN
+from stages.page.rows import MAIN, Change, falls, harm
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import decimals, family_heads, interval, listed, number, p_value
+from stages.page.sentences import decimals, family_heads, listed, number, p_value
 
 LOOKS = ((charts.BLUE, "circle"), (charts.ORANGE, "square"))  # of the two families
 WHAT = (
@@ -83,8 +85,8 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         return f"Without {family_heads(first['family'])}: {first['note']}."
     last = rows.loc[rows["k"].idxmax()]
     out = listed(str(last["passed_over"]).split())
-    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))}; change "
-             f"{number(r.change, digits, True)} {interval(r.low, r.high, digits, True)})".replace(" )", ")")
+    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))}; harm "
+             f"{verdicts.written(harm(r), r.measure)})"
              for r in rows.itertuples()]  # fmt: skip
     text = (
         f"{family_heads(first['family']).capitalize()}: {measure} {number(first['intact'], digits)} intact, "
@@ -93,13 +95,13 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
     for row in rows.itertuples():
         if row.controls > 0 and pd.notna(row.p):
             sets, as_bad = int(row.controls), round(row.p * (1 + row.controls)) - 1
-            mean = number(row.control_change, digits, True)
+            mean = number(Change(row.control_change, nan, nan).harm(falls(row.task, row.measure)).value, digits, True)
             text += (
                 f" Of {sets} control sets for the {int(row.k)} (as many heads, "
                 f"{verdicts.matched(row.matching.partition('; ')[0])}), {as_bad or 'none'} "
-                f"{'does' if as_bad < 2 else 'do'} as much (their mean change {mean}): "
+                f"{'does' if as_bad < 2 else 'do'} as much (their mean harm {mean}): "
                 f"rank p = {p_value(row.p)}{', its floor' * (as_bad == 0)}"
-                f"{'.' if row.p <= alpha and row.change < 0 else '; not told apart from other heads.'}"
+                f"{'.' if row.p <= alpha and harm(row).value > 0 else '; not told apart from other heads.'}"
             )
     if not (rows["controls"] > 0).any():
         text += " No control sets were run, so that this may be what any heads do."
