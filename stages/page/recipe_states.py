@@ -154,8 +154,8 @@ def edits(used: pd.DataFrame, arm: str) -> str:
     zero, drop = (loss.loc[loss["what"] == edit] for edit in ("zero", "drop"))
     if len(zero) and (zero["low"].to_numpy() > drop["high"].to_numpy()).all():
         sentences.append(
-            f"Zero is not absence: it adds to the loss {_ranged(zero['value'], sign=True)} nats, dropping the same "
-            f"tokens by {_ranged(drop['value'], sign=True)}."
+            f"Zero is not absence: it does harm {_ranged(zero['value'], sign=True)} to the loss (nats), dropping the "
+            f"same tokens {_ranged(drop['value'], sign=True)}."
         )
     return " ".join(sentences)
 
