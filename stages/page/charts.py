@@ -81,7 +81,7 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     labels = {name: SERIES[name][0] for name in names}
-    base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 10}).encode(
+    base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 7}).encode(
         y=alt.Y("group:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.3)),
         yOffset=alt.YOffset("series:N", sort=names),
         color=colour,
@@ -96,8 +96,8 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     )
     x = alt.X("value:Q", title=measure, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     layers = [
-        base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(filled=True, size=42, opacity=1).encode(x=x, shape=shape),
+        base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, size=30, opacity=1).encode(x=x, shape=shape),
     ]
     if chance is not None:
         layers.insert(0, at_chance(chance))

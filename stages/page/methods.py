@@ -114,7 +114,7 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
     ]  # fmt: skip
     files.append([COUNTING.as_posix(), "what counting words can do on the same prompts", COUNTED.replace(" ", ", ")])
     return [
-        Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())]),
+        Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())], seen=1),
         Section("data", "Where the data lie", [
             Note("All paths are relative to the repository. `dvc repro` makes every one of them again."),
             Table(["file", "what it holds", "columns"], files),
@@ -135,7 +135,7 @@ def prompts(sources: pd.DataFrame) -> list[Section]:
         Note(ORIGIN),
         Table(["task", "source", "prompts", "to choose / to report", "independent", "example"], body, "",
               SOURCES.as_posix(), numeric=(2, 3, 4)),
-    ])]  # fmt: skip
+    ], seen=1)]  # fmt: skip
 
 
 def compared(slots: list[Slot]) -> list[Section]:

@@ -274,4 +274,4 @@ def drawing(rows: pd.DataFrame) -> Any:
     return charts.circuit(edges, (len(keep) - 1) / 2)
 
 
-SECTION = SlotSection("circuit", "The circuit of induction", 60, circuit, predicts=True)
+SECTION = SlotSection("circuit", "The circuit of induction", 60, circuit, predicts=True, seen=3)

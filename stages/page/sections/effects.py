@@ -96,4 +96,4 @@ def _other(row, kind: str, digits: int) -> str:
     return number(row.besides[kind].value, digits, True) if kind in row.besides else "–"
 
 
-SECTION = SlotSection("effects", "What happens without them", 45, effects, predicts=True)
+SECTION = SlotSection("effects", "What happens without them", 45, effects, predicts=True, seen=2)

@@ -63,4 +63,4 @@ def _both(row) -> str:
     return number(row.exact, digits, True) + estimate
 
 
-SECTION = SlotSection("every-head", "Every head, by gradients", 105, every_head, predicts=True)
+SECTION = SlotSection("every-head", "Every head, by gradients", 105, every_head, predicts=True, seen=2)

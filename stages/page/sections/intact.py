@@ -9,7 +9,7 @@ from stages.page.sentences import MEASURES, number
 
 
 def intact(slot: Slot, context: Context) -> list:
-    """Return a table of all tasks and measures, and charts by group."""
+    """Return charts by group, and a table of all tasks and measures."""
     whole = rows.intact(slot.effects)
     whole = whole[~whole["task"].isin(own_section())]
     path = slot.path("effects.csv")
@@ -27,7 +27,8 @@ def intact(slot: Slot, context: Context) -> list:
         " Nothing is chosen here: rows are of all prompts, both halves of them, where extraction measured that "
         "already, and else of the fewer prompts of the second half that heads are silenced on."
     )
-    blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
+    blocks: list = [Note(says)]
+    numbers = Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, "", path, (2, 3, 4))
     figure, cells = [], []
     for task in [task for task in tasks.names() if task not in own_section() and tasks.of(task).parts]:
         grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
@@ -44,7 +45,7 @@ def intact(slot: Slot, context: Context) -> list:
     if figure:
         line = "Bars with 95 % intervals. " + counting.guesses(slot, context, cells)
         blocks.append(Figure(figure, line, path))
-    return blocks
+    return [*blocks, numbers]
 
 
 def own_section() -> list[str]:
@@ -52,4 +53,4 @@ def own_section() -> list[str]:
     return [task for task in tasks.names() if tasks.of(task).own_section]
 
 
-SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True)
+SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True, seen=2)

@@ -79,11 +79,11 @@ def neighbours(slot: Slot, context: Context) -> list:
     cells = rows[rows["group"] != "made_up"].set_index(["group", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
     blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{WHAT} {_chosen(cells)}")]
-    for what, groups in MADE_UP.values():
-        blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
     shown = rows[(rows["measure"] == "accuracy") & rows["group"].isin(KINDS)]
     chart = charts.groups(shown.assign(group=shown["group"].map(BARS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
+    for what, groups in MADE_UP.values():
+        blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
     others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
@@ -245,4 +245,4 @@ def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path
     return Table(["items", "prompts", *columns.values()], table, f"{says}{more}", path, numeric)
 
 
-SECTION = SlotSection("neighbours", "Nearest neighbours in context", 62, neighbours, predicts=True)
+SECTION = SlotSection("neighbours", "Nearest neighbours in context", 62, neighbours, predicts=True, seen=3)

@@ -240,4 +240,4 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
     return Table(columns, lines, says, path, (3, 4, 5, 6), folded=folded)
 
 
-SECTION = SlotSection(TASK, "What comes next?", 78, orders, predicts=True)
+SECTION = SlotSection(TASK, "What comes next?", 78, orders, predicts=True, seen=3)

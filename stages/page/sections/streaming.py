@@ -60,17 +60,18 @@ def streaming(slot: Slot, context: Context) -> list:
     if slot.gates.empty and slot.streaming.empty:
         why = slot.reasons.get("gates") or f"{slot.path('gates.csv')} has no rows"
         return [Note(f"No cache was cut: {why}.")]
-    blocks: list = []
+    answer, how = [], []
     size = {name: slot.policy.get(name, "few") for name in ("sinks", "window")}
     if len(slot.gates):
-        blocks += [Note(_gates(slot)), Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
+        answer.append(Note(_gates(slot)))
+        how += [Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
     if len(slot.cache):
-        blocks.append(Note(_policy(slot.cache, slot, context.alpha)))
-        blocks += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
-        blocks.append(_policies(slot))
+        answer.append(Note(_policy(slot.cache, slot, context.alpha)))
+        answer += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
+        how.append(_policies(slot))
     if len(slot.streaming):
-        blocks += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
-    return blocks + _longer(slot, context.alpha)
+        how += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
+    return answer + how + _longer(slot, context.alpha)
 
 
 def _longer(slot: Slot, alpha: float) -> list[Fold]:
@@ -435,4 +436,4 @@ def _losses(slot: Slot) -> Table:
     return Table(columns, table, STREAMING, slot.path("streaming.csv"), numeric)
 
 
-SECTION = SlotSection("cache", "What a cache can forget", 54, streaming, predicts=True)
+SECTION = SlotSection("cache", "What a cache can forget", 54, streaming, predicts=True, seen=3)

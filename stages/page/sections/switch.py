@@ -10,7 +10,7 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.rows import MAIN, Change, falls, harm
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import decimals, family_heads, listed, number, p_value
+from stages.page.sentences import capital, decimals, family_heads, listed, number, p_value
 
 LOOKS = ((charts.BLUE, "circle"), (charts.ORANGE, "square"))  # of the two families
 WHAT = (
@@ -43,6 +43,7 @@ def switch(slot: Slot, context: Context) -> list:
         ) + counting.guesses(slot, context, [(task, of_task["measure"].iloc[0], "all")])
         guess = counting.guess(slot, context.counted, task, of_task["measure"].iloc[0])
         blocks.append(Figure([Chart(curve(of_task, name, families, guess))], says, path, "single", legend))
+        blocks.append(Note(_short(of_task, name)))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
     blocks += _matching(whole[whole["controls"] > 0], path)
     few = int(rows[rows["group"] != "all"]["trials"].min()) if (rows["group"] != "all").any() else 0
@@ -76,6 +77,16 @@ def curve(rows: pd.DataFrame, measure: str, families: list[str], guess: float | 
         base.mark_rule(strokeWidth=1.2).encode(y="low:Q", y2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape),
     )
+
+
+def _short(rows: pd.DataFrame, measure: str) -> str:
+    """Say what is left without each number of each family's heads, and how the sets rank."""
+    digits, parts = decimals(rows["measure"].iloc[0]), []
+    for name, part in rows.groupby("family", sort=False):
+        values, ranks = ([number(value, digits) for value in part["value"]], [p_value(p) for p in part["p"]])
+        heads = listed(str(int(k)) for k in part["k"])
+        parts.append(f"without {heads} {family_heads(name)} {listed(values)} (rank p {listed(ranks)})")
+    return f"{capital(measure)}: {number(rows['intact'].iloc[0], digits)} intact; {'; '.join(parts)}."
 
 
 def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
@@ -141,4 +152,4 @@ def _lines(rows: pd.DataFrame) -> list[list[str]]:
     return lines
 
 
-SECTION = SlotSection("switch", "Induction or function heads", 72, switch, predicts=True)
+SECTION = SlotSection("switch", "Induction or function heads", 72, switch, predicts=True, seen=3)
