@@ -164,9 +164,8 @@ def _embedded(loaded, encoded) -> list[np.ndarray]:
     used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
     vectors = weight[used].float().cpu().numpy().astype(np.float64)
     vectors -= vectors.mean(0)
-    components = min(COMPONENTS, *vectors.shape)
-    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
-    reduced = (left * values)[:, :components][place]
+    _, axes = np.linalg.eigh(vectors.T @ vectors)  # of increasing variance
+    reduced = (vectors @ axes[:, ::-1][:, : min(COMPONENTS, *vectors.shape)])[place]
     ends = np.cumsum([len(tokens) for tokens in encoded])[:-1]
     return np.split(reduced, ends)
 

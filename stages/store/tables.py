@@ -23,6 +23,10 @@ def _of_heads(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> T
     return replace(_table(place, about, **fields), every_head=True)
 
 
+def _of_prompts(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return replace(_of_heads(place, about, **fields), prompts=PROMPTS)
+
+
 _SPAN = pa.struct(
     [
         ("name", pa.string()),
@@ -55,7 +59,7 @@ PROMPTS = _table(
 ASKED = replace(PROMPTS, place="data/asked/{}.parquet", about="The same prompts where they are scored, else none")
 PICTURES = replace(PROMPTS, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
 
-RELATIONS = _of_heads(
+RELATIONS = _of_prompts(
     "data/activations/{}/{}.relations.parquet",
     "Attention masses per (prompt, layer, head, relation)",
     prompt=(pa.string(), "id of the prompt"),
@@ -87,6 +91,7 @@ OUTPUTS = Table(
     "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
     None,
     every_head=True,
+    prompts=PROMPTS,
 )
 
 

@@ -263,7 +263,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
                   if (at := _at(recall, method)) is not None]  # fmt: skip
         text += f" Other rankings at half: {listed(others)}." if others else ""
         fewer = recall[(recall["method"] == "gate") & (recall["share"] < HALF)].sort_values("share")
-        said = [f"{number(row.value)} with {row.kept:.0f}" for row in fewer.itertuples()]
+        said = [f"{number(row.value)} with {row.kept:.0f}{_beside(row)}" for row in fewer.itertuples()]
         text += f" Fewer key heads by the gate: {listed(said)}." if said else ""
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
@@ -273,6 +273,16 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         text += f", harm {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
     return text.strip()
+
+
+def _beside(row: Any) -> str:
+    """Say how many random sets of as many key heads lose more, where some were drawn."""
+    if row.p != row.p:
+        return ""
+    return (
+        f" ({row.draws_worse:.0f} of {row.draws:.0f} random sets lose more, mean {number(row.draws_mean)}, best "
+        f"{number(row.draws_best)}, rank p = {p_value(row.p)})"
+    )
 
 
 def _judged(half: Any, within: bool, alpha: float) -> str:
