@@ -90,8 +90,9 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
         lesson = _lesson(shown.recipe)
         title = "What states hold" if isinstance(lesson, States) else "Heads that emerge"
         title = "What a store gives" if isinstance(lesson, Graded) else title
-        figures = [number for number, block in enumerate(blocks) if block.kind == "figure"]
-        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks, seen=1 + min(figures, default=-1)))
+        first = min((number for number, block in enumerate(blocks) if block.kind == "figure"), default=-1)
+        usual = any(study.default for study in results)  # of what `dvc repro` trains the figure is seen at once
+        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks, seen=first + usual))
     return shown_each
 
 
