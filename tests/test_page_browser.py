@@ -126,7 +126,7 @@ def test_a_head_is_found_by_search_keys_and_address(page):
 
 
 def test_a_section_is_found_though_the_figures_above_it_are_drawn_on_the_way(page):
-    for section in ("decoder-intact", "encoder-heads", "methods"):
+    for section in ("decoder-intact", "encoder-heads", "recipe-induction"):
         page.evaluate("section => { location.hash = section; }", section)
         page.wait_for_timeout(1500)
         top = page.evaluate("section => document.getElementById(section).getBoundingClientRect().top", section)
