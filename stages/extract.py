@@ -42,7 +42,7 @@ class Named(NamedTuple):
     id: str
     split: str
     role: str
-    group: str
+    condition: str
     cluster: str
 
 
@@ -233,7 +233,7 @@ def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | No
     for row, means, relations, scored in prompts:
         for name, mean in means.items():
             at = offsets.get(name)
-            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "offset": at}
+            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "best_offset": at}
             same |= {"queries": mean.count, "recalled": None if scored is None else scored.recalled}
             same |= {"baseline": None if at is None else offset_accuracy(relations[name], at)}
             of_heads = {statistic: values[layer, head] for statistic, values in mean.values.items()}
@@ -270,7 +270,7 @@ def _output_rows(loaded, row: Named, solved: bool | None, z: dict[int, np.ndarra
     for index, (layer, head) in enumerate(heads):
         own = loaded.anatomy.layers[layer].head_size
         values[index, :own] = z[layer][head * own : (head + 1) * own]
-    same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
+    same = {"prompt": row.id, "split": row.split, "role": row.role, "condition": row.condition, "solved": solved}
     schema = tables.outputs(size).schema
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
     columns |= {

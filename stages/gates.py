@@ -98,8 +98,8 @@ def _needles(loaded, settings, cut, split: str) -> list[tuple]:
         return []
     prompts = tables.ASKED.read(NEEDLE)
     prompts = prompts[(prompts.split == split) & (prompts.category == str(min(settings.tasks.needle.lengths)))]
-    place = prompts.groupby("group").cumcount()
-    prompts = prompts.assign(place=place).sort_values(["place", "group", "id"])
+    place = prompts.groupby("condition").cumcount()
+    prompts = prompts.assign(place=place).sort_values(["place", "condition", "id"])
     rows, encoded = fitting(loaded, list(prompts.itertuples()))
     return [
         pair for pair in zip(rows, encoded, strict=True) if len(pair[1].target) and pair[1].target[0] > cut.size + 1
@@ -250,7 +250,7 @@ def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
                 left = caching.entries(full, windows, len(tokens), cut.size)
                 rows.append(
                     {"measure": measure, "method": method, "share": share, "kept": len(full), "draw": draw,
-                     "full": caching.name(full), "entries": left, "prompt": row.id, "cluster": row.cluster,
+                     "kept_heads": caching.name(full), "entries": left, "prompt": row.id, "cluster": row.cluster,
                      "value": value}
                 )  # fmt: skip
     return rows

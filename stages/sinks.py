@@ -184,7 +184,7 @@ def _passages(path: Path, tokens: int, count: int, seed: int) -> list[Prompt]:
         for place in sorted(order):
             block, text = pieces[place]
             name = f"sinks/{file.stem}/{place:05d}"
-            made = Prompt(id=name, group=TASK, cluster=block, category=file.stem, text=text, tokens=tokens)
+            made = Prompt(id=name, condition=TASK, cluster=block, category=file.stem, text=text, tokens=tokens)
             prompts.append(made)
     return prompts
 

@@ -22,7 +22,7 @@ from stages.tasks.text.task import STRIDE
 
 
 def row(name: str, **fields) -> SimpleNamespace:
-    return SimpleNamespace(**asdict(Prompt(**({"id": f"t/g/{name}", "group": "g", "cluster": name} | fields))))
+    return SimpleNamespace(**asdict(Prompt(**({"id": f"t/g/{name}", "condition": "g", "cluster": name} | fields))))
 
 
 PAIRS = [

@@ -63,7 +63,7 @@ def test_the_opening_figure_draws_what_a_guess_gets():
     assert guesses["grammar:clauses: accuracy on minimal pairs"] == 0.5  # two sentences
     copied = slot.iteration[slot.iteration["function"] == "copy"]["symbols_chance"]
     assert guesses["iteration:copy: recall on strings and tapes"] == copied.iloc[0] == 0.1  # ten symbols
-    words = counted[(counted["task"] == "icl") & (counted["group"] == "all") & (counted["baseline"] == "ngram")]
+    words = counted[(counted["task"] == "icl") & (counted["condition"] == "all") & (counted["baseline"] == "ngram")]
     assert guesses["function: accuracy on in-context functions"] == words["value"].iloc[0]
     assert "0.10 on strings and tapes (copy)" in figure.says and "no guess was counted for needles" in figure.says
 

@@ -125,7 +125,7 @@ def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_to
 
 def row(intervention: Intervention, task: str, prompt: Any, measure: str, value: float) -> dict[str, Any]:
     """Return a row of the effects table; `intact` is the value itself until it is replaced."""
-    names = {"group": prompt.group, "category": prompt.category, "cluster": prompt.cluster, "prompt": prompt.id}
+    names = {"condition": prompt.condition, "category": prompt.category, "cluster": prompt.cluster, "prompt": prompt.id}
     what = {"intervention" if name == "id" else name: field for name, field in asdict(intervention).items()}
     return what | {"task": task} | names | {"measure": measure, "value": value, "intact": value}
 

@@ -27,14 +27,14 @@ CLOSE = 0.05  # recall lost, at most, where a cache does as well as the full one
 ALONE = -1  # in column head: all query heads that read a key head stream together
 KeyHead = tuple[int, int]  # (layer, key head)
 CURVE = (
-    "task measure method share kept full entries value low high change change_low change_high prompts clusters draws "
-    "draws_mean draws_best draws_close draws_worse p p_floor"
+    "task measure method share kept kept_heads entries value low high change change_low change_high prompts clusters "
+    "draws draws_mean draws_best draws_close draws_worse p p_floor"
 ).split()
 GATES = (
-    "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
+    "layer head key_head layer_window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
     "key_prompts weighed"
 ).split()
-OVERLAP = "a b threshold_a threshold_b heads_a heads_b both heads spearman".split()
+OVERLAP = "a b threshold_a threshold_b heads_a heads_b shared heads spearman".split()
 STREAMED = "sinks positions length loss change low high passages tokens".split()
 
 
@@ -99,9 +99,9 @@ def _told_apart(raw: pd.DataFrame) -> pd.DataFrame:
     The best are the key heads of the gate's smallest share: a large random set may hold them all by chance.
     """
     gate = raw[raw.method == "gate"]
-    best = set(gate[gate.share == gate.share.min()].full.iloc[0].split()) if len(gate) else set()
+    best = set(gate[gate.share == gate.share.min()].kept_heads.iloc[0].split()) if len(gate) else set()
     drawn = raw[(raw.method == "random") & (raw.share == HALF)]
-    holds = np.array([best <= set(full.split()) for full in drawn.full], dtype=bool)
+    holds = np.array([best <= set(full.split()) for full in drawn.kept_heads], dtype=bool)
     return drawn.assign(method=np.where(holds, "random_with", "random_without")) if best else drawn.head(0)
 
 
@@ -129,7 +129,7 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
                 moved = interval(change_P, means.cluster)
             row = {"task": task, "measure": measure, "method": method, "share": share, "kept": rows_P.kept.iloc[0]}
             row |= {
-                "full": "" if method.startswith("random") else rows_P.full.iloc[0],
+                "kept_heads": "" if method.startswith("random") else rows_P.kept_heads.iloc[0],
                 "entries": rows_P.entries.mean(),
             }
             row |= {"value": means.value.mean(), "low": shown[0], "high": shown[1], "change": change_P.mean()}
@@ -193,7 +193,7 @@ def gates(raw: pd.DataFrame, heads: pd.DataFrame, windows: Mapping[int, int | No
     for column, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         of_family = heads[heads.family == family][["layer", "head", "score_a"]].rename(columns={"score_a": column})
         means = means.merge(of_family, on=["layer", "head"], how="left")
-    means["window"] = means.layer.map(windows).astype("Int64")
+    means["layer_window"] = means.layer.map(windows).astype("Int64")
     return means[GATES].sort_values(["layer", "head"], ignore_index=True)
 
 
@@ -212,7 +212,7 @@ def overlap(measured: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataF
         alike = values[a].nunique() < 2 or values[b].nunique() < 2
         rows.append(
             {"a": a, "b": b, "threshold_a": thresholds[a], "threshold_b": thresholds[b], "heads_a": int(in_a.sum()),
-             "heads_b": int(in_b.sum()), "both": int((in_a & in_b).sum()), "heads": len(measured),
+             "heads_b": int(in_b.sum()), "shared": int((in_a & in_b).sum()), "heads": len(measured),
              "spearman": np.nan if alike else spearmanr(values[a], values[b]).statistic}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=OVERLAP)

@@ -171,7 +171,7 @@ def _looked_up(slot: Slot) -> str:
         value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
         said.append(f"Facts: with another subject's output of the MLP of layer {layer}, that subject's answer comes "
                     f"out in {value} of {int(row['trials'])}")  # fmt: skip
-    copied = same[(same["part"] == "lookup") & (same["what"] == "mean") & (same["group"] == "copy")]
+    copied = same[(same["part"] == "lookup") & (same["what"] == "mean") & (same["condition"] == "copy")]
     copied = copied[copied["measure"] == "own"]
     if len(donor) and len(copied) and copied["high"].iloc[0] < HALF:
         left = number(copied["value"].iloc[0])
@@ -236,10 +236,10 @@ def _figure(slot: Slot, drawn: pd.DataFrame, context: Context) -> Figure:
     order = [label[key] for key in label]
     own = drawn.assign(shown=[label[key] for key in zip(*(drawn[name] for name in keys), strict=True)])
     own = own.assign(apart=((own["p"] <= alpha) & (own["harm"] > 0)).astype(int))
-    sets = controls.merge(own[[*keys, "group", "intact", "shown"]], on=[*keys, "group"])
+    sets = controls.merge(own[[*keys, "condition", "intact", "shown"]], on=[*keys, "condition"])
     sets = sets.assign(value=sets["intact"] + sets["change"])[["shown", "value", "heads"]]
     asked = rows.asked(context.families)
-    cells = [(row.task, row.measure, asked[row.family].home_group or row.group) for row in own.itertuples()]
+    cells = [(row.task, row.measure, asked[row.family].home_condition or row.condition) for row in own.itertuples()]
     own = own.assign(guess=[counting.guess(slot, context.counted, *cell) for cell in cells])
     own = own[["shown", "value", "intact", "heads", "apart", "p", "guess"]]
     legend = [(charts.BLUE, "diamond", f"the family's best heads silenced, rank p at most {alpha:g}"),

@@ -9,7 +9,7 @@ from stages.page.sentences import MEASURES, number
 
 
 def intact(slot: Slot, context: Context) -> list:
-    """Return charts by group, and a table of all tasks and measures."""
+    """Return charts by condition, and a table of all tasks and measures."""
     whole = rows.intact(slot.effects)
     whole = whole[~whole["task"].isin(own_section())]
     path = slot.path("effects.csv")
@@ -31,7 +31,7 @@ def intact(slot: Slot, context: Context) -> list:
     numbers = Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, "", path, (2, 3, 4))
     figure, cells = [], []
     for task in [task for task in tasks.names() if task not in own_section() and tasks.of(task).parts]:
-        grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
+        grouped, kind = rows.by_condition(slot.effects, task), tasks.of(task)
         places = rows.by_place(grouped)
         cells += [(task, kind.main, "all")] if len(grouped) else []
         if len(places):
@@ -39,7 +39,7 @@ def intact(slot: Slot, context: Context) -> list:
             figure.append(Chart(charts.grid(places, kind.main), f"Needle {kind.main} by length and depth", says))
         elif len(grouped):
             guess = counting.guess(slot, context.counted, task, kind.main)
-            chart = charts.groups(grouped, kind.main, guess)
+            chart = charts.by_condition(grouped, kind.main, guess)
             label = f"{sentences.capital(context.task(task))} by {kind.part[0]}"
             figure.append(Chart(chart, label, sentences.spread(grouped, kind.part[1])))
     if figure:
