@@ -181,9 +181,10 @@ def _opened(folder: Path, dtype: str = "float32", device_map: Any = None) -> tup
             raise UserError(
                 f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
             )
+        device = placed.chosen()
         model = _model(folder, read, config, {"dtype": getattr(torch, dtype)} | _placing(folder, device_map))
         if device_map is None:
-            model.to("cuda" if torch.cuda.is_available() else "cpu")
+            model.to(device)
         if model.main_input_name == "pixel_values":
             return model, _processor(folder, read)
         _read_ids(folder, model)
