@@ -106,6 +106,11 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     return alt.layer(*layers)
 
 
+def two_lines() -> alt.Axis:
+    """Return an axis whose labels 'what: of what' take two lines, so that a phone has room for the values."""
+    return alt.Axis(labelExpr="split(datum.label, ': ')", labelLineHeight=12)
+
+
 def at_chance(chance: float, axis: str = "x") -> alt.Chart:
     """Draw the dashed line at chance, across the axis of values."""
     line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from stages.page.charts import BLUE, INK, ORANGE
+from stages.page.charts import BLUE, INK, ORANGE, two_lines
 
 ANSWERS = {  # kind of answer: (label, colour, shape), in display order
     "right": ("right answer, as demonstrated", BLUE, "circle"),
@@ -20,7 +20,13 @@ def answers(rows: pd.DataFrame) -> alt.LayerChart:
     names = list(ANSWERS)
     labels, colours, shapes = zip(*ANSWERS.values(), strict=True)
     position = {
-        "y": alt.Y("shown:N", sort=list(dict.fromkeys(rows["shown"])), title=None, scale=alt.Scale(paddingInner=0.3)),
+        "y": alt.Y(
+            "shown:N",
+            sort=list(dict.fromkeys(rows["shown"])),
+            title=None,
+            axis=two_lines(),
+            scale=alt.Scale(paddingInner=0.3),
+        ),
         "yOffset": alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names)),
     }
     labelled = rows.assign(what=rows["kind"].map(dict(zip(names, labels, strict=True))))

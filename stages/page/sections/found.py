@@ -260,9 +260,9 @@ def left(own: pd.DataFrame, sets: pd.DataFrame, order: list[str]) -> alt.LayerCh
 
     own: shown (the row's name), value, intact, heads, apart (1 or 0), p, guess (if known); sets: shown, value, heads.
     """
-    y = alt.Y("shown:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
+    y = alt.Y("shown:N", sort=order, title=None, axis=charts.two_lines())
     x = alt.X("value:Q", title="share right", scale=alt.Scale(domain=[0, 1]))
-    base = alt.Chart(own, width="container", height=alt.Step(24)).encode(y=y)
+    base = alt.Chart(own, width="container", height=alt.Step(29)).encode(y=y)
     tooltip = [alt.Tooltip("heads:N", title="heads"), alt.Tooltip("intact:Q", format=".2f"),
                alt.Tooltip("value:Q", title="silenced", format=".2f"),
                alt.Tooltip("p:Q", title="rank p", format=".2f")]  # fmt: skip

@@ -213,7 +213,7 @@ def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
         for kind, column, low, high in (("right", "accuracy", "low", "high"), ("rival", "rival", "rival_low",
                                                                               "rival_high")):  # fmt: skip
             if not pd.isna(row[column]):
-                shown = {"shown": f"{name}, {WAYS[way]}", "kind": kind, "trials": row["trials"]}
+                shown = {"shown": f"{name}: {WAYS[way]}", "kind": kind, "trials": row["trials"]}
                 guess = {"guess": row["guess"] if kind == "right" else None}
                 rows.append(shown | {"value": row[column], "low": row[low], "high": row[high]} | guess)
     return pd.DataFrame(rows)
