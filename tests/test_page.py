@@ -260,9 +260,9 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
     claimed = len({task for home in synthetic.HOME.values() for task in home})
-    # what was found, heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration,
-    # overlap, grammar; vectors that were tried, on composed functions, in plain text
-    assert len(specs) == 1 + len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3 + (3 + 1 + 2)
+    # what was found, heat maps, intact, counting, extrapolation, effects, single heads, vectors (all functions, each),
+    # concentration, overlap, grammar; vectors that were tried, on composed functions, in plain text
+    assert len(specs) == 1 + len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 4 + 1 + 1 + 3 + (3 + 1 + 2)
     assert all(values(spec) for spec in specs.values())
 
 

@@ -238,8 +238,8 @@ def _figure(slot: Slot, drawn: pd.DataFrame, context: Context) -> Figure:
     own = own.assign(apart=((own["p"] <= alpha) & (own["harm"] > 0)).astype(int))
     sets = controls.merge(own[[*keys, "condition", "intact", "shown"]], on=[*keys, "condition"])
     sets = sets.assign(value=sets["intact"] + sets["change"])[["shown", "value", "heads"]]
-    asked = rows.asked(context.families)
-    cells = [(row.task, row.measure, asked[row.family].home_condition or row.condition) for row in own.itertuples()]
+    homes = {name: family.home_condition for name, family in rows.asked(context.families).items()}
+    cells = [(row.task, row.measure, homes.get(row.family) or row.condition) for row in own.itertuples()]
     own = own.assign(guess=[counting.guess(slot, context.counted, *cell) for cell in cells])
     own = own[["shown", "value", "intact", "heads", "apart", "p", "guess"]]
     legend = [(charts.BLUE, "diamond", f"the family's best heads silenced, rank p at most {alpha:g}"),
