@@ -83,7 +83,7 @@ def main(slot: str) -> None:
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
-        for (table,) in tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(cost(shard))):
+        for (table,) in tables_of(job, todo, key, folder, loaded, lambda number: progress.update(cost(todo[number]))):
             add(table)
         add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}

@@ -50,7 +50,8 @@ def main(name: str) -> None:
             _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", lesson, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     steps = {arm: training.steps + sum(first.steps for first in training.before) for arm, training in arms.items()}
-    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(steps[arm] for arm, _ in runs))
+    costs = [steps[arm] for arm, _ in runs]
+    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(costs))
     from stages.engine.kept import Job, forget, keys, tables_of  # torch is loaded only where something is trained
     from stages.training.train import threads
 
@@ -59,10 +60,10 @@ def main(name: str) -> None:
     key = keys(name, recipe.model_dump_json(), settings.seed)
     with (
         folders.replacing(paths.checkpoints(name)) as folder,
-        tqdm(total=sum(steps[arm] for arm, _ in runs), desc=f"train {name}", unit="step") as progress,
+        tqdm(total=sum(costs), desc=f"train {name}", unit="step") as progress,
     ):
         losses = []
-        for learning, written in tables_of(job, runs, key, kept, done=lambda run: progress.update(steps[run[0]])):
+        for learning, written in tables_of(job, runs, key, kept, done=lambda number: progress.update(costs[number])):
             losses.append(learning.to_pandas())
             for file in written.to_pylist():
                 (folder / file["file"]).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from stages.families.offset import best_offset, offset_accuracy
 from stages.model import measure as measuring
 from stages.model.measure import measure
 from stages.statistics import verdict
-from stages.store import tables
+from stages.store import parquet, tables
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2", "gpt_oss", "jamba"])
@@ -90,9 +90,10 @@ def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
         {"id": f"p{n:05}", "split": "a", "role": "test", "group": "g", "category": "", "cluster": "c", "text": "x",
-         "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(3000)
+         "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(9000)
     ]  # fmt: skip
+    monkeypatch.setattr(parquet, "ROW_GROUP", 2 * parquet.PIECE)
     tables.PROMPTS.write(rows, "text")
-    pieces = list(tables.PROMPTS.pieces("text"))
-    assert max(map(len, pieces)) <= 1024 < 3000 == sum(map(len, pieces))
+    pieces = [tables.PROMPTS.piece("text", number=n) for n in range(tables.PROMPTS.number_of_pieces("text"))]
+    assert list(map(len, pieces)) == [parquet.PIECE] * 4 + [9000 - 4 * parquet.PIECE]
     assert pd.concat(pieces).id.tolist() == tables.PROMPTS.read("text").id.tolist()

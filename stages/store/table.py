@@ -8,7 +8,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,9 +57,13 @@ class Table:
                 )
         return rows
 
-    def pieces(self, *of: str) -> Iterator[pd.DataFrame]:
-        """Yield the table's rows, some at once: see `parquet.pieces`."""
-        return parquet.pieces(self.path(*of), self.schema)
+    def number_of_pieces(self, *of: str) -> int:
+        """Return how many pieces the table is read in."""
+        return parquet.number_of_pieces(self.path(*of))
+
+    def piece(self, *of: str, number: int) -> pd.DataFrame:
+        """Read some of the table's rows: see `parquet.piece`."""
+        return parquet.piece(self.path(*of), self.schema, number)
 
     def writer(self, *of: str) -> AbstractContextManager:
         """Return a context that yields a function which appends rows: see `parquet.writer`."""
