@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,10 @@ from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
 from stages.families.offset import Offsets, offset_accuracy
 from stages.store import params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
+
+if TYPE_CHECKING:
+    from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
 TOGETHER = 4096  # padded tokens of prompts with the same demonstrations that run at once, at most
@@ -61,6 +63,7 @@ def main(slot: str, task: str) -> None:
     settings = params.load()
     from stages.engine.kept import Job, forget, keys, tables_of
     from stages.engine.pieces import Pieces
+    from stages.model.cost import announce
     from stages.model.load import load  # torch is loaded only where something is measured
     from stages.model.tokens import longest
 
@@ -71,7 +74,7 @@ def main(slot: str, task: str) -> None:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
-    log.info(announce(f"extract {task} on {slot}", learned.prompts, learned.tokens, record["parameters"]))
+    log.info(announce(f"extract {task} on {slot}", learned.prompts, learned.work, loaded))
     outputs = tables.outputs(size)
     if not asked.outputs:
         outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
@@ -118,13 +121,13 @@ class _Means:
 
 @dataclass
 class _Learned:
-    """What only all prompts together say: how many they are, and their tokens; sizes: shards of each piece of them.
+    """What only all prompts together say: how many they are, and the work; sizes: shards of each piece of them.
 
     costs: tokens of each shard. offsets: the best fixed offset of every content family of the task.
     """
 
     prompts: int
-    tokens: int
+    work: "Work"
     sizes: list[int]
     costs: list[int]
     offsets: dict[str, int | None]
@@ -132,16 +135,25 @@ class _Learned:
 
 def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str, batch_tokens: int) -> _Learned:
     """Go through all prompts once, of which those of one piece are in memory. piece: its number -> its prompts."""
+    from stages.model.cost import READING, Work, shared
+
     content = [family for family in _attentional(task) if family.content]
     offsets = {family.name: Offsets() for family in content}
-    learned = _Learned(0, 0, [], [], {})
+    learned = _Learned(0, Work(), [], [], {})
     for number in range(tables.PROMPTS.number_of_pieces(task)):
         rows, encoded = piece(number)
         learned.prompts += len(rows)
-        learned.tokens += sum(map(len, encoded))
         cut = _shards(rows, encoded, task, batch_tokens)
         learned.sizes.append(len(cut))
-        learned.costs += [sum(len(tokens) for _, tokens in prompts) for _, prompts in cut]
+        for what, prompts in cut:
+            length = sum(len(tokens) for _, tokens in prompts)
+            rows = sum(len(tokens.target) for _, tokens in prompts)
+            if what == "answer":  # two small passes: what they begin with, and the rest
+                run = shared([tokens.ids for _, tokens in prompts])
+                learned.work += Work(run + 2 * READING, rows + READING)
+            else:
+                learned.work += Work(length, rows)
+            learned.costs.append(length)
         for tokens in encoded:
             for name, relation in _relations(content, tokens).items():
                 offsets[name].add(relation)
