@@ -44,7 +44,7 @@ def main() -> None:
     mine = np.array([ours[p.id]["margin"] for p in prompts])
     peer = np.array([margins[p.id] for p in prompts])
     equal = (mine >= 0) == (peer >= 0)
-    print(f"{len(prompts)} pairs of {len({p.group for p in prompts})} paradigms; equal decisions: {equal.sum()}")
+    print(f"{len(prompts)} pairs of {len({p.condition for p in prompts})} paradigms; equal decisions: {equal.sum()}")
     print(f"accuracy: ours {np.mean(mine >= 0):.4f}, lm-eval {theirs['accuracy']:.4f}")
     print(f"largest difference of margins: {np.abs(mine - peer).max():.2e} nats")
     for prompt, a, b in zip(prompts, mine, peer, strict=True):

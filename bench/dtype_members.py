@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("exact")
     parser.add_argument("coarse")
     asked = parser.parse_args()
-    columns = [*NAMES, "score", "null", "low", "baseline", "q", "member"]
+    columns = [*NAMES, "score", "score_null", "low", "baseline", "q", "member"]
     exact, coarse = (pd.read_parquet(path, columns=columns) for path in (asked.exact, asked.coarse))
     both = exact.merge(coarse, on=NAMES, suffixes=("_float32", "_bfloat16"), validate="1:1")
     difference = (both.score_float32 - both.score_bfloat16).abs()
@@ -52,7 +52,7 @@ def main() -> None:
 def _conditions(row, dtype: str, settings, family) -> dict[str, float]:
     """Return how far a head is beyond each bound that makes a member: above 0 where it is met."""
     score, null, low, baseline, q = (
-        getattr(row, f"{name}_{dtype}") for name in ("score", "null", "low", "baseline", "q")
+        getattr(row, f"{name}_{dtype}") for name in ("score", "score_null", "low", "baseline", "q")
     )
     bounds = {"score": score - settings.thresholds.get(family.name, family.threshold)}
     bounds |= {"q": settings.alpha - q} if family.tested else {}

@@ -35,10 +35,10 @@ def main() -> None:
     prompts, outputs = tables.ASKED.read(trace.TASK), tables.OUTPUTS.read(asked.slot, trace.TASK)
     traced = tables.INDIRECT.read(asked.slot, columns=["function", "prompt"]).drop_duplicates("function")
     chosen = prompts[prompts.id.isin(traced.prompt.head(asked.prompts))]
-    means = trace.fitted(outputs[outputs.group.isin(chosen.group)], prompts.set_index("id").cluster, loaded)
+    means = trace.fitted(outputs[outputs.condition.isin(chosen.condition)], prompts.set_index("id").cluster, loaded)
     quick = slow = largest = 0.0
     for row, tokens in zip(*fitting(loaded, list(chosen.itertuples())), strict=True):
-        of_prompt = means[row.group, trace.half(row)]
+        of_prompt = means[row.condition, trace.half(row)]
         start = time.perf_counter()
         ours = trace.indirect(loaded, row, tokens, of_prompt).effect.to_numpy()
         quick += time.perf_counter() - start

@@ -33,7 +33,7 @@ def main() -> None:
     loaded, rows = open_folder(default_model()), []
     asks = {name: family.relation for name, family in families.of("text").items() if family.relation}
     for length in asked.lengths:
-        prompt = Prompt(id="p", group="", cluster="", text=text[: 8 * length], role="long", tokens=length)
+        prompt = Prompt(id="p", condition="", cluster="", text=text[: 8 * length], role="long", tokens=length)
         tokens = encode(loaded, prompt)
         tokens.__dict__["target"] = np.arange(len(tokens) - LAST, len(tokens))
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

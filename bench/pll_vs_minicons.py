@@ -58,7 +58,9 @@ def main() -> None:
     unequal = np.sign(mine) != np.sign(other)
     margins = f"smallest margin {np.abs(mine).min():.1e} nats, median {np.median(np.abs(mine)):.1f}"
     print(f"random BERT of {loaded.model.config.vocab_size} word pieces; {margins}")
-    print(f"{len(prompts)} pairs of {len({p.group for p in prompts})} paradigms; equal decisions: {(~unequal).sum()}")
+    print(
+        f"{len(prompts)} pairs of {len({p.condition for p in prompts})} paradigms; equal decisions: {(~unequal).sum()}"
+    )
     print(f"accuracy: ours {np.mean((mine > 0) + (mine == 0) / 2):.4f}, ties: {np.sum(mine == 0)}; minicons "
           f"{np.mean((other > 0) + (other == 0) / 2):.4f}, ties: {np.sum(other == 0)}")  # fmt: skip
     print(f"sentence scores from {ours.min():.1f} to {ours.max():.1f} nats; largest difference "

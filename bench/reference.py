@@ -173,4 +173,4 @@ def naive(weights_HTS: np.ndarray, asked: Relation, special: np.ndarray, sink: b
         others = seen & ~wanted & ~special
         if others.any():
             null.append(row_HS[:, others].mean(1) * ((seen & wanted).sum() + own))
-    return {"mass": np.mean(mass, 0), "hits": np.mean(hits, 0), "null": np.mean(null, 0)}
+    return {"mass": np.mean(mass, 0), "hits": np.mean(hits, 0), "mass_null": np.mean(null, 0)}

@@ -401,7 +401,7 @@ class Trial:
         relations = {"some": relation(self.short, 0.2, 1)}
         together = measure(self.loaded, [self.short, self.long], [relations, {}]).means[0]["some"].values
         alone = measure(self.loaded, [self.short], [relations]).means[0]["some"].values
-        for key in ("mass", "hits", "null"):
+        for key in ("mass", "hits", "mass_null"):
             near(f"padding, {key}", together[key], alone[key], EXACT, max(1.0, float(np.nanmax(np.abs(alone[key])))))
 
 

@@ -126,8 +126,8 @@ def planned(
     """Return the shards of one task: its prompts, and which rows of the plan are run on each.
 
     A set of heads is silenced on `prompts[task]` of the prompts, a single head on the first `single[task]` of these. A
-    row with a group is silenced on prompts of that group, wherever the task has such a group. A sweep runs on `swept`
-    prompts, in shards of its own: other interventions run together with what they would run with without it.
+    row with a condition is silenced on prompts of it, wherever the task has it. A sweep runs on `swept` prompts, in
+    shards of its own: other interventions run together with what they would run with without it.
     """
     from stages.engine.shards import Intervention, cut
 
@@ -136,7 +136,7 @@ def planned(
     here = plan[plan.tasks.map(lambda asked_on: task in asked_on).astype(bool)]
     sweeping = here.purpose.isin(SWEEP)
     for row in here[~sweeping].itertuples():
-        inside = prompts[prompts.group == row.group]
+        inside = prompts[prompts.condition == row.condition]
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
         intervention = Intervention.of(row)
         for prompt in spread(inside if len(inside) else prompts, count).itertuples():
@@ -152,18 +152,18 @@ def planned(
 
 
 def spread(prompts: pd.DataFrame, count: int, together: int = TOGETHER) -> pd.DataFrame:
-    """Take `count` prompts evenly over categories, groups and clusters; `together` of a cluster follow each other.
+    """Take `count` prompts evenly over categories, conditions and clusters; `together` of a cluster follow each other.
 
     The first n of a larger count are those of a smaller one.
     """
     if prompts.empty:
         return prompts
     table = prompts.sort_values("id")
-    cluster = table.groupby("group").cluster.transform(lambda names: pd.factorize(names)[0])
-    turn = table.groupby(["group", "cluster"]).cumcount() // together
-    place = turn * (cluster.max() + 1) + cluster  # all clusters of a group once, then all of them again
-    column = table.groupby("category").group.transform(lambda names: pd.factorize(names, sort=True)[0])
-    table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "group", "id"])
+    cluster = table.groupby("condition").cluster.transform(lambda names: pd.factorize(names)[0])
+    turn = table.groupby(["condition", "cluster"]).cumcount() // together
+    place = turn * (cluster.max() + 1) + cluster  # all clusters of a condition once, then all of them again
+    column = table.groupby("category").condition.transform(lambda names: pd.factorize(names, sort=True)[0])
+    table = table.assign(place=place, column=column).sort_values(["place", "column", "category", "condition", "id"])
     return table.head(count)[list(prompts.columns)]
 
 
@@ -177,7 +177,7 @@ def silenced_on(slot: str, task: str, settings: params.Params) -> pd.DataFrame:
     if asked.roles:
         table = table[table.role.isin(asked.roles)]
     if asked.traced:
-        table = table[table.group.isin(_solved(slot))]
+        table = table[table.condition.isin(_solved(slot))]
     kept = [row.id for row in table.itertuples() if asked.silenced_on(row, section)]
     return table[table.id.isin(kept)]
 

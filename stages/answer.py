@@ -61,7 +61,7 @@ def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
         wanted = [_wanted(rows[index]) for index in chosen]
         texts = writes(loaded, batch, [answer + end for answer, end in wanted])
         for index, scored, (answer, end), text in zip(chosen, batch.intact, wanted, texts, strict=True):
-            judged = {"right": text.startswith(answer), "ended": text == answer + end, "forced": scored.solved}
+            judged = {"correct": text.startswith(answer), "ended": text == answer + end, "forced": scored.solved}
             answered.append(_row(rows[index], encoded[index]) | judged)
     return pd.DataFrame(answered, columns=tables.ANSWERS.names).sort_values("prompt")
 
@@ -75,7 +75,7 @@ def _wanted(prompt) -> tuple[str, str]:
 
 def _row(prompt, tokens) -> dict:
     ((answer, word),) = tokens.spans[ASKED]
-    row = {"prompt": prompt.id, "function": prompt.group, "category": prompt.category, "split": prompt.split}
+    row = {"prompt": prompt.id, "function": prompt.condition, "category": prompt.category, "split": prompt.split}
     row |= {"cluster": prompt.cluster, "word_tokens": len(word)}
     return row | {"answer_tokens": int(np.sum(tokens.target <= answer.max()))}
 

@@ -60,7 +60,7 @@ def main(slot: str) -> None:
 
 
 def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:
-    """Return one row per (prompt, layer, head) with value, null and baseline, or why there is none."""
+    """Return one row per (prompt, layer, head) with value, value_null and baseline, or why there is none."""
     if getattr(settings.tasks, family.task) is None:
         return pd.DataFrame(), f"task {family.task} is not in params"
     effect = family.statistic == "effect"
@@ -68,8 +68,19 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if effect:
         table = tables.INDIRECT.read(slot)
-        return table.assign(value=table.effect, null=0.0, baseline=np.nan), ""
-    known = ("prompt", "split", "cluster", "layer", "head", "queries", "null", "over_half_null", "baseline", "recalled")
+        return table.assign(value=table.effect, value_null=0.0, baseline=np.nan), ""
+    known = (
+        "prompt",
+        "split",
+        "cluster",
+        "layer",
+        "head",
+        "queries",
+        "mass_null",
+        "over_half_null",
+        "baseline",
+        "recalled",
+    )
     columns = [name for name in tables.RELATIONS.names if name in (*known, family.statistic)]
     table = tables.RELATIONS.read(slot, family.task, columns=columns, only=[("relation", "==", family.name)])
     if table.empty:
@@ -79,26 +90,25 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         counts = table.drop_duplicates("prompt").groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
         if counts.min() < FEWEST:
             return table, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
-        table = table.assign(null=table.baseline)
-    if family.statistic == "over_half":
-        table = table.assign(null=table.over_half_null)
     if family.solved_only:
         trials = table.prompt.nunique()
         table = table[table.recalled == 1]
         log.info("%s: %d of %d trials answered in full", family.name, table.prompt.nunique(), trials)
         if table.empty:
             return table, f"the intact model answers none of {trials} trials in full"
-    return table.assign(value=table[family.statistic]), ""
+    null = {"hits_word": "baseline", "over_half": "over_half_null"}.get(family.statistic, "mass_null")
+    return table.assign(value=table[family.statistic], value_null=table[null]), ""
 
 
 def _arrays(values: pd.DataFrame, heads: pd.DataFrame, over_words: bool = False) -> tuple[np.ndarray, ...]:
     """Return values, null (P, H each), baseline, cluster, split and weight (P, each), prompts sorted by id."""
     order = pd.MultiIndex.from_frame(heads)
     wide = {
-        name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order] for name in ("value", "null")
+        name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order]
+        for name in ("value", "value_null")
     }
     first = values.drop_duplicates("prompt").set_index("prompt").loc[wide["value"].index]
-    arrays = [wide["value"].to_numpy(float), wide["null"].to_numpy(float), first.baseline.to_numpy(float)]
+    arrays = [wide["value"].to_numpy(float), wide["value_null"].to_numpy(float), first.baseline.to_numpy(float)]
     weights = first.queries.to_numpy(float) if over_words else np.ones(len(first))
     return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str), weights)
 

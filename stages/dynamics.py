@@ -50,7 +50,7 @@ from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
-RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "null", "weight"]
+RAW = ["arm", "seed", "step", "measure", "head", "sequence", "value", "value_null", "weight"]
 PICTURE = ["seed", "head", "query", "token", "predicts", "key", "looks_at", "weight"]
 
 

@@ -45,7 +45,7 @@ class Named(NamedTuple):
     id: str
     split: str
     role: str
-    group: str
+    condition: str
     cluster: str
 
 
@@ -186,7 +186,7 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
 
 def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: int) -> list[Shard]:
     """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered."""
-    from stages.model.forward import batches
+    from stages.model.forward import batches, grown
 
     chosen = []
     if _attentional(task):
@@ -194,13 +194,14 @@ def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: i
         chosen += [("measure", batch) for batch in batches(encoded, batch_tokens, scored)]
     if tasks.of(task).outputs == "last":
         together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
-        chosen += [("answer", part) for of_set in together for part in _parts(of_set, encoded)]
+        limit = grown(TOGETHER, batch_tokens)
+        chosen += [("answer", part) for of_set in together for part in _parts(of_set, encoded, limit)]
     return [(what, [(rows[index], encoded[index]) for index in part]) for what, part in chosen]
 
 
-def _parts(chosen: list[int], encoded: list[Tokens]) -> Iterator[list[int]]:
-    """Yield prompts of one set that run together: at most `TOGETHER` padded tokens."""
-    step = max(1, TOGETHER // max(len(encoded[index]) for index in chosen))
+def _parts(chosen: list[int], encoded: list[Tokens], limit: int) -> Iterator[list[int]]:
+    """Yield prompts of one set that run together: at most so many padded tokens."""
+    step = max(1, limit // max(len(encoded[index]) for index in chosen))
     for start in range(0, len(chosen), step):
         yield chosen[start : start + step]
 
@@ -257,12 +258,13 @@ def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.T
 
     with capturing(loaded) as outputs:
         batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
-    pieces = []
-    for position, row in enumerate(rows):
-        last = int(tokens[position].target[0]) - 1 - batch.cut
-        z = {layer: x[batch.sharing.tail[position], last].cpu().numpy() for layer, x in outputs.items()}
-        pieces.append(_output_rows(loaded, row, batch.intact[position].solved, z))
-    return pa.concat_tables(pieces)
+    tails = [batch.sharing.tail[number] for number in range(len(rows))]
+    last = [int(prompt.target[0]) - 1 - batch.cut for prompt in tokens]
+    z_BC = {layer: x_BTC[tails, last].cpu().numpy() for layer, x_BTC in outputs.items()}
+    return pa.concat_tables(
+        _output_rows(loaded, row, scored.solved, {layer: z[number] for layer, z in z_BC.items()})
+        for number, (row, scored) in enumerate(zip(rows, batch.intact, strict=True))
+    )
 
 
 def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | None]) -> pa.Table:
@@ -273,7 +275,7 @@ def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | No
     for row, means, relations, scored in prompts:
         for name, mean in means.items():
             at = offsets.get(name)
-            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "offset": at}
+            same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "best_offset": at}
             same |= {"queries": mean.count, "recalled": None if scored is None else scored.recalled}
             same |= {"baseline": None if at is None else offset_accuracy(relations[name], at)}
             of_heads = {statistic: values[layer, head] for statistic, values in mean.values.items()}
@@ -302,7 +304,7 @@ def _output_rows(loaded, row: Named, solved: bool | None, z: dict[int, np.ndarra
     for index, (layer, head) in enumerate(heads):
         own = loaded.anatomy.layers[layer].head_size
         values[index, :own] = z[layer][head * own : (head + 1) * own]
-    same = {"prompt": row.id, "split": row.split, "role": row.role, "group": row.group, "solved": solved}
+    same = {"prompt": row.id, "split": row.split, "role": row.role, "condition": row.condition, "solved": solved}
     schema = tables.outputs(size).schema
     columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
     columns |= {

@@ -76,7 +76,11 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
     tried = []
     if gates:
         tried = caching.policies(
-            _rankings(pd.DataFrame(gates), heads), asked.shares, asked.draws, stream(settings.seed, f"gates/{slot}")
+            _rankings(pd.DataFrame(gates), heads),
+            asked.shares,
+            asked.draws,
+            stream(settings.seed, f"gates/{slot}"),
+            asked.controlled,
         )
     cache = _recalled(loaded, needles["b"], cut, tried) if needles["b"] and tried else []
     streaming: list[dict] = []
@@ -94,8 +98,8 @@ def _needles(loaded, settings, cut, split: str) -> list[tuple]:
         return []
     prompts = tables.ASKED.read(NEEDLE)
     prompts = prompts[(prompts.split == split) & (prompts.category == str(min(settings.tasks.needle.lengths)))]
-    place = prompts.groupby("group").cumcount()
-    prompts = prompts.assign(place=place).sort_values(["place", "group", "id"])
+    place = prompts.groupby("condition").cumcount()
+    prompts = prompts.assign(place=place).sort_values(["place", "condition", "id"])
     rows, encoded = fitting(loaded, list(prompts.itertuples()))
     return [
         pair for pair in zip(rows, encoded, strict=True) if len(pair[1].target) and pair[1].target[0] > cut.size + 1
@@ -127,7 +131,7 @@ def _work(needles: dict, passages: list, settings, loaded) -> int:
     size = asked.sinks + asked.window
     key_heads, heads = sum(layer.kv_heads for layer in layers.values()), len(loaded.anatomy.heads)
     tails = {split: [len(tokens) - size for _, tokens in pairs] for split, pairs in needles.items()}
-    sets = asked.draws + len(asked.shares) + 4
+    sets = asked.draws * len(asked.controlled) + len({*asked.shares, *asked.controlled}) + 4
     alone = sum(tails["a"]) * key_heads / 2 + sum(tails["a"][: asked.heads]) * heads / 2
     text = (max(asked.lengths) - size) * len(passages) * (2 * len(asked.sinks_tried) + 4)
     return int(alone + sum(tails["b"]) * sets + text)
@@ -246,7 +250,7 @@ def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
                 left = caching.entries(full, windows, len(tokens), cut.size)
                 rows.append(
                     {"measure": measure, "method": method, "share": share, "kept": len(full), "draw": draw,
-                     "full": caching.name(full), "entries": left, "prompt": row.id, "cluster": row.cluster,
+                     "kept_heads": caching.name(full), "entries": left, "prompt": row.id, "cluster": row.cluster,
                      "value": value}
                 )  # fmt: skip
     return rows

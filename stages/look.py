@@ -76,7 +76,7 @@ def look(slot: str, text: str, heads: Sequence[str] = ()) -> Look:
 def looked(loaded: Loaded, slot: str, text: str, heads: Sequence[str] = ()) -> Look:
     """Do the same with a model in memory; what the slot's heads are members of is read from its reports."""
     _readable(text)
-    tokens = encode(loaded, Prompt(id="look", group="look", cluster="look", text=text))
+    tokens = encode(loaded, Prompt(id="look", condition="look", cluster="look", text=text))
     _check(loaded, slot, tokens)
     enlarged = tuple(_head(loaded, slot, str(name)) for name in ([heads] if isinstance(heads, str) else heads))
     attention, logits_1V = _run(loaded, tokens)

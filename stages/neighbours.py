@@ -42,8 +42,8 @@ def main(slot: str) -> None:
 
     loaded = load(slot, attention="sdpa")
     table = tables.ASKED.read(TASK)
-    if unknown := sorted(set(settings.neighbours.silenced) - set(table.group)):
-        allowed = ", ".join(sorted(set(table.group)))
+    if unknown := sorted(set(settings.neighbours.silenced) - set(table.condition)):
+        allowed = ", ".join(sorted(set(table.condition)))
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
     plan = planned(tables.PLANS.read(slot), settings.plan.kinds[0])
     interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
@@ -95,8 +95,10 @@ def labelling(prompt: str) -> str:
 def _asked(rows: list, settings: params.Neighbours) -> list:
     """Return the prompts that heads are silenced on: the first sets of split b of some kinds, labels as given."""
     chosen = []
-    for group in settings.silenced:
-        inside = [row for row in rows if row.group == group and row.split == "b" and labelling(row.id) == "given"]
+    for condition in settings.silenced:
+        inside = [
+            row for row in rows if row.condition == condition and row.split == "b" and labelling(row.id) == "given"
+        ]
         clusters = list(dict.fromkeys(row.cluster for row in inside))[: settings.sets]
         chosen += [row for row in inside if row.cluster in clusters]
     return sorted(chosen, key=lambda row: row.id)
@@ -117,11 +119,11 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
         {
             "prompt": r.row.id,
             "split": r.row.split,
-            "group": r.row.group,
+            "condition": r.row.condition,
             "category": r.row.category,
             "cluster": r.row.cluster,
             "role": labelling(r.row.id),
-            "right": r.row.targets[0].strip(),
+            "right_label": r.row.targets[0].strip(),
             "answer": "" if r.measures["margin"] == 0 else r.row.targets[int(r.measures["margin"] < 0)].strip(),
             "accuracy": r.measures["accuracy"],
             "margin": r.measures["margin"],

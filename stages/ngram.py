@@ -21,7 +21,7 @@ from stages.tasks.prompt import read_text
 
 log = logging.getLogger(__name__)
 
-COLUMNS = "baseline task group measure value low high trials".split()
+COLUMNS = "baseline task condition measure value low high trials".split()
 
 
 def main() -> None:
@@ -48,21 +48,21 @@ def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[di
     if asked.roles:
         prompts = prompts[prompts.role.isin(asked.roles)]
     for prompt in tqdm(prompts.itertuples(index=False), total=len(prompts), desc=f"ngram {task}", unit="prompt"):
-        same = {"task": task, "group": prompt.group, "category": prompt.category, "cluster": prompt.cluster}
+        same = {"task": task, "condition": prompt.condition, "category": prompt.category, "cluster": prompt.cluster}
         for baseline, measures in asked.counted(baselines, prompt).items():
             for measure, value in measures.items():
                 yield same | {"baseline": baseline, "prompt": prompt.id, "measure": measure, "value": value}
 
 
 def summarize(raw: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean per baseline, task, group and measure with its interval; group 'all' is the whole task."""
+    """Return the mean per baseline, task, condition and measure and interval; condition 'all' is the whole task."""
     rows = []
     for (task, baseline, measure), whole in raw.groupby(["task", "baseline", "measure"]):
         column = tasks.of(task).parts
         parts = whole.groupby(column) if column else ()
-        for group, part in [("all", whole), *parts]:
+        for condition, part in [("all", whole), *parts]:
             low, high = interval(part.value, part.cluster, share=measure not in tasks.of(task).falls)
-            row = {"baseline": baseline, "task": task, "group": group, "measure": measure}
+            row = {"baseline": baseline, "task": task, "condition": condition, "measure": measure}
             rows.append(row | {"value": part.value.mean(), "low": low, "high": high, "trials": len(part)})
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -83,7 +83,7 @@ def plan(
         inside = min(len(members), size)
         rng = stream(settings.seed, f"plan/{slot}/{name}")
         sets = controls(heads, name, pool, settings.plan.draws, rng)
-        same = {"family": name, "k": len(heads), "group": family.home_group, "members": inside}
+        same = {"family": name, "k": len(heads), "condition": family.home_condition, "members": inside}
         for kind in settings.plan.kinds:
             level = "" if sets else NONE
             rows.append(same | _row("family", kind, 0, heads, [*home, *beside], level))
@@ -101,7 +101,7 @@ def plan(
     alone = sorted({*named, *(pool.heads[place] for place in order[: settings.plan.sample])})
     for head in alone if asked else []:
         row = _row("single", settings.plan.kinds[0], 0, [head], asked, "")
-        rows.append({"family": "", "k": 1, "group": "", "members": 0} | row)
+        rows.append({"family": "", "k": 1, "condition": "", "members": 0} | row)
     for row in rows:
         where = row["heads"] if row["purpose"] == "single" else f"{row['family']}/{row['k']}"
         row["id"] = "/".join([row["purpose"], where, row["kind"], *([str(row["draw"])] if row["draw"] else [])])
@@ -129,7 +129,7 @@ def sweep(slot: str, best: dict[str, pd.DataFrame], pool: Pool, tasks: list[str]
             rng = stream(settings.seed, f"plan/{slot}/sweep/{name}/{number}")
             sets = controls(heads, name, pool, settings.plan.draws, rng) if number in asked.controlled else []
             inside = len(set(heads) & set(_pairs(best[name][best[name].member_a])))
-            same = {"family": name, "group": "", "members": inside}
+            same = {"family": name, "condition": "", "members": inside}
             before = _pairs(best[name])[: _pairs(best[name]).index(heads[-1])]
             out = written(head for head in before if head not in heads)
             why = "" if sets else NONE if number in asked.controlled else "no control sets asked for"
@@ -160,7 +160,7 @@ def ranked(judged: pd.DataFrame) -> pd.DataFrame:
     """
     rows = judged
     if judged.family.nunique() > 1:
-        rows = judged.assign(score_a=judged.score_a - judged.baseline.fillna(judged.null))
+        rows = judged.assign(score_a=judged.score_a - judged.baseline.fillna(judged.score_null))
     rows = rows.groupby(["layer", "head"], as_index=False)[["score_a", "member", "member_a"]].max()
     rows = rows.astype({"member": bool, "member_a": bool})
     order = ["member_a", "score_a", "layer", "head"]

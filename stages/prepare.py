@@ -35,8 +35,8 @@ def main(task: str) -> None:
             (table.with_reason(why) if why else table).write(rows, task)
         else:
             table.write_empty(task, why=why_not)
-    groups = len({prompt.group for prompt in prompts})
-    log.info("%s: %d prompts in %d groups", task, len(prompts), groups)
+    conditions = len({prompt.condition for prompt in prompts})
+    log.info("%s: %d prompts in %d conditions", task, len(prompts), conditions)
 
 
 if __name__ == "__main__":

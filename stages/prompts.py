@@ -35,7 +35,7 @@ def described(name: str, source: Any, prompts: pd.DataFrame) -> dict[str, Any]:
         "a": split.get("a", 0),
         "b": split.get("b", 0),
         "clusters": prompts.cluster.nunique(),
-        "groups": prompts.group.nunique(),
+        "conditions": prompts.condition.nunique(),
         "prompt": "".join(shown.id),
         "example": "".join(example(row, tasks.of(name).reads) for row in shown.itertuples()),
     }

@@ -166,9 +166,8 @@ def _embedded(loaded, encoded) -> list[np.ndarray]:
     used, place = np.unique(np.concatenate([tokens.ids for tokens in encoded]), return_inverse=True)
     vectors = weight[used].float().cpu().numpy().astype(np.float64)
     vectors -= vectors.mean(0)
-    components = min(COMPONENTS, *vectors.shape)
-    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
-    reduced = (left * values)[:, :components][place]
+    _, axes = np.linalg.eigh(vectors.T @ vectors)  # of increasing variance
+    reduced = (vectors @ axes[:, ::-1][:, : min(COMPONENTS, *vectors.shape)])[place]
     ends = np.cumsum([len(tokens) for tokens in encoded])[:-1]
     return np.split(reduced, ends)
 
@@ -187,7 +186,7 @@ def _passages(path: Path, tokens: int, count: int, seed: int) -> list[Prompt]:
         for place in sorted(order):
             block, text = pieces[place]
             name = f"sinks/{file.stem}/{place:05d}"
-            made = Prompt(id=name, group=TASK, cluster=block, category=file.stem, text=text, tokens=tokens)
+            made = Prompt(id=name, condition=TASK, cluster=block, category=file.stem, text=text, tokens=tokens)
             prompts.append(made)
     return prompts
 

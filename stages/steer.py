@@ -148,7 +148,7 @@ def main(slot: str) -> None:
 
     loaded = load(slot, attention="sdpa")
     prompts = tables.ASKED.read(TASK)
-    prompts = prompts[prompts.group.isin(traced.function)]
+    prompts = prompts[prompts.condition.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _read_whole(loaded, _elsewhere(settings))
     outputs = tables.OUTPUTS.read(slot, TASK)
@@ -158,13 +158,13 @@ def main(slot: str) -> None:
     skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
     todo = []
     for function in functions:
-        of_function, clean = prompts[prompts.group == function], outputs[outputs.group == function]
+        of_function, clean = prompts[prompts.condition == function], outputs[outputs.condition == function]
         asked = _asked(of_function, settings.steer)
         if missing := [name for name, some in asked.items() if some.empty and name != "natural"]:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         others = ranked(traced[traced.function != function])
-        todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.group == function], others))
+        todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.condition == function], others))
     log.info(_announced(slot, loaded, todo, settings.steer))
     record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}

@@ -63,7 +63,7 @@ def main(slot: str) -> None:
     _csv(
         folder / "heads.csv",
         heads.assign(member=heads.member.astype(int), member_a=heads.member_a.astype(int)),
-        "layer head family score score_a score_b null baseline low high q member member_a prompts note",
+        "layer head family score score_a score_b score_null baseline low high q member member_a prompts note",
     )
     _csv(folder / "overlap.csv", overlap(heads))
     with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
@@ -211,7 +211,7 @@ def overlap(heads: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations_with_replacement(members, 2):
         counts = {"family_a": a, "family_b": b, "members_a": int(members[a].sum()), "members_b": int(members[b].sum())}
         rows.append(counts | jaccard(members[a], members[b]))
-    return pd.DataFrame(rows, columns="family_a family_b members_a members_b both jaccard expected corrected".split())
+    return pd.DataFrame(rows, columns="family_a family_b members_a members_b shared jaccard expected corrected".split())
 
 
 def reliability(heads: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:

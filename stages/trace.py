@@ -39,7 +39,7 @@ def main(slot: str) -> None:
     if why:
         return _write_empty(slot, why)
     outputs = tables.OUTPUTS.read(slot, TASK)
-    accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("group").solved.mean()
+    accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("condition").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
     log.info(
         "accuracy with demonstrations, split a: %s",
@@ -55,13 +55,15 @@ def main(slot: str) -> None:
 
     loaded = load(slot, attention="sdpa")
     prompts = tables.ASKED.read(TASK)
-    shuffled = prompts[(prompts.role == "shuffled") & prompts.group.isin(solved)]
-    shuffled = shuffled.assign(turn=shuffled.groupby(["group", "cluster"]).cumcount()).sort_values(["turn", "cluster"])
-    shuffled = shuffled.groupby("group").head(settings.trace.prompts).sort_values("id")
+    shuffled = prompts[(prompts.role == "shuffled") & prompts.condition.isin(solved)]
+    shuffled = shuffled.assign(turn=shuffled.groupby(["condition", "cluster"]).cumcount()).sort_values(
+        ["turn", "cluster"]
+    )
+    shuffled = shuffled.groupby("condition").head(settings.trace.prompts).sort_values("id")
     rows, encoded = fitting(loaded, list(shuffled.itertuples()))
-    means = fitted(outputs[outputs.group.isin(solved)], prompts.set_index("id").cluster, loaded)
-    todo = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if (row.group, half(row)) in means]
-    skipped = left_out(accuracy, settings.trace.solved_above, {(row.group, row.split) for row, _ in todo})
+    means = fitted(outputs[outputs.condition.isin(solved)], prompts.set_index("id").cluster, loaded)
+    todo = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if (row.condition, half(row)) in means]
+    skipped = left_out(accuracy, settings.trace.solved_above, {(row.condition, row.split) for row, _ in todo})
     for function, why in skipped.items():
         log.info("%s: left out: %s", function, why)
     if not todo:
@@ -91,7 +93,7 @@ def main(slot: str) -> None:
 def _traced(loaded, shard: tuple, means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
     """Return the indirect effects of a prompt, (row, tokens); means: see `fitted`."""
     row, tokens = shard
-    return [indirect(loaded, row, tokens, means[row.group, half(row)])]
+    return [indirect(loaded, row, tokens, means[row.condition, half(row)])]
 
 
 def left_out(accuracy: pd.Series, above: float, traced: set[tuple[str, str]]) -> dict[str, str]:
@@ -136,7 +138,7 @@ def fitted(outputs: pd.DataFrame, clusters: pd.Series, loaded) -> dict[tuple[str
     good = outputs[(outputs.split == "a") & outputs.solved.astype(bool)]
     good = good.assign(side=good.prompt.map(clusters).map(_side))
     means = {}
-    for function, of_function in good.groupby("group"):
+    for function, of_function in good.groupby("condition"):
         means[function, "a"] = mean_outputs(of_function, loaded)
         for side, of_side in of_function.groupby("side"):
             means[function, f"a{side}"] = mean_outputs(of_side, loaded)
@@ -157,7 +159,7 @@ def indirect(loaded, row, tokens, means) -> pd.DataFrame:
     scored = last.edited([Edit(), *(Edit(heads={head: means[head]}) for head in heads)])
     base, *patched = (float(np.exp(answer.logprob[number])) for answer in scored)
     layers, numbers = np.array(heads).T
-    same = {"function": row.group, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
+    same = {"function": row.condition, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
     return pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": [value - base for value in patched]})
 
 

@@ -25,13 +25,13 @@ def record(slot: str, /, **changed) -> str:
 
 def arcs(generator: np.random.Generator, layers: int, heads: int, causal: bool) -> pd.DataFrame:
     """Return grammar.csv: gains from -0.15 to 0.4, rises from -0.1 to 0.3; obj leads by most and rises by most."""
-    found = [{"label": "all", "direction": "" if causal else "dep-to-head", "group": "", "trials": 3726,
+    found = [{"label": "all", "direction": "" if causal else "dep-to-head", "label_group": "", "trials": 3726,
               "accuracy": 0.578, "low": 0.561,
               "high": 0.597, "baseline": 0.450, "gain": 0.128, "gain_low": 0.110, "gain_high": 0.147,
               "note": ""}]  # fmt: skip
     for label in LABELS:
         for direction in DIRECTIONS:
-            row = {"label": label, "direction": direction, "group": GROUP[label], "note": ""}
+            row = {"label": label, "direction": direction, "label_group": GROUP[label], "note": ""}
             if label in RARE:
                 if RARE[label]:
                     note = f"{RARE[label]} query words in one half of the sentences: fewer than 20"
@@ -44,7 +44,11 @@ def arcs(generator: np.random.Generator, layers: int, heads: int, causal: bool) 
             side = 1 if causal else generator.choice([-1, 1])
             row |= {"queries": 2 * trials, "trials": trials, "layer": generator.integers(layers)}
             row |= {"head": generator.integers(heads), "accuracy": baseline + gain, "low": baseline + gain - half}
-            row |= {"high": baseline + gain + half, "offset": side * generator.integers(1, 5), "baseline": baseline}
+            row |= {
+                "high": baseline + gain + half,
+                "best_offset": side * generator.integers(1, 5),
+                "baseline": baseline,
+            }
             row |= {"gain": gain, "gain_low": gain - half, "gain_high": gain + half, "mass": (baseline + gain) / 2}
             row |= {"mass_null": 0.02, "sink": 0.4, "sink_elsewhere": 0.4 + rise, "rise": rise}
             row |= {"rise_low": rise - half, "rise_high": rise + half, "others": others}
@@ -63,7 +67,7 @@ def heads(generator: np.random.Generator, grammar: pd.DataFrame, layers: int, he
                 score = row.accuracy if chosen else row.baseline * generator.beta(2, 3)
                 found.append({
                     "layer": layer, "head": head, "family": name(row.label, row.direction), "score": score,
-                    "null": row.baseline, "baseline": row.baseline, "low": score - 0.05, "high": score + 0.05,
+                    "score_null": row.baseline, "baseline": row.baseline, "low": score - 0.05, "high": score + 0.05,
                     "q": 0.001 if chosen and row.members else 0.7, "member": int(chosen and row.members),
                     "score_a": score, "score_b": score, "member_a": int(chosen and row.members),
                     "prompts": 200, "note": "",
@@ -92,9 +96,9 @@ def effects(
     """Return effects.csv: families of `HARM` do more harm than any control set, the others less than `draws` // 2."""
     rows: list[dict] = []
 
-    def intact(task, group, measure, value, trials, half, note=""):
+    def intact(task, condition, measure, value, trials, half, note=""):
         bounds = {"low": value - half, "high": value + half} if trials >= 8 else {}
-        rows.append({"purpose": "none", "task": task, "group": group, "measure": measure, "value": value,
+        rows.append({"purpose": "none", "task": task, "condition": condition, "measure": measure, "value": value,
                      "trials": trials, "clusters": trials, "note": note} | bounds)  # fmt: skip
 
     for task, measure, value, trials in INTACT:
@@ -113,8 +117,14 @@ def effects(
         for task, measure, value, trials in tasks:
             if task not in (*home, "blimp"):
                 continue
-            group = family.removeprefix("iteration:") if task == "iteration" else "all"
-            where = same | {"task": task, "group": group, "measure": measure, "trials": trials, "clusters": trials}
+            condition = family.removeprefix("iteration:") if task == "iteration" else "all"
+            where = same | {
+                "task": task,
+                "condition": condition,
+                "measure": measure,
+                "trials": trials,
+                "clusters": trials,
+            }
             harm = HARM.get((family, task), 0.0)
             moved = harm + generator.uniform(-0.01, 0.01)
             row = where | {"purpose": "family", "kind": "mean", "intact": value, "value": value + moved,

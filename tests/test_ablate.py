@@ -17,20 +17,22 @@ ROOT = Path(__file__).parents[1]
 FIELDS = tables.PLANS.names
 
 
-def planned(id: str, purpose: str, heads: str, tasks: list[str], kind: str = "mean", group: str = "", draw: int = 0):
+def planned(
+    id: str, purpose: str, heads: str, tasks: list[str], kind: str = "mean", condition: str = "", draw: int = 0
+):
     """A row of the plan."""
-    values = (id, purpose, "f", len(heads.split()), kind, draw, heads, 0, tasks, group, "")
+    values = (id, purpose, "f", len(heads.split()), kind, draw, heads, 0, tasks, condition, "")
     return dict(zip(FIELDS, values, strict=True))
 
 
-def table(number: int, groups: int = 3, categories: int = 1, clusters: int = 4) -> pd.DataFrame:
-    """Prompts 0, 1, ... of as many groups, categories (of groups) and clusters (in a group), in turn."""
+def table(number: int, conditions: int = 3, categories: int = 1, clusters: int = 4) -> pd.DataFrame:
+    """Prompts 0, 1, ... of as many conditions, categories (of conditions) and clusters (in a condition), in turn."""
     rows = [
         {
             "id": f"p{n:03}",
-            "group": f"g{n % groups}",
-            "category": f"c{n % groups % categories}",
-            "cluster": f"g{n % groups}/{n // groups % clusters}",
+            "condition": f"g{n % conditions}",
+            "category": f"c{n % conditions % categories}",
+            "cluster": f"g{n % conditions}/{n // conditions % clusters}",
         }
         for n in range(number)
     ]
@@ -38,21 +40,21 @@ def table(number: int, groups: int = 3, categories: int = 1, clusters: int = 4) 
 
 
 def test_prompts_are_spread_over_categories_groups_and_clusters():
-    prompts = table(60, groups=6, categories=3, clusters=10)  # one prompt in a cluster
+    prompts = table(60, conditions=6, categories=3, clusters=10)  # one prompt in a cluster
     for count in (3, 6, 12, 30):
         taken = ablate.spread(prompts, count)
         assert len(taken) == count and set(taken.category.value_counts()) == {count // 3}
-        assert taken.cluster.nunique() == count and taken.group.nunique() == min(6, count)
+        assert taken.cluster.nunique() == count and taken.condition.nunique() == min(6, count)
     shuffled = prompts.sample(frac=1, random_state=0)
     assert ablate.spread(shuffled, 30).id.tolist() == ablate.spread(prompts, 30).id.tolist()
     assert ablate.spread(prompts, 12).id.tolist() == ablate.spread(prompts, 30).id.tolist()[:12]
 
 
 def test_two_prompts_of_a_cluster_are_taken_together():
-    taken = ablate.spread(table(96, groups=4, clusters=6), 24)  # four prompts in a cluster
+    taken = ablate.spread(table(96, conditions=4, clusters=6), 24)  # four prompts in a cluster
     assert taken.cluster.nunique() == 12 and set(taken.cluster.value_counts()) == {2}
-    assert set(taken.group.value_counts()) == {6} and taken.cluster.head(16).nunique() == 8
-    assert ablate.spread(table(96, groups=4, clusters=6), 96).id.is_unique
+    assert set(taken.condition.value_counts()) == {6} and taken.cluster.head(16).nunique() == 8
+    assert ablate.spread(table(96, conditions=4, clusters=6), 96).id.is_unique
 
 
 def test_single_heads_get_the_first_prompts_and_groups_their_own():
@@ -61,8 +63,8 @@ def test_single_heads_get_the_first_prompts_and_groups_their_own():
         [
             planned("whole", "family", "L0H0", ["text", "elsewhere"]),
             planned("alone", "single", "L0H1", ["text"]),
-            planned("some", "control", "L1H0", ["text"], group="g1"),
-            planned("all", "family", "L1H0", ["text"], group="no such group here"),
+            planned("some", "control", "L1H0", ["text"], condition="g1"),
+            planned("all", "family", "L1H0", ["text"], condition="no such condition here"),
             planned("other", "family", "L1H0", ["elsewhere"]),
         ]
     )
@@ -76,7 +78,7 @@ def test_single_heads_get_the_first_prompts_and_groups_their_own():
     order = ablate.spread(prompts, 9).id.tolist()
     assert sorted(on["whole"]) == sorted(on["all"]) == sorted(order)
     assert sorted(on["alone"]) == sorted(order[:4])
-    inside = ablate.spread(prompts[prompts.group == "g1"], 9).id.tolist()
+    inside = ablate.spread(prompts[prompts.condition == "g1"], 9).id.tolist()
     assert sorted(on["some"]) == sorted(inside) and len(inside) == 9 and "other" not in on
     every = [row.id for shard in made for row in shard.prompts]
     assert len(every) == len(set(every))
@@ -169,7 +171,7 @@ def test_an_unknown_kind_names_those_there_are(slot):
 
 def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
     prompts = pd.DataFrame(columns=tables.PROMPTS.names)
-    prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "group": "antonym", "category": ""}
+    prompts.loc[0] = {"id": "icl/0", "split": "b", "role": "clean", "condition": "antonym", "category": ""}
     unsolved = pd.DataFrame({"function": []})
     monkeypatch.setattr(tables.Table, "read", lambda table, *_, **__: prompts if table is tables.ASKED else unsolved)
     kept = ablate.silenced_on("decoder", "icl", params.load(ROOT / "tests/params.yaml"))

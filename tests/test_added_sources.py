@@ -26,7 +26,7 @@ def test_a_function_is_added_to_the_lexicon_and_changes_no_other(tmp_path):
     pairs = [{"input": f"word{number}", "output": f"{number}word"} for number in range(80)]
     (tmp_path / "turned.json").write_text(json.dumps(pairs))
     after = build("icl", tmp_path)
-    assert {prompt.group for prompt in after} - {prompt.group for prompt in before} == {"turned"}
+    assert {prompt.condition for prompt in after} - {prompt.condition for prompt in before} == {"turned"}
     assert set(before) < set(after)
     (tmp_path / "turned.json").rename(tmp_path / "antonym.json")
     with pytest.raises(UserError, match=r"antonym\.json: functions\.yaml beside it has this function as well"):
@@ -47,7 +47,7 @@ def test_a_paradigm_is_added_to_the_builtin_ones(tmp_path):
     row = {"sentence_good": "It is.", "sentence_bad": "It are.", "linguistics_term": "mine", "UID": "mine", "pairID": 0}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     (added,) = set(build("blimp", tmp_path)) - set(before)
-    assert added.group == added.category == "mine" and added.targets == (" It is.", " It are.")
+    assert added.condition == added.category == "mine" and added.targets == (" It is.", " It are.")
 
 
 def test_a_needle_is_added_to_the_builtin_ones(tmp_path):

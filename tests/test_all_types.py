@@ -93,7 +93,7 @@ def test_statistics_by_loops():
     found = naive(weights, asked, special=np.zeros(3, dtype=bool))
     np.testing.assert_allclose(found["mass"], [0.75, 0.4])
     np.testing.assert_allclose(found["hits"], [1, 0])
-    np.testing.assert_allclose(found["null"], [0.25, 0.6])  # key 0 alone, and one visible target
+    np.testing.assert_allclose(found["mass_null"], [0.25, 0.6])  # key 0 alone, and one visible target
 
 
 def test_a_learned_sink_by_loops():
@@ -101,4 +101,4 @@ def test_a_learned_sink_by_loops():
     weights = np.array([[[1, 0], [0.2, 0.5]]])
     asked = Relation(np.array([1]), np.array([[False, True]]), sink=True)
     found = naive(weights, asked, special=np.zeros(2, dtype=bool), sink=True)
-    np.testing.assert_allclose([found["mass"], found["null"]], [[0.8], [0.4]])
+    np.testing.assert_allclose([found["mass"], found["mass_null"]], [[0.8], [0.4]])

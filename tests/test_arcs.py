@@ -26,8 +26,8 @@ def relations(rng: np.random.Generator, prompts: int = 60) -> pd.DataFrame:
                 rows.append(
                     {"prompt": f"p{number:02d}", "split": split, "cluster": f"p{number:02d}", "layer": 0, "head": head,
                      "relation": relation, "queries": queries, "mass": hits / 2, "hits": np.nan, "hits_word": hits,
-                     "sink": sink, "sink_elsewhere": sink + 0.1 * head, "null": 0.01,
-                     "baseline": float(rng.binomial(queries, 0.3)) / queries, "offset": 2, "recalled": np.nan}
+                     "sink": sink, "sink_elsewhere": sink + 0.1 * head, "mass_null": 0.01,
+                     "baseline": float(rng.binomial(queries, 0.3)) / queries, "best_offset": 2, "recalled": np.nan}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -55,7 +55,7 @@ def test_the_head_is_chosen_on_split_a_and_reported_on_split_b():
     )
     assert row.accuracy == pytest.approx(hits / row.trials) and row.baseline == pytest.approx(base / row.trials)
     assert row.gain == pytest.approx(row.accuracy - row.baseline) and row.gain_low < row.gain < row.gain_high
-    assert row.low < row.accuracy < row.high and row.offset == 2
+    assert row.low < row.accuracy < row.high and row.best_offset == 2
 
 
 def test_rise_is_the_sink_attention_without_the_relation_minus_with_it():

@@ -12,10 +12,10 @@ def measured(change: float) -> pd.DataFrame:
     for layer in range(2):
         for head in range(2):
             far = layer == head == 1
-            rows.append({"layer": layer, "head": head, "key_head": 0, "window": None, "key_change": 0.1, "mass": 0.1,
-                         "change": change if far else 0.01, "logprob": -change if far else 0.0, "key_logprob": 0.0,
-                         "mass_answer": 0.2 * head, "wu": 0.1 * head, "induction": 0.0, "echo": 0.0,
-                         "prompts": 20 if far else 2, "key_prompts": 20, "weighed": 2})  # fmt: skip
+            rows.append({"layer": layer, "head": head, "key_head": 0, "layer_window": None, "key_change": 0.1,
+                         "mass": 0.1, "change": change if far else 0.01, "logprob": -change if far else 0.0,
+                         "key_logprob": 0.0, "mass_answer": 0.2 * head, "wu": 0.1 * head, "induction": 0.0,
+                         "echo": 0.0, "prompts": 20 if far else 2, "key_prompts": 20, "weighed": 2})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -29,7 +29,7 @@ def cached(gate: float, none: float, random: list[float]) -> pd.DataFrame:
     for prompt in range(20):
         for method, share, draw, value in tried:
             held = full.get((method, share), "L0K0 L1K0" if draw < 3 else "L0K0 L0K1")
-            rows.append({"task": "needle", "measure": "recall", "method": method, "share": share, "full": held,
+            rows.append({"task": "needle", "measure": "recall", "method": method, "share": share, "kept_heads": held,
                          "kept": round(4 * share), "draw": draw, "entries": 0.6, "prompt": f"p{prompt}",
                          "cluster": f"p{prompt}", "value": value})  # fmt: skip
     return caching.table(pd.DataFrame(rows))
@@ -101,7 +101,7 @@ def test_the_page_says_why_nothing_was_cut(tmp_path):
 def test_definitions_are_counted_and_compared_over_heads():
     table = caching.overlap(measured(0.5), THRESHOLDS).set_index(["a", "b"])
     assert table.heads_a["gate", "gate"] == 1 and table.heads_a["mass", "mass"] == 4
-    assert table.both["gate", "wu"] == 1 and table.heads_b["gate", "wu"] == 2
+    assert table.shared["gate", "wu"] == 1 and table.heads_b["gate", "wu"] == 2
     assert table.spearman["gate", "wu"] == pytest.approx(1 / 3**0.5)
     without = measured(0.5).drop(columns="wu").assign(wu=None)
     assert "wu" not in set(caching.overlap(without, THRESHOLDS).a)

@@ -39,14 +39,14 @@ def table(name: str, rows: list[dict]) -> str:
 
 def heads(scores: dict) -> str:
     return table("heads", [
-        {"layer": layer, "head": head, "family": family, "score": score, "low": low, "high": high, "null": 0.01,
+        {"layer": layer, "head": head, "family": family, "score": score, "low": low, "high": high, "score_null": 0.01,
          "q": 0.001, "member": member, "prompts": 20}
         for family, cells in scores.items() for (layer, head), (score, low, high, member) in cells.items()
     ])  # fmt: skip
 
 
 def effects(accuracy: tuple = (0.8, 0.7, 0.9), loss: float = 2.0, change: float = -0.5, p: float = 0.05) -> str:
-    row = {"group": "all", "trials": 40, "clusters": 40}
+    row = {"condition": "all", "trials": 40, "clusters": 40}
     whole = [
         row | {"purpose": "none", "task": "icl", "measure": "accuracy",
                **dict(zip(("value", "low", "high"), accuracy, strict=True))},

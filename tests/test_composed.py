@@ -43,10 +43,12 @@ def test_answers_are_both_functions_and_no_answer_begins_another():
 
 def test_prompts_ask_words_that_chose_nothing_and_demonstrate_others():
     prompts = tasks.of("composed").build(settings(), 17)
-    assert "capitalize of singular-plural" in {prompt.group for prompt in prompts}
+    assert "capitalize of singular-plural" in {prompt.condition for prompt in prompts}
     single = {p.id: p for p in tasks.of("icl").build(icl_settings(), 17)}
-    chosen = {p.text.rpartition("Q: ")[2] for p in single.values() if p.group == "singular-plural" and p.split == "a"}
-    plurals = [p for p in prompts if p.group == "capitalize of singular-plural"]
+    chosen = {
+        p.text.rpartition("Q: ")[2] for p in single.values() if p.condition == "singular-plural" and p.split == "a"
+    }
+    plurals = [p for p in prompts if p.condition == "capitalize of singular-plural"]
     asked = {(p.role, p.split): {q.text.rpartition("Q: ")[2] for q in plurals if (q.role, q.split) == (p.role, p.split)}
              for p in plurals}  # fmt: skip
     assert not asked["zero_shot", "b"] & chosen and asked["zero_shot", "b"] == asked["clean", "b"]
@@ -59,7 +61,7 @@ def test_prompts_ask_words_that_chose_nothing_and_demonstrate_others():
             and (prompt.text + prompt.targets[0])[prompt.relations[0].query_start : prompt.relations[0].query_end]
             == prompt.targets[0].strip()
         )
-    copied = [p for p in prompts if p.group == COPY]
+    copied = [p for p in prompts if p.condition == COPY]
     assert all(p.text.rpartition("Q: ")[2] == f"{p.targets[0].strip()}\nA:" for p in copied)
     assert parts("capitalize of singular-plural") == ("singular-plural", "capitalize")
 

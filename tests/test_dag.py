@@ -231,14 +231,14 @@ def test_numbers_of_the_readme_are_those_of_the_reports():
     written = [f"{value:.2f}"[1:] for value in (fed.intact, fed.value, others.effect, steered["heads"])]
     assert f"from {written[0]} to {written[1]}" in said and f"cost {written[2]} together" in said
     assert f"{written[3]} of answers right" in said and f"{steered['control']:.3f}"[1:] + " with as many" in said
-    silenced = pd.read_csv(folder / "switch.csv").query("group == 'all' and measure == 'accuracy' and k == 4")
+    silenced = pd.read_csv(folder / "switch.csv").query("condition == 'all' and measure == 'accuracy' and k == 4")
     left = {row.family: f"{row.value:.2f}"[1:] for row in silenced.itertuples()}
     assert f"{left['function']} of {silenced.trials.iloc[0]} prompts" in said and f"heads {left['induction']} (" in said
     moved = pd.read_csv(folder / "shifts.csv")
     moved = moved.query("function == 'antonym' and vector == 'heads' and measure == 'other'")
     there, back = (f"{moved[(moved.factor == 1) & (moved.asked == side)].value.iloc[0]:.2f}"[1:] for side in "xy")
     assert f"from x to y ({there}) and from y to x ({back})" in said
-    alike = pd.read_csv(folder / "neighbours.csv").query("group == 'made_up' and language == 'japanese'")
+    alike = pd.read_csv(folder / "neighbours.csv").query("condition == 'made_up' and language == 'japanese'")
     apart = alike[alike.measure == "accuracy_no_shared_token"].value.iloc[0]
     assert f"without a token in common ({apart:.2f}".replace("(0", "(") in said
 

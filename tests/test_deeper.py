@@ -112,7 +112,7 @@ def test_the_page_shows_a_study_of_the_same_weights_and_says_when_params_have_ch
 
 
 def of_insert(what: str, measure: str, share: float, layer: int = 1, number: int = 20) -> list[dict]:
-    same = {"part": "insert", "group": "invented", "what": what, "measure": measure, "layer": layer}
+    same = {"part": "insert", "condition": "invented", "what": what, "measure": measure, "layer": layer}
     return [row(cluster=f"c{n}", value=float(n < share * number), **same) for n in range(number)]
 
 

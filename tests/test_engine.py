@@ -32,7 +32,7 @@ TEXTS = ["the cat sees the dog of the old house", "a bird likes it", "the new tr
 
 def row(number: int, cluster: str = "", **more) -> Row:
     """A prompt as a row of the prompts table gives it."""
-    made = Prompt(id=f"t/g/{number}", group="g", cluster=cluster or str(number), **more)
+    made = Prompt(id=f"t/g/{number}", condition="g", cluster=cluster or str(number), **more)
     return Row(*(getattr(made, field.name) for field in fields(made)))
 
 

@@ -19,7 +19,7 @@ from stages.store import paths, tables
 from stages.tasks.prompt import Prompt
 
 TEXT = " the cat sees the dog and the cat likes the dog"
-PROMPT = Prompt(id="text/long/0000", group="long", cluster="c", text=TEXT, role="long")
+PROMPT = Prompt(id="text/long/0000", condition="long", cluster="c", text=TEXT, role="long")
 
 
 def example(name: str, family: str, most: int = 48):

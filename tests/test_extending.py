@@ -63,7 +63,7 @@ from stages.tasks.prompt import Prompt
 def build(settings, seed: int) -> list[Prompt]:
     """Build prompts whose answer is the next letter."""
     return [
-        Prompt(id=f"counts/{n:02d}", group="counts", cluster=f"{n}", text=f"{n} {n} {n}", targets=(f" {n}",))
+        Prompt(id=f"counts/{n:02d}", condition="counts", cluster=f"{n}", text=f"{n} {n} {n}", targets=(f" {n}",))
         for n in range(settings.prompts)
     ]
 '''

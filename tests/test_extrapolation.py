@@ -36,9 +36,9 @@ def asked(prompt) -> tuple[str, str]:
 
 
 def test_answers_are_right_and_end(prompts):
-    pairs = {(p.group, p.category): [] for p in prompts}
+    pairs = {(p.condition, p.category): [] for p in prompts}
     for prompt in prompts:
-        pairs[prompt.group, prompt.category].append(asked(prompt))
+        pairs[prompt.condition, prompt.category].append(asked(prompt))
         assert prompt.text.endswith(f"Q: {asked(prompt)[0]}\nA:")
         assert prompt.targets[0] == f" {asked(prompt)[1]}" + ("\n\n" if prompt.role == "clean" else "\n")
     rules = {"copy": lambda x: x, "capitalize": str.capitalize, "lowercase": str.lower, "first_letter": lambda x: x[0],
@@ -64,8 +64,8 @@ def test_demonstrations_hold_no_word_that_is_asked_and_usual_words_are_questions
         assert f"Q: {asked(prompt)[0]}\n" not in shown
         assert shown.count("Q:") == (10 if prompt.role == "clean" else 0)
         if prompt.category == "usual":
-            pairs = known[FUNCTIONS[prompt.group].like][1]
-            _, questions = parted(FUNCTIONS[prompt.group].like, len(pairs), 17)
+            pairs = known[FUNCTIONS[prompt.condition].like][1]
+            _, questions = parted(FUNCTIONS[prompt.condition].like, len(pairs), 17)
             half = [pairs[item][0] for item in questions["ab".index(prompt.split) :: 2]]
             assert asked(prompt)[0] in half  # icl asks it in the same split: no vector is reported on what chose it
 
@@ -111,7 +111,7 @@ def answers(rows) -> pd.DataFrame:
     """Rows (function, category, word tokens, answer tokens, right, how many)."""
     table = [
         {"prompt": f"{f}/{c}-{w}-{n}", "function": f, "category": c, "split": "b", "cluster": f"{f}/{c}{w}{a}{n}{ok}",
-         "word_tokens": w, "answer_tokens": a, "right": ok, "ended": ok, "forced": ok}
+         "word_tokens": w, "answer_tokens": a, "correct": ok, "ended": ok, "forced": ok}
         for f, c, w, a, ok, count in rows
         for n in range(count)
     ]  # fmt: skip
@@ -120,7 +120,7 @@ def answers(rows) -> pd.DataFrame:
 
 EMPTY = (
     pd.DataFrame(columns=["function", "context", "correct", "vector", "cluster"]),
-    pd.DataFrame(columns=["task", "group", "measure", "value", "baseline", "category", "cluster"]),
+    pd.DataFrame(columns=["task", "condition", "measure", "value", "baseline", "category", "cluster"]),
 )
 
 

@@ -30,14 +30,14 @@ def test_every_subject_is_asked_in_every_way_and_in_one_split():
     prompts = build()
     of_subject: dict[str, list] = {}
     for prompt in prompts:
-        assert prompt.cluster == f"{prompt.group}/{word(prompt)}"
+        assert prompt.cluster == f"{prompt.condition}/{word(prompt)}"
         of_subject.setdefault(prompt.cluster, []).append(prompt)
     assert len({p.id for p in prompts}) == len(prompts)
     for asked in of_subject.values():
         assert len({p.split for p in asked}) == len({p.targets for p in asked}) == 1
         roles = {p.role for p in asked}
         whole = {"main", *(f"{kind}-{n}" for kind in ("prefixed", "paraphrase", "shown") for n in (0, 1))}
-        assert roles == (whole if asked[0].group == "capital" else {"main"})
+        assert roles == (whole if asked[0].condition == "capital" else {"main"})
     for split in "ab":
         inside = [p for p in prompts if p.split == split and p.role == "main"]
         assert sum(p.category == "known" for p in inside) >= 20 <= sum(p.category == "invented" for p in inside)
@@ -45,7 +45,7 @@ def test_every_subject_is_asked_in_every_way_and_in_one_split():
 
 def test_demonstrations_show_nothing_that_is_asked():
     prompts = build()
-    subjects = {word(p) for p in prompts if p.group == "capital"}
+    subjects = {word(p) for p in prompts if p.condition == "capital"}
     shown = [p for p in prompts if p.role.startswith("shown")]
     for p in shown:
         assert p.text.count("Country:") == SECTION["shots"] + 1

@@ -123,7 +123,7 @@ def test_of_members_it_says_what_the_reports_say_of_this_very_model(tmp_path):
     for path in paths:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(record))
-    heads = ["layer,head,family,score,score_a,score_b,null,baseline,low,high,q,member,member_a,prompts,note"]
+    heads = ["layer,head,family,score,score_a,score_b,score_null,baseline,low,high,q,member,member_a,prompts,note"]
     heads += [f"{n // 4},{n % 4},induction,0.5{n},.5,.5,0.04,,.4,.6,.001,{int(n == 6)},0,9," for n in range(12)]
     paths[1].with_name("heads.csv").write_text("\n".join(heads))
     assert folder.is_dir()

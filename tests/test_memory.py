@@ -233,7 +233,14 @@ def test_an_area_is_the_chance_of_a_higher_score():
 
 
 def row(**fields) -> dict:
-    same = {"part": "lookup", "what": "interchange", "layer": 0, "group": "capital", "split": "b", "measure": "donor"}
+    same = {
+        "part": "lookup",
+        "what": "interchange",
+        "layer": 0,
+        "condition": "capital",
+        "split": "b",
+        "measure": "donor",
+    }
     return same | fields
 
 
@@ -270,11 +277,11 @@ def raw_rows(decides: bool) -> list[dict]:
         add(here, layer=layer)
         add(not here, layer=layer, measure="own")
         add(not here, layer=layer, what="mean", measure="own")
-        add(0.5 if here else 1, layer=layer, what="mean", measure="own", group="copy")
+        add(0.5 if here else 1, layer=layer, what="mean", measure="own", condition="copy")
         add(layer == 2, layer=layer, what="attention_interchange")
-    for group in ("capital", "copy"):
-        add(1, layer=-1, what="intact", measure="own", group=group)
-    same = {"part": "insert", "layer": 1, "group": "invented"}
+    for condition in ("capital", "copy"):
+        add(1, layer=-1, what="intact", measure="own", condition=condition)
+    same = {"part": "insert", "layer": 1, "condition": "invented"}
     for what, share in (("edit", 1), ("identity", 1), ("joint-10", 1), ("summed-10", 0.2), ("random", 0)):
         add(share if decides else 0.5, what=what, measure="efficacy", **same)
     for measure, share in (("text_kl", 0.05), ("text_loss", 0), ("neighbours", 1), ("hijacked", 0.5)):
@@ -282,13 +289,13 @@ def raw_rows(decides: bool) -> list[dict]:
     add(1, what="identity", measure="text_kl", **same)
     rows += [row(what="adapter", measure=m, cluster="c0", value=v, **same) for m, v in
              (("second_singular", 2e-6), ("reload", 4e-5))]  # fmt: skip
-    for group, share in (("known", 1), ("invented", 0.9 if decides else 0.1)):
-        add(share, part="miss", what="main_after", layer=-1, group=group, measure="right")
-        add(1, part="miss", what="shown_after", layer=-1, group=group, measure="agreement")
-        add(0.5, part="miss", what="main_after", layer=-1, group=group, measure="entropy")
-    for group, share in (("known", 1), ("invented", 0.1 if decides else 1)):
-        add(share, part="miss", what="shown", layer=-1, group=group, measure="agreement")
-        add(1 if decides and group == "invented" else 0.5, part="miss", what="main", layer=-1, group=group,
+    for condition, share in (("known", 1), ("invented", 0.9 if decides else 0.1)):
+        add(share, part="miss", what="main_after", layer=-1, condition=condition, measure="right")
+        add(1, part="miss", what="shown_after", layer=-1, condition=condition, measure="agreement")
+        add(0.5, part="miss", what="main_after", layer=-1, condition=condition, measure="entropy")
+    for condition, share in (("known", 1), ("invented", 0.1 if decides else 1)):
+        add(share, part="miss", what="shown", layer=-1, condition=condition, measure="agreement")
+        add(1 if decides and condition == "invented" else 0.5, part="miss", what="main", layer=-1, condition=condition,
             measure="entropy")  # fmt: skip
     return rows
 

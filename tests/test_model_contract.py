@@ -49,7 +49,7 @@ def test_head_outputs_are_weights_times_values(name):
             assert [h for h in range(layer.heads) if slope[:, h].abs().max() > 0] == [head]
 
 
-STATISTICS = ("mass", "hits", "null", "over_half", "over_half_null")
+STATISTICS = ("mass", "hits", "mass_null", "over_half", "over_half_null")
 
 
 @pytest.mark.parametrize("name", TEXTUAL)

@@ -22,7 +22,7 @@ from stages.tasks.text.task import STRIDE
 
 
 def row(name: str, **fields) -> SimpleNamespace:
-    return SimpleNamespace(**asdict(Prompt(**({"id": f"t/g/{name}", "group": "g", "cluster": name} | fields))))
+    return SimpleNamespace(**asdict(Prompt(**({"id": f"t/g/{name}", "condition": "g", "cluster": name} | fields))))
 
 
 PAIRS = [
@@ -140,7 +140,8 @@ def test_batches_cover_all_prompts_in_a_fixed_order_within_the_budget():
     assert sorted(index for batch in made for index in batch) == list(range(20))
     assert all(len(batch) * max(len(prompts[i]) for i in batch) <= 30 for batch in made)
     assert made == list(batches(prompts, 30, [1] * 20))
-    assert all(len(batch) <= 3 for batch in batches(prompts, 10_000, [170] * 20))
+    assert all(len(batch) <= 3 for batch in batches(prompts, 4095, [170] * 20))
+    assert max(map(len, batches(prompts, 4096, [170] * 20))) == 6  # larger batches read as many times more rows
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2"])

@@ -120,7 +120,7 @@ def test_windows_and_masks_come_from_the_weights():
     ahead = Relation(np.arange(22), np.eye(23, dtype=bool)[1:])  # the next token: nothing for a causal triangle
     means = measure(loaded, [tokens], [{"next": ahead}]).means[0]["next"].values
     assert means["mass"].max() > 0.01
-    np.testing.assert_allclose(means["null"], (1 - means["mass"] - first_and_self(loaded, tokens)) / 21, atol=0.05)
+    np.testing.assert_allclose(means["mass_null"], (1 - means["mass"] - first_and_self(loaded, tokens)) / 21, atol=0.05)
 
 
 def first_and_self(loaded, tokens) -> np.ndarray:

@@ -55,7 +55,7 @@ OTHERS = {
 
 
 def pair(name: str, good: str, bad: str) -> SimpleNamespace:
-    prompt = Prompt(id=f"blimp/g/{name}", group="g", category="c", cluster=name, targets=(good, bad))
+    prompt = Prompt(id=f"blimp/g/{name}", condition="g", category="c", cluster=name, targets=(good, bad))
     return SimpleNamespace(**asdict(prompt))
 
 
@@ -217,10 +217,10 @@ def test_a_masked_slot_is_scored_intact_and_says_what_is_not_measured(slot, tmp_
     }
     assert set(raw.intervention) == {"none"} and (raw.value == raw.intact).all()
     effects = pd.read_csv(report / "effects.csv")
-    whole = effects[(effects.group == "all") & (effects.measure == "accuracy")]
+    whole = effects[(effects.condition == "all") & (effects.measure == "accuracy")]
     accuracy = raw[raw.measure == "accuracy"].value.mean()
     assert whole.value.tolist() == pytest.approx([accuracy], abs=1e-4) and whole.trials.tolist() == [67]
-    assert set(effects.group) == {"all", *pairs.category}
+    assert set(effects.condition) == {"all", *pairs.category}
     assert json.loads((report / "metrics.json").read_text())["blimp"] == {
         "accuracy": pytest.approx(accuracy, abs=1e-5),
         "trials": 67,

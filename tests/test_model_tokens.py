@@ -21,7 +21,7 @@ DECODER, ENCODER = make("gpt2"), make("bert")
 
 
 def row(**fields) -> SimpleNamespace:
-    return SimpleNamespace(**asdict(Prompt(**({"id": "t/g/0", "group": "g", "cluster": "c"} | fields))))
+    return SimpleNamespace(**asdict(Prompt(**({"id": "t/g/0", "condition": "g", "cluster": "c"} | fields))))
 
 
 def spell(loaded, tokens, at) -> str:

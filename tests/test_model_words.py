@@ -95,7 +95,7 @@ def naive(loaded, prompt) -> dict[str, dict[str, np.ndarray]]:
             found[f"grammar:{label}:{direction}"] = {
                 "mass": np.mean(mass, axis=0),
                 "hits_word": np.mean(hits, axis=0),
-                "null": mean_of_numbers(null),
+                "mass_null": mean_of_numbers(null),
                 "sink": np.mean(sink, axis=0),
                 "sink_elsewhere": np.mean(rest, axis=0) if rest else np.full(weights.shape[:2], np.nan),
             }
@@ -120,7 +120,7 @@ def test_scores_of_100_sentences_equal_loops_over_words(name, block, monkeypatch
             for relation, values in wanted.items():
                 means = found[relation].values
                 assert np.array_equal(means["hits_word"], values["hits_word"].astype(np.float32)), relation
-                for statistic in ("mass", "null", "sink", "sink_elsewhere"):
+                for statistic in ("mass", "mass_null", "sink", "sink_elsewhere"):
                     np.testing.assert_allclose(means[statistic], values[statistic], atol=2e-6, err_msg=statistic)
                 counted += 1
     assert counted > len(prompts)

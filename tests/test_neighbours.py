@@ -54,24 +54,24 @@ def test_what_items_share_is_what_their_kind_says(built):
     for prompt in built:
         items, query = shown(prompt)
         exact = [item == query for item, _, like, _ in items if like]
-        assert sum(exact) == (prompt.group == "repeated")
-        if prompt.group.endswith("disjoint"):
-            size = 1 if "katakana" in prompt.group else 2
+        assert sum(exact) == (prompt.condition == "repeated")
+        if prompt.condition.endswith("disjoint"):
+            size = 1 if "katakana" in prompt.condition else 2
             syllables = {query[at : at + size] for at in range(0, len(query), size)}
             assert not any(piece in item for item, *_ in items for piece in syllables)
-        if prompt.group == "forms_latin":
+        if prompt.condition == "forms_latin":
             assert all((item[4:] == query[4:]) == like for item, _, like, _ in items)
 
 
 def test_splits_share_no_item_of_the_lexicon_and_have_the_sets_asked_for(built):
-    sets = Counter((group, split) for group, split, _ in {(p.group, p.split, p.cluster) for p in built})
-    assert {sets[group, "a"] for group, _ in sets} == {SECTION["choose"]}
-    assert {sets[group, "b"] for group, _ in sets} == {SECTION["report"]}
-    swapped = Counter(p.group for p in built if p.id.endswith("#swapped"))
+    sets = Counter((condition, split) for condition, split, _ in {(p.condition, p.split, p.cluster) for p in built})
+    assert {sets[condition, "a"] for condition, _ in sets} == {SECTION["choose"]}
+    assert {sets[condition, "b"] for condition, _ in sets} == {SECTION["report"]}
+    swapped = Counter(p.condition for p in built if p.id.endswith("#swapped"))
     assert len(swapped) == 4 and {*swapped.values()} == {2 * SECTION["swapped"]}
-    for group in ("words", "reviews_english", "reviews_japanese"):
+    for condition in ("words", "reviews_english", "reviews_japanese"):
         seen = {
-            split: {item for p in built if p.group == group and p.split == split for item, *_ in shown(p)[0]}
+            split: {item for p in built if p.condition == condition and p.split == split for item, *_ in shown(p)[0]}
             for split in "ab"
         }
         assert seen["a"] and not seen["a"] & seen["b"]
@@ -103,7 +103,7 @@ def rows(answer):
     for number in range(10):
         for side in (0, 1):
             for role in ("given", "swapped"):
-                row = {"prompt": f"n/{number}/{side}#{role}", "split": "b", "group": "forms_latin", "role": role}
+                row = {"prompt": f"n/{number}/{side}#{role}", "split": "b", "condition": "forms_latin", "role": role}
                 row |= {"category": "english", "cluster": f"n/{number}", "majority_right": side == 0}
                 row |= {"last_right": side == number % 2, "first_label_right": (side == 0) == (role == "given")}
                 row |= {"nearest_right": True, "shared_like": 0.0, "shared_unlike": 0.0}
@@ -123,7 +123,9 @@ def rows(answer):
     ],
 )
 def test_the_table_tells_rules_apart(name, agreement, accuracy, swaps):
-    table = neighbours.table(rows(lambda row: row[name]), pd.DataFrame(), {"layer": 3}).set_index(["group", "measure"])
+    table = neighbours.table(rows(lambda row: row[name]), pd.DataFrame(), {"layer": 3}).set_index(
+        ["condition", "measure"]
+    )
     value = table["value"]
     assert value["forms_latin", "nearest_agreement_against_majority"] == agreement
     assert value["forms_latin", "accuracy"] == accuracy and value["forms_latin", "swaps_with_labels"] == swaps
@@ -148,7 +150,7 @@ def silenced(accuracy):
 def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_against_it():
     read = rows(lambda row: True)
     for rule in (float, lambda majority: float(not majority)):
-        table = neighbours.table(read, silenced(rule), {}).set_index(["group", "measure"]).loc["silenced"]
+        table = neighbours.table(read, silenced(rule), {}).set_index(["condition", "measure"]).loc["silenced"]
         value = table["value"]
         assert (value["change_accuracy"], value["without_accuracy"], value["controls_accuracy"]) == (-0.5, 0.5, 0)
         assert value["without_answers_majority"] == rule(True) and value["intact_answers_majority"] == 0.5
@@ -159,7 +161,7 @@ def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_a
 def test_what_the_intact_model_cannot_do_has_no_rank():
     effects = silenced(float)
     effects["intact"] = effects["value"] = 0.5
-    table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["group", "measure"]).loc["silenced"]
+    table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["condition", "measure"]).loc["silenced"]
     assert pd.isna(table["p"]["change_accuracy"]) and "not measurable" in table["note"]["change_accuracy"]
 
 

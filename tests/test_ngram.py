@@ -217,19 +217,21 @@ def clone(tmp_path, monkeypatch) -> Path:
     content["ngram"]["path"] = "text.txt"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "text.txt").write_text("The cat sleeps. The cats sleep.\n\nThe dog sleeps.")
-    same = {"group": "agreement", "category": "subject_verb_agreement"}
+    same = {"condition": "agreement", "category": "subject_verb_agreement"}
     pairs = [
         Prompt(id=f"blimp/x/{n}", cluster=f"{n}", targets=(" The cat sleeps.", " The cat sleep."), **same)
         for n in range(4)
     ]
     asked = [
-        Prompt(id=f"icl/f/{n}#{role}", role=role, group="f", cluster=f"f/{n // 2}", text=text, targets=(" b",))
+        Prompt(id=f"icl/f/{n}#{role}", role=role, condition="f", cluster=f"f/{n // 2}", text=text, targets=(" b",))
         for n in range(4)
         for role, text in (("clean", "Q: a\nA: b\n\nQ: a\nA:"), ("shuffled", "Q: a\nA: c\n\nQ: a\nA:"))
     ]
-    repeated = [Prompt(id=f"repeats/{n}", group="random", cluster=f"{n}", ordinals=(5, 7, 2, 9) * 3) for n in range(3)]
+    repeated = [
+        Prompt(id=f"repeats/{n}", condition="random", cluster=f"{n}", ordinals=(5, 7, 2, 9) * 3) for n in range(3)
+    ]
     taped = [
-        Prompt(id=f"iteration/copy/{n}", group="copy", cluster=f"{n}", text=" q b : q b\n q b :", targets=(" q b",))
+        Prompt(id=f"iteration/copy/{n}", condition="copy", cluster=f"{n}", text=" q b : q b\n q b :", targets=(" q b",))
         for n in range(2)
     ]
     worded = [replace(prompt, id=prompt.id.replace("icl/", "extrapolation/")) for prompt in asked]
@@ -245,7 +247,7 @@ def test_the_stage_writes_values_and_summary_the_same_twice(clone):
     ngram.main()
     raw, summary = tables.NGRAM.read(), pd.read_csv(paths.COUNTING)
     assert not raw.prompt.str.contains("#shuffled").any() and raw.groupby("baseline").size().nunique() == 1
-    value = summary.set_index(["task", "baseline", "group", "measure"]).value
+    value = summary.set_index(["task", "baseline", "condition", "measure"]).value
     assert (
         value["blimp", "ngram", "all", "accuracy"] == value["blimp", "ngram", "subject_verb_agreement", "accuracy"] == 1
     )
@@ -254,7 +256,7 @@ def test_the_stage_writes_values_and_summary_the_same_twice(clone):
         value["iteration", "ngram_prompt", "copy", "symbols"] == 1 == value["iteration", "ngram_prompt", "all", "tapes"]
     )
     assert value["repeats", "ngram", "all", "loss"] == pytest.approx(math.log(TOKENS), abs=1e-4)
-    assert summary.trials[summary.task == "icl"].eq(4).all() and "random" not in set(summary.group)
+    assert summary.trials[summary.task == "icl"].eq(4).all() and "random" not in set(summary.condition)
     first = [path.read_bytes() for path in (tables.NGRAM.path(), paths.COUNTING)]
     ngram.main()
     assert [path.read_bytes() for path in (tables.NGRAM.path(), paths.COUNTING)] == first
@@ -266,16 +268,16 @@ def test_tasks_that_are_not_in_params_are_left_out(clone):
     (clone / "params.yaml").write_text(yaml.safe_dump(content))
     ngram.main()
     assert tables.NGRAM.read().empty
-    assert paths.COUNTING.read_text() == "baseline,task,group,measure,value,low,high,trials\n"
+    assert paths.COUNTING.read_text() == "baseline,task,condition,measure,value,low,high,trials\n"
 
 
 def test_intervals_bound_the_mean_over_clusters():
     """8 of 16 right, in clusters of 2 that agree: as wide as 8 independent coins, 2 * 1.96 * sqrt(0.25 / 8) = 0.7."""
     rows = [
-        {"baseline": "ngram", "task": "blimp", "group": "u", "category": "p", "cluster": f"{n // 2}",
+        {"baseline": "ngram", "task": "blimp", "condition": "u", "category": "p", "cluster": f"{n // 2}",
          "prompt": f"{n}", "measure": "accuracy", "value": float(n // 2 % 2)}
         for n in range(16)
     ]  # fmt: skip
     table = ngram.summarize(pd.DataFrame(rows))
-    assert table.group.tolist() == ["all", "p"] and table.value.tolist() == [0.5, 0.5]
+    assert table.condition.tolist() == ["all", "p"] and table.value.tolist() == [0.5, 0.5]
     assert (table.high - table.low).tolist() == pytest.approx([0.7, 0.7], abs=0.1)

@@ -23,7 +23,7 @@ def test_a_planted_translation_is_one_offset():
     assert rows["dimensions"]["value"] == pytest.approx(1, abs=0.02) and rows["dimensions"]["p"] == 0.01
     assert rows["parallelogram"]["value"] == 1 and rows["minus"]["value"] == 1  # and back, by minus it
     assert rows["nearest"]["value"] < 0.2 and rows["again"]["value"] < 0.2  # not without it, nor by it once more
-    assert rows["parallelogram"]["null"] < 0.2 and rows["parallelogram"]["pairs"] == PAIRS
+    assert rows["parallelogram"]["value_null"] < 0.2 and rows["parallelogram"]["pairs"] == PAIRS
     assert rows["parallelogram"]["low"] < 1 and rows["cosine"]["low"] is None
 
 
@@ -50,7 +50,9 @@ def test_words_of_two_kinds_that_are_no_pairs_do_not_pass_for_pairs():
     """All y lie apart from all x: offsets have much in common, and as much where they are dealt anew."""
     rows = measured(words(), words(1) + 12 * np.eye(WIDTH)[0])
     assert rows["cosine"]["value"] > 0.4
-    assert rows["cosine"]["value"] == pytest.approx(rows["cosine"]["null"], abs=0.05) and rows["cosine"]["p"] > 0.01
+    assert (
+        rows["cosine"]["value"] == pytest.approx(rows["cosine"]["value_null"], abs=0.05) and rows["cosine"]["p"] > 0.01
+    )
 
 
 def test_measures_are_those_of_a_naive_loop():

@@ -46,17 +46,17 @@ def stated(prompt) -> list[str]:
 def test_answers_are_the_next_words_of_what_is_stated_or_known(prompts):
     for prompt in prompts:
         word, (right, *rival) = FRAME.word(prompt.text), [target.strip() for target in prompt.targets]
-        row, known = stated(prompt), dict(pairwise(KNOWN.get(prompt.group, ())))
+        row, known = stated(prompt), dict(pairwise(KNOWN.get(prompt.condition, ())))
         steps = dict(pairwise(row))
         if prompt.category == BACKWARDS:
             assert steps[right] == word and rival == [steps[word]]
         elif prompt.category == SHUFFLED:
             assert steps[word] == right and rival == [known[word]] != [right]
-            assert not any(known.get(x) == y for x, y in pairwise(row)) and set(row) <= set(KNOWN[prompt.group])
+            assert not any(known.get(x) == y for x, y in pairwise(row)) and set(row) <= set(KNOWN[prompt.condition])
         elif row:
             assert steps[word] == right and steps[rival[0]] == word
         else:
-            assert not rival and (prompt.group == MADE_UP or known[word] == right)
+            assert not rival and (prompt.condition == MADE_UP or known[word] == right)
         span = prompt.relations[0]
         text = prompt.text + prompt.targets[0]
         assert (text[span.key_start : span.key_end], text[span.query_start : span.query_end]) == (word, right)
@@ -66,21 +66,21 @@ def test_demonstrations_follow_the_same_rule_and_show_no_word_of_an_answer(promp
     for prompt in (prompt for prompt in prompts if prompt.role == "clean"):
         shown = FRAME.shown(prompt.text[prompt.text.index("Q: ") :])
         every = pairwise(stated(prompt)) if stated(prompt) else chain(*map(pairwise, KNOWN.values()))
-        steps = {} if prompt.group == MADE_UP and not stated(prompt) else dict(every)
+        steps = {} if prompt.condition == MADE_UP and not stated(prompt) else dict(every)
         for x, y in shown if steps else ():
             assert (steps[y] == x) if prompt.category == BACKWARDS else (steps[x] == y)
         words = {word for pair in shown for word in pair}
         assert not words & {FRAME.word(prompt.text), *(target.strip() for target in prompt.targets)}
-        own = {"letters": 6, "numbers": 6, MADE_UP: 6, "months": 5, "weekdays": 2}[prompt.group]
-        known = prompt.category == NOT_STATED and prompt.group != MADE_UP
+        own = {"letters": 6, "numbers": 6, MADE_UP: 6, "months": 5, "weekdays": 2}[prompt.condition]
+        known = prompt.category == NOT_STATED and prompt.condition != MADE_UP
         assert len(set(shown)) == len(shown) == (10 if known else own)
-        if prompt.category == NOT_STATED and prompt.group == MADE_UP:
+        if prompt.category == NOT_STATED and prompt.condition == MADE_UP:
             assert prompt.targets[0] not in prompt.text
 
 
 def test_words_of_a_split_are_not_asked_in_the_other_and_made_up_ones_exist_nowhere(prompts):
-    asked = {split: {(p.group, FRAME.word(p.text)) for p in prompts if p.split == split} for split in "ab"}
-    assert asked["a"] and not asked["a"] & asked["b"] and MADE_UP not in {group for group, _ in asked["a"]}
+    asked = {split: {(p.condition, FRAME.word(p.text)) for p in prompts if p.split == split} for split in "ab"}
+    assert asked["a"] and not asked["a"] & asked["b"] and MADE_UP not in {condition for condition, _ in asked["a"]}
     rows = {prompt.cluster: stated(prompt) for prompt in prompts if prompt.category == "stated"}
     words = [word for row in rows.values() for word in row]
     assert len(rows) == 8 and len(words) == len(set(words)) == 8 * 13
@@ -147,7 +147,7 @@ def test_right_and_rival_answers_are_those_of_prompts_scored_alone(loaded, promp
 
 def test_the_setting_under_which_most_words_are_right_is_chosen(loaded, prompts):
     """Of heads that write nothing new and heads that write what the model writes anyway, likelier answers decide."""
-    rows = as_rows(prompt for prompt in prompts if prompt.role == "zero_shot" and prompt.group == "months")
+    rows = as_rows(prompt for prompt in prompts if prompt.role == "zero_shot" and prompt.condition == "months")
     size = loaded.anatomy.layers[0].head_size
     means = {name: {(0, 0): torch.full((size,), value), (0, 1): torch.zeros(size)} for name, value in
              (("months", 0.0), ("numbers", 50.0))}  # fmt: skip
@@ -174,7 +174,7 @@ def test_edits_are_of_the_heads_and_as_long(loaded):
 
 def outcomes(order: str, category: str, right: int, rival: int | None, vector: str = "none", learned: int = 0, of=24):
     context = "zero_shot" if learned or vector != "none" else "clean"
-    same = {"order": order, "category": category, "split": "b", "context": context, "vector": vector, "heads": 14}
+    same = {"ordering": order, "category": category, "split": "b", "context": context, "vector": vector, "heads": 14}
     same |= {"draw": 0, "source": "months" if context == "zero_shot" else ""}
     return [
         same | {"prompt": f"orders/{order}-{n % 8:02d}/{category}-{n // 8}#{context}"}
@@ -202,7 +202,7 @@ def runs(stated: int, back: int, on: int, told: int, known: int, steps: int, lea
 
 def test_shares_leads_and_metrics_of_a_table_are_counted():
     made = statistics.table(runs(12, 2, 10, 6, 12, 0, 24), {}, 13)
-    at = made.set_index(["order", "category", "context", "vector"])
+    at = made.set_index(["ordering", "category", "context", "vector"])
     assert at.accuracy["known", "not_stated", "clean", "none"] == pytest.approx(16 / 24)
     assert at.trials["known", "not_stated", "clean", "none"] == 24
     assert "12 words: fewer than 20" in at.note["letters", "not_stated", "clean", "none"]

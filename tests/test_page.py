@@ -67,7 +67,7 @@ def heads(generator: np.random.Generator) -> pd.DataFrame:
                 score = min(high, 0.99) if (layer, head) in strong else generator.beta(1, 12) * family.threshold
                 member = int((layer, head) in strong)
                 found.append({
-                    "layer": layer, "head": head, "family": family.name, "score": score, "null": 0.004,
+                    "layer": layer, "head": head, "family": family.name, "score": score, "score_null": 0.004,
                     "baseline": 0.08 if family.content else None, "low": score * 0.92, "high": score * 1.06,
                     "q": None if not family.tested else 0.0004 if member else 0.6, "member": member, "prompts": 16,
                     "score_a": score * 1.01, "score_b": score * generator.uniform(0.8, 1.1), "member_a": member,
@@ -135,7 +135,7 @@ def steps() -> pd.DataFrame:
         for relation in ("input", "separator"):
             found.append({
                 "function": function, "relation": relation, "layer": 5, "head": 3, "share": share, "low": share - 0.02,
-                "high": share + 0.02, "null": 0.001, "offset": 4, "baseline": 0.11, "mass": share / 2,
+                "high": share + 0.02, "share_null": 0.001, "best_offset": 4, "baseline": 0.11, "mass": share / 2,
                 "mass_null": 0.004, "trials": 18, "members": 0, "symbols": symbols, "symbols_low": symbols - 0.03,
                 "symbols_high": symbols + 0.03, "symbols_chance": guess, "tapes": 0.25, "tapes_low": 0.1,
                 "tapes_high": 0.4, "tapes_chance": 0.01, "prompts": 36,
@@ -147,8 +147,10 @@ def counted() -> pd.DataFrame:
     """N-grams: 0.55 on every phenomenon and 0 on every function, the prompt's a little more; copying is certain."""
     found = []
     for name, more in (("ngram", 0.0), ("ngram_prompt", 0.05)):
-        found += [[name, "blimp", group, "accuracy", 0.55 + more, 0.45 + more, 0.65 + more, 10] for group in PHENOMENA]
-        found += [[name, "icl", group, "accuracy", more, 0.0, 2 * more, 48] for group in FUNCTIONS]
+        found += [
+            [name, "blimp", condition, "accuracy", 0.55 + more, 0.45 + more, 0.65 + more, 10] for condition in PHENOMENA
+        ]
+        found += [[name, "icl", condition, "accuracy", more, 0.0, 2 * more, 48] for condition in FUNCTIONS]
         found.append([name, "blimp", "all", "accuracy", 0.55 + more, 0.52 + more, 0.58 + more, 120])
         found.append([name, "blimp", "all", "ties", 0.3 - more, 0.2, 0.4, 120])
         found.append([name, "icl", "all", "accuracy", more, 0.0, 2 * more, 100])
@@ -271,7 +273,7 @@ def test_heat_map_draws_every_head_and_names_all_in_the_tooltip(folder):
     cells = values(spec)
     assert {row["name"] for row in cells} == {f"L{layer}H{head}" for layer in range(LAYERS) for head in range(HEADS)}
     fields = {tip["field"] for tip in spec["layer"][0]["encoding"]["tooltip"]}
-    assert fields == {"name", "score", "null", "baseline", "interval", "q", "verdict", "prompts", "note"}
+    assert fields == {"name", "score", "score_null", "baseline", "interval", "q", "verdict", "prompts", "note"}
     assert all(fields <= set(row) for row in cells)
     assert Counter(row["verdict"] for row in cells)["yes"] == rows_["member"].sum()
     assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [0, 1]
@@ -354,7 +356,7 @@ def test_steering_without_control_sets_or_with_few_says_so(tmp_path):
 def test_counting_says_the_differences(folder, html):
     table, counts = pd.read_csv(folder / "effects.csv", keep_default_na=False), counted()
     own = table[(table["purpose"] == "none") & (table["task"] == "blimp") & (table["measure"] == "accuracy")]
-    own = own[own["group"] != "all"].set_index("group")["value"].astype(float).sort_index()
+    own = own[own["condition"] != "all"].set_index("condition")["value"].astype(float).sort_index()
     lead = own - (0.55 + 0.05)  # n-grams with the prompt, the better ones
     shown, signed = text_of(html), lambda value: sentences.number(value, 2, True)
     assert (
@@ -726,7 +728,7 @@ def test_p_values_do_not_round_across_a_threshold(p, text):
 
 def test_the_best_are_all_named_or_counted():
     table = pd.DataFrame(
-        {"group": list("abcdef"), "value": [1, 1, 0.999, 0.5, 0.25, 0.25], "trials": [8, 8, 8, 8, 9, 8]}
+        {"condition": list("abcdef"), "value": [1, 1, 0.999, 0.5, 0.25, 0.25], "trials": [8, 8, 8, 8, 9, 8]}
     )
     assert sentences.spread(table, "tasks") == (
         "Best of 6 tasks (8 to 9 trials each): a, b and c with 1.00; worst: e and f with 0.25."

@@ -25,7 +25,7 @@ def write_encoder(folder: Path, **replaced) -> Path:
     generator = np.random.default_rng(3)
     arcs = synthetic.arcs(generator, 6, 12, causal=False)
     scores = synthetic.heads(generator, arcs, 6, 12)
-    local = scores[scores["family"] == name("det", "dep-to-head")].assign(family="local", baseline=None, null=0.1)
+    local = scores[scores["family"] == name("det", "dep-to-head")].assign(family="local", baseline=None, score_null=0.1)
     scores = pd.concat([local, scores], ignore_index=True)
     content = {"model": synthetic.encoder(), "metrics": {"grammar": {"uas": 0.5}}, "heads": scores, "grammar": arcs}
     content |= {"effects": None, "causal": None, "agreement": None, "steering": None, "iteration": None}
@@ -92,7 +92,7 @@ def test_table_is_bold_where_the_gain_is_sure_and_quotes_clark_only_for_their_di
     first = grammar.table(arcs, "grammar.csv").rows[0]
     assert (first[0], first[-1]) == ("all → head (UAS)", "34.7 (26.7, 1 right) all")
     row = found[(found["label"] == "nsubj") & (found["direction"] == "dep-to-head")].iloc[0]
-    assert by_name["nsubj → head"][3] == f"{100 * row['baseline']:.1f} ({int(row['offset'])} left)"
+    assert by_name["nsubj → head"][3] == f"{100 * row['baseline']:.1f} ({int(row['best_offset'])} left)"
 
 
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published table is not beside this repository")

@@ -129,7 +129,7 @@ def test_effects_are_paired_and_intervals_hold_the_change(clone):
     keys = pd.MultiIndex.from_frame(changed[["task", "prompt", "measure"]])
     assert (intact.loc[keys].to_numpy() == changed.intact.to_numpy()).all()
     effects = pd.read_csv(clone / REPORTS / "effects.csv")
-    family = effects[(effects.family == "induction") & (effects.purpose == "family") & (effects.group == "all")]
+    family = effects[(effects.family == "induction") & (effects.purpose == "family") & (effects.condition == "all")]
     bounded = family.dropna(subset="low")
     assert ((bounded.low <= bounded.change) & (bounded.change <= bounded.high)).all()
     row = family[(family.task == "repeats") & (family.kind == "mean") & (family.measure == "loss")].iloc[0]

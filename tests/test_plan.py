@@ -33,7 +33,7 @@ def judged(members: dict[str, list[tuple[int, int]]]) -> pd.DataFrame:
             member = (layer, head) in inside
             score = 0.9 - 0.01 * inside.index((layer, head)) if member else rng.uniform(0, 0.3)
             rows.append({"layer": layer, "head": head, "family": family, "score_a": score, "baseline": 0.1,
-                         "null": 0.0, "member": member, "member_a": member})  # fmt: skip
+                         "score_null": 0.0, "member": member, "member_a": member})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -71,7 +71,7 @@ def test_every_family_has_its_tasks_and_controls_only_its_home(planned):
     sets = planned[planned.family == "induction"]
     assert sets[sets.purpose == "family"].tasks.map(tuple).unique().tolist() == [("repeats", "icl", "blimp")]
     assert sets[sets.purpose == "control"].tasks.map(tuple).unique().tolist() == [("repeats", "icl")]
-    assert set(planned[planned.family == "iteration:copy"].group) == {"copy"}
+    assert set(planned[planned.family == "iteration:copy"].condition) == {"copy"}
     assert planned.groupby("family").draw.max().drop("").eq(19).all() and planned.id.is_unique
 
 

@@ -91,14 +91,16 @@ def members(loaded: Loaded, vocabulary: int) -> dict[str, set[tuple[int, int]]]:
             if relation is not None:
                 means = measure(loaded, [tokens], [{name: relation}]).means[0][name].values
                 same = {"prompt": tokens.prompt, "cluster": tokens.prompt, "split": "ab"[index % 2], "baseline": 0.2}
-                rows.append(per_head(loaded, same, means["mass"], means["null"]))
+                rows.append(per_head(loaded, same, means["mass"], means["mass_null"]))
         found[name] = judged(loaded, name, pd.concat(rows))
     return found
 
 
 def per_head(loaded: Loaded, same: dict, value: np.ndarray, null: np.ndarray) -> pd.DataFrame:
     layer, head = np.array(loaded.anatomy.heads).T
-    return pd.DataFrame(same | {"layer": layer, "head": head, "value": value[layer, head], "null": null[layer, head]})
+    return pd.DataFrame(
+        same | {"layer": layer, "head": head, "value": value[layer, head], "value_null": null[layer, head]}
+    )
 
 
 def judged(loaded: Loaded, name: str, values: pd.DataFrame) -> set[tuple[int, int]]:
@@ -158,7 +160,7 @@ def retrieving(loaded: Loaded) -> set[tuple[int, int]]:
         means = measure(loaded, [tokens], [{"retrieval": relation}]).means[0]["retrieval"].values
         same = {"prompt": row.id, "cluster": row.cluster, "split": row.split}
         same["baseline"] = offset_accuracy(relation, offset)
-        values.append(per_head(loaded, same, means["hits"], means["null"]))
+        values.append(per_head(loaded, same, means["hits"], means["mass_null"]))
     return judged(loaded, "retrieval", pd.concat(values))
 
 
@@ -195,14 +197,14 @@ def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]
     clean = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"]
     shards = extract._shards(clean, encode_all(loaded, clean), "icl", 2048)
     found = [extract._extracted(loaded, shard, "icl", {})[1] for shard in shards]
-    return {name: mean_outputs(mine, loaded) for name, mine in pa.concat_tables(found).to_pandas().groupby("group")}
+    return {name: mean_outputs(mine, loaded) for name, mine in pa.concat_tables(found).to_pandas().groupby("condition")}
 
 
 def acting(loaded: Loaded, means: Mapping[str, Mapping[tuple[int, int], torch.Tensor]]) -> set[tuple[int, int]]:
     """Members of function by the exact indirect effects on shuffled prompts."""
     shuffled = [row for row in FUNCTIONS if row.role == "shuffled"]
-    effects = pd.concat([indirect(loaded, row, encode(loaded, row), means[row.group]) for row in shuffled])
-    return judged(loaded, "function", effects.assign(value=effects.effect, null=0.0, baseline=np.nan))
+    effects = pd.concat([indirect(loaded, row, encode(loaded, row), means[row.condition]) for row in shuffled])
+    return judged(loaded, "function", effects.assign(value=effects.effect, value_null=0.0, baseline=np.nan))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])

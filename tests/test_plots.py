@@ -21,7 +21,7 @@ def drawn(template: str, rows: list[dict], **axes: str) -> tuple[dict, str]:
 
 def heads(rev: str, families: list[str]) -> list[dict]:
     scores = {"previous": 0.9, "induction": 0.5, "sink": 0.1, "function": 0.016}
-    return [{"rev": rev, "family": family, "layer": layer, "head": head, "score": scores[family], "null": 0,
+    return [{"rev": rev, "family": family, "layer": layer, "head": head, "score": scores[family], "score_null": 0,
              "baseline": "", "low": 0, "high": 1, "q": 0.01, "member": int(layer == 0), "note": ""}
             for family in families for layer in range(2) for head in range(2)]  # fmt: skip
 
@@ -37,11 +37,11 @@ def test_heads_of_commits_with_different_families_stand_under_their_own_names():
 
 
 EFFECTS = [
-    {"rev": rev, "purpose": purpose, "family": family, "draw": draw, "task": task, "group": group, "measure": "loss",
-     "change": change, "kind": "mean", "heads": "L0H1", "p": ""}
+    {"rev": rev, "purpose": purpose, "family": family, "draw": draw, "task": task, "condition": condition,
+     "measure": "loss", "change": change, "kind": "mean", "heads": "L0H1", "p": ""}
     for rev in ("old", "new")
     for task in ("repeats", "text")
-    for purpose, family, draw, group, change in (
+    for purpose, family, draw, condition, change in (
         ("none", "", 0, "all", ""), ("family", "induction", 0, "all", 1.5), ("control", "induction", 1, "all", 0.25),
         ("family", "induction", 0, "x", 9.0),
     )
@@ -49,8 +49,8 @@ EFFECTS = [
 SETS = ["all others", "control sets"]
 STEERING = [{"rev": "a", "function": "plural", "context": "zero_shot", "vector": vector, "accuracy": accuracy}
             for vector, accuracy in (("none", 0.1), ("heads", 0.9))]  # fmt: skip
-NGRAM = [{"rev": "a", "task": task, "group": group, "measure": "accuracy", "value": 0.5}
-         for task in ("blimp", "icl") for group in ("x", "y")]  # fmt: skip
+NGRAM = [{"rev": "a", "task": task, "condition": condition, "measure": "accuracy", "value": 0.5}
+         for task in ("blimp", "icl") for condition in ("x", "y")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ NGRAM = [{"rev": "a", "task": task, "group": group, "measure": "accuracy", "valu
             ["all others", "control sets"],
         ),
         (STEERING, {"x": "accuracy", "y": "vector"}, ["none", "heads", "zero_shot plural"], 2, ["all rows"]),
-        (NGRAM, {"x": "value", "y": "group"}, ["x", "y", "blimp accuracy", "icl accuracy"], 4, ["all rows"]),
+        (NGRAM, {"x": "value", "y": "condition"}, ["x", "y", "blimp accuracy", "icl accuracy"], 4, ["all rows"]),
     ],
 )
 def test_rows_are_drawn_with_text_on_a_nominal_axis(rows, axes, labels, marks, shapes):

@@ -84,7 +84,7 @@ def prompts():
 def pairs(prompts):
     by_paradigm = {}
     for prompt in prompts:
-        by_paradigm.setdefault(prompt.group, []).append(tuple(sentence.strip() for sentence in prompt.targets))
+        by_paradigm.setdefault(prompt.condition, []).append(tuple(sentence.strip() for sentence in prompt.targets))
     return by_paradigm
 
 
@@ -107,7 +107,7 @@ def differences(good, bad):
 
 
 def test_every_paradigm_of_all_twelve_phenomena_has_the_pairs_asked_for(prompts):
-    counts = Counter(prompt.group for prompt in prompts)
+    counts = Counter(prompt.condition for prompt in prompts)
     assert len(counts) == 67
     assert set(counts.values()) == {PAIRS}
     assert {prompt.category for prompt in prompts} == PHENOMENA
@@ -115,7 +115,7 @@ def test_every_paradigm_of_all_twelve_phenomena_has_the_pairs_asked_for(prompts)
 
 def test_prompts_carry_id_cluster_split_and_targets(prompts):
     first = prompts[0]
-    assert first.id == f"blimp/{first.group}/0000"
+    assert first.id == f"blimp/{first.condition}/0000"
     assert first.cluster == first.id and first.text == "" and first.role == "test" and first.bos
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     assert all(len(prompt.targets) == 2 and prompt.split in "ab" for prompt in prompts)
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_prompts_and_another_seed_others(prompts):
 
 def test_more_pairs_begin_with_the_same_ones(pairs):
     for prompt in blimp.build(settings(pairs=7), seed=3):
-        assert tuple(text.strip() for text in prompt.targets) == pairs[prompt.group][int(prompt.id[-4:])]
+        assert tuple(text.strip() for text in prompt.targets) == pairs[prompt.condition][int(prompt.id[-4:])]
 
 
 def test_a_paradigm_does_not_depend_on_the_others(pairs, monkeypatch):
@@ -163,9 +163,9 @@ def test_a_paradigm_does_not_depend_on_the_others(pairs, monkeypatch):
     some = {uid: blimp_grammar.PARADIGMS[uid] for uid in names[:11]}
     monkeypatch.setattr(blimp_grammar, "PARADIGMS", some)
     built = blimp.build(settings(), seed=3)
-    assert [prompt.group for prompt in built[::PAIRS]] == sorted(some)
+    assert [prompt.condition for prompt in built[::PAIRS]] == sorted(some)
     for uid in some:
-        assert [tuple(t.strip() for t in p.targets) for p in built if p.group == uid] == pairs[uid]
+        assert [tuple(t.strip() for t in p.targets) for p in built if p.condition == uid] == pairs[uid]
 
 
 def test_every_paradigm_can_give_two_hundred_pairs():
@@ -496,8 +496,8 @@ def test_the_real_files_have_67_paradigms_of_the_same_names_and_phenomena(prompt
     real = blimp.build(settings(source="path", path=str(REAL), pairs=3), seed=0)
     assert len(real) == 67 * 3
     assert {prompt.category for prompt in real} == PHENOMENA
-    assert {(prompt.group, prompt.category) for prompt in real} == {
-        (prompt.group, prompt.category) for prompt in prompts
+    assert {(prompt.condition, prompt.category) for prompt in real} == {
+        (prompt.condition, prompt.category) for prompt in prompts
     }
 
 

@@ -36,7 +36,7 @@ def test_every_task_has_its_row_with_its_own_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prompts.params, "load", lambda: settings)
     rows = [
-        {name: "" for name in ("role", "group", "category")}
+        {name: "" for name in ("role", "condition", "category")}
         | {"id": f"{split}{number}", "split": split, "cluster": f"{split}{number // 2}", "text": f"{split} {number}",
            "targets": [], "relations": [], "ordinals": [], "tokens": 0, "bos": True}
         for split, count in (("a", 4), ("b", 2)) for number in range(count)
@@ -47,7 +47,7 @@ def test_every_task_has_its_row_with_its_own_counts(tmp_path, monkeypatch):
     prompts.main()
     read = inputs.sources(paths.SOURCES)
     assert list(read.task) == asked
-    assert (read[["prompts", "a", "b", "clusters", "groups"]] == [6, 4, 2, 3, 1]).all(axis=None)
+    assert (read[["prompts", "a", "b", "clusters", "conditions"]] == [6, 4, 2, 3, 1]).all(axis=None)
     assert set(read.prompt) == {"b0"} and "b 0" in read.example[0]
     (section,) = methods.prompts(read)
     assert [line[0] for line in section.blocks[1].rows] == [tasks.of(name).label for name in asked]

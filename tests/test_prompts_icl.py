@@ -77,9 +77,9 @@ def test_natural_texts_take_turns_and_change_no_other_prompt():
     asked = {prompt.id: prompt for prompt in plain if prompt.role == "zero_shot"}
     for prompt in natural:
         same = asked[prompt.id.replace("#natural", "#zero_shot")]
-        assert (prompt.group, prompt.cluster, prompt.split) == (same.group, same.cluster, same.split)
+        assert (prompt.condition, prompt.cluster, prompt.split) == (same.condition, same.cluster, same.split)
         assert prompt.text[2:] == f"{question(same.text)} is" and prompt.targets == same.targets
-    counts = Counter(prompt.text[0] for prompt in natural if prompt.split == "b" and prompt.group == "antonym")
+    counts = Counter(prompt.text[0] for prompt in natural if prompt.split == "b" and prompt.condition == "antonym")
     assert len(counts) == 5 and max(counts.values()) - min(counts.values()) <= 1
     with pytest.raises(ValueError, match="'no slot' must contain"):
         settings(natural=("no slot",))
@@ -162,10 +162,12 @@ def test_triples_share_stem_answer_and_query():
     for clean, shuffled, zero in zip(prompts[::3], prompts[1::3], prompts[2::3], strict=True):
         assert [p.role for p in (clean, shuffled, zero)] == ["clean", "shuffled", "zero_shot"]
         assert len({p.id.split("#")[0] for p in (clean, shuffled, zero)}) == 1
-        assert len({(p.targets, p.split, p.group, question(p.text)) for p in (clean, shuffled, zero)}) == 1
-        assert clean.cluster == shuffled.cluster and zero.cluster == f"{zero.group}/{question(zero.text)}"
-        assert all(p.id.endswith("#" + p.role) and p.category == FUNCTIONS[p.group] for p in (clean, shuffled, zero))
-        table = dict(pairs[clean.group])
+        assert len({(p.targets, p.split, p.condition, question(p.text)) for p in (clean, shuffled, zero)}) == 1
+        assert clean.cluster == shuffled.cluster and zero.cluster == f"{zero.condition}/{question(zero.text)}"
+        assert all(
+            p.id.endswith("#" + p.role) and p.category == FUNCTIONS[p.condition] for p in (clean, shuffled, zero)
+        )
+        table = dict(pairs[clean.condition])
         assert clean.targets == (" " + table[question(clean.text)],)
         true, false = shown(clean.text), shown(shuffled.text)
         assert len({x for x, _ in true}) == 10 and all(table[x] == y for x, y in true)
@@ -178,7 +180,7 @@ def test_triples_share_stem_answer_and_query():
 def test_demonstrations_and_questions_are_disjoint_and_sets_share_prefixes():
     prompts = build(settings(), 17)
     for name in FUNCTIONS:
-        own = [p for p in prompts if p.group == name]
+        own = [p for p in prompts if p.condition == name]
         assert not {x for p in own for x, _ in shown(p.text)} & {question(p.text) for p in own}
         for role in ("clean", "shuffled"):
             prefixes = {(p.cluster, p.text.rpartition("Q: ")[0]) for p in own if p.role == role}
@@ -219,12 +221,12 @@ def test_todd_data_of_the_paper():
         pytest.skip(f"no real data at {TODD}")
     prompts = build(settings(source="path", path=str(TODD), functions=()), 17)
     names = {file.stem for file in TODD.glob("*.json")}
-    assert {p.group for p in prompts} == names and len(prompts) == len(names) * 6 * 8 * 3
+    assert {p.condition for p in prompts} == names and len(prompts) == len(names) * 6 * 8 * 3
     for name in sorted(names):
         table: dict[str, str] = {}
         for row in json.loads((TODD / f"{name}.json").read_text(encoding="utf-8")):
             table.setdefault(row["input"].strip(), row["output"].strip())
-        own = [p for p in prompts if p.group == name and p.role == "clean"]
+        own = [p for p in prompts if p.condition == name and p.role == "clean"]
         assert all(p.targets == (" " + table[question(p.text)],) for p in own)
 
 

@@ -40,12 +40,12 @@ def test_tapes_are_right_and_spans_lead_where_they_should(shortest, more, exampl
         lines = [line.split(" :") for line in whole.split("\n")]
         assert len(lines) == examples + 1
         for x, s in lines:
-            assert naive(prompt.group, numbers(x)) == numbers(s)
+            assert naive(prompt.condition, numbers(x)) == numbers(s)
         lengths = [len(numbers(x)) for x, _ in lines]
         assert all(shortest <= length <= longest for length in lengths) and lengths[-1] not in lengths[:-1]
         string, target = lines[-1]
         start = whole.rindex("\n") + 1
-        steps = [span for span in prompt.relations if span.name == name(prompt.group)]
+        steps = [span for span in prompt.relations if span.name == name(prompt.condition)]
         assert [whole[span.query_start : span.query_end] for span in steps] == list(target[1::2])
         assert [span.key_start for span in steps] == [start + 1 + 2 * t for t in range(lengths[-1])]
         assert [whole[span.key_start : span.key_end] for span in steps] == list(string[1::2])
@@ -58,9 +58,9 @@ def test_tapes_are_right_and_spans_lead_where_they_should(shortest, more, exampl
 def test_both_splits_have_all_lengths_and_more_prompts_keep_the_first():
     few, more = (build(settings(prompts=count), 17) for count in (8, 16))
     assert {prompt.id: prompt for prompt in more}.items() >= {prompt.id: prompt for prompt in few}.items()
-    assert {prompt.group for prompt in few} == set(SYMBOLS) == set(FUNCTIONS)
+    assert {prompt.condition for prompt in few} == set(SYMBOLS) == set(FUNCTIONS)
     for split in "ab":
-        lengths = [len(p.targets[0]) // 2 for p in few if p.split == split and p.group == "parity"]
+        lengths = [len(p.targets[0]) // 2 for p in few if p.split == split and p.condition == "parity"]
         assert sorted(lengths) == [4, 5, 6, 7]
     assert len({prompt.cluster for prompt in more}) == len(more) == 48
     assert build(settings(), 18) != build(settings(), 17)

@@ -74,7 +74,7 @@ def test_spans_ids_and_groups(hay):
     assert len(prompts) == len({p.id for p in prompts}) == 12
     by_id = {prompt.id: prompt for prompt in prompts}
     prompt = by_id["needle/300/050-01"]
-    assert (prompt.group, prompt.category, prompt.role) == ("300@0.5", "300", "test")
+    assert (prompt.condition, prompt.category, prompt.role) == ("300@0.5", "300", "test")
     for prompt in prompts:
         check_prompt(prompt)
 
@@ -86,7 +86,7 @@ def test_needle_lies_between_sentences_at_its_depth(hay):
         sentence = r"Sentence \d+ tells us something about old maps\."
         assert re.fullmatch(rf"({sentence} )*", before) and re.fullmatch(rf"( {sentence})*", after)
         count, total = before.count("Sentence"), (before + after).count("Sentence")
-        assert abs(count - float(prompt.group.split("@")[1]) * total) <= 0.5
+        assert abs(count - float(prompt.condition.split("@")[1]) * total) <= 0.5
 
 
 def test_haystacks_are_consecutive_wrap_once_and_have_the_length(hay):

@@ -20,7 +20,7 @@ def test_sequences_are_distinct_ordinals_repeated(shortest, more, copies, seed):
         assert prompt.ordinals == sequence * copies and len(set(sequence)) == length
         assert all(type(ordinal) is int and 0 <= ordinal < 2**31 for ordinal in sequence)
         assert prompt.id == prompt.cluster == f"repeats/random/{number:04d}"
-        assert (prompt.group, prompt.text, prompt.targets) == ("random", "", ())
+        assert (prompt.condition, prompt.text, prompt.targets) == ("random", "", ())
 
 
 def test_lengths_cover_the_range_and_ordinals_the_vocabulary():

@@ -47,7 +47,7 @@ def test_roles_ids_and_tokens(story):
     assert [p.id for p in prompts if p.role == "long"] == [f"text/long/{n:04d}" for n in range(5)]
     assert [p.id for p in prompts if p.role == "short"] == [f"text/short/{n:04d}" for n in range(12)]
     for prompt in prompts:
-        assert prompt.group == prompt.role and prompt.cluster == prompt.id and prompt.targets == ()
+        assert prompt.condition == prompt.role and prompt.cluster == prompt.id and prompt.targets == ()
         assert prompt.tokens == {"long": 100, "short": 16}[prompt.role]
         assert len(prompt.text) >= 6 * prompt.tokens
 

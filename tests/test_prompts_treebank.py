@@ -61,7 +61,7 @@ def test_prompts_are_distinct_sentences_of_the_asked_length(prompts):
         assert 5 <= len(words) <= 25
         assert re.fullmatch(r"treebank/[0-9]{4}", prompt.id) and prompt.cluster == prompt.id
         assert re.fullmatch(r"[A-Z][A-Za-z ,']*[a-z]\.", prompt.text) and "  " not in prompt.text, prompt.text
-    assert {prompt.group for prompt in prompts} == set(treebank_grammar.CONSTRUCTIONS)
+    assert {prompt.condition for prompt in prompts} == set(treebank_grammar.CONSTRUCTIONS)
 
 
 def test_more_sentences_begin_with_the_same_ones(prompts):
@@ -333,7 +333,7 @@ def build(tmp_path, *blocks, **changed):
 def test_a_file_gives_words_and_raw_labels(tmp_path):
     rows = ("1 They 3 nsubj:pass", "2 were 3 aux:pass", "3 seen 0 root SpaceAfter=No", "4 ! 3 punct")
     (prompt,) = build(tmp_path, block(*rows, sent_id="doc/1: x", text="They  were seen!"), sentences=1)
-    assert prompt.id == prompt.cluster == "treebank/doc_1_x" and prompt.group == "a"
+    assert prompt.id == prompt.cluster == "treebank/doc_1_x" and prompt.condition == "a"
     assert prompt.text == "They were seen!"
     assert read(prompt) == (
         ["They", "were", "seen", "!"],
@@ -365,7 +365,7 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
     (tmp_path / "a.conllu").write_text(block(*ANNA, sent_id="a1") + block(*long, sent_id="a2"))
     with caplog.at_level(logging.WARNING):
         built = treebank.build(folder(tmp_path, sentences=5, longest=5), seed=0)
-    assert [(prompt.id, prompt.group) for prompt in built] == [("treebank/a1", "a"), ("treebank/b2", "b")]
+    assert [(prompt.id, prompt.condition) for prompt in built] == [("treebank/a1", "a"), ("treebank/b2", "b")]
     assert "2 sentences, 5 were asked for" in caplog.text
     caplog.clear()
     assert len(treebank.build(folder(tmp_path, sentences=1, longest=5), seed=0)) == 1 and not caplog.text
@@ -442,7 +442,7 @@ ARCS = (["I", "do", "n't", "."], [(0, "nsubj", 1), (2, "advmod", 1), (3, "punct"
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_hub_gives_the_same_prompts_as_files(tmp_path, monkeypatch, split):
     (prompt,) = hub(tmp_path, monkeypatch, [ROW], split, sentences=1)
-    assert prompt.id == "treebank/s1" and prompt.group == "default" and read(prompt) == ARCS
+    assert prompt.id == "treebank/s1" and prompt.condition == "default" and read(prompt) == ARCS
 
 
 def test_tokens_of_the_hub_without_a_head_are_no_words(tmp_path, monkeypatch):
@@ -516,7 +516,7 @@ def test_every_sentence_of_the_real_treebank_aligns():
 def test_the_real_treebank_gives_prompts():
     built = treebank.build(settings(source="path", path=str(REAL), sentences=500), seed=0)
     assert len(built) == len({prompt.text for prompt in built}) == 500
-    assert {prompt.group for prompt in built} == {"en_ewt-ud-dev"}
+    assert {prompt.condition for prompt in built} == {"en_ewt-ud-dev"}
     assert all(re.fullmatch(r"treebank/[\w.-]+", prompt.id) for prompt in built)
     counts = Counter(label for prompt in built for _, label, _ in read(prompt)[1])
     assert all(counts[label] >= 20 for label in LABELS if label != "iobj") and counts["nmod:desc"]

@@ -221,7 +221,7 @@ def test_uas_is_what_counting_arcs_one_by_one_gives():
     assert (weights["uas"][defined] > 0).all() and not weights["uas"][~defined].any()
     again = onset.means(values["uas"], weights["uas"][None])
     assert again.item() == pytest.approx(found / total)
-    assert TASK.levels(HELD)["uas", "offset"] == pytest.approx(table.set_index("measure").loc["uas", "null"])
+    assert TASK.levels(HELD)["uas", "offset"] == pytest.approx(table.set_index("measure").loc["uas", "value_null"])
 
 
 def test_resampling_sentences_resamples_a_ratio_of_arcs():
@@ -260,7 +260,7 @@ def test_a_planted_head_finds_every_arc():
         for number, tokens in enumerate(SENTENCES[:8])
     ]
     table = findings.summary(rows(one, held)).set_index("measure")
-    assert table.loc["uas", "value"] == 1 and table.loc["uas", "null"] == 1
+    assert table.loc["uas", "value"] == 1 and table.loc["uas", "value_null"] == 1
     assert table.loc["uas@obj", "head"] == "L0H1"
 
 

@@ -131,7 +131,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def best(folder: Path, measure: str, arm: str = "standard") -> pd.DataFrame:
     curve = pd.read_csv(folder / paths.study("steps") / "curve.csv")
     rows = curve[(curve.measure == measure) & (curve.arm == arm) & (curve.best == 1)]
-    return rows.set_index("step")[["head", "value", "null"]]
+    return rows.set_index("step")[["head", "value", "value_null"]]
 
 
 def finding(folder: Path, kind: str, measure: str, arm: str = "standard") -> pd.Series:
@@ -177,7 +177,7 @@ def test_all_attentional_families_of_the_tasks_are_there_and_no_other(studied):
     heads = curve[(curve.measure == "sink") & (curve.arm == "standard")].groupby("step")["head"].nunique()
     assert (heads == 4).all()
     rows = best(studied, "grammar")
-    assert rows.null.nunique() == 1  # the offsets do not learn
+    assert rows.value_null.nunique() == 1  # the offsets do not learn
     assert rows.loc[PREVIOUS:, "value"].min() > rows.loc[1, "value"]  # the previous-token head finds adjacent words
     measured = json.loads((studied / paths.study("steps") / "metrics.json").read_text())
     assert measured["seeds"] == 1 and measured["induction"] > 0.8 > measured["one_off_induction"]
@@ -325,7 +325,7 @@ def test_grammar_is_the_share_of_arcs_that_the_heads_chosen_on_split_a_find():
     whole = findings.together(findings.best(pd.DataFrame(rows, columns=dynamics.RAW)))
     [row] = whole[whole.measure == "grammar"].itertuples()
     assert (row.sequence, row.weight) == ("1", 30)
-    assert (row.value, row.null) == pytest.approx(((0.5 * 20 + 0.8 * 10) / 30, 20 / 30))
+    assert (row.value, row.value_null) == pytest.approx(((0.5 * 20 + 0.8 * 10) / 30, 20 / 30))
 
 
 def test_outcomes_lie_with_the_families_of_their_task():

@@ -89,7 +89,7 @@ def test_signs_held_at_once_change_no_p_value(monkeypatch):
 def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
-        {"id": f"p{n:05}", "split": "a", "role": "test", "group": "g", "category": "", "cluster": "c", "text": "x",
+        {"id": f"p{n:05}", "split": "a", "role": "test", "condition": "g", "category": "", "cluster": "c", "text": "x",
          "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(9000)
     ]  # fmt: skip
     monkeypatch.setattr(parquet, "ROW_GROUP", 2 * parquet.PIECE)

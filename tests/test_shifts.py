@@ -27,7 +27,7 @@ def icl(pairs: list, shown: list, split: str = "b", kind: str = "form") -> pd.Da
     """Prompts of a function: each pair asked after demonstrations and without."""
     context = "".join(f"Q: {x}\nA: {y}\n\n" for x, y in shown)
     rows = [
-        {"id": f"icl/f/{split}-{number:02}#{role}", "role": role, "group": "f", "category": kind, "split": split,
+        {"id": f"icl/f/{split}-{number:02}#{role}", "role": role, "condition": "f", "category": kind, "split": split,
          "cluster": f"f/{x}", "text": before + FRAME.question(x), "targets": (f" {y}",)}
         for number, (x, y) in enumerate(pairs)
         for role, before in (("clean", context), ("zero_shot", ""))
@@ -154,7 +154,7 @@ def said(table: pd.DataFrame, readings: pd.DataFrame | None = None) -> str:
 def offset_rows() -> pd.DataFrame:
     rows = [
         {"function": name, "space": space, "layer": -1, "measure": measure, "value": value, "low": None, "high": None,
-         "null": 0.0, "p": 0.01, "pairs": 24}
+         "value_null": 0.0, "p": 0.01, "pairs": 24}
         for name, value in (("opposite", 0.02), ("upper", 0.5))
         for space in ("embedding", "state")
         for measure in ("cosine", "axis", "dimensions", "parallelogram", "nearest")

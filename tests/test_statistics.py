@@ -147,7 +147,7 @@ SETS = 19
 
 def plan(controls: int = SETS, tasks=("needle",)) -> pd.DataFrame:
     """A family's set of two heads, silenced by mean and zero, and its control sets."""
-    same = {"family": "retrieval", "k": 2, "tasks": list(tasks), "group": ""}
+    same = {"family": "retrieval", "k": 2, "tasks": list(tasks), "condition": ""}
     rows = [
         same | {"id": f"family/{kind}", "purpose": "family", "kind": kind, "draw": 0, "heads": "L1H0 L2H0"}
         | {"members": 2, "matching": ""}
@@ -173,7 +173,12 @@ def raw(
         if name != "none":
             row = {column: of_plan.loc[name, column] for column in row}
         for number in range(prompts):
-            where = {"group": f"400@{number % 2}", "category": "400", "cluster": f"c{number // 2}", "measure": measure}
+            where = {
+                "condition": f"400@{number % 2}",
+                "category": "400",
+                "cluster": f"c{number // 2}",
+                "measure": measure,
+            }
             value = {"prompt": f"p{number:02d}", "value": intact + change[number], "intact": intact}
             rows.append({"intervention": name, "task": task} | row | where | value)
     return pd.DataFrame(rows)[tables.EFFECTS.names]
@@ -183,8 +188,8 @@ def table_of(raw: pd.DataFrame, plan: pd.DataFrame, vocabulary: int) -> pd.DataF
     return effects.table([raw], plan, vocabulary)
 
 
-def silenced(table: pd.DataFrame, kind="mean", group="all") -> pd.Series:
-    return table[(table.purpose == "family") & (table.kind == kind) & (table.group == group)].iloc[0]
+def silenced(table: pd.DataFrame, kind="mean", condition="all") -> pd.Series:
+    return table[(table.purpose == "family") & (table.kind == kind) & (table.condition == condition)].iloc[0]
 
 
 def many(effects_FD: np.ndarray, rng: np.random.Generator) -> pd.Series:
@@ -198,7 +203,14 @@ def many(effects_FD: np.ndarray, rng: np.random.Generator) -> pd.Series:
     rows["purpose"] = np.where(rows.draw == 0, "family", "control")
     rows["id"] = rows.purpose + "/" + rows.family + "/" + rows.draw.astype(str)
     rows["heads"] = "L" + rows.draw.astype(str) + "H0"
-    same = {"k": 1, "kind": "mean", "members": 1, "tasks": [["needle"]] * len(rows), "group": "", "matching": "same"}
+    same = {
+        "k": 1,
+        "kind": "mean",
+        "members": 1,
+        "tasks": [["needle"]] * len(rows),
+        "condition": "",
+        "matching": "same",
+    }
     planned = rows.assign(**same)[tables.PLANS.names]
     change = effects_FD.reshape(-1, 1) + rng.normal(0, 0.1, (len(rows), PROMPTS))
     read = planned.loc[np.repeat(planned.index, PROMPTS)].rename(columns={"id": "intervention"})
@@ -207,7 +219,7 @@ def many(effects_FD: np.ndarray, rng: np.random.Generator) -> pd.Series:
     read = pd.concat([pd.DataFrame([none | {"value": 1.0}] * PROMPTS), read], ignore_index=True)
     number = np.tile(np.arange(PROMPTS), len(rows) + 1)
     prompts, clusters = (np.array([f"{number // size}" for number in range(PROMPTS)]) for size in (1, 2))
-    where = {"task": "needle", "group": "400@0.5", "category": "400", "measure": "recall", "intact": 1.0}
+    where = {"task": "needle", "condition": "400@0.5", "category": "400", "measure": "recall", "intact": 1.0}
     read = read.assign(prompt=prompts[number], cluster=clusters[number], **where)[tables.EFFECTS.names]
     table = table_of(read, planned, 1000)
     return table[table.purpose == "family"].set_index("family").p
@@ -262,8 +274,10 @@ def test_a_family_stands_beside_its_control_sets():
     zero = silenced(table, "zero")
     assert np.isnan(zero.p) and np.isnan(zero.q) and zero.controls == 0 and zero.low < zero.high  # no controls of it
     assert controls.low.isna().all() and controls.p.isna().all() and list(controls.draw) == list(range(1, SETS + 1))
-    group = silenced(table, group="400@0")
-    assert np.isnan(group.p) and np.isnan(group.q) and group.note == "12 prompts: fewer than 20"  # too few for a claim
+    condition = silenced(table, condition="400@0")
+    assert (
+        np.isnan(condition.p) and np.isnan(condition.q) and condition.note == "12 prompts: fewer than 20"
+    )  # too few for a claim
     assert list(table.purpose.unique()) == ["none", "family", "control"]
 
 

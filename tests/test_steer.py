@@ -36,8 +36,9 @@ HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 def prompt_rows(*texts: str, role: str = "zero_shot", split: str = "a") -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "id": f"icl/f/{number:02}-00#{role}", "split": split, "role": role, "group": "f", "cluster": f"f/{number}",
-            "text": text, "targets": [" the cat"], "relations": [], "ordinals": [], "tokens": 0, "bos": True,
+            "id": f"icl/f/{number:02}-00#{role}", "split": split, "role": role, "condition": "f",
+            "cluster": f"f/{number}", "text": text, "targets": [" the cat"], "relations": [], "ordinals": [],
+            "tokens": 0, "bos": True,
         }
         for number, text in enumerate(texts)
     )  # fmt: skip
@@ -223,8 +224,9 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     generator = np.random.default_rng(0)
     table = tables.outputs(loaded.anatomy.layers[0].head_size)
     outputs = [
-        {"prompt": row.id, "split": row.split, "role": row.role, "group": "f", "solved": row.id.startswith("icl/f/a"),
-         "layer": layer, "head": head, "output": generator.normal(size=table.schema.field("output").type.list_size)}
+        {"prompt": row.id, "split": row.split, "role": row.role, "condition": "f",
+         "solved": row.id.startswith("icl/f/a"), "layer": layer, "head": head,
+         "output": generator.normal(size=table.schema.field("output").type.list_size)}
         for row in prompts[prompts.role == "clean"].itertuples() for layer, head in HEADS
     ]  # fmt: skip
     table.write(pd.DataFrame(outputs), "decoder", "icl")

@@ -21,7 +21,14 @@ def relations(functions=("copy", "parity")) -> pd.DataFrame:
             for head in (0, 1):
                 share = 0.8 if "ab"[head] == split else 0.6
                 same = {"prompt": f"{function}/{number:02d}", "split": split, "cluster": f"{function}/{number:02d}"}
-                same |= {"layer": 3, "head": head, "queries": length, "null": 0.01, "offset": 4, "over_half_null": 0.02}
+                same |= {
+                    "layer": 3,
+                    "head": head,
+                    "queries": length,
+                    "mass_null": 0.01,
+                    "best_offset": 4,
+                    "over_half_null": 0.02,
+                }
                 same |= {"recalled": 1.0 if function == "copy" else 0.5, "baseline": 1 / 3, "mass": share / 2}
                 rows.append(same | {"relation": name(function), "over_half": share})
                 rows.append(same | {"relation": "separator", "over_half": share / 10})
@@ -46,7 +53,7 @@ def test_chosen_on_one_half_and_reported_on_the_other():
     row = found.loc["copy", "input"]
     assert (row.layer, row["head"], row.trials, row.members) == (3, 0, PROMPTS / 2, 2)
     assert row.share == pytest.approx(0.6) and row.low <= 0.6 <= row.high  # 0.8 was seen where it was chosen
-    assert (row.null, row.mass_null, row.mass, row.offset) == pytest.approx((0.02, 0.01, 0.3, 4))
+    assert (row.share_null, row.mass_null, row.mass, row.best_offset) == pytest.approx((0.02, 0.01, 0.3, 4))
     assert found.loc["parity", "input"].members == 0
     assert found.loc["parity", "separator"].share == pytest.approx(0.06)
 

@@ -196,6 +196,22 @@ def test_a_table_that_is_cut_or_of_another_model_is_named(tmp_path, monkeypatch)
         assert len(tables.INDIRECT.read("a", columns=["effect"])) == len(rows)
 
 
+def test_a_table_of_other_prompts_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a"))
+    empty = dict.fromkeys(tables.RELATIONS.names)
+    rows = [empty | {"prompt": name, "layer": 0, "head": head} for name in "xy" for head in (0, 1)]
+    tables.RELATIONS.write(rows, "a", "text")
+    assert len(tables.RELATIONS.read("a", "text")) == 4  # nothing to compare with
+    for known, wrong in ("xyz", False), ("xz", True):
+        tables.PROMPTS.write([dict.fromkeys(tables.PROMPTS.names) | {"id": name} for name in known], "text")
+        if wrong:
+            with pytest.raises(UserError, match=r"a/text\.relations\.parquet: y is no prompt of data/prompts/text\.pa"):
+                tables.RELATIONS.read("a", "text")
+        else:
+            assert len(tables.RELATIONS.read("a", "text")) == 4
+
+
 @pytest.mark.parametrize("wrong", [{"slot": "b"}, {"attention": []}, {"kind": "rnn"}, {"parameters": "many"}])
 def test_a_record_that_is_anothers_or_wrong_is_named(wrong, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -329,7 +329,7 @@ def test_the_curve_ranks_the_gate_among_random_sets():
             ("random", 0.5, 3, 0.1), ("none", 0.0, 0, 0.0),
         ]:  # fmt: skip
             rows.append({"task": "needle", "measure": "recall", "method": method, "share": share, "kept": 2,
-                         "draw": draw, "full": "L0K0 L1K0", "entries": 0.6, "prompt": f"p{prompt}",
+                         "draw": draw, "kept_heads": "L0K0 L1K0", "entries": 0.6, "prompt": f"p{prompt}",
                          "cluster": f"p{prompt}", "value": value + 0.001 * (prompt % 2)})  # fmt: skip
     table = caching.table(pd.DataFrame(rows)).set_index("method")
     assert table.p["gate"] == pytest.approx(2 / 4) and table.p_floor["gate"] == pytest.approx(1 / 4)

@@ -97,7 +97,7 @@ def test_the_top_score_is_that_of_split_b_of_the_head_chosen_on_split_a():
 
 
 def test_metrics_hold_change_and_rank_of_the_main_measure():
-    row = {"purpose": "family", "family": "retrieval", "kind": "mean", "task": "needle", "group": "all"}
+    row = {"purpose": "family", "family": "retrieval", "kind": "mean", "task": "needle", "condition": "all"}
     rows = [
         row | {"measure": "logprob", "change": -7.0, "p": 0.05},
         row | {"measure": "recall", "change": -0.4, "p": 0.05},
@@ -128,7 +128,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     heads = pd.DataFrame([(layer, head) for layer in (0, 1) for head in parts], columns=["layer", "head"])
     score = rng.random(len(heads))
     judged = heads.assign(
-        family="retrieval", score=score, score_a=score, score_b=score, null=0.0, baseline=0.1, note=""
+        family="retrieval", score=score, score_a=score, score_b=score, score_null=0.0, baseline=0.1, note=""
     )
     judged = judged.assign(low=score, high=score, p=0.01, q=0.01, member=score > 0.9, member_a=score > 0.9, prompts=40)
     tables.HEADS.write(judged, slot)
@@ -140,8 +140,10 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
         if purpose == "none":
             run |= {"family": "", "k": 0, "kind": ""}
         else:
-            plan.append(run | {"id": name, "members": 0, "tasks": ["needle"], "group": "", "matching": "same layers"})
-        where = {"intervention": name, "task": "needle", "group": "200@0.5", "category": "200", "measure": "recall"}
+            plan.append(
+                run | {"id": name, "members": 0, "tasks": ["needle"], "condition": "", "matching": "same layers"}
+            )
+        where = {"intervention": name, "task": "needle", "condition": "200@0.5", "category": "200", "measure": "recall"}
         lost = {"none": 0.0, "family": 0.8, "control": 0.1}[purpose]
         for number in range(24):
             prompt = {"cluster": f"c{number}", "prompt": f"p{number}", "value": 1.0 - lost, "intact": 1.0}
@@ -204,7 +206,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     numbers = json.loads((folder / "metrics.json").read_text())
     assert numbers["ablation"] == {"retrieval": {"needle": {"change": -0.8, "p": 0.05}}}
     assert numbers["needle"] == {"recall": 1.0, "trials": 24}
-    columns = "layer head family score score_a score_b null baseline low high q member member_a prompts note"
+    columns = "layer head family score score_a score_b score_null baseline low high q member member_a prompts note"
     assert list(pd.read_csv(folder / "heads.csv").columns) == columns.split()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     main(slot)

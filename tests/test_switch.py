@@ -52,7 +52,7 @@ def test_no_sweep_without_one_of_the_families():
 
 def test_a_sweep_runs_in_shards_of_its_own_and_leaves_the_others_as_they_are():
     prompts = pd.DataFrame(
-        {"id": f"p{n:02}", "group": f"g{n % 2}", "category": "c", "cluster": f"g{n % 2}/{n // 2 % 3}"}
+        {"id": f"p{n:02}", "condition": f"g{n % 2}", "category": "c", "cluster": f"g{n % 2}/{n // 2 % 3}"}
         for n in range(36)
     )
     rows, settings = planned(), params.Ablate(prompts={"icl": 5}, single={"icl": 2}, shard=4)
@@ -74,12 +74,12 @@ def raw(change: dict[tuple[str, int, int], float]) -> tuple[pd.DataFrame, pd.Dat
         held = "1 of 4 in the same layers, 4 of 4 of the same attention kind; no member of a causal family"
         other = "3 of 4 in the same layers, 2 of 4 of the same attention kind; holds members: 2 of sink (9 of 72 are)"
         plans.append({"id": name, "purpose": purpose, "family": family, "k": k, "kind": "mean", "draw": draw,
-                      "heads": " ".join(f"L{at}H0" for at in range(k)), "members": 1, "tasks": ["icl"], "group": "",
+                      "heads": " ".join(f"L{at}H0" for at in range(k)), "members": 1, "tasks": ["icl"], "condition": "",
                       "matching": ("without L7H7", other, held)[min(draw, 2)]})  # fmt: skip
         for n in range(24):
             wrong = n < round(24 * loss)
             rows.append({"intervention": name, "purpose": purpose, "family": family, "k": k, "kind": "mean",
-                         "draw": draw, "heads": plans[-1]["heads"], "task": "icl", "group": f"g{n % 2}",
+                         "draw": draw, "heads": plans[-1]["heads"], "task": "icl", "condition": f"g{n % 2}",
                          "category": "c", "cluster": f"g{n % 2}/{n // 4}", "prompt": f"p{n}", "measure": "accuracy",
                          "value": float(not wrong), "intact": 1.0})  # fmt: skip
     return pd.DataFrame(rows, columns=tables.EFFECTS.names), pd.DataFrame(plans, columns=tables.PLANS.names)
@@ -95,19 +95,19 @@ def table() -> pd.DataFrame:
 
 
 def test_planted_changes_ranks_and_metrics(table):
-    whole = table[table.group == "all"].set_index(["family", "k"])
+    whole = table[table.condition == "all"].set_index(["family", "k"])
     assert whole.loc[("function", 4), "change"] == -0.5 and whole.loc[("function", 1), "change"] == -0.25
     assert whole.loc[("function", 4), "p"] == 3 / 20 and whole.loc[("induction", 4), "p"] == 1.0
     assert pd.isna(whole.loc[("function", 1), "p"]) and whole.loc[("function", 4), "passed_over"] == "L7H7"
     assert whole.loc[("function", 4), "control_change"] == pytest.approx(-(2 * 0.75 + 17 * 0.125) / 19)
-    groups = table[(table.group == "g0") & (table.k == 4)].set_index("family")
-    assert groups.loc["function", "change"] == -0.5 and groups.p.isna().all()
+    conditions = table[(table.condition == "g0") & (table.k == 4)].set_index("family")
+    assert conditions.loc["function", "change"] == -0.5 and conditions.p.isna().all()
     said = switch.metrics(table)
     assert said["function"] == {"1": {"change": -0.25}, "4": {"change": -0.5, "p": 0.15}}
 
 
 def test_matching_is_that_of_the_control_sets_and_why_there_are_none_where_there_are_none(table):
-    said = table[table.group == "all"].set_index(["family", "k"]).matching
+    said = table[table.condition == "all"].set_index(["family", "k"]).matching
     assert said["function", 4] == (
         "1 to 3 of 4 in the same layers, 2 to 4 of 4 of the same attention kind; 1 of 19 sets hold members of sink"
     )

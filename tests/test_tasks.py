@@ -33,13 +33,15 @@ PROMPTS = """
 from stages.tasks.prompt import Prompt
 
 def build(settings, seed):
-    return [Prompt(id=f"reversal/w/{w}", group="w", cluster=w, text=f"{w} :", targets=(f" {w[::-1]}",))
+    return [Prompt(id=f"reversal/w/{w}", condition="w", cluster=w, text=f"{w} :", targets=(f" {w[::-1]}",))
             for w in settings.words]
 """
 
 
 def prompts(clusters, role: str = "test", **fields) -> list[Prompt]:
-    return [Prompt(id=f"t/g/{number}", group="g", cluster=c, role=role, **fields) for number, c in enumerate(clusters)]
+    return [
+        Prompt(id=f"t/g/{number}", condition="g", cluster=c, role=role, **fields) for number, c in enumerate(clusters)
+    ]
 
 
 def test_every_folder_of_tasks_is_one():

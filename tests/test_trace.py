@@ -13,7 +13,7 @@ from stages.store import tables
 
 
 def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace:
-    return SimpleNamespace(split=split, cluster=f"{function}/{number}", group=function)
+    return SimpleNamespace(split=split, cluster=f"{function}/{number}", condition=function)
 
 
 def test_no_prompt_is_scored_with_a_mean_of_its_own_demonstrations():
@@ -30,7 +30,7 @@ def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
         for solved in (True, False):
             name = f"{number}{solved}"
             clusters[name] = f"plural/{number}"
-            rows.append({"prompt": name, "split": "ab"[number % 2], "group": "plural", "solved": solved, "layer": 0,
+            rows.append({"prompt": name, "split": "ab"[number % 2], "condition": "plural", "solved": solved, "layer": 0,
                          "head": 0, "output": np.array([number if solved else 99.0])})  # fmt: skip
     means = trace.fitted(pd.DataFrame(rows), pd.Series(clusters), loaded)
     values = {part: float(mean[0, 0]) for (_, part), mean in means.items()}
@@ -68,7 +68,7 @@ def test_the_base_is_the_probability_of_the_token_after_the_blank():
     assert loaded.tokenizer.decode(ids[-2:-1]).strip() == ""
     tokens = Tokens("p", "shuffled", np.array(ids), np.zeros(len(ids), bool), np.arange(len(ids) - 2, len(ids)))
     means = {(layer, head): torch.ones(8) for layer, head in loaded.anatomy.heads}
-    row = SimpleNamespace(id="p", split="b", cluster="plural/1", group="plural")
+    row = SimpleNamespace(id="p", split="b", cluster="plural/1", condition="plural")
     table = trace.indirect(loaded, row, tokens, means)
     logits_1V = forward(loaded, [np.array(ids)], [np.array([len(ids) - 2])])
     assert table.base.iloc[0] == pytest.approx(float(logits_1V.softmax(1)[0, ids[-1]]), abs=1e-6)

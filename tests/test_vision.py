@@ -91,7 +91,7 @@ def judged(loaded, count: int = 20) -> pd.DataFrame:
     names = np.array([tokens.prompt for tokens in encoded])
     parts = []
     for name, family in asked.items():
-        mass, null = (np.array([m[name].values[key].ravel() for m in means]) for key in ("mass", "null"))
+        mass, null = (np.array([m[name].values[key].ravel() for m in means]) for key in ("mass", "mass_null"))
         none, split = np.full(len(names), np.nan), np.array(["a", "b"] * (len(names) // 2))
         columns = judge(family, mass, null, none, names, split, np.ones(len(names)), CLASSIFY, np.random.default_rng(0))
         heads = [f"L{layer}H{head}" for layer, head in loaded.anatomy.heads]
@@ -160,7 +160,7 @@ def test_patches_that_stand_out_are_counted_beside_the_others():
     assert row.ratio == pytest.approx(84.5 / 2.1) and row.low < row.ratio < row.high
     first = table.loc[0, "class"]
     patches = (20 * 0.03 + 0.01 - 0.0005) / 20
-    assert first.attention == pytest.approx(0.24) and first.null == pytest.approx(patches)
+    assert first.attention == pytest.approx(0.24) and first.attention_null == pytest.approx(patches)
     numbers = norms.metrics(norms.table(raw_norms()))
     assert numbers == {"outliers": 0.05, "outlier_norm": pytest.approx(84.5 / 2.1, abs=1e-4), "class": 0.24}
     assert not norms.outliers(np.full(9, 3.0)).any()  # all alike: nothing stands out
@@ -219,7 +219,7 @@ def test_images_are_the_same_bytes_and_squares(tmp_path):
 
 def test_who_cannot_be_asked_says_why_in_one_line():
     with pytest.raises(UserError, match="a model of images reads no text"):
-        encode_all(make("vit"), [Prompt(id="text/short/0", group="short", cluster="0", text="A cat.")])
+        encode_all(make("vit"), [Prompt(id="text/short/0", condition="short", cluster="0", text="A cat.")])
     for name in tasks.names():
         why = tasks.of(name).refuses("vision")
         assert why == ("" if name == "images" else "a model of images reads no text")

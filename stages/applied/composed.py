@@ -57,28 +57,28 @@ def composed(
     answer = {row.id: len(tokens.target) for row, tokens in zip(rows, encoded, strict=True)}
     prompts = prompts[prompts.id.isin(answer)]
     clean, asked = prompts[prompts.role == "clean"], prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
-    groups = [group for group in prompts.group.unique() if group != COPY]
+    conditions = [condition for condition in prompts.condition.unique() if condition != COPY]
     edited = sum(answer[name] for name in asked.id) * (10 + settings.apply.draws)  # about ten vectors and the draws
     work = Work(shared([tokens.ids for tokens in encoded]), sum(answer.values())) + Work(edited, edited)
     log.info(announce(f"apply {slot}", len(prompts), work, loaded))
-    copied, copy = _demonstrated(loaded, _first(clean[clean.group == COPY], "a", settings.apply.choose))
+    copied, copy = _demonstrated(loaded, _first(clean[clean.condition == COPY], "a", settings.apply.choose))
     rows, skipped = [], {}
-    for group in tqdm(groups, desc="composed functions", unit="pair"):
-        inner, outer = parts(group)
+    for condition in tqdm(conditions, desc="composed functions", unit="pair"):
+        inner, outer = parts(condition)
         if unsolved := [name for name in (inner, outer) if name not in stored.means]:
-            skipped[group] = f"no vector of {' and '.join(unsolved)}"
+            skipped[condition] = f"no vector of {' and '.join(unsolved)}"
             continue
-        of_group = clean[clean.group == group]
-        tried, own = _demonstrated(loaded, _first(of_group, "a", settings.apply.choose))
+        of_condition = clean[clean.condition == condition]
+        tried, own = _demonstrated(loaded, _first(of_condition, "a", settings.apply.choose))
         if not tried or (right := sum(tried) / len(tried)) < settings.trace.solved_above:
-            skipped[group] = f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model"
+            skipped[condition] = f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model"
             continue
-        shown = of_group[of_group.split == "b"]
-        same = {"function": group, "draw": 0, "beside": "", "heads": 0}
+        shown = of_condition[of_condition.split == "b"]
+        same = {"function": condition, "draw": 0, "beside": "", "heads": 0}
         for row, scored in _answers(loaded, shown):
             rows.append(same | _row(row, "none", scored))
-        edits = sums(stored, inner, outer, copy, own, settings.apply.draws, settings.seed, f"apply/{slot}/{group}")
-        rows += [same | row for row in _under(loaded, asked[asked.group == group], edits)]
+        edits = sums(stored, inner, outer, copy, own, settings.apply.draws, settings.seed, f"apply/{slot}/{condition}")
+        rows += [same | row for row in _under(loaded, asked[asked.condition == condition], edits)]
     if not any(copied):
         skipped[COPY] = "no demonstration of copying is answered right: nothing can be taken off a sum"
     return rows, skipped

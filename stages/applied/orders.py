@@ -59,8 +59,8 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if "reason" in made or not means:
         skipped["vector"] = made.get("reason") or "no known order is solved after demonstrations (split a)"
     else:
-        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.group in means] for split in "ab"}
-        asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.group == MADE_UP]
+        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.condition in means] for split in "ab"}
+        asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.condition == MADE_UP]
         heads = [(layer, head) for layer, head in made["heads"]]
         source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
         rng = stream(settings.seed, f"orders/{slot}")
@@ -80,8 +80,8 @@ def learned(
     from stages.model.tokens import encode_all
 
     answers, means, right = [], {}, {}
-    for kind in dict.fromkeys(row.group for row in rows):
-        of_kind = [row for row in rows if row.group == kind]
+    for kind in dict.fromkeys(row.condition for row in rows):
+        of_kind = [row for row in rows if row.condition == kind]
         solved, of_heads = demonstrated(loaded, encode_all(loaded, of_kind), [_before(row) for row in of_kind])
         answers += [_row(row) | {"correct": good} for row, good in zip(of_kind, solved, strict=True)]
         if of_heads and np.mean(solved) >= solved_above:
@@ -185,7 +185,13 @@ def _before(row) -> str:
 
 
 def _row(row) -> dict:
-    same = {"prompt": row.id, "order": row.group, "category": row.category, "split": row.split, "cluster": row.cluster}
+    same = {
+        "prompt": row.id,
+        "ordering": row.condition,
+        "category": row.category,
+        "split": row.split,
+        "cluster": row.cluster,
+    }
     return same | {
         "context": row.role,
         "vector": "none",

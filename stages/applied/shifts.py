@@ -67,11 +67,11 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     log.info(announce(f"shifts {slot}", count, Work(length * count) + edited, loaded))
     answers, geometry, pairs_of = [], [], {}
     for function in tqdm(functions, desc="shifts", unit="function"):
-        whole = prompts[prompts.group == function]
+        whole = prompts[prompts.condition == function]
         of_function = whole[whole.id.isin(fits)]
         frame = Frame(settings.tasks.icl.template)
         pairs = pairs_of[function] = asked_pairs(of_function, frame).head(settings.shifts.pairs)
-        clean = outputs[(outputs.group == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
+        clean = outputs[(outputs.condition == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
         parts = Parts(loaded, mean_outputs(clean, loaded))
         chosen = chosen_settings(steered[steered.function == function])
         rng = stream(settings.seed, f"shifts/{slot}/{function}")
@@ -83,7 +83,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
             edits |= {(label, setting.vector, factor): edit(parts, vectors, setting, factor) for factor in FACTORS}
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
-        solved = outputs[outputs.group == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
+        solved = outputs[outputs.condition == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
         rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
         answers += [known | row for row in rows]
     read = readings(loaded, vectors, pairs_of, settings, slot)

@@ -75,7 +75,7 @@ def read(slot: str, loaded: "Loaded") -> Stored:
     chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
     shown = tables.OUTPUTS.read(slot, SHOWN)
     shown = shown[(shown.split == "a") & shown.solved.astype(bool)]
-    means = {name: mean_outputs(shown[shown.group == name], loaded) for name in sorted(chosen)}
+    means = {name: mean_outputs(shown[shown.condition == name], loaded) for name in sorted(chosen)}
     added = {
         name: (setting["layer"], vectors[f"{name}.{VECTOR}"] * setting["strength"]) for name, setting in chosen.items()
     }

@@ -99,6 +99,7 @@ def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_to
 
     means: every head's mean output (K,); max_tokens: padded tokens that run together, at most (one prompt at least).
     """
+    means = {head: mean_K.to(loaded.device) for head, mean_K in means.items()}
     donor = {row.id: other for row, other in zip(shard.prompts, shard.donors, strict=True)}
     encoded = {row.id: encode(loaded, row) for row in shard.donors}
     writable: dict[int, Writable] = {}  # of the batch that runs
@@ -125,7 +126,7 @@ def run(loaded: Loaded, means: Mapping[Head, torch.Tensor], shard: Shard, max_to
 
 def row(intervention: Intervention, task: str, prompt: Any, measure: str, value: float) -> dict[str, Any]:
     """Return a row of the effects table; `intact` is the value itself until it is replaced."""
-    names = {"group": prompt.group, "category": prompt.category, "cluster": prompt.cluster, "prompt": prompt.id}
+    names = {"condition": prompt.condition, "category": prompt.category, "cluster": prompt.cluster, "prompt": prompt.id}
     what = {"intervention" if name == "id" else name: field for name, field in asdict(intervention).items()}
     return what | {"task": task} | names | {"measure": measure, "value": value, "intact": value}
 

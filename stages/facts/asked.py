@@ -8,7 +8,7 @@ from stages.tasks.facts.task import MAIN
 
 
 class Prompts:
-    """The prompts of the task that the model can read, by group, class, split and role, in the order of their ids."""
+    """The prompts of the task that the model can read, by condition, class, split and role, ordered by their ids."""
 
     def __init__(self, loaded: Any, table: pd.DataFrame) -> None:
         from stages.model.tokens import fitting
@@ -29,7 +29,7 @@ class Prompts:
         return sorted({row.role for row in self.rows if row.role.startswith(f"{kind}-")})
 
 
-def fact_row(part: str, what: str, layer: int, row: Any, measure: str, value: float, group: str = "") -> dict:
+def fact_row(part: str, what: str, layer: int, row: Any, measure: str, value: float, condition: str = "") -> dict:
     """Return a row of `tables.MEMORY`."""
-    same = {"part": part, "what": what, "layer": layer, "group": group or row.group, "split": row.split}
+    same = {"part": part, "what": what, "layer": layer, "condition": condition or row.condition, "split": row.split}
     return same | {"cluster": row.cluster, "measure": measure, "value": float(value)}

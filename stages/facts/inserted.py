@@ -54,7 +54,7 @@ class Trial:
     tokens: Any
     reader: Any  # (R, F)
     values: Any  # (R, D)
-    group: str = INVENTED
+    condition: str = INVENTED
     wanted: int | None = None
 
 
@@ -101,9 +101,9 @@ class Insertion:
 
         return rank_one.joint_readers(self.preserving, self.keys)
 
-    def row(self, what: str, fact: Any, measure: str, value: float, group: str = INVENTED) -> dict:
+    def row(self, what: str, fact: Any, measure: str, value: float, condition: str = INVENTED) -> dict:
         """Return a row of part insert; its cluster is the fact."""
-        return fact_row("insert", what, self.layer, fact, measure, value, group)
+        return fact_row("insert", what, self.layer, fact, measure, value, condition)
 
     def rows(self, text: tuple[list, list], whole: bool) -> list[dict]:
         """Return all rows; of a layer that was not chosen (not `whole`) only those of the edit itself."""
@@ -157,19 +157,21 @@ class Insertion:
         keys, values = (torch.stack([getattr(trial, name) for trial in trials]) for name in ("reader", "values"))
         scored = self.answered([trial.tokens for trial in trials], keys, values)
         return [
-            self.row(t.what, t.fact, t.measure, s.solved if t.wanted is None else int(s.best[0]) == t.wanted, t.group)
+            self.row(
+                t.what, t.fact, t.measure, s.solved if t.wanted is None else int(s.best[0]) == t.wanted, t.condition
+            )
             for t, s in zip(trials, scored, strict=True)
         ]
 
-    def trials(self, what: str, facts: list, tokens: list, keys, values, group: str = INVENTED) -> list[Trial]:
+    def trials(self, what: str, facts: list, tokens: list, keys, values, condition: str = INVENTED) -> list[Trial]:
         """Return trials of efficacy, paraphrases, neighbours (known ones still right) and hijacked invented ones."""
         of = {(row.cluster, row.role): t for row, t in zip(self.asked.rows, self.asked.tokens, strict=True)}
         result, number = [], self.memory.neighbours
         for n, fact in enumerate(facts):
-            under = {"reader": keys[n : n + 1], "values": values[n : n + 1], "group": group}
+            under = {"reader": keys[n : n + 1], "values": values[n : n + 1], "condition": condition}
             result.append(Trial(what, fact, "efficacy", tokens[n], **under))
             result += [Trial(what, fact, "neighbours", t, **under) for t in self.neighbours(fact, n * number, number)]
-            if group != INVENTED or what == "identity":
+            if condition != INVENTED or what == "identity":
                 continue
             result += [
                 Trial(what, fact, "paraphrase", of[fact.cluster, role], **under)

@@ -29,7 +29,7 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
         if not read.right.any():
             chosen |= {"why": f"not one of {len(tokens)} known facts of split {split} is answered right"}
             return rows, {"why": chosen["why"]}
-        donors, able = lookup.donors(read, [row.group for row in of_split]), np.flatnonzero(read.right)
+        donors, able = lookup.donors(read, [row.condition for row in of_split]), np.flatnonzero(read.right)
         for layer in loaded.anatomy.layers:
             changes = []
             for kind, name in ((lookup.MLP, ""), (lookup.ATTENTION, ATTENTION)):
@@ -64,16 +64,16 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
         ):
             for measure, value in values.items():
                 rows.append(fact_row("lookup", "promoted", chosen[lookup.MLP], of_split[number], measure, value))
-    for group in (COPY, CAPITALIZE):
-        rows += _procedure(loaded, writers, asked, group)
+    for condition in (COPY, CAPITALIZE):
+        rows += _procedure(loaded, writers, asked, condition)
     return rows, chosen
 
 
-def _procedure(loaded: Any, writers: dict, asked: Prompts, group: str) -> list[dict]:
+def _procedure(loaded: Any, writers: dict, asked: Prompts, condition: str) -> list[dict]:
     """Return what mean ablation of MLP outputs at a word does where the word is only to be copied or capitalised."""
     from stages.model import lookup
 
-    (_, first), (of_split, second) = (asked.of(len(asked.rows), group=group, split=split) for split in "ab")
+    (_, first), (of_split, second) = (asked.of(len(asked.rows), condition=condition, split=split) for split in "ab")
     if not first or not second:
         return []
     means = lookup.ask(loaded, writers, first, ASKED).values

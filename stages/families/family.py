@@ -81,7 +81,7 @@ class Family:
     content: a fixed offset could fake it, so the lower bound must also beat the best fixed offset.
     tested: False where mass says nothing against chance, so that there is no p-value.
     home: tasks that the family's heads are asked about by silencing them; none: no causal evidence is sought.
-    home_group: the group of prompts of its home tasks that it is asked about; '' for all.
+    home_condition: the condition of prompts of its home tasks that it is asked about; '' for all.
     joint: families with the same `joint` name are silenced together, under it: their best heads in any of them.
     within: families whose relation holds every pair of this one's (where both are asked): a head with enough attention
         here has it there as well, so that members in both are no finding.
@@ -100,7 +100,7 @@ class Family:
     tested: bool = True
     solved_only: bool = False
     home: tuple[str, ...] = ()
-    home_group: str = ""
+    home_condition: str = ""
     joint: str = ""
     within: tuple[str, ...] = ()
 

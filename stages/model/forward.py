@@ -26,6 +26,8 @@ from stages.model.load import Loaded
 
 T = TypeVar("T")  # what is made of logits
 HEAD = 384  # rows that the LM head reads at once, at most: their logits are a megabyte each in a large vocabulary
+TALL = 512  # rows of a batch that the LM head reads, at most
+USUAL = 2048  # tokens of the batches that such limits are for
 
 
 @dataclass
@@ -149,14 +151,21 @@ class Pass(Generic[T]):
     read: Callable[[torch.Tensor], T]
 
 
-def together(loaded: Loaded, passes: Sequence[Pass[T]]) -> Iterator[T]:
-    """Yield what is read of the logits of passes, in order; at the LM head up to `HEAD` of their rows go together.
+def grown(limit: int, max_tokens: int) -> int:
+    """Return a limit for larger batches than usual, as a GPU wants them: as many times larger."""
+    return limit * max(1, max_tokens // USUAL)
 
+
+def together(loaded: Loaded, passes: Sequence[Pass[T]], head: int = 0) -> Iterator[T]:
+    """Yield what is read of the logits of passes, in order; at the LM head `head` of their rows go together, at most.
+
+    head: `HEAD` where not given.
     Each pass runs alone where this is not proven for the model (`Loaded.gathers`).
     """
     group: list[Pass[T]] = []
+    head = head or HEAD
     for each in passes:
-        if group and (not loaded.gathers or sum(other.rows for other in group) + each.rows > HEAD):
+        if group and (not loaded.gathers or sum(other.rows for other in group) + each.rows > head):
             yield from _at_once(group)
             group = []
         group.append(each)
@@ -286,13 +295,14 @@ def _replaced(module: torch.nn.Module, forward: Any) -> Iterator[None]:
 def batches(prompts: Sequence[Tokens], max_tokens: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Yield index lists of prompts that run together: sorted by length, then id; at most `max_tokens` padded tokens.
 
-    rows: LM-head rows of each prompt, at most 512 together (a row of a large vocabulary is a megabyte).
+    rows: LM-head rows of each prompt, at most `TALL` together (a row of a large vocabulary is a megabyte), and as many
+    times more as a batch is larger than usual.
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index].prompt))
     batch: list[int] = []
     for index in order:
         wide = (len(batch) + 1) * len(prompts[index]) > max_tokens
-        tall = rows is not None and sum(rows[other] for other in batch) + rows[index] > 512
+        tall = rows is not None and sum(rows[other] for other in batch) + rows[index] > grown(TALL, max_tokens)
         if batch and (wide or tall):
             yield batch
             batch = []

@@ -5,10 +5,13 @@ of the conversion that is read in place of a GGUF file, with it: their names and
 refilled cache nor a file that appears later changes a model silently. What is loaded is proved in `weights`.
 """
 
+import gc
 import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,10 +110,23 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
             f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
-    loaded = _ready(*_opened(origin.folder, source.dtype, source.device_map), anatomy, kind).allowed(proof)
+    with _uncollected():
+        loaded = _ready(*_opened(origin.folder, source.dtype, source.device_map), anatomy, kind).allowed(proof)
     if attention == "sdpa" and loaded.fuses:
         loaded.model.set_attn_implementation("sdpa")
     return loaded
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no cyclic garbage meanwhile: a vocabulary is a million small objects, each search walks them all."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @torch.no_grad()
@@ -165,9 +181,10 @@ def _opened(folder: Path, dtype: str = "float32", device_map: Any = None) -> tup
             raise UserError(
                 f"{folder}: {config.model_type} is an encoder-decoder; only models of one stack are measured"
             )
+        device = placed.chosen()
         model = _model(folder, read, config, {"dtype": getattr(torch, dtype)} | _placing(folder, device_map))
         if device_map is None:
-            model.to("cuda" if torch.cuda.is_available() else "cpu")
+            model.to(device)
         if model.main_input_name == "pixel_values":
             return model, _processor(folder, read)
         _read_ids(folder, model)

@@ -27,6 +27,7 @@ from stages.model.reduce import Means, Sums, WordSums, brought
 from stages.model.score import Scored, score_rows
 
 BLOCK = 1 << 23  # attention weights held at once, at most (32 MB)
+BLOCKS = 16  # times more on a GPU, where every call costs
 PART = 2048  # tokens of a long prompt that run at once
 
 
@@ -127,12 +128,13 @@ class Averages:
 
 
 @contextmanager
-def weighing(loaded: Loaded, reduce: Callable, held: int = BLOCK) -> Iterator[None]:
+def weighing(loaded: Loaded, reduce: Callable, held: int = 0) -> Iterator[None]:
     """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S), first query)` for every block of queries.
 
     weights: float32, whatever the model computes in. visible: some head of the layer gives the key a weight above 0,
-    whatever masks say. held: attention weights in a block, at most (one query at least).
+    whatever masks say. held: attention weights in a block, at most (one query at least), where not the usual number.
     """
+    held = held or BLOCK * (1 if loaded.device.type == "cpu" else BLOCKS)
     numbers = {loaded.model.get_submodule(x.attention): number for number, x in loaded.anatomy.layers.items()}
 
     def observer(eager, module, query, key, value, mask, **kwargs):

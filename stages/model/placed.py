@@ -4,11 +4,23 @@ An offloaded weight is on torch's "meta" device between passes: it has a shape a
 brings it from memory or disk for the module's own pass. Whoever reads a weight outside of a pass asks here.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+
+def chosen() -> torch.device:
+    """Return where models go: a GPU where there is one, set to give the same bytes again, in full float32."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True, warn_only=True)  # sums by index are else in any order
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.allow_tf32 = False  # convolutions; products of matrices have it off
+    return torch.device("cuda")
 
 
 def device(model: nn.Module) -> torch.device:

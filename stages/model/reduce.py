@@ -1,9 +1,9 @@
 """From blocks of attention weights to means over the queries of relations, all prompts of a batch at once.
 
 For every query of a relation, over the keys it can see:
-    mass     = sum of attention on the target keys
-    hit      = the most attended key is a target
-    null     = (attention on visible, non-special, non-target keys / their number) x visible targets
+    mass      = sum of attention on the target keys
+    hit       = the most attended key is a target
+    mass_null = (attention on visible, non-special, non-target keys / their number) x visible targets
     over_half      = the mass is above 0.5
     over_half_null = (how many of the same other keys have more than 0.5 alone / their number) x visible targets
 so the nulls are what the targets would get if they were average keys; a query with no other key to look at has none.
@@ -27,7 +27,7 @@ from stages.families.family import Relation, Tokens
 from stages.model.words import Words
 
 HALF = 0.5  # a key (or all targets together) with more of the attention than this has most of it
-STATISTICS = ("mass", "hits", "null", "over_half", "over_half_null")
+STATISTICS = ("mass", "hits", "mass_null", "over_half", "over_half_null")
 Learned = torch.Tensor | None  # (B, H, T), what a learned sink takes of each query's attention
 
 
@@ -125,7 +125,7 @@ class Sums:
             with_null_L1 = with_null_LP[:, owner, None]
             of_LH = dict(zip(STATISTICS, sums_5LPH[:, :, owner], strict=True))
             values = {statistic: (of_LH[statistic] / count).float().numpy() for statistic in ("mass", "hits")}
-            values["null"] = _ratio(of_LH["null"], with_null_L1)
+            values["mass_null"] = _ratio(of_LH["mass_null"], with_null_L1)
             values["over_half"] = (of_LH["over_half"] / count).float().numpy()
             values["over_half_null"] = _ratio(of_LH["over_half_null"], with_null_L1)
             result.append((row, name, Means(count, values)))
@@ -179,13 +179,13 @@ class WordSums:
         return [self.sums, self.counted]
 
     def means(self, sums: torch.Tensor, counted: torch.Tensor) -> list[tuple[int, str, Means]]:
-        """Return mass, hits_word, null, sink and sink_elsewhere of every relation, as `Sums.means` does."""
+        """Return mass, hits_word, mass_null, sink and sink_elsewhere of every relation, as `Sums.means` does."""
         result = []
         for index, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
             mass_LH, hits_LH, null_LH, sink_LH, elsewhere_LH = sums[..., index]
             values = {"mass": mass_LH, "hits_word": hits_LH, "sink": sink_LH}
             values = {statistic: (of / count).float().numpy() for statistic, of in values.items()}
-            values["null"] = _ratio(null_LH, counted[0, ..., index])
+            values["mass_null"] = _ratio(null_LH, counted[0, ..., index])
             values["sink_elsewhere"] = _ratio(elsewhere_LH, counted[1, ..., index])
             result.append((self.row, name, Means(count, values)))
         return result

@@ -24,6 +24,7 @@ from stages.model.forward import (
     continuing,
     forward,
     frozen,
+    grown,
     prefill,
     remembering,
     resuming,
@@ -36,6 +37,7 @@ from stages.model.load import Loaded
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 ENOUGH = 1024  # tokens beyond which a pass with more of them is hardly faster: then ablations of like layers alone run
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
+LAUNCHED = 512  # and on a GPU, where every call costs
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Batch:
         alike = [number for number, ablation in enumerate(asked) if self._alike(ablation)]
         chunks = list(self._chunks({number: asked[number].first for number in alike}, max_tokens))
         passes = [self._pass([asked[number] for number in chosen]) for chosen in chunks]
-        for chosen, scores in zip(chunks, together(self.loaded, passes), strict=True):
+        for chosen, scores in zip(chunks, together(self.loaded, passes, grown(HEAD, max_tokens)), strict=True):
             for number, scored in zip(chosen, scores, strict=True):
                 results[number] = scored
         if unlike := sorted(set(range(len(asked))) - set(alike)):
@@ -144,10 +146,11 @@ class Batch:
             return
         tokens = max(len(self.starts) * self.cut, len(self.tails) * max(map(len, self.tails)))
         heads, chunk = sum(map(len, self.rows)), []
+        head, enough = grown(HEAD, max_tokens), grown(ENOUGH, max_tokens)
         for number in sorted(first, key=lambda number: (first[number], number)):
             size = len(chunk) + 1
-            full = size * tokens > max_tokens or size * heads > HEAD
-            if chunk and (full or (first[number] > first[chunk[0]] and len(chunk) * tokens >= ENOUGH)):
+            full = size * tokens > max_tokens or size * heads > head
+            if chunk and (full or (first[number] > first[chunk[0]] and len(chunk) * tokens >= enough)):
                 yield chunk
                 chunk = []
             chunk.append(number)
@@ -373,8 +376,9 @@ def _reduce(
     rows_M: the row that predicts each target; None where every row predicts one.
     """
     rows_M = torch.arange(len(targets_M)) if rows_M is None else rows_M
-    total = torch.cat([logits.logsumexp(1) for logits in logits_NV.split(CACHED)])
-    best = torch.cat([logits.argmax(1) for logits in logits_NV.split(CACHED)]).cpu()[rows_M]
+    parts = logits_NV.split(CACHED if logits_NV.device.type == "cpu" else LAUNCHED)
+    total = torch.cat([logits.logsumexp(1) for logits in parts])
+    best = torch.cat([logits.argmax(1) for logits in parts]).cpu()[rows_M]
     place_M = rows_M.to(logits_NV.device)
     logprob = logits_NV[place_M, targets_M.to(logits_NV.device)] - total[place_M]
     return logprob.cpu().numpy(), (best == targets_M).numpy(), best.numpy()

@@ -105,7 +105,7 @@ def _scores(own: pd.DataFrame, families: dict[str, Family]) -> dict[str, Any]:
             continue
         body.append([
             name, "yes" if row["member"] == 1 else "no", number(row["score"]), interval(row["low"], row["high"]) or "–",
-            number(row["null"]), number(row["baseline"]), f"{families[name].threshold:g}",
+            number(row["score_null"]), number(row["baseline"]), f"{families[name].threshold:g}",
             "–" if pd.isna(row["rank"]) else str(int(row["rank"])), p_value(row["q"]),
         ])  # fmt: skip
     columns = ["family", "member", "score", "95 % interval", "null", "best offset", "member at", "rank", "q"]
@@ -115,7 +115,7 @@ def _scores(own: pd.DataFrame, families: dict[str, Family]) -> dict[str, Any]:
 def _leading(own: pd.DataFrame) -> pd.DataFrame:
     """Return the head's rows of the grammatical relations that its card shows."""
     kept = own[own["family"].str.startswith(PREFIX)].dropna(subset=["score"])
-    lead = kept["score"] - kept["baseline"].fillna(kept["null"])
+    lead = kept["score"] - kept["baseline"].fillna(kept["score_null"])
     kept = kept.assign(lead=lead, inside=kept["member"] == 1)
     return kept.sort_values(["inside", "lead", "family"], ascending=[False, False, True]).head(RELATIONS)
 

@@ -49,14 +49,16 @@ SERIES = {  # who answers: (label, colour, shape), in display order
 }
 
 
-def groups(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt.LayerChart:
-    """Draw a value in 0..1 per group as bars with 95 % intervals, best first, with a line at chance."""
+def by_condition(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt.LayerChart:
+    """Draw a value in 0..1 per condition as bars with 95 % intervals, best first, with a line at chance."""
     base = alt.Chart(rows, width="container", height=alt.Step(19)).encode(
         y=alt.Y(
-            "group:N", sort=list(rows.sort_values(["value", "group"], ascending=[False, True])["group"]), title=None
+            "condition:N",
+            sort=list(rows.sort_values(["value", "condition"], ascending=[False, True])["condition"]),
+            title=None,
         ),
         tooltip=[
-            alt.Tooltip("group:N", title="group"),
+            alt.Tooltip("condition:N", title="condition"),
             alt.Tooltip("value:Q", title=measure, format=".2f"),
             alt.Tooltip("low:Q", title="95 % from", format=".2f"),
             alt.Tooltip("high:Q", title="to", format=".2f"),
@@ -75,18 +77,18 @@ def groups(rows: pd.DataFrame, measure: str, chance: float | None = None) -> alt
 
 
 def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[str]) -> alt.LayerChart:
-    """Draw a value in 0..1 per group and series of `SERIES` (columns group, series, value, low, high, trials)."""
+    """Draw a value in 0..1 per condition and series of `SERIES` (columns: both, value, low, high, trials)."""
     names = [name for name in SERIES if name in set(rows["series"])]
     _, colours, shapes = zip(*(SERIES[name] for name in names), strict=True)
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     labels = {name: SERIES[name][0] for name in names}
     base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 10}).encode(
-        y=alt.Y("group:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.3)),
+        y=alt.Y("condition:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.3)),
         yOffset=alt.YOffset("series:N", sort=names),
         color=colour,
         tooltip=[
-            alt.Tooltip("group:N", title="group"),
+            alt.Tooltip("condition:N", title="condition"),
             alt.Tooltip("shown:N", title="who"),
             alt.Tooltip("value:Q", title=measure, format=".2f"),
             alt.Tooltip("low:Q", title="95 % from", format=".2f"),

@@ -21,7 +21,8 @@ from stages.store.errors import UserError
 
 NEEDED = {  # table: columns without which it cannot be compared; others are empty where a revision lacks them
     "heads": "layer head family score low high member",
-    "effects": "purpose family k kind draw heads members task group measure value change low high trials controls p",
+    "effects": "purpose family k kind draw heads members task condition measure value change low high trials "
+    "controls p",
     "steering": "function layer context vector accuracy low high trials",
     "reliability": "family threshold",
 }

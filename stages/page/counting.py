@@ -37,10 +37,12 @@ def counting(slot: Slot, context: Context) -> list:
         return [Note("There is nothing to compare counting with: the model scores no sentence.")]
     figure = []
     for task, (part, parts) in SHOWN.items():
-        groups = beside(slot.effects, counted, task)
-        if (groups["series"] == "model").any():
-            chart = charts.series(groups, "accuracy", tasks.of(task).chance.get("accuracy"), order(groups))
-            says = " ".join(filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(groups, parts)]))
+        conditions = beside(slot.effects, counted, task)
+        if (conditions["series"] == "model").any():
+            chart = charts.series(conditions, "accuracy", tasks.of(task).chance.get("accuracy"), order(conditions))
+            says = " ".join(
+                filter(None, [whole(slot.effects, counted, task, "accuracy", 2), compared(conditions, parts)])
+            )
             figure.append(Chart(chart, f"{capital(context.task(task))} by {part}", says))
     says = [ties(counted), whole(slot.effects, counted, REPEATS, "loss", 3)]
     text = " ".join(filter(None, [*says, "Lines are 95 % intervals; dashed: chance (0.5 for minimal pairs)."]))
@@ -51,24 +53,24 @@ def counting(slot: Slot, context: Context) -> list:
 
 
 def beside(effects: pd.DataFrame, counted: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Return accuracy per group of a task: the intact model's (series 'model') and both baselines'."""
-    model = rows.by_group(effects, task).assign(series="model")
-    other = counted[(counted["task"] == task) & (counted["measure"] == "accuracy") & (counted["group"] != "all")]
+    """Return accuracy per condition of a task: the intact model's (series 'model') and both baselines'."""
+    model = rows.by_condition(effects, task).assign(series="model")
+    other = counted[(counted["task"] == task) & (counted["measure"] == "accuracy") & (counted["condition"] != "all")]
     other = other.rename(columns={"baseline": "series"})
-    columns = ["group", "series", "value", "low", "high", "trials"]
+    columns = ["condition", "series", "value", "low", "high", "trials"]
     return pd.concat([part[columns] for part in (model, other) if len(part)] or [other[columns]], ignore_index=True)
 
 
-def order(groups: pd.DataFrame) -> list[str]:
-    """Return the groups, those where the model is best first; without a model, the best counted first."""
-    wide = groups.pivot(index="group", columns="series", values="value")
+def order(conditions: pd.DataFrame) -> list[str]:
+    """Return the conditions, those where the model is best first; without a model, the best counted first."""
+    wide = conditions.pivot(index="condition", columns="series", values="value")
     by = [name for name in charts.SERIES if name in wide]
     return list(wide.sort_index().sort_values(by, ascending=False, kind="stable").index)
 
 
-def compared(groups: pd.DataFrame, parts: str) -> str:
-    """Say by how much the model's accuracy lies above the better baseline's, over groups, and where most and least."""
-    wide = groups.pivot(index="group", columns="series", values="value").sort_index()
+def compared(conditions: pd.DataFrame, parts: str) -> str:
+    """Say by how much the model's accuracy lies above the better baseline's, by condition, and where most and least."""
+    wide = conditions.pivot(index="condition", columns="series", values="value").sort_index()
     names = [name for name in BASELINES if name in wide]
     if "model" not in wide or not names:
         return ""
@@ -86,7 +88,7 @@ def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str,
     """Say what the model and both baselines reach on a whole task; trials where they differ."""
     model = rows.intact(effects)
     parts = [("the intact model", model[(model["task"] == task) & (model["measure"] == measure)])]
-    other = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["group"] == "all")]
+    other = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["condition"] == "all")]
     parts += [(charts.SERIES[name][0], other[other["baseline"] == name]) for name in BASELINES]
     parts = [(name, part.iloc[0]) for name, part in parts if len(part)]
     if not parts:
@@ -104,7 +106,7 @@ def whole(effects: pd.DataFrame, counted: pd.DataFrame, task: str, measure: str,
 
 def ties(counted: pd.DataFrame) -> str:
     """Say how many minimal pairs the baselines cannot tell apart."""
-    tied = counted[(counted["measure"] == "ties") & (counted["group"] == "all")].set_index("baseline")["value"]
+    tied = counted[(counted["measure"] == "ties") & (counted["condition"] == "all")].set_index("baseline")["value"]
     if tied.empty:
         return ""
     shares = listed(f"{tied[name]:.0%} ({charts.SERIES[name][0]})" for name in BASELINES if name in tied)

@@ -99,7 +99,7 @@ def table(grammar: pd.DataFrame, path: str) -> Table:
     for _, row in pd.concat([together, measured(grammar)]).iterrows():
         if clear_percents(row["gain_low"], row["gain_high"]) > 0:
             marked.append(len(cells))
-        beside = f" ({offset(row['offset'])})" if row["offset"] == row["offset"] else ""
+        beside = f" ({offset(row['best_offset'])})" if row["best_offset"] == row["best_offset"] else ""
         attention = "–" if row["mass"] != row["mass"] else f"{percent(row['mass'])} ({percent(row['mass_null'])})"
         words = f"{int(row['trials'])}" + (f" of {int(row['queries'])}" if row["queries"] == row["queries"] else "")
         cells.append([

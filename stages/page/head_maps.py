@@ -23,7 +23,7 @@ def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> al
     )
     tooltip = [
         alt.Tooltip("name:N", title="head"),
-        *(alt.Tooltip(f"{field}:Q", format=".3f") for field in ("score", "null", "baseline")),
+        *(alt.Tooltip(f"{field}:Q", format=".3f") for field in ("score", "score_null", "baseline")),
         alt.Tooltip("interval:N", title="95 % interval"),
         alt.Tooltip("q:Q", title="q-value", format=".4f"),
         alt.Tooltip("verdict:N", title="member"),

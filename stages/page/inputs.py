@@ -14,14 +14,15 @@ import pandas as pd
 from stages.store.errors import UserError
 
 TEXT = set(  # columns of names; all others are numbers, empty where not defined
-    "family note family_a family_b purpose kind task group measure matching function context vector label direction "
-    "relation effect_task tried class target source language beside of order category method positions a b what".split()
+    "family note family_a family_b purpose kind task condition measure matching function context vector label "
+    "direction label_group relation effect_task tried class target source language beside of ordering category method "
+    "positions a b what".split()
 )
 COLUMNS = {
-    "heads": "layer head family score score_a score_b null baseline low high q member member_a prompts note",
-    "overlap": "family_a family_b members_a members_b both jaccard expected corrected",
+    "heads": "layer head family score score_a score_b score_null baseline low high q member member_a prompts note",
+    "overlap": "family_a family_b members_a members_b shared jaccard expected corrected",
     "reliability": "family spearman members threshold prompts effect_task effect_rho effect_p",
-    "effects": "purpose family k kind draw heads members task group measure value intact change low high trials "
+    "effects": "purpose family k kind draw heads members task condition measure value intact change low high trials "
     "clusters controls control_change p p_floor q overlap matching note",
     "causal": "layer head task measure change low high q first_order exact note",
     "agreement": "task measure heads rank_correlation sign_agreement top",
@@ -33,30 +34,31 @@ COLUMNS = {
     "control_largest p p_floor note",
     "continued": "function vector source of share low high change change_low change_high seen seen_shown kept "
     "kept_shown trials clusters controls control_share control_largest p p_floor note",
-    "grammar": "label direction group queries trials layer head accuracy low high offset baseline gain gain_low "
-    "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note",
+    "grammar": "label direction label_group queries trials layer head accuracy low high best_offset baseline gain "
+    "gain_low gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high "
+    "members note",
     "circuit": "target place purpose direction source kind layer head feeder previous composition copying intact value "
     "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho "
     "rho_p matching note",
-    "shifts": "function inverse space vector kind layer factor asked measure value low high null p trials note",
+    "shifts": "function inverse space vector kind layer factor asked measure value low high value_null p trials note",
     "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
-    "switch": "family k kind heads members passed_over task group measure value intact change low high trials clusters "
-    "controls control_change p p_floor matching note",
-    "iteration": "function relation layer head share low high null offset baseline mass mass_null trials members "
-    "symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
-    "gates": "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo "
-    "prompts key_prompts weighed",
-    "gates_overlap": "a b threshold_a threshold_b heads_a heads_b both heads spearman",
-    "cache": "task measure method share kept full entries value low high change change_low change_high prompts "
+    "switch": "family k kind heads members passed_over task condition measure value intact change low high trials "
+    "clusters controls control_change p p_floor matching note",
+    "iteration": "function relation layer head share low high share_null best_offset baseline mass mass_null trials "
+    "members symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
+    "gates": "layer head key_head layer_window change logprob key_change key_logprob mass mass_answer wu induction "
+    "echo prompts key_prompts weighed",
+    "gates_overlap": "a b threshold_a threshold_b heads_a heads_b shared heads spearman",
+    "cache": "task measure method share kept kept_heads entries value low high change change_low change_high prompts "
     "clusters draws draws_mean draws_best draws_close draws_worse p p_floor",
     "streaming": "sinks positions length loss change low high passages tokens",
     "sinks": "part input layer head measure threshold value low high prompts note",
     "probes": "kind target layer value low high majority shuffled guess tokens blocks spread outliers note",
-    "orders": "order category context vector source accuracy low high rival rival_low rival_high lead lead_low "
+    "orders": "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low "
     "lead_high guess learned learned_low learned_high trials clusters heads draws note",
-    "images": "layer kind tokens norm ratio low high attention attention_low attention_high null most images",
-    "neighbours": "group language measure value low high p p_floor trials clusters note",
-    "memory": "part what layer group measure value low high p p_floor trials clusters note",
+    "images": "layer kind tokens norm ratio low high attention attention_low attention_high attention_null most images",
+    "neighbours": "condition language measure value low high p p_floor trials clusters note",
+    "memory": "part what layer condition measure value low high p p_floor trials clusters note",
 }
 NAMES = {
     "effects": {"heads"},
@@ -65,11 +67,11 @@ NAMES = {
     "sinks": {"part", "input"},
     "memory": {"part"},
     "switch": {"heads", "passed_over", "matching"},
-    "cache": {"full"},
+    "cache": {"kept_heads"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere
-SOURCES = "task source place prompts a b clusters groups prompt example"
-COUNTING = "baseline task group measure value low high trials"
+SOURCES = "task source place prompts a b clusters conditions prompt example"
+COUNTING = "baseline task condition measure value low high trials"
 
 
 @dataclass(frozen=True)

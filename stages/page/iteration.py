@@ -60,7 +60,7 @@ def written(row: pd.Series, counts: pd.DataFrame) -> str:
     low, high, guess = row["symbols_low"], row["symbols_high"], row["symbols_chance"]
     text = f"it writes {percent(row['symbols'])} % {percents(low, high)} of the symbols, "
     text += f"{beside(low, high, guess)} a guess ({percent(guess)} %)"
-    of_function = counts[(counts["group"] == row["function"]) & (counts["measure"] == "symbols")]
+    of_function = counts[(counts["condition"] == row["function"]) & (counts["measure"] == "symbols")]
     for other in of_function.itertuples():
         value = f"{percent(other.value)} % {percents(other.low, other.high)}"
         text += f", {beside(low, high, other.low, other.high)} counting ({value})"
@@ -112,7 +112,7 @@ def table(steps: pd.DataFrame, path: str) -> Table:
             marked.append(len(cells))
         cells.append([
             row["function"], TARGETS[row["relation"]], head_name(row["layer"], row["head"]), share(row),
-            percent(row["null"]), f"{percent(row['baseline'])} ({int(row['offset'])} back)",
+            percent(row["share_null"]), f"{percent(row['baseline'])} ({int(row['best_offset'])} back)",
             f"{percent(row['mass'])} ({percent(row['mass_null'])})", str(int(row["members"])), str(int(row["trials"])),
         ])  # fmt: skip
     columns = ["function", "looks at", "head", "more than half of its attention there, %", "average other key, %",

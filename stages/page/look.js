@@ -122,7 +122,7 @@ function rolesOf(head) {
     make("td", {}, look.unjudged || !each.score.length ? "–" : member(each) ? "yes" : "no"),
     make("td", { className: "n", title: each.statistic }, shown(each.score[head.index])),
     make("td", { className: "n" }, shown(each.chance[head.index])),
-    ...(each.here ? [make("td", { className: "n" }, shown(each.here.mass[head.index])), make("td", { className: "n" }, shown(each.here.null[head.index]))]
+    ...(each.here ? [make("td", { className: "n" }, shown(each.here.mass[head.index])), make("td", { className: "n" }, shown(each.here.mass_null[head.index]))]
       : [make("td", { colSpan: 2 }, "not to be seen")])));
   const note = `Scores are ${[...new Set(rows.map(({ statistic }) => statistic))].join("; or: ")}. In this text: share of attention on the targets. Null: what as many average tokens would get.`;
   const table = make("table", {}, make("caption", {}, look.unjudged || note),

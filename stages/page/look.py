@@ -120,7 +120,7 @@ class Look:
 
     def _summary(self, family: Family) -> dict[str, Any]:
         """Return a row of the table of families: how many positions have it, and the three heads with most of it."""
-        mass, null = self._here(family, "mass"), self._here(family, "null")
+        mass, null = self._here(family, "mass"), self._here(family, "mass_null")
         best = sorted(range(len(mass)), key=lambda index: (-mass[index], index))[:3]
         top = [f"{head_name(*self.heads[i])} {number(mass[i])} ({number(null[i])})" for i in best]
         return {"family": family, "positions": len(self.relations[family.name].queries), "top": top}
@@ -162,7 +162,7 @@ class Look:
         here = {
             "positions": len(relation.queries),
             "targets": [[query, np.flatnonzero(keys_S).tolist()] for query, keys_S in pairs],
-            **{statistic: _rounded(self._here(family, statistic)) for statistic in ("mass", "null")},
+            **{statistic: _rounded(self._here(family, statistic)) for statistic in ("mass", "mass_null")},
         }
         return common | {"here": here, "why": "", **self._run(family)}
 
@@ -172,7 +172,7 @@ class Look:
         rows = rows.reindex(pd.MultiIndex.from_tuples(self.heads)) if len(rows) else rows
         return {
             "score": _rounded(rows.score),
-            "chance": _rounded(rows["null"]),
+            "chance": _rounded(rows["score_null"]),
             "members": np.flatnonzero(rows.member == 1).tolist(),
         }
 
@@ -186,7 +186,9 @@ class Look:
         beyond = [
             (mass - np.nan_to_num(null), family.name, head)
             for family in families
-            for head, mass, null in zip(self.heads, self._here(family, "mass"), self._here(family, "null"), strict=True)
+            for head, mass, null in zip(
+                self.heads, self._here(family, "mass"), self._here(family, "mass_null"), strict=True
+            )
             if head in self.enlarged[:1] or not self.enlarged
         ]
         _, name, head = max(beyond, key=lambda triple: triple[0], default=(0, "", self.heads[0]))

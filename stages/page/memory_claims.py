@@ -23,8 +23,8 @@ class Claim:
 
 def claims(layer: int, relation: str) -> list[Claim | str]:
     """Return all claims; a text heads those that follow."""
-    look, edit = {"part": "lookup", "group": relation}, {"part": "insert", "what": "edit", "layer": layer}
-    edit |= {"group": "invented"}
+    look, edit = {"part": "lookup", "condition": relation}, {"part": "insert", "what": "edit", "layer": layer}
+    edit |= {"condition": "invented"}
     return [
         "One MLP decides which subject is read",
         Claim("its output, of another subject, brings that subject's answer",
@@ -32,7 +32,7 @@ def claims(layer: int, relation: str) -> list[Claim | str]:
         Claim("of any other layer, the own answer stays: the least of all layers",
               look | {"what": "interchange", "measure": "own", "not": layer}, 0.85),
         Claim("it is knowledge that is lost: with its mean put in, copying a word stays right",
-              {"part": "lookup", "what": "mean", "group": "copy", "measure": "own", "layer": layer}, 0.85),
+              {"part": "lookup", "what": "mean", "condition": "copy", "measure": "own", "layer": layer}, 0.85),
         "A LoRA of rank one inserts a pair",
         Claim("an invented fact is recalled", edit | {"measure": "efficacy"}, 0.95),
         Claim("in words that the edit has not seen", edit | {"measure": "paraphrase"}, 0.85),
@@ -54,9 +54,9 @@ def claims(layer: int, relation: str) -> list[Claim | str]:
         Claim("ten single edits summed are recalled", edit | {"what": "summed-10", "measure": "efficacy"}, 0.85),
         "A miss is seen in what is answered",
         Claim("entropy, nats more for invented names than for real ones of as many tokens",
-              {"part": "miss", "what": "main", "group": "gap_matched", "measure": "entropy"}, 0.0),
+              {"part": "miss", "what": "main", "condition": "gap_matched", "measure": "entropy"}, 0.0),
         Claim("answers after two sets of demonstrations agree more often for the real ones",
-              {"part": "miss", "what": "shown", "group": "gap_matched", "measure": "agreement"}, 0.0),
+              {"part": "miss", "what": "shown", "condition": "gap_matched", "measure": "agreement"}, 0.0),
     ]  # fmt: skip
 
 

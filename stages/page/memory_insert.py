@@ -30,7 +30,7 @@ def blocks(read: Read, path: str) -> list:
 
 def _inserted(read: Read) -> str:
     """Say whether an inserted fact is recalled, in other words too, and what else it moves."""
-    same = {"part": "insert", "group": "invented", "layer": read.layer}
+    same = {"part": "insert", "condition": "invented", "layer": read.layer}
     cells = {measure: read.cell(what="edit", measure=measure, **same) for measure in MEASURES}
     if cells["efficacy"] is None:
         return "Nothing was inserted."
@@ -120,7 +120,7 @@ def _numbers(read: Read, path: str) -> list:
     for what in GROUPED:
         lines = {"efficacy": what} if what == "summed" else {"efficacy": what, "neighbours": f"{what} known"}
         for measure, line in lines.items():
-            cells = [read.cells(part="insert", what="edit", layer=read.layer, group="invented", measure=measure)]
+            cells = [read.cells(part="insert", what="edit", layer=read.layer, condition="invented", measure=measure)]
             cells = [of_one.assign(facts=1) for of_one in cells if what != "joint_preserved"]
             cells += [
                 read.cells(part="insert", what=f"{what}-{size}", measure=measure).assign(facts=size)

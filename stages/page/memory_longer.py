@@ -30,7 +30,7 @@ def folded(slot: Slot) -> list[Fold]:
 
 
 def _cell(read: Read, what: str, layer: int, measure: str) -> pd.Series | None:
-    return read.cell(part="insert", what=what, layer=layer, group="invented", measure=measure)
+    return read.cell(part="insert", what=what, layer=layer, condition="invented", measure=measure)
 
 
 def _apart(read: Read, what: str, layer: int) -> str:
@@ -87,7 +87,7 @@ def _pulled(read: Read) -> list[str]:
 
 def _layers(read: Read) -> str:
     """Say where else facts can be written, and whether they are recalled in other words there."""
-    cells = read.cells(part="insert", what="edit", group="invented")
+    cells = read.cells(part="insert", what="edit", condition="invented")
     layers = sorted(set(cells["layer"]) - {read.layer})
     at = {m: cells[cells["measure"] == m].set_index("layer") for m in ("efficacy", "paraphrase")}
     if not layers or at["paraphrase"].empty:
@@ -119,7 +119,7 @@ def _sides(read: Read, layers: list, measure: str) -> str:
 
 def _noised(read: Read) -> str:
     """Say what one intact output brings back under noise on the name (causal tracing)."""
-    same = {"part": "lookup", "group": read.relation, "measure": "own"}
+    same = {"part": "lookup", "condition": read.relation, "measure": "own"}
     noise = read.cell(what="noise", layer=-1, **same)
     mlp = read.cell(what="restored", layer=read.layer, **same)
     attention = read.cell(what="attention_restored", layer=read.attention, **same)
@@ -141,7 +141,7 @@ def _table(read: Read, path: str) -> list[Table]:
     rows, marked = [], []
     names = {"edit": "in closed form", "identity": "control: C = identity", "random": "control: random δ"}
     names |= {"descent": "LoRA by descent"}
-    cells = read.cells(part="insert", measure="efficacy", group="invented")
+    cells = read.cells(part="insert", measure="efficacy", condition="invented")
     weights = sorted({what for what in cells["what"] if what.startswith("kl-") and "_" not in what})
     names |= {what: f"in closed form, KL term of weight {what[3:]}" for what in weights}
     for what, name in names.items():

@@ -17,7 +17,7 @@ def blocks(read: Read, path: str, context: Context) -> list:
 
 def _looked_up(read: Read) -> str:
     """Say whether one layer's MLP output decides whose answer is given."""
-    same = {"part": "lookup", "group": read.relation}
+    same = {"part": "lookup", "condition": read.relation}
     intact = read.cell(what="intact", measure="own", **same)
     donor = read.cell(what="interchange", layer=read.layer, measure="donor", **same)
     if intact is None or donor is None:
@@ -50,11 +50,11 @@ def _looked_up(read: Read) -> str:
 def _word(read: Read) -> str:
     """Say what the same ablation does where nothing has to be known."""
     parts, harmed, fewest = [], [], FEW
-    for group, what in (("copy", "copying a word"), ("capitalize", "capitalising one")):
-        intact = read.cell(part="lookup", what="intact", group=group, measure="own")
-        left = read.cell(part="lookup", what="mean", group=group, measure="own", layer=read.layer)
+    for condition, what in (("copy", "copying a word"), ("capitalize", "capitalising one")):
+        intact = read.cell(part="lookup", what="intact", condition=condition, measure="own")
+        left = read.cell(part="lookup", what="mean", condition=condition, measure="own", layer=read.layer)
         if intact is not None and left is not None:
-            others = read.cells(part="lookup", what="mean", group=group, measure="own")
+            others = read.cells(part="lookup", what="mean", condition=condition, measure="own")
             least = others[others["layer"] != read.layer]["value"].min()
             parts.append(
                 f"{what} stays right in {shown(left)} of {int(left['trials'])}"
@@ -72,7 +72,7 @@ def _word(read: Read) -> str:
 
 def _elsewhere(read: Read) -> str:
     """Say what attention outputs at the last token carry."""
-    same = {"part": "lookup", "group": read.relation, "what": "attention_interchange", "measure": "donor"}
+    same = {"part": "lookup", "condition": read.relation, "what": "attention_interchange", "measure": "donor"}
     donor = read.cell(layer=read.attention, **same)
     if donor is None:
         return ""
@@ -106,7 +106,7 @@ def _units(read: Read) -> str:
 
 def _counted(read: Read, context: Context) -> str:
     rows = context.counted
-    rows = rows[(rows["task"] == "facts") & (rows["group"] == read.relation) & (rows["measure"] == "accuracy")]
+    rows = rows[(rows["task"] == "facts") & (rows["condition"] == read.relation) & (rows["measure"] == "accuracy")]
     said = [f"{'of the text' if row.baseline == 'ngram' else 'of text and prompt'} {number(row.value)}"
             for row in rows.itertuples()]  # fmt: skip
     return f"Right answers of all facts asked by counting words, n-grams {', '.join(said)}." if said else ""
@@ -116,8 +116,8 @@ def _figure(read: Read, path: str) -> list:
     charts = []
     for name, what in (("", "MLP outputs, at the subject"), ("attention_", "Attention outputs, at the last token")):
         parts = [
-            read.cells(part="lookup", group=group, what=f"{name}{done}", measure=measure).assign(line=line)
-            for line, group, done, measure in (
+            read.cells(part="lookup", condition=condition, what=f"{name}{done}", measure=measure).assign(line=line)
+            for line, condition, done, measure in (
                 ("donor", read.relation, "interchange", "donor"), ("own", read.relation, "mean", "own"),
                 ("copy", "copy", "mean", "own"), ("capitalize", "capitalize", "mean", "own"),
             )

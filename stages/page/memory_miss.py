@@ -32,7 +32,7 @@ def blocks(read: Read, path: str) -> list:
 
 def _missed(read: Read) -> str:
     """Say how answers about invented subjects differ from those about known ones."""
-    gap = read.cell(part="miss", what="main", group="gap", measure="entropy")
+    gap = read.cell(part="miss", what="main", condition="gap", measure="entropy")
     if gap is None:
         return ""
     longer = "; invented names are longer and rarer as well" if _longer(read) else ""
@@ -40,18 +40,18 @@ def _missed(read: Read) -> str:
         f"A miss: predictions of the answer's first token have {shown(gap, 2, True)} nats more entropy for invented "
         f"subjects than for known ones{_side(gap, longer)}{subjects(gap)}."
     )
-    matched = read.cell(part="miss", what="main", group="gap_matched", measure="entropy")
-    area = read.cell(part="miss", what="area", group="gap_matched", measure="logprob")
+    matched = read.cell(part="miss", what="main", condition="gap_matched", measure="entropy")
+    area = read.cell(part="miss", what="area", condition="gap_matched", measure="logprob")
     rarer = "; the invented names are rarer still" if area is not None and area["value"] > 0.9 else ""
     if matched is not None:
         said += (
             f" Than for real ones of as many tokens: {shown(matched, 2, True)} nats more"
             f"{_side(matched, rarer)}{subjects(matched)}."
         )
-    agreed = {name: read.cell(part="miss", what="shown", group=name, measure="agreement") for name in CLASSES}
+    agreed = {name: read.cell(part="miss", what="shown", condition=name, measure="agreement") for name in CLASSES}
     known, invented = agreed["known"], agreed["invented"]
     if known is not None and invented is not None:
-        less = read.cell(part="miss", what="shown", group="gap", measure="agreement")
+        less = read.cell(part="miss", what="shown", condition="gap", measure="agreement")
         apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
             f" After two different sets of demonstrations the answers agree in {shown(known)} for known and in "
@@ -59,7 +59,7 @@ def _missed(read: Read) -> str:
             f"{': answers about known subjects agree more often' if apart else ': not told apart'}."
         )
     real, made = agreed["matched_real"], agreed["matched_invented"]
-    less = read.cell(part="miss", what="shown", group="gap_matched", measure="agreement")
+    less = read.cell(part="miss", what="shown", condition="gap_matched", measure="agreement")
     if real is not None and made is not None and less is not None:
         apart = less["low"] > 0 and min(real["clusters"], made["clusters"]) >= FEW
         said += (
@@ -67,7 +67,7 @@ def _missed(read: Read) -> str:
             f"of {shown(less, 2, True)}{': the same holds' if apart else ': not told apart'}."
         )
     objects = {
-        what: read.cell(part="miss", what=what, group="invented", measure="object") for what in ("main", "shown")
+        what: read.cell(part="miss", what=what, condition="invented", measure="object") for what in ("main", "shown")
     }
     if all(cell is not None for cell in objects.values()):
         said += (
@@ -87,10 +87,10 @@ def _side(gap: Any, more: str = "") -> str:
 
 def _after(read: Read) -> str:
     """Say what answers about the same subjects are once all facts are inserted jointly."""
-    right = read.cell(part="miss", what="main_after", group="invented", measure="right")
+    right = read.cell(part="miss", what="main_after", condition="invented", measure="right")
     change = {
-        (group, measure): read.cell(part="miss", what=f"{what}_change", group=group, measure=measure)
-        for group in ("known", "invented")
+        (condition, measure): read.cell(part="miss", what=f"{what}_change", condition=condition, measure=measure)
+        for condition in ("known", "invented")
         for what, measure in (("main", "entropy"), ("shown", "agreement"))
     }
     if right is None or any(cell is None for cell in change.values()):
@@ -112,7 +112,7 @@ def _after(read: Read) -> str:
 
 def _longer(read: Read) -> bool:
     """Say whether the length of a name alone tells known subjects from invented ones."""
-    area = read.cell(part="miss", what="area", group="gap", measure="tokens")
+    area = read.cell(part="miss", what="area", condition="gap", measure="tokens")
     return area is not None and area["value"] < 0.5
 
 
@@ -120,12 +120,12 @@ def _answers(read: Read, path: str) -> list:
     table = []
     for name, called in CLASSES.items():
         for what, how in ASKED.items():
-            entropy = read.cell(part="miss", what=what, group=name, measure="entropy")
+            entropy = read.cell(part="miss", what=what, condition=name, measure="entropy")
             if entropy is not None:
                 cells = [
                     None
                     if measure == "right" and name.endswith("invented") and not what.endswith("after")
-                    else read.cell(part="miss", what=what, group=name, measure=measure)
+                    else read.cell(part="miss", what=what, condition=name, measure=measure)
                     for measure in TYPES
                 ]
                 table.append([called, how, str(int(entropy["clusters"])), shown(entropy), *map(shown, cells)])
@@ -140,7 +140,7 @@ def _answers(read: Read, path: str) -> list:
 
 def _scores(read: Read) -> str:
     """Say whether any score of a hit tells real from invented names better than the name itself does."""
-    cells = read.cells(part="miss", what="area", group="gap_matched")
+    cells = read.cells(part="miss", what="area", condition="gap_matched")
     values = cells.set_index("measure")["value"].dropna()
     if "logprob" not in values.index:
         return ""
@@ -167,7 +167,10 @@ def _scores(read: Read) -> str:
 def _areas(read: Read, path: str) -> list:
     table = []
     for measure, name in SCORES.items():
-        cells = [read.cell(part="miss", what="area", group=group, measure=measure) for group in ("gap", "gap_matched")]
+        cells = [
+            read.cell(part="miss", what="area", condition=condition, measure=measure)
+            for condition in ("gap", "gap_matched")
+        ]
         if any(cell is not None for cell in cells):
             table.append([name, *("–" if cell is None else f"{number(cell['value'])} ({int(cell['trials'])})"
                                   for cell in cells)])  # fmt: skip

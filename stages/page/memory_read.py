@@ -25,7 +25,7 @@ class Read:
         chosen = rows[rows["part"] == "chosen"].set_index("measure")["value"]
         if "mlp" not in chosen.index:
             return None
-        relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["group"]
+        relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["condition"]
         return cls(rows, relation.iloc[0] if len(relation) else "", int(chosen["mlp"]), int(chosen["attention"]))
 
     def cells(self, **where: Any) -> pd.DataFrame:

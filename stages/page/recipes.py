@@ -27,7 +27,7 @@ from stages.statistics.onset import RISES, earliest
 from stages.store import paths
 from stages.store.params import Studies
 
-CURVE = "arm seed step measure head best value null"
+CURVE = "arm seed step measure head best value value_null"
 FINDINGS = "finding arm measure versus seed value low high"
 PICTURE = "seed head query token predicts key looks_at weight"
 TEXT = {"arm", "measure", "head", "finding", "versus", "token", "predicts", "looks_at"}

@@ -12,7 +12,7 @@ from stages.page.head_maps import head_name
 
 MAIN = {name: tasks.of(name).main for name in tasks.names()}  # task: the measure that claims are made with
 BESIDE = {measure for name in tasks.names() for measure in tasks.of(name).beside}  # say something of the prompts alone
-SAME = ["family", "task", "measure", "group"]
+SAME = ["family", "task", "measure", "condition"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Change:
 
 def intact(effects: pd.DataFrame) -> pd.DataFrame:
     """Return the intact model's values on whole tasks."""
-    return effects[(effects["purpose"] == "none") & (effects["group"] == "all")]
+    return effects[(effects["purpose"] == "none") & (effects["condition"] == "all")]
 
 
-def by_group(effects: pd.DataFrame, task: str) -> pd.DataFrame:
-    """Return the intact model's main measure per group of a task."""
-    rows = effects[(effects["purpose"] == "none") & (effects["group"] != "all") & (effects["task"] == task)]
-    return rows[rows["measure"] == MAIN.get(task)].sort_values("group")
+def by_condition(effects: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Return the intact model's main measure per condition of a task."""
+    rows = effects[(effects["purpose"] == "none") & (effects["condition"] != "all") & (effects["task"] == task)]
+    return rows[rows["measure"] == MAIN.get(task)].sort_values("condition")
 
 
 def falls(task: str, measure: str) -> bool:
@@ -41,14 +41,14 @@ def falls(task: str, measure: str) -> bool:
 
 
 def by_place(rows: pd.DataFrame) -> pd.DataFrame:
-    """Split needle groups '<length>@<depth>' into columns; groups of another shape are left out."""
-    parts = rows["group"].str.extract(r"^(?P<length>\d+)@(?P<depth>[\d.]+)$")
+    """Split needle conditions '<length>@<depth>' into columns; conditions of another shape are left out."""
+    parts = rows["condition"].str.extract(r"^(?P<length>\d+)@(?P<depth>[\d.]+)$")
     rows = rows.assign(length=pd.to_numeric(parts["length"]), depth=pd.to_numeric(parts["depth"]))
     return rows.dropna(subset=["length", "depth"]).sort_values(["length", "depth"])
 
 
 def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFrame:
-    """Return what silencing the heads of a family changes, a row per family, task, measure and group, in display order.
+    """Return what silencing a family's heads changes, a row per family, task, measure and condition, in display order.
 
     Rows are of the kind of ablation that controls have. `home`: the task is one that the family is asked about;
     `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is given on; `harm`: the
@@ -62,11 +62,13 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     }
     rows = rows[rows["kind"] == main_kind(effects)].copy()
     homes = {(name, task) for name, family in sets.items() for task in family.home}
-    groups = {(name, family.home_group) for name, family in sets.items()}
+    conditions = {(name, family.home_condition) for name, family in sets.items()}
     rows["home"] = _in(rows, ["family", "task"], homes) | (rows["controls"] > 0)
-    overall = rows["group"] == "all"
+    overall = rows["condition"] == "all"
     both = _in(rows, SAME[:3], set(zip(*(rows.loc[overall, column] for column in SAME[:3]), strict=True)))
-    rows["whole"] = overall | (_in(rows, ["family", "group"], groups) & ~both)  # its group, where 'all' has no row
+    rows["whole"] = overall | (
+        _in(rows, ["family", "condition"], conditions) & ~both
+    )  # its condition, where 'all' has no row
     rows["claim"] = rows["whole"] & rows["home"] & _main(rows)
     less_is_better = [falls(*pair) for pair in zip(rows["task"], rows["measure"], strict=True)]
     rows["harm"] = rows["change"] * np.where(less_is_better, 1.0, -1.0)
@@ -77,7 +79,7 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     rows["place"] = rows["family"].map(order).fillna(len(order))
     places = {task: place for place, task in enumerate(MAIN)}
     rows["task_place"] = rows["task"].map(places).fillna(len(places))
-    return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "group"],
+    return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "condition"],
                             ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def asked(families: Mapping[str, Family]) -> dict[str, Family]:
 
 
 def control_sets(effects: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the control sets of claims, one row each: family, task, measure, group, change, heads, draw."""
+    """Return the control sets of claims, one row each: family, task, measure, condition, change, heads, draw."""
     rows = effects[(effects["purpose"] == "control") & (effects["kind"] == main_kind(effects))]
     return rows[[*SAME, "change", "heads", "draw"]].merge(claims[SAME], on=SAME)
 

@@ -143,8 +143,8 @@ def intact(row: pd.Series, task: str) -> str:
 
 
 def spread(rows: pd.DataFrame, what: str) -> str:
-    """Say which groups of a task are the best and the worst."""
-    values = rows.set_index("group")["value"]
+    """Say which conditions of a task are the best and the worst."""
+    values = rows.set_index("condition")["value"]
     best, worst = number(values.max()), number(values.min())
     trials = sorted({int(count) for count in rows["trials"]})
     each = f"{trials[0]} to {trials[-1]}" if len(trials) > 1 else f"{trials[0]}"
@@ -220,8 +220,8 @@ def overlap(rows: pd.DataFrame) -> str:
     if defined.empty:
         return "No two families have members, so that no overlap is defined."
     top = defined.loc[defined["corrected"].idxmax()]
-    apart = int((defined["both"] == 0).sum())
+    apart = int((defined["shared"] == 0).sum())
     return (
-        f"Beyond chance, {top['family_a']} and {top['family_b']} overlap most: {int(top['both'])} heads in both, "
+        f"Beyond chance, {top['family_a']} and {top['family_b']} overlap most: {int(top['shared'])} heads in both, "
         f"chance-corrected Jaccard {number(top['corrected'])}; {apart} of {len(defined)} pairs share no head."
     )

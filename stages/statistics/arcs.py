@@ -19,8 +19,8 @@ from stages.families.treebank.grammar import DIRECTIONS, GROUP, LABELS, name
 from stages.statistics.intervals import interval
 
 COLUMNS = (
-    "label direction group queries trials layer head accuracy low high offset baseline gain gain_low gain_high "
-    "mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note"
+    "label direction label_group queries trials layer head accuracy low high best_offset baseline gain gain_low "
+    "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note"
 ).split()
 TASK = "treebank"
 UAS = "dep-to-head"  # the direction whose hits are the UAS
@@ -50,7 +50,7 @@ def table(relations: Callable[[str], pd.DataFrame], heads: pd.DataFrame, missing
             if measured.empty:
                 continue
             queries = int(measured.drop_duplicates("prompt").queries.sum())
-            row = {"label": label, "direction": direction, "group": GROUP[label], "queries": queries}
+            row = {"label": label, "direction": direction, "label_group": GROUP[label], "queries": queries}
             if family in missing:
                 rows.append(row | {"note": missing[family]})
                 continue
@@ -68,13 +68,13 @@ def _label(measured: pd.DataFrame) -> tuple[dict, Chosen]:
     best = scores.idxmax()
     on_b = order[order.split == "b"].set_index("prompt")
     own = on_b[(on_b.layer == best[0]) & (on_b["head"] == best[1])].sort_index()
-    row = {"trials": int(own.queries.sum()), "layer": best[0], "head": best[1], "offset": own.offset.iloc[0]}
+    row = {"trials": int(own.queries.sum()), "layer": best[0], "head": best[1], "best_offset": own.best_offset.iloc[0]}
     row |= _interval("accuracy", "low", "high", own.hits_word, own.queries)
     row |= {"baseline": np.average(own.baseline, weights=own.queries)}
     row |= _interval("gain", "gain_low", "gain_high", own.hits_word - own.baseline, own.queries)
     row |= {"mass": np.average(own.mass, weights=own.queries)}
-    both = own.dropna(subset="null")
-    row |= {"mass_null": np.average(both.null, weights=both.queries) if len(both) else np.nan}
+    both = own.dropna(subset="mass_null")
+    row |= {"mass_null": np.average(both.mass_null, weights=both.queries) if len(both) else np.nan}
     paired = own.dropna(subset="sink_elsewhere")
     if len(paired):
         rise_P = paired.sink_elsewhere - paired.sink
@@ -94,7 +94,7 @@ def _all(chosen: list[Chosen], direction: str) -> list[dict]:
         return []
     arcs = pd.concat([pd.DataFrame({"n": c.queries_P, "hit": c.hits_P, "base": c.baseline_P}) for c in chosen])
     arcs = arcs.assign(hit=arcs.hit * arcs.n, base=arcs.base * arcs.n).groupby(level=0).sum()
-    row = {"label": "all", "direction": direction, "group": "", "trials": int(arcs.n.sum()), "note": ""}
+    row = {"label": "all", "direction": direction, "label_group": "", "trials": int(arcs.n.sum()), "note": ""}
     row |= _interval("accuracy", "low", "high", arcs.hit / arcs.n, arcs.n)
     row |= {"baseline": arcs.base.sum() / arcs.n.sum()}
     return [row | _interval("gain", "gain_low", "gain_high", (arcs.hit - arcs.base) / arcs.n, arcs.n)]

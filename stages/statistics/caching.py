@@ -6,7 +6,7 @@ others keep some first tokens (sinks) and a window. Rankings of key heads, best 
     gate       how far the last hidden state moves when the key head alone streams (split a)
     retrieval  Wu's score of its best query head (split a)
     first      the order of layers
-    random     sets of as many, drawn: what a rank p is taken against, at half of the key heads
+    random     sets of as many, drawn: what a rank p is taken against
 
 Everything else is reported on split b.
 """
@@ -27,14 +27,14 @@ CLOSE = 0.05  # recall lost, at most, where a cache does as well as the full one
 ALONE = -1  # in column head: all query heads that read a key head stream together
 KeyHead = tuple[int, int]  # (layer, key head)
 CURVE = (
-    "task measure method share kept full entries value low high change change_low change_high prompts clusters draws "
-    "draws_mean draws_best draws_close draws_worse p p_floor"
+    "task measure method share kept kept_heads entries value low high change change_low change_high prompts clusters "
+    "draws draws_mean draws_best draws_close draws_worse p p_floor"
 ).split()
 GATES = (
-    "layer head key_head window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
+    "layer head key_head layer_window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
     "key_prompts weighed"
 ).split()
-OVERLAP = "a b threshold_a threshold_b heads_a heads_b both heads spearman".split()
+OVERLAP = "a b threshold_a threshold_b heads_a heads_b shared heads spearman".split()
 STREAMED = "sinks positions length loss change low high passages tokens".split()
 
 
@@ -60,19 +60,26 @@ def kept(share: float, count: int) -> int:
     return int(np.floor(share * count + 0.5))
 
 
-def policies(rankings: Mapping[str, list[KeyHead]], shares: tuple, draws: int, rng: np.random.Generator) -> list[tuple]:
+def policies(
+    rankings: Mapping[str, list[KeyHead]],
+    shares: tuple,
+    draws: int,
+    rng: np.random.Generator,
+    controlled: tuple = (HALF,),
+) -> list[tuple]:
     """Return (method, share, draw, key heads that keep all); rankings: method -> key heads, the best first.
 
-    The gate's share of every size; the others' at half, and `draws` random sets there.
+    The gate's share of every size; the others' at half; `draws` random sets at each of the shares `controlled`.
     """
     everything = sorted(rankings["gate"])
     tried = [("none", 0.0, 0, [])]
-    tried += [("gate", share, 0, rankings["gate"][: kept(share, len(everything))]) for share in sorted({*shares, HALF})]
-    size = kept(HALF, len(everything))
-    tried += [(method, HALF, 0, order[:size]) for method, order in rankings.items() if method != "gate"]
-    for draw in range(1, draws + 1):
-        drawn = rng.permutation(len(everything))[:size]
-        tried.append(("random", HALF, draw, [everything[place] for place in sorted(drawn)]))
+    sizes = {share: kept(share, len(everything)) for share in (*shares, *controlled, HALF)}
+    tried += [("gate", share, 0, rankings["gate"][: sizes[share]]) for share in sorted(sizes)]
+    tried += [(method, HALF, 0, order[: sizes[HALF]]) for method, order in rankings.items() if method != "gate"]
+    for share in sorted(controlled, reverse=True):
+        for draw in range(1, draws + 1):
+            drawn = rng.permutation(len(everything))[: sizes[share]]
+            tried.append(("random", share, draw, [everything[place] for place in sorted(drawn)]))
     return tried
 
 
@@ -87,14 +94,14 @@ def entries(full: list[KeyHead], windows: Mapping[KeyHead, int | None], tokens: 
 
 
 def _told_apart(raw: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of random sets again, 'random_with' and 'random_without': do they hold the best by the gate?
+    """Return random sets at half again, as 'random_with' and 'random_without': do they hold the best by the gate?
 
     The best are the key heads of the gate's smallest share: a large random set may hold them all by chance.
     """
     gate = raw[raw.method == "gate"]
-    best = set(gate[gate.share == gate.share.min()].full.iloc[0].split()) if len(gate) else set()
-    drawn = raw[raw.method == "random"]
-    holds = np.array([best <= set(full.split()) for full in drawn.full], dtype=bool)
+    best = set(gate[gate.share == gate.share.min()].kept_heads.iloc[0].split()) if len(gate) else set()
+    drawn = raw[(raw.method == "random") & (raw.share == HALF)]
+    holds = np.array([best <= set(full.split()) for full in drawn.kept_heads], dtype=bool)
     return drawn.assign(method=np.where(holds, "random_with", "random_without")) if best else drawn.head(0)
 
 
@@ -109,9 +116,9 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     for (task, measure), of_task in raw.groupby(["task", "measure"], sort=False):
         full_P = of_task[of_task.method == "full"].set_index("prompt").value
         sign = -1 if measure == "loss" else 1
-        drawn = of_task[of_task.method == "random"].groupby("draw").value.mean()
+        random = of_task[of_task.method == "random"]
         for (method, share), rows_P in of_task.groupby(["method", "share"], sort=False):
-            sets = rows_P.draw.nunique()
+            drawn = random[random.share == share].groupby("draw").value.mean()
             means = rows_P.groupby("prompt", as_index=False).agg({"value": "mean", "cluster": "first"})
             change_P = (means.value - means.prompt.map(full_P)).astype(float)
             shares = {"share": True} if measure == "recall" else {}
@@ -122,15 +129,15 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
                 moved = interval(change_P, means.cluster)
             row = {"task": task, "measure": measure, "method": method, "share": share, "kept": rows_P.kept.iloc[0]}
             row |= {
-                "full": "" if method.startswith("random") else rows_P.full.iloc[0],
+                "kept_heads": "" if method.startswith("random") else rows_P.kept_heads.iloc[0],
                 "entries": rows_P.entries.mean(),
             }
             row |= {"value": means.value.mean(), "low": shown[0], "high": shown[1], "change": change_P.mean()}
             row |= {"change_low": moved[0], "change_high": moved[1], "prompts": len(means)}
             row |= {"clusters": means.cluster.nunique(), "draws": 0}
             if method in ("random_with", "random_without"):
-                row |= {"draws": sets}
-            elif len(drawn) and (method == "random" or share == HALF):
+                row |= {"draws": rows_P.draw.nunique()}
+            elif len(drawn):
                 row |= {"draws": len(drawn), "draws_mean": drawn.mean(), "draws_best": sign * (sign * drawn).max()}
                 row |= {"draws_close": int((sign * drawn >= sign * full_P.mean() - CLOSE).sum())}
                 if method != "random":
@@ -186,7 +193,7 @@ def gates(raw: pd.DataFrame, heads: pd.DataFrame, windows: Mapping[int, int | No
     for column, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         of_family = heads[heads.family == family][["layer", "head", "score_a"]].rename(columns={"score_a": column})
         means = means.merge(of_family, on=["layer", "head"], how="left")
-    means["window"] = means.layer.map(windows).astype("Int64")
+    means["layer_window"] = means.layer.map(windows).astype("Int64")
     return means[GATES].sort_values(["layer", "head"], ignore_index=True)
 
 
@@ -205,7 +212,7 @@ def overlap(measured: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataF
         alike = values[a].nunique() < 2 or values[b].nunique() < 2
         rows.append(
             {"a": a, "b": b, "threshold_a": thresholds[a], "threshold_b": thresholds[b], "heads_a": int(in_a.sum()),
-             "heads_b": int(in_b.sum()), "both": int((in_a & in_b).sum()), "heads": len(measured),
+             "heads_b": int(in_b.sum()), "shared": int((in_a & in_b).sum()), "heads": len(measured),
              "spearman": np.nan if alike else spearmanr(values[a], values[b]).statistic}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=OVERLAP)

@@ -7,8 +7,8 @@ other heads.
 
 A cell is `not measurable` where the intact model cannot do the task on those prompts: accuracy or recall below `ABLE`,
 or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is
-left out, as it is in a cell of fewer than `PROMPTS` prompts; groups of fewer than 8 clusters have no row. A silenced
-model whose own loss is above ln V has left its distribution: 'worse than uniform'.
+left out, as it is in a cell of fewer than `PROMPTS` prompts; conditions of fewer than 8 clusters have no row. A
+silenced model whose own loss is above ln V has left its distribution: 'worse than uniform'.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from stages.statistics.ranks import adjusted, rank_p
 from stages.tasks.task import Task
 
 COLUMNS = (
-    "purpose family k kind draw heads members task group measure value intact change low high trials clusters "
+    "purpose family k kind draw heads members task condition measure value intact change low high trials clusters "
     "controls control_change p p_floor q overlap matching note"
 ).split()
 SHARES = ("accuracy", "recall")  # measures in 0..1, as is what stands beside a task's main one
@@ -37,13 +37,13 @@ SET = ["family", "k", "kind"]  # what a set of heads and its control sets have i
 
 @dataclass(frozen=True)
 class Cell:
-    """The values of one set of heads (or of the intact model) on all prompts of a task or on one of its groups.
+    """The values of one set of heads (or of the intact model) on all prompts of a task or on one of its conditions.
 
     values: rows of EFFECTS, with `change`; limit: the loss of a uniform guess, ln V (nats per token).
     """
 
     task: Task
-    group: str
+    condition: str
     values: pd.DataFrame
     limit: float
 
@@ -109,17 +109,19 @@ def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> 
             place = place_of.get(tuple(row[name] for name in SET))
             ordered += [((place, True, row["task"]), row)] if place is not None else []
     frame = pd.DataFrame([row for _, row in sorted(ordered, key=lambda keyed: keyed[0])], columns=COLUMNS)
-    claim = frame.p.notna() & (frame.group == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
+    claim = (
+        frame.p.notna() & (frame.condition == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
+    )
     whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
     return frame.assign(q=adjusted(frame.p.where(claim).astype(float))).astype(whole)
 
 
 def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataFrame, limit: float) -> list[dict]:
-    """Return the rows of a family's set in every cell; groups of a handful of prompts say nothing and have none."""
+    """Return the rows of a family's set in every cell; conditions of a handful of prompts say nothing and have none."""
     rows, name = [], family.intervention.iloc[0]
     levels = planned.matching.reindex(controls.intervention.unique()).dropna()
     for cell in cells(family, limit):
-        if cell.group != ALL and cell.values.cluster.nunique() < FEWEST:
+        if cell.condition != ALL and cell.values.cluster.nunique() < FEWEST:
             continue
         beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
         matching = matching_in_all(levels) if len(beside) else planned.matching[name]  # or why there is no control
@@ -130,20 +132,20 @@ def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataF
 
 
 def cells(rows: pd.DataFrame, limit: float) -> Iterator[Cell]:
-    """Yield all prompts of a task, then each of its groups where there are several."""
+    """Yield all prompts of a task, then each of its conditions where there are several."""
     for name, of_task in rows.groupby("task", observed=True):
         task = tasks.of(name)
         yield Cell(task, ALL, of_task, limit)
         if task.parts and of_task[task.parts].nunique() > 1:
-            for group, of_group in of_task.groupby(task.parts, observed=True):
-                yield Cell(task, group, of_group, limit)
+            for condition, of_condition in of_task.groupby(task.parts, observed=True):
+                yield Cell(task, condition, of_condition, limit)
 
 
 def _intact_row(cell: Cell, measure: str) -> dict:
     read = cell.of(measure)
     low, high = interval(read.value, read.cluster, share=cell.share(measure))
     row = {"purpose": "none", "family": "", "k": 0, "kind": "", "draw": 0, "heads": ""}
-    row |= {"task": cell.task.name, "group": cell.group, "measure": measure}
+    row |= {"task": cell.task.name, "condition": cell.condition, "measure": measure}
     row |= {"value": read.value.mean(), "low": low, "high": high, **_counts(read)}
     ties = cell.of("ties").value.mean()
     notes = [cell.unable(), _few(read)]
@@ -157,7 +159,7 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
     first, change = read.iloc[0], read.change.mean()
     low, high = interval(read.change, read.cluster, change=cell.share(measure))
     row = {name: first[name] for name in ("purpose", "family", "k", "kind", "draw", "heads", "task")}
-    row |= {"group": cell.group, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
+    row |= {"condition": cell.condition, "measure": measure, "value": read.value.mean(), "intact": read.intact.mean()}
     row |= {"change": change, "low": low, "high": high, **_counts(read)}
     beside = controls[controls.measure == measure]
     changes_D = beside.groupby("draw", observed=True).change.mean()
@@ -183,7 +185,7 @@ def _control_rows(controls: pd.DataFrame, planned: pd.DataFrame) -> list[dict]:
     read = sets[["value", "intact", "change"]].mean().join(sets[["purpose", "family", "k", "kind", "heads"]].first())
     read = read.join(sets[["prompt", "cluster"]].nunique().set_axis(["trials", "clusters"], axis=1)).reset_index()
     of_plan = planned[["members", "matching"]].reindex(read.pop("intervention")).reset_index(drop=True)
-    rows = read.assign(group=ALL, note="").join(of_plan).to_dict("records")
+    rows = read.assign(condition=ALL, note="").join(of_plan).to_dict("records")
     return [row for row in rows if row["measure"] not in tasks.of(row["task"]).beside]
 
 

@@ -86,7 +86,7 @@ def _elsewhere(function: str, steering: pd.DataFrame, counted: pd.DataFrame, not
     """Return rows of one function under its vectors, without demonstrations, and of the n-gram baselines."""
     told = steering[(steering.function == function) & steering.context.isin(CLASSES)]
     told = told.assign(correct=told.correct.astype(float), category=told.context, context=told.vector)
-    other = counted[(counted.task == TASK.name) & (counted.group == function) & (counted.measure == TASK.main)]
+    other = counted[(counted.task == TASK.name) & (counted.condition == function) & (counted.measure == TASK.main)]
     other = other.assign(correct=other.value.astype(float), context=other.baseline)
     rows = []
     for context in CONTEXTS[1:]:

@@ -1,7 +1,7 @@
 """From measures per checkpoint and sequence to findings: best heads, onsets, their order, arms against each other.
 
-Pure pandas and numpy. A row is (arm, seed, step, measure, head, sequence, value, null); head is '' for what the whole
-model does; a measure with '@' is a part of another one and is not located.
+Pure pandas and numpy. A row is (arm, seed, step, measure, head, sequence, value, value_null); head is '' for what the
+whole model does; a measure with '@' is a part of another one and is not located.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -52,14 +52,14 @@ def leader(rows: pd.DataFrame, measure: str, falls: bool) -> int:
 
 def averaged(rows: pd.DataFrame, keys: list[str], sort: bool = False) -> pd.DataFrame:
     """Return means of value and null by keys, every sequence with its weight, and the values' standard deviation."""
-    sums = rows.assign(value=rows.value * rows.weight, null=rows.null * rows.weight)
+    sums = rows.assign(value=rows.value * rows.weight, value_null=rows.value_null * rows.weight)
     sums["square"] = rows.value**2 * rows.weight
-    sums["there"] = rows.weight.where(rows.null.notna(), 0.0)
-    sums = sums.groupby(keys, sort=sort)[["value", "square", "null", "weight", "there"]].sum().reset_index()
+    sums["there"] = rows.weight.where(rows.value_null.notna(), 0.0)
+    sums = sums.groupby(keys, sort=sort)[["value", "square", "value_null", "weight", "there"]].sum().reset_index()
     with np.errstate(invalid="ignore"):
         mean = sums.value / sums.weight
         spread = np.sqrt(np.maximum(0.0, sums.square / sums.weight - mean**2))
-        return sums.assign(value=mean, spread=spread, null=sums.null / sums.there)
+        return sums.assign(value=mean, spread=spread, value_null=sums.value_null / sums.there)
 
 
 def together(rows: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def arrays(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray, dict[
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of curve.csv: mean and spread over sequences, with the checkpoint's best head marked."""
     keys = ["arm", "seed", "step", "measure", "head", "best"]
-    return averaged(rows, keys)[[*keys, "value", "spread", "null"]]
+    return averaged(rows, keys)[[*keys, "value", "spread", "value_null"]]
 
 
 def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesson]) -> Iterator[tuple]:

@@ -1,8 +1,8 @@
 """What the MLPs hold, in one table: means over subjects of split b, and areas of scores of a hit. Pure pandas.
 
 An area (AUROC) is the chance that a subject of one class scores above one of the other: 0.5 tells nothing. Classes are
-known against invented, and real against invented of equally many tokens (groups `matched_real`, `matched_invented`), so
-that their number is no hint. Facts inserted in groups of n stand as `joint-n`, `joint_preserved-n` and `summed-n`.
+known against invented, and real against invented of equally many tokens (`matched_real`, `matched_invented`), so that
+their number is no hint. Facts inserted in groups of n stand as `joint-n`, `joint_preserved-n` and `summed-n`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import pandas as pd
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p
 
-COLUMNS = "part what layer group measure value low high p p_floor trials clusters note".split()
+COLUMNS = "part what layer condition measure value low high p p_floor trials clusters note".split()
 PROMPTS = 20  # prompts that a claim rests on, at least
 EXACT = ("second_singular", "reload")  # of one adapter: no sample of anything; in millionths
 MEANS = ("entropy", "text_loss", "text_kl", "subject_kl", *EXACT)  # no shares
@@ -31,7 +31,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
     first = raw[(raw.split == "a") & raw.what.str.endswith("interchange")]
     first = first.assign(what=first.what.str.replace("interchange", "chosen_by"))
     read = pd.concat([raw[raw.split == "b"], first])
-    keys = ["part", "what", "layer", "group", "measure"]
+    keys = ["part", "what", "layer", "condition", "measure"]
     rows = [
         dict(zip(keys, names, strict=True)) | _mean(of_cell, names[-1])
         for names, of_cell in read[read.what != "score"].groupby(keys, sort=True)
@@ -67,7 +67,7 @@ def _ranked(rows: list[dict], chosen: Mapping[str, object]) -> list[dict]:
     for what, kind in (("mean", "mlp"), ("attention_mean", "attention")):
         same = [r for r in rows if r["part"] == "lookup" and r["what"] == what and r["measure"] == "own"]
         for row in same:
-            others = [r["value"] for r in same if r["group"] == row["group"] and r is not row]
+            others = [r["value"] for r in same if r["condition"] == row["condition"] and r is not row]
             if row["layer"] == chosen.get(kind) and others:
                 row["others"] = others
                 ranked.append(row)
@@ -86,14 +86,14 @@ def _areas(scores: pd.DataFrame) -> list[dict]:
     rows: list[dict] = []
     if scores.empty:
         return rows
-    wide = scores.pivot_table(index=["group", "cluster"], columns="measure", values="value")
+    wide = scores.pivot_table(index=["condition", "cluster"], columns="measure", values="value")
     classes = {name: wide.loc[name] for name in wide.index.get_level_values(0).unique()}
     same = {"part": "miss", "what": "area", "layer": int(scores.layer.iloc[0])}
-    for group, (of_real, of_invented) in PAIRS.items():
+    for condition, (of_real, of_invented) in PAIRS.items():
         if not {of_real, of_invented} <= set(classes):
             continue
         real, invented = classes[of_real], classes[of_invented]
-        same |= {"group": group, "trials": len(real) + len(invented), "clusters": len(real) + len(invented)}
+        same |= {"condition": condition, "trials": len(real) + len(invented), "clusters": len(real) + len(invented)}
         for measure in wide.columns:
             value = area(real[measure].to_numpy(), invented[measure].to_numpy())
             rows.append(same | {"measure": measure, "value": value, "note": _few(real, invented)})
@@ -109,13 +109,15 @@ def _gaps(read: pd.DataFrame) -> list[dict]:
     """Return the entropy of invented subjects less that of real ones, without demonstrations: Welch's interval."""
     rows = []
     for what in ("main", "main_after"):
-        cells = read[(read.part == "miss") & (read.what == what) & (read.measure == "entropy")].groupby("group").value
+        cells = (
+            read[(read.part == "miss") & (read.what == what) & (read.measure == "entropy")].groupby("condition").value
+        )
         values = {name: of_class.to_numpy(float) for name, of_class in cells}
-        for group, (of_real, of_invented) in PAIRS.items():
+        for condition, (of_real, of_invented) in PAIRS.items():
             if not {of_real, of_invented} <= set(values):
                 continue
             invented, real = values[of_invented], values[of_real]
-            row = {"part": "miss", "what": what, "layer": -1, "group": group, "measure": "entropy"}
+            row = {"part": "miss", "what": what, "layer": -1, "condition": condition, "measure": "entropy"}
             row |= {"value": invented.mean() - real.mean(), "trials": len(invented) + len(real)}
             row |= {"clusters": row["trials"], "note": _few(invented, real)}
             if min(len(invented), len(real)) >= FEWEST:
@@ -132,15 +134,15 @@ def _agreement(rows: list[dict]) -> list[dict]:
     measured = [row for row in rows if row["part"] == "miss" and row["measure"] == "agreement"]
     gaps = []
     for what in ("shown", "shown_after"):
-        cells = {row["group"]: row for row in measured if row["what"] == what}
-        for group, (of_real, of_invented) in PAIRS.items():
+        cells = {row["condition"]: row for row in measured if row["what"] == what}
+        for condition, (of_real, of_invented) in PAIRS.items():
             if not {of_real, of_invented} <= set(cells):
                 continue
             real, invented = cells[of_real], cells[of_invented]
             gap = real["value"] - invented["value"]
             low = gap - np.hypot(real["value"] - real["low"], invented["high"] - invented["value"])
             high = gap + np.hypot(real["high"] - real["value"], invented["value"] - invented["low"])
-            row = {"part": "miss", "what": what, "layer": -1, "group": group, "measure": "agreement"}
+            row = {"part": "miss", "what": what, "layer": -1, "condition": condition, "measure": "agreement"}
             fewest = min(real["clusters"], invented["clusters"])
             row["note"] = f"{fewest} subjects of a class: fewer than {PROMPTS}" if fewest < PROMPTS else ""
             count = real["clusters"] + invented["clusters"]
@@ -165,7 +167,7 @@ def _paired(read: pd.DataFrame) -> list[dict]:
     for size in sorted({what.partition("-")[2] for what in cells.what if what.startswith("joint-")}, key=int):
         joint, summed = (cells[cells.what == f"{what}-{size}"] for what in ("joint", "summed"))
         names = {"part": "insert", "what": f"joint_less_summed-{size}", "layer": joint.layer.iloc[0]}
-        rows += _changed(summed, joint, True, **names, group=INVENTED, measure="efficacy")
+        rows += _changed(summed, joint, True, **names, condition=INVENTED, measure="efficacy")
     return rows
 
 
@@ -174,11 +176,17 @@ def _beside(read: pd.DataFrame, layer: object) -> list[dict]:
 
     They are a LoRA by descent, values found with a KL term, and the edit at other layers.
     """
-    cells, rows = read[(read.part == "insert") & (read.group == INVENTED)], []
+    cells, rows = read[(read.part == "insert") & (read.condition == INVENTED)], []
     edit = cells[(cells.what == "edit") & (cells.layer == layer)]
     for (what, at, measure), cell in cells.groupby(["what", "layer", "measure"], sort=True):
         if what == "descent" or what.startswith("kl-") or (what == "edit" and at != layer):
-            names = {"part": "insert", "what": f"{what}_less_edit", "layer": at, "group": INVENTED, "measure": measure}
+            names = {
+                "part": "insert",
+                "what": f"{what}_less_edit",
+                "layer": at,
+                "condition": INVENTED,
+                "measure": measure,
+            }
             rows += _changed(edit[edit.measure == measure], cell, measure not in MEANS, **names)
     return rows
 
@@ -188,9 +196,11 @@ def _inserted(read: pd.DataFrame) -> list[dict]:
     rows = []
     for what, measure in (("main", "entropy"), ("shown", "agreement")):
         cells = read[(read.part == "miss") & (read.measure == measure)]
-        for group in (KNOWN, INVENTED):
-            before, after = (cells[(cells.what == name) & (cells.group == group)] for name in (what, f"{what}_after"))
-            names = {"part": "miss", "what": f"{what}_change", "layer": -1, "group": group, "measure": measure}
+        for condition in (KNOWN, INVENTED):
+            before, after = (
+                cells[(cells.what == name) & (cells.condition == condition)] for name in (what, f"{what}_after")
+            )
+            names = {"part": "miss", "what": f"{what}_change", "layer": -1, "condition": condition, "measure": measure}
             rows += _changed(before, after, measure == "agreement", **names)
     return rows
 
@@ -208,19 +218,19 @@ def metrics(table: pd.DataFrame) -> dict:
             cells = cells[cells[name] == wanted]
         return None if cells.empty or pd.isna(cells.value.iloc[0]) else round(float(cells.value.iloc[0]), 5)
 
-    groups = list(table[(table.part == "lookup") & (table.what == "interchange")].group)
+    relations = list(table[(table.part == "lookup") & (table.what == "interchange")].condition)
     looked = {"layer": None if at is None else int(at)}
-    if groups:
-        same = {"part": "lookup", "group": groups[0]}
+    if relations:
+        same = {"part": "lookup", "condition": relations[0]}
         looked |= {"accuracy": value(what="intact", measure="own", **same)}
         looked |= {"donor": value(what="interchange", measure="donor", layer=at, **same)}
-    edit = {"part": "insert", "what": "edit", "layer": at, "group": INVENTED}
+    edit = {"part": "insert", "what": "edit", "layer": at, "condition": INVENTED}
     names = {"efficacy": "efficacy", "paraphrase": "paraphrase", "neighbours": "neighbours", "text": "text_loss"}
     inserted = {name: value(measure=measure, **edit) for name, measure in names.items()}
-    missed = {"entropy_gap": value(part="miss", what="main", group="gap", measure="entropy")}
-    missed |= {"entropy_gap_matched": value(part="miss", what="main", group="gap_matched", measure="entropy")}
+    missed = {"entropy_gap": value(part="miss", what="main", condition="gap", measure="entropy")}
+    missed |= {"entropy_gap_matched": value(part="miss", what="main", condition="gap_matched", measure="entropy")}
     for name in (KNOWN, INVENTED, "matched_real", "matched_invented"):
-        missed[f"agreement_{name}"] = value(part="miss", what="shown", group=name, measure="agreement")
+        missed[f"agreement_{name}"] = value(part="miss", what="shown", condition=name, measure="agreement")
     tree = {"lookup": looked, "insert": inserted, "miss": missed}
     tree = {part: {name: v for name, v in of.items() if v is not None} for part, of in tree.items()}
     tree = {part: of for part, of in tree.items() if of}

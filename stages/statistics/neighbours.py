@@ -13,7 +13,7 @@ import pandas as pd
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p
 
-COLUMNS = "group language measure value low high p p_floor trials clusters note".split()
+COLUMNS = "condition language measure value low high p p_floor trials clusters note".split()
 TASK = "neighbours"
 PROMPTS = 20  # prompts that a claim rests on, at least
 ENGLISH, JAPANESE = ("forms_latin", "forms_latin_disjoint"), ("forms_katakana", "forms_katakana_disjoint")
@@ -36,18 +36,19 @@ def choose(answers_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, floa
 def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
     """Return neighbours.csv from rows of `tables.NEIGHBOURS` and of `tables.EFFECTS`: split b alone.
 
-    chosen: what split a chose, layer, nearest and agreement: the rows of group 'chosen'.
+    chosen: what split a chose, layer, nearest and agreement: the rows of condition 'chosen'.
     """
     read = prompts[prompts.split == "b"]
     rows = []
     kinds: list[tuple[str, str, Sequence[str]]] = [
-        (group, of_group.category.iloc[0], [group]) for group, of_group in read.groupby("group", sort=False)
+        (condition, of_condition.category.iloc[0], [condition])
+        for condition, of_condition in read.groupby("condition", sort=False)
     ]
-    kinds += [("made_up", language, groups) for language, groups in MADE_UP.items()]
-    for group, language, inside in kinds:
-        rows += _of_group(read[read.group.isin(inside)], group, language)
+    kinds += [("made_up", language, inside) for language, inside in MADE_UP.items()]
+    for condition, language, inside in kinds:
+        rows += _of_condition(read[read.condition.isin(inside)], condition, language)
     rows += _silenced(silenced, prompts.set_index("prompt").majority_right)
-    rows += [{"group": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
+    rows += [{"condition": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -58,16 +59,16 @@ def metrics(table: pd.DataFrame) -> dict[str, dict]:
     """
     names = {"accuracy": "accuracy", "nearest_agreement_against_majority": "knn_agreement"}
     tree: dict[str, dict] = {}
-    made_up = table[(table.group == "made_up") & table.measure.isin(names)]
+    made_up = table[(table.condition == "made_up") & table.measure.isin(names)]
     for row in made_up[made_up.value.notna()].itertuples():
         tree.setdefault(row.language, {})[names[row.measure]] = round(float(row.value), 5)
     return {TASK: tree} if tree else {}
 
 
-def _of_group(read: pd.DataFrame, group: str, language: str) -> list[dict]:
+def _of_condition(read: pd.DataFrame, condition: str, language: str) -> list[dict]:
     if read.empty:
         return []
-    same = {"group": group, "language": language}
+    same = {"condition": condition, "language": language}
     conflict, apart = read[~read.majority_right], read[read.shared_like == 0]
     differ = read[read.nearest_right != read.majority_right]
     chosen = read.accuracy == 1
@@ -134,13 +135,13 @@ def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
         row = _row(f"{name}_answers_majority", read.same, read.cluster, share=True)
         if purpose == "control":  # the same prompts again and again: no interval
             row |= {"low": np.nan, "high": np.nan, "trials": read.draw.nunique()}
-        result.append({"group": "silenced", "language": "both"} | row)
+        result.append({"condition": "silenced", "language": "both"} | row)
     for measure in ("accuracy", "margin"):
         read = rows[rows.measure == measure]
         of_set, controls = read[read.purpose == "family"], read[read.purpose == "control"]
         intact = read[read.purpose == "none"]
         share = measure == "accuracy"
-        same = {"group": "silenced", "language": "both"}
+        same = {"condition": "silenced", "language": "both"}
         result.append(same | _row(f"intact_{measure}", intact.value, intact.cluster, share))
         result.append(same | _row(f"without_{measure}", of_set.value, of_set.cluster, share))
         low, high = interval(of_set.change, of_set.cluster, change=share)

@@ -17,8 +17,9 @@ from stages.statistics.outliers import dip, one_mode
 MADS = 10.0
 TIMES = 2.0  # convention of this project
 COLUMNS = (
-    "layer kind tokens norm ratio low high attention attention_low attention_high null most images dip modes_p".split()
-)
+    "layer kind tokens norm ratio low high attention attention_low attention_high attention_null most images dip "
+    "modes_p"
+).split()
 
 
 def outliers(norm_P: np.ndarray) -> np.ndarray:
@@ -37,9 +38,9 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
 
     raw: table NORMS. tokens: number per image, over all images; norm: mean norm after the block; ratio: mean norm over
     the median of the image's patches, with its interval over images; attention: what the next layer's heads give to all
-    of them together, mean over heads; null: what as many other patches would get; most: by the head that gives most to
-    one of them, mean; images: those that have such tokens; dip, of the logarithms of all patches' norms over the
-    median of their image, and modes_p, that one mode dips as far: the layer's, in each of its rows.
+    of them together, mean over heads; attention_null: what as many other patches would get; most: by the head
+    that gives most to one of them, mean; images: those that have such tokens; dip, of the logarithms of all patches'
+    norms over the median of their image, and modes_p, that one mode dips as far: the layer's, in each of its rows.
     """
     raw = raw.reset_index(drop=True)
     patch = raw[raw.kind == "patch"]
@@ -57,13 +58,13 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     means = {"norm": ("norm", "mean"), "attention": ("attention", _sum), "most": ("most", "max")}
     each = raw.groupby(["layer", "kind", "prompt", "cluster"], as_index=False).agg(count=("count", "sum"), **means)
     each = each.merge(middle, on=["prompt", "layer"]).merge(ordinary, on=["prompt", "layer"])
-    each = each.assign(ratio=each.norm / each.middle, null=each.ordinary * each["count"])
+    each = each.assign(ratio=each.norm / each.middle, attention_null=each.ordinary * each["count"])
     images = raw.prompt.nunique()
     rows = []
     for (layer, name), part in each.groupby(["layer", "kind"]):
         low, high = interval(part.ratio, part.cluster)
         ends = (np.nan, np.nan) if part.attention.isna().all() else interval(part.attention, part.cluster, share=True)
-        mean = part[["norm", "ratio", "attention", "null", "most"]].mean().to_dict()
+        mean = part[["norm", "ratio", "attention", "attention_null", "most"]].mean().to_dict()
         same = {"layer": layer, "kind": name, "tokens": part["count"].sum() / images, "low": low, "high": high}
         more = {"attention_low": ends[0], "attention_high": ends[1], "images": len(part)}
         rows.append(same | mean | more | modes[layer])

@@ -95,8 +95,8 @@ def rows(x_PD: np.ndarray, y_PD: np.ndarray, rng: np.random.Generator) -> list[d
         sign = -1 if name in FALLS else 1
         p, _ = rank_p(sign * value, [sign * other for other in null])
         low, high = interval(SHARES[name](x_PD, y_PD), range(len(x_PD)), share=True) if name in SHARES else (None, None)
-        made.append({"measure": name, "value": value, "low": low, "high": high, "null": float(np.mean(null)), "p": p,
-                     "pairs": len(x_PD)})  # fmt: skip
+        made.append({"measure": name, "value": value, "low": low, "high": high, "value_null": float(np.mean(null)),
+                     "p": p, "pairs": len(x_PD)})  # fmt: skip
     return made
 
 

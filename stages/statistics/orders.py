@@ -17,8 +17,8 @@ from stages.tasks.orders.task import ALL as KNOWN_ALL
 from stages.tasks.orders.task import BACKWARDS, CATEGORIES, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
 
 COLUMNS = (
-    "order category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high guess "
-    "learned learned_low learned_high trials clusters heads draws note"
+    "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high "
+    "guess learned learned_low learned_high trials clusters heads draws note"
 ).split()
 VECTORS = ("none", "heads", "random")
 OTHERS = "others"  # known orders that the vector was not learned from
@@ -37,21 +37,21 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
         for category in CATEGORIES:
             for vector in VECTORS:
                 cell = told[(told.context == context) & (told.category == category) & (told.vector == vector)]
-                known = cell[cell.order != MADE_UP]
-                away = known[(known.source != "") & ~known.source.isin([KNOWN_ALL]) & (known.order != known.source)]
+                known = cell[cell.ordering != MADE_UP]
+                away = known[(known.source != "") & ~known.source.isin([KNOWN_ALL]) & (known.ordering != known.source)]
                 parts = [
                     (KNOWN_ALL, known),
                     (OTHERS, away),
-                    *((name, cell[cell.order == name]) for name in (*KNOWN, MADE_UP)),
+                    *((name, cell[cell.ordering == name]) for name in (*KNOWN, MADE_UP)),
                 ]
                 rows += [
-                    {"order": name, "category": category, "context": context, "vector": vector} | _row(part)
+                    {"ordering": name, "category": category, "context": context, "vector": vector} | _row(part)
                     for name, part in parts
                     if len(part)
                 ]
     rows += [{"vector": name, "note": f"{LEFT_OUT}{why}"} for name, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    in_view = (frame.order == MADE_UP) & (frame.category != NOT_STATED)
+    in_view = (frame.ordering == MADE_UP) & (frame.category != NOT_STATED)
     frame["guess"] = np.where(in_view, 1 / (length - 1), np.nan)
     return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "draws")})
 
@@ -63,21 +63,21 @@ def metrics(orders: pd.DataFrame) -> dict:
     """
     tree: dict = {}
     rivals = {SHUFFLED: "shuffled_known", BACKWARDS: "backwards_next"}
-    for row in orders[orders.order.isin([KNOWN_ALL, OTHERS, MADE_UP])].itertuples():
+    for row in orders[orders.ordering.isin([KNOWN_ALL, OTHERS, MADE_UP])].itertuples():
         if row.context == "clean":
-            cell = tree.setdefault(str(row.order), {})
+            cell = tree.setdefault(str(row.ordering), {})
             cell[str(row.category)] = round(float(row.accuracy), 5)
             if row.category in rivals:
                 cell[rivals[row.category]] = round(float(row.rival), 5)
         elif row.vector == "heads":
-            name = f"{row.order}_{row.category}"
+            name = f"{row.ordering}_{row.category}"
             tree.setdefault("vector", {})[name] = round(float(row.accuracy), 5)
     return tree
 
 
 def made_up_order(orders: pd.DataFrame) -> float | None:
     """Return accuracy after demonstrations of the step in made-up orders that are stated; None where not asked."""
-    rows = orders[(orders.order == MADE_UP) & (orders.category == STATED) & (orders.context == "clean")]
+    rows = orders[(orders.ordering == MADE_UP) & (orders.category == STATED) & (orders.context == "clean")]
     return round(float(rows.accuracy.iloc[0]), 5) if len(rows) else None
 
 

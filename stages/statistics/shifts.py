@@ -15,7 +15,9 @@ from stages.statistics.effects import ALL, PROMPTS
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p
 
-COLUMNS = "function inverse space vector kind layer factor asked measure value low high null p trials note".split()
+COLUMNS = (
+    "function inverse space vector kind layer factor asked measure value low high value_null p trials note".split()
+)
 READ = "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens".split()
 OTHER, ECHO, DIFFERENCE, GAIN = "other", "echo", "plus_less_minus", "plus_less_nothing"
 STEERED = "steering"  # the space of answers
@@ -32,7 +34,7 @@ def table(answers: pd.DataFrame, offsets: pd.DataFrame) -> pd.DataFrame:
     inverse = answers.groupby("function").inverse.first().astype(int)
     rows = [
         {"space": row.space, "layer": row.layer, "measure": row.measure, "value": row.value, "low": row.low,
-         "high": row.high, "null": row.null, "p": row.p, "trials": row.pairs, "function": row.function}
+         "high": row.high, "value_null": row.value_null, "p": row.p, "trials": row.pairs, "function": row.function}
         for row in offsets.itertuples()
     ]  # fmt: skip
     for function, of_function in [*answers.groupby("function"), *([(ALL, answers)] if len(answers) else [])]:

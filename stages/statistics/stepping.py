@@ -18,7 +18,7 @@ from stages.statistics.intervals import interval
 from stages.tasks.iteration.tape import chance
 
 COLUMNS = (
-    "function relation layer head share low high null offset baseline mass mass_null trials "
+    "function relation layer head share low high share_null best_offset baseline mass mass_null trials "
     "members symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts"
 ).split()
 
@@ -63,9 +63,9 @@ def _best(looks: pd.DataFrame) -> dict:
     scores = on_a.groupby(["layer", "head"])[["over_half", "mass"]].mean()
     layer, head = scores.sort_values(["over_half", "mass"], ascending=False, kind="stable").index[0]
     own = on_b[(on_b.layer == layer) & (on_b["head"] == head)].sort_values("prompt")
-    row = {"layer": layer, "head": head, "offset": own.offset.iloc[0], "trials": len(own)}
+    row = {"layer": layer, "head": head, "best_offset": own.best_offset.iloc[0], "trials": len(own)}
     row |= _interval("share", "low", "high", own.over_half, own)
-    means = {"null": own.over_half_null, "baseline": own.baseline, "mass": own.mass, "mass_null": own.null}
+    means = {"share_null": own.over_half_null, "baseline": own.baseline, "mass": own.mass, "mass_null": own.mass_null}
     return row | {column: float(values_P.mean()) for column, values_P in means.items()}
 
 

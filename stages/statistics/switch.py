@@ -3,8 +3,8 @@
 After Yin & Steinhardt (2025, "Which attention heads matter for in-context learning?"): induction and function heads
 share members, so that silencing the best of one family silences the other as well. Here a set holds the first k heads
 of a family, ranked on split a, that are no members of the other and do not rank higher there (`stages.plan.exclusive`).
-A row per task, group, family, k and measure. p = (1 + number of control sets at least as harmful) / (1 + D), on the
-same prompts; only over all groups, on `effects.PROMPTS` prompts, where the intact model has something to lose.
+A row per task, condition, family, k and measure. p = (1 + number of control sets at least as harmful) / (1 + D), on the
+same prompts; only over all conditions, on `effects.PROMPTS` prompts, where the intact model has something to lose.
 """
 
 import pandas as pd
@@ -15,8 +15,8 @@ from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
 COLUMNS = (
-    "family k kind heads members passed_over task group measure value intact change low high trials clusters controls "
-    "control_change p p_floor matching note"
+    "family k kind heads members passed_over task condition measure value intact change low high trials clusters "
+    "controls control_change p p_floor matching note"
 ).split()
 
 
@@ -56,22 +56,22 @@ def _row(cell, measure: str, controls: pd.DataFrame) -> dict:
     read, share = cell.of(measure), cell.share(measure)
     low, high = interval(read.change, read.cluster, change=share)
     changes_D = controls.groupby("draw").change.mean()
-    row = {"task": cell.task.name, "group": cell.group, "measure": measure, "value": read.value.mean()}
+    row = {"task": cell.task.name, "condition": cell.condition, "measure": measure, "value": read.value.mean()}
     row |= {"intact": read.intact.mean(), "change": read.change.mean(), "low": low, "high": high}
     row |= {"trials": read.prompt.nunique(), "clusters": read.cluster.nunique(), "controls": len(changes_D)}
     row |= {"control_change": changes_D.mean(), "note": cell.unable()}
     if not row["note"] and row["trials"] < PROMPTS:
         row["note"] = f"{row['trials']} prompts: fewer than {PROMPTS}"
-    elif not row["note"] and cell.group == ALL:
+    elif not row["note"] and cell.condition == ALL:
         sign = 1 if measure in cell.task.falls else -1
         row["p"], row["p_floor"] = rank_p(sign * row["change"], sign * changes_D)
     return row
 
 
 def metrics(rows: pd.DataFrame) -> dict:
-    """Return `switch.<family>.<k>.{change,p}`: accuracy over all groups (the task's main measure)."""
+    """Return `switch.<family>.<k>.{change,p}`: accuracy over all conditions (the task's main measure)."""
     tree: dict = {}
-    for row in rows[(rows.group == ALL) & (rows.measure == "accuracy")].itertuples():
+    for row in rows[(rows.condition == ALL) & (rows.measure == "accuracy")].itertuples():
         values = {"change": round(float(row.change), 5)}
         values |= {"p": round(float(row.p), 5)} if pd.notna(row.p) else {}
         tree.setdefault(row.family, {})[str(row.k)] = values

@@ -92,7 +92,7 @@ def judge(
         baseline[:] = np.average(baseline_P, weights=weights_P)
         note[member & (score > baseline) & np.isnan(low)] = NO_BOUND
         member &= low > baseline
-    columns = {"score": score, "score_a": halves["a"], "score_b": halves["b"], "null": null, "baseline": baseline}
+    columns = {"score": score, "score_a": halves["a"], "score_b": halves["b"], "score_null": null, "baseline": baseline}
     return columns | {"low": low, "high": high, "p": p, "q": q, "member": member, "note": note}
 
 
@@ -114,8 +114,8 @@ def jaccard(members_a: np.ndarray, members_b: np.ndarray) -> dict[str, float]:
     a, b, n = members_a.sum(), members_b.sum(), len(members_a)
     both = int((members_a & members_b).sum())
     if not a or not b:
-        return {"both": both, "jaccard": np.nan, "expected": np.nan, "corrected": np.nan}
+        return {"shared": both, "jaccard": np.nan, "expected": np.nan, "corrected": np.nan}
     index, chance = both / (a + b - both), a * b / n
     expected = chance / (a + b - chance)
     corrected = (index - expected) / (1 - expected) if expected < 1 else np.nan
-    return {"both": both, "jaccard": index, "expected": expected, "corrected": corrected}
+    return {"shared": both, "jaccard": index, "expected": expected, "corrected": corrected}

@@ -47,11 +47,10 @@ file says the same of itself (`pq.read_schema(path)`). A table without rows says
 heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where files lie,
 and the CSV files of `reports/`: [files.md](files.md).
 
-`null` (the score that attention without a target would give) and `group` are words of SQL as well: quote them, or
-`score - null` is NULL in every row.
+No column is a word of SQL: none needs quotes.
 
 ```sql
-SELECT layer, head, score - "null" AS beyond FROM 'data/heads/decoder.parquet' WHERE family = 'induction'
+SELECT layer, head, score - score_null AS beyond FROM 'data/heads/decoder.parquet' WHERE family = 'induction'
 ```
 
 """

@@ -1,5 +1,6 @@
 """The one exception for what a user can fix, and the wrapper that turns it into one line and exit code 1."""
 
+import gc
 import inspect
 import logging
 import os
@@ -23,6 +24,7 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     """
     if not WAITING & os.environ.keys():
         os.environ |= {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+    gc.set_threshold(10_000)  # of 700: imports make many objects that stay
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -50,7 +50,7 @@ def metrics(
     sink_rate: share of short passages' heads that are sinks, None without text; mains: task -> its main measure.
     """
     tree: dict = {}
-    overall = effects[effects.group == "all"]
+    overall = effects[effects.condition == "all"]
     for task, measure in mains.items():
         row = overall[(overall.purpose == "none") & (overall.task == task) & (overall.measure == measure)]
         if len(row):

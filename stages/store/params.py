@@ -217,6 +217,7 @@ class Gates(Section):
     heads: Count
     report: Count
     shares: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    controlled: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     draws: Count
     passages: Count
     lengths: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)

@@ -28,13 +28,15 @@ class Table:
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
     meaning; None where they are the model's (`with_schema`). every_head: each head of the model in the slot, `of[0]`,
-    has equally many rows, whichever are read.
+    has equally many rows, whichever are read. prompts: where the prompts of its rows lie, by task,
+    `of[-1]`; a row of several prompts names none.
     """
 
     place: str
     about: str
     schema: pa.Schema | None
     every_head: bool = False
+    prompts: "Table | None" = None
 
     @property
     def names(self) -> list[str]:
@@ -46,7 +48,7 @@ class Table:
         return Path(self.place.format(*of))
 
     def read(self, *of: str, columns: list[str] | None = None, only: list[tuple] | None = None) -> pd.DataFrame:
-        """Read the table, its columns and heads checked; columns, only, errors: see `parquet.read`."""
+        """Read the table, its columns, heads and prompts checked; columns, only, errors: see `parquet.read`."""
         rows = parquet.read(self.path(*of), self.schema, columns, only)
         if self.every_head and len(rows) and {"layer", "head"} <= set(rows):
             there = rows.groupby(["layer", "head"]).size()
@@ -55,6 +57,10 @@ class Table:
                     f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
                     "another model; delete it and run dvc repro"
                 )
+        if self.prompts and "prompt" in rows and (prompts := self.prompts.path(of[-1])).exists():
+            strange = set(rows.prompt.unique()).difference({""}, self.prompts.read(of[-1], columns=["id"]).id)
+            if strange:
+                raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
         return rows
 
     def number_of_pieces(self, *of: str) -> int:

@@ -23,6 +23,10 @@ def _of_heads(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> T
     return replace(_table(place, about, **fields), every_head=True)
 
 
+def _of_prompts(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return replace(_of_heads(place, about, **fields), prompts=PROMPTS)
+
+
 _SPAN = pa.struct(
     [
         ("name", pa.string()),
@@ -36,11 +40,11 @@ _SPAN = pa.struct(
 PROMPTS = _table(
     "data/prompts/{}.parquet",
     "Prompts of a task, one row each",
-    id=(pa.string(), "unique name <task>/<group>/<number>[#<role>]"),
+    id=(pa.string(), "unique name <task>/<condition>/<number>[#<role>]"),
     split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); a cluster lies in one"),
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
-    group=(pa.string(), "what results are broken down by: paradigm, function, length and depth ..."),
-    category=(pa.string(), "coarser group: BLiMP phenomenon, kind of function; '' where there is none"),
+    condition=(pa.string(), "what results are broken down by: paradigm, function, length and depth ..."),
+    category=(pa.string(), "coarser: BLiMP phenomenon, kind of function; '' where there is none"),
     cluster=(pa.string(), "unit of independence that intervals and tests count: prompts sharing text share it"),
     text=(pa.string(), "what the model reads; '' if `ordinals` are given or only targets are scored"),
     targets=(pa.list_(pa.string()), "continuations of text to score; the first is the right one"),
@@ -55,7 +59,7 @@ PROMPTS = _table(
 ASKED = replace(PROMPTS, place="data/asked/{}.parquet", about="The same prompts where they are scored, else none")
 PICTURES = replace(PROMPTS, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
 
-RELATIONS = _of_heads(
+RELATIONS = _of_prompts(
     "data/activations/{}/{}.relations.parquet",
     "Attention masses per (prompt, layer, head, relation)",
     prompt=(pa.string(), "id of the prompt"),
@@ -74,10 +78,16 @@ RELATIONS = _of_heads(
     hits_word=(pa.float32(), "hits over words, self and special tokens removed (grammar); null elsewhere"),
     sink=(pa.float32(), "attention of the queries to first and special tokens, 0..1 (grammar); null elsewhere"),
     sink_elsewhere=(pa.float32(), "the same of the prompt's words without the relation; null where there are none"),
-    null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
-    over_half_null=(pa.float32(), "share of queries with more than half on one other key, per target key; as `null`"),
+    mass_null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
+    over_half_null=(
+        pa.float32(),
+        "share of queries with more than half on one other key, per target key; as `mass_null`",
+    ),
     baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
-    offset=(pa.int32(), "that offset: query - key, in tokens (grammar: in words); null where there is no baseline"),
+    best_offset=(
+        pa.int32(),
+        "that offset: query - key, in tokens (grammar: in words); null where there is no baseline",
+    ),
     recalled=(pa.float32(), "share of target tokens that are the intact model's argmax, 0..1; null without a target"),
 )
 
@@ -87,6 +97,7 @@ OUTPUTS = Table(
     "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
     None,
     every_head=True,
+    prompts=PROMPTS,
 )
 
 
@@ -98,7 +109,7 @@ def outputs(head_size: int) -> Table:
         prompt=(pa.string(), "id of the prompt; '' for the mean over all prompts of the split and role"),
         split=(pa.string(), "split of the prompt"),
         role=(pa.string(), "role of the prompt"),
-        group=(pa.string(), "function; '' for a mean"),
+        condition=(pa.string(), "function; '' for a mean"),
         solved=(pa.bool_(), "the intact model's argmax is right at every target token"),
         layer=(pa.int16(), "attention layer, from 0"),
         head=(pa.int16(), "query head, from 0"),
@@ -137,7 +148,7 @@ HEADS = _of_heads(
     score=(pa.float32(), "the family's statistic, mean over prompts"),
     score_a=(pa.float32(), "the same on split a: what choices are made by"),
     score_b=(pa.float32(), "the same on split b"),
-    null=(
+    score_null=(
         pa.float32(),
         "attention that the same queries give an average other key, 0..1 (iteration: share of queries that give "
         "it more than half); 0 for effects; = baseline for grammar, whose score is an accuracy",
@@ -145,9 +156,12 @@ HEADS = _of_heads(
     baseline=(pa.float32(), "accuracy of the best fixed offset (content families); null elsewhere"),
     low=(pa.float32(), "2.5 % bound of the score, t over clusters of prompts; null below 8 clusters"),
     high=(pa.float32(), "97.5 % bound"),
-    p=(pa.float32(), "one-sided sign-flip p-value of score - null; null where not tested"),
+    p=(pa.float32(), "one-sided sign-flip p-value of score - score_null; null where not tested"),
     q=(pa.float32(), "Benjamini-Hochberg within the family over heads"),
-    member=(pa.bool_(), "score >= threshold, q < alpha, score - null >= margin, low > baseline (content families)"),
+    member=(
+        pa.bool_(),
+        "score >= threshold, q < alpha, score - score_null >= margin, low > baseline (content families)",
+    ),
     member_a=(pa.bool_(), "the same verdict from split a alone: which heads are silenced is chosen by it"),
     prompts=(pa.int32(), "prompts behind the score"),
     note=(pa.string(), "'' or why the verdict is special, such as 'by architecture'"),
@@ -169,7 +183,7 @@ PLANS = _table(
     heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
     members=(pa.int16(), "how many of them are members of the family, judged on split a alone"),
     tasks=(pa.list_(pa.string()), "tasks on whose prompts of split b it is run"),
-    group=(pa.string(), "the group of prompts that it is run on; '' for all"),
+    condition=(pa.string(), "the condition of prompts that it is run on; '' for all"),
     matching=(pa.string(), "how well a control set is matched; why there is none; '' elsewhere"),
 )
 
@@ -184,7 +198,7 @@ EFFECTS = _table(
     draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
     heads=(pa.string(), "the heads silenced, such as 'L5H1 L11H2'"),
     task=(pa.string(), "task"),
-    group=(pa.string(), "group of the prompt"),
+    condition=(pa.string(), "condition of the prompt"),
     category=(pa.string(), "category of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
     prompt=(pa.string(), "id of the prompt"),
@@ -293,7 +307,7 @@ OFFSETS = _table(
     value=(pa.float32(), "its value"),
     low=(pa.float32(), "95 % bounds, of shares of pairs"),
     high=(pa.float32(), "95 % bounds, of shares of pairs"),
-    null=(pa.float32(), "its mean where the y are dealt out anew"),
+    value_null=(pa.float32(), "its mean where the y are dealt out anew"),
     p=(pa.float32(), "rank among such dealings, in the direction of one offset"),
     pairs=(pa.int32(), "pairs x, y behind it (split b)"),
 )
@@ -324,7 +338,7 @@ ANSWERS = _table(
     cluster=(pa.string(), "the word, with its function"),
     word_tokens=(pa.int16(), "tokens of the word asked about, in the prompt"),
     answer_tokens=(pa.int16(), "tokens of the answer, without what ends it"),
-    right=(pa.bool_(), "the text that greedy decoding writes begins with the answer"),
+    correct=(pa.bool_(), "the text that greedy decoding writes begins with the answer"),
     ended=(pa.bool_(), "and ends there: right, and the next character is the one that ends an answer"),
     forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
@@ -333,7 +347,7 @@ ORDERS = _table(
     "data/applied/{}/orders.parquet",
     "What the model says comes next in orders that it knows or is told, and under the vector of such a step",
     prompt=(pa.string(), "id of the prompt"),
-    order=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
+    ordering=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
     category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "the order, or the run of its words that is asked"),
@@ -381,11 +395,11 @@ NEIGHBOURS = _table(
     "Answers to labelled demonstrations, and what their nearest neighbours say",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
-    group=(pa.string(), "kind of items"),
+    condition=(pa.string(), "kind of items"),
     category=(pa.string(), "language: english or japanese"),
     cluster=(pa.string(), "set of demonstrations"),
     role=(pa.string(), "given, or swapped: the two labels exchanged throughout"),
-    right=(pa.string(), "the right label"),
+    right_label=(pa.string(), "the right label"),
     answer=(pa.string(), "the label that the model finds likelier; '' for a tie"),
     accuracy=(pa.float32(), "1 where that is the right one, 1/2 for a tie, 0"),
     margin=(pa.float32(), "log-probability of the right label minus that of the other, nats"),
@@ -433,7 +447,7 @@ CACHE = _table(
     share=(pa.float32(), "share of key heads that keep all, asked for"),
     kept=(pa.int32(), "and how many these are"),
     draw=(pa.int16(), "number of the random set; 0 for other methods"),
-    full=(pa.string(), "the key heads that keep all, such as L5K0"),
+    kept_heads=(pa.string(), "the key heads that keep all, such as L5K0"),
     entries=(pa.float32(), "entries of the cache that are kept at the prompt's end over those that the model keeps"),
     prompt=(pa.string(), "id of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -531,7 +545,7 @@ MEMORY = _table(
     part=(pa.string(), "lookup, insert or miss"),
     what=(pa.string(), "what was done: intact, mean, interchange ... (stages/model/lookup.py, rank_one.py, misses.py)"),
     layer=(pa.int16(), "layer that was changed or read, from 0; -1 where none"),
-    group=(pa.string(), "relation or group of the prompt, or its class of subjects"),
+    condition=(pa.string(), "relation or condition of the prompt, or its class of subjects"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "the subject (the passage, of text)"),
     measure=(pa.string(), "what was measured: own, donor, right, loss (nats per token), kl, entropy (nats) ..."),
@@ -543,7 +557,7 @@ NGRAM = _table(
     "What counting words alone makes of every prompt",
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
-    group=(pa.string(), "group of the prompt"),
+    condition=(pa.string(), "condition of the prompt"),
     category=(pa.string(), "category of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
     prompt=(pa.string(), "id of the prompt"),

@@ -30,7 +30,7 @@ class Prompt:
     """
 
     id: str
-    group: str
+    condition: str
     cluster: str
     text: str = ""
     targets: tuple[str, ...] = ()

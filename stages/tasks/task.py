@@ -101,14 +101,14 @@ class Task:
     roles: roles of the prompts that extract measures and counting answers; () for all.
     silenced_on: whether heads are silenced on a prompt: (its row, the task's section of params) -> yes or no.
     traced: its parts are functions that `trace` looks for in heads, where the model solves them.
-    steered: `steer` also answers its prompts of role zero_shot and split b, whose `group` is a function of a traced
+    steered: `steer` also answers its prompts of role zero_shot and split b, whose `condition` is a function of a traced
         task and whose `category` then stands as the context: under that function's vectors.
     extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
     outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
         ordinary tokens, or "" for none.
     mean_role: role of the prompts whose mean outputs are written in silenced heads' places, "" for all; of the first
         task in display order that keeps means.
-    parts: the column of the prompts that results are broken down by, "group" or "category"; "" for none.
+    parts: the column of the prompts that results are broken down by, "condition" or "category"; "" for none.
     part: what such a part is called, one and many: ("phenomenon", "phenomena").
     own_section: the page has a section for it alone: it stands in none that lists all tasks.
     own_stage: a stage of its own scores its prompts, intact and silenced; ablate does not.
@@ -138,7 +138,7 @@ class Task:
     extracted: tuple[str, str] = ("", "")
     outputs: Literal["last", "mean", ""] = ""
     mean_role: str = ""
-    parts: Literal["group", "category", ""] = ""
+    parts: Literal["condition", "category", ""] = ""
     part: tuple[str, str] = ("", "")
     own_section: bool = False
     own_stage: bool = False

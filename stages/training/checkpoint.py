@@ -83,7 +83,7 @@ def attention(
         values = means[relation].values
         for layer, head in loaded.anatomy.heads:
             if only in (None, layer):
-                null = float(values["null"][layer, head]) if statistic == "mass" else null
+                null = float(values["mass_null"][layer, head]) if statistic == "mass" else null
                 yield name, f"L{layer}H{head}", sequence, float(values[statistic][layer, head]), null, weight
 
 

@@ -43,7 +43,7 @@ FAMILIES = tuple(
         source="Cabannes+ NeurIPS 2024 (arXiv 2406.02128)",
         relation=partial(relation, span=name(function)),
         home=("iteration",),
-        home_group=function,
+        home_condition=function,
     )
     for index, (function, text) in enumerate(FUNCTIONS.items())
 )

@@ -71,7 +71,7 @@ def _tables(silenced: pd.DataFrame, besides: list[str], context: Context, path: 
     tables = [_table(whole, besides, context, says, path, "")]
     if len(parts):
         tables.append(
-            _table(parts, besides, context, "", "", f"By group of prompts ({len(parts)} rows; few prompts each)")
+            _table(parts, besides, context, "", "", f"By condition of prompts ({len(parts)} rows; few prompts each)")
         )
     return tables
 
@@ -80,7 +80,7 @@ def _table(silenced: pd.DataFrame, besides: list[str], context: Context, says: s
     cells = []
     for row in silenced.itertuples():
         digits = decimals(row.measure)
-        where = context.task(row.task) + (f", {row.group}" if folded else "")
+        where = context.task(row.task) + (f", {row.condition}" if folded else "")
         cells.append([
             row.family, f"{where}: {row.measure}", number(row.intact, digits), number(row.value, digits),
             verdicts.change(row), *(_other(row, kind, digits) for kind in besides),

@@ -171,7 +171,7 @@ def _looked_up(slot: Slot) -> str:
         value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
         said.append(f"Facts: with another subject's output of the MLP of layer {layer}, that subject's answer comes "
                     f"out in {value} of {int(row['trials'])}")  # fmt: skip
-    copied = same[(same["part"] == "lookup") & (same["what"] == "mean") & (same["group"] == "copy")]
+    copied = same[(same["part"] == "lookup") & (same["what"] == "mean") & (same["condition"] == "copy")]
     copied = copied[copied["measure"] == "own"]
     if len(donor) and len(copied) and copied["high"].iloc[0] < HALF:
         left = number(copied["value"].iloc[0])
@@ -235,7 +235,7 @@ def _figure(slot: Slot, drawn: pd.DataFrame, alpha: float) -> Figure:
     order = [label[key] for key in label]
     own = drawn.assign(shown=[label[key] for key in zip(*(drawn[name] for name in keys), strict=True)])
     own = own.assign(apart=((own["p"] <= alpha) & (own["harm"] > 0)).astype(int))
-    sets = controls.merge(own[[*keys, "group", "intact", "shown"]], on=[*keys, "group"])
+    sets = controls.merge(own[[*keys, "condition", "intact", "shown"]], on=[*keys, "condition"])
     sets = sets.assign(value=sets["intact"] + sets["change"])[["shown", "value", "heads"]]
     own = own[["shown", "value", "intact", "heads", "apart", "p"]]
     legend = [(charts.BLUE, "diamond", f"the family's best heads silenced, rank p at most {alpha:g}"),

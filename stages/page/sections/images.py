@@ -59,7 +59,8 @@ def images(slot: Slot, context: Context) -> list:
     ]
     lines = [
         [str(int(r.layer)), LOOKS[r.kind][2], number(r.tokens, 1), number(r.norm), number(r.ratio),
-         number(r.attention, 3), "–" if r.kind == "patch" else number(r.null, 3), number(r.most, 3), str(int(r.images))]
+         number(r.attention, 3), "–" if r.kind == "patch" else number(r.attention_null, 3), number(r.most, 3),
+         str(int(r.images))]
         for r in table.itertuples()
     ]  # fmt: skip
     columns = [
@@ -145,7 +146,7 @@ def looked_at(rows: pd.DataFrame) -> str:
         if kind != "patch" and len(part):
             number_of = f"{len(part)} layer{'s' * (len(part) > 1)}"
             over = f" over the {number_of} where there are any" if kind == "outlier" else ""
-            mean, null = part["attention"].mean(), part["null"].mean()
+            mean, null = part["attention"].mean(), part["attention_null"].mean()
             said.append(f"{name} {number(mean, 3)}{over} (as many other patches: {number(null, 3)})")
     if not said:
         return "This model has no tokens of its own, and no patch stands out: there is no attention to compare."

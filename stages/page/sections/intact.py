@@ -9,7 +9,7 @@ from stages.page.sentences import MEASURES, number
 
 
 def intact(slot: Slot, context: Context) -> list:
-    """Return a table of all tasks and measures, and charts by group."""
+    """Return a table of all tasks and measures, and charts by condition."""
     whole = rows.intact(slot.effects)
     whole = whole[~whole["task"].isin(own_section())]
     path = slot.path("effects.csv")
@@ -30,13 +30,13 @@ def intact(slot: Slot, context: Context) -> list:
     blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
     figure = []
     for task in [task for task in tasks.names() if task not in own_section() and tasks.of(task).parts]:
-        grouped, kind = rows.by_group(slot.effects, task), tasks.of(task)
+        grouped, kind = rows.by_condition(slot.effects, task), tasks.of(task)
         places = rows.by_place(grouped)
         if len(places):
             says = sentences.spread(places, "places (tokens@depth)")
             figure.append(Chart(charts.grid(places, kind.main), f"Needle {kind.main} by length and depth", says))
         elif len(grouped):
-            chart = charts.groups(grouped, kind.main, kind.chance.get(kind.main))
+            chart = charts.by_condition(grouped, kind.main, kind.chance.get(kind.main))
             label = f"{sentences.capital(context.task(task))} by {kind.part[0]}"
             figure.append(Chart(chart, label, sentences.spread(grouped, kind.part[1])))
     if figure:

@@ -11,7 +11,7 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, capital, interval, number, p_value
 from stages.page.verdicts import matched
 
-KINDS = {  # group: what its items are called
+KINDS = {  # condition: what its items are called
     "forms_latin": "made-up words that share their ending (Latin letters)",
     "forms_latin_disjoint": "made-up words that share only their vowel (Latin letters)",
     "forms_katakana": "made-up words that share their ending (katakana)",
@@ -76,15 +76,15 @@ def neighbours(slot: Slot, context: Context) -> list:
     if rows.empty:
         why = slot.reasons.get("neighbours") or f"{path} has no rows"
         return [Note(f"No labelled demonstrations were read: {why}.")]
-    cells = rows[rows["group"] != "made_up"].set_index(["group", "measure"])
+    cells = rows[rows["condition"] != "made_up"].set_index(["condition", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
     blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{WHAT} {_chosen(cells)}")]
     for what, groups in MADE_UP.values():
         blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
-    shown = rows[(rows["measure"] == "accuracy") & rows["group"].isin(KINDS)]
-    chart = charts.groups(shown.assign(group=shown["group"].map(BARS)), "accuracy", 0.5)
+    shown = rows[(rows["measure"] == "accuracy") & rows["condition"].isin(KINDS)]
+    chart = charts.by_condition(shown.assign(condition=shown["condition"].map(BARS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
-    others = [group for group in KINDS if not any(group in groups for _, groups in MADE_UP.values())]
+    others = [condition for condition in KINDS if not any(condition in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
     blocks += [Note(said) for said in (_attention(cells), _silenced(cells, slot, context.alpha)) if said]
@@ -107,7 +107,7 @@ def _chosen(cells: pd.DataFrame) -> str:
 
 def _language(rows: pd.DataFrame, language: str, what: str) -> str:
     """Say what the data support for made-up words of one script, both kinds together."""
-    read = rows[(rows["group"] == "made_up") & (rows["language"] == language)].set_index("measure")
+    read = rows[(rows["condition"] == "made_up") & (rows["language"] == language)].set_index("measure")
     if "accuracy" not in read.index or pd.isna(read.loc["accuracy", "value"]):
         return ""
     row = read.loc["accuracy"]
@@ -159,7 +159,7 @@ def _kinds(shown: pd.DataFrame) -> str:
         side = "too few sets for an interval" if pd.isna(row.low) else {
             1: "above chance", -1: "below chance", 0: "not told apart from chance"
         }[beyond(row.low, row.high, 0.5)]  # fmt: skip
-        sides.setdefault(side, []).append(KINDS[row.group])
+        sides.setdefault(side, []).append(KINDS[row.condition])
     said = capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
     return f"{said}. Latin, katakana: made-up words. Dashed: chance."
 
@@ -167,9 +167,9 @@ def _kinds(shown: pd.DataFrame) -> str:
 def _attention(cells: pd.DataFrame) -> str:
     """Say where the induction heads look before the label is predicted."""
     rows = {
-        kind: cells.loc[(group, "attention_difference")]
-        for group, kind in KINDS.items()
-        if (group, "attention_difference") in cells.index
+        kind: cells.loc[(condition, "attention_difference")]
+        for condition, kind in KINDS.items()
+        if (condition, "attention_difference") in cells.index
     }
     shown = "; ".join(
         f"{kind} {number(row['value'], 3, True)} {interval(row['low'], row['high'], 3, True)}".rstrip()
@@ -229,13 +229,13 @@ def _matching(slot: Slot) -> str:
 
 def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path: str) -> Table:
     table = []
-    for group in groups:
-        if (group, "accuracy") not in cells.index:
+    for condition in groups:
+        if (condition, "accuracy") not in cells.index:
             continue
-        row = [KINDS[group], str(int(cells.loc[(group, "accuracy"), "trials"]))]
+        row = [KINDS[condition], str(int(cells.loc[(condition, "accuracy"), "trials"]))]
         for measure in columns:
             digits = 3 if measure.startswith("attention") else 2
-            cell = cells.loc[(group, measure)] if (group, measure) in cells.index else None
+            cell = cells.loc[(condition, measure)] if (condition, measure) in cells.index else None
             shown = "–" if cell is None or pd.isna(cell["value"]) else _value(cell, digits)
             few = cell is not None and 0 < cell["trials"] < int(row[1])
             row.append(f"{shown} ({int(cell['trials'])})" if few else shown)

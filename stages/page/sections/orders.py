@@ -45,7 +45,7 @@ def orders(slot: Slot, context: Context) -> list:
     measured = table[table["accuracy"].notna()]
     if measured.empty:
         return [Note(f"No order was asked about: {slot.reasons.get(TASK) or f'{path} has no rows'}.")]
-    clean = {(row["order"], row["category"]): row for _, row in measured[measured["context"] == "clean"].iterrows()}
+    clean = {(row["ordering"], row["category"]): row for _, row in measured[measured["context"] == "clean"].iterrows()}
     said = [known(clean), made_up(clean), shuffled(clean), backwards(clean)]
     legend = [(colour, shape, label) for label, colour, shape in orders_chart.ANSWERS.values()]
     says = (
@@ -143,7 +143,7 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
 
 def vector(rows: pd.DataFrame) -> str:
     """Say what the vector of the step does in the order that it is from, and on made-up orders."""
-    at = {(row["order"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
+    at = {(row["ordering"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
     heads = [key for key in at if key[2] == "heads" and key[0] not in (KNOWN, OTHERS)]
     if not heads:
         return ""
@@ -222,7 +222,7 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
     written = {"none": "nothing", "heads": "heads in place", "random": "random"}
     lines = [
         [
-            names.get(row["order"], row["order"]),
+            names.get(row["ordering"], row["ordering"]),
             WAYS[row["category"]],
             "after demonstrations" if row["context"] == "clean" else written[row["vector"]],
             value(row),

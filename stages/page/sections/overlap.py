@@ -24,13 +24,13 @@ def overlap(slot: Slot, context: Context) -> list:
     there = set(shared["family_a"]) | set(shared["family_b"])
     order = [family for family in context.families if family in there]
     order += sorted(there - set(order))
-    text = f"{says} {by_definition(shared[nested & (shared['both'] > 0)])} {SCALE}"
+    text = f"{says} {by_definition(shared[nested & (shared['shared'] > 0)])} {SCALE}"
     return [Figure([Chart(charts.overlap(shared, order))], " ".join(text.split()), slot.path("overlap.csv"), "single")]
 
 
 def by_definition(nested: pd.DataFrame) -> str:
     """Say which shared heads are no finding, because one relation holds the other; '' where none are."""
-    pairs = [f"{row.family_a} and {row.family_b} ({int(row.both)})" for row in nested.itertuples()]
+    pairs = [f"{row.family_a} and {row.family_b} ({int(row.shared)})" for row in nested.itertuples()]
     if not pairs:
         return ""
     return f"Left out there, as one relation holds the other, so that heads in both are no finding: {listed(pairs)}."

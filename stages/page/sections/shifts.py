@@ -80,8 +80,8 @@ def _offsets(rows: pd.DataFrame) -> str:
             least, most = cosines.iloc[0], cosines.iloc[-1]
             parts.append(
                 f"among {'states' if space == 'state' else 'embeddings'} from {number(least['value'])} for "
-                f"{least['function']} (dealt anew {number(least['null'])}) to {number(most['value'])} for "
-                f"{most['function']} ({number(most['null'])})"
+                f"{least['function']} (dealt anew {number(least['value_null'])}) to {number(most['value'])} for "
+                f"{most['function']} ({number(most['value_null'])})"
             )
     return f"Mean cosine of offsets: {'; '.join(parts)}; one offset would give 1." if parts else ""
 
@@ -107,7 +107,7 @@ def _of_offsets(rows: pd.DataFrame, name: str) -> str:
     cells = [_cell(rows, function=name, space="state", measure=measure) for measure in ("cosine", "axis")]
     if any(cell is None for cell in cells):
         return ""
-    values = [f"{_value(cell)} ({number(cell['null'])} dealt anew)" for cell in cells]
+    values = [f"{_value(cell)} ({number(cell['value_null'])} dealt anew)" for cell in cells]
     return f"; among states the cosine of its offsets is {values[0]} on average, its size {values[1]}"
 
 
@@ -168,7 +168,7 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
         for space in SPACES:
             for measure, digits in (("cosine", 2), ("dimensions", 1)):
                 cell = _cell(of_function, space=space, measure=measure)
-                line.append("–" if cell is None else f"{_value(cell, digits)} ({number(cell['null'], digits)})")
+                line.append("–" if cell is None else f"{_value(cell, digits)} ({number(cell['value_null'], digits)})")
             hit, near = (_cell(of_function, space=space, measure=name) for name in ("parallelogram", "nearest"))
             line.append("–" if hit is None else f"{_value(hit)} ({_value(near)})")
         for vector, factor in (("demonstrations", 0), *(("heads", factor) for factor in (1, 2, -1))):

@@ -117,7 +117,7 @@ def _gates(slot: Slot) -> str:
             f"; {len(fewer)} heads moved it by less than {number(NEAR * small, 3)} on the first {count} and rest on "
             f"{'that one' if count == 1 else f'these {count}'} alone{', too few for a claim of each' * (count < FEW)}"
         )
-    hidden = sorted(set(rows[rows.window <= slot.policy.get("window", 0)].layer.astype(int)))
+    hidden = sorted(set(rows[rows.layer_window <= slot.policy.get("window", 0)].layer.astype(int)))
     marked = (
         f" Layers {listed(map(str, hidden))} see no farther than that window anyway: nothing to lose there."
         if hidden
@@ -217,7 +217,7 @@ def _overlap(slot: Slot) -> Table:
         pair = rows[(rows["a"] == "gate") & (rows["b"] == name)].iloc[0]
         says = DEFINITIONS[str(name)].format(f"{row.threshold_a:g}")
         correlation = "–" if name == "gate" else number(pair.spearman)
-        table.append([says, f"{row.heads_a:.0f}", f"{pair.both:.0f}", correlation])
+        table.append([says, f"{row.heads_a:.0f}", f"{pair.shared:.0f}", correlation])
     counts = alone.heads_a
     says = (
         f"Definitions of a head that needs the far past, over {heads} query heads: they count from "
@@ -261,7 +261,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
                   if (at := _at(recall, method)) is not None]  # fmt: skip
         text += f" Other rankings at half: {listed(others)}." if others else ""
         fewer = recall[(recall["method"] == "gate") & (recall["share"] < HALF)].sort_values("share")
-        said = [f"{number(row.value)} with {row.kept:.0f}" for row in fewer.itertuples()]
+        said = [f"{number(row.value)} with {row.kept:.0f}{_beside(row)}" for row in fewer.itertuples()]
         text += f" Fewer key heads by the gate: {listed(said)}." if said else ""
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
@@ -271,6 +271,16 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         text += f", {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
     return text.strip()
+
+
+def _beside(row: Any) -> str:
+    """Say how many random sets of as many key heads lose more, where some were drawn."""
+    if row.p != row.p:
+        return ""
+    return (
+        f" ({row.draws_worse:.0f} of {row.draws:.0f} random sets lose more, mean {number(row.draws_mean)}, best "
+        f"{number(row.draws_best)}, rank p = {p_value(row.p)})"
+    )
 
 
 def _judged(half: Any, within: bool, alpha: float) -> str:
@@ -300,7 +310,7 @@ def _held(recall: pd.DataFrame) -> str:
 
 
 def _those(best: Any) -> str:
-    return f"the {best.kept:.0f} with the largest gates ({listed(best.full.split())})"
+    return f"the {best.kept:.0f} with the largest gates ({listed(best.kept_heads.split())})"
 
 
 def _moved(row: Any) -> str:
@@ -357,7 +367,7 @@ def _policies(slot: Slot) -> Table:
         [row.task, METHODS[row.method][0], f"{row.kept:.0f}", number(100 * row.entries, 0),
          f"{number(row.value, 3)} {interval(row.low, row.high, 3)}".strip(),
          "" if row.method == "full" else _moved(row),
-         f"{p_value(row.p)} (floor {p_value(row.p_floor)})" if row.p == row.p else "", row.full or ""]
+         f"{p_value(row.p)} (floor {p_value(row.p_floor)})" if row.p == row.p else "", row.kept_heads or ""]
         for row in rows.itertuples()
     ]  # fmt: skip
     columns = ["on", "kept", "key heads", "entries, %", "recall or loss", "change from full", "p", "which"]

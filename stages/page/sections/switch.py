@@ -24,7 +24,7 @@ def switch(slot: Slot, context: Context) -> list:
     """Draw accuracy over the number of heads silenced, say how both families rank, and list all functions."""
     path, table = slot.path("switch.csv"), slot.switch
     rows = table[table["measure"] == table["task"].map(MAIN)]
-    whole = rows[rows["group"] == "all"]
+    whole = rows[rows["condition"] == "all"]
     if whole.empty:
         return [Note(f"No two families were silenced without each other ({path} has no rows).")]
     families = list(dict.fromkeys(whole["family"]))
@@ -42,7 +42,7 @@ def switch(slot: Slot, context: Context) -> list:
         blocks.append(Figure([Chart(curve(of_task, name, families))], says, path, "single", legend))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
     blocks += _matching(whole[whole["controls"] > 0], path)
-    few = int(rows[rows["group"] != "all"]["trials"].min()) if (rows["group"] != "all").any() else 0
+    few = int(rows[rows["condition"] != "all"]["trials"].min()) if (rows["condition"] != "all").any() else 0
     if few:
         folded = f"By function (from {few} prompts each: no claim rests on one)"
         blocks.append(Table(["function", *(f"{r.family} {int(r.k)}" for r in _sets(rows)), "intact"], _lines(rows),
@@ -113,7 +113,7 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
 
 
 def _matching(rows: pd.DataFrame, path: str) -> list[Table]:
-    """List how the control sets of every set are matched; rows: of all groups together, with control sets."""
+    """List how the control sets of every set are matched; rows: of all conditions together, with control sets."""
     lines = [[f"{row.family} {int(row.k)}", verdicts.matched(row.matching)] for row in rows.itertuples()]
     says = "Control sets hold as many heads as the set."
     folded = "How control sets are matched, and whose members they hold"
@@ -125,15 +125,15 @@ def _members(count: int) -> str:
 
 
 def _sets(rows: pd.DataFrame) -> list:
-    return list(rows[rows["group"] == "all"].itertuples())
+    return list(rows[rows["condition"] == "all"].itertuples())
 
 
 def _lines(rows: pd.DataFrame) -> list[list[str]]:
     lines = []
-    for group, part in rows[rows["group"] != "all"].groupby("group"):
+    for condition, part in rows[rows["condition"] != "all"].groupby("condition"):
         at = {(r.family, r.k): r for r in part.itertuples()}
         cells = [number(at[r.family, r.k].value) if (r.family, r.k) in at else "–" for r in _sets(rows)]
-        lines.append([group, *cells, number(part["intact"].iloc[0])])
+        lines.append([condition, *cells, number(part["intact"].iloc[0])])
     return lines
 
 

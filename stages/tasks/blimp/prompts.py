@@ -67,7 +67,7 @@ def _prompt(row: Row, settings: Settings) -> Prompt:
     space = " " if settings.leading_space else ""
     return Prompt(
         id=name,
-        group=row.uid,
+        condition=row.uid,
         category=row.phenomenon,
         cluster=name,
         targets=(space + row.good, space + row.bad),

@@ -86,7 +86,7 @@ def _told_apart(pairs: list[Pair], outer: Callable[[str], str]) -> list[Pair]:
     return [(x, z) for x, y, z in triples if z and not any(other.startswith(z) for other in (x, y, outer(x)))]
 
 
-def _prompts(group: str, words: dict[str, list[Pair]], settings: Settings, seed: int) -> list[Prompt]:
+def _prompts(condition: str, words: dict[str, list[Pair]], settings: Settings, seed: int) -> list[Prompt]:
     before, _, rest = settings.template.partition("{x}")
     middle, _, after = rest.partition("{y}")
     colon = middle.rstrip()  # the query ends here; the answer starts with the white space that follows
@@ -94,7 +94,7 @@ def _prompts(group: str, words: dict[str, list[Pair]], settings: Settings, seed:
     for split in "ab":
         contexts = []
         for number in range(settings.sets):
-            order = stream(seed, f"composed/{group}/{split}/{number}").permutation(len(words["shown"]))
+            order = stream(seed, f"composed/{condition}/{split}/{number}").permutation(len(words["shown"]))
             chosen = [words["shown"][item] for item in demonstrated(order, words["shown"], settings.shots)]
             contexts.append("".join(before + x + middle + y + after for x, y in chosen))
         for number, (x, y) in enumerate(words[split][: settings.words]):
@@ -103,10 +103,10 @@ def _prompts(group: str, words: dict[str, list[Pair]], settings: Settings, seed:
                 start, answer = len(shown + before), len(text) + len(middle) - len(colon)
                 prompts.append(
                     Prompt(
-                        id=f"composed/{group}/{split}{number:03d}#{role}",
+                        id=f"composed/{condition}/{split}{number:03d}#{role}",
                         role=role,
-                        group=group,
-                        cluster=f"{group}/{x}",
+                        condition=condition,
+                        cluster=f"{condition}/{x}",
                         split=split,
                         text=text,
                         targets=(middle[len(colon) :] + y,),

@@ -7,14 +7,14 @@ section 3.3). accuracy = every answer token is the argmax given the right ones b
 from stages.tasks.composed.settings import Settings
 from stages.tasks.icl.task import answer_task
 
-COPY = "copy"  # the group of demonstrations that do neither
+COPY = "copy"  # the condition of demonstrations that do neither
 ASKED = "asked"  # the relation from the answer to the word asked about
-OF = " of "  # a composed group is named <outer> of <inner>
+OF = " of "  # a composed condition is named <outer> of <inner>
 
 
-def parts(group: str) -> tuple[str, str]:
-    """Return the functions of a composed group: the inner one, which comes first, and the outer one."""
-    outer, _, inner = group.partition(OF)
+def parts(condition: str) -> tuple[str, str]:
+    """Return the functions of a composed condition: the inner one, which comes first, and the outer one."""
+    outer, _, inner = condition.partition(OF)
     return inner, outer
 
 

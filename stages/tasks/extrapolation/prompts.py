@@ -161,7 +161,7 @@ def _asked(
             Prompt(
                 id=f"extrapolation/{name}#{role}",
                 role=role,
-                group=function,
+                condition=function,
                 category=kind,
                 cluster=f"{function}/{x}",
                 split=split,

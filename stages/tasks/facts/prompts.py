@@ -73,7 +73,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     """
     relations, words, taken = _builtin(settings) if settings.source == "builtin" else _given(settings)
     prompts = [prompt for relation in relations for prompt in _relation(relation, settings, taken, seed)]
-    return prompts + [prompt for group in WORDS for prompt in _words(group, words, settings.words, seed)]
+    return prompts + [prompt for condition in WORDS for prompt in _words(condition, words, settings.words, seed)]
 
 
 def _builtin(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
@@ -149,25 +149,25 @@ def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int
     return prompts
 
 
-def _words(group: str, pairs: list[Pair], most: int, seed: int) -> list[Prompt]:
-    order = stream(seed, f"facts/{group}").permutation(len(pairs))
-    drawn = [(pairs[item][0], pairs[item][0] if group == COPY else pairs[item][1]) for item in order]
-    template = WORDS[group]
+def _words(condition: str, pairs: list[Pair], most: int, seed: int) -> list[Prompt]:
+    order = stream(seed, f"facts/{condition}").permutation(len(pairs))
+    drawn = [(pairs[item][0], pairs[item][0] if condition == COPY else pairs[item][1]) for item in order]
+    template = WORDS[condition]
     before = "".join(f"{template.replace('{x}', x)} {y}\n\n" for x, y in drawn[:DEMONSTRATED])
     asked = drawn[DEMONSTRATED:][: 2 * most]
-    return [_asked(group, WORD, number, MAIN, before, template, x, y) for number, (x, y) in enumerate(asked)]
+    return [_asked(condition, WORD, number, MAIN, before, template, x, y) for number, (x, y) in enumerate(asked)]
 
 
-def _asked(group: str, kind: str, number: int, role: str, before: str, template: str, x: str, y: str) -> Prompt:
+def _asked(condition: str, kind: str, number: int, role: str, before: str, template: str, x: str, y: str) -> Prompt:
     text = before + template.replace("{x}", x)
     start = len(before) + template.index("{x}")
     answer = len(text) + 1
     return Prompt(
-        id=f"facts/{group}/{kind}-{number:03d}#{role}",
+        id=f"facts/{condition}/{kind}-{number:03d}#{role}",
         role=role,
-        group=group,
+        condition=condition,
         category=kind,
-        cluster=f"{group}/{x}",
+        cluster=f"{condition}/{x}",
         split="ab"[number % 2],
         text=text,
         targets=(f" {y}",),

@@ -70,7 +70,7 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
                 Prompt(
                     id=f"icl/{name}/{number:02d}-{query:02d}#{role}",
                     role=role,
-                    group=name,
+                    condition=name,
                     category=kind,
                     cluster=f"{name}/{number}" if context else f"{name}/{x}",
                     split="ab"[number % 2],

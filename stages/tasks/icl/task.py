@@ -28,7 +28,7 @@ def counted(baselines: Any, prompt: Any) -> dict[str, dict[str, float]]:
 
 # a task whose prompts have an answer that the model gives or not, as those of in-context functions
 answer_task = partial(
-    Task, measures=solved, main="accuracy", smooth="logprob", needs="decoder", roles=("clean",), parts="group"
+    Task, measures=solved, main="accuracy", smooth="logprob", needs="decoder", roles=("clean",), parts="condition"
 )
 
 TASK = answer_task(

@@ -31,8 +31,8 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     """
     made = _canvases(settings, seed) if settings.source == "builtin" else _pictures(settings, seed)
     return [
-        Prompt(id=f"images/{group}/{number:04d}", group=group, cluster=name, text=_uri(picture))
-        for number, (group, name, picture) in enumerate(made)
+        Prompt(id=f"images/{condition}/{number:04d}", condition=condition, cluster=name, text=_uri(picture))
+        for number, (condition, name, picture) in enumerate(made)
     ]
 
 

@@ -47,7 +47,7 @@ def _prompt(function: str, number: int, settings: Settings, seed: int) -> Prompt
     spans += [_span("separator", answer, len(text) - 1) for answer in answers[1:]]
     return Prompt(
         id=name,
-        group=function,
+        condition=function,
         cluster=name,
         split="ab"[number % 2],
         text=text,

@@ -74,7 +74,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         prompts.append(
             Prompt(
                 id=name,
-                group=f"{length}@{depth:g}",
+                condition=f"{length}@{depth:g}",
                 category=str(length),
                 cluster=key,
                 split="ab"[trial % 2],

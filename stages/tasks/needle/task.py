@@ -19,6 +19,6 @@ TASK = Task(
     needs="decoder",
     silenced_on=lambda prompt, settings: prompt.category == str(min(settings.lengths)),
     extracted=("relations", "recalled"),
-    parts="group",
+    parts="condition",
     part=("length and depth", "lengths and depths"),
 )

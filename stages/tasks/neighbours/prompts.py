@@ -65,27 +65,27 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         "forms_katakana_disjoint": lambda rng, half: _disjoint(rng, KATAKANA.__getitem__, 3, real),
         "repeated": lambda rng, half: _unrelated(rng, real),
     }
-    if unknown := [group for group in settings.groups if group not in groups]:
+    if unknown := [condition for condition in settings.groups if condition not in groups]:
         allowed = ", ".join(groups)
         raise UserError(f"params.yaml: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
     prompts = []
-    for group, draw in groups.items():
-        if settings.groups and group not in settings.groups:
+    for condition, draw in groups.items():
+        if settings.groups and condition not in settings.groups:
             continue
         for number in range(settings.choose + settings.report):
             split = "a" if number < settings.choose else "b"
-            name = f"neighbours/{group}/{number:03d}"
+            name = f"neighbours/{condition}/{number:03d}"
             rng = stream(seed, name)
             classes = draw(rng, int(split == "b"))
-            swapped = group in MADE_UP and 0 <= number - settings.choose < settings.swapped
-            prompts += _set(settings, name, group, split, classes, number, rng, swapped)
+            swapped = condition in MADE_UP and 0 <= number - settings.choose < settings.swapped
+            prompts += _set(settings, name, condition, split, classes, number, rng, swapped)
     return prompts
 
 
 def _set(
     settings: Settings,
     name: str,
-    group: str,
+    condition: str,
     split: str,
     classes: Classes,
     number: int,
@@ -95,10 +95,10 @@ def _set(
     """Return the prompts of one set of demonstrations; the query's item is first in its class."""
     few, last = number % 2, number // 2 % 2  # which class has few demonstrations, which is last
     counts = [settings.few if side == few else settings.many for side in (0, 1)]
-    skip = 0 if group == "repeated" else 1
+    skip = 0 if condition == "repeated" else 1
     if short := [items for items in classes if len(items) < settings.many + skip]:
         raise UserError(
-            f"{settings.path}: {group}: {len(short[0])} items of a class; expected more than {settings.many}"
+            f"{settings.path}: {condition}: {len(short[0])} items of a class; expected more than {settings.many}"
         )
     shown = [(item, side) for side in (0, 1) for item in classes[side][skip : skip + counts[side]]]
     shown = [shown[place] for place in rng.permutation(len(shown))]
@@ -112,8 +112,8 @@ def _set(
             prompts.append(
                 Prompt(
                     id=f"{name}/{side}#{'swapped' if swapped else 'given'}",
-                    group=group,
-                    category=LANGUAGES.get(group, "english"),
+                    condition=condition,
+                    category=LANGUAGES.get(condition, "english"),
                     cluster=name,
                     split=split,
                     text=text,

@@ -12,7 +12,7 @@ class Settings(Source):
     """Labelled demonstrations: which label does the nearest one have?
 
     groups: kinds of items (prompts.py); empty = all. few, many: demonstrations of the class that has fewer and of the
-    one that has more; choose, report: sets of demonstrations per group in split a and in split b; swapped: sets of
+    one that has more; choose, report: sets of demonstrations per condition in split a and in split b; swapped: sets of
     made-up words in split b that are asked with the two labels exchanged as well; labels: what the classes are called.
     """
 

@@ -159,7 +159,7 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
                 Prompt(
                     id=f"orders/{order.name}/{category}-{number}#{role}",
                     role=role,
-                    group=order.kind,
+                    condition=order.kind,
                     category=category,
                     cluster=order.name,
                     split=order.split,

@@ -23,5 +23,5 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         rng = stream(seed, name)
         length = rng.integers(settings.shortest, settings.longest, endpoint=True)
         sequence = tuple(rng.choice(ORDINALS, size=length, replace=False).tolist())
-        prompts.append(Prompt(id=name, group="random", cluster=name, ordinals=sequence * settings.copies))
+        prompts.append(Prompt(id=name, condition="random", cluster=name, ordinals=sequence * settings.copies))
     return prompts

@@ -37,7 +37,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         order = stream(seed, f"text/{role}").permutation(len(passages))
         for number, place in enumerate(order[:count]):
             name = f"text/{role}/{number:04d}"
-            prompts.append(Prompt(id=name, role=role, group=role, cluster=name, text=passages[place], tokens=tokens))
+            prompts.append(
+                Prompt(id=name, role=role, condition=role, cluster=name, text=passages[place], tokens=tokens)
+            )
     return prompts
 
 

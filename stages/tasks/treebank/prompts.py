@@ -41,7 +41,7 @@ class Entry:
     """
 
     name: str
-    group: str
+    condition: str
     where: str
     text: str
     words: tuple[tuple[str, int, str], ...]
@@ -61,9 +61,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     return _chosen(entries, settings)
 
 
-def _prompt(name: str, group: str, sentence: Sentence) -> Prompt:
+def _prompt(name: str, condition: str, sentence: Sentence) -> Prompt:
     name = f"treebank/{name}"
-    return Prompt(id=name, group=group, cluster=name, text=sentence.text, relations=sentence.relations())
+    return Prompt(id=name, condition=condition, cluster=name, text=sentence.text, relations=sentence.relations())
 
 
 def _chosen(entries: Iterator[Entry], settings: Settings) -> list[Prompt]:
@@ -79,7 +79,7 @@ def _chosen(entries: Iterator[Entry], settings: Settings) -> list[Prompt]:
         if name in ids:
             raise UserError(f"{entry.where}: this sent_id is taken by {ids[name]}; expected one name per sentence")
         ids[name] = entry.where
-        prompts[entry.text] = _prompt(name, entry.group, aligned(entry))
+        prompts[entry.text] = _prompt(name, entry.condition, aligned(entry))
     source = settings.path if settings.source == "path" else f"{settings.hub}/{settings.config}"
     if not prompts:
         raise UserError(
@@ -174,7 +174,7 @@ def _entry(sentence: conllu.TokenList, file: Path, number: int) -> Entry:
         )
     return Entry(
         name=name,
-        group=file.stem,
+        condition=file.stem,
         where=where,
         text=" ".join(text.split()),
         words=_checked([(word.get("form"), word.get("head"), word.get("deprel")) for word in words], where),
@@ -253,7 +253,7 @@ def _hub(settings: Settings) -> Iterator[Entry]:
         yield _row(row, settings.config, f"{settings.hub}/{settings.config}/{split}:{number}", number)
 
 
-def _row(row: Mapping[str, Any], group: str, where: str, number: int) -> Entry:
+def _row(row: Mapping[str, Any], condition: str, where: str, number: int) -> Entry:
     """Read one row: lists of forms, heads (numbers or their text) and labels.
 
     Multiword tokens may stand in their own column `mwt`, or among the tokens with a head of None, which are left out.
@@ -269,8 +269,8 @@ def _row(row: Mapping[str, Any], group: str, where: str, number: int) -> Entry:
             raise UserError(f"{where}: mwt: {token!r}; expected an id such as 3-4 and a form")
         ranges.append((int(ends[0]), int(ends[1]), str(token["form"])))
     return Entry(
-        name=str(row.get("sent_id") or row.get("idx") or f"{group}-{number:05d}"),
-        group=group,
+        name=str(row.get("sent_id") or row.get("idx") or f"{condition}-{number:05d}"),
+        condition=condition,
         where=where,
         text=" ".join(str(row.get("text") or " ".join(form for form, _, _ in words)).split()),
         words=_checked(words, where),

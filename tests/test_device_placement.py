@@ -1,0 +1,72 @@
+"""On a GPU nothing of the processor's may meet what a model gives: seen without one, by a device that is not there."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from elsewhere import DEVICE, Elsewhere, marked, send
+from test_model_contract import prompt, relations
+from tiny import make
+
+from stages.model.first_order import _changes
+from stages.model.intervene import Edit
+from stages.model.measure import measure
+from stages.model.outcome import Trial
+from stages.model.score import Batch, LastTokens
+from stages.model.silence import KINDS, Donors, Firsts, Writable, silencing
+from stages.model.vectors import function_vector
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with Elsewhere():
+        there = torch.arange(6.0, device=DEVICE).reshape(2, 3)
+        for refused in (
+            lambda: there + torch.zeros(2, 3),
+            lambda: there.gather(1, torch.zeros(2, 1, dtype=torch.long)),
+            lambda: torch.zeros(3)[there.argmax(1)],
+            lambda: torch.zeros(2) * there.sum(),
+            lambda: torch.cat([there, there.cpu()]),
+        ):
+            with pytest.raises(RuntimeError, match="not all tensors are on one device"):
+                refused()
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert marked(there[torch.tensor([1])]) and marked(torch.ones(3).to(there) + there)
+        assert not marked(there.cpu()) and (there.cpu() + torch.zeros(3)).numpy().sum() == 15
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+def test_extract_and_ablate_run_on_a_device_of_its_own(name, attention):
+    loaded = make(name, scale=3.0)
+    loaded.model.set_attn_implementation(attention)
+    prompts = [prompt(20, 4), prompt(23, 4)]
+    sizes = {number: layer.head_size for number, layer in loaded.anatomy.layers.items()}
+    means = {(layer, head): torch.linspace(-1, 1, sizes[layer]) for layer, head in loaded.anatomy.heads}
+    row = pd.DataFrame({"id": ["p"]})
+    here = numbers(loaded, prompts, means, row)
+    send(loaded.model)
+    with Elsewhere():
+        assert loaded.device == DEVICE
+        there = numbers(loaded, prompts, means, row)
+    assert len(here) == len(there) > 20
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(other, one)
+
+
+def numbers(loaded, prompts, means, row) -> list[np.ndarray]:
+    """What extract, ablate and steer ask of a model."""
+    positions = [tokens.target for tokens in prompts]
+    measured = measure(loaded, prompts, [relations(tokens) for tokens in prompts], outputs=True)
+    seen = [values for of in measured.means for mean in of.values() for values in mean.values.values()]
+    seen += [scored.logprob for scored in measured.scored] + [z.cpu().numpy() for z in measured.outputs.values()]
+    batch = Batch(loaded, prompts, positions)
+    writable = Writable(means, Donors(loaded, prompts, prompts[::-1]), Firsts(loaded, prompts))
+    asked = [silencing([(1, 0), (2, 3)], kind, writable) for kind in KINDS]
+    seen += [scored.logprob for scores in batch.ablations(asked) for scored in scores]
+    edits = [[Edit(heads={(1, 2): means[1, 2]}), Edit(added={0: torch.ones(32)}), Edit()]] * len(prompts)
+    seen += [scored.logprob for scores in LastTokens(loaded, prompts).edited(edits) for scored in scores]
+    trials = [Trial(row, (tokens,), (at,)) for tokens, at in zip(prompts, positions, strict=True)]
+    constant = [kind for kind in KINDS if KINDS[kind].constant]
+    seen += [change[kind] for change in _changes(loaded, trials, "loss", means, constant) for kind in constant]
+    return [*seen, function_vector(loaded, means, [(1, 0), (2, 3)]).cpu().numpy()]
