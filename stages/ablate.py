@@ -263,7 +263,7 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
         if section is None or not table:
             continue
         extracted = tables.OUTPUTS if table == "outputs" else tables.RELATIONS
-        right = extracted.read(slot, task, columns=["prompt", column])
+        right = extracted.of_prompts(slot, task, columns=["prompt", column])
         right = right.drop_duplicates("prompt").set_index("prompt")[column]
         prompts = tables.ASKED.read(task).set_index("id", drop=False)
         rows += [

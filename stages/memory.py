@@ -13,7 +13,6 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from stages import tasks
@@ -23,7 +22,7 @@ from stages.facts.looked_up import look_up
 from stages.facts.missed import miss
 from stages.store import params, paths, records, tables
 from stages.store.errors import run
-from stages.tasks.facts.task import MAIN, SHOWN
+from stages.tasks.facts.task import KNOWN, MAIN, SHOWN
 
 if TYPE_CHECKING:
     from stages.model.cost import Work
@@ -63,11 +62,9 @@ def _work(asked: Prompts, layers: int, memory: params.Memory) -> "Work":
     """Return about the work of all parts: short runs of known facts, descents of new ones, prompts that show others."""
     from stages.model.cost import Work
 
-    both = list(zip(asked.rows, asked.tokens, strict=True))
-    bare, shown = (
-        float(np.mean([len(tokens) for row, tokens in both if row.role.startswith(role)] or [0]))
-        for role in (MAIN, SHOWN)
-    )
+    known = [(row, len(t)) for row, t in zip(asked.rows, asked.tokens, strict=True) if row.category == KNOWN]
+    of_role = ([length for row, length in known if row.role.startswith(role)] for role in (MAIN, SHOWN))
+    bare, shown = (sum(lengths) / max(1, len(lengths)) for lengths in of_role)
     facts = memory.facts + memory.true_facts
     changed = layers * (2 * memory.choose + 4 * memory.report)  # two kinds of outputs; on split b two ways each
     descended = 3 * memory.steps * facts  # a step forward, and back at twice the cost

@@ -60,7 +60,7 @@ def composed(
     conditions = [condition for condition in prompts.condition.unique() if condition != COPY]
     edited = sum(answer[name] for name in asked.id) * (10 + settings.apply.draws)  # about ten vectors and the draws
     work = Work(shared([tokens.ids for tokens in encoded]), sum(answer.values())) + Work(edited, edited)
-    log.info(announce(f"apply {slot}", len(prompts), work, loaded))
+    log.info(announce(f"apply {slot}, where the model composes all functions", len(prompts), work, loaded))
     copied, copy = _demonstrated(loaded, _first(clean[clean.condition == COPY], "a", settings.apply.choose))
     rows, skipped = [], {}
     for condition in tqdm(conditions, desc="composed functions", unit="pair"):

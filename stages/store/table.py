@@ -63,6 +63,11 @@ class Table:
                 raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
         return rows
 
+    def of_prompts(self, *of: str, columns: list[str]) -> pd.DataFrame:
+        """Read what rows say of their prompts, which those of all heads say alike: from the first head's rows alone."""
+        layer, head = records.heads(of[0])[0]
+        return self.read(*of, columns=columns, only=[("layer", "==", layer), ("head", "==", head)])
+
     def number_of_pieces(self, *of: str) -> int:
         """Return how many pieces the table is read in."""
         return parquet.number_of_pieces(self.path(*of))
