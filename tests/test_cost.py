@@ -1,11 +1,14 @@
 """What stages announce: tokens and rows counted as they run, shared ones once, at the speed of a product measured."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import make
 
 from stages.model import cost
 from stages.model.cost import Work, above, announce, seconds, shared, weights
+from stages.training import cost as of_training
 
 
 def test_what_texts_begin_with_runs_once():
@@ -42,3 +45,13 @@ def test_silenced_heads_leave_out_the_blocks_below():
 
 def test_a_multiplication_takes_its_time():
     assert 1e-14 < seconds(make("llama_gqa")) < 1e-7
+
+
+def test_training_is_announced_by_its_tokens_and_steps(monkeypatch):
+    architecture = SimpleNamespace(width=8, layers=2, inner=16)
+    lesson, training = SimpleNamespace(positions=10, symbols=5), SimpleNamespace(batch=4, architecture=architecture)
+    monkeypatch.setattr(of_training, "product", lambda: 1e-6)
+    step = 3 * (4 * 10) * (2 * (4 * 64 + 2 * 8 * 16) + 8 * 5) * 1e-6 + of_training.STEP / 2
+    told = of_training.training([(lesson, training, 1000)] * 2, 2)
+    assert told == f"about {(of_training.START + 2000 * step) / 60:.1f} min"
+    assert of_training.measuring(1200, 2) == "about 1.1 min"

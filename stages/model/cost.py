@@ -53,9 +53,13 @@ def weights(loaded: Loaded) -> tuple[int, int]:
 
 
 def seconds(loaded: Loaded) -> float:
-    """Return about what one multiplication with a weight takes a model here and now, seconds: some 0.02 s to tell."""
-    like = next(loaded.model.parameters())
-    square = torch.ones(SIDE, SIDE, dtype=like.dtype, device=loaded.device)
+    """Return about what one multiplication with a weight takes a model here and now, seconds."""
+    return product(next(loaded.model.parameters()).dtype, loaded.device)
+
+
+def product(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
+    """Return what one multiplication takes in a model's products, seconds: measured, in some 0.02 s."""
+    square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     rows, took = square[: SIDE // 4], []
     for _ in range(1 + TIMES):
         start = perf_counter()
