@@ -29,7 +29,7 @@ from stages.tasks.blimp import prompts as blimp
 from stages.tasks.blimp.settings import Settings
 from stages.tasks.prompt import read_text
 
-TEXT = ROOT / "stages/tasks/text/english"
+TEXT = ROOT / "stages/sources/english"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

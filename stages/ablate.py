@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.store import params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import UserError, run
 from stages.tasks.task import IMAGES_UNSCORED
 
 if TYPE_CHECKING:
     from stages.engine.shards import Shard
+    from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def main(slot: str) -> None:
         return _encoder(slot, record, settings)
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
+    from stages.model.cost import announce
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -74,7 +75,7 @@ def main(slot: str) -> None:
         return passes * sum(length[row.id] for row in shard.prompts)
 
     tokens = sum(cost(shard) for shard in todo)
-    log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), tokens, record["parameters"]))
+    log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), _work(loaded, todo), loaded))
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
@@ -83,7 +84,7 @@ def main(slot: str) -> None:
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
-        for (table,) in tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(cost(shard))):
+        for (table,) in tables_of(job, todo, key, folder, loaded, lambda number: progress.update(cost(todo[number]))):
             add(table)
         add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
@@ -92,6 +93,21 @@ def main(slot: str) -> None:
     else:
         _first_order(slot, loaded, rows, means, settings)
     forget(folder)
+
+
+def _work(loaded, todo: "Sequence[Shard]") -> "Work":
+    """Return the work of shards: what prompts share runs once, and of silenced heads the layers from the first one."""
+    from stages.model.cost import Work, above, shared
+    from stages.model.tokens import encode
+
+    total = Work()
+    for shard in todo:
+        scored = [encode(loaded, row, n) for row in shard.prompts for n in range(tasks.of(shard.task).targets)]
+        rows = sum(len(tokens.target) for tokens in scored)
+        once = Work(shared([tokens.ids for tokens in scored]), rows)
+        firsts = [min(layer for layer, _ in intervention.silences) for intervention in shard.interventions]
+        total += once + Work(once.tokens * sum(above(loaded, first) for first in firsts), rows * len(firsts))
+    return total
 
 
 def _check_kinds(kinds: Iterable[str]) -> None:
@@ -247,7 +263,7 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
         if section is None or not table:
             continue
         extracted = tables.OUTPUTS if table == "outputs" else tables.RELATIONS
-        right = extracted.read(slot, task, columns=["prompt", column])
+        right = extracted.of_prompts(slot, task, columns=["prompt", column])
         right = right.drop_duplicates("prompt").set_index("prompt")[column]
         prompts = tables.ASKED.read(task).set_index("id", drop=False)
         rows += [
@@ -269,6 +285,7 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
         return _write_empty(slot, "an encoder can score minimal pairs only, and no task of params has any")
     from stages.engine.shards import INTACT
     from stages.engine.shards import row as effect
+    from stages.model.cost import announce
     from stages.model.load import load
     from stages.model.pseudo import outcomes, work
     from stages.model.tokens import fitting
@@ -279,7 +296,7 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     rows = []
     for task, table in rivals.items():
         pairs, _ = fitting(loaded, list(table.itertuples()))
-        log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), record["parameters"]))
+        log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), loaded))
         within_word = getattr(getattr(settings.tasks, task), "pseudo", "") == "within_word"
         scored = outcomes(loaded, pairs, settings.extract.batch_tokens, within_word)
         for pair, measures in tqdm(scored, total=len(pairs), desc="score", unit="pair"):

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.store import params, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.extrapolation.task import ASKED
 
@@ -32,6 +31,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, why)
     prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.role.isin(asked.roles)]
+    from stages.model.cost import Work, announce, shared
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -39,7 +39,9 @@ def main(slot: str) -> None:
     rows, encoded = fitting(loaded, list(prompts.itertuples()))
     if not rows:
         return _write_empty(slot, "no prompt fits the model")
-    log.info(announce(f"answer {slot}", len(rows), sum(map(len, encoded)) // 4, record["parameters"]))
+    target = sum(len(tokens.target) for tokens in encoded)  # scored, and then written by the model itself
+    work = Work(shared([tokens.ids for tokens in encoded]) + target, 2 * target)
+    log.info(announce(f"answer {slot}", len(rows), work, loaded))
     tables.ANSWERS.write(answers(loaded, rows, encoded), slot)
 
 

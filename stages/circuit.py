@@ -28,7 +28,6 @@ from stages import tasks
 from stages.families.repeats.induction import FAMILY
 from stages.statistics import circuit
 from stages.store import params, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.prompt import stream
 
@@ -50,6 +49,7 @@ def main(slot: str) -> None:
     targets = circuit.targets(heads[heads.family == FAMILY.name], settings.circuit.heads)
     if not targets:
         return _write_empty(slot, "no head above the first layer is a member of induction, judged on split a")
+    from stages.model.cost import Work, announce
     from stages.model.load import load
     from stages.model.paths import Unreadable
     from stages.model.tokens import fitting
@@ -61,8 +61,8 @@ def main(slot: str) -> None:
     rows, encoded = fitting(loaded, list(chosen.itertuples()))
     if {row.split for row in rows} != {"a", "b"}:
         return _write_empty(slot, "the model does not read random repeats of both splits whole")
-    work = 4 * (1 + len(targets)) * sum(map(len, encoded))  # a few whole passes' worth of patched keys per target
-    log.info(announce(f"circuit {slot}", len(rows), work, record["parameters"]))
+    work = Work(4 * (1 + len(targets)) * sum(map(len, encoded)))  # a few whole passes' worth of patched keys per target
+    log.info(announce(f"circuit {slot}", len(rows), work, loaded))
     try:
         raw, weights = traced(slot, loaded, rows, encoded, targets, settings)
     except Unreadable as why:

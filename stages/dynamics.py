@@ -73,11 +73,14 @@ def main(name: str) -> None:
     for arm, seed in runs:
         for step in () if isinstance(arms[arm], Revisions) else arms[arm].kept:
             _check(paths.checkpoint(name, arm, seed, step), name)
-    log.info("dynamics %s: %d checkpoints of %d runs", name, checkpoints, len(runs))
-    from stages.training.train import threads  # torch is loaded only where something is measured
+    from stages.training.cost import measuring  # torch is loaded only where something is measured
+    from stages.training.train import threads
 
+    processes = min(threads(), len(runs))
+    about = measuring(checkpoints, processes)
+    log.info("dynamics %s: %d checkpoints of %d runs, %s", name, checkpoints, len(runs), about)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(threads(), len(runs)), spawn) as pool:
+    with ProcessPoolExecutor(processes, spawn) as pool:
         futures = {run: pool.submit(one_run, settings, name, *run) for run in runs}
         for done in tqdm(as_completed(futures.values()), f"dynamics {name}", len(runs), unit="run"):
             done.result()  # raises at once what a run raised

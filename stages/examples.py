@@ -61,7 +61,7 @@ def _prompts(slot: str, task: str, names: np.ndarray, rows: pd.DataFrame) -> dic
     """Return family -> the id of its prompt."""
     chosen: dict[str, str] = {}
     columns = ["prompt", "split", "relation", "recalled"]
-    measured = tables.RELATIONS.read(slot, task, columns=columns).drop_duplicates(["prompt", "relation"])
+    measured = tables.RELATIONS.of_prompts(slot, task, columns=columns)
     for name in names:
         if FAMILIES[name].relation is None:
             asked = rows[rows.role.isin(tasks.of(task).roles)].assign(recalled=np.nan).rename(columns={"id": "prompt"})

@@ -7,9 +7,10 @@ finish.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ from tqdm import tqdm
 
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
-from stages.families.offset import best_offset, offset_accuracy
+from stages.families.offset import Offsets, offset_accuracy
 from stages.store import params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
+
+if TYPE_CHECKING:
+    from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
 TOGETHER = 4096  # padded tokens of prompts with the same demonstrations that run at once, at most
@@ -59,30 +62,34 @@ def main(slot: str, task: str) -> None:
         return _write_empty(slot, task, size, why)
     settings = params.load()
     from stages.engine.kept import Job, forget, keys, tables_of
+    from stages.engine.pieces import Pieces
+    from stages.model.cost import announce
     from stages.model.load import load  # torch is loaded only where something is measured
     from stages.model.tokens import longest
 
     loaded = load(slot)
-    rows, encoded = _encoded(loaded, task, asked.roles)
-    if not rows:
+    piece = lru_cache(1)(partial(_encoded, loaded, task))  # a task of one piece is encoded once
+    learned = _learned(piece, task, settings.extract.batch_tokens)
+    if not learned.prompts:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
-    log.info(announce(f"extract {task} on {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    log.info(announce(f"extract {task} on {slot}", learned.prompts, learned.work, loaded))
     outputs = tables.outputs(size)
     if not asked.outputs:
         outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
-    offsets, todo = _offsets(task, encoded), _shards(rows, encoded, task, settings.extract.batch_tokens)
+    todo = Pieces(lambda number: _shards(*piece(number), task, settings.extract.batch_tokens), learned.sizes)
     schemas = [tables.RELATIONS.schema, outputs.schema, SUMS]
-    job = Job(partial(load, slot), partial(_extracted, task=task, offsets=offsets), schemas, [paths.model(slot)])
+    work = partial(_extracted, task=task, offsets=learned.offsets)
+    job = Job(partial(load, slot), work, schemas, [paths.model(slot)])
     folder, means = paths.shards(slot, "extract", task), _Means()
     with (
         tables.RELATIONS.writer(slot, task) as add_relations,
         outputs.writer(slot, task) as add_outputs,
-        tqdm(total=sum(map(_cost, todo)), unit="token", desc=task) as progress,
+        tqdm(total=sum(learned.costs), unit="token", desc=task) as progress,
     ):
-        key = keys(record, task, offsets)
-        measured = tables_of(job, todo, key, folder, loaded, lambda shard: progress.update(_cost(shard)))
+        key = keys(record, task, learned.offsets)
+        measured = tables_of(job, todo, key, folder, loaded, lambda number: progress.update(learned.costs[number]))
         for relations, last, sums in measured:
             for add, table in ((add_relations, relations), (add_outputs, last)):
                 if len(table):
@@ -112,17 +119,59 @@ class _Means:
             yield Named("", split, role, "", ""), {layer: total / number for layer, (number, total) in layers.items()}
 
 
-def _encoded(loaded, task: str, roles: Sequence[str]) -> tuple[list[Named], list[Tokens]]:
-    """Return all prompts that the model can read whole, of some roles where these are given."""
+@dataclass
+class _Learned:
+    """What only all prompts together say: how many they are, and the work; sizes: shards of each piece of them.
+
+    costs: tokens of each shard. offsets: the best fixed offset of every content family of the task.
+    """
+
+    prompts: int
+    work: "Work"
+    sizes: list[int]
+    costs: list[int]
+    offsets: dict[str, int | None]
+
+
+def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str, batch_tokens: int) -> _Learned:
+    """Go through all prompts once, of which those of one piece are in memory. piece: its number -> its prompts."""
+    from stages.model.cost import READING, Work, shared
+
+    content = [family for family in _attentional(task) if family.content]
+    offsets = {family.name: Offsets() for family in content}
+    learned = _Learned(0, Work(), [], [], {})
+    for number in range(tables.PROMPTS.number_of_pieces(task)):
+        rows, encoded = piece(number)
+        learned.prompts += len(rows)
+        cut = _shards(rows, encoded, task, batch_tokens)
+        learned.sizes.append(len(cut))
+        for what, prompts in cut:
+            length = sum(len(tokens) for _, tokens in prompts)
+            rows = sum(len(tokens.target) for _, tokens in prompts)
+            if what == "answer":  # two small passes: what they begin with, and the rest
+                run = shared([tokens.ids for _, tokens in prompts])
+                learned.work += Work(run + 2 * READING, rows + READING)
+            else:
+                learned.work += Work(length, rows)
+            learned.costs.append(length)
+        for tokens in encoded:
+            for name, relation in _relations(content, tokens).items():
+                offsets[name].add(relation)
+    for name, of_family in offsets.items():
+        learned.offsets[name] = of_family.best
+        if of_family.prompts:
+            log.info("%s: %d of %d prompts have the relation", name, of_family.prompts, learned.prompts)
+    return learned
+
+
+def _encoded(loaded, task: str, number: int) -> tuple[list[Named], list[Tokens]]:
+    """Return the prompts of a piece that the model can read whole, of the roles that the task measures."""
     from stages.model.tokens import fitting
 
-    rows, encoded = [], []
-    for prompts in tables.PROMPTS.pieces(task):
-        asked = prompts[prompts.role.isin(roles)] if roles else prompts
-        kept, tokens = fitting(loaded, list(asked.itertuples()))
-        rows += [Named(*(getattr(row, name) for name in Named._fields)) for row in kept]
-        encoded += tokens
-    return rows, encoded
+    prompts, roles = tables.PROMPTS.piece(task, number=number), tasks.of(task).roles
+    asked = prompts[prompts.role.isin(roles)] if roles else prompts
+    kept, tokens = fitting(loaded, list(asked.itertuples()))
+    return [Named(*(getattr(row, name) for name in Named._fields)) for row in kept], tokens
 
 
 def _unmeasured(task: str) -> str:
@@ -155,10 +204,6 @@ def _parts(chosen: list[int], encoded: list[Tokens], limit: int) -> Iterator[lis
     step = max(1, limit // max(len(encoded[index]) for index in chosen))
     for start in range(0, len(chosen), step):
         yield chosen[start : start + step]
-
-
-def _cost(shard: Shard) -> int:
-    return sum(len(tokens) for _, tokens in shard[1])
 
 
 def _extracted(
@@ -198,11 +243,6 @@ def _measured(
 
 def _attentional(task: str) -> list[Family]:
     return [family for family in families.of(task).values() if family.relation]
-
-
-def _offsets(task: str, encoded: Sequence[Tokens]) -> dict[str, int | None]:
-    """Return the best fixed offset of every content family of the task, over all prompts."""
-    return {family.name: _offset(family, encoded) for family in _attentional(task) if family.content}
 
 
 def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]:
@@ -251,14 +291,6 @@ def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | No
         elif name not in columns:
             columns[name] = pa.array(values, schema.field(name).type, from_pandas=True).take(pa.array(repeated))
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def _offset(family: Family, encoded) -> int | None:
-    """Return the best fixed offset of a relation over all prompts; None where no prompt has it."""
-    having = [tokens for tokens in encoded if family.relation(tokens) is not None]
-    if having:
-        log.info("%s: %d of %d prompts have the relation", family.name, len(having), len(encoded))
-    return best_offset(family.relation(tokens) for tokens in having) if having else None
 
 
 def _size(loaded) -> int:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from stages.statistics import caching
 from stages.store import files, params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks import of as task_of
 from stages.tasks.prompt import stream
@@ -60,6 +59,7 @@ def main(slot: str) -> None:
 
 def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], list[dict], list[dict], dict]:
     """Return the rows of GATES, CACHE and STREAMING, and the policy."""
+    from stages.model.cost import Work, announce
     from stages.model.streaming import Cut
 
     asked = settings.gates
@@ -69,7 +69,7 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
     needles["a"], needles["b"] = needles["a"][: asked.choose], needles["b"][: asked.report]
     passages = _passages(loaded, settings)
     done = [*needles["a"], *needles["b"], *passages]
-    log.info(announce(f"gates {slot}", len(done), _work(needles, passages, settings, loaded), record["parameters"]))
+    log.info(announce(f"gates {slot}", len(done), Work(_work(needles, passages, settings, loaded)), loaded))
     first, others = needles["a"][: asked.heads], needles["a"][asked.heads :]
     gates = _gates(loaded, first, cut, set(loaded.anatomy.heads), weighed=True)
     gates += _gates(loaded, others, cut, caching.screened(gates, asked.small))

@@ -11,6 +11,7 @@ The layer is the one that split a chose: whose MLP output, taken from another su
 import logging
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -21,6 +22,10 @@ from stages.facts.looked_up import look_up
 from stages.facts.missed import miss
 from stages.store import params, paths, records, tables
 from stages.store.errors import run
+from stages.tasks.facts.task import KNOWN, MAIN, SHOWN
+
+if TYPE_CHECKING:
+    from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
 TASK = "facts"
@@ -34,6 +39,7 @@ def main(slot: str) -> None:
     paths.adapters(slot).mkdir(parents=True)
     if why := settings.left_out("memory") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return _write(slot, [], {}, why)
+    from stages.model.cost import announce
     from stages.model.load import load
     from stages.model.mlp import writers
 
@@ -43,11 +49,28 @@ def main(slot: str) -> None:
     if not good:
         return _write(slot, [], {}, f"no MLP is written by one linear layer: {next(iter(found.values()))}")
     asked = Prompts(loaded, tables.ASKED.read(TASK))
+    work = _work(asked, len(loaded.anatomy.layers), settings.memory)
+    log.info(announce(f"memory {slot}", len(asked.rows), work, loaded))
     rows, chosen = look_up(loaded, good, asked, settings)
     if "mlp" in chosen:
         inserted, of_insert = insert(slot, loaded, good, asked, settings, chosen, record)
         rows += of_insert + miss(loaded, good, asked, settings, chosen, inserted)
     _write(slot, rows, chosen, "")
+
+
+def _work(asked: Prompts, layers: int, memory: params.Memory) -> "Work":
+    """Return about the work of all parts: short runs of known facts, descents of new ones, prompts that show others."""
+    from stages.model.cost import Work
+
+    known = [(row, len(t)) for row, t in zip(asked.rows, asked.tokens, strict=True) if row.category == KNOWN]
+    of_role = ([length for row, length in known if row.role.startswith(role)] for role in (MAIN, SHOWN))
+    bare, shown = (sum(lengths) / max(1, len(lengths)) for lengths in of_role)
+    facts = memory.facts + memory.true_facts
+    changed = layers * (2 * memory.choose + 4 * memory.report)  # two kinds of outputs; on split b two ways each
+    descended = 3 * memory.steps * facts  # a step forward, and back at twice the cost
+    tried = 15 * facts  # each fact itself, in other words, and its neighbours, under its edit and the controls
+    above = Work(bare / 2, 1) * (changed + descended) + Work(bare, 3) * tried
+    return above + Work(2 * shown, 4) * (3 * memory.missed)  # of three classes, after two sets
 
 
 def _write(slot: str, rows: list[dict], chosen: dict, why: str) -> None:

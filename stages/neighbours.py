@@ -17,7 +17,6 @@ from stages import tasks
 from stages.ablate import no_means, text_means
 from stages.statistics.neighbours import choose, votes
 from stages.store import params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, why)
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
+    from stages.model.cost import Work, announce
     from stages.model.demonstrations import readings
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -54,8 +54,8 @@ def main(slot: str) -> None:
         return _write_empty(slot, "all prompts are longer than the model reads")
     asked = _asked(rows, settings.neighbours)
     length = {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
-    work = sum(length.values()) + len(interventions) * sum(length[row.id] for row in asked)
-    log.info(announce(f"neighbours {slot}", len(rows), work, record["parameters"]))
+    work = Work(sum(length.values()) + len(interventions) * sum(length[row.id] for row in asked))
+    log.info(announce(f"neighbours {slot}", len(rows), work, loaded))
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         sets.setdefault((row.cluster, labelling(row.id)), []).append(row)

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from stages import tasks
 from stages.families.family import CLASS, REGISTER
 from stages.store import params, records, tables
-from stages.store.budget import announce
 
 log = logging.getLogger(__name__)
 TASK = "images"
@@ -26,6 +25,7 @@ def measure(slot: str, settings: params.Params) -> None:
     record = records.read(slot)
     if why := tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.NORMS.write_empty(slot, why=why)
+    from stages.model.cost import Work, announce
     from stages.model.forward import batches
     from stages.model.load import load
     from stages.model.norms import token_norms
@@ -34,7 +34,7 @@ def measure(slot: str, settings: params.Params) -> None:
     loaded = load(slot)
     rows = list(tables.PICTURES.read(TASK).itertuples())
     encoded = encode_all(loaded, rows)
-    log.info(announce(f"norms {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    log.info(announce(f"norms {slot}", len(rows), Work(sum(map(len, encoded))), loaded))
     with tables.NORMS.writer(slot) as add:
         for chosen in tqdm(list(batches(encoded, settings.extract.batch_tokens)), desc="norms", unit="batch"):
             measured = token_norms(loaded, [encoded[index] for index in chosen])

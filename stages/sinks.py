@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from stages import norms, tasks
 from stages.store import params, records, tables
-from stages.store.budget import announce
 from stages.store.errors import run
 from stages.tasks.prompt import Prompt, read_text, stream
 from stages.tasks.text.prompts import CHARACTERS, cut
@@ -49,7 +48,7 @@ def _measure(slot: str, settings: params.Params) -> None:
     rows, passages = fitting(loaded, short)
     if not rows:
         return _write_empty(slot, "all short passages are longer than the model reads")
-    _look(loaded, slot, rows, passages, settings, record["parameters"])
+    _look(loaded, slot, rows, passages, settings)
     _probe(loaded, slot, settings)
 
 
@@ -59,15 +58,18 @@ def _write_empty(slot: str, why: str) -> None:
         table.write_empty(slot, why=why)
 
 
-def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params, parameters: int) -> None:
+def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params) -> None:
     """Read the sinks of every input, a batch at a time."""
+    from stages.model.cost import Work, announce
     from stages.model.forward import batches
     from stages.model.sink_inputs import inputs
     from stages.model.sinks import look
 
     made = inputs(loaded, passages, stream(settings.seed, "sinks/inputs"))
     total = sum(len(tokens) for of_input in made.values() for tokens in of_input)
-    log.info(announce(f"sinks {slot}", sum(map(len, made.values())), total, parameters))
+    probed = settings.sinks.passages * settings.sinks.tokens
+    count = sum(map(len, made.values())) + settings.sinks.passages
+    log.info(announce(f"sinks {slot}", count, Work(total + probed), loaded))
     with (
         tables.SINK_HEADS.writer(slot) as add_heads,
         tables.SINK_TOKENS.writer(slot) as add_tokens,

@@ -33,7 +33,6 @@ from tqdm import tqdm
 from stages import tasks
 from stages.statistics.vector_heads import Ranking, Setting, ranked, ranking
 from stages.store import files, params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import UserError, run
 from stages.store.folders import replacing
 
@@ -155,7 +154,6 @@ def main(slot: str) -> None:
     outputs = tables.OUTPUTS.read(slot, TASK)
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
-    log.info(_announced(slot, settings.steer, len(loaded.anatomy.layers), traced.function.nunique()))
     functions = sorted(traced.function.unique())
     skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
     todo = []
@@ -167,6 +165,7 @@ def main(slot: str) -> None:
             continue
         others = ranked(traced[traced.function != function])
         todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.condition == function], others))
+    log.info(_announced(slot, loaded, todo, settings.steer))
     record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
     work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
@@ -368,13 +367,22 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
     return prompts.assign(query=prompts.id.str.rpartition("-")[2]).sort_values(["query", "id"])
 
 
-def _announced(slot: str, settings: params.Steer, layers: int, functions: int) -> str:
-    """Return the stage's announcement; an edited run is about a token with its row of the LM head."""
-    tried = len(settings.heads) + 2 * len(range(0, layers, settings.layer_step)) * len(settings.strengths)
-    shown = settings.zero_shot + settings.shuffled + settings.natural
-    runs = settings.choose * tried + shown * (6 + settings.random + settings.draws)
-    parameters = records.read(slot)["parameters"]
-    return announce(f"steer {slot}", (settings.choose + shown) * functions, 4 * runs * functions, parameters)
+def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.Steer) -> str:
+    """Return the stage's announcement: prompts run once, and their answers once under each setting."""
+    from stages.model.cost import Work, announce
+    from stages.model.tokens import encode_all
+
+    layers = len(range(0, len(loaded.anatomy.layers), settings.layer_step))
+    tried = len(settings.heads) + 2 * layers * len(settings.strengths)
+    work, count = Work(), 0
+    for shard in todo:
+        for purpose, prompts in _asked(shard.prompts, settings).items():
+            encoded = encode_all(loaded, prompts.itertuples())
+            answer = sum(len(tokens.target) for tokens in encoded)
+            runs = tried if purpose == "choose" else 6 + settings.random + settings.draws
+            work += Work(sum(map(len, encoded))) + Work(answer, answer) * runs
+            count += len(encoded)
+    return announce(f"steer {slot}", count, work, loaded)
 
 
 def _best(tried: list[Outcome], options: list[Setting]) -> Setting:

@@ -10,7 +10,7 @@ of prompts (stages/statistics/intervals.py); effects are paired on the same prom
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -258,17 +258,20 @@ def with_single_effect(heads: pd.DataFrame, single: pd.DataFrame, resamples: int
     return pd.DataFrame(rows, columns=["family", "effect_task", "effect_rho", "effect_p"])
 
 
-def _relations(slot: str, task: str, settings: params.Params) -> Callable[[str], pd.DataFrame] | None:
-    """Return what reads the rows of one relation of a task, or None where the task was not measured."""
+def _relations(
+    slot: str, task: str, settings: params.Params, columns: Sequence[str]
+) -> Callable[[str], pd.DataFrame] | None:
+    """Return what reads some columns of one relation of a task, or None where the task was not measured."""
     if getattr(settings.tasks, task) is None or tables.RELATIONS.reason(slot, task):
         return None
-    return lambda relation: tables.RELATIONS.read(slot, task, only=[("relation", "==", relation)])
+    names = [name for name in tables.RELATIONS.names if name in columns]
+    return lambda relation: tables.RELATIONS.read(slot, task, columns=names, only=[("relation", "==", relation)])
 
 
 def _sink_rate(slot: str, settings: params.Params) -> float | None:
     """Return the share of (prompt, layer, head) whose mean attention to the sinks is above 0.3 (Gu+ ICLR 2025)."""
     sink = FAMILIES["sink"]
-    relations = _relations(slot, sink.task, settings)
+    relations = _relations(slot, sink.task, settings, ["layer", "head", "mass"])
     return None if relations is None else float((relations(sink.name).mass > sink.threshold).mean())
 
 
@@ -288,7 +291,7 @@ def circuits(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Para
 
 def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return the best head per grammatical relation (empty without a treebank)."""
-    relations = _relations(slot, arcs.TASK, settings)
+    relations = _relations(slot, arcs.TASK, settings, arcs.READ)
     if relations is None:
         return pd.DataFrame(columns=arcs.COLUMNS)
     return arcs.table(relations, heads, tables.HEADS.note("not_measured", slot))
@@ -296,7 +299,7 @@ def _grammar(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.Data
 
 def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     """Return the best head per function and relation of the iteration task (empty where it was not measured)."""
-    relations = _relations(slot, stepping.TASK, settings)
+    relations = _relations(slot, stepping.TASK, settings, stepping.READ)
     return pd.DataFrame(columns=stepping.COLUMNS) if relations is None else stepping.table(relations, heads)
 
 

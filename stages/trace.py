@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from stages.families.icl.function import FAMILY
 from stages.store import params, paths, records, tables
-from stages.store.budget import announce
 from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ def main(slot: str) -> None:
         best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
     from stages.engine.kept import Job, forget, keys, tables_of
+    from stages.model.cost import Work, announce
     from stages.model.load import load
     from stages.model.tokens import fitting
 
@@ -68,9 +68,10 @@ def main(slot: str) -> None:
         log.info("%s: left out: %s", function, why)
     if not todo:
         return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
-    # a patched run is one token and a row of the LM head, which costs about three
-    work = sum(len(tokens) for _, tokens in todo) + len(todo) * len(loaded.anatomy.heads) * 4
-    log.info(announce(f"trace {slot}", len(todo), work, record["parameters"]))
+    work = Work(sum(len(tokens) for _, tokens in todo), len(todo)) + Work(1, 1) * (
+        len(todo) * len(loaded.anatomy.heads)
+    )
+    log.info(announce(f"trace {slot}", len(todo), work, loaded))
     start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards(slot, "trace"), []
     job = Job(start, partial(_traced, means=means), [tables.INDIRECT.schema], [paths.model(slot)])
     with (

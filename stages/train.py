@@ -43,26 +43,31 @@ def main(name: str) -> None:
         for revisions in arms.values():
             create(name, recipe, revisions.arguments)
         return find(name, arms)
+    lessons = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}
     for arm, training in arms.items():  # a mistake in params ends here, before anything runs
-        lesson = create(name, recipe, training.arguments)
+        lesson = lessons[arm]
         _suits(f"{paths.PARAMS}: recipes.{name}.train.architecture of arm {arm}", lesson, training.architecture)
         for first in training.before:
             _fits(f"{paths.PARAMS}: recipes.{name}.arms.{arm}.first", lesson, create(name, recipe, first.arguments))
     runs = [(arm, seed) for arm, training in arms.items() for seed in range(training.seeds)]
     steps = {arm: training.steps + sum(first.steps for first in training.before) for arm, training in arms.items()}
-    log.info("train %s: %d runs, %d steps in all", name, len(runs), sum(steps[arm] for arm, _ in runs))
+    costs = [steps[arm] for arm, _ in runs]
     from stages.engine.kept import Job, forget, keys, tables_of  # torch is loaded only where something is trained
+    from stages.training import cost
     from stages.training.train import threads
 
+    processes = min(threads(), len(runs))
+    about = cost.training([(lessons[arm], arms[arm], steps[arm]) for arm, _ in runs], processes)
+    log.info("train %s: %d runs, %s steps in all, %s", name, len(runs), f"{sum(costs):,}", about)
     work, kept = partial(_trained, settings=settings, name=name), paths.shards(name, "train")
-    job = Job(dict, work, [LEARNING, FILES], threads=1, processes=min(threads(), len(runs)))
+    job = Job(dict, work, [LEARNING, FILES], threads=1, processes=processes)
     key = keys(name, recipe.model_dump_json(), settings.seed)
     with (
         folders.replacing(paths.checkpoints(name)) as folder,
-        tqdm(total=sum(steps[arm] for arm, _ in runs), desc=f"train {name}", unit="step") as progress,
+        tqdm(total=sum(costs), desc=f"train {name}", unit="step") as progress,
     ):
         losses = []
-        for learning, written in tables_of(job, runs, key, kept, done=lambda run: progress.update(steps[run[0]])):
+        for learning, written in tables_of(job, runs, key, kept, done=lambda number: progress.update(costs[number])):
             losses.append(learning.to_pandas())
             for file in written.to_pylist():
                 (folder / file["file"]).parent.mkdir(parents=True, exist_ok=True)

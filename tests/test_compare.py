@@ -216,7 +216,7 @@ def test_metrics_effects_and_steering_have_the_values_of_the_tables(tmp_path):
     assert "should give the same value, and does not: in-context functions: accuracy and random repeats" in intact.says
     text = said(compare.page([(a, b)], FAMILIES))
     assert "Told apart in one, not in two: induction on in-context functions." in text
-    assert "−0.50 [−0.60, −0.40] 0 of 19: 0.05 (0.05)" in text and "7 of 19: 0.40 (0.05)" in text
+    assert "+0.50 [+0.40, +0.60] 0 of 19: 0.05 (0.05)" in text and "7 of 19: 0.40 (0.05)" in text
     vectors = compare_effects.steering(a, b)[1].rows
     assert vectors[1][2:6] == ["0.50 [0.40, 0.60], n = 40", "0.90 [0.80, 1.00], n = 40", "+0.40", "apart"]
     assert compare_effects.metrics(a, b)[1].rows == [["icl.accuracy", "0.8", "0.5"]]

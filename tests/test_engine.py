@@ -7,12 +7,14 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny import make
 
 from stages.engine import kept, shards
 from stages.engine.kept import Job, forget, keys, tables_of
+from stages.engine.pieces import Pieces
 from stages.engine.shards import INTACT, Intervention, Shard, cut
 from stages.model import silence
 from stages.model.forward import forward
@@ -150,7 +152,7 @@ class Killed(Exception):
     """What stands for a kill."""
 
 
-def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_path):
+def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_path, caplog):
     prompts = [row(number, text=TEXTS[number % 3] + " in it" * number) for number in range(5)]
     todo = cut("text", prompts, {prompt.id: [silencing("x", "L1H1")] for prompt in prompts}, 2)
     key = keys({"name": "tiny"}, means, 100)
@@ -176,7 +178,11 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_
     with pytest.raises(Killed):
         written("killed", 1)
     assert ran == todo[:1]
-    assert written("killed2") == whole and ran == todo  # the first was not run again
+    (file,) = (tmp_path / "killed").glob("*.parquet")
+    parquet.write(file, pq.read_table(file), tables.EFFECTS.schema.with_metadata({"seconds": "41.5"}))
+    with caplog.at_level("INFO"):
+        assert written("killed2") == whole and ran == todo  # the first was not run again
+    assert caplog.messages == ["1 of 3 shards are kept from a run that was cut off: 41.5 s saved"]
     forget(tmp_path / "killed")
     assert not (tmp_path / "killed").exists()
 
@@ -205,7 +211,18 @@ def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_tables_come_in_the_order_of_shards_whatever_is_finished_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept, "_finished", lambda job, shards, here: ((at, [[{"n": shards[at]}]]) for at in (2, 0, 1)))
+    monkeypatch.setattr(
+        kept, "_finished", lambda job, shards, *_: ((at, (0.5, [[{"n": shards[at]}]])) for at in (2, 0, 1))
+    )
     job, done = Job(list, None, [pa.schema({"n": pa.int64()})]), []
     got = [table.to_pylist() for (table,) in tables_of(job, [7, 8, 9], keys("x"), tmp_path, done=done.append)]
-    assert got == [[{"n": 7}], [{"n": 8}], [{"n": 9}]] and done == [9, 7, 8]
+    assert got == [[{"n": 7}], [{"n": 8}], [{"n": 9}]] and done == [2, 0, 1]
+
+
+def test_a_piece_is_cut_when_one_of_its_shards_is_asked_for():
+    cut: list[int] = []
+    sizes = [2, 0, 3]
+    pieces = Pieces(lambda number: cut.append(number) or [f"{number}{at}" for at in range(sizes[number])], sizes)
+    assert len(pieces) == 5 and not cut
+    assert list(pieces) == ["00", "01", "20", "21", "22"] and cut == [0, 2]
+    assert pieces[1] == "01" and pieces[0] == "00" and cut == [0, 2, 0]

@@ -32,6 +32,7 @@ from stages import (
     tasks,
     trace,
 )
+from stages.model.cost import Work
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.pseudo import outcomes, score, work
@@ -138,7 +139,7 @@ def test_the_head_reads_one_row_per_copy_and_equal_copies_run_once():
         module.register_forward_pre_hook(lambda module, args, name=name: rows[name].append(args[0].shape[:2]))
     sentences = [encode(loaded, PAIRS[0], target) for target in (0, 1)]
     ordinary = [len(tokens) - 2 for tokens in sentences]
-    assert ordinary == [6, 6] and work(loaded, PAIRS[:1]) == 2 * 6 * 8
+    assert ordinary == [6, 6] and work(loaded, PAIRS[:1]) == Work(2 * 6 * 8, 2 * 6)
     score(loaded, sentences, 30)
     assert rows["transform"] == rows["decoder"] == [(1, 3)] * 3 + [(1, 2)]  # 11 copies: the verb's is shared
     assert max(sizes) <= 30 and sum(sizes) == 11 * 8

@@ -231,7 +231,7 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
     assert f"Made-up words in Latin letters: accuracy {accuracy}" in shown and said in shown
     assert "Made-up words in katakana: accuracy" not in shown
     assert "States after layer 3, with 1 nearest to vote" in shown
-    assert "on 20 prompts: accuracy changes by −0.50" in shown and "rank p = 0.05 (floor 0.05)" in shown
+    assert "on 20 prompts: harm to accuracy +0.50" in shown and "rank p = 0.05 (floor 0.05)" in shown
     assert "The answer is then the majority's in 1.00" in shown
 
 

@@ -20,7 +20,7 @@ from dvc_render.vega import VegaRenderer
 
 from stages import report
 from stages.families import FAMILIES
-from stages.page import counting, head_maps, inputs, methods, page, rows, sections, sentences, verdicts
+from stages.page import charts, counting, head_maps, inputs, methods, page, rows, sections, sentences, verdicts
 from stages.page.section import Context
 from stages.store.errors import UserError
 
@@ -260,9 +260,9 @@ def test_every_section_is_there_and_every_chart_has_rows(html):
     specs = specs_of(html)
     assert set(specs) == set(re.findall(r'id="(chart-\d+)"', html))
     claimed = len({task for home in synthetic.HOME.values() for task in home})
-    # what was found, heat maps, intact, counting, extrapolation, effects, single heads, vectors, concentration,
-    # overlap, grammar; vectors that were tried, on composed functions, in plain text
-    assert len(specs) == 1 + len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 2 + 1 + 1 + 3 + (3 + 1 + 2)
+    # what was found, heat maps, intact, counting, extrapolation, effects, single heads, vectors (all functions, each),
+    # concentration, overlap, grammar; vectors that were tried, on composed functions, in plain text
+    assert len(specs) == 1 + len(PLAIN) + 3 + 2 + 1 + claimed + 2 + 4 + 1 + 1 + 3 + (3 + 1 + 2)
     assert all(values(spec) for spec in specs.values())
 
 
@@ -449,7 +449,9 @@ def test_claims_are_the_main_measures_of_home_tasks_with_their_own_control_sets(
         own = controls[(controls["family"] == row.family) & (controls["task"] == row.task)]["change"]
         worse = (own >= row.change).sum() if row.measure == "loss" else (own <= row.change).sum()
         assert row.as_harmful == worse and verdicts.rank(row) == f"{worse} of 19"
-        assert list(row.besides) == ["zero"] and row.besides["zero"].value == pytest.approx(1.5 * row.change)
+        assert list(row.besides) == ["zero"] and row.besides["zero"].value == pytest.approx(1.5 * row.harm)
+        assert row.harm == (row.change if row.measure == "loss" else -row.change)
+        assert row.harm_low <= row.harm <= row.harm_high
 
 
 @pytest.mark.parametrize(("main", "other"), [("mean", "zero"), ("zero", "mean"), ("other", "zero")])
@@ -470,15 +472,15 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
     row = table[(table["family"] == "induction") & (table["task"] == "repeats")].iloc[0]
     said = (
         f"Silencing the same heads takes loss on random repeats from 1.210 to {row['value']:.3f} on these 20 prompts, "
-        f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads; "
+        f"harm {row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] for these heads; "
         "none of 19 control sets does as much harm: "
         "rank p = 0.05, its floor, q = 0.08 over all claims."
     )
     assert said in shown
     assert "Silencing the best of the function heads (L9H0; member) takes accuracy" in shown
     assert "Two control sets of a family share, as their mean Jaccard index: previous 0.12" in shown
-    assert "without control sets: it changes accuracy on minimal pairs by" in shown
-    assert "on 120 prompts (not told apart from no change)" in shown
+    assert re.search(r"without control sets: harm \S+ \[\S+, \S+\] to accuracy on minimal pairs on 120 prompts", shown)
+    assert "on 120 prompts (not told apart from none)" in shown
     assert (
         f"Over all {len(table)} claims of this model at once, none has q at most 0.05: with so few control sets p "
         "cannot fall below 0.05, nor q below p."
@@ -489,8 +491,8 @@ def test_a_verdict_says_the_rank_its_floor_and_what_it_stands_on(folder, html):
 def row_of(**values):
     same = {"family": "induction", "task": "repeats", "measure": "loss", "k": 2, "members": 2, "heads": "L1H0 L2H0",
             "value": 2.0, "intact": 1.0, "change": 1.0, "low": 0.5, "high": 1.5, "trials": 20, "controls": 19,
-            "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "as_harmful": 0, "matching": "",
-            "note": "", "besides": {}}  # fmt: skip
+            "p": 0.05, "p_floor": 0.05, "q": np.nan, "harm": 1.0, "harm_low": 0.5, "harm_high": 1.5,
+            "as_harmful": 0, "matching": "", "note": "", "besides": {}}  # fmt: skip
     return pd.Series(same | values)
 
 
@@ -509,14 +511,14 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"p": np.nan, "note": "not measurable: 0"}, "control sets, but no rank among them. Note: not measurable: 0."),
         ({"harm": -0.1, "p": 0.9, "as_harmful": 17}, ", which is no harm; 17 of 19 control sets"),
         ({"note": "worse than uniform"}, "its floor. Note: worse than uniform."),
-        ({"low": np.nan, "high": np.nan}, "2.000 on these 20 prompts, +1.000 for these heads;"),
+        ({"harm_low": np.nan, "harm_high": np.nan}, "2.000 on these 20 prompts, harm +1.000 for these heads;"),
         ({"change": np.nan, "note": "no function"}, "loss on random repeats was not measured (no function)."),
         ({"members": 0}, "L2H0; no member)"),
         ({}, "L2H0; all members)"),
         ({"q": 0.0704}, "its floor, q = 0.070 over all claims."),
         ({"q": 0.075}, "its floor, q = 0.075 over all claims."),
         ({"besides": {"zero": rows.Change(2.1, -0.4, 4.0)}},
-         "its floor. With zeros in their place the change is +2.100 [−0.400, +4.000], without control sets to"),
+         "its floor. With zeros in their place the harm is +2.100 [−0.400, +4.000], without control sets to"),
         ({"besides": {"zero": rows.Change(2.1, 1.9, 2.3)}}, "its floor."),
     ],
 )  # fmt: skip
@@ -552,13 +554,18 @@ def test_every_head_by_gradients(folder, html):
     assert re.search(rf"L5H1 sink, previous, induction, [a-z:, ]+ {re.escape(value)}", shown)
     assert "Heads silenced alone that stand for no family (1, drawn at random)" in shown
     single = rows.single_heads(table[table["task"] == "repeats"])
-    spec = head_maps.change_map(single, True, []).to_dict()
+    spec = head_maps.harm_map(single, []).to_dict()
     assert len(values(spec)) == LAYERS * HEADS
+    assert spec["layer"][0]["encoding"]["color"]["scale"]["range"] == charts.DIVERGING  # better, the same, worse
 
-    def colours(falls: bool) -> list[str]:
-        return head_maps.change_map(single, falls, []).to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"]
 
-    assert colours(True) == colours(False)[::-1]
+def test_effects_of_single_heads_are_harm_whatever_the_measure():
+    table = pd.DataFrame(
+        [("repeats", "loss", 0.3), ("blimp", "margin", -0.3)], columns=["task", "measure", "exact"]
+    ).assign(layer=0, head=1, first_order=[0.2, -0.2], low=[0.1, -0.4], high=[0.4, -0.1])
+    single = rows.single_heads(table)
+    for name, value in {"first_order": 0.2, "exact": 0.3, "low": 0.1, "high": 0.4}.items():
+        assert list(single[name]) == [value, value]
 
 
 @pytest.mark.parametrize(("pairs", "name"), [("builtin", "Minimal pairs (built in)"), ("hub", "Minimal pairs (BLiMP)")])
@@ -739,8 +746,8 @@ def test_the_best_are_all_named_or_counted():
 
 
 def test_a_bound_that_is_not_0_does_not_read_as_0():
-    row = pd.Series({"measure": "accuracy", "change": -0.068, "low": -0.133, "high": -0.003})
-    assert verdicts.change(row) == "−0.068 [−0.133, −0.003]"
+    row = pd.Series({"measure": "accuracy", "harm": 0.068, "harm_low": 0.003, "harm_high": 0.133})
+    assert verdicts.harm(row) == "+0.068 [+0.003, +0.133]"
 
 
 def test_stage_writes_page_and_figure(tmp_path, monkeypatch):

@@ -126,11 +126,21 @@ def test_a_head_is_found_by_search_keys_and_address(page):
 
 
 def test_a_section_is_found_though_the_figures_above_it_are_drawn_on_the_way(page):
-    for section in ("decoder-intact", "encoder-heads", "methods"):
+    for section in ("decoder-intact", "encoder-heads", "recipe-induction"):
         page.evaluate("section => { location.hash = section; }", section)
         page.wait_for_timeout(1500)
         top = page.evaluate("section => document.getElementById(section).getBoundingClientRect().top", section)
         assert -2 < top < 40
+
+
+def test_the_first_result_is_on_the_first_screen_and_the_sections_beside_it_where_there_is_room(page):
+    wide = page.viewport_size["width"] == 1400
+    assert page.evaluate("document.querySelector('nav .menu').open") == wide
+    first = page.locator("#decoder-found p").first.bounding_box()
+    assert first["y"] + first["height"] < page.viewport_size["height"]
+    if not wide:
+        page.click("nav .menu > summary")
+    assert page.locator("nav a", has_text="Grammar heads").first.is_visible()
 
 
 def test_a_click_on_a_map_opens_the_card_and_a_column_sorts(page):

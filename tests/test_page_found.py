@@ -14,6 +14,7 @@ from stages.families import FAMILIES
 from stages.page import inputs, page
 from stages.page.section import Context
 from stages.page.sections import found
+from stages.store import paths
 from stages.store.errors import UserError
 
 SLOTS = Path(__file__).parents[1] / "reports" / "slots"
@@ -52,6 +53,20 @@ def test_every_number_of_the_opening_is_of_its_tables(slot):
         bare = re.sub(r"\bL\d+H\d+\b|\([^()]*dequantised\)|first_letter", "", bare)
         for number in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", bare):
             assert number in known | counted, (number, text)
+
+
+def test_the_opening_figure_draws_what_a_guess_gets():
+    slot, counted = inputs.read("decoder", SLOTS / "decoder"), inputs.counting(paths.COUNTING)
+    figure = next(block for block in found.found(slot, replace(CONTEXT, counted=counted)) if block.kind == "figure")
+    spec = figure.charts[0].spec.to_dict()
+    (rows,) = (rows for rows in spec["datasets"].values() if "guess" in rows[0])
+    guesses = {row["shown"]: row["guess"] for row in rows}
+    assert guesses["grammar:clauses: accuracy on minimal pairs"] == 0.5  # two sentences
+    copied = slot.iteration[slot.iteration["function"] == "copy"]["symbols_chance"]
+    assert guesses["iteration:copy: recall on strings and tapes"] == copied.iloc[0] == 0.1  # ten symbols
+    words = counted[(counted["task"] == "icl") & (counted["condition"] == "all") & (counted["baseline"] == "ngram")]
+    assert guesses["function: accuracy on in-context functions"] == words["value"].iloc[0]
+    assert "0.10 on strings and tapes (copy)" in figure.says and "no guess was counted for needles" in figure.says
 
 
 def test_the_opening_links_to_sections(slot):

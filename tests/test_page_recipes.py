@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.page import recipe_design, recipe_findings, recipes
+from stages.page import recipe_design, recipe_findings, recipe_lengths, recipes
 from stages.recipes import settings
 from stages.recipes.lesson import create
 from stages.statistics.findings import bounded, supported
@@ -195,11 +195,42 @@ def test_chance_stands_beside_whole_tapes():
 
 def test_every_measure_has_a_chart_and_parts_have_sentences(tmp_path):
     (section,) = recipes.sections({Path(): runs(4)}, results(tmp_path))
-    curves, maps = [block for block in section.blocks if block.kind == "figure"]
-    assert [chart.label for chart in curves.charts] == ["Induction score", "Accuracy"]
-    for chart in [*curves.charts, *maps.charts]:
+    curves, others, maps = [block for block in section.blocks if block.kind == "figure"]
+    assert [chart.label for chart in curves.charts] == ["Induction score"]  # an onset that is compared: seen at once
+    assert [chart.label for chart in others.charts] == ["Accuracy"]
+    assert section.blocks[section.seen - 1] is curves
+    for chart in [*curves.charts, *others.charts, *maps.charts]:
         assert chart.spec.to_dict()
     assert "without L1H0 0.20" in text(tmp_path)
+
+
+def test_lengths_seen_in_training_are_shaded_and_guessing_drawn():
+    recipe = params.load(ROOT / "tests/params.yaml").recipes["parity"]
+    lesson = create(recipe.task, recipe, recipe.arm(recipe.main).arguments)
+    lengths = range(lesson.shortest, lesson.beyond + 1)
+    right = {length: (1.0, 0.8) if length <= lesson.longest else (0.0, 0.2) for length in lengths}
+    ends = {"accuracy": (1.0, 0.8), "accuracy_beyond": (0.0, 0.2)}
+    ends |= {f"accuracy@{length:02d}": values for length, values in right.items()}
+    curve = pd.DataFrame(
+        [
+            (recipe.main, seed, step, measure, "", 1, value * (step == 9), None)
+            for measure, values in ends.items()
+            for seed, value in enumerate(values)
+            for step in (0, 9)
+        ],
+        columns=recipes.CURVE.split(),
+    )
+    chance = [("level", recipe.main, f"accuracy@{length:02d}", "chance", 0.5**length) for length in lengths]
+    whole = pd.DataFrame(chance, columns=["finding", "arm", "measure", "versus", "value"])
+    (chart,) = recipe_lengths.reach(recipe, curve, whole, recipes.COLOURS, recipes.DASHES)
+    assert f"the lengths seen in training, {lesson.shortest} to {lesson.longest};" in chart.note
+    assert f"{lesson.longest + 1} to {lesson.beyond}, never seen: two layers 0.90 (0.80 to 1.00) and 0.10" in chart.note
+    spec = chart.spec.to_dict()
+    shade, guess, line = (spec["datasets"][layer["data"]["name"]] for layer in spec["layer"][:3])
+    assert shade == [{"start": lesson.shortest - 0.5, "end": lesson.longest + 0.5}]
+    assert [row["value"] for row in guess] == [0.5**length for length in lengths]
+    assert [row["value"] for row in line] == pytest.approx([np.mean(right[length]) for length in lengths])
+    assert recipe_lengths.reach(RECIPE, curve, whole, recipes.COLOURS, recipes.DASHES) == []
 
 
 def test_committed_long_studies_carry_the_hash_of_their_params():

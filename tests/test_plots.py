@@ -75,6 +75,14 @@ def test_rows_are_drawn_with_text_on_a_nominal_axis(rows, axes, labels, marks, s
     assert re.findall(">(all others|all rows|control sets)<", picture) == shapes  # only tables with controls say so
 
 
+def test_revisions_stand_side_by_side_and_functions_together_where_there_is_such_a_row():
+    rows = [row | {"rev": rev, "function": name} for row in STEERING for rev in "ab" for name in ("plural", "all")]
+    spec, picture = drawn("rows", rows, x="accuracy", y="vector")
+    assert spec["spec"]["encoding"]["yOffset"]["field"] == "rev"
+    assert ">zero_shot all<" in picture and ">zero_shot plural<" not in picture
+    assert len(re.findall(r'aria-roledescription="point"', picture)) == 4
+
+
 def test_curves_have_a_panel_per_measure():
     rows = [{"rev": rev, "arm": "main", "seed": 0, "step": step, "measure": measure, "head": "", "best": 1,
              "value": step / 10} for rev in "ab" for step in range(3) for measure in ("loss", "induction")]  # fmt: skip

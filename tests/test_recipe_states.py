@@ -259,7 +259,7 @@ def test_kinds_and_runs_are_told_apart_run_by_run():
     said = recipe_states.apart(table, "encoder")
     assert "class token 0.90 / 0.90; background patch 0.80 / 0.80; object patch 0.60 / 0.60" in said
     assert "better than one object patch in 1 of 2 runs, worse in 0" in said
-    assert "Exchanging registers, run by run: −0.20 / −0.02; as many ordinary tokens: −0.30 / −0.05." in said
+    assert "Exchanging registers, harm run by run: +0.20 / +0.02; as many ordinary tokens: +0.30 / +0.05." in said
     table.loc[[8, 9], "value"] = -0.01, -0.05
     assert "(the run" not in recipe_states.apart(table, "encoder")
 
@@ -272,9 +272,9 @@ def test_edits_are_told_apart_from_zero_run_by_run():
         rows(question="used", what="zero", measure="loss", value=0.6, low=0.5, high=0.7),
     ])  # fmt: skip
     said = recipe_states.edits(table, "encoder")
-    assert "nothing when dropped" in said and "−0.20 (−0.20 to −0.20) when exchanged" in said
-    assert "Zero is not absence: it changes the loss by +0.60" in said
-    assert "The registers change the loss of the others (nats) by +0.15 (+0.15 to +0.15) when dropped and +0.60" in said
+    assert "none when dropped" in said and "+0.20 (+0.20 to +0.20) when exchanged" in said
+    assert "Zero is not absence: it does harm +0.60" in said
+    assert "The registers, harm to the loss of the others (nats): +0.15 (+0.15 to +0.15) when dropped and +0.60" in said
 
 
 def test_outliers_are_said_to_be_there_or_not():

@@ -1,5 +1,9 @@
 """What keeps memory flat: long prompts in parts, sparse relations, one transfer a batch, tables read piece by piece."""
 
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +11,17 @@ import torch
 from test_model_contract import prompt, relations
 from tiny import make
 
+from stages import extract
+from stages.engine.pieces import Pieces
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
 from stages.families.offset import best_offset, offset_accuracy
 from stages.model import measure as measuring
 from stages.model.measure import measure
 from stages.statistics import verdict
-from stages.store import tables
+from stages.store import parquet, tables
+from stages.tasks.treebank import prompts as treebank
+from stages.tasks.treebank.settings import Settings as Treebank
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2", "gpt_oss", "jamba"])
@@ -90,9 +98,28 @@ def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
         {"id": f"p{n:05}", "split": "a", "role": "test", "condition": "g", "category": "", "cluster": "c", "text": "x",
-         "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(3000)
+         "targets": [" y"], "relations": [], "ordinals": [n], "tokens": 0, "bos": True} for n in range(9000)
     ]  # fmt: skip
+    monkeypatch.setattr(parquet, "ROW_GROUP", 2 * parquet.PIECE)
     tables.PROMPTS.write(rows, "text")
-    pieces = list(tables.PROMPTS.pieces("text"))
-    assert max(map(len, pieces)) <= 1024 < 3000 == sum(map(len, pieces))
+    pieces = [tables.PROMPTS.piece("text", number=n) for n in range(tables.PROMPTS.number_of_pieces("text"))]
+    assert list(map(len, pieces)) == [parquet.PIECE] * 4 + [9000 - 4 * parquet.PIECE]
     assert pd.concat(pieces).id.tolist() == tables.PROMPTS.read("text").id.tolist()
+
+
+def test_prompts_read_in_pieces_are_cut_and_scored_as_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parents[1] / "stages/sources/treebank/lexicon.yaml"
+    rows = treebank.build(Treebank(source="builtin", path=str(path), sentences=40, shortest=5, longest=30), 0)
+    loaded, seen = make("llama_gqa"), {}
+    for name, size in (("one", 2048), ("many", 16)):
+        monkeypatch.setattr(parquet, "PIECE", size)
+        monkeypatch.setattr(parquet, "ROW_GROUP", 2 * size)
+        tables.PROMPTS.write([asdict(row) for row in rows], "treebank")
+        piece = partial(extract._encoded, loaded, "treebank")
+        learned = extract._learned(piece, "treebank", 256)
+        shards = Pieces(lambda number: extract._shards(*piece(number), "treebank", 256), learned.sizes)  # noqa: B023
+        assert len(shards) == len(learned.costs) and learned.work.tokens == sum(learned.costs)
+        seen[name] = learned.offsets, learned.work, sorted(row.id for _, of in shards for row, _ in of)
+        assert (len(learned.sizes) > 1) == (name == "many")
+    assert seen["one"] == seen["many"] and len(seen["one"][2]) == len(rows)

@@ -137,14 +137,18 @@ def page(table: pd.DataFrame) -> list:
 
 def test_the_page_says_what_the_table_says(table):
     texts = [block.text for block in page(table) if block.kind == "note"]
-    by_family = {text.split(" heads")[0]: text for text in texts[1:]}
-    assert "0.75 without 1 (1 member; change −0.25 [−0.54, +0.08]) and 0.50 without 4" in by_family["Function"]
+    assert texts[1] == (
+        "Accuracy on in-context functions: 1.00 intact; without 4 induction heads 1.00 (rank p 1.00); without 1 and 4 "
+        "function heads 0.75 and 0.50 (rank p – and 0.15)."
+    )
+    by_family = {text.split(" heads")[0]: text for text in texts[2:]}
+    assert "0.75 without 1 (1 member; harm +0.25 [−0.08, +0.54]) and 0.50 without 4" in by_family["Function"]
     alike = "1 to 3 of 4 in the same layers, the others from the nearest; 2 to 4 of 4 of the same attention kind"
     assert f"(as many heads, {alike})" in by_family["Function"]
     (matched,) = [block.rows for block in page(table) if block.kind == "table" and "its control sets" in block.columns]
     assert ["function 4", f"{alike}; hold members of sink (1)"] in matched
     assert "2 do as much" in by_family["Function"] and "not told apart from other heads" in by_family["Function"]
-    assert "19 do as much" in by_family["Induction"] and "passed over as the other family's: L7H7" in texts[1]
+    assert "19 do as much" in by_family["Induction"] and "passed over as the other family's: L7H7" in texts[2]
 
 
 def test_without_rows_the_page_says_so():

@@ -22,8 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.applied.stored import Stored, missing, read
-from stages.store import params, records, tables
-from stages.store.budget import announce
+from stages.store import params, tables
 from stages.tasks.composed.task import COPY, parts
 from stages.tasks.prompt import stream
 
@@ -51,13 +50,17 @@ def composed(
     loaded: "Loaded", stored: Stored, prompts: pd.DataFrame, settings: params.Params, slot: str
 ) -> tuple[list[dict], dict[str, str]]:
     """Return rows of COMPOSED, and why pairs of functions are left out, by name."""
+    from stages.model.cost import Work, announce, shared
     from stages.model.tokens import fitting
 
-    prompts = prompts[prompts.id.isin({row.id for row in fitting(loaded, list(prompts.itertuples()))[0]})]
+    rows, encoded = fitting(loaded, list(prompts.itertuples()))
+    answer = {row.id: len(tokens.target) for row, tokens in zip(rows, encoded, strict=True)}
+    prompts = prompts[prompts.id.isin(answer)]
     clean, asked = prompts[prompts.role == "clean"], prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
     conditions = [condition for condition in prompts.condition.unique() if condition != COPY]
-    parameters = records.read(slot)["parameters"]
-    log.info(announce(f"apply {slot}", len(prompts), 8 * len(asked) * (10 + settings.apply.draws), parameters))
+    edited = sum(answer[name] for name in asked.id) * (10 + settings.apply.draws)  # about ten vectors and the draws
+    work = Work(shared([tokens.ids for tokens in encoded]), sum(answer.values())) + Work(edited, edited)
+    log.info(announce(f"apply {slot}, where the model composes all functions", len(prompts), work, loaded))
     copied, copy = _demonstrated(loaded, _first(clean[clean.condition == COPY], "a", settings.apply.choose))
     rows, skipped = [], {}
     for condition in tqdm(conditions, desc="composed functions", unit="pair"):

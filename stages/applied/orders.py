@@ -22,7 +22,6 @@ from tqdm import tqdm
 from stages import tasks
 from stages.applied.stored import provenance
 from stages.store import params, records, tables
-from stages.store.budget import announce
 from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
 from stages.tasks.prompt import stream
 
@@ -42,13 +41,17 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     record = records.read(slot)
     if why := settings.left_out("orders") or tasks.unasked(TASK, record["kind"], settings.tasks):
         return tables.ORDERS.write_empty(slot, why=why)
+    from stages.model.cost import Work, announce, shared
     from stages.model.tokens import fitting
 
     loaded = model()
     rows, encoded = fitting(loaded, list(tables.ASKED.read(TASK).itertuples()))
     if not rows:
         return tables.ORDERS.write_empty(slot, why="no prompt fits the model")
-    log.info(announce(f"orders {slot}", len(rows), sum(map(len, encoded)), record["parameters"]))
+    answer = sum(len(tokens.target) for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot")
+    edited = answer * (2 * len(settings.orders.heads) + settings.orders.random)
+    work = Work(shared([tokens.ids for tokens in encoded])) + Work(edited, edited)
+    log.info(announce(f"orders {slot}", len(rows), work, loaded))
     answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
     skipped = {}

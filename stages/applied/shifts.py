@@ -23,8 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import offsets
-from stages.store import params, paths, records, tables
-from stages.store.budget import announce
+from stages.store import params, paths, tables
 from stages.tasks.icl.pairs import Frame, own_inverse
 from stages.tasks.prompt import stream
 
@@ -48,6 +47,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         return _write(slot, [], [], [], why)
     from safetensors.torch import load_file
 
+    from stages.model.cost import Work, announce
     from stages.model.tokens import fitting
     from stages.model.vectors import Parts, mean_outputs
 
@@ -56,12 +56,15 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     vectors = load_file(paths.vectors(slot))
     prompts = tables.ASKED.read(TASK)
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
-    fits = {row.id for row in fitting(loaded, list(asked.itertuples()))[0]}
+    rows, encoded = fitting(loaded, list(asked.itertuples()))
+    fits = {row.id for row in rows}
     outputs = tables.OUTPUTS.read(slot, TASK)
     functions = sorted(steered.function.unique())
-    record = records.read(slot)
-    runs = len(functions) * settings.shifts.pairs * 2 * (1 + 2 * len(FACTORS))
-    log.info(announce(f"shifts {slot}", runs, 4 * runs, record["parameters"]))
+    bare = [tokens for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot"]
+    count = len(functions) * settings.shifts.pairs * 2  # both members of a pair
+    length, answer = (sum(map(len, of)) / max(1, len(bare)) for of in (bare, [tokens.target for tokens in bare]))
+    edited = Work(answer, answer) * (count * (1 + 2 * len(FACTORS)))
+    log.info(announce(f"shifts {slot}", count, Work(length * count) + edited, loaded))
     answers, geometry, pairs_of = [], [], {}
     for function in tqdm(functions, desc="shifts", unit="function"):
         whole = prompts[prompts.condition == function]

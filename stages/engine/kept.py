@@ -11,9 +11,11 @@ They run in this process, or on Ray where HEAD_ATLAS_RAY says so (`stages.engine
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
@@ -27,6 +29,10 @@ import torch
 
 from stages.store import parquet
 
+log = logging.getLogger(__name__)
+
+Results = tuple[float, Sequence[pa.Table | pd.DataFrame | list[dict]]]  # the seconds of a shard, and its tables
+SECONDS = b"seconds"  # where a kept shard notes how long it took
 CODE = Path(__file__).parents[1]  # stages/: kept shards are not trusted by changed code
 
 
@@ -47,6 +53,12 @@ class Job:
     threads: int = 0
     processes: int = 0
 
+    def timed(self, state: Any, shard: Any) -> Results:
+        """Run a shard; return the seconds that it took and its tables."""
+        start = time.perf_counter()
+        results = self.run(state, shard)
+        return time.perf_counter() - start, results
+
 
 def tables_of(
     job: Job,
@@ -54,45 +66,51 @@ def tables_of(
     key: Callable[[Any], str],
     folder: Path,
     here: Any = None,
-    done: Callable[[Any], None] = lambda shard: None,
+    done: Callable[[int], None] = lambda number: None,
 ) -> Iterator[list[pa.Table]]:
     """Yield the tables of every shard, in order: kept ones as they are, others run and then kept in `folder`.
 
-    key: a shard's content key; here: the state of this process, where it has one already; done: told every shard that
-    is finished. The folder is the caller's to `forget`, when its stage ends.
+    shards: may make them as they are asked for (`stages.engine.pieces`). key: a shard's content key; here: the state of
+    this process, where it has one already; done: told the number of every shard that is finished. The folder is the
+    caller's to `forget`, when its stage ends.
     """
     names = [key(shard) for shard in shards]
     missing = [number for number, name in enumerate(names) if not _last(job, folder, name).is_file()]
-    running, awaited = _finished(job, [shards[number] for number in missing], here), set(missing)
-    for number in set(range(len(names))) - awaited:
-        done(shards[number])
+    running, awaited = _finished(job, shards, missing, here), set(missing)
+    kept = [number for number in range(len(names)) if number not in awaited]
+    if kept:
+        saved = sum(_seconds(_last(job, folder, names[number])) for number in kept)
+        log.info("%d of %d shards are kept from a run that was cut off: %.1f s saved", len(kept), len(names), saved)
+    for number in kept:
+        done(number)
     for number, name in enumerate(names):
         while number in awaited:  # later ones may be finished before it
-            at, results = next(running)
+            at, (seconds, results) = next(running)
             for place, (rows, schema) in enumerate(zip(results, job.schemas, strict=True)):
-                parquet.write(_file(folder, names[missing[at]], place), rows, schema)
-            awaited.remove(missing[at])
-            done(shards[missing[at]])
+                noted = schema.with_metadata({SECONDS: f"{seconds:.3f}"})
+                parquet.write(_file(folder, names[at], place), rows, noted)
+            awaited.remove(at)
+            done(at)
         yield [pq.read_table(_file(folder, name, place)) for place in range(len(job.schemas))]
 
 
-def _finished(job: Job, shards: Sequence[Any], here: Any) -> Iterator[tuple[int, Sequence[Any]]]:
-    """Yield (number of a shard, its results) as shards are finished."""
+def _finished(job: Job, shards: Sequence[Any], missing: Sequence[int], here: Any) -> Iterator[tuple[int, Results]]:
+    """Yield (number of a shard, its results) as the missing shards are finished."""
     if address := os.environ.get("HEAD_ATLAS_RAY"):
         from stages.engine.on_ray import finished
 
-        yield from finished(job, shards, address)
-    elif job.processes and shards:
-        yield from _by_processes(job, shards)
+        yield from finished(job, shards, missing, address)
+    elif job.processes and missing:
+        yield from _by_processes(job, shards, missing)
     else:
-        for number, shard in enumerate(shards):
+        for number in missing:
             here = job.start() if here is None else here
-            yield number, job.run(here, shard)
+            yield number, job.timed(here, shards[number])
 
 
-def _by_processes(job: Job, shards: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
+def _by_processes(job: Job, shards: Sequence[Any], missing: Sequence[int]) -> Iterator[tuple[int, Results]]:
     with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_alone, job, shard): number for number, shard in enumerate(shards)}
+        futures = {pool.submit(_alone, job, shards[number]): number for number in missing}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -100,8 +118,12 @@ def _by_processes(job: Job, shards: Sequence[Any]) -> Iterator[tuple[int, Sequen
             pool.shutdown(cancel_futures=True)
 
 
-def _alone(job: Job, shard: Any) -> Sequence[Any]:
-    return job.run(job.start(), shard)
+def _alone(job: Job, shard: Any) -> Results:
+    return job.timed(job.start(), shard)
+
+
+def _seconds(file: Path) -> float:
+    return float((parquet.read_schema(file).metadata or {})[SECONDS])
 
 
 def _file(folder: Path, name: str, place: int) -> Path:

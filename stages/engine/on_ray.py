@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from stages.engine.kept import CODE, Job
+from stages.engine.kept import CODE, Job, Results
 from stages.store.errors import WAITING, UserError
 
 log = logging.getLogger(__name__)
@@ -43,23 +43,23 @@ class Worker:
         """Make the state."""
         self.state = self.job.start()
 
-    def run(self, shard: Any) -> Sequence[Any]:
-        """Return the tables of a shard."""
-        return self.job.run(self.state, shard)
+    def run(self, shard: Any) -> Results:
+        """Return the seconds and the tables of a shard."""
+        return self.job.timed(self.state, shard)
 
 
-def finished(job: Job, shards: Sequence[Any], address: str) -> Iterator[tuple[int, Sequence[Any]]]:
-    """Yield (number of a shard, its results) as shards are finished, by workers that have loaded the model."""
-    if not shards:
+def finished(job: Job, shards: Sequence[Any], missing: Sequence[int], address: str) -> Iterator[tuple[int, Results]]:
+    """Yield (number of a shard, its results) as missing ones are finished, by workers that have loaded the model."""
+    if not missing:
         return
     ray = _connected(address)
     threads = job.threads or torch.get_num_threads()
     gpus = _gpus(ray)
-    workers = min(_workers(ray, threads, gpus), len(shards))
+    workers = min(_workers(ray, threads, gpus), len(missing))
     log.info("Ray: %d workers, each of %d threads and %g GPUs", workers, threads, gpus)
     files = {str(file): Path(file).read_bytes() for file in job.files}
     made = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(Worker)
-    waiting, idle, lost, left = deque(range(len(shards))), [], Counter(), len(shards)
+    waiting, idle, lost, left = deque(missing), [], Counter(), len(missing)
     running: dict[Any, tuple[Any, int | None]] = {}  # what is awaited -> its worker and shard, None while it loads
 
     def start() -> None:

@@ -8,20 +8,37 @@ import numpy as np
 from stages.families.family import Relation
 
 
-def best_offset(relations: Iterable[Relation]) -> int:
-    """Return the offset d (query t -> key t - d) that hits most often when every query of every prompt uses it.
+class Offsets:
+    """How often each offset d (query t -> key t - d) hits, over prompts that come one by one.
 
-    Prompts weigh equally; of relations between words, queries do, as in their score.
-    Choosing it on the prompts it is then scored on favours the baseline. Memory: one number per offset.
+    Prompts weigh equally; of relations between words, queries do, as in their score. Memory: one number per offset.
     """
-    totals: Counter[int] = Counter()
-    for relation in relations:
+
+    def __init__(self) -> None:
+        self.totals: Counter[int] = Counter()
+        self.prompts = 0
+
+    def add(self, relation: Relation) -> None:
+        """Add the relation of a prompt."""
         rows, keys = relation.pairs
         offsets, counts = np.unique(relation.queries[rows] - keys, return_counts=True)
         shares = counts if relation.words else counts / len(relation.queries)
         for offset, hits in zip(offsets.tolist(), shares.tolist(), strict=True):
-            totals[offset] += hits
-    return max(sorted(totals), key=totals.__getitem__)
+            self.totals[offset] += hits
+        self.prompts += 1
+
+    @property
+    def best(self) -> int | None:
+        """The offset that hits most often when every query of every prompt uses it; None where no prompt was added."""
+        return max(sorted(self.totals), key=self.totals.__getitem__, default=None)
+
+
+def best_offset(relations: Iterable[Relation]) -> int | None:
+    """Return the best offset of all prompts; choosing it on those it is then scored on favours the baseline."""
+    offsets = Offsets()
+    for relation in relations:
+        offsets.add(relation)
+    return offsets.best
 
 
 def offset_accuracy(relation: Relation, offset: int) -> float:

@@ -60,7 +60,7 @@ def read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def second_singular(writer_weight_DF: torch.Tensor, keys_RF: torch.Tensor, values_RD: torch.Tensor) -> float:
     """Return the second singular value over the first of W' - W: both as they are stored, rounded."""
     before_DF = writer_weight_DF.float()
-    change_DF = (before_DF + values_RD.T @ keys_RF) - before_DF
+    change_DF = (before_DF + (values_RD.T @ keys_RF).to(before_DF.device)) - before_DF
     first, second = torch.linalg.svdvals(change_DF)[:2].tolist()
     return second / first
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stages.families.family import Tokens
+from stages.model.cost import Work
 from stages.model.forward import batches, forward
 from stages.model.load import Loaded
 from stages.model.outcome import outcome
@@ -86,9 +87,11 @@ def score(
     ]
 
 
-def work(loaded: Loaded, rows: Sequence[Any]) -> int:
-    """Return how many tokens the copies of all pairs have together."""
-    return sum(len(sentence) * int((~sentence.special).sum()) for row in rows for sentence in _pair(loaded, row))
+def work(loaded: Loaded, rows: Sequence[Any]) -> Work:
+    """Return the work of the copies of all pairs: one for each token that is hidden."""
+    sentences = [sentence for row in rows for sentence in _pair(loaded, row)]
+    hidden = [int((~sentence.special).sum()) for sentence in sentences]
+    return Work(sum(len(sentence) * copies for sentence, copies in zip(sentences, hidden, strict=True)), sum(hidden))
 
 
 def _pair(loaded: Loaded, row: Any) -> tuple[Tokens, Tokens]:

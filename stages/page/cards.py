@@ -168,13 +168,13 @@ def _unseen(slot: Slot, own: pd.DataFrame) -> str:
 
 
 def _alone(slot: Slot) -> dict[str, dict[str, Any]]:
-    """Return head -> what silencing it alone changes, task by task."""
+    """Return head -> what silencing it alone harms, task by task."""
     tables: dict[str, dict[str, Any]] = {}
-    for row in slot.causal.itertuples():
+    for row in rows.single_heads(slot.causal).itertuples():
         table = tables.setdefault(
             head_name(row.layer, row.head),
             {
-                "title": "Silenced alone: change, to first order and where measured exactly",
+                "title": "Silenced alone: harm (+ is worse), to first order and where measured exactly",
                 "columns": ["task: measure", "first order", "exact", "95 % interval", "q", "note"],
                 "rows": [],
             },

@@ -11,7 +11,7 @@ import pandas as pd
 INK, MUTED, PALE = "#1f2933", "#5f6b76", "#ececec"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#007a5a", "#a3508a", "#767676"
 BROWN, BLACK = "#8c5a2b", "#333333"
-DIVERGING = ["#c8651b", "#ffffff", "#3a83bd"]  # worse, the same, better
+DIVERGING = ["#3a83bd", "#ffffff", "#c8651b"]  # better, the same, worse
 SEQUENTIAL = ["#f6f8fa", "#c9ddee", "#84b4d9", "#3a83bd", "#0b4f8a", "#062c54"]  # from 0 upwards
 CONFIG = {
     "aria": False,  # figures are described by their caption; 72 labels a heat map would bury it
@@ -83,7 +83,7 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     colour = alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=None)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     labels = {name: SERIES[name][0] for name in names}
-    base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 10}).encode(
+    base = alt.Chart(rows.assign(shown=rows["series"].map(labels)), width="container", height={"step": 7}).encode(
         y=alt.Y("condition:N", sort=order, title=None, scale=alt.Scale(paddingInner=0.3)),
         yOffset=alt.YOffset("series:N", sort=names),
         color=colour,
@@ -98,18 +98,23 @@ def series(rows: pd.DataFrame, measure: str, chance: float | None, order: list[s
     )
     x = alt.X("value:Q", title=measure, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     layers = [
-        base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(filled=True, size=42, opacity=1).encode(x=x, shape=shape),
+        base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, size=30, opacity=1).encode(x=x, shape=shape),
     ]
     if chance is not None:
         layers.insert(0, at_chance(chance))
     return alt.layer(*layers)
 
 
-def at_chance(chance: float) -> alt.Chart:
-    """Draw the dashed line at chance."""
+def two_lines() -> alt.Axis:
+    """Return an axis whose labels 'what: of what' take two lines, so that a phone has room for the values."""
+    return alt.Axis(labelExpr="split(datum.label, ': ')", labelLineHeight=12)
+
+
+def at_chance(chance: float, axis: str = "x") -> alt.Chart:
+    """Draw the dashed line at chance, across the axis of values."""
     line = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(color=ORANGE, strokeDash=[4, 3], strokeWidth=1.5)
-    return line.encode(x="chance:Q", tooltip=alt.Tooltip("chance:Q", title="chance"))
+    return line.encode(**{axis: "chance:Q"}, tooltip=alt.Tooltip("chance:Q", title="what a guess gets", format=".2f"))
 
 
 def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
@@ -133,9 +138,9 @@ def grid(rows: pd.DataFrame, measure: str) -> alt.LayerChart:
 
 
 def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChart:
-    """Draw one task's effects: per family its change with the interval for its heads, and every control set's change.
+    """Draw one task's effects: per family the harm with the interval for its heads, and every control set's harm.
 
-    rows: columns family, series ('family' or 'control'), change, low, high, heads, apart (1: told apart, filled).
+    rows: columns family, series ('family' or 'control'), harm, low, high, heads, apart (1: told apart, filled).
     """
     base = alt.Chart(rows, width="container", height=alt.Step(26)).encode(
         y=alt.Y("family:N", sort=order, title=None),
@@ -143,16 +148,16 @@ def effects(rows: pd.DataFrame, measure: str, order: list[str]) -> alt.LayerChar
             alt.Tooltip("family:N", title="family"),
             alt.Tooltip("series:N", title="silenced"),
             alt.Tooltip("heads:N", title="heads"),
-            alt.Tooltip("change:Q", title=f"change of {measure}", format="+.3f"),
+            alt.Tooltip("harm:Q", title=f"harm: {measure}", format="+.3f"),
             alt.Tooltip("low:Q", title="95 % from", format="+.3f"),
             alt.Tooltip("high:Q", title="to", format="+.3f"),
         ],
     )
-    x = alt.X("change:Q", title=f"change of {measure}", axis=alt.Axis(tickCount=5))
+    x = alt.X("harm:Q", title=f"harm: {measure}", axis=alt.Axis(tickCount=5))
     own = base.transform_filter("datum.series == 'family'")
     controls = base.transform_filter("datum.series == 'control'")
     fill = alt.condition("datum.apart == 1", alt.value(BLUE), alt.value("#ffffff"))
-    zero = alt.Chart(pd.DataFrame({"change": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="change:Q")
+    zero = alt.Chart(pd.DataFrame({"harm": [0.0]})).mark_rule(color=INK, strokeWidth=1).encode(x="harm:Q")
     return alt.layer(
         zero,
         controls.mark_point(color=GREY, filled=True, size=26, opacity=0.55).encode(x=x),

@@ -28,7 +28,7 @@ def classes(rows: pd.DataFrame, counted: pd.DataFrame, order: list[str]) -> alt.
     }
     x = alt.X("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     labelled = rows.assign(label=rows["class"].map(dict(zip(names, labels, strict=True))))
-    base = alt.Chart(labelled, width="container", height={"step": 9}).encode(
+    base = alt.Chart(labelled, width="container", height={"step": 7}).encode(
         **position,
         color=alt.Color("class:N", scale=alt.Scale(domain=names, range=colours), legend=None),
         tooltip=[
@@ -43,7 +43,7 @@ def classes(rows: pd.DataFrame, counted: pd.DataFrame, order: list[str]) -> alt.
     shape = alt.Shape("class:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     layers = [
         base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(filled=True, size=46, opacity=1).encode(x=x, shape=shape),
+        base.mark_point(filled=True, size=36, opacity=1).encode(x=x, shape=shape),
     ]
     if len(counted):
         layers.append(

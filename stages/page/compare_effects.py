@@ -9,7 +9,7 @@ from stages.families.family import Family
 from stages.page import charts, rows, verdicts
 from stages.page.compare_runs import Run, differing, flat, same_model, same_prompts, same_tokens
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.sentences import MEASURES, TASKS, capital, decimals, interval, listed, number, p_value
+from stages.page.sentences import TASKS, capital, decimals, interval, listed, lost, number, p_value
 
 PER_TOKEN = {"loss", "logprob", "margin"}  # nats of token sequences: of no common unit where texts are cut otherwise
 CONTEXTS = {"zero_shot": "without demonstrations", "shuffled": "after shuffled labels", "natural": "in natural text"}
@@ -123,10 +123,10 @@ def effects(a: Run, b: Run, families: Mapping[str, Family]) -> list:
         cells.append([family, f"{TASKS.get(task, task)}: {measure}", *(cell for row in pair for cell in _effect(row)),
                       prompts_said(a, b, task)])  # fmt: skip
     columns = ["family", "task: measure"]
-    columns += [f"{name}, {run.label}" for run in (a, b) for name in ("heads", "change", "as harmful: rank p (floor)")]
+    columns += [f"{name}, {run.label}" for run in (a, b) for name in ("heads", "harm", "as harmful: rank p (floor)")]
     says = (
-        "Change: for these heads, 95 % interval over prompts; – where there is none. As harmful: control sets "
-        f"that do as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
+        "Harm: + is worse, for these heads, 95 % interval over prompts; – where there is none. As harmful: control "
+        f"sets that do as much harm. Data: `{a.path('effects')}` and `{b.path('effects')}`."
     )
     return [*blocks, Table([*columns, "prompts"], cells, says, "", (3, 4, 6, 7))]
 
@@ -192,12 +192,13 @@ def _cards(a: Run, b: Run, claims: list[dict]) -> Figure:
             frames = [pd.concat(frames, ignore_index=True)]
         for dots in (frame for frame in frames if len(frame)):
             order = list(dict.fromkeys(dots.sort_values("of", kind="stable")["family"]))
-            chart = charts.effects(dots.drop(columns="of"), MEASURES.get(measure, (measure,))[0], order)
+            chart = charts.effects(dots.drop(columns="of"), lost(task, measure), order)
             cards.append(Chart(chart, capital(f"{TASKS.get(task, task)}: {measure}")))
     legend = [(charts.BLUE, "diamond", "a family's best heads, told apart from control sets"),
               (charts.BLUE, "hollow diamond", "not told apart, no harm, or no control set"),
               (charts.GREY, "circle", "one control set each")]  # fmt: skip
-    return Figure(cards, "Lines: 95 % intervals for these heads over prompts.", "", "cards", legend)
+    says = "Right of 0 is worse. Lines: 95 % intervals for these heads over prompts."
+    return Figure(cards, says, "", "cards", legend)
 
 
 def _effect(row: Any) -> list[str]:
@@ -205,7 +206,7 @@ def _effect(row: Any) -> list[str]:
         return ["–"] * 3
     floor = "" if pd.isna(row.p) or pd.isna(row.p_floor) else f" ({p_value(row.p_floor)})"
     rank = verdicts.rank(row)
-    return [row.heads, verdicts.change(row), rank if rank == "–" else f"{rank}: {p_value(row.p)}{floor}"]
+    return [row.heads, verdicts.harm(row), rank if rank == "–" else f"{rank}: {p_value(row.p)}{floor}"]
 
 
 def steering(a: Run, b: Run) -> list:

@@ -3,6 +3,8 @@
 Differences are said as they are; the intervals stand beside them in the figure.
 """
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from stages import tasks
@@ -19,6 +21,7 @@ SHOWN = {  # task: what its parts are called, one and many
     if tasks.of(name).part and tasks.of(name).main == "accuracy" and tasks.of(name).counted
 }
 REPEATS = "repeats"  # the one task whose loss is counted
+STEPPING = "iteration"  # what a guess gets depends on the function
 BASELINES = ("ngram", "ngram_prompt")
 NOTE = (
     "A control that knows only which words followed which: n-grams (interpolated modified Kneser-Ney, Chen & Goodman "
@@ -50,6 +53,33 @@ def counting(slot: Slot, context: Context) -> list:
         return [Note(NOTE), Note(f"{text} Data: `{path}`.")]
     legend = [(colour, shape, label) for label, colour, shape in charts.SERIES.values()]
     return [Note(NOTE), Figure(figure, text, path, "cards", legend)]
+
+
+def guess(slot: Slot, counted: pd.DataFrame, task: str, measure: str, condition: str = "all") -> float | None:
+    """Return what a guess gets: a task's chance, if that is one number, else that of its condition, else n-grams'."""
+    chance = tasks.of(task).chance.get(measure)
+    if chance is not None:
+        return chance
+    if task == STEPPING and condition in set(slot.iteration["function"]):
+        return float(slot.iteration.set_index("function").loc[[condition], "symbols_chance"].iloc[0])
+    rows = counted[(counted["task"] == task) & (counted["measure"] == measure) & (counted["condition"] == "all")]
+    rows = rows[rows["baseline"] == BASELINES[0]]
+    return float(rows["value"].iloc[0]) if len(rows) else None
+
+
+def guesses(slot: Slot, context: Context, cells: Iterable[tuple[str, str, str]]) -> str:
+    """Say what a guess gets in cells (task, measure, condition), and where that is not known."""
+    known, unknown = {}, {}
+    for task, measure, condition in cells:
+        name = context.task(task) + ("" if condition == "all" else f" ({condition})")
+        value = guess(slot, context.counted, task, measure, condition)
+        if value is None:
+            unknown[name] = f"no guess was counted for {name}"
+        else:
+            counts = task != STEPPING and measure not in tasks.of(task).chance
+            known[name] = f"{number(value)} on {name}{' (n-grams of the text)' * counts}"
+    said = [f"Dashed: what a guess gets, {listed(known.values())}"] if known else []
+    return capital("; ".join([*said, *unknown.values()])) + "."
 
 
 def beside(effects: pd.DataFrame, counted: pd.DataFrame, task: str) -> pd.DataFrame:

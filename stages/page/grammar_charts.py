@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.page.charts import BLUE, GREY, INK, MUTED, ORANGE, SEQUENTIAL
 
-WIDTH = 960  # of the map, at most, in pixels
+WIDTH = 830  # of the map, at most, in pixels
 
 
 def relation_map(cells: pd.DataFrame, rows: pd.DataFrame, layers: pd.DataFrame) -> alt.LayerChart:

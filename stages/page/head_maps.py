@@ -42,10 +42,10 @@ def head_map(heads: pd.DataFrame, family: Family | None, whole: list[int]) -> al
     return alt.layer(cells, noted, members, view=alt.ViewConfig(fill=PALE))
 
 
-def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerChart:
-    """Draw one task's first-order changes, layer x head, around 0; heads with an exact change are outlined.
+def harm_map(heads: pd.DataFrame, whole: list[int]) -> alt.LayerChart:
+    """Draw one task's first-order harm, layer x head, around 0: worse is orange; heads with exact harm are outlined.
 
-    heads: layer, head, name, first_order, exact, change, low, high, q. falls: less is better; worse is orange.
+    heads: layer, head, name, first_order, exact, low, high, q, as of `rows.single_heads`.
     """
     data = heads.assign(
         interval=[f"{low:+.3f} to {high:+.3f}" for low, high in zip(heads["low"], heads["high"], strict=True)],
@@ -57,11 +57,10 @@ def change_map(heads: pd.DataFrame, falls: bool, whole: list[int]) -> alt.LayerC
         alt.Tooltip("first_order:Q", title="first order", format="+.4f"),
         alt.Tooltip("exact:Q", title="exact", format="+.4f"),
         alt.Tooltip("interval:N", title="95 % interval"),
-        alt.Tooltip("q:Q", title="q-value of the exact change", format=".4f"),
+        alt.Tooltip("q:Q", title="q-value of the exact harm", format=".4f"),
     ]
     top = max(float(data["first_order"].abs().max()), 1e-6)
-    colours = DIVERGING[::-1] if falls else DIVERGING
-    scale = alt.Scale(domain=[-top, 0, top], range=colours, interpolate="lab")
+    scale = alt.Scale(domain=[-top, 0, top], range=DIVERGING, interpolate="lab")
     legend = legend_of(data["head"].nunique(), [-top, top], ".2g")
     base = grid_of(data, whole, tooltip)
     cells = base.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(

@@ -121,4 +121,6 @@ def table(steps: pd.DataFrame, path: str) -> Table:
         "Tape positions, in per cent; the head was chosen on the other half of the prompts. Bold: the 95 % interval "
         "lies above the best fixed offset. Members: of the family, on all prompts; ':' is one family for all functions."
     )
-    return Table(columns, cells, says, path, (3, 4, 5, 6, 7, 8), tuple(marked))
+    return Table(
+        columns, cells, says, path, (3, 4, 5, 6, 7, 8), tuple(marked), folded="Where heads look on the tape, in numbers"
+    )

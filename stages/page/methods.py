@@ -76,7 +76,7 @@ READING = (
     " let in first, and every claim says which its control sets hold. The rank p is (1 + control sets that do at "
     "least as much harm) / (1 + control sets); it cannot fall below its floor, 1 / (1 + control sets), so that at the"
     " floor no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot: every family on "
-    "the main measure of every task that it is asked about. On other tasks no control sets are run: the change there "
+    "the main measure of every task that it is asked about. On other tasks no control sets are run: the harm there "
     "only shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is"
     " given, and the more they share, the less a rank among them says.",
     "Intervals of effects are over clusters of prompts (Student's t, corrected for skewness after Hall 1992; Wilson's "
@@ -114,7 +114,7 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
     ]  # fmt: skip
     files.append([COUNTING.as_posix(), "what counting words can do on the same prompts", COUNTED.replace(" ", ", ")])
     return [
-        Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())]),
+        Section("methods", "Methods in short", [*reading, Table(columns, table, numeric=())], seen=1),
         Section("data", "Where the data lie", [
             Note("All paths are relative to the repository. `dvc repro` makes every one of them again."),
             Table(["file", "what it holds", "columns"], files),
@@ -135,7 +135,7 @@ def prompts(sources: pd.DataFrame) -> list[Section]:
         Note(ORIGIN),
         Table(["task", "source", "prompts", "to choose / to report", "independent", "example"], body, "",
               SOURCES.as_posix(), numeric=(2, 3, 4)),
-    ])]  # fmt: skip
+    ], seen=1)]  # fmt: skip
 
 
 def compared(slots: list[Slot]) -> list[Section]:

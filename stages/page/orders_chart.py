@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from stages.page.charts import BLUE, ORANGE
+from stages.page.charts import BLUE, INK, ORANGE, two_lines
 
 ANSWERS = {  # kind of answer: (label, colour, shape), in display order
     "right": ("right answer, as demonstrated", BLUE, "circle"),
@@ -14,12 +14,19 @@ ANSWERS = {  # kind of answer: (label, colour, shape), in display order
 def answers(rows: pd.DataFrame) -> alt.LayerChart:
     """Draw the share of right and of rival answers with 95 % intervals.
 
-    rows: columns shown (order and how it is given), kind (of `ANSWERS`), value, low, high, trials, in display order.
+    rows: columns shown (order and how it is given), kind (of `ANSWERS`), value, low, high, trials, guess (of right
+    answers, where it is known; drawn dashed), in display order.
     """
     names = list(ANSWERS)
     labels, colours, shapes = zip(*ANSWERS.values(), strict=True)
     position = {
-        "y": alt.Y("shown:N", sort=list(dict.fromkeys(rows["shown"])), title=None, scale=alt.Scale(paddingInner=0.3)),
+        "y": alt.Y(
+            "shown:N",
+            sort=list(dict.fromkeys(rows["shown"])),
+            title=None,
+            axis=two_lines(),
+            scale=alt.Scale(paddingInner=0.3),
+        ),
         "yOffset": alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names)),
     }
     labelled = rows.assign(what=rows["kind"].map(dict(zip(names, labels, strict=True))))
@@ -37,7 +44,9 @@ def answers(rows: pd.DataFrame) -> alt.LayerChart:
     )
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     x = alt.X("value:Q", title="share of words", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    guess = base.transform_filter("isValid(datum.guess)").mark_tick(thickness=1.5, size=12, strokeDash=[3, 2])
     return alt.layer(
+        guess.encode(x=alt.X("guess:Q"), color=alt.value(INK)),
         base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=46, opacity=1).encode(x=x, shape=shape),
     )

@@ -85,12 +85,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the page; `open`: so many of its blocks are seen at once, the others start closed; 0: all."""
+    """A headed part of the page; `seen`: so many of its blocks are seen at once, the others start closed; 0: all."""
 
     anchor: str
     title: str
     blocks: list[Figure | Table | Note | Fold]
-    open: int = 0
+    seen: int = 0
 
 
 def render(

@@ -107,11 +107,11 @@ def _held_table(holds: pd.DataFrame, arms: list[str], path: str) -> Table:
 def _used_table(used: pd.DataFrame, arms: list[str], path: str) -> Table:
     rows = []
     for (arm, tokens, measure), of_set in _grouped(used, arms, ["arm", "tokens", "measure"]):
-        cells = [_ranged(of_set.loc[of_set["what"] == edit, "value"], sign=True) for edit in EDITS]
+        cells = [_ranged(_harm(of_set[of_set["what"] == edit]), sign=True) for edit in EDITS]
         rows.append([arm.replace("_", " "), tokens, measure, number(of_set["control"].mean()), *cells])
     columns = ["variant", "tokens", "outcome", "intact", *EDITS.values()]
-    says = "Whether states are used: change of the outcome of all other tokens when the states of some are replaced at "
-    says += "every layer; mean over seeds and, in brackets, the range. Loss in nats: more is worse."
+    says = "Whether states are used: harm to the outcome of all other tokens when the states of some are replaced at "
+    says += "every layer, + is worse, loss in nats; mean over seeds and, in brackets, the range."
     return Table(columns, rows, says, path, tuple(range(3, 8)))
 
 
@@ -145,23 +145,28 @@ def edits(used: pd.DataFrame, arm: str) -> str:
     rows = used[used["arm"] == arm]
     sentences = []
     for tokens, of_set in rows[rows["measure"] == "accuracy"].groupby("tokens", sort=False):
-        if parts := _changes(of_set):
+        if parts := _harms(of_set):
             name = "the registers" if tokens == REGISTER else f"as many {tokens}" if "ordinary" in tokens else tokens
-            sentences.append(f"{capital(name)} change the accuracy of the others by {listed(parts)}.")
+            sentences.append(f"{capital(name)}, harm to the accuracy of the others: {listed(parts)}.")
     loss = rows[(rows["measure"] == "loss") & (rows["tokens"] == REGISTER)]
-    if parts := _changes(loss):
-        sentences.append(f"The registers change the loss of the others (nats) by {listed(parts)}.")
+    if parts := _harms(loss):
+        sentences.append(f"The registers, harm to the loss of the others (nats): {listed(parts)}.")
     zero, drop = (loss.loc[loss["what"] == edit] for edit in ("zero", "drop"))
     if len(zero) and (zero["low"].to_numpy() > drop["high"].to_numpy()).all():
         sentences.append(
-            f"Zero is not absence: it changes the loss by {_ranged(zero['value'], sign=True)} nats, dropping the same "
-            f"tokens by {_ranged(drop['value'], sign=True)}."
+            f"Zero is not absence: it does harm {_ranged(zero['value'], sign=True)} to the loss (nats), dropping the "
+            f"same tokens {_ranged(drop['value'], sign=True)}."
         )
     return " ".join(sentences)
 
 
-def _changes(of_set: pd.DataFrame) -> list[str]:
-    """Return what every edit changes, with in how many runs it is told apart from 0 where not in all."""
+def _harm(rows: pd.DataFrame) -> pd.Series:
+    """Return changes of an outcome as harm: positive is worse, a loss as it is, accuracies with the sign turned."""
+    return rows["value"].where(rows["measure"] == "loss", -rows["value"])
+
+
+def _harms(of_set: pd.DataFrame) -> list[str]:
+    """Return what harm every edit does, with in how many runs it is told apart from 0 where not in all."""
     parts = []
     for edit, how in EDITS.items():
         runs = of_set[of_set["what"] == edit]
@@ -169,15 +174,15 @@ def _changes(of_set: pd.DataFrame) -> list[str]:
             continue
         sides, count = [beyond(*pair) for pair in zip(runs["low"], runs["high"], strict=True)], len(runs)
         worse, better = sides.count(-1), sides.count(1)  # as printed
-        change = _ranged(runs["value"], sign=True)
+        harm = _ranged(_harm(runs), sign=True)
         if runs["value"].abs().max() <= EXACT:
-            parts.append(f"nothing when {how}")
+            parts.append(f"none when {how}")
         elif worse == count or better == count:
-            parts.append(f"{change} when {how}")
+            parts.append(f"{harm} when {how}")
         elif worse + better == 0:
-            parts.append(f"{change} when {how} (not told apart from 0)")
+            parts.append(f"{harm} when {how} (not told apart from 0)")
         else:
-            parts.append(f"{change} when {how} (told apart from 0 in {worse + better} of {count} runs)")
+            parts.append(f"{harm} when {how} (told apart from 0 in {worse + better} of {count} runs)")
     return parts
 
 
@@ -201,10 +206,10 @@ def apart(states: pd.DataFrame, arm: str) -> str:
             f"one {patches[1]} in {more} of {len(first)} runs, worse in {less}."
         )
     used = rows[(rows["question"] == "used") & (rows["measure"] == "accuracy") & (rows["what"] == "shuffle")]
-    each = {tokens: of.sort_values("seed")["value"] for tokens, of in used.groupby("tokens")}
+    each = {tokens: _harm(of.sort_values("seed")) for tokens, of in used.groupby("tokens")}
     if REGISTER in each and len(each[REGISTER]) > 1 and (each[REGISTER].abs() > EXACT).any():
         beside = [tokens for tokens in each if "ordinary" in tokens]
-        text = f"Exchanging registers, run by run: {_by_run(each[REGISTER], sign=True)}"
+        text = f"Exchanging registers, harm run by run: {_by_run(each[REGISTER], sign=True)}"
         text += "".join(f"; as many {tokens}: {_by_run(each[tokens], sign=True)}" for tokens in beside)
         sentences.append(f"{text}.")
     return " ".join(sentences)

@@ -15,7 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.page import charts, inputs, recipe_design, recipe_findings, recipe_graded, recipe_states
+from stages.page import charts, inputs, recipe_design, recipe_findings, recipe_graded, recipe_lengths, recipe_states
 from stages.page.page import Chart, Figure, Note, Section, Table
 from stages.page.sentences import capital
 from stages.recipes.graded import Graded
@@ -38,6 +38,11 @@ BEST = (
     " For attention, the head with the largest score at each checkpoint, chosen on one half of the held-out sequences "
     "and shown on the other."
 )
+SHORT = (
+    "Over training: a thin line per seed; band and bar: where the first variant changes fastest; dashed: what guessing "
+    "or simpler means reach. The other curves, and how this was measured, are folded below."
+)
+LEAD = 3  # charts that are seen at once
 TITLE = 30  # letters in a line of an axis title, as long as the axis
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
 
@@ -81,14 +86,15 @@ def sections(studies: Mapping[Path, Studies], root: Path = Path()) -> list[Secti
     shown_each = []
     for name, results in by_recipe.items():
         shown, *others = sorted(results, key=lambda study: (not study.made, -study.runs))
-        blocks = [Note(text) for text in [provenance(shown)] if text] + _blocks(shown)
+        blocks = _blocks(shown) + [Note(text) for text in [provenance(shown)] if text]
         for other in others:
             blocks += _beside(shown, other) if other.made and shown.made else []
         lesson = _lesson(shown.recipe)
         title = "What states hold" if isinstance(lesson, States) else "Heads that emerge"
         title = "What a store gives" if isinstance(lesson, Graded) else title
-        figures = [number for number, block in enumerate(blocks) if block.kind == "figure"]
-        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks, open=1 + min(figures, default=-1)))
+        first = min((number for number, block in enumerate(blocks) if block.kind == "figure"), default=-1)
+        usual = any(study.default for study in results)  # of what `dvc repro` trains the figure is seen at once
+        shown_each.append(Section(f"recipe-{name}", f"{title}: {name}", blocks, seen=first + usual))
     return shown_each
 
 
@@ -171,15 +177,17 @@ def _blocks(results: Results) -> list:
     first = earliest(kept[0], min(study.steps, kept[-1] - kept[0]), study.factor)
     lesson = _lesson(recipe)
     axes = recipe_graded.AXES if isinstance(lesson, Graded) else {}
-    cards = [
-        Chart(
+    cards = {
+        measure: Chart(
             chart(curve, whole, measure, arms, study, axes.get(measure, "")),
             capital(say.said(measure)),
             say.jumps(whole, measure, alike, first),
         )
         for measure in dict.fromkeys(curve["measure"])
         if "@" not in measure
-    ]
+    }
+    reach = recipe_lengths.reach(recipe, curve, whole, COLOURS, DASHES)
+    lead = [*reach, *(cards.pop(measure) for measure in compared[len(reach) - LEAD :] if measure in cards)]
     legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
     factor = study.factor
     stretch = f"{study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
@@ -192,23 +200,23 @@ def _blocks(results: Results) -> list:
         "mean loss for nats) in any run, or ends at chance."
     )
     caption += "" if isinstance(lesson, Graded) else BEST
-    remarks = lesson.remarks
-    curves = Figure(cards, caption, path, "cards", legend)
+    curves = [Figure(lead, SHORT if cards else caption, path, "cards", legend)] if lead else []
+    others = [Figure(list(cards.values()), caption, path, "cards", legend)] if cards else []
+
+    def opening(design: str) -> list:
+        """Return what is asked, the first figure, how it was measured, the other curves."""
+        asked, how = ([lesson.remarks], [design]) if lesson.remarks else ([design], [])
+        return [*map(Note, asked), *curves, *map(Note, how), *others]
+
     if isinstance(lesson, States):
         where = folder / "states.csv"
         states = inputs.frame(where, recipe_states.COLUMNS, recipe_states.TEXT)
-        texts = [recipe_states.design(recipe), remarks]
-        return [*map(Note, texts), curves, *recipe_states.blocks(states, recipe, where.as_posix())]
+        return [*opening(recipe_states.design(recipe)), *recipe_states.blocks(states, recipe, where.as_posix())]
     if isinstance(lesson, Graded):
         where = (folder / "findings.csv").as_posix()
-        texts = [recipe_graded.design(recipe), remarks]
-        return [*map(Note, texts), curves, *recipe_graded.blocks(recipe, whole, curve, where)]
-    blocks = [
-        Note(recipe_design.design(recipe) + recipe_design.widened(results.spacing) + recipe_design.schedule(recipe)),
-        *([Note(remarks)] if remarks else []),
-        curves,
-        Note(say.order(whole, arms[0], results.runs)),
-    ]
+        return [*opening(recipe_graded.design(recipe)), *recipe_graded.blocks(recipe, whole, curve, where)]
+    design = recipe_design.design(recipe) + recipe_design.widened(results.spacing) + recipe_design.schedule(recipe)
+    blocks = [*opening(design), Note(say.order(whole, arms[0], results.runs))]
     if isinstance(recipe.train, Revisions):
         return blocks
     header, rows = say.every_run(findings, arms, [name for name in compared if name in set(findings["measure"])])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,13 @@ class Change:
     value: float
     low: float
     high: float
+
+    def harm(self, falls: bool) -> "Change":
+        """Return it as harm, positive where it is for the worse: a loss (falls) as it is, others with the sign turned.
+
+        All effects of taking something away are shown in this way; the tables hold changes as they are.
+        """
+        return self if falls else Change(-self.value, -self.high, -self.low)
 
 
 def intact(effects: pd.DataFrame) -> pd.DataFrame:
@@ -52,12 +60,12 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
 
     Rows are of the kind of ablation that controls have. `home`: the task is one that the family is asked about;
     `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is given on; `harm`: the
-    change for the worse; `as_harmful`: control sets that do as much harm (empty without controls); `besides`: kind of
-    ablation -> `Change`, of the other kinds.
+    change for the worse, from `harm_low` to `harm_high`, that of control sets `control_harm`; `as_harmful`: control
+    sets that do as much harm (empty without controls); `besides`: kind of ablation -> its harm, of the other kinds.
     """
     rows, sets, besides = effects[effects["purpose"] == "family"], asked(families), other_kinds(effects)
     changes = {
-        (row.kind, *(getattr(row, name) for name in SAME)): Change(row.change, row.low, row.high)
+        (row.kind, *(getattr(row, name) for name in SAME)): harm(row)
         for row in rows[rows["kind"].isin(besides)].itertuples()
     }
     rows = rows[rows["kind"] == main_kind(effects)].copy()
@@ -70,8 +78,10 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
         _in(rows, ["family", "condition"], conditions) & ~both
     )  # its condition, where 'all' has no row
     rows["claim"] = rows["whole"] & rows["home"] & _main(rows)
-    less_is_better = [falls(*pair) for pair in zip(rows["task"], rows["measure"], strict=True)]
-    rows["harm"] = rows["change"] * np.where(less_is_better, 1.0, -1.0)
+    harms = [harm(row) for row in rows.itertuples()]
+    rows["harm"] = [each.value for each in harms]
+    rows["harm_low"], rows["harm_high"] = [each.low for each in harms], [each.high for each in harms]
+    rows["control_harm"] = rows["control_change"] * _signs(rows)
     rows["as_harmful"] = (rows["p"] * (1 + rows["controls"])).round() - 1
     keys = list(zip(*(rows[name] for name in SAME), strict=True))
     rows["besides"] = [{kind: changes[kind, *key] for kind in besides if (kind, *key) in changes} for key in keys]
@@ -81,6 +91,16 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
     rows["task_place"] = rows["task"].map(places).fillna(len(places))
     return rows.sort_values(["place", "family", "home", "task_place", "task", "measure", "condition"],
                             ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
+
+
+def harm(row: Any) -> Change:
+    """Return a row's change (columns task, measure, change, low, high) as harm."""
+    return Change(row.change, row.low, row.high).harm(falls(row.task, row.measure))
+
+
+def _signs(rows: pd.DataFrame) -> np.ndarray:
+    """Return 1 for every row whose measure is worse when it rises, -1 for the others."""
+    return np.array([1.0 if falls(*pair) else -1.0 for pair in zip(rows["task"], rows["measure"], strict=True)])
 
 
 def _in(rows: pd.DataFrame, columns: list[str], keys: set[tuple]) -> pd.Series:
@@ -120,23 +140,32 @@ def asked(families: Mapping[str, Family]) -> dict[str, Family]:
 
 
 def control_sets(effects: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the control sets of claims, one row each: family, task, measure, condition, change, heads, draw."""
+    """Return the control sets of claims, one row each: family, task, measure, condition, change, harm, heads, draw."""
     rows = effects[(effects["purpose"] == "control") & (effects["kind"] == main_kind(effects))]
-    return rows[[*SAME, "change", "heads", "draw"]].merge(claims[SAME], on=SAME)
+    rows = rows.assign(harm=rows["change"] * _signs(rows))
+    return rows[[*SAME, "change", "harm", "heads", "draw"]].merge(claims[SAME], on=SAME)
 
 
 def dots(claims: pd.DataFrame, controls: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Return the rows of the effects figure: families with intervals ('family') and their control sets ('control')."""
     apart = (claims["p"] <= alpha) & (claims["harm"] > 0)
-    own = claims.assign(series="family", apart=apart.astype(int))
+    own = claims.assign(series="family", apart=apart.astype(int), low=claims["harm_low"], high=claims["harm_high"])
     other = controls.assign(series="control", apart=0, low=np.nan, high=np.nan)
-    keep = ["family", "series", "change", "low", "high", "heads", "apart"]
-    return pd.concat([part[keep] for part in (own, other) if len(part)], ignore_index=True).dropna(subset="change")
+    keep = ["family", "series", "harm", "low", "high", "heads", "apart"]
+    return pd.concat([part[keep] for part in (own, other) if len(part)], ignore_index=True).dropna(subset="harm")
 
 
 def single_heads(causal: pd.DataFrame) -> pd.DataFrame:
-    """Return a slot's causal table with the name of every head."""
-    return causal.assign(name=[head_name(*pair) for pair in zip(causal["layer"], causal["head"], strict=True)])
+    """Return a slot's causal table with the name of every head, its effects as harm: first_order, exact, low, high."""
+    signs = _signs(causal)
+    low, high = (np.where(signs > 0, causal[ends[0]], -causal[ends[1]]) for ends in (("low", "high"), ("high", "low")))
+    return causal.assign(
+        name=[head_name(*pair) for pair in zip(causal["layer"], causal["head"], strict=True)],
+        first_order=causal["first_order"] * signs,
+        exact=causal["exact"] * signs,
+        low=low,
+        high=high,
+    )
 
 
 def silenced_in(effects: pd.DataFrame) -> dict[str, list[str]]:

@@ -35,8 +35,8 @@ class Context:
 class SlotSection:
     """A section that every slot has; sections stand by `order`.
 
-    build: slot, context -> blocks (Figure, Table, Note). predicts: it needs a model that predicts words. shown: whether
-    a slot has it at all.
+    build: slot, context -> blocks (Figure, Table, Note), answer and figure first. predicts: it needs a model that
+    predicts words. shown: whether a slot has it at all. seen: so many of its blocks are seen at once; 0: all.
     """
 
     anchor: str
@@ -45,3 +45,4 @@ class SlotSection:
     build: Callable[[Slot, Context], list]
     predicts: bool = False
     shown: Callable[[Slot], bool] = lambda slot: True
+    seen: int = 0

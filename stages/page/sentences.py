@@ -72,6 +72,12 @@ def decimals(measure: str) -> int:
     return MEASURES.get(measure, ("", 3))[1]
 
 
+def lost(task: str, measure: str) -> str:
+    """Say what harm to a measure is, for an axis: its rise where less of it is better, else its fall."""
+    falls = tasks.of(task).falls if task in TASKS else ("loss",)
+    return f"{'rise' if measure in falls else 'fall'} of {MEASURES.get(measure, (measure,))[0]}"
+
+
 def p_value(p: float) -> str:
     """Write a p- or q-value: two decimals, three below 0.1 where two would round it."""
     if math.isnan(p) or p < 0.001:

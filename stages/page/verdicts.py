@@ -48,13 +48,17 @@ def digits_of(change: Change, measure: str) -> int:
     return digits + any(0 < abs(bound) < 0.5 * 10**-digits for bound in (change.low, change.high))
 
 
-def change(row: Any) -> str:
-    """Write a row's change with its interval, where there is one."""
-    return written(Change(row.change, row.low, row.high), row.measure)
+def harm(row: Any) -> str:
+    """Write a row's harm with its interval, where there is one."""
+    return written(_harm(row), row.measure)
+
+
+def _harm(row: Any) -> Change:
+    return Change(row.harm, row.harm_low, row.harm_high)
 
 
 def written(change: Change, measure: str) -> str:
-    """Write a change of a measure with its interval, where there is one."""
+    """Write a change of a measure, or its harm, with its interval, where there is one."""
     digits = digits_of(change, measure)
     return f"{number(change.value, digits, True)} {interval(change.low, change.high, digits, True)}".strip()
 
@@ -84,7 +88,7 @@ def claim(row: Any, alpha: float, again: bool = False) -> str:
     what = "Silencing the same heads" if again else f"Silencing {heads_said(row)}"
     text = (
         f"{what} takes {name} from {number(row.intact, digits)} to {number(row.value, digits)} on these "
-        f"{int(row.trials)} prompts, {change(row)} for these heads"
+        f"{int(row.trials)} prompts, harm {harm(row)} for these heads"
     )
     note = f" Note: {row.note}." if row.note else ""
     return f"{text}{verdict(row, alpha, again)}.{note}{disagreement(row)}"
@@ -92,9 +96,9 @@ def claim(row: Any, alpha: float, again: bool = False) -> str:
 
 def disagreement(row: Any) -> str:
     """Say what another kind of ablation does, which has no control sets, where only one of both is clear of 0."""
-    here = side(Change(row.change, row.low, row.high), row.measure)
+    here = side(_harm(row), row.measure)
     return "".join(
-        f" With {method(kind)} in their place the change is {written(other, row.measure)}, without control sets to "
+        f" With {method(kind)} in their place the harm is {written(other, row.measure)}, without control sets to "
         "compare with."
         for kind, other in row.besides.items()
         if side(other, row.measure) != here
@@ -149,14 +153,12 @@ def specificity(rows: pd.DataFrame) -> str:
     """Say what the same heads do to tasks that the family is not asked about; no control sets are run there."""
     parts = []
     for row in rows[rows["change"].notna()].itertuples():
-        clear = side(Change(row.change, row.low, row.high), row.measure)
-        how = (
-            "not told apart from no change" if not clear else "damage there, too" if row.harm > 0 else "for the better"
-        )
-        parts.append(f"{measured(row.task, row.measure)} by {change(row)} on {int(row.trials)} prompts ({how})")
+        clear = side(_harm(row), row.measure)
+        how = "not told apart from none" if not clear else "damage there, too" if row.harm > 0 else "for the better"
+        parts.append(f"{harm(row)} to {measured(row.task, row.measure)} on {int(row.trials)} prompts ({how})")
     if not parts:
         return ""
-    return f"As a check that the damage is not general, without control sets: it changes {listed(parts)}."
+    return f"As a check that the damage is not general, without control sets: harm {listed(parts)}."
 
 
 def elsewhere(slot: Slot, claims: pd.DataFrame) -> str:

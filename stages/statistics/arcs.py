@@ -23,6 +23,7 @@ COLUMNS = (
     "gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high members note"
 ).split()
 TASK = "treebank"
+READ = "prompt split layer head queries mass hits_word sink sink_elsewhere mass_null baseline best_offset".split()
 UAS = "dep-to-head"  # the direction whose hits are the UAS
 
 

@@ -24,6 +24,9 @@ COLUMNS = (
 
 
 TASK = "iteration"
+READ = (
+    "prompt split cluster layer head queries mass over_half mass_null over_half_null baseline best_offset recalled"
+).split()
 
 
 def table(relations: Callable[[str], pd.DataFrame], heads: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ The same rows give the same bytes. What is read is checked against the schema th
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from stages.store.errors import UserError
 from stages.store.files import replacing
 
 ROW_GROUP = 65_536  # rows
+PIECE = 2048  # rows of a table that is read piece by piece
 
 
 def reason(path: Path) -> str:
@@ -47,12 +49,18 @@ def read(
     return table.to_pandas()
 
 
-def pieces(path: Path, schema: pa.Schema, rows: int = 1024) -> Iterator[pd.DataFrame]:
-    """Yield a table as data frames of so many rows at most: memory does not grow with it. Errors: see `read`."""
+def number_of_pieces(path: Path) -> int:
+    """Return how many pieces of `PIECE` rows a table has."""
+    return -(-pq.read_metadata(path).num_rows // PIECE)
+
+
+def piece(path: Path, schema: pa.Schema, number: int) -> pd.DataFrame:
+    """Read some `PIECE` rows of a table: memory does not grow with it. Errors: see `read`."""
     _check(path, read_schema(path), schema, None)
+    group, inside = divmod(number * PIECE, ROW_GROUP)
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(rows):
-            yield batch.to_pandas()
+        batches = file.iter_batches(PIECE, row_groups=[group])
+        return next(islice(batches, inside // PIECE, None)).to_pandas()
 
 
 def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] | None) -> None:

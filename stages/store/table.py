@@ -8,7 +8,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +63,18 @@ class Table:
                 raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
         return rows
 
-    def pieces(self, *of: str) -> Iterator[pd.DataFrame]:
-        """Yield the table's rows, some at once: see `parquet.pieces`."""
-        return parquet.pieces(self.path(*of), self.schema)
+    def of_prompts(self, *of: str, columns: list[str]) -> pd.DataFrame:
+        """Read what rows say of their prompts, which those of all heads say alike: from the first head's rows alone."""
+        layer, head = records.heads(of[0])[0]
+        return self.read(*of, columns=columns, only=[("layer", "==", layer), ("head", "==", head)])
+
+    def number_of_pieces(self, *of: str) -> int:
+        """Return how many pieces the table is read in."""
+        return parquet.number_of_pieces(self.path(*of))
+
+    def piece(self, *of: str, number: int) -> pd.DataFrame:
+        """Read some of the table's rows: see `parquet.piece`."""
+        return parquet.piece(self.path(*of), self.schema, number)
 
     def writer(self, *of: str) -> AbstractContextManager:
         """Return a context that yields a function which appends rows: see `parquet.writer`."""

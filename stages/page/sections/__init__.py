@@ -24,6 +24,9 @@ def build(slot: Slot, context: Context) -> list[Section]:
         text = f"No results yet: {slot.path('model.json')} does not exist. Run `dvc repro`."
         return [Section("model", "What was studied", [Note(text)])]
     shown = [section for section in sections() if section.shown(slot)]
-    parts = [(section, Section(section.anchor, section.title, section.build(slot, context))) for section in shown]
+    parts = [
+        (section, Section(section.anchor, section.title, section.build(slot, context), section.seen))
+        for section in shown
+    ]
     predicting = {section.anchor for section, _ in parts if section.predicts}
     return gaps.limits(slot, [part for _, part in parts], predicting)

@@ -180,7 +180,7 @@ def _previous(feeding: pd.DataFrame, heads: pd.DataFrame, whole: Any, slot: Slot
     if best["feeder"] != 1:
         text += (
             f" The earlier head with the highest such score, {best['source']} ({number(best['previous'])}), is no "
-            f"feeder of these keys: noising it changes the score by {number(-best['effect'], 3, True)}."
+            f"feeder of these keys: noising it takes {number(best['effect'], 3)} off the score."
         )
     if pd.notna(whole["rho_p"]):
         text += (
@@ -274,4 +274,4 @@ def drawing(rows: pd.DataFrame) -> Any:
     return charts.circuit(edges, (len(keep) - 1) / 2)
 
 
-SECTION = SlotSection("circuit", "The circuit of induction", 60, circuit, predicts=True)
+SECTION = SlotSection("circuit", "The circuit of induction", 60, circuit, predicts=True, seen=3)

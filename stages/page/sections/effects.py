@@ -6,7 +6,7 @@ from stages.page import charts, rows, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import MEASURES, capital, decimals, number, p_value
+from stages.page.sentences import capital, decimals, lost, number, p_value
 
 
 def effects(slot: Slot, context: Context) -> list:
@@ -22,15 +22,14 @@ def effects(slot: Slot, context: Context) -> list:
         f"{verdicts.method(rows.main_kind(slot.effects))} on prompts of the other half, and so are control sets: as "
         "many other heads, from the same or nearest layers. A verdict is the family's rank among its control sets; an "
         "interval is over prompts and for these heads only. Each cell has few prompts, so that its intact value is not "
-        "that of all prompts under 'What the intact model can do'. Higher accuracy, recall, log-probability and margin "
-        "are better; lower loss is better."
+        "that of all prompts under 'What the intact model can do'."
     )
     said = [Note(text) for text in _verdicts(silenced, context.alpha)]
     folded = Fold(f"Each of {len(said)} families in words", said)
     legend = [(charts.BLUE, "diamond", f"the family's best heads, rank p at most {context.alpha:g}"),
               (charts.BLUE, "hollow diamond", "not told apart, no harm, or no control set"),
               (charts.GREY, "circle", "one control set each")]  # fmt: skip
-    says = ["Lines: 95 % intervals for these heads over prompts.", verdicts.controls(claims)]
+    says = ["Right of 0 is worse. Lines: 95 % intervals for these heads over prompts.", verdicts.controls(claims)]
     says = " ".join(filter(None, [*says, verdicts.over_all(claims, context.alpha)]))
     cards = _cards(slot, claims, context)
     figure = [Figure(cards, says, path, "cards", legend)] if cards else []
@@ -44,7 +43,7 @@ def _cards(slot: Slot, claims: pd.DataFrame, context: Context) -> list[Chart]:
         same = controls[(controls["task"] == task) & (controls["measure"] == measure)]
         drawn = rows.dots(part, same, context.alpha)
         if len(drawn):
-            chart = charts.effects(drawn, MEASURES.get(measure, (measure,))[0], list(dict.fromkeys(part["family"])))
+            chart = charts.effects(drawn, lost(task, measure), list(dict.fromkeys(part["family"])))
             cards.append(Chart(chart, capital(f"{context.task(task)}: {measure}")))
     return cards
 
@@ -64,8 +63,8 @@ def _verdicts(silenced: pd.DataFrame, alpha: float) -> list[str]:
 def _tables(silenced: pd.DataFrame, besides: list[str], context: Context, path: str) -> list[Table]:
     whole, parts = silenced[silenced["whole"]], silenced[~silenced["whole"] & silenced["home"]]
     says = (
-        "Intact: on the same prompts. Mean of controls: the mean change of the control sets. As harmful: control sets "
-        "that do as much harm or more. "
+        "Intact: on the same prompts. Harm: + is worse. Mean of controls: the mean harm of the control sets. As "
+        "harmful: control sets that do as much harm or more. "
         "Rank p = (1 + as harmful) / (1 + control sets). Tasks without control sets are checks of specificity."
     )
     tables = [_table(whole, besides, context, says, path, "")]
@@ -83,12 +82,12 @@ def _table(silenced: pd.DataFrame, besides: list[str], context: Context, says: s
         where = context.task(row.task) + (f", {row.condition}" if folded else "")
         cells.append([
             row.family, f"{where}: {row.measure}", number(row.intact, digits), number(row.value, digits),
-            verdicts.change(row), *(_other(row, kind, digits) for kind in besides),
-            number(row.control_change, digits, True),
+            verdicts.harm(row), *(_other(row, kind, digits) for kind in besides),
+            number(row.control_harm, digits, True),
             verdicts.rank(row), p_value(row.p), p_value(row.q), f"{int(row.trials)} ({int(row.clusters)})", row.note,
         ])  # fmt: skip
-    others = [f"change, {verdicts.method(kind)} in place" for kind in besides]
-    columns = ["family", "task: measure", "intact", "silenced", "change", *others, "mean of controls", "as harmful",
+    others = [f"harm, {verdicts.method(kind)} in place" for kind in besides]
+    columns = ["family", "task: measure", "intact", "silenced", "harm", *others, "mean of controls", "as harmful",
                "rank p", "q", "prompts (clusters)", "note"]  # fmt: skip
     return Table(columns, cells, says, path, tuple(range(2, len(columns) - 1)), folded=folded)
 
@@ -97,4 +96,4 @@ def _other(row, kind: str, digits: int) -> str:
     return number(row.besides[kind].value, digits, True) if kind in row.besides else "–"
 
 
-SECTION = SlotSection("effects", "What happens without them", 45, effects, predicts=True)
+SECTION = SlotSection("effects", "What happens without them", 45, effects, predicts=True, seen=2)

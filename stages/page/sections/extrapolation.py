@@ -95,4 +95,4 @@ def _by_tokens(table: pd.DataFrame, path: str) -> list:
     return [Table(columns, lines, "", path, (2, 3, 4), folded=folded)] if lines else []
 
 
-SECTION = SlotSection(TASK, "Procedure against knowledge", 88, extrapolation, predicts=True)
+SECTION = SlotSection(TASK, "Procedure against knowledge", 88, extrapolation, predicts=True, seen=3)

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from stages.page import carried, charts, rows, verdicts
+from stages.page import carried, charts, counting, rows, verdicts
 from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note
@@ -42,7 +42,7 @@ def found(slot: Slot, context: Context) -> list:
     blocks: list[Any] = [Note(text) for text in said if text]
     drawn = claims[claims["measure"].isin(SHARES)] if len(claims) else claims
     if len(drawn):
-        blocks.insert(min(2, len(blocks)), _figure(slot, drawn, context.alpha))
+        blocks.insert(min(2, len(blocks)), _figure(slot, drawn, context))
     return blocks or [Note("Nothing was measured of this model yet.")]
 
 
@@ -205,8 +205,8 @@ def _cached(slot: Slot, alpha: float) -> str:
         row, full = half.iloc[0], recall[recall["method"] == "full"].iloc[0]
         text = (
             "with half of the key heads cut to a few first tokens and a window, recall of needles is "
-            f"{number(row['value'])}, with the full cache {number(full['value'])} (change "
-            f"{number(row['change'], 2, True)} {interval(row['change_low'], row['change_high'], 2, True)})"
+            f"{number(row['value'])}, with the full cache {number(full['value'])} (harm "
+            f"{number(-row['change'], 2, True)} {interval(-row['change_high'], -row['change_low'], 2, True)})"
         )
         if pd.notna(row["draws_mean"]):
             text += f", with half cut at random {number(row['draws_mean'])} on average"
@@ -225,7 +225,8 @@ def _limits(slot: Slot) -> str:
     return "; ".join(said) + "."
 
 
-def _figure(slot: Slot, drawn: pd.DataFrame, alpha: float) -> Figure:
+def _figure(slot: Slot, drawn: pd.DataFrame, context: Context) -> Figure:
+    alpha = context.alpha
     controls = rows.control_sets(slot.effects, drawn)
     label = {
         (row.family, row.task, row.measure): f"{row.family.replace('_', ' ')}: {measured(row.task, row.measure)}"
@@ -237,14 +238,18 @@ def _figure(slot: Slot, drawn: pd.DataFrame, alpha: float) -> Figure:
     own = own.assign(apart=((own["p"] <= alpha) & (own["harm"] > 0)).astype(int))
     sets = controls.merge(own[[*keys, "condition", "intact", "shown"]], on=[*keys, "condition"])
     sets = sets.assign(value=sets["intact"] + sets["change"])[["shown", "value", "heads"]]
-    own = own[["shown", "value", "intact", "heads", "apart", "p"]]
+    homes = {name: family.home_condition for name, family in rows.asked(context.families).items()}
+    cells = [(row.task, row.measure, homes.get(row.family) or row.condition) for row in own.itertuples()]
+    own = own.assign(guess=[counting.guess(slot, context.counted, *cell) for cell in cells])
+    own = own[["shown", "value", "intact", "heads", "apart", "p", "guess"]]
     legend = [(charts.BLUE, "diamond", f"the family's best heads silenced, rank p at most {alpha:g}"),
               (charts.BLUE, "hollow diamond", "not told apart, or no control set"),
               (charts.GREY, "circle", "control sets: as many other heads silenced"),
-              (charts.INK, "cell", "line: intact")]  # fmt: skip
+              (charts.INK, "cell", "line: intact"), (charts.ORANGE, "outline", "dashed: a guess")]  # fmt: skip
     says = (
         "What is left when the best heads of each family are silenced together, on the tasks that the family is asked "
-        f"about; written in the heads' place: {verdicts.method(rows.main_kind(slot.effects))}."
+        f"about; written in the heads' place: {verdicts.method(rows.main_kind(slot.effects))}. "
+        f"{counting.guesses(slot, context, cells)}"
     )
     chart = Chart(left(own, sets, order), "What breaks without them")
     return Figure([chart], says, slot.path("effects.csv"), "single", legend)
@@ -253,17 +258,19 @@ def _figure(slot: Slot, drawn: pd.DataFrame, alpha: float) -> Figure:
 def left(own: pd.DataFrame, sets: pd.DataFrame, order: list[str]) -> alt.LayerChart:
     """Draw what is left without each family's heads, beside the intact value and the control sets, 0 to 1.
 
-    own: shown (the row's name), value, intact, heads, apart (1 or 0), p; sets: shown, value, heads.
+    own: shown (the row's name), value, intact, heads, apart (1 or 0), p, guess (if known); sets: shown, value, heads.
     """
-    y = alt.Y("shown:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
+    y = alt.Y("shown:N", sort=order, title=None, axis=charts.two_lines())
     x = alt.X("value:Q", title="share right", scale=alt.Scale(domain=[0, 1]))
-    base = alt.Chart(own, width="container", height=alt.Step(24)).encode(y=y)
+    base = alt.Chart(own, width="container", height=alt.Step(29)).encode(y=y)
     tooltip = [alt.Tooltip("heads:N", title="heads"), alt.Tooltip("intact:Q", format=".2f"),
                alt.Tooltip("value:Q", title="silenced", format=".2f"),
                alt.Tooltip("p:Q", title="rank p", format=".2f")]  # fmt: skip
     filled = alt.Fill("apart:N", scale=alt.Scale(domain=[0, 1], range=["#ffffff", charts.BLUE]), legend=None)
     return alt.layer(
         base.mark_tick(color=charts.INK, thickness=2, size=15).encode(x=alt.X("intact:Q")),
+        base.transform_filter("isValid(datum.guess)").mark_tick(
+            color=charts.ORANGE, thickness=1.5, size=20, strokeDash=[4, 3]).encode(x=alt.X("guess:Q")),
         alt.Chart(sets).mark_circle(color=charts.GREY, size=26, opacity=0.55).encode(
             x=x, y=y, tooltip=[alt.Tooltip("heads:N", title="control set"), alt.Tooltip("value:Q", format=".2f")]),
         base.mark_point(shape="diamond", size=95, stroke=charts.BLUE, strokeWidth=1.6, opacity=1).encode(

@@ -3,4 +3,4 @@
 from stages.page.grammar import grammar
 from stages.page.section import SlotSection
 
-SECTION = SlotSection("grammar", "Grammar heads", 50, grammar)
+SECTION = SlotSection("grammar", "Grammar heads", 50, grammar, seen=2)

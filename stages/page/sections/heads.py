@@ -81,4 +81,4 @@ def _grammar_row(slot: Slot) -> list[list[str]]:
     return [["grammar", "a word → its head or dependents, by label", "best offset", str(len(counts)), rho, "–", top]]
 
 
-SECTION = SlotSection("heads", "The heads", 40, heads)
+SECTION = SlotSection("heads", "The heads", 40, heads, seen=1)

@@ -1,7 +1,7 @@
 """Values and trials of the untouched model."""
 
 from stages import tasks
-from stages.page import charts, rows, sentences
+from stages.page import charts, counting, rows, sentences
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
@@ -9,7 +9,7 @@ from stages.page.sentences import MEASURES, number
 
 
 def intact(slot: Slot, context: Context) -> list:
-    """Return a table of all tasks and measures, and charts by condition."""
+    """Return charts by condition, and a table of all tasks and measures."""
     whole = rows.intact(slot.effects)
     whole = whole[~whole["task"].isin(own_section())]
     path = slot.path("effects.csv")
@@ -27,22 +27,25 @@ def intact(slot: Slot, context: Context) -> list:
         " Nothing is chosen here: rows are of all prompts, both halves of them, where extraction measured that "
         "already, and else of the fewer prompts of the second half that heads are silenced on."
     )
-    blocks = [Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, says, path, (2, 3, 4))]
-    figure = []
+    blocks: list = [Note(says)]
+    numbers = Table(["task", "measure", "value", "95 % interval", "trials", "note"], table, "", path, (2, 3, 4))
+    figure, cells = [], []
     for task in [task for task in tasks.names() if task not in own_section() and tasks.of(task).parts]:
         grouped, kind = rows.by_condition(slot.effects, task), tasks.of(task)
         places = rows.by_place(grouped)
+        cells += [(task, kind.main, "all")] if len(grouped) else []
         if len(places):
             says = sentences.spread(places, "places (tokens@depth)")
             figure.append(Chart(charts.grid(places, kind.main), f"Needle {kind.main} by length and depth", says))
         elif len(grouped):
-            chart = charts.by_condition(grouped, kind.main, kind.chance.get(kind.main))
+            guess = counting.guess(slot, context.counted, task, kind.main)
+            chart = charts.by_condition(grouped, kind.main, guess)
             label = f"{sentences.capital(context.task(task))} by {kind.part[0]}"
             figure.append(Chart(chart, label, sentences.spread(grouped, kind.part[1])))
     if figure:
-        line = "Bars with 95 % intervals; the dashed line is chance (0.5 for minimal pairs)."
+        line = "Bars with 95 % intervals. " + counting.guesses(slot, context, cells)
         blocks.append(Figure(figure, line, path))
-    return blocks
+    return [*blocks, numbers]
 
 
 def own_section() -> list[str]:
@@ -50,4 +53,4 @@ def own_section() -> list[str]:
     return [task for task in tasks.names() if tasks.of(task).own_section]
 
 
-SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True)
+SECTION = SlotSection("intact", "What the intact model can do", 20, intact, predicts=True, seen=2)

@@ -79,11 +79,11 @@ def neighbours(slot: Slot, context: Context) -> list:
     cells = rows[rows["condition"] != "made_up"].set_index(["condition", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
     blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{WHAT} {_chosen(cells)}")]
-    for what, groups in MADE_UP.values():
-        blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
     shown = rows[(rows["measure"] == "accuracy") & rows["condition"].isin(KINDS)]
     chart = charts.by_condition(shown.assign(condition=shown["condition"].map(BARS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
+    for what, groups in MADE_UP.values():
+        blocks += [_table(cells, groups, COLUMNS, f"{what}; 95 % intervals over sets of demonstrations.", path)]
     others = [condition for condition in KINDS if not any(condition in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
@@ -192,10 +192,10 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
     said = []
     for measure in ("accuracy", "margin"):
         row, controls = cells.loc[f"change_{measure}"], cells.loc[f"controls_{measure}"]
-        change = f"{number(row['value'], 2, True)} {interval(row['low'], row['high'], 2, True)}".strip()
-        text = f"{measure} changes by {change} from {number(cells.loc[f'intact_{measure}', 'value'])}"
+        harm = f"{number(-row['value'], 2, True)} {interval(-row['high'], -row['low'], 2, True)}".strip()
+        text = f"harm to {measure} {harm}, from {number(cells.loc[f'intact_{measure}', 'value'])}"
         if controls["trials"]:
-            text += f" (mean of {int(controls['trials'])} control sets: {number(controls['value'], 2, True)})"
+            text += f" (mean of {int(controls['trials'])} control sets: {number(-controls['value'], 2, True)})"
         if pd.notna(row["p"]):
             apart = "" if row["p"] <= alpha else ", not told apart from other heads"
             text += f", rank p = {p_value(row['p'])} (floor {p_value(row['p_floor'])}){apart}"
@@ -245,4 +245,4 @@ def _table(cells: pd.DataFrame, groups, columns: dict[str, str], says: str, path
     return Table(["items", "prompts", *columns.values()], table, f"{says}{more}", path, numeric)
 
 
-SECTION = SlotSection("neighbours", "Nearest neighbours in context", 62, neighbours, predicts=True)
+SECTION = SlotSection("neighbours", "Nearest neighbours in context", 62, neighbours, predicts=True, seen=3)

@@ -49,7 +49,8 @@ def orders(slot: Slot, context: Context) -> list:
     said = [known(clean), made_up(clean), shuffled(clean), backwards(clean)]
     legend = [(colour, shape, label) for label, colour, shape in orders_chart.ANSWERS.values()]
     says = (
-        "Lines: 95 % intervals over runs of successive words (known) and over orders (made up). Single orders: below."
+        "Lines: 95 % intervals over runs of successive words (known) and over orders (made up). Dashed: a guess "
+        "among the words that are stated, where it is known. Single orders: below."
     )
     figure = Figure([Chart(orders_chart.answers(_drawn(clean)))], says, path, "single", legend)
     left_out = [row.note.removeprefix(LEFT_OUT) for row in table.itertuples() if row.note.startswith(LEFT_OUT)]
@@ -212,8 +213,9 @@ def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
         for kind, column, low, high in (("right", "accuracy", "low", "high"), ("rival", "rival", "rival_low",
                                                                               "rival_high")):  # fmt: skip
             if not pd.isna(row[column]):
-                shown = {"shown": f"{name}, {WAYS[way]}", "kind": kind, "trials": row["trials"]}
-                rows.append(shown | {"value": row[column], "low": row[low], "high": row[high]})
+                shown = {"shown": f"{name}: {WAYS[way]}", "kind": kind, "trials": row["trials"]}
+                guess = {"guess": row["guess"] if kind == "right" else None}
+                rows.append(shown | {"value": row[column], "low": row[low], "high": row[high]} | guess)
     return pd.DataFrame(rows)
 
 
@@ -238,4 +240,4 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
     return Table(columns, lines, says, path, (3, 4, 5, 6), folded=folded)
 
 
-SECTION = SlotSection(TASK, "What comes next?", 78, orders, predicts=True)
+SECTION = SlotSection(TASK, "What comes next?", 78, orders, predicts=True, seen=3)

@@ -24,8 +24,8 @@ def overlap(slot: Slot, context: Context) -> list:
     there = set(shared["family_a"]) | set(shared["family_b"])
     order = [family for family in context.families if family in there]
     order += sorted(there - set(order))
-    text = f"{says} {by_definition(shared[nested & (shared['shared'] > 0)])} {SCALE}"
-    return [Figure([Chart(charts.overlap(shared, order))], " ".join(text.split()), slot.path("overlap.csv"), "single")]
+    text = f"{says} {by_definition(shared[nested & (shared['shared'] > 0)])}".strip()
+    return [Note(text), Figure([Chart(charts.overlap(shared, order))], SCALE, slot.path("overlap.csv"), "single")]
 
 
 def by_definition(nested: pd.DataFrame) -> str:
@@ -41,4 +41,4 @@ def _nested(row, context: Context) -> bool:
     return a is not None and b is not None and (a.name in b.within or b.name in a.within)
 
 
-SECTION = SlotSection("overlap", "Heads in several families", 100, overlap)
+SECTION = SlotSection("overlap", "Heads in several families", 100, overlap, seen=1)

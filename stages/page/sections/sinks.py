@@ -380,4 +380,4 @@ def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
     return Table(columns, lines, says, path, tuple(range(3, 8)), folded=folded)
 
 
-SECTION = SlotSection("sinks", "Sinks: attention to the first token", 52, sinks)
+SECTION = SlotSection("sinks", "Sinks: attention to the first token", 52, sinks, seen=3)

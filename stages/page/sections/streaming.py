@@ -9,6 +9,7 @@ import pandas as pd
 from stages.page import charts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Fold, Note, Table
+from stages.page.rows import Change
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value
 from stages.statistics.caching import CLOSE, HALF, NEAR
@@ -43,13 +44,13 @@ WHAT = (
 )
 POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
-    "Intervals of changes of recall are given the full cache's recall: they cannot leave 0 to 1. "
+    "Intervals of harm to recall are given the full cache's recall: they cannot leave 0 to 1. "
     "Entries: of the cache at a prompt's end, the share that is kept. p: (1 + random sets of as many key heads that do "
     "as well or better) / (1 + sets); the text has no random sets."
 )
 STREAMING = (
     "All heads of all layers stream. As in the text: a sink is as far away as it is. Re-counted: as in a cache of that "
-    "many entries (StreamingLLM: Xiao+ 2023, arXiv 2309.17453). Changes are paired with full attention on the same "
+    "many entries (StreamingLLM: Xiao+ 2023, arXiv 2309.17453). Harm is paired with full attention on the same "
     "tokens; intervals are over passages, and there are none below 8."
 )
 
@@ -59,17 +60,18 @@ def streaming(slot: Slot, context: Context) -> list:
     if slot.gates.empty and slot.streaming.empty:
         why = slot.reasons.get("gates") or f"{slot.path('gates.csv')} has no rows"
         return [Note(f"No cache was cut: {why}.")]
-    blocks: list = []
+    answer, how = [], []
     size = {name: slot.policy.get(name, "few") for name in ("sinks", "window")}
     if len(slot.gates):
-        blocks += [Note(_gates(slot)), Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
+        answer.append(Note(_gates(slot)))
+        how += [Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
     if len(slot.cache):
-        blocks.append(Note(_policy(slot.cache, slot, context.alpha)))
-        blocks += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
-        blocks.append(_policies(slot))
+        answer.append(Note(_policy(slot.cache, slot, context.alpha)))
+        answer += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
+        how.append(_policies(slot))
     if len(slot.streaming):
-        blocks += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
-    return blocks + _longer(slot, context.alpha)
+        how += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
+    return answer + how + _longer(slot, context.alpha)
 
 
 def _longer(slot: Slot, alpha: float) -> list[Fold]:
@@ -247,7 +249,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         )
         within = half.value >= full.value - CLOSE
         near = "within" if within else "not within"
-        text += f": its mean is {near} {CLOSE:g} of full, change {_moved(half)}."
+        text += f": its mean is {near} {CLOSE:g} of full, harm {_moved(half)}."
         if full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
@@ -268,7 +270,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
         passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}"
         text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
-        text += f", {_moved(none)} when every key head streams"
+        text += f", harm {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
     return text.strip()
 
@@ -314,7 +316,9 @@ def _those(best: Any) -> str:
 
 
 def _moved(row: Any) -> str:
-    return f"{number(row.change, 3, True)} {interval(row.change_low, row.change_high, 3, True)}".strip()
+    """Write the harm against the full cache with its interval."""
+    harm = Change(row.change, row.change_low, row.change_high).harm(row.measure == "loss")
+    return f"{number(harm.value, 3, True)} {interval(harm.low, harm.high, 3, True)}".strip()
 
 
 def _curve(slot: Slot) -> Figure:
@@ -370,7 +374,7 @@ def _policies(slot: Slot) -> Table:
          f"{p_value(row.p)} (floor {p_value(row.p_floor)})" if row.p == row.p else "", row.kept_heads or ""]
         for row in rows.itertuples()
     ]  # fmt: skip
-    columns = ["on", "kept", "key heads", "entries, %", "recall or loss", "change from full", "p", "which"]
+    columns = ["on", "kept", "key heads", "entries, %", "recall or loss", "harm against full", "p", "which"]
     return Table(columns, table, POLICY, slot.path("cache.csv"), (2, 3, 4, 5, 6), folded="All caches that were tried")
 
 
@@ -389,7 +393,7 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     bare, sunk = cells.loc[(0, "text")], cells.loc[(most, "text")]
     text = (
         f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention; a "
-        f"window of {window} without first tokens changes it by {_change(bare)}, {most} sinks and the window by "
+        f"window of {window} without first tokens does harm {_change(bare)}, {most} sinks and the window "
         f"{_change(sunk)}."
     )
     side = beyond(bare.low, bare.high, 0.0, 3) if bare.low == bare.low else 0
@@ -442,4 +446,4 @@ def _losses(slot: Slot) -> Table:
     return Table(columns, table, STREAMING, slot.path("streaming.csv"), numeric)
 
 
-SECTION = SlotSection("cache", "What a cache can forget", 54, streaming, predicts=True)
+SECTION = SlotSection("cache", "What a cache can forget", 54, streaming, predicts=True, seen=3)

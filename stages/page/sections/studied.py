@@ -51,4 +51,4 @@ def proved(proof: dict[str, str]) -> str:
     return "; ".join(filter(None, [f"at fetch, two ways agree: {holds}", rest]))
 
 
-SECTION = SlotSection("model", "What was studied", 120, studied)
+SECTION = SlotSection("model", "What was studied", 120, studied, seen=1)

@@ -1,14 +1,16 @@
 """Does in-context learning need induction heads or function heads: each silenced without the other's."""
 
+from math import nan
+
 import altair as alt
 import pandas as pd
 
-from stages.page import charts, verdicts
+from stages.page import charts, counting, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.rows import MAIN
+from stages.page.rows import MAIN, Change, falls, harm
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import decimals, family_heads, interval, listed, number, p_value
+from stages.page.sentences import capital, decimals, family_heads, listed, number, p_value
 
 LOOKS = ((charts.BLUE, "circle"), (charts.ORANGE, "square"))  # of the two families
 WHAT = (
@@ -36,10 +38,12 @@ def switch(slot: Slot, context: Context) -> list:
         name = f"{of_task['measure'].iloc[0]} on {context.task(task)}"
         says = (
             f"Over {int(of_task['trials'].iloc[0])} prompts of split b, {int(of_task['clusters'].iloc[0])} sets of "
-            f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Dashed: the intact model "
-            "on the same prompts. Lines: 95 % intervals of the change, for these heads."
-        )
-        blocks.append(Figure([Chart(curve(of_task, name, families))], says, path, "single", legend))
+            f"demonstrations; {verdicts.method(of_task['kind'].iloc[0])} in the heads' place. Grey and dashed: the "
+            "intact model on the same prompts. Lines: 95 % intervals, for these heads. "
+        ) + counting.guesses(slot, context, [(task, of_task["measure"].iloc[0], "all")])
+        guess = counting.guess(slot, context.counted, task, of_task["measure"].iloc[0])
+        blocks.append(Figure([Chart(curve(of_task, name, families, guess))], says, path, "single", legend))
+        blocks.append(Note(_short(of_task, name)))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
     blocks += _matching(whole[whole["controls"] > 0], path)
     few = int(rows[rows["condition"] != "all"]["trials"].min()) if (rows["condition"] != "all").any() else 0
@@ -51,7 +55,7 @@ def switch(slot: Slot, context: Context) -> list:
     return blocks
 
 
-def curve(rows: pd.DataFrame, measure: str, families: list[str]) -> alt.LayerChart:
+def curve(rows: pd.DataFrame, measure: str, families: list[str], guess: float | None = None) -> alt.LayerChart:
     """Draw a value in 0..1 over the number of heads silenced (columns family, k, value, intact, low, high)."""
     colours, shapes = zip(*(LOOKS[at % 2] for at in range(len(families))), strict=True)
     ends = {name: (rows["intact"] + rows[name]).clip(0, 1) for name in ("low", "high")}
@@ -68,10 +72,21 @@ def curve(rows: pd.DataFrame, measure: str, families: list[str]) -> alt.LayerCha
     intact = alt.Chart(rows.head(1)).mark_rule(color=charts.GREY, strokeDash=[4, 3]).encode(y="intact:Q")
     return alt.layer(
         intact,
+        *([] if guess is None else [charts.at_chance(guess, "y")]),
         base.mark_line().encode(y=y),
         base.mark_rule(strokeWidth=1.2).encode(y="low:Q", y2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape),
     )
+
+
+def _short(rows: pd.DataFrame, measure: str) -> str:
+    """Say what is left without each number of each family's heads, and how the sets rank."""
+    digits, parts = decimals(rows["measure"].iloc[0]), []
+    for name, part in rows.groupby("family", sort=False):
+        values, ranks = ([number(value, digits) for value in part["value"]], [p_value(p) for p in part["p"]])
+        heads = listed(str(int(k)) for k in part["k"])
+        parts.append(f"without {heads} {family_heads(name)} {listed(values)} (rank p {listed(ranks)})")
+    return f"{capital(measure)}: {number(rows['intact'].iloc[0], digits)} intact; {'; '.join(parts)}."
 
 
 def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
@@ -81,8 +96,8 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         return f"Without {family_heads(first['family'])}: {first['note']}."
     last = rows.loc[rows["k"].idxmax()]
     out = listed(str(last["passed_over"]).split())
-    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))}; change "
-             f"{number(r.change, digits, True)} {interval(r.low, r.high, digits, True)})".replace(" )", ")")
+    heads = [f"{number(r.value, digits)} without {int(r.k)} ({_members(int(r.members))}; harm "
+             f"{verdicts.written(harm(r), r.measure)})"
              for r in rows.itertuples()]  # fmt: skip
     text = (
         f"{family_heads(first['family']).capitalize()}: {measure} {number(first['intact'], digits)} intact, "
@@ -91,13 +106,13 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
     for row in rows.itertuples():
         if row.controls > 0 and pd.notna(row.p):
             sets, as_bad = int(row.controls), round(row.p * (1 + row.controls)) - 1
-            mean = number(row.control_change, digits, True)
+            mean = number(Change(row.control_change, nan, nan).harm(falls(row.task, row.measure)).value, digits, True)
             text += (
                 f" Of {sets} control sets for the {int(row.k)} (as many heads, "
                 f"{verdicts.matched(row.matching.partition('; ')[0])}), {as_bad or 'none'} "
-                f"{'does' if as_bad < 2 else 'do'} as much (their mean change {mean}): "
+                f"{'does' if as_bad < 2 else 'do'} as much (their mean harm {mean}): "
                 f"rank p = {p_value(row.p)}{', its floor' * (as_bad == 0)}"
-                f"{'.' if row.p <= alpha and row.change < 0 else '; not told apart from other heads.'}"
+                f"{'.' if row.p <= alpha and harm(row).value > 0 else '; not told apart from other heads.'}"
             )
     if not (rows["controls"] > 0).any():
         text += " No control sets were run, so that this may be what any heads do."
@@ -137,4 +152,4 @@ def _lines(rows: pd.DataFrame) -> list[list[str]]:
     return lines
 
 
-SECTION = SlotSection("switch", "Induction or function heads", 72, switch, predicts=True)
+SECTION = SlotSection("switch", "Induction or function heads", 72, switch, predicts=True, seen=3)

@@ -18,6 +18,7 @@ CONTEXTS = {
 }
 ALL = "all"  # the rows of all functions together
 LEFT_OUT = "not steered: "
+CHOSEN = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
 WHAT = (
     "At the last token of a prompt without demonstrations, after demonstrations with shuffled labels, or of natural "
     "text, something is written that the model computed when it was shown a function: the mean outputs of the heads "
@@ -39,17 +40,21 @@ def vectors(slot: Slot, context: Context) -> list:
     if contexts:
         claims = [row for name in contexts for row in _claims(together, name)]
         said = [_claim(row, together, context.alpha) for row in claims]
-        blocks = [Note(" ".join(said)), Note(WHAT.format(**LABELS))]
-        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
-        blocks += [Note(said) for said in [_place(together), _held_out(together, single)] if said]
         cards = [
-            Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name]),
+            Chart(charts.steering(together[together["context"] == name]), capital(CONTEXTS[name]),
                   _means(together[together["context"] == name]))
             for name in contexts
         ]  # fmt: skip
         legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
-        says = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
-        blocks += [Figure(cards, says, path, "cards", legend), _table(single, contexts, path)]
+        blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
+        blocks.append(Note(WHAT.format(**LABELS)))
+        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
+        blocks += [Note(said) for said in [_place(together), _held_out(together, single)] if said]
+        cards = [
+            Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name])) for name in contexts
+        ]
+        blocks += [Figure(cards, f"Function by function. {CHOSEN}", path, "cards", legend)]
+        blocks.append(_table(single, contexts, path))
     else:
         why = slot.reasons.get("function") or slot.reasons.get("icl") or slot.reasons.get("steering")
         blocks.append(Note(f"No function vector was tested: {why or f'{path} has no rows'}."))
@@ -222,4 +227,4 @@ def _demonstrated(single: pd.DataFrame) -> str:
     return f"the queries that are asked without demonstrations ({numbers} per function)" if numbers else "no prompt"
 
 
-SECTION = SlotSection("vectors", "Function vectors", 74, vectors, predicts=True)
+SECTION = SlotSection("vectors", "Function vectors", 74, vectors, predicts=True, seen=2)

@@ -1,0 +1,34 @@
+"""About how long training and measuring small models takes: products counted, and what any step costs besides.
+
+train induction: 6 runs, 4,800 steps, about 0.5 min
+"""
+
+from stages.model.cost import product
+from stages.recipes.lesson import Lesson
+from stages.recipes.settings import Architecture, Training
+
+START = 6.0  # seconds until the processes that share the work have imported what they run
+STEP = 0.004  # seconds of one thread for a step's calls, the smallest model's as well
+CHECKPOINT = 0.1  # seconds of one thread to read a checkpoint and measure it on held-out sequences
+BACKWARD = 3  # a step forward and back multiplies so many times what a pass does
+
+
+def weights(architecture: Architecture, symbols: int) -> int:
+    """Return about how many weights a token meets: attention, MLP and the output layer."""
+    width = architecture.width
+    return architecture.layers * (4 * width * width + 2 * width * architecture.inner) + width * symbols
+
+
+def training(runs: list[tuple[Lesson, Training, int]], processes: int) -> str:
+    """Return how long runs take, (lesson, training, steps) each, that so many processes share: 'about 1.0 min'."""
+    take, seconds = product(), START
+    for lesson, asked, steps in runs:
+        tokens = asked.batch * lesson.positions
+        each = BACKWARD * tokens * weights(asked.architecture, lesson.symbols) * take + STEP / processes
+        seconds += steps * each
+    return f"about {seconds / 60:.1f} min"
+
+
+def measuring(checkpoints: int, processes: int) -> str:
+    """Return about how long it takes to measure checkpoints."""
+    return f"about {(START + checkpoints * CHECKPOINT / processes) / 60:.1f} min"
