@@ -20,7 +20,7 @@ def chosen() -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)  # sums by index are else in any order
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.allow_tf32 = False  # convolutions; products of matrices have it off
-    # Of keys that several heads share as a view, the memory-efficient kernel gave wrong outputs on an H100, in 2 of 214
+    # Of keys that several heads share as a view, the memory-efficient kernel gave wrong outputs on an H100, in 2 of 137
     # prompts (pytorch issue 191937); that of cuDNN was not compared.
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)
