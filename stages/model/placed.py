@@ -20,8 +20,8 @@ def chosen() -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)  # sums by index are else in any order
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.allow_tf32 = False  # convolutions; products of matrices have it off
-    # Of keys that several heads share as a view, the memory-efficient kernel gave wrong outputs on an H100, in 2 of 137
-    # prompts (pytorch issue 191937); that of cuDNN was not compared.
+    # SDPA was wrong in 2 of 137 prompts on an H100 in float32, where that kernel is what runs: as pytorch issue 191937
+    # says of keys that several heads share as a view. cuDNN's was not compared. What stays is exact, and slower.
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda")
