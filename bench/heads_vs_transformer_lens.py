@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompts", type=int, default=4, help="random repeated sequences")
     options = parser.parse_args()
-    settings = Settings(path="", prompts=options.prompts, shortest=15, longest=30, copies=3)
+    settings = Settings(path=".", prompts=options.prompts, shortest=15, longest=30, copies=3)
     folder = default_model()
     loaded = open_folder(folder)
     prompts = encode_all(loaded, repeats.build(settings, 0))
