@@ -64,7 +64,7 @@ def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp
     keys = "Of 2 key heads, all readers streaming together, 2 move it by 0.1 or more: L0K0 0.10 and L1K0 0.10 (mean"
     assert keys in shown
     half = "0.88 when the 2 of 4 key heads with the largest gates keep all (60 % of the entries)"
-    assert half in shown and "its mean is within 0.05 of full, change −0.020" in shown
+    assert half in shown and "its mean is within 0.05 of full, harm +0.020" in shown
     drawn = "As many key heads at random: 0.50 (mean of 19 sets, the best 0.50); 19 of these sets lose more than the "
     drawn += "gate's, 0 are within 0.05 of full; rank p = 0.05 (floor 0.05): half of the cache's key heads are enough"
     assert drawn in shown
@@ -74,7 +74,7 @@ def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp
     )
     assert "Fewer key heads by the gate: 0.88 with 1." in shown
     assert (
-        "a window of 32 without first tokens changes it by +2.070" in shown
+        "a window of 32 without first tokens does harm +2.070" in shown
         and "the mean with sinks has 95 % of that loss less" in shown
     )
 
@@ -82,7 +82,7 @@ def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp
 def test_the_page_says_that_nothing_is_lost_or_told_apart(tmp_path):
     shown = page(tmp_path, change=0.02, gate=0.5, random=(0.6,) * 9, bare=0.0)
     assert "None of 4 query heads, streaming alone, moves the last hidden state by 0.1 of its length or more" in shown
-    assert "not within 0.05 of full, change −0.400" in shown and "rank p = 1.00 (floor 0.10): too few random" in shown
+    assert "not within 0.05 of full, harm +0.400" in shown and "rank p = 1.00 (floor 0.10): too few random" in shown
     assert "the window alone is not told apart from full attention" in shown
     some = page(tmp_path / "some", random=(0.9,) * 3 + (0.5,) * 16)
     assert "16 of these sets lose more than the gate's, 3 are within 0.05 of full" in some

@@ -46,11 +46,11 @@ def test_heads_shared_by_nested_relations_are_no_finding():
     members = {"previous": 4, "local": 4, "induction": 3}
     table = pd.concat([heads.assign(family=name, member=heads.index < count) for name, count in members.items()])
     slot = SimpleNamespace(overlap=overlap(table), path=lambda name: name)
-    (figure,) = overlap_section.overlap(slot, Context(FAMILIES, []))
-    assert figure.says.startswith("Beyond chance, previous and induction overlap most: 3 heads")
-    assert "no finding: previous and local (4)." in figure.says
+    note, _ = overlap_section.overlap(slot, Context(FAMILIES, []))
+    assert note.text.startswith("Beyond chance, previous and induction overlap most: 3 heads")
+    assert "no finding: previous and local (4)." in note.text
     apart = SimpleNamespace(overlap=overlap(table[table.family != "local"]), path=lambda name: name)
-    assert "no finding" not in overlap_section.overlap(apart, Context(FAMILIES, []))[0].says
+    assert "no finding" not in overlap_section.overlap(apart, Context(FAMILIES, []))[0].text
 
 
 def test_a_family_is_asked_whether_its_score_goes_with_single_effects_on_its_home_task():
