@@ -24,7 +24,7 @@ import yaml
 from bench.small import environment, model, repository, shell
 
 COLUMNS = ("stage", "seconds", "kills", "while_writing", "torn", "same_bytes")
-TASKS = ("blimp", "icl", "needle", "repeats", "treebank")
+TASKS = ("blimp", "icl", "needle", "repeats", "text", "treebank")
 POLL = 0.002  # seconds between looks for a half-written file
 AFTER = 0.03  # seconds, at most, between such a look and the kill
 
