@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -69,6 +70,7 @@ def killed(folder: Path, stage: str, command: list[str], times: int, whole: dict
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            gone(process.pid)
         torn += not readable(folder)
     wait(start(folder, command), None)
     return stage, round(seconds, 1), times, hit, torn, content(folder) == whole
@@ -94,6 +96,14 @@ def wait(process: subprocess.Popen, seconds: float | None) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
+
+
+def gone(group: int) -> None:
+    """Wait until no process of a group is left: one that nobody has reaped yet counts as alive."""
+    with suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, 0)
+            time.sleep(POLL)
 
 
 def wait_for_part(folder: Path, process: subprocess.Popen) -> bool:
