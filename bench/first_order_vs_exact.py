@@ -14,8 +14,9 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from stages import tasks
-from stages.ablate import silenced_on, spread, text_means
+from stages.ablate import silenced_on, spread
 from stages.engine import shards
+from stages.engine.means import text_means
 from stages.model.first_order import first_order
 from stages.model.load import load
 from stages.store import params

@@ -41,6 +41,7 @@ def main(slot: str) -> None:
         return _encoder(slot, record, settings)
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
+    from stages.engine.means import no_means, text_means
     from stages.model.cost import announce
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -192,26 +193,6 @@ def _rivals(settings: params.Params) -> dict[str, pd.DataFrame]:
     asked = [tasks.of(name) for name, section in settings.tasks if section is not None]
     names = [task.name for task in asked if task.targets > 1 and not task.own_stage]
     return {name: tables.ASKED.read(name) for name in names}
-
-
-def no_means(settings: params.Params) -> str:
-    """Return that the task of text is left out, over which heads' mean outputs are taken, or ''."""
-    if getattr(settings.tasks, _text()) is not None:
-        return ""
-    return f"no head is silenced: tasks.{_text()}, over which their mean outputs are taken, is not in params"
-
-
-def _text() -> str:
-    return next(name for name in tasks.names() if tasks.of(name).outputs == "mean")
-
-
-def text_means(slot: str, loaded, settings: params.Params) -> dict:
-    """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
-    text = _text()
-    from stages.model.vectors import mean_outputs
-
-    outputs = tables.OUTPUTS.read(slot, text, only=[("split", "==", "a")])
-    return mean_outputs(outputs[outputs.role == tasks.of(text).mean_role], loaded)
 
 
 def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Mapping, settings: params.Params) -> None:

@@ -14,7 +14,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.ablate import no_means, text_means
 from stages.statistics.neighbours import choose, votes
 from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
@@ -35,6 +34,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, why)
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
+    from stages.engine.means import no_means, text_means
     from stages.model.cost import Work, announce
     from stages.model.demonstrations import readings
     from stages.model.load import load

@@ -111,7 +111,7 @@ def ordinary(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     size = len(tokenizer)
     special = set(tokenizer.all_special_ids)
     ids = [index for index in range(size) if index not in special]
-    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
+    texts = tokenizer.backend_tokenizer.decode_batch([[index] for index in ids], skip_special_tokens=False)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     marked = [piece[:1] in "Ġ▁ " and len(piece) > 1 for piece in pieces]
     words = [
