@@ -5,9 +5,11 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 import yaml
@@ -165,6 +167,20 @@ def test_what_dead_processes_left_is_removed_and_living_ones_keep_theirs(tmp_pat
     dead.touch(), living.touch()
     files.write_text(tmp_path / "t.txt", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "t.txt"]
+
+
+def test_a_process_that_nobody_has_reaped_and_another_of_the_same_number_are_dead(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    killed.kill()
+    while psutil.Process(killed.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    (tmp_path / f".t.txt.{killed.pid}.part").touch()
+    older = tmp_path / f".t.txt.{os.getppid()}.part"  # than the process that has its number now
+    older.mkdir()
+    os.utime(older, (psutil.Process(os.getppid()).create_time() - 3600,) * 2)
+    files.write_text(tmp_path / "t.txt", "whole")
+    killed.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
 
 
 def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
