@@ -286,7 +286,7 @@ def solved_above_nothing(folder: Path) -> tuple[str, str]:
     def change(of: dict) -> None:
         of["models"] = {"a": {"source": "path", "name": str(folder / "model")}}
         of["trace"]["solved_above"] = 0
-        of["tasks"]["icl"] |= {"functions": ["plural"], "shots": 2, "sets": 4, "queries": 2}
+        of["tasks"]["icl"] |= {"functions": ["singular-plural"], "shots": 2, "sets": 4, "queries": 2}
 
     params(folder, change)
     for command in ("prepare icl", "extract a icl", "trace a"):
