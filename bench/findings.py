@@ -2,6 +2,7 @@
 
     python -m bench.findings          # about 15 minutes; writes bench/findings.csv
     python -m bench.findings --tries  # without the rows that are tests of the suite
+    python -m bench.findings --only plots "dvc exp show"  # rows with such a word in `part` or `tried`; others stay
 
 A row: `file` and `part` of the list of findings, `tried` (the input), `before` (what it did), `now` (right, wrong, seen
 or not tried), `how`: what was said, the test of the suite that tries it, what was looked at by eye (seen), or why it
@@ -12,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -274,6 +276,116 @@ def one_line(folder: Path) -> tuple[str, str]:
     return refused(stage("prepare text", folder), "a.txt", "sentence")
 
 
+def solved_above_nothing(folder: Path) -> tuple[str, str]:
+    """A model that solves nothing, where nothing need be solved: trace says why it is empty."""
+    from stages.store import parquet
+
+    model(folder, lambda where: None)
+    shutil.copytree(ROOT / "stages/sources", folder / "stages/sources")
+
+    def change(of: dict) -> None:
+        of["models"] = {"a": {"source": "path", "name": str(folder / "model")}}
+        of["trace"]["solved_above"] = 0
+        of["tasks"]["icl"] |= {"functions": ["singular-plural"], "shots": 2, "sets": 4, "queries": 2}
+
+    params(folder, change)
+    for command in ("prepare icl", "extract a icl", "trace a"):
+        done = stage(command, folder)
+        if done.returncode:
+            return "wrong", f"{command}: {done.stderr[-200:]}"
+    said = (parquet.read_schema(folder / "data/indirect/a.parquet").metadata or {}).get(b"reason", b"").decode()
+    return "right" if "no shuffled prompt" in said else "wrong", said
+
+
+def clone(folder: Path) -> Path:
+    """Return a clone of what is committed, nothing run in it."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "clone")], check=True)
+    return folder / "clone"
+
+
+def shell(command: str, folder: Path) -> str:
+    """Run a line of the documentation in a folder; return what it prints."""
+    known = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=known, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else f"rc {done.returncode}: {done.stderr[-200:]}"
+
+
+def documented(file: str, begins: str) -> str:
+    """Return the line of a document that begins so."""
+    lines = (ROOT / "docs" / file).read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(begins))
+
+
+def plots(folder: Path) -> tuple[str, str]:
+    """DVC's page of plots loads Vega from elsewhere; with the template of docs/files.md it loads nothing."""
+    repository = clone(folder)
+    shell("dvc plots show reports/slots/decoder/heads.csv -o usual", repository)
+    shell(documented("files.md", "python -c"), repository)
+    shell(documented("files.md", "dvc plots show"), repository)
+    usual, own = ((repository / name / "index.html").read_text(encoding="utf-8") for name in ("usual", "dvc_plots"))
+    loads = {name: text.count('src="https://') for name, text in (("DVC's own page", usual), ("with it", own))}
+    right = loads["with it"] == 0 and own.count("vegaEmbed('#") == usual.count("vegaEmbed('#") > 0
+    return "right" if right else "wrong", f"scripts from elsewhere: {loads}"
+
+
+def experiments(folder: Path) -> tuple[str, str]:
+    """The columns of `dvc exp show`, and of the line of docs/files.md."""
+    repository = clone(folder)
+    csv.field_size_limit(10**9)
+    columns = [
+        len(next(csv.reader(shell(f"{command} --csv", repository).splitlines()), []))
+        for command in ("dvc exp show", documented("files.md", "dvc exp show --drop"))
+    ]
+    return "right" if 2 < columns[1] < 20 < columns[0] else "wrong", f"{columns[0]} columns; {columns[1]} with --drop"
+
+
+def installed(folder: Path) -> tuple[str, str]:
+    """`pip install -e . --no-deps` in an environment of its own makes `stages` importable from elsewhere."""
+    repository = clone(folder)
+    line = f"python -m venv {folder}/own && {folder}/own/bin/pip install -q -e . --no-deps"
+    if (said := shell(line, repository)).startswith("rc "):
+        return "not tried", said
+    where = shell(f"{folder}/own/bin/python -c 'import stages.store.paths as paths; print(paths.__file__)'", folder)
+    return "right" if where.startswith(str(repository)) else "wrong", where.strip()
+
+
+def licences(folder: Path) -> tuple[str, str]:
+    """Each of the files that others look for is there, and says something."""
+    names = ("LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md")
+    sizes = {name: (ROOT / name).stat().st_size for name in names}
+    return "right" if min(sizes.values()) > 100 else "wrong", f"bytes: {sizes}"
+
+
+def cited(folder: Path) -> tuple[str, str]:
+    """No Markdown file that code names is one that git does not hold."""
+    held = set(shell("git ls-files", ROOT).split())
+    names = {Path(name).name for name in held} | {"README.md"}  # README.md: of a model's folder as well
+    lacking = [
+        f"{file}: {name}"
+        for file in sorted(held)
+        if file.endswith((".py", ".yaml")) and (ROOT / file).is_file() and not file.startswith("bench/findings")
+        for name in re.findall(r"[\w/.-]*\w\.md\b", (ROOT / file).read_text(encoding="utf-8"))
+        if Path(name).name not in names
+    ]
+    return "wrong" if lacking else "right", "; ".join(lacking) or "all that is named is held"
+
+
+def no_outputs(folder: Path) -> tuple[str, str]:
+    """No head outputs of the treebank are kept, and the task says so itself."""
+    from stages import tasks
+
+    kept = tasks.of("treebank").outputs
+    return "right" if kept == "" else "wrong", f"treebank.outputs = {kept!r}; extract writes why its table is empty"
+
+
+def greedy(folder: Path) -> tuple[str, str]:
+    """Three columns tell an answer that begins another one from the answer."""
+    from stages.store import tables
+
+    there = [name for name in ("correct", "ended", "forced") if name in tables.ANSWERS.names]
+    return "right" if len(there) == 3 else "wrong", f"data/answers has {', '.join(there)}"
+
+
 SILENT, LINE, VAGUE = "silent", "traceback", "vague"
 ROWS: tuple[tuple, ...] = (
     (
@@ -363,7 +475,7 @@ ROWS: tuple[tuple, ...] = (
         "silent 10",
         "plan.top above the number of heads",
         SILENT,
-        "seen: k of the plan is the number of heads there are",
+        "tests/test_plan.py::test_no_set_is_larger_than_what_there_is",
     ),
     ("faults", "silent 10", "text with a byte order mark", SILENT, bom),
     ("faults", "security 1", "a slot, a task, a recipe named `a; touch PWNED #`", "ran", "tests/test_shell.py"),
@@ -395,7 +507,21 @@ ROWS: tuple[tuple, ...] = (
         "ways out",
         "workers of train outlive a kill -9 of their parent",
         "minutes",
-        "bench/kills.py ends stages only",
+        "tests/test_workers.py::test_workers_end_with_their_parent",
+    ),
+    (
+        "faults",
+        "ways out",
+        "dvc.lock cut at the end of a line",
+        SILENT,
+        "tests/test_doctor.py::test_a_lock_that_is_cut_anywhere_is_named",
+    ),
+    (
+        "faults",
+        "ways out",
+        "a part of a killed process that nobody has reaped, or whose number is another's",
+        "stays",
+        f"{STORE}::test_a_process_that_nobody_has_reaped_and_another_of_the_same_number_are_dead",
     ),
     ("faults", "tracebacks", "safetensors cut", LINE, f"{BROKEN}[truncated]"),
     ("faults", "tracebacks", "safetensors empty", LINE, f"{BROKEN}[empty]"),
@@ -445,14 +571,14 @@ ROWS: tuple[tuple, ...] = (
         "tracebacks",
         "trace.solved_above: 0",
         LINE,
-        "seen: trace of the default run began on 120 prompts of all functions; stopped after 20 s",
+        solved_above_nothing,
     ),
     (
         "faults",
         "tracebacks",
         "plan.top: 1000000",
         LINE,
-        "seen: plan of the default run with it: no set is larger than its members, 57 at most",
+        "tests/test_plan.py::test_no_set_is_larger_than_what_there_is",
     ),
     (
         "faults",
@@ -543,7 +669,7 @@ ROWS: tuple[tuple, ...] = (
         "vague",
         "tasks.text: null",
         VAGUE,
-        "wrong: DVC reads dvc.yaml first and says 'prepare@text.deps: Could not find item.path'; take the key out",
+        "tests/test_doctor.py::test_where_dvc_names_no_key_of_params_the_doctor_does",
     ),
     (
         "faults",
@@ -711,16 +837,16 @@ ROWS: tuple[tuple, ...] = (
         "greedy credit",
         "an answer that begins another one",
         "docstring",
-        "seen: ANSWERS has correct, ended, forced",
+        greedy,
     ),
-    ("inputs", "reason", "treebank.outputs", "none", "seen: 'no head outputs of parsed sentences are used'"),
+    ("inputs", "reason", "treebank.outputs", "none", no_outputs),
     ("extending", "scale", "classify reads a task's table per family", "3.0 GB", "seen: RELATIONS.read(columns, only)"),
     ("extending", "dtype, device_map", "halves, placement", "none", "tests/test_placed.py"),
-    ("extending", "licence", "LICENSE, CITATION, CHANGELOG, CONTRIBUTING", "missing", "seen: there"),
-    ("extending", "install", "pip install .", "nothing importable", "seen: docs/environment.md: `pip install -e .`"),
-    ("extending", "comments", "a design file that a clone lacks", "cited", "seen: no comment names it"),
-    ("extending", "plots", "dvc plots diff loads Vega from a CDN", "loads", "DVC's own page"),
-    ("extending", "dvc exp show", "385 columns", "385", "`dvc exp show --only-changed` is the way"),
+    ("extending", "licence", "LICENSE, CITATION, CHANGELOG, CONTRIBUTING", "missing", licences),
+    ("extending", "install", "pip install .", "nothing importable", installed),
+    ("extending", "comments", "a design file that a clone lacks", "cited", cited),
+    ("extending", "plots", "dvc plots diff loads Vega from a CDN", "loads", plots),
+    ("extending", "dvc exp show", "385 columns", "385", experiments),
 )
 
 
@@ -728,17 +854,21 @@ def main() -> None:
     """Try every row; write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", action="store_true", help="without the rows that are tests of the suite")
+    parser.add_argument("--only", nargs="+", help="words of `part` or `tried`: other rows stay as the table has them")
     options = parser.parse_args()
+    with OUT.open(encoding="utf-8", newline="") as file:
+        known = {tuple(row[:4]): row[4:] for row in csv.reader(file)}
+    again = [row for row in ROWS if not options.only or any(word in f"{row[1]} {row[2]}" for word in options.only)]
     ids = sorted(
-        {name for *_, how in ROWS if isinstance(how, str) and how.startswith("tests/") for name in how.split()}
+        {name for *_, how in again if isinstance(how, str) and how.startswith("tests/") for name in how.split()}
     )
-    lines = [] if options.tries else passed(ids)
+    lines = [] if options.tries or not ids else passed(ids)
+    results = {tuple(row): tried(how, lines) for *row, how in again}
     with OUT.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for *row, how in ROWS:
-            table.writerow([*row, *tried(how, lines)])
-            file.flush()
+            table.writerow([*row, *(results.get(tuple(row)) or known.get(tuple(row)) or ("not tried", how))])
 
 
 def passed(ids: list[str]) -> list[str]:

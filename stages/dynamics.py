@@ -17,9 +17,8 @@ whether they are used; no head is silenced there either. Nor is one of lessons t
 
 import json
 import logging
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path, PurePath
 
 import pandas as pd
@@ -46,7 +45,7 @@ from stages.statistics.findings import (
     together,
 )
 from stages.statistics.onset import locate
-from stages.store import files, params, paths
+from stages.store import files, params, paths, workers
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
@@ -79,8 +78,7 @@ def main(name: str) -> None:
     processes = min(threads(), len(runs))
     about = measuring(checkpoints, processes)
     log.info("dynamics %s: %d checkpoints of %d runs, %s", name, checkpoints, len(runs), about)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn) as pool:
+    with workers.pool(processes) as pool:
         futures = {run: pool.submit(one_run, settings, name, *run) for run in runs}
         for done in tqdm(as_completed(futures.values()), f"dynamics {name}", len(runs), unit="run"):
             done.result()  # raises at once what a run raised

@@ -147,12 +147,12 @@ def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str
         learned.sizes.append(len(cut))
         for what, prompts in cut:
             length = sum(len(tokens) for _, tokens in prompts)
-            rows = sum(len(tokens.target) for _, tokens in prompts)
+            targets = sum(len(tokens.target) for _, tokens in prompts)
             if what == "answer":  # two small passes: what they begin with, and the rest
                 run = shared([tokens.ids for _, tokens in prompts])
-                learned.work += Work(run + 2 * READING, rows + READING)
+                learned.work += Work(run + 2 * READING, targets + READING)
             else:
-                learned.work += Work(length, rows)
+                learned.work += Work(length, targets)
             learned.costs.append(length)
         for tokens in encoded:
             for name, relation in _relations(content, tokens).items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -161,6 +162,94 @@ def test_locks_of_a_real_repository_are_broken_and_mended(tmp_path, monkeypatch)
     whole = Path("dvc.lock").read_text(encoding="utf-8")
     Path("dvc.lock").write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n", encoding="utf-8")
     assert "dvc.lock: a conflict of a merge in line 1; rm dvc.lock && dvc repro" in said(locks.findings())
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    """A repository of three stages, run and committed; the last one's result is in git, not in DVC's cache."""
+    monkeypatch.chdir(tmp_path)
+    assert subprocess.run(["git", "init", "-q"], check=True) and dvc("init", "-q").returncode == 0
+    outs = {"a": ["a.txt", "a2.txt"], "b": ["b.txt"], "c": [{"c.txt": {"cache": False}}]}
+    stages = {name: {"cmd": f"touch {name}.txt a2.txt", "outs": out} for name, out in outs.items()}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    assert dvc("repro", "-q").returncode == 0
+    subprocess.run("git add -A && git -c user.name=t -c user.email=t@t commit -qm run", shell=True, check=True)
+    return tmp_path
+
+
+def test_a_lock_that_is_cut_anywhere_is_named(three):
+    """At the end of every line and within it, with the results there and, as in a clone, without."""
+    lock = Path("dvc.lock")
+    whole = lock.read_text(encoding="utf-8")
+    assert said(locks.findings()).count("\n") == 0  # full/dvc.lock is not there
+    ends = [at + 1 for at, letter in enumerate(whole) if letter == "\n"]
+    unclear = {whole.index("  b:\n"), whole.index("  c:\n")}  # a run from the start may have been stopped there
+    for removed in ((), ("a.txt", "a2.txt", "b.txt")):
+        for name in removed:
+            Path(name).unlink()
+        for at in sorted({*ends[:-1], *(end - 2 for end in ends)}):
+            lock.write_text(whole[:at], encoding="utf-8")
+            (line,) = [str(finding) for finding in locks.findings() if finding.about.startswith("dvc.lock")]
+            assert "git checkout dvc.lock" in line, whole[:at]
+            assert line.startswith("note " if at in unclear and not removed else "wrong"), whole[:at]
+
+
+def test_a_lock_of_a_run_that_was_stopped_or_partial_is_not_wrong(three):
+    def wrong():
+        return [str(finding) for finding in locks.findings() if finding.wrong]
+
+    lock = Path("dvc.lock")
+    whole = lock.read_text(encoding="utf-8")
+    for name in ("a.txt", "a2.txt", "b.txt"):
+        Path(name).unlink()
+    assert not wrong()  # a clone before dvc pull
+    lock.unlink()
+    assert not wrong()
+    for stage in "ab":  # from the start, and stopped after each stage
+        assert dvc("repro", "-q", "-s", stage).returncode == 0 and not wrong()
+    assert whole.startswith(lock.read_text(encoding="utf-8"))
+    lock.write_text(whole[: whole.index("  b:\n")] + whole[whole.index("  c:\n") :], encoding="utf-8")
+    (note,) = [str(finding) for finding in locks.findings() if finding.about.startswith("dvc.lock")]
+    assert note == "note : dvc.lock: lacks b.txt of stage b: DVC was killed before it wrote that; dvc repro goes on"
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    pipeline["stages"]["d"] = {"cmd": "touch d.txt", "outs": ["d.txt"]}
+    pipeline["stages"]["a"]["outs"] += ["b2.txt", {"kept": {"cache": False}}]
+    Path("kept").touch()  # an out is added to a stage, and not run yet
+    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    lock.write_text(whole, encoding="utf-8")
+    assert not wrong()
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "about"),
+    [
+        ("tasks.text", None, "tasks.text = None: allowed: the task's section, or no key"),
+        ("tasks", None, "tasks = None: allowed: a section with keys of blimp"),
+        ("recipes.parity", None, "recipes.parity = None: allowed: a section with keys of arms"),
+        ('models.de"coder', {}, "models.de\"coder = 'de\"coder': String should match"),
+    ],
+)
+def test_where_dvc_names_no_key_of_params_the_doctor_does(where, value, about, tmp_path, monkeypatch, capsys):
+    """DVC reads dvc.yaml, with what params.yaml has for it, before any stage of ours: nothing runs, nothing is lost."""
+    for name in (".dvc", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+    for name in ("dvc.yaml", "dvc.lock", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    *outer, key = where.split(".")
+    (content[outer[0]] if outer else content)[key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    subprocess.run(["git", "init", "-q"], check=True)
+    before = Path("dvc.lock").read_bytes()
+    done = dvc("repro", "-s", "prepare@text")
+    assert done.returncode and done.stderr.count("ERROR: ") == 1 and "Traceback" not in done.stderr
+    assert Path("dvc.lock").read_bytes() == before
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 1 and any(line.startswith(f"wrong: params.yaml: {about}") for line in lines)
 
 
 def test_it_prints_a_line_each_and_ends_with_1(folder, capsys):

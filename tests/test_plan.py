@@ -121,6 +121,17 @@ def test_a_set_that_does_not_exist_is_named():
         plan.plan("d", judged(MEMBERS), record(), ["blimp"], settings(leave_out=("inductoin",)))
 
 
+def test_no_set_is_larger_than_what_there_is():
+    tasks = ["repeats", "icl", "needle", "blimp", "iteration"]
+    for least, size in ((1, lambda members: max(members, 1)), (10**6, lambda members: len(HEADS))):
+        chosen = settings(top=10**6, least=least)
+        rows = pd.DataFrame(plan.plan("d", judged(MEMBERS), record(), tasks, chosen)[0])
+        sets = rows[(rows.purpose == "family") & rows.family.isin(["induction", "retrieval", "previous"])]
+        assert {row.family: row.k for row in sets.itertuples()} == {
+            family: size(len(MEMBERS[family])) for family in ("induction", "retrieval", "previous")
+        }
+
+
 def test_the_plan_is_the_same_every_time(planned):
     again, _ = plan.plan("d", judged(MEMBERS), record(), ["repeats", "icl", "needle", "blimp", "iteration"],
                          settings())  # fmt: skip

@@ -5,9 +5,11 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 import yaml
@@ -85,6 +87,15 @@ def test_values_out_of_range_name_key_value_and_range(tmp_path):
     assert "40 hex digits" in broken(tmp_path, put("models", "decoder", hub))
 
 
+def test_what_is_no_section_names_the_keys_of_one(tmp_path):
+    message = broken(tmp_path, put("tasks", "text", None))
+    assert "tasks.text = None: allowed: the task's section, or no key at all; null leaves no task out" in message
+    message = broken(tmp_path, put("models", "decoder", None))
+    assert "models.decoder = None: allowed: a section with keys of device_map, dtype, name, revision, source" in message
+    assert "ngram = []: allowed: a section with keys of order, path" in broken(tmp_path, put("ngram", []))
+    assert "recipes = None: allowed: a section, {} where it may be empty" in broken(tmp_path, put("recipes", None))
+
+
 def test_missing_keys_and_no_yaml(tmp_path):
     assert "classify: missing key" in broken(tmp_path, lambda content: content.pop("classify"))
     (tmp_path / "params.yaml").write_text("seed: [1")
@@ -103,6 +114,8 @@ def test_tasks_are_the_folders_in_display_order(tmp_path):
     content = GOOD | {"tasks": {"text": GOOD["tasks"]["text"]}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     few = params.load(tmp_path / "params.yaml").tasks
+    loaded = params.load(tmp_path / "params.yaml")
+    assert pickle.loads(pickle.dumps(loaded)) == loaded  # with its left-out tasks
     assert few.blimp is None and few.text.passages == GOOD["tasks"]["text"]["passages"]
 
 
@@ -165,6 +178,20 @@ def test_what_dead_processes_left_is_removed_and_living_ones_keep_theirs(tmp_pat
     dead.touch(), living.touch()
     files.write_text(tmp_path / "t.txt", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "t.txt"]
+
+
+def test_a_process_that_nobody_has_reaped_and_another_of_the_same_number_are_dead(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    killed.kill()
+    while psutil.Process(killed.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    (tmp_path / f".t.txt.{killed.pid}.part").touch()
+    older = tmp_path / f".t.txt.{os.getppid()}.part"  # than the process that has its number now
+    older.mkdir()
+    os.utime(older, (psutil.Process(os.getppid()).create_time() - 3600,) * 2)
+    files.write_text(tmp_path / "t.txt", "whole")
+    killed.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
 
 
 def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):

@@ -12,12 +12,11 @@ They run in this process, or on Ray where HEAD_ATLAS_RAY says so (`stages.engine
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from stages.store import parquet
+from stages.store import parquet, workers
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def _finished(job: Job, shards: Sequence[Any], missing: Sequence[int], here: Any
 
 
 def _by_processes(job: Job, shards: Sequence[Any], missing: Sequence[int]) -> Iterator[tuple[int, Results]]:
-    with ProcessPoolExecutor(job.processes, multiprocessing.get_context("spawn")) as pool:
+    with workers.pool(job.processes) as pool:
         futures = {pool.submit(_alone, job, shards[number]): number for number in missing}
         try:
             for future in as_completed(futures):

@@ -16,6 +16,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from stages.store.errors import UserError
+from stages.store.files import write_text
 
 FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "*.model", "*.md", "LICENSE*")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -146,9 +147,7 @@ def fingerprint(file: Path) -> str:
     if key not in known:
         with file.open("rb") as stream:
             known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(temporary, memory)
+        write_text(memory, json.dumps(known))
     return known[key]
 
 

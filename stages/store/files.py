@@ -12,6 +12,7 @@ from pathlib import Path
 from stages.store.errors import UserError
 
 FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+CLOCKS = 600  # seconds by which the times of a file and of a process may differ, at most
 
 
 @contextmanager
@@ -40,20 +41,23 @@ def beside(path: Path) -> Path:
     """Return a name of this process beside `path`; what dead processes left under theirs is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
-        number = re.search(r"\.(\d+)\.part$", left.name)
-        if number and not _alive(int(number[1])):
+        if (number := re.search(r"\.(\d+)\.part$", left.name)) and not _written(left, int(number[1])):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _alive(process: int) -> bool:
+def _written(part: Path, number: int) -> bool:
+    """Return whether the process of this number may be at work on a part: it lives, and did when the part was begun."""
+    import psutil  # only where a part was left
+
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        process = psutil.Process(number)
+        # a zombie is dead, only nobody has asked how it ended; numbers are given again
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < part.stat().st_mtime + CLOCKS
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-    except PermissionError:  # another user's
+    except psutil.AccessDenied:  # another user's
         return True
-    return True
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, create_model, field_validator, model_validator
 
 from stages.store import paths, source
 from stages.store.errors import UserError
@@ -75,6 +75,13 @@ class Tasks(Section):
     One field per folder of stages/tasks, None where the task is left out; `whole` adds them. `for name, task in
     settings.tasks` goes through all of them in display order.
     """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _left_out(cls, given: Any) -> Any:
+        if given is None:  # dvc.yaml asks for its path
+            raise ValueError("allowed: the task's section, or no key at all; null leaves no task out")
+        return given
 
 
 class Ngram(Section):
@@ -283,7 +290,7 @@ class Studies(Section):
 
     def __reduce__(self) -> tuple:
         """Pickle as a dictionary: the classes of `studies` and `whole` are made anew in every process."""
-        return _validated, (self.model_dump(),)
+        return _validated, (self.model_dump(exclude_unset=True),)
 
 
 class Longer(Studies):
@@ -394,6 +401,10 @@ def _explain(path: Path, error: ValidationError) -> str:
         what = f"unknown key; allowed: {', '.join(sorted(_allowed(first['loc'][:-1])))}"
     elif first["type"] == "missing":
         what = "missing key"
+    elif first["type"] == "model_type":
+        what = f"allowed: a section with keys of {', '.join(sorted(_allowed(first['loc'])))}"
+    elif first["type"] == "dict_type":
+        what = "allowed: a section, {} where it may be empty"
     value = "" if first["type"] == "missing" else f" = {source.shown(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{path}: {key}{value}: {what}{more}"
