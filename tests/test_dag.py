@@ -150,6 +150,21 @@ def test_every_table_is_an_out_of_one_stage_or_lies_in_one():
             assert len([stage for stage, out in outs if out in (str(path), str(path.parent))]) == 1, name
 
 
+def test_plots_draw_columns_that_their_files_have():
+    """As far as there are files, all may be left out: a renamed column would leave an empty figure, and no error."""
+    plots = [plot for stage in STAGES for plot in body(stage).get("plots", [])]
+    drawn = [(path, options) for plot in plots for file, options in plot.items() for path in written(file)]
+    assert drawn
+    for path, options in drawn:
+        columns = set(pd.read_csv(path, nrows=0).columns)
+        assert {options[axis] for axis in ("x", "y") if axis in options} <= columns, path
+
+
+def written(file: str) -> list[Path]:
+    """Files of a name in dvc.yaml, of any key."""
+    return list(ROOT.glob(re.sub(r"\$\{key\}", "*", file)))
+
+
 def test_outs_are_where_paths_says():
     slot = "${key}"
     assert body("fetch")["outs"] == [str(paths.model(slot))]
