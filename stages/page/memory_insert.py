@@ -24,7 +24,7 @@ GROUPED = {
 def blocks(read: Read, path: str) -> list:
     """Say what single insertions give and what many at once; list and draw them."""
     said = [_inserted(read), _written(read), _true(read)]
-    alone = [Note(" ".join(filter(None, said))), *_insertions(read, path)]
+    alone = [*map(Note, said), *_insertions(read, path)]
     return [*alone, Note(_together(read)), *_numbers(read, path)]
 
 

@@ -11,8 +11,9 @@ from stages.page.sentences import listed, number, p_value
 
 def blocks(read: Read, path: str, context: Context) -> list:
     """Say what one MLP, attention and the word itself carry; draw all layers."""
-    said = [_looked_up(read), _word(read), _elsewhere(read), _units(read), _counted(read, context)]
-    return [Note(" ".join(filter(None, said))), *_figure(read, path)]
+    decided = " ".join(filter(None, [_looked_up(read), _word(read)]))
+    beside = " ".join(filter(None, [_units(read), _counted(read, context)]))
+    return [Note(decided), Note(_elsewhere(read)), *_figure(read, path), Note(beside)]
 
 
 def _looked_up(read: Read) -> str:

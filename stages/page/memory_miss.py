@@ -27,7 +27,7 @@ SCORES = {
 def blocks(read: Read, path: str) -> list:
     """Say how a miss is answered and whether the key tells it; list answers and scores."""
     said = [_missed(read), _after(read), _scores(read)]
-    return [Note(" ".join(filter(None, said))), *_answers(read, path), *_areas(read, path)]
+    return [*map(Note, said), *_answers(read, path), *_areas(read, path)]
 
 
 def _missed(read: Read) -> str:

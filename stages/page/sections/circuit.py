@@ -39,7 +39,7 @@ def circuit(slot: Slot, context: Context) -> list:
     if rows.empty:
         return [Note(f"No circuit was traced: {slot.reasons.get('circuit') or f'{path} has no rows'}.")]
     traced = [of_target for _, of_target in rows.groupby("place")]
-    blocks: list = [Note(_claim(traced[0], slot, context.alpha)), Note(WHAT)]
+    blocks: list = [_notes(traced[0], slot, context.alpha)[0], Note(WHAT)]
     cards = [Chart(drawing(of_target), f"Into the keys of {of_target['target'].iloc[0]}") for of_target in traced]
     legend = [(charts.BLUE, "circle", "feeder, chosen on other prompts"), (charts.GREY, "circle", "other earlier head")]
     says = (
@@ -47,7 +47,8 @@ def circuit(slot: Slot, context: Context) -> list:
         "it loses, the number after the head's name."
     )
     blocks.append(Figure(cards, says, path, "cards", legend))
-    blocks += [Note(_claim(of_target, slot, context.alpha)) for of_target in traced[1:]]
+    blocks += _notes(traced[0], slot, context.alpha)[1:]
+    blocks += [note for of_target in traced[1:] for note in _notes(of_target, slot, context.alpha)]
     table = [row for of_target in traced for row in _table(of_target)]
     columns = ["key of", "source", "feeder", "noising", "denoising", "previous", "K-composition"]
     blocks.append(Table(columns, table, TABLE, path, (3, 4, 5, 6), folded="All sources with the largest effects"))
@@ -83,15 +84,14 @@ def _longer(slot: Slot, alpha: float) -> list[Fold]:
     new = [of_target for of_target in traced if of_target["target"].iloc[0] not in set(slot.circuit["target"])]
     columns = ["key of", "score", "keys corrupted", "feeders", "they lose", "largest control", "p", "all others lose"]
     table = Table(columns, rows, "All on split b.", study.slot.path("circuit.csv"), (1, 2, 4, 5, 6, 7))
-    notes = [Note(_claim(of_target, slot, alpha)) for of_target in new]
+    notes = [note for of_target in new for note in _notes(of_target, slot, alpha)]
     return [study.fold("every induction head", [Note(text), table, *notes])]
 
 
-def _claim(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
-    """Say what feeds one head, how it ranks, and what the null heads do."""
+def _notes(rows: pd.DataFrame, slot: Slot, alpha: float) -> list[Note]:
+    """Say what feeds one head beside what the others do; then, where it has feeders, what else is known of them."""
     whole = rows[rows["purpose"] == "target"].iloc[0]
-    target, uniform = whole["target"], log(slot.model["vocabulary"]) if slot.model.get("vocabulary") else float("inf")
-    heads = _alone(rows, "noising")
+    heads, target = _alone(rows, "noising"), whole["target"]
     text = (
         f"{target}: induction score {number(whole['intact'])} over {int(whole['trials'])} prompts, "
         f"{number(whole['value'])} with all its keys from the corrupted run."
@@ -100,13 +100,24 @@ def _claim(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     if joint.empty:
         top = heads.iloc[0] if len(heads) else None
         most = f"; the largest effect is that of {top['source']}, {_effect(top)}" if top is not None else ""
-        return f"{text} On the prompts of the other half no earlier head loses enough to count as a feeder{most}."
+        none = "On the prompts of the other half no earlier head loses enough to count as a feeder"
+        return [Note(f"{text} {none}{most}.")]
     feeding, null = heads[heads["feeder"] == 1], heads[heads["feeder"] == 0]
+    text += _fed(rows, heads, feeding, null) + _together(joint, feeding)
+    text += _ranked(joint.loc["noising"], alpha) + _others(rows)
+    uniform = log(slot.model["vocabulary"]) if slot.model.get("vocabulary") else float("inf")
+    beside = _no_heads(rows) + _lost(rows, joint, target, uniform)
+    beside += _previous(feeding, heads, whole, slot) + _weights(feeding, heads, whole)
+    return [Note(text), Note(f"More about the keys of {target}.{beside}")]
+
+
+def _fed(rows: pd.DataFrame, heads: pd.DataFrame, feeding: pd.DataFrame, null: pd.DataFrame) -> str:
+    """Say what each feeder does alone, and the largest effect of a head that is none."""
     back = _alone(rows, "denoising").set_index("source")["effect"]
     each = [
         f"{r.source} loses {_effect(r)} and alone brings back {number(back[r.source])}" for r in feeding.itertuples()
     ]
-    text += (
+    text = (
         f" Of {len(heads)} earlier heads, {len(feeding)} {'was' if len(feeding) == 1 else 'were'} chosen as "
         f"feeder{'s' * (len(feeding) > 1)} on other prompts: {'; '.join(each)}."
     )
@@ -117,14 +128,23 @@ def _claim(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         text += (
             f" The largest effect of the other {len(null)} is {_effect(largest)} ({largest['source']}): {which} above."
         )
-    if len(feeding) > 1:
-        text += f" Together they lose {_effect(joint.loc['noising'])} and bring back {_effect(joint.loc['denoising'])}."
+    return text
+
+
+def _together(joint: pd.DataFrame, feeding: pd.DataFrame) -> str:
+    """Say what several feeders do together."""
+    if len(feeding) < 2:
+        return ""
+    return f" Together they lose {_effect(joint.loc['noising'])} and bring back {_effect(joint.loc['denoising'])}."
+
+
+def _no_heads(rows: pd.DataFrame) -> str:
+    """Say which source that is no head loses most."""
     other = rows[(rows["purpose"] == "single") & (rows["kind"] != "head") & (rows["direction"] == "noising")]
-    if len(other):
-        most = other.loc[other["effect"].idxmax()]
-        text += f" Of what is no head, {_named(most['source'])} loses most, {_effect(most)}."
-    text += _ranked(joint.loc["noising"], alpha) + _others(rows) + _lost(rows, joint, target, uniform)
-    return text + _previous(feeding, heads, whole, slot) + _weights(feeding, heads, whole)
+    if other.empty:
+        return ""
+    most = other.loc[other["effect"].idxmax()]
+    return f" Of what is no head, {_named(most['source'])} loses most, {_effect(most)}."
 
 
 def _ranked(row: Any, alpha: float) -> str:

@@ -47,4 +47,4 @@ def _claims(read: Read, path: str) -> list:
     return [Table(["claim", "bar", "measured", "number", "verdict"], rows, says, path, (1, 2, 3), tuple(heads))]
 
 
-SECTION = SlotSection("memory", "The MLP as a store of facts", 84, memory, predicts=True, seen=4)
+SECTION = SlotSection("memory", "The MLP as a store of facts", 84, memory, predicts=True, seen=5)

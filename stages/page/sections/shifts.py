@@ -48,7 +48,7 @@ def shifts(slot: Slot, context: Context) -> list:
         why = slot.reasons.get("shifts") or slot.reasons.get("steering") or f"{path} has no rows"
         return [Note(f"No function was looked at as an offset: {why}.")]
     said = [_offsets(rows), _inverses(rows), _backwards(rows)]
-    blocks = [Note(WHAT), Note(" ".join(filter(None, said))), Note(BOTH)]
+    blocks = [Note(WHAT), *map(Note, filter(None, said)), Note(BOTH)]
     blocks += [_table(rows, slot.steering, path), _factors(rows, path)]
     return [*blocks, *_readings(slot, context.alpha)]
 
@@ -239,4 +239,4 @@ def _shown(tokens: str) -> str:
     return " · ".join(token.strip() or "␣" for token in tokens.split("|"))
 
 
-SECTION = SlotSection("shifts", "Is a function one offset?", 76, shifts, predicts=True, seen=2)
+SECTION = SlotSection("shifts", "Is a function one offset?", 76, shifts, predicts=True, seen=4)
