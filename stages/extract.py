@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
-TOGETHER = 4096  # padded tokens of prompts with the same demonstrations that run at once, at most
+TOGETHER = 4096  # padded tokens of prompts with demonstrations that run at once, at most
 SUMS = pa.schema(  # over the prompts of a shard, of each layer's mean head outputs (H K,)
     [
         ("split", pa.string()),
@@ -185,7 +185,11 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
 
 
 def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: int) -> list[Shard]:
-    """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered."""
+    """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered.
+
+    One set at a time, which runs its demonstrations once; in larger batches than usual as many times more: a GPU takes
+    as long for one.
+    """
     from stages.model.forward import batches, grown
 
     chosen = []
@@ -193,14 +197,16 @@ def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: i
         scored = [len(tokens.target) for tokens in encoded]
         chosen += [("measure", batch) for batch in batches(encoded, batch_tokens, scored)]
     if tasks.of(task).outputs == "last":
-        together = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list)
-        limit = grown(TOGETHER, batch_tokens)
-        chosen += [("answer", part) for of_set in together for part in _parts(of_set, encoded, limit)]
+        sets = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list).tolist()
+        limit, number = grown(TOGETHER, batch_tokens), grown(1, batch_tokens)
+        for start in range(0, len(sets), number):
+            some = [index for of_set in sets[start : start + number] for index in of_set]
+            chosen += [("answer", part) for part in _parts(some, encoded, limit)]
     return [(what, [(rows[index], encoded[index]) for index in part]) for what, part in chosen]
 
 
 def _parts(chosen: list[int], encoded: list[Tokens], limit: int) -> Iterator[list[int]]:
-    """Yield prompts of one set that run together: at most so many padded tokens."""
+    """Yield prompts of some sets that run together: at most so many padded tokens."""
     step = max(1, limit // max(len(encoded[index]) for index in chosen))
     for start in range(0, len(chosen), step):
         yield chosen[start : start + step]
@@ -223,6 +229,7 @@ def _measured(
 ) -> tuple[pa.Table, list[dict]]:
     """Measure all relations of the task's families on prompts that run together; sums where the task keeps means."""
     from stages.model.measure import measure
+    from stages.model.reduce import brought
 
     averaged, by_role = tasks.of(task).outputs == "mean", bool(tasks.of(task).mean_role)
     relations = [_relations(_attentional(task), prompt) for prompt in tokens]
@@ -235,9 +242,10 @@ def _measured(
         places.setdefault((row.split, row.role if by_role else ""), []).append(place)
     sums = []
     for (split, role), chosen in sorted(places.items()):
-        for layer, x_BC in masses.outputs.items():
-            total = x_BC[chosen].double().sum(0).cpu().numpy()
-            sums.append({"split": split, "role": role, "layer": layer, "prompts": len(chosen), "total": total})
+        totals = brought([x_BC[chosen].double().sum(0) for x_BC in masses.outputs.values()])
+        for layer, total in zip(masses.outputs, totals, strict=True):
+            number = {"prompts": len(chosen), "total": total.numpy()}
+            sums.append({"split": split, "role": role, "layer": layer, **number})
     return table, sums
 
 
@@ -252,15 +260,17 @@ def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]
 
 
 def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.Table:
-    """Return last-token head outputs of prompts with the same demonstrations, which share one run of them."""
+    """Return last-token head outputs of prompts, of which those with the same demonstrations share one run of them."""
     from stages.model.intervene import capturing
+    from stages.model.reduce import brought
     from stages.model.score import Batch
 
     with capturing(loaded) as outputs:
         batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
     tails = [batch.sharing.tail[number] for number in range(len(rows))]
     last = [int(prompt.target[0]) - 1 - batch.cut for prompt in tokens]
-    z_BC = {layer: x_BTC[tails, last].cpu().numpy() for layer, x_BTC in outputs.items()}
+    parts = brought([x_BTC[tails, last].to(loaded.device) for x_BTC in outputs.values()])
+    z_BC = {layer: z.numpy() for layer, z in zip(outputs, parts, strict=True)}
     return pa.concat_tables(
         _output_rows(loaded, row, scored.solved, {layer: z[number] for layer, z in z_BC.items()})
         for number, (row, scored) in enumerate(zip(rows, batch.intact, strict=True))

@@ -164,10 +164,10 @@ def test_what_a_learned_sink_takes_is_sink():
         expected = (1 - weights_HTS[..., 1:].sum(-1)).mean(1)
         np.testing.assert_allclose(mass[number], expected, atol=1e-5)
     assert mass[0, 1] > 0.9 and weights[0][1, :, 0].mean() < 0.2
-    words = Words(Tokens("w", "t", tokens.ids[:4], tokens.special[:4], words=(np.array([1]), np.array([2, 3]))), "cpu")
-    weights_HTS = torch.full((1, 4, 4), 0.1)
-    pooled = words.add(weights_HTS, torch.ones(4, 4, dtype=torch.bool), 0, 1 - weights_HTS.sum(-1))
-    torch.testing.assert_close(pooled.sink_HW, torch.full((1, 2), 0.7))
+    four = Tokens("w", "t", tokens.ids[:4], tokens.special[:4], words=(np.array([1]), np.array([2, 3])))
+    weights_BHTS = torch.full((1, 1, 4, 4), 0.1)
+    pooled = Words([four], "cpu").add(weights_BHTS, torch.ones(1, 4, 4, dtype=torch.bool), 0, 1 - weights_BHTS.sum(-1))
+    torch.testing.assert_close(pooled.sink_BHW, torch.full((1, 1, 2), 0.7))
 
 
 def test_a_learned_sink_after_the_softmax_is_a_sink():

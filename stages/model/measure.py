@@ -54,9 +54,8 @@ def measure(
     shape = max(layers) + 1, max(layer.heads for layer in layers.values()), device
     between = [{name: relation for name, relation in asked.items() if not relation.words} for asked in relations]
     sums: list[Sums | WordSums] = [Sums(batch, between, *shape)] if any(between) else []
-    for row, (tokens, asked) in enumerate(zip(batch, relations, strict=True)):
-        words = {name: relation for name, relation in asked.items() if relation.words}
-        sums += [WordSums(row, words, tokens, *shape)] if words else []
+    of_words = [{name: relation for name, relation in asked.items() if relation.words} for asked in relations]
+    sums += [WordSums(batch, of_words, *shape)] if any(of_words) else []
     begins = [0]  # where the part that runs begins
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
@@ -73,8 +72,8 @@ def measure(
             stack.enter_context(weighing(loaded, reduce))
         if averages:
             stack.enter_context(averages.reading())
-        words = any(isinstance(summing, WordSums) for summing in sums)  # these want whole rows of attention
-        if len(batch) == 1 and len(batch[0]) > PART and loaded.caches and not words:
+        whole = any(of_words)  # sums over words want whole rows of attention
+        if len(batch) == 1 and len(batch[0]) > PART and loaded.caches and not whole:
             logits_NV = _in_parts(loaded, batch[0].ids, targets[0] - 1, begins)
         else:
             rows = [target - 1 for target in targets] if scoring else None
@@ -106,15 +105,16 @@ class Averages:
 
     def __init__(self, loaded: Loaded, batch: Sequence[Tokens], begins: list[int]) -> None:
         self.loaded, self.begins = loaded, begins
-        self.ordinary = [np.flatnonzero(~tokens.special) for tokens in batch]
+        ordinary_BT = np.zeros((len(batch), max(map(len, batch))), dtype=np.float32)
+        for row, tokens in enumerate(batch):
+            ordinary_BT[row, : len(tokens)] = ~tokens.special
+        self.ordinary_BT = torch.from_numpy(ordinary_BT).to(loaded.device)
         self.sums: dict[int, torch.Tensor] = {}
 
     def _add(self, layer: int, z_BTC: torch.Tensor) -> None:
-        start, sums = self.begins[0], []
-        for row, at in enumerate(self.ordinary):
-            here = at[(at >= start) & (at < start + z_BTC.shape[1])] - start
-            sums.append(z_BTC[row, torch.from_numpy(here).to(z_BTC.device)].sum(0))
-        sums_BC = torch.stack(sums)
+        start = self.begins[0]
+        ordinary_BT = self.ordinary_BT[:, start : start + z_BTC.shape[1]]
+        sums_BC = (ordinary_BT[:, None] @ z_BTC.to(ordinary_BT.device))[:, 0]
         self.sums[layer] = self.sums[layer] + sums_BC if layer in self.sums else sums_BC
 
     def reading(self):
@@ -123,8 +123,8 @@ class Averages:
 
     def outputs(self) -> dict[int, torch.Tensor]:
         """Return the means, (B, H K)."""
-        count_B1 = torch.tensor([[float(len(at))] for at in self.ordinary])
-        return {layer: sums_BC / count_B1.to(sums_BC.device) for layer, sums_BC in self.sums.items()}
+        count_B1 = self.ordinary_BT.sum(1, keepdim=True)
+        return {layer: sums_BC / count_B1 for layer, sums_BC in self.sums.items()}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ What is the same for all relations (a query's most attended key, its attention t
 block; the rest is read at the pairs of a relation alone. Sums stay on the device until the batch is done.
 
 Legend: B prompt, H head, T query token, S key token, Q query of a relation, E pair of a query and a target key,
-P relation of a prompt, L layer.
+P relation of a prompt, L layer, W word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,93 +120,104 @@ class Sums:
 
     def means(self, sums_5LPH: torch.Tensor, with_null_LP: torch.Tensor) -> list[tuple[int, str, Means]]:
         """Return each prompt's row, a relation and its means; given: the sums, brought from the device."""
-        result = []
-        for owner, ((row, name), count) in enumerate(zip(self.names, self.counts, strict=True)):
-            with_null_L1 = with_null_LP[:, owner, None]
-            of_LH = dict(zip(STATISTICS, sums_5LPH[:, :, owner], strict=True))
-            values = {statistic: (of_LH[statistic] / count).float().numpy() for statistic in ("mass", "hits")}
-            values["mass_null"] = _ratio(of_LH["mass_null"], with_null_L1)
-            values["over_half"] = (of_LH["over_half"] / count).float().numpy()
-            values["over_half_null"] = _ratio(of_LH["over_half_null"], with_null_L1)
-            result.append((row, name, Means(count, values)))
-        return result
+        of_LPH = dict(zip(STATISTICS, sums_5LPH, strict=True))
+        nulls_LP1, counts_P1 = with_null_LP[..., None], torch.tensor(self.counts)[:, None]
+        whole = {statistic: of_LPH[statistic] / counts_P1 for statistic in ("mass", "hits", "over_half")}
+        nulls = {statistic: _ratio(of_LPH[statistic], nulls_LP1) for statistic in ("mass_null", "over_half_null")}
+        return _means(self.names, self.counts, whole | nulls)
 
 
 class WordSums:
-    """All relations between the words of one prompt at once: the queries of all of them, one after another.
+    """All relations between words that the prompts of a batch have: the queries of all of them, one after another.
 
     Beside mass, hits and null: attention to sinks, at words with a relation and at all others. Words that see no other
     word are left out there: they can only look at sinks.
     """
 
     def __init__(
-        self, row: int, relations: Mapping[str, Relation], tokens: Tokens, layers: int, heads: int, device
+        self, batch: Sequence[Tokens], asked: Sequence[Mapping[str, Relation]], layers: int, heads: int, device
     ) -> None:
-        self.row, self.words, self.names = row, Words(tokens, device), list(relations)
-        queries = [relation.queries for relation in relations.values()]
-        self.counts = list(map(len, queries))
-        owner_QR = np.repeat(np.eye(len(queries)), self.counts, axis=0)
-        has_WR = np.zeros((len(tokens.words), len(queries)), dtype=bool)
-        has_WR[np.concatenate(queries), owner_QR.argmax(1)] = True
-        self.queries = torch.from_numpy(np.concatenate(queries)).to(device)
-        self.keys_QW = torch.from_numpy(np.concatenate([r.dense for r in relations.values()])).to(device)
-        self.owner_QR, self.has_WR = torch.from_numpy(owner_QR).to(device), torch.from_numpy(has_WR).to(device)
+        self.words = Words(batch, device)
+        owned = [(row, name, relation) for row, of in enumerate(asked) for name, relation in of.items()]
+        self.names = [(row, name) for row, name, _ in owned]
+        self.counts = [len(relation.queries) for *_, relation in owned]
+        rows_P, owner_Q = np.array([row for row, *_ in owned]), np.repeat(np.arange(len(owned)), self.counts)
+        words, place_Q = self.words.member_BWT.shape[1], np.concatenate([relation.queries for *_, relation in owned])
+        has_PW = np.zeros((len(owned), words), dtype=bool)
+        has_PW[owner_Q, place_Q] = True
+        keys_QW = np.zeros((len(owner_Q), words), dtype=bool)
+        first = 0
+        for *_, relation in owned:
+            dense = relation.dense
+            keys_QW[first : first + len(dense), : dense.shape[1]] = dense
+            first += len(dense)
+        arrays = (rows_P, rows_P[owner_Q], owner_Q, place_Q, has_PW, keys_QW)
+        there = (torch.from_numpy(array).to(device) for array in arrays)
+        self.rows_P, self.row_Q, self.owner_Q, self.place_Q, self.has_PW, self.keys_QW = there
         size = {"dtype": torch.float64, "device": device}
-        self.sums = torch.zeros(5, layers, heads, len(queries), **size)  # mass, hits, null, sink, elsewhere
-        self.counted = torch.zeros(2, layers, 1, len(queries), **size)  # queries with a null, words elsewhere
+        self.sums_5LPH = torch.zeros(5, layers, len(owned), heads, **size)  # mass, hits, null, sink, elsewhere
+        self.counted_2LP = torch.zeros(2, layers, len(owned), **size)  # queries with a null, words elsewhere
 
     def add(
         self, layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int, learned_BHT: Learned
     ) -> None:
         """Add a block of query tokens; the layer counts once all of them are there."""
-        learned_HT = None if learned_BHT is None else learned_BHT[self.row]
-        pooled = self.words.add(weights_BHTS[self.row], visible_BTS[self.row], start, learned_HT)
+        pooled = self.words.add(weights_BHTS, visible_BTS, start, learned_BHT)
         if pooled is None:
             return
-        weights_HQW, visible_QW = pooled.weights_HWW[:, self.queries], pooled.visible_WW[self.queries]
-        sums_3HQ, number_Q = _on_target(weights_HQW, self.keys_QW, visible_QW)
-        rest_WR = pooled.visible_WW.any(1, keepdim=True) & ~self.has_WR
-        sums_4HQ = torch.cat([sums_3HQ, pooled.sink_HW[None, :, self.queries]]).double()
-        heads = len(weights_HQW)
-        self.sums[:4, layer, :heads] += sums_4HQ @ self.owner_QR
-        self.sums[4, layer, :heads] += pooled.sink_HW.double() @ rest_WR.double()
-        self.counted[0, layer] += (number_Q > 0).double() @ self.owner_QR
-        self.counted[1, layer] += rest_WR.sum(0)
+        row_Q, place_Q, heads = self.row_Q, self.place_Q, weights_BHTS.shape[1]
+        weights_QHW, visible_QW = pooled.weights_BHWW[row_Q, :, place_Q], pooled.visible_BWW[row_Q, place_Q]
+        sums_3QH, number_Q = _on_target(weights_QHW, self.keys_QW, visible_QW)
+        sums_4QH = torch.cat([sums_3QH, pooled.sink_BHW[row_Q, :, place_Q][None]]).double()
+        rest_PW = pooled.visible_BWW.any(2)[self.rows_P] & ~self.has_PW
+        self.sums_5LPH[:4, layer, :, :heads].index_add_(1, self.owner_Q, sums_4QH)
+        sink_PHW = pooled.sink_BHW[self.rows_P].double()
+        self.sums_5LPH[4, layer, :, :heads] += (sink_PHW @ rest_PW.double()[..., None])[..., 0]
+        self.counted_2LP[0, layer].index_add_(0, self.owner_Q, (number_Q > 0).double())
+        self.counted_2LP[1, layer] += rest_PW.sum(1)
 
     @property
     def running(self) -> list[torch.Tensor]:
         """The sums, on the device."""
-        return [self.sums, self.counted]
+        return [self.sums_5LPH, self.counted_2LP]
 
-    def means(self, sums: torch.Tensor, counted: torch.Tensor) -> list[tuple[int, str, Means]]:
+    def means(self, sums_5LPH: torch.Tensor, counted_2LP: torch.Tensor) -> list[tuple[int, str, Means]]:
         """Return mass, hits_word, mass_null, sink and sink_elsewhere of every relation, as `Sums.means` does."""
-        result = []
-        for index, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
-            mass_LH, hits_LH, null_LH, sink_LH, elsewhere_LH = sums[..., index]
-            values = {"mass": mass_LH, "hits_word": hits_LH, "sink": sink_LH}
-            values = {statistic: (of / count).float().numpy() for statistic, of in values.items()}
-            values["mass_null"] = _ratio(null_LH, counted[0, ..., index])
-            values["sink_elsewhere"] = _ratio(elsewhere_LH, counted[1, ..., index])
-            result.append((self.row, name, Means(count, values)))
-        return result
+        mass_LPH, hits_LPH, null_LPH, sink_LPH, elsewhere_LPH = sums_5LPH
+        nulls_LP1, elsewhere_LP1 = counted_2LP[..., None]
+        whole = {"mass": mass_LPH, "hits_word": hits_LPH, "sink": sink_LPH}
+        whole = {statistic: of_LPH / torch.tensor(self.counts)[:, None] for statistic, of_LPH in whole.items()}
+        some = {"mass_null": _ratio(null_LPH, nulls_LP1), "sink_elsewhere": _ratio(elsewhere_LPH, elsewhere_LP1)}
+        return _means(self.names, self.counts, whole | some)
 
 
 def _on_target(
-    weights_HQW: torch.Tensor, keys_QW: torch.Tensor, visible_QW: torch.Tensor
+    weights_QHW: torch.Tensor, keys_QW: torch.Tensor, visible_QW: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mass, hits and null per head and query, (3, H, Q), and how many other words each query sees, (Q,)."""
+    """Return mass, hits and null per query and head, (3, Q, H), and how many other words each query sees, (Q,)."""
     others_QW = visible_QW & ~keys_QW
     number_Q, targets_Q = others_QW.sum(1), (visible_QW & keys_QW).sum(1)
-    mass_HQ = (weights_HQW * keys_QW).sum(2)
-    null_HQ = (weights_HQW * others_QW).sum(2) * (targets_Q / number_Q.clamp(min=1))
-    top_HQ, at_HQ = weights_HQW.max(2)
-    hits_HQ = keys_QW.expand_as(weights_HQW).gather(2, at_HQ[..., None])[..., 0] & (top_HQ > 0)
-    return torch.stack([mass_HQ, hits_HQ, null_HQ]), number_Q  # null is 0 where there is no other word
+    mass_QH = (weights_QHW * keys_QW[:, None]).sum(2)
+    null_QH = (weights_QHW * others_QW[:, None]).sum(2) * (targets_Q / number_Q.clamp(min=1))[:, None]
+    top_QH, at_QH = weights_QHW.max(2)
+    hits_QH = keys_QW.gather(1, at_QH) & (top_QH > 0)
+    return torch.stack([mass_QH, hits_QH, null_QH]), number_Q  # null is 0 where there is no other word
 
 
-def _ratio(sums_LH: torch.Tensor, counts_L1: torch.Tensor) -> np.ndarray:
-    """Return means as float32, nan where nothing was counted."""
-    return torch.where(counts_L1 > 0, sums_LH / counts_L1.clamp(min=1), torch.nan).float().numpy()
+def _means(
+    names: Sequence[tuple[int, str]], counts: Sequence[int], values_LPH: Mapping[str, torch.Tensor]
+) -> list[tuple[int, str, Means]]:
+    """Return each prompt's row, a relation and its means, of all relations' values by statistic."""
+    arrays = {statistic: of_LPH.float().numpy() for statistic, of_LPH in values_LPH.items()}
+    return [
+        (row, name, Means(count, {statistic: of_LPH[:, owner] for statistic, of_LPH in arrays.items()}))
+        for owner, ((row, name), count) in enumerate(zip(names, counts, strict=True))
+    ]
+
+
+def _ratio(sums_LPH: torch.Tensor, counts_LP1: torch.Tensor) -> torch.Tensor:
+    """Return means, nan where nothing was counted."""
+    return torch.where(counts_LP1 > 0, sums_LPH / counts_LP1.clamp(min=1), torch.nan)
 
 
 def brought(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
