@@ -42,6 +42,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 class Patches(States):
     """Canvases of `canvas` x `canvas` pixels, cut into patches of `patch` x `patch`; noise: standard deviation.
 
+    contrast: the model sees pixels times this; 5 brings them near standard deviation 1, as ViTs are used to. Smaller
+    ones start as a small part of the states: their patches keep less of their own, and background learns less.
     jitter: the digit lies on the patch grid, moved by up to so many pixels.
     pixels: every patch also gives its own pixels back. learned: share of the digits that are for training.
     """
@@ -50,6 +52,7 @@ class Patches(States):
     canvas: int = Field(default=20, ge=12)
     patch: int = Field(default=4, ge=2)
     noise: float = Field(default=0.05, ge=0)
+    contrast: float = Field(default=1.0, gt=0)
     jitter: int = Field(default=0, ge=0)
     pixels: bool = False
     learned: float = Field(default=0.6, gt=0, lt=1)
@@ -96,7 +99,7 @@ class Patches(States):
         canvas_BHW, object_BT, _ = self._canvases(rng, images[chosen_B])
         labels_BT = self._labels(classes[chosen_B], object_BT)
         pixels_BTP = self._patches(canvas_BHW) if self.pixels else None
-        return Batch(canvas_BHW, labels_BT, pixels_BTP=self._led(pixels_BTP) if self.pixels else None)
+        return Batch(self.contrast * canvas_BHW, labels_BT, pixels_BTP=self._led(pixels_BTP) if self.pixels else None)
 
     def held_out(self, rng: np.random.Generator, count: int) -> Held:
         """Put held-out digits on canvases, each once; `count` of them, or as many as there are."""
@@ -116,7 +119,7 @@ class Patches(States):
         most = int((kinds_BT == "background patch").sum(1).min())
         edited[f"{most} background patches"] = self._some(kinds_BT == "background patch", most, layout_B)
         return Held(
-            canvas_BHW,
+            self.contrast * canvas_BHW,
             self._labels(class_B, object_BT),
             kinds_BT,
             layout_B,
