@@ -1,15 +1,18 @@
 """Indirect effects: of the first token that says something, cross-fitted, and refused where no edit arrives."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from test_steer import write_inputs
 
 from stages import trace
 from stages.families.family import Tokens
-from stages.store import tables
+from stages.store import params, tables
+from stages.store.errors import UserError
 
 
 def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace:
@@ -73,3 +76,18 @@ def test_the_base_is_the_probability_of_the_token_after_the_blank():
     logits_1V = forward(loaded, [np.array(ids)], [np.array([len(ids) - 2])])
     assert table.base.iloc[0] == pytest.approx(float(logits_1V.softmax(1)[0, ids[-1]]), abs=1e-6)
     assert table.effect.abs().max() > 0
+
+
+def test_a_model_in_which_no_edit_arrives_is_refused(tmp_path, monkeypatch):
+    loaded = tiny.make("llama_gqa", scale=3.0)
+    asked = params.Trace(prompts=4, solved_above=0.5)
+    settings = SimpleNamespace(trace=asked, tasks=SimpleNamespace(icl=object()))
+    monkeypatch.setattr(trace.params, "load", lambda: settings)
+    monkeypatch.setattr("stages.model.load.load", lambda *args, **kwargs: loaded)
+    monkeypatch.chdir(tmp_path)
+    write_inputs(loaded, {})
+    trace.main("decoder")
+    assert tables.INDIRECT.read("decoder").effect.abs().max() > 0
+    monkeypatch.setattr("stages.model.score.editing", lambda *args: nullcontext())
+    with pytest.raises(UserError, match="does not arrive; this model cannot be traced"):
+        trace.main("decoder")
