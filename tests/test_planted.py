@@ -192,12 +192,26 @@ FUNCTIONS = rows(
 )
 
 
-def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
-    """Mean last-token outputs per function over clean prompts of split a; solved or not: a random model solves none."""
+def clean_outputs(loaded: Loaded, batch_tokens: int = 2048) -> tuple[int, pd.DataFrame]:
+    """Shards of all clean prompts of split a, and their last-token outputs."""
     clean = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"]
-    shards = extract._shards(clean, encode_all(loaded, clean), "icl", 2048)
+    shards = extract._shards(clean, encode_all(loaded, clean), "icl", batch_tokens)
     found = [extract._extracted(loaded, shard, "icl", {})[1] for shard in shards]
-    return {name: mean_outputs(mine, loaded) for name, mine in pa.concat_tables(found).to_pandas().groupby("condition")}
+    return len(shards), pa.concat_tables(found).to_pandas()
+
+
+def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
+    """Mean last-token outputs per function; solved or not: a random model solves none."""
+    return {name: mean_outputs(mine, loaded) for name, mine in clean_outputs(loaded)[1].groupby("condition")}
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+def test_sets_of_demonstrations_that_run_together_are_those_that_run_apart(name):
+    loaded = tiny.make(name, scale=3.0)
+    (many, apart), (few, together) = clean_outputs(loaded), clean_outputs(loaded, 4 * 2048)
+    assert many == 4 * few
+    assert apart.drop(columns="output").equals(together.drop(columns="output"))
+    np.testing.assert_allclose(np.stack(together.output), np.stack(apart.output), atol=1e-5)
 
 
 def acting(loaded: Loaded, means: Mapping[str, Mapping[tuple[int, int], torch.Tensor]]) -> set[tuple[int, int]]:
