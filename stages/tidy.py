@@ -2,6 +2,9 @@
 
 A task that was taken out would still lie in data/asked, and a clone, which pulls today's files alone, would call every
 stage that reads this folder changed. What is removed stays in DVC's cache, or in git.
+
+data/asked/keys.json holds the settings of all tasks as well. Stages depend on it in place of the param `tasks`: dvc.lock
+would hold a copy of that for each of them, and DVC reads and writes the lock whole after every stage.
 """
 
 import json
@@ -9,10 +12,12 @@ import logging
 import shutil
 from pathlib import Path
 
+from stages import tasks
 from stages.store import files, keys, params
 from stages.store.errors import run
 
 log = logging.getLogger(__name__)
+ASKED = "data/asked"  # whose keys come with their settings
 
 
 def main() -> None:
@@ -24,9 +29,11 @@ def main() -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    asked = sorted(name for name, task in settings.tasks if task is not None)
+    sections = {name: getattr(settings.tasks, name) for name in sorted(tasks.names())}
+    asked = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     for folder in keys.BY_TASK:
-        files.write_text(Path(folder, keys.KEYS), json.dumps(asked) + "\n")
+        content = asked if folder == ASKED else list(asked)
+        files.write_text(Path(folder, keys.KEYS), json.dumps(content) + "\n")
     files.write_text(Path("reports/recipes", keys.KEYS), json.dumps(sorted(settings.recipes)) + "\n")
 
 

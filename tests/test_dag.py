@@ -129,6 +129,15 @@ def test_every_params_key_is_used_by_a_stage():
     assert used == set(PARAMS) == set(Params.model_fields)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_reads_settings_of_tasks_depends_on_them(stage):
+    """By the file that tidy writes, or by the param: that is copied into dvc.lock for each stage."""
+    reached = [ROOT / file for file in closure(Path(f"stages/{stage}.py")) if file.parts[1] != "store"]
+    if any("settings.tasks" in file.read_text() for file in reached) and stage != "prepare":  # it has its own task's
+        by_file = {"data/asked", "data/asked/keys.json"} & set(body(stage)["deps"])
+        assert by_file or "tasks" in body(stage)["params"]
+
+
 def test_every_leaf_of_params_is_read_by_the_code():
     source = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py") if path.name != "params.py")
     for section, model in Params.model_fields.items():

@@ -91,7 +91,9 @@ def test_what_is_left_of_a_key_is_named_and_tidied(folder):
 
     tidy.main()
     assert not any(Path(path).exists() for path in gone)
-    assert json.loads(Path("data/asked/keys.json").read_text()) == ["repeats", "text"]
+    assert json.loads(Path("data/prompts/keys.json").read_text()) == ["repeats", "text"]
+    asked = json.loads(Path("data/asked/keys.json").read_text())
+    assert asked == {name: getattr(params.load().tasks, name).model_dump() for name in ("repeats", "text")}
     assert said(artefacts.findings(params.load())) == ""  # nothing of today was removed
 
 
