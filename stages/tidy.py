@@ -3,8 +3,8 @@
 A task that was taken out would still lie in data/asked, and a clone, which pulls today's files alone, would call every
 stage that reads this folder changed. What is removed stays in DVC's cache, or in git.
 
-data/asked/keys.json holds the settings of all tasks as well. Stages depend on it in place of the param `tasks`: dvc.lock
-would hold a copy of that for each of them, and DVC reads and writes the lock whole after every stage.
+data/asked/keys.json holds the settings of all tasks as well. Stages depend on it in place of the param `tasks`, whose
+copies, one for each of them, would fill dvc.lock: DVC reads and writes that file whole after every stage.
 """
 
 import json
