@@ -237,7 +237,7 @@ def test_where_dvc_names_no_key_of_params_the_doctor_does(where, value, about, t
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("dvc.yaml", "dvc.lock", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))
     *outer, key = where.split(".")
     (content[outer[0]] if outer else content)[key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
