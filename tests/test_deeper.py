@@ -176,6 +176,7 @@ def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
     fed = without[without.purpose == "feeders"].target.nunique()
     lost = without.assign(p=1.0)
     said = fold_of(CIRCUIT, slot, "circuit", replace(slot, circuit=lost))
-    assert f"{fed} have feeders, chosen on split a; in 0 of these (none)" in said[1]
+    have = "has" if fed == 1 else "have"
+    assert f"{fed} {have} feeders, chosen on split a; in 0 of these (none)" in said[1]
     fewer = replace(slot, circuit=traced[traced.target == heads[0]])
     assert len(fold_of(CIRCUIT, fewer, "circuit", slot)) == 1 + len(heads)  # a paragraph for each that is new
