@@ -59,12 +59,17 @@ def findings(loaded: Loaded) -> list[np.ndarray]:
     return [*numbers, function_vector(loaded, means, [(1, 0), (2, 3)]).numpy()]
 
 
+ELSEWHERE = {
+    "ends": "not used: its LM head is not one matrix in the processor's memory"
+}  # it is brought in when it runs
+
+
 @pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "gemma3"])
 @pytest.mark.parametrize("place", ["cpu", "disk"])
 def test_offloaded_models_give_the_same_numbers(name, place, tmp_path):
     plain, proof = prove(make(name, scale=3.0))
     other, again = prove(offloaded(name, place, tmp_path))
-    assert again == proof and other.anatomy == plain.anatomy and set(proof.values()) == {"ok"}
+    assert again == proof | ELSEWHERE and other.anatomy == plain.anatomy and set(proof.values()) == {"ok"}
     for here, there in zip(findings(plain), findings(other), strict=True):
         np.testing.assert_allclose(there, here, atol=1e-6, rtol=1e-5)
     assert all(parameter.is_meta for parameter in other.model.parameters())  # and all went back
@@ -91,7 +96,8 @@ def test_a_slot_is_fetched_and_loaded_as_params_say(tmp_path, monkeypatch):
         fetch.main("a")
         record = json.loads(paths.model("a").read_text())
         assert record["dtype"] == dtype and record.get("device_map") == places
-        assert set(record["proof"].values()) == {"ok"}
+        fails = {name: said for name, said in record["proof"].items() if said != "ok"}
+        assert fails == ({} if places is None else ELSEWHERE)
         loaded = load.load("a")
         assert loaded.model.dtype == getattr(torch, dtype) and loaded.anatomy == plain.anatomy
         assert any(p.is_meta for p in loaded.model.parameters()) == (places is not None)

@@ -40,9 +40,7 @@ LIKE_ANY = ("llama_gqa", "gpt2", "granite", "bert", "modernbert")
 MODELS = {
     "capped": capped,
     "biased": biased,
-    **{
-        name: lambda name=name: make(name, scale=3.0) for name in ("llama_gqa", "gpt2", "granite", "bert", "modernbert")
-    },
+    **{name: lambda name=name: make(name, scale=3.0) for name in LIKE_ANY},
 }
 
 

@@ -1,10 +1,11 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Four exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
+Five exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of
   a small model, are read once for some hundred rows (Gemma 3 270M: 2.5 ms a row in place of 5.5).
+- `Unread`: where logits are only scored, the head reads a piece of its vocabulary at a time (`stages.model.unread`).
 - `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
 - `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
 
@@ -23,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from stages.families.family import Tokens
 from stages.model.load import Loaded
+from stages.model.unread import Unread, plain
 
 T = TypeVar("T")  # what is made of logits
 HEAD = 384  # rows that the LM head reads at once, at most: their logits are a megabyte each in a large vocabulary
@@ -112,12 +114,13 @@ def forward(
     headless: bool = False,
     gradients: bool = False,
     waiting: Waiting | None = None,
-) -> torch.Tensor | None:
+    whole: bool = True,
+) -> torch.Tensor | Unread | None:
     """Run a batch and return float logits (N, V) of the asked positions of each prompt, in order; None without rows.
 
     ids: token ids per prompt (of an image its pixels), following the cache's prefix; rows: positions within them;
     headless: no LM head at all; gradients: keep the graph; waiting: of several passes (`together`): the last returns
-    the logits of all of them, the others None.
+    the logits of all of them, the others None; whole: False where they are only scored: they may then be `Unread`.
     """
     given: dict[str, Any] = inputs(loaded, ids)
     if cache is not None:
@@ -127,12 +130,16 @@ def forward(
     elif loaded.kind == "decoder":
         given["use_cache"] = False
     waiting = Waiting(last=True) if waiting is None else waiting
-    output = None
-    with torch.set_grad_enabled(gradients), _selecting(loaded, rows, waiting) if rows is not None else ExitStack():
+    output, head = None, loaded.model.get_output_embeddings() if rows is not None else None
+    reads = whole or not loaded.ends or not plain(head)
+    selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
+    with torch.set_grad_enabled(gradients), selecting:
         model = loaded.model.base_model if headless else loaded.model
         output = model(**given)
     if rows is None or not waiting.last:
         return None
+    if not reads:
+        return Unread(torch.cat(waiting.rows), head)
     if output.logits.shape[:2] != (1, sum(map(len, waiting.rows))):
         raise RuntimeError(f"{type(loaded.model).__name__}: its LM head does not read what the hook before it gives")
     return output.logits[0].float()
@@ -146,9 +153,9 @@ class Pass(Generic[T]):
     logits (N, V), which are not kept.
     """
 
-    run: Callable[[Waiting], torch.Tensor | None]
+    run: Callable[[Waiting], torch.Tensor | Unread | None]
     rows: int
-    read: Callable[[torch.Tensor], T]
+    read: Callable[[torch.Tensor | Unread], T]
 
 
 def grown(limit: int, max_tokens: int) -> int:
@@ -183,12 +190,12 @@ def _at_once(passes: Sequence[Pass[T]]) -> list[T]:
 
 
 @contextmanager
-def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting) -> Iterator[None]:
+def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting, reads: bool) -> Iterator[None]:
     """Let the LM head see only the asked rows, and with the last of the passes that wait those of the others.
 
-    Passes before the last end at the head. A decoder's head is its output embedding alone, so the cut is made there. A
-    masked model's head begins earlier (BERT transforms and normalises before it projects) but always right after the
-    body: there the body's output is cut.
+    Passes before the last end at the head, and where it is not to read (`reads`) so does the last. A decoder's head is
+    its output embedding alone, so the cut is made there. A masked model's head begins earlier (BERT transforms and
+    normalises before it projects) but always right after the body: there the body's output is cut.
     """
     device = loaded.device
     prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long, device=device)
@@ -196,7 +203,7 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting) -> 
 
     def chosen(hidden_BTD: torch.Tensor) -> torch.Tensor:
         waiting.rows.append(hidden_BTD[prompt.to(hidden_BTD.device), position.to(hidden_BTD.device)])
-        if not waiting.last:
+        if not (waiting.last and reads):
             raise _Waits
         return torch.cat(waiting.rows)[None]  # (1, N, D)
 

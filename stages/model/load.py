@@ -67,7 +67,7 @@ class Loaded:
     images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
     cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
-    be computed by SDPA; gathers: the LM head may read rows of several passes at once.
+    be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing follows that head.
     """
 
     model: PreTrainedModel
@@ -79,6 +79,7 @@ class Loaded:
     divides: bool = True
     fuses: bool = True
     gathers: bool = True
+    ends: bool = False
     images: Images | None = None
 
     @property
@@ -88,8 +89,8 @@ class Loaded:
 
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
-        names = ("resumes", "caches", "divides", "fuses", "gathers")
-        return replace(self, **{name: proof.get(name, "ok") == "ok" for name in names})
+        names = ("resumes", "caches", "divides", "fuses", "gathers", "ends")
+        return replace(self, **{name: proof[name] == "ok" for name in names if name in proof})
 
 
 def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:

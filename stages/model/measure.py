@@ -77,7 +77,8 @@ def measure(
             logits_NV = _in_parts(loaded, batch[0].ids, targets[0] - 1, begins)
         else:
             rows = [target - 1 for target in targets] if scoring else None
-            logits_NV = forward(loaded, [tokens.read for tokens in batch], rows, headless=rows is None)
+            read = [tokens.read for tokens in batch]
+            logits_NV = forward(loaded, read, rows, headless=rows is None, whole=False)
     scored = score_rows(logits_NV, [t.ids for t in batch], targets) if scoring else [None] * len(batch)
     means: list[dict[str, Means]] = [{} for _ in batch]
     numbers = iter(brought([tensor for summed in sums for tensor in summed.running]))

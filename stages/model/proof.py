@@ -6,6 +6,7 @@
     fuses      so is attention computed by SDPA, which gives no weights
     resumes    a pass that skips all blocks below an edited head equals the full pass, for every layer
     gathers    rows of several passes that the LM head reads at once get the logits of whole passes
+    ends       nothing follows the LM head: what it says is what the model says
     caches     prompts that continue a cache of their prefix, edited or not, equal full passes
     vectors    what heads write joins the residual at a known place
 
@@ -36,7 +37,8 @@ from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
 from stages.model.observe import close
 from stages.model.probe import probe_inputs, width
-from stages.model.score import Batch, LastToken
+from stages.model.score import Batch, LastToken, score_rows
+from stages.model.unread import plain
 from stages.store.errors import UserError
 
 CLOSE = {  # of the largest output, by dtype: what two orders of the same sums may differ by
@@ -190,6 +192,28 @@ def _gathers(loaded: Loaded, ids: np.ndarray) -> str:
     return ""
 
 
+def _ends(loaded: Loaded, ids: np.ndarray) -> str:
+    """Put random numbers in the place of what the head says: they must come out as they are."""
+    if loaded.kind != "decoder":
+        return "only a decoder may end with one matrix"
+    head, ids = loaded.model.get_output_embeddings(), ids[:SHORT]
+    if not plain(head):
+        return "its LM head is not one matrix in the processor's memory"
+    generator = torch.Generator().manual_seed(0)
+    says = 100 * torch.randn(1, len(ids), head.out_features, generator=generator).to(head.weight)
+    hook = head.register_forward_hook(lambda *_: says)
+    try:
+        if not torch.equal(_logits(loaded, ids, np.arange(len(ids))), says[0].float()):
+            return "its logits are not what its LM head says"
+    finally:
+        hook.remove()
+    places = np.arange(1, len(ids))
+    (scored,) = score_rows(forward(loaded, [ids], [places - 1], whole=False), [ids], [places])
+    expected = _logprob(_logits(loaded, ids, places - 1), ids[places])
+    same = _same(loaded, torch.from_numpy(scored.logprob), expected)
+    return "" if same else "logits read in pieces are not those of whole passes"
+
+
 def _waiting(loaded: Loaded, text: np.ndarray, at: np.ndarray, waiting: Waiting) -> torch.Tensor | None:
     return forward(loaded, [text], [at], waiting=waiting)
 
@@ -237,6 +261,7 @@ SHORTCUTS: dict[str, Callable[[Loaded, np.ndarray], str]] = {
     "fuses": _fuses,
     "resumes": _resumes,
     "gathers": _gathers,
+    "ends": _ends,
     "caches": _caches,
     "vectors": _vectors,
 }

@@ -50,14 +50,15 @@ class Rows:
 
     def scored(self) -> list[Scored]:
         """Score all rows, under whatever hooks the caller has set."""
-        return score_rows(self.logits(), self.ids, self.positions)
+        logits_NV = forward(self.loaded, self.tails, self.rows, self.prefix, whole=False)
+        return score_rows(logits_NV, self.ids, self.positions)
 
     def again(self, layer: int, copies: int = 1) -> list[Scored]:
         """Score so many copies of the batch, one after the other, from a layer up, below which nothing differs."""
         residual_BTD = self.residuals.get(layer)
         residual_BTD = residual_BTD if residual_BTD is None else residual_BTD.repeat(copies, 1, 1)
         with resuming(self.loaded, layer, residual_BTD):
-            logits_NV = forward(self.loaded, self.tails * copies, self.rows * copies, self.prefix)
+            logits_NV = forward(self.loaded, self.tails * copies, self.rows * copies, self.prefix, whole=False)
         return score_rows(logits_NV, self.ids * copies, list(self.positions) * copies)
 
 

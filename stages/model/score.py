@@ -33,6 +33,7 @@ from stages.model.forward import (
 )
 from stages.model.intervene import Edit, Head, ablating_copies, editing
 from stages.model.load import Loaded
+from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 ENOUGH = 1024  # tokens beyond which a pass with more of them is hardly faster: then ablations of like layers alone run
@@ -106,7 +107,7 @@ class Batch:
             self.intact = [Scored(np.empty(0, np.float32), np.empty(0, bool)) for _ in prompts]
             return
         with remembering(loaded) as self.residuals:
-            (self.intact,) = self._scored(forward(loaded, self.tails, self.rows, self.following(tails)))
+            (self.intact,) = self._scored(forward(loaded, self.tails, self.rows, self.following(tails), whole=False))
 
     def following(self, prompts: Sequence[int]) -> Cache | None:
         """Return the cache of rows that follow the beginnings of these prompts; None where nothing has run apart."""
@@ -161,7 +162,7 @@ class Batch:
         rows = len(asked) * sum(map(len, self.rows))
         return Pass(partial(self._run, asked), rows, partial(self._scored, copies=len(asked)))
 
-    def _run(self, asked: Sequence[Ablation], waiting: Waiting) -> torch.Tensor | None:
+    def _run(self, asked: Sequence[Ablation], waiting: Waiting) -> torch.Tensor | Unread | None:
         """Run copies of the batch, one per ablation, from the first layer that any of them changes: logits (N, V)."""
         loaded, layer, copies = self.loaded, min(ablation.first for ablation in asked), len(asked)
         cache = None
@@ -179,7 +180,7 @@ class Batch:
         edits = [self._edit(ablation, self.sharing.tails, self.tails, self.cut) for ablation in asked]
         residual_BTD = _copied(self.residuals.get(layer), copies)
         with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
-            return forward(loaded, self.tails * copies, self.rows * copies, cache, waiting=waiting)
+            return forward(loaded, self.tails * copies, self.rows * copies, cache, waiting=waiting, whole=False)
 
     def _edit(self, ablation: Ablation, prompts: Sequence[int], texts: Sequence[np.ndarray], start: int):
         """Return what `ablating_copies` asks for, of some prompts' tokens from `start` on."""
@@ -206,7 +207,7 @@ class Batch:
     def _apart(self) -> "Batch":
         return Batch(self.loaded, self.prompts, self.positions, share=False)
 
-    def _scored(self, logits_NV: torch.Tensor, copies: int = 1) -> list[list[Scored]]:
+    def _scored(self, logits_NV: torch.Tensor | Unread, copies: int = 1) -> list[list[Scored]]:
         """Return the scores of every prompt in every copy, from the rows of all copies."""
         size = len(logits_NV) // copies
         rows_M = np.concatenate([copy * size + places for copy in range(copies) for places in self.sharing.places])
@@ -255,16 +256,19 @@ class _SameLength:
         rows = len(edits) * self.targets.shape[1]
         return Pass(partial(self._run, edits, which, layer), rows, partial(self._scored, which))
 
-    def _run(self, edits: Sequence[Edit], which: Sequence[int], layer: int, waiting: Waiting) -> torch.Tensor | None:
+    def _run(
+        self, edits: Sequence[Edit], which: Sequence[int], layer: int, waiting: Waiting
+    ) -> torch.Tensor | Unread | None:
         which_B = torch.tensor(which)
         device_B = which_B.to(self.loaded.device)
         rows = [self.at + np.arange(self.targets.shape[1])] * len(edits)
         residual_BTD = self.residuals[layer][device_B] if layer in self.residuals else None
         cache = None if self.prefixes is None else continuing(self.prefixes, device_B)
         with resuming(self.loaded, layer, residual_BTD), editing(self.loaded, edits, self.at):
-            return forward(self.loaded, [self.tails[prompt] for prompt in which], rows, cache, waiting=waiting)
+            tails = [self.tails[prompt] for prompt in which]
+            return forward(self.loaded, tails, rows, cache, waiting=waiting, whole=False)
 
-    def _scored(self, which: Sequence[int], logits_NV: torch.Tensor) -> list[Scored]:
+    def _scored(self, which: Sequence[int], logits_NV: torch.Tensor | Unread) -> list[Scored]:
         reduced = _reduce(logits_NV, self.targets[torch.tensor(which)].flatten())
         return [Scored(*row) for row in zip(*(part.reshape(len(which), -1) for part in reduced), strict=True)]
 
@@ -360,7 +364,9 @@ def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) 
     return runs
 
 
-def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Scored]:
+def score_rows(
+    logits_NV: torch.Tensor | Unread, ids: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+) -> list[Scored]:
     """Split the logits of all prompts' rows into one `Scored` per prompt (no tokens: empty)."""
     targets_N = np.concatenate([row[at] for row, at in zip(ids, positions, strict=True)])
     reduced = _reduce(logits_NV, torch.from_numpy(targets_N))
@@ -369,13 +375,17 @@ def score_rows(logits_NV: torch.Tensor, ids: Sequence[np.ndarray], positions: Se
 
 
 def _reduce(
-    logits_NV: torch.Tensor, targets_M: torch.Tensor, rows_M: torch.Tensor | None = None
+    logits_NV: torch.Tensor | Unread, targets_M: torch.Tensor, rows_M: torch.Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the targets' log-probabilities and argmax hits, and the argmax, without a softmax over the whole table.
 
     rows_M: the row that predicts each target; None where every row predicts one.
     """
     rows_M = torch.arange(len(targets_M)) if rows_M is None else rows_M
+    if isinstance(logits_NV, Unread):
+        total, best = logits_NV.reduced()
+        logprob, best = logits_NV.logits(rows_M, targets_M) - total[rows_M], best[rows_M]
+        return logprob.numpy(), (best == targets_M).numpy(), best.numpy()
     parts = logits_NV.split(CACHED if logits_NV.device.type == "cpu" else LAUNCHED)
     total = torch.cat([logits.logsumexp(1) for logits in parts])
     best = torch.cat([logits.argmax(1) for logits in parts]).cpu()[rows_M]

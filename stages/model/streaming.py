@@ -156,7 +156,7 @@ class Streams:
 
         handle = self.loaded.model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
-            logits_RV = forward(self.loaded, tails, rows, cache)
+            logits_RV = forward(self.loaded, tails, rows, cache, whole=False)
         finally:
             handle.remove()
         whole, positions = ([of[number] for number in numbers] for of in (self.whole, self.positions))

@@ -1,0 +1,71 @@
+"""Rows that the LM head has yet to read: what is asked of their logits is made a piece of the vocabulary at a time.
+
+Whole logits of a large vocabulary, a megabyte a row, leave the processor's cache and come back to be reduced. Pieces
+stay in it, and are reduced as soon as they are made (Gemma 3 270M, 384 rows: 7.0 ms a row in place of 10.8, 6.5 of
+them the product; one thread of a busy machine). Right only where nothing follows the head, which is proven at fetch
+(`Loaded.ends`).
+
+Legend: N scored row, D residual width, V vocabulary, P words of a piece, M target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+PIECE = 2048  # words at once: of some hundred rows a few megabytes
+BLOCK = 64  # the largest of a row is looked for among the largest of so many: an index is slow to carry along
+
+
+def plain(head: nn.Module) -> bool:
+    """Say whether a head is one matrix that lies in memory and is applied as it is: no other class, hook or wrapper."""
+    bare = not head._forward_hooks and "forward" not in vars(head)
+    return type(head) is nn.Linear and head.weight.device.type == "cpu" and bare
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Hidden rows (N, D) as an LM head is given them; rows are picked and split as those of a tensor."""
+
+    hidden_ND: torch.Tensor
+    head: nn.Linear
+
+    def __len__(self) -> int:
+        return len(self.hidden_ND)
+
+    def __getitem__(self, rows: Sequence[int] | torch.Tensor) -> "Unread":
+        return Unread(self.hidden_ND[rows], self.head)
+
+    def split(self, sizes: Sequence[int]) -> list["Unread"]:
+        """Return consecutive parts of so many rows."""
+        return [Unread(part_ND, self.head) for part_ND in self.hidden_ND.split(list(sizes))]
+
+    @torch.no_grad()
+    def logits(self, rows_M: torch.Tensor, words_M: torch.Tensor) -> torch.Tensor:
+        """Return the logit (M,) of one word in each of some rows, rounded as the head's own, as float32."""
+        logit_M = (self.hidden_ND[rows_M].float() * self.head.weight[words_M].float()).sum(1)
+        logit_M = logit_M if self.head.bias is None else logit_M + self.head.bias[words_M].float()
+        return logit_M.to(self.head.weight.dtype).float()
+
+    @torch.no_grad()
+    def reduced(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logarithm of the sum of exp of all logits, and the word of the largest, (N,) each."""
+        largest, words, sums = [], [], []
+        for start in range(0, self.head.out_features, PIECE):
+            logits_NP = self._piece(start)
+            width, every_N = logits_NP.shape[1], torch.arange(len(self))
+            block = BLOCK if width % BLOCK == 0 else width
+            blocks = logits_NP.view(len(self), width // block, block)
+            largest_N, block_N = blocks.amax(2).max(1)
+            words.append(start + block_N * block + blocks[every_N, block_N].argmax(1))
+            largest.append(largest_N)
+            sums.append(logits_NP.sub_(largest_N[:, None]).exp_().sum(1))  # as shares of the piece's largest
+        largest_XN = torch.stack(largest)
+        top_N, piece_N = largest_XN.max(0)
+        total_N = (torch.stack(sums) * (largest_XN - top_N).exp()).sum(0)
+        return total_N.log() + top_N, torch.stack(words).gather(0, piece_N[None])[0]
+
+    def _piece(self, start: int) -> torch.Tensor:
+        bias = self.head.bias if self.head.bias is None else self.head.bias[start : start + PIECE]
+        return nn.functional.linear(self.hidden_ND, self.head.weight[start : start + PIECE], bias).float()

@@ -1,0 +1,125 @@
+"""Logits reduced piece by piece, never whole: the same numbers, and only where nothing follows the head."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_model_contract import prompt
+from test_together import MODELS, scores
+from tiny import make
+from torch import nn
+
+from stages.model import proof
+from stages.model.forward import forward
+from stages.model.load import Loaded
+from stages.model.score import Batch, score_rows
+from stages.model.unread import PIECE, Unread, plain
+
+
+def divided() -> Loaded:
+    """A Granite, whose logits are divided after the head."""
+    loaded = make("granite", scale=3.0)
+    loaded.model.config.logits_scaling = 8.0
+    return loaded
+
+
+def head(words: int, bias: bool, scale: float = 1.0) -> nn.Linear:
+    torch.manual_seed(words)
+    made = nn.Linear(16, words, bias=bias).requires_grad_(False)
+    made.weight.mul_(scale)
+    return made
+
+
+@pytest.mark.parametrize("scale", [1.0, 3000.0])  # logits of some thousands: exp of them is infinite
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("words", [5, 61, PIECE, PIECE + 1, 2 * PIECE + 64, 3 * PIECE - 7])
+def test_pieces_give_what_whole_logits_give(words, bias, scale):
+    made, hidden_ND = head(words, bias, scale), torch.randn(9, 16)
+    logits_NV = made(hidden_ND)
+    total, best = Unread(hidden_ND, made).reduced()
+    torch.testing.assert_close(total, logits_NV.double().logsumexp(1).float(), atol=1e-5, rtol=2e-6)
+    assert torch.equal(best, logits_NV.argmax(1))
+    rows, targets = torch.tensor([3, 3, 8, 0]), torch.tensor([words - 1, 0, words // 2, 1])
+    at = Unread(hidden_ND, made).logits(rows, targets)
+    torch.testing.assert_close(at, logits_NV[rows, targets], atol=1e-5, rtol=1e-5)
+
+
+def test_in_bfloat16_logits_are_rounded_as_the_head_rounds_them():
+    made, hidden_ND = head(3 * PIECE, True).to(torch.bfloat16), torch.randn(9, 16).to(torch.bfloat16)
+    logits_NV = made(hidden_ND).float()
+    total, best = Unread(hidden_ND, made).reduced()
+    torch.testing.assert_close(total, logits_NV.logsumexp(1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits_NV.gather(1, best[:, None])[:, 0], logits_NV.amax(1))
+    rows = torch.arange(9)
+    torch.testing.assert_close(Unread(hidden_ND, made).logits(rows, best), logits_NV[rows, best], atol=0, rtol=0.01)
+
+
+def test_rows_are_picked_and_split_as_those_of_a_tensor():
+    unread = Unread(torch.arange(24.0).reshape(6, 4), nn.Linear(4, 7))
+    first, second = unread.split([2, 4])
+    assert (len(unread), len(first), len(second), len(unread[[5, 5, 1]])) == (6, 2, 4, 3)
+    assert torch.equal(second[[0, 3]].hidden_ND, unread.hidden_ND[[2, 5]])
+
+
+def test_only_a_matrix_in_memory_that_is_applied_as_it_is_is_plain():
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert plain(nn.Linear(4, 7))
+    wrapped = nn.Linear(4, 7)
+    wrapped.forward = lambda x: 2 * x  # as accelerate's dispatch does
+    hooked = nn.Linear(4, 7)
+    hooked.register_forward_hook(lambda *_: None)
+    assert not any(map(plain, (wrapped, hooked, Louder(4, 7), nn.Linear(4, 7, device="meta"), nn.Identity())))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("llama_gqa", "ok"),
+        ("gpt2", "ok"),
+        ("biased", "ok"),
+        ("capped", "not used: its logits are not what its LM head says"),
+        ("divided", "not used: its logits are not what its LM head says"),
+        ("bert", "not used: only a decoder may end with one matrix"),
+    ],
+)
+def test_what_follows_the_head_is_found(name, says):
+    loaded, result = proof.prove(divided() if name == "divided" else MODELS[name]())
+    assert result["ends"] == says and loaded.ends == (says == "ok")
+
+
+def test_a_cap_that_hardly_changes_small_logits_is_found():
+    loaded = make("llama_gqa", scale=0.01)
+    own = loaded.model.forward
+
+    def capped(*args, **kwargs):
+        output = own(*args, **kwargs)
+        output.logits = 30 * torch.tanh(output.logits / 30)
+        return output
+
+    loaded.model.forward = capped
+    assert proof.prove(loaded)[1]["ends"] == "not used: its logits are not what its LM head says"
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "biased"])
+def test_batches_edits_and_copies_score_the_same(name):
+    whole = MODELS[name]()
+    for one, other in zip(scores(whole), scores(replace(whole, ends=True)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_whole_logits_are_made_only_where_they_are_asked_for(monkeypatch):
+    loaded = replace(make("llama_gqa", scale=3.0), ends=True)
+    tokens = prompt(20, 4)
+    asked = [np.array([3, 19])]
+    assert isinstance(forward(loaded, [tokens.ids], asked), torch.Tensor)
+    assert isinstance(forward(loaded, [tokens.ids], asked, whole=False), Unread)
+    assert isinstance(forward(replace(loaded, ends=False), [tokens.ids], asked, whole=False), torch.Tensor)
+    monkeypatch.setattr(loaded.model.lm_head, "forward", lambda x: pytest.fail("the head has read"))
+    monkeypatch.setattr("stages.model.forward.plain", lambda head: True)
+    Batch(loaded, [tokens], [tokens.target])
+    (scored,) = score_rows(forward(loaded, [tokens.ids], asked, whole=False), [tokens.ids], [np.array([4, 19])])
+    assert scored.logprob.shape == (2,)
