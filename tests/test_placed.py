@@ -59,9 +59,7 @@ def findings(loaded: Loaded) -> list[np.ndarray]:
     return [*numbers, function_vector(loaded, means, [(1, 0), (2, 3)]).numpy()]
 
 
-ELSEWHERE = {
-    "ends": "not used: its LM head is not one matrix in the processor's memory"
-}  # it is brought in when it runs
+ELSEWHERE = {"ends": "not used: its LM head is not one matrix in the processor's memory"}
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "gemma3"])
