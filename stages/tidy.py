@@ -5,16 +5,19 @@ stage that reads this folder changed. What is removed stays in DVC's cache, or i
 
 data/asked/keys.json holds the settings of all tasks as well. Stages depend on it in place of the param `tasks`, whose
 copies, one for each of them, would fill dvc.lock: DVC reads and writes that file whole after every stage.
+
+Paths of params that are deps in dvc.yaml are looked at here, since DVC does not say which key a missing file is from.
 """
 
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from stages import tasks
-from stages.store import files, keys, params
-from stages.store.errors import run
+from stages.store import files, keys, params, paths, source
+from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
 ASKED = "data/asked"  # whose keys come with their settings
@@ -23,6 +26,9 @@ ASKED = "data/asked"  # whose keys come with their settings
 def main() -> None:
     """Remove what is stale and leave today's keys in the folders that are read whole."""
     settings = params.load()
+    for key, path in _deps(settings):
+        if not Path(path).exists():
+            raise UserError(f"{paths.PARAMS}: {key} = {source.shown(path)}: no such file or folder")
     for path in keys.stale(settings):
         log.info("%s: removed: not in params.yaml", path)
         if path.is_dir() and not path.is_symlink():
@@ -35,6 +41,14 @@ def main() -> None:
         content = asked if folder == ASKED else list(asked)
         files.write_text(Path(folder, keys.KEYS), json.dumps(content) + "\n")
     files.write_text(Path("reports/recipes", keys.KEYS), json.dumps(sorted(settings.recipes)) + "\n")
+
+
+def _deps(settings: params.Params) -> Iterator[tuple[str, str]]:
+    """Yield the keys of params whose values dvc.yaml has as deps, and the values."""
+    yield from ((f"tasks.{name}.path", task.path) for name, task in settings.tasks if task is not None)
+    yield "ngram.path", settings.ngram.path
+    for name, recipe in settings.recipes.items():
+        yield from ((f"recipes.{name}.{key}", getattr(recipe, key)) for key in ("reads", "words", "families"))
 
 
 if __name__ == "__main__":

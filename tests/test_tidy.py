@@ -1,0 +1,45 @@
+"""A path of params that is a dep of DVC and is not there: the first stage says which key it is from."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import tidy
+from stages.store import params
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "tests/params.yaml"
+
+
+def test_paths_that_are_looked_at_are_those_that_dvc_has_as_deps():
+    settings, stages = params.load(PARAMS), yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    keys = set()
+    for stage in stages.values():
+        over = stage.get("foreach", "").strip("${}")
+        for dep in stage.get("do", stage)["deps"]:
+            for name in re.findall(r"^\$\{(.+)\}$", dep):
+                each = [key for key, task in settings.tasks if task] if over == "tasks" else list(settings.recipes)
+                keys |= {name.replace("item", f"{over}.{key}") for key in each} if "item." in name else {name}
+    assert {"ngram.path", "tasks.icl.path", "recipes.parity.reads"} <= keys
+    assert {key for key, _ in tidy._deps(settings)} == keys
+
+
+@pytest.mark.parametrize("value", ["/nowhere/it's", '/nowhere/a"b', "~/text", "${x}", "no\x01where"])
+@pytest.mark.parametrize("key", ["tasks.text.path", "tasks.treebank.path", "ngram.path", "recipes.parity.words"])
+def test_a_path_that_is_not_there_is_named_with_its_key(key, value, tmp_path, monkeypatch):
+    content = yaml.safe_load(PARAMS.read_text())
+    *sections, last = key.split(".")
+    section = content
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as said:
+        tidy.main()
+    assert str(said.value) == f"params.yaml: {key} = {value!r}: no such file or folder"
+    assert not Path("data").exists()
