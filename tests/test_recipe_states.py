@@ -307,6 +307,8 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
     assert encoder[encoder["layer"] == last]["value"].min() >= 0.9
     local = table.loc[("encoder", "holds", REGISTER, "variant of the first content token")].query("layer == @last")
     assert (local["value"] - local["control"]).max() <= 0.12  # of 0.88 that could be read; 0.08 to 0.115
+    middle = table.loc[("encoder", "holds", REGISTER, "token in the middle")].query("layer == @last")
+    assert (middle["value"] - middle["control"]).max() <= 0.06
     used = table.loc[("encoder", "used", REGISTER, "shuffle")].query("measure == 'accuracy'")
     assert used["value"].max() <= -0.05 and used["control"].min() >= 0.95
     assert (causal["value"] == causal["control"]).all()

@@ -69,7 +69,7 @@ class Registers(States):
         return Batch(ids_BT, labels_BT)
 
     def held_out(self, rng: np.random.Generator, count: int) -> Held:
-        """Draw sequences; the fact that is local is the variant of the first content token, asked of other tokens."""
+        """Draw sequences. Facts that are local: the variant of the first content token, and the token in the middle."""
         positions_K = np.sort(rng.choice(np.arange(1, self.length - 1), self.edited, replace=False))
         edited = {"ordinary tokens": np.tile(positions_K, (count, 1))}
         layout_N = np.zeros(count, dtype=np.int64)
@@ -88,7 +88,11 @@ class Registers(States):
         kinds_BT = kinds_BT.astype("U32")
         kinds_BT[np.arange(count), first_B] = "first content token"
         variant_B = (ids_BT[np.arange(count), first_B] - FILLERS) % self.variants
-        classes = {"label": label_B, "variant of the first content token": variant_B}
+        classes = {
+            "label": label_B,
+            "variant of the first content token": variant_B,
+            "token in the middle": ids_BT[:, self.length // 2],
+        }
         return Held(ids_BT, labels_BT, kinds_BT, layout_N, classes, {}, edited)
 
     def chance(self, count: int) -> dict[str, float]:
