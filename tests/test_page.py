@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import synthetic
 import vl_convert
+from altair.utils.schemapi import debug_mode
 from dvc_render.vega import VegaRenderer
 
 from stages import report
@@ -611,7 +612,8 @@ EMPTY = {name: pd.DataFrame(columns=columns.split()) for name, columns in inputs
 )
 def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
     nothing = None if gone else {} if name == "metrics" else EMPTY[name]
-    html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
+    with debug_mode(False):  # other tests hold charts against their schema, which takes half of the time
+        html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
     assert all(values(spec) for spec in specs_of(html).values())
     said = {
         "heads": "No head was scored",

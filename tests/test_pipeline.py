@@ -47,8 +47,7 @@ def clone(tmp_path_factory) -> Path:
         if name != "dvc.lock" and not name.startswith("reports/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    for number, name in enumerate(["llama_gqa", "gpt2"]):
-        save(name, folder.parent / f"model{number}", seed=number)
+    save("llama_gqa", folder.parent / "model0")
     content = yaml.safe_load((folder / "params.quick.yaml").read_text())
     content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
     content["tasks"] = {task: content["tasks"][task] for task in ("text", "repeats", "treebank")}
@@ -155,15 +154,6 @@ def test_from_nothing_the_lock_comes_back_identical(clone):
     sh(clone, "dvc repro -q")
     assert (clone / "dvc.lock").read_bytes() == lock
     assert (clone / "reports/index.html").read_bytes() == page
-
-
-def test_another_model_on_a_branch_is_compared_number_by_number(clone):
-    sh(clone, "git checkout -q -b other && sed -i s/model0/model1/ params.yaml")
-    sh(clone, "dvc repro -q && git add -A && git commit -qm other")
-    shown = json.loads(sh(clone, "dvc metrics diff main other --json").stdout)
-    changes = shown[str(REPORTS / "metrics.json")]
-    assert changes["text.loss"]["diff"] != 0 and changes["heads.induction.top_score"]["old"] is not None
-    sh(clone, "git checkout -q main && dvc checkout -q")
 
 
 def test_mistakes_end_in_one_line_and_leave_results_alone(clone):
