@@ -120,6 +120,7 @@ def test_whole_logits_are_made_only_where_they_are_asked_for(monkeypatch):
     assert isinstance(forward(replace(loaded, ends=False), [tokens.ids], asked, whole=False), torch.Tensor)
     monkeypatch.setattr(loaded.model.lm_head, "forward", lambda x: pytest.fail("the head has read"))
     monkeypatch.setattr("stages.model.forward.plain", lambda head: True)
+    assert forward(loaded, [tokens.ids], None, headless=True, whole=False) is None  # no rows, no head
     Batch(loaded, [tokens], [tokens.target])
     (scored,) = score_rows(forward(loaded, [tokens.ids], asked, whole=False), [tokens.ids], [np.array([4, 19])])
     assert scored.logprob.shape == (2,)

@@ -130,8 +130,8 @@ def forward(
     elif loaded.kind == "decoder":
         given["use_cache"] = False
     waiting = Waiting(last=True) if waiting is None else waiting
-    output, head = None, loaded.model.get_output_embeddings() if rows is not None else None
-    reads = whole or not loaded.ends or not plain(head)
+    output, head = None, loaded.model.get_output_embeddings() if rows is not None and not whole else None
+    reads = head is None or not loaded.ends or not plain(head)
     selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
     with torch.set_grad_enabled(gradients), selecting:
         model = loaded.model.base_model if headless else loaded.model

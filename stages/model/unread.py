@@ -20,8 +20,9 @@ BLOCK = 64  # the largest of a row is looked for among the largest of so many: a
 
 def plain(head: nn.Module) -> bool:
     """Say whether a head is one matrix that lies in memory and is applied as it is: no other class, hook or wrapper."""
-    bare = not head._forward_hooks and "forward" not in vars(head)
-    return type(head) is nn.Linear and head.weight.device.type == "cpu" and bare
+    if type(head) is not nn.Linear or head._forward_hooks or "forward" in vars(head):
+        return False
+    return head.weight.device.type == "cpu"
 
 
 @dataclass(frozen=True)
