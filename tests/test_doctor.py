@@ -38,6 +38,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with params of one slot and two tasks, and all that these need, empty."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    Path("stages").symlink_to(ROOT / "stages")  # texts that params name
     content = yaml.safe_load((ROOT / "params.quick.yaml").read_text(encoding="utf-8"))
     content["models"] = {"tiny": {"source": "path", "name": "model"}}
     content["tasks"] = {name: content["tasks"][name] for name in ("text", "repeats")}

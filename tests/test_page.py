@@ -189,12 +189,20 @@ def write_slot(folder: Path, **replaced: pd.DataFrame | dict | None) -> Path:
     return folder
 
 
-def render(*folders: Path, tasks: list[str] = TASKS, counts: pd.DataFrame | None = None, pairs: str = "builtin") -> str:
+def render(
+    *folders: Path,
+    tasks: list[str] = TASKS,
+    counts: pd.DataFrame | None = None,
+    pairs: str = "builtin",
+    checked: bool = False,
+) -> str:
+    """checked: hold every chart against Vega-Lite's schema, which takes half of the time."""
     slots = [inputs.read(folder.name, folder) for folder in folders]
     context = Context(FAMILIES, tasks, counted() if counts is None else counts, pairs)
-    parts = [(slot, sections.build(slot, context)) for slot in slots]
-    closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
-    return page.render("Head Atlas", parts, FAMILIES, closing)
+    with debug_mode(checked):
+        parts = [(slot, sections.build(slot, context)) for slot in slots]
+        closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
+        return page.render("Head Atlas", parts, FAMILIES, closing)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +212,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(folder) -> str:
-    return render(folder)
+    return render(folder, checked=True)
 
 
 def text_of(html: str) -> str:
@@ -612,8 +620,7 @@ EMPTY = {name: pd.DataFrame(columns=columns.split()) for name, columns in inputs
 )
 def test_a_missing_or_empty_file_gives_a_sentence(tmp_path, name, gone):
     nothing = None if gone else {} if name == "metrics" else EMPTY[name]
-    with debug_mode(False):  # other tests hold charts against their schema, which takes half of the time
-        html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
+    html = render(write_slot(tmp_path / "decoder", **{name: nothing}))
     assert all(values(spec) for spec in specs_of(html).values())
     said = {
         "heads": "No head was scored",
