@@ -136,13 +136,15 @@ def _last(job: Job, folder: Path, name: str) -> Path:
 def keys(*common: Any) -> Callable[[Any], str]:
     """Return the function from a shard to its content key: a sha256 over all that its tables depend on.
 
-    That is what all shards have in common (the model's record, what runs together ...), the shard, the code of this
-    project's stages, and torch with its device and threads.
+    That is what all shards have in common (the model's record, what runs together ...), the shard, the code and word
+    lists of this project's stages, torch with its threads and, as far as can be known here, the devices of workers.
     """
     digest = hashlib.sha256(_content(common))
-    for file in sorted(CODE.rglob("*.py")):
-        digest.update(file.read_bytes())
-    digest.update(_content([torch.__version__, torch.cuda.is_available(), torch.get_num_threads()]))
+    for file in sorted(CODE.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.read_bytes())
+    devices = [torch.cuda.is_available(), *(os.environ.get(f"HEAD_ATLAS_{name}", "") for name in ("RAY", "GPUS"))]
+    digest.update(_content([torch.__version__, torch.get_num_threads(), *devices]))
 
     def key(shard: Any) -> str:
         whole = digest.copy()

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from stages.store.errors import WAITING, UserError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # deaths of a shard's workers, or per worker while loading, that are not taken for the work's own fault
-PATIENCE = 60  # seconds until it is said that no worker answers
+PATIENCE = 60  # seconds until it is said that nothing has ended: a long shard, or no machine that fits a worker
 
 
 class Worker:
@@ -32,11 +32,7 @@ class Worker:
 
     def __init__(self, job: Job, folder: str, files: dict[str, bytes], threads: int) -> None:
         torch.set_num_threads(threads)
-        os.chdir(folder if Path(folder).is_dir() else tempfile.mkdtemp())  # a machine of its own has other folders
-        for name, content in files.items():
-            if not Path(name).is_file():
-                Path(name).parent.mkdir(parents=True, exist_ok=True)
-                Path(name).write_bytes(content)
+        enter(Path(folder), files)
         self.job, self.state = job, None
 
     def load(self) -> None:
@@ -46,6 +42,19 @@ class Worker:
     def run(self, shard: Any) -> Results:
         """Return the seconds and the tables of a shard."""
         return self.job.timed(self.state, shard)
+
+
+def enter(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Go to a folder that has these files: the one of this path, or a new one where there is none or it has others.
+
+    A machine of its own may have no such folder, or a clone of another branch there, whose models are other ones.
+    """
+    others = any((folder / name).is_file() and (folder / name).read_bytes() != files[name] for name in files)
+    os.chdir(tempfile.mkdtemp() if others or not folder.is_dir() else folder)
+    for name, content in files.items():
+        if not Path(name).is_file():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(content)
 
 
 def finished(job: Job, shards: Sequence[Any], missing: Sequence[int], address: str) -> Iterator[tuple[int, Results]]:
@@ -72,7 +81,7 @@ def finished(job: Job, shards: Sequence[Any], missing: Sequence[int], address: s
         while left:
             ready, _ = ray.wait(list(running), timeout=PATIENCE)
             if not ready:
-                log.info("Ray: no answer for %d s; a worker asks for %d processors, %g GPUs", PATIENCE, threads, gpus)
+                log.info("Ray: nothing has ended for %d s; a worker asks for %d processors, %g GPUs", PATIENCE, threads, gpus)
                 continue
             worker, number = running.pop(ready[0])
             try:
