@@ -3,7 +3,7 @@
     dvc repro full/dvc.yaml:train@patches; python -m bench.trained_vit    # writes bench/trained_vit.csv
 
 The last checkpoints of the recipe `patches` (first seed) are saved as folders of Hugging Face's DINOv2 with registers,
-their one channel of pixels spread over three, and held-out canvases as PNGs (8 bits of -0.5 to 1.5). What the stage
+their one channel of pixels spread over three, and held-out canvases as PNGs (8 bits of their own range). What the stage
 `norms` reads of such a folder stands beside what the recipe's own code reads of the checkpoint and the exact canvases:
 mean norms of states by kind of token, and attention to a kind's tokens from patches, mean over heads. The variant
 `dumps` was trained without a class token, which the saved model has: there the two need not agree.
@@ -29,7 +29,6 @@ from stages.tasks.images.settings import Settings
 from stages.training import states, tagger
 
 RECIPE, IMAGES = "patches", 40
-LOW, REACH = -0.5, 2.0  # of pixels
 
 
 def main() -> None:
@@ -42,8 +41,9 @@ def main() -> None:
         held = create(recipe.task, recipe, training.arguments).held_out(np.random.default_rng(0), IMAGES)
         model = tagger.read(checkpoint, training.architecture)
         with tempfile.TemporaryDirectory() as folder:
-            save(model, Path(folder))
-            draw(held.inputs, Path(folder) / "pictures")
+            low, reach = float(held.inputs.min()), float(np.ptp(held.inputs))
+            save(model, Path(folder), low, reach)
+            draw(held.inputs, Path(folder) / "pictures", low, reach)
             slot = by_slot(Path(folder), held.inputs.shape[1])
         own = by_recipe(model, held.inputs, training.architecture.registers)
         both = slot.merge(own, on=["layer", "kind"], suffixes=("_slot", "_recipe"), how="outer")
@@ -53,8 +53,8 @@ def main() -> None:
     table[columns].to_csv("bench/trained_vit.csv", index=False, float_format="%.4f")
 
 
-def save(model: tagger.Tagger, folder: Path) -> None:
-    """Write config, weights and image processor of the trained body."""
+def save(model: tagger.Tagger, folder: Path, low: float, reach: float) -> None:
+    """Write config, weights and image processor of the trained body, which reads pixels of low to low + reach."""
     body = model.dinov2_with_registers
     kept = {
         name: value
@@ -65,15 +65,15 @@ def save(model: tagger.Tagger, folder: Path) -> None:
     weights, name = dict(body.state_dict()), "embeddings.patch_embeddings.projection.weight"
     three.load_state_dict(weights | {name: (weights[name] / 3).repeat(1, 3, 1, 1)})
     three.save_pretrained(folder)
-    side, scaled = model.config.image_size, {"image_mean": [-LOW / REACH] * 3, "image_std": [1 / REACH] * 3}
+    side, scaled = model.config.image_size, {"image_mean": [-low / reach] * 3, "image_std": [1 / reach] * 3}
     hf.ViTImageProcessorPil(size={"height": side, "width": side}, **scaled).save_pretrained(folder)
 
 
-def draw(canvas_NHW: np.ndarray, folder: Path) -> None:
-    """Write canvases as pictures."""
+def draw(canvas_NHW: np.ndarray, folder: Path, low: float, reach: float) -> None:
+    """Write canvases as pictures of 8 bits, black at low, white at low + reach."""
     folder.mkdir()
     for number, canvas_HW in enumerate(canvas_NHW):
-        pixels_HW = np.round((canvas_HW - LOW) / REACH * 255).clip(0, 255).astype(np.uint8)
+        pixels_HW = np.round((canvas_HW - low) / reach * 255).astype(np.uint8)
         Image.fromarray(pixels_HW).save(folder / f"{number:03d}.png")
 
 

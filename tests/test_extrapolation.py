@@ -125,13 +125,13 @@ EMPTY = (
 
 
 def test_matching_undoes_what_tokens_alone_do():
-    """Accuracy depends on tokens only (1.0 for one, .25 for two), made-up words have more: no difference is left."""
-    rows = [("copy", "usual", 1, 1, True, 20)]
-    rows += [("copy", "rare", 1, 1, True, 30), ("copy", "rare", 2, 2, True, 5), ("copy", "rare", 2, 2, False, 15)]
+    """Accuracy depends on tokens only (1.0 for two, .25 for three), made-up words have more: no difference is left."""
+    rows = [("copy", "usual", 2, 1, True, 20)]
+    rows += [("copy", "rare", 2, 1, True, 30), ("copy", "rare", 3, 2, True, 5), ("copy", "rare", 3, 2, False, 15)]
     rows += [
-        ("copy", "made_up", 1, 1, True, 10),
-        ("copy", "made_up", 2, 2, True, 10),
-        ("copy", "made_up", 2, 2, False, 30),
+        ("copy", "made_up", 2, 1, True, 10),
+        ("copy", "made_up", 3, 2, True, 10),
+        ("copy", "made_up", 3, 2, False, 30),
     ]
     table = extrapolation.table(answers(rows), *EMPTY, 0.5).set_index(["function", "class", "tokens"])
     assert table.accuracy["copy", "rare", "all"] == pytest.approx(0.7)
@@ -142,6 +142,24 @@ def test_matching_undoes_what_tokens_alone_do():
     low, high = table.loc[("copy", "made_up-rare", "matched"), ["low", "high"]]
     assert -0.4 < low < -0.1 and 0.1 < high < 0.4
     assert extrapolated(table.reset_index()) == {"extrapolation": {"copy": {"usual": 1.0, "rare": 0.7, "made_up": 0.4}}}
+
+
+def test_a_made_up_word_that_the_model_has_as_one_token_is_left_out_everywhere():
+    rows = [("copy", "usual", 1, 1, True, 20), ("copy", "rare", 1, 1, False, 20)]
+    rows += [("copy", "made_up", 1, 1, True, 3), ("copy", "made_up", 2, 1, False, 20)]
+    asked = answers(rows)
+    known = asked[(asked.category == "made_up") & (asked.word_tokens == 1)]
+    same = {"function": "copy", "correct": True, "cluster": list(asked[asked.category == "made_up"].cluster)}
+    steering = pd.DataFrame(same | {"context": "made_up", "vector": "heads"})
+    counted = pd.DataFrame({"task": "extrapolation", "condition": "copy", "measure": "accuracy", "value": 1.0,
+        "baseline": "ngram", "category": "made_up", "cluster": same["cluster"]})  # fmt: skip
+    table = extrapolation.table(asked, steering, counted, 0.5).set_index(["class", "tokens", "context"]).sort_index()
+    whole = table.loc[("made_up", "all")]
+    assert whole.accuracy["demonstrations"] == 0 and len(known) == 3
+    assert list(whole.trials) == [20, 20, 20]
+    assert whole.note["demonstrations"] == "3 that are one token of the model's left out"
+    assert table.trials["rare", "all", "demonstrations"] == 20  # real words may be of one token
+    assert ("made_up", "1", "demonstrations") not in table.index
 
 
 def test_a_real_difference_is_found_and_said():

@@ -142,6 +142,7 @@ def silenced(accuracy):
             for side in (0, 1):
                 value = accuracy(side == 0) if purpose == "family" else 1.0
                 row = {"purpose": purpose, "draw": draw, "prompt": f"n/{number}/{side}#given", "cluster": f"n/{number}"}
+                row |= {"condition": "forms_latin"}
                 table += [row | {"measure": "accuracy", "value": value, "intact": 1.0}]
                 table += [row | {"measure": "margin", "value": 2 * value - 1, "intact": 1.0}]
     return pd.DataFrame(table)
@@ -154,6 +155,10 @@ def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_a
         value = table["value"]
         assert (value["change_accuracy"], value["without_accuracy"], value["controls_accuracy"]) == (-0.5, 0.5, 0)
         assert value["without_answers_majority"] == rule(True) and value["intact_answers_majority"] == 0.5
+        measure = "nearest_agreement_against_majority"  # where the nearest, always right, are not the majority
+        assert (value[f"without_{measure}"], value[f"intact_{measure}"]) == (rule(False), 1)
+        assert table["trials"][f"without_{measure}"] == 10 and table["trials"][f"controls_{measure}"] == 19
+        assert table["note"]["without_accuracy"] == "forms_latin"
         assert table["p"]["change_accuracy"] == table["p_floor"]["change_accuracy"] == 0.05
         assert table["trials"]["controls_accuracy"] == 19
 
@@ -231,8 +236,20 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
     assert f"Made-up words in Latin letters: accuracy {accuracy}" in shown and said in shown
     assert "Made-up words in katakana: accuracy" not in shown
     assert "States after layer 3, with 1 nearest to vote" in shown
-    assert "on 20 prompts: harm to accuracy +0.50" in shown and "rank p = 0.05 (floor 0.05)" in shown
+    assert "on 20 prompts (made-up words that share their ending (Latin letters)): harm to accuracy +0.50" in shown
+    assert "rank p = 0.05 (floor 0.05)" in shown
     assert "The answer is then the majority's in 1.00" in shown
+    assert "it is that of the nearest in 0.00" in shown and "10 prompts, too few for a claim)." in shown
+
+
+def test_agreement_is_counted_apart_where_no_token_is_shared():
+    read = rows(lambda row: row["nearest_right"])
+    read["shared_like"] = [1.0, 1.0, 0.0, 0.0] * 10  # nothing is shared on the side where the majority is wrong
+    alone = "nearest_agreement_against_majority_no_shared_token"
+    for share, trials in ((0.0, 20), (0.5, 0)):
+        read["shared_like"] = read["shared_like"].clip(lower=share)
+        row = neighbours.table(read, pd.DataFrame(), {}).set_index(["condition", "measure"]).loc[("forms_latin", alone)]
+        assert row["trials"] == trials
 
 
 def test_the_page_says_that_nothing_was_read(tmp_path):

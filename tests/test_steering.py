@@ -49,6 +49,22 @@ def test_the_heads_are_ranked_among_control_sets_per_function_and_over_functions
     assert controls.accuracy == pytest.approx((0.1 * 18 + 0.5) / 19) and controls.trials == 20
 
 
+def test_a_held_out_choice_says_in_how_many_functions_it_is_the_same_heads():
+    own = {"f": "L0H1 L2H3", "g": "L0H1 L2H3"}
+    rows = [row for name, heads in own.items() for row in outcomes(name, "heads", 10, names=heads)]
+    rows += outcomes("f", "held_out", 10, names="L2H3 L0H1") + outcomes("g", "held_out", 5, names="L0H1 L2H2")
+    note = table(rows).note.xs(("zero_shot", "held_out"), level=("context", "vector"))
+    assert note["all"] == "the heads of `heads` in 1 of 2 functions"
+    assert note["f"] == "the heads of `heads` in 1 of 1 functions"
+    assert note["g"] == "the heads of `heads` in 0 of 1 functions"
+
+
+def test_where_no_set_is_written_the_table_says_that_and_not_that_none_could_be():
+    made = table([row for context in ("zero_shot", "rare") for row in outcomes("f", "heads", 10, context=context)])
+    assert made.matching["f", "rare", "heads"] == steering.NOT_WRITTEN
+    assert made.matching["f", "zero_shot", "heads"] == NONE
+
+
 def test_draws_are_ranked_as_means_over_functions_not_by_the_best_of_each():
     """Set 1 is as good as the heads in f, set 2 in g; over both, neither is."""
     rows = outcomes("f", "heads", 10) + outcomes("g", "heads", 10)

@@ -81,7 +81,9 @@ def finished(job: Job, shards: Sequence[Any], missing: Sequence[int], address: s
         while left:
             ready, _ = ray.wait(list(running), timeout=PATIENCE)
             if not ready:
-                log.info("Ray: nothing has ended for %d s; a worker asks for %d processors, %g GPUs", PATIENCE, threads, gpus)
+                log.info(
+                    "Ray: nothing has ended for %d s; a worker asks for %d processors, %g GPUs", PATIENCE, threads, gpus
+                )
                 continue
             worker, number = running.pop(ready[0])
             try:

@@ -94,13 +94,18 @@ def endings(solved: pd.DataFrame) -> str:
     """Say what regular and irregular endings of usual words get."""
     at = cells(solved)
     pairs = [
-        f"{name} {value(at[name, 'usual'])} against {value(row)}"
+        f"{name} {value(at[name, 'usual'])} against {value(row)}{_apart(at[name, 'usual'], row)}"
         for (name, kind), row in at.items()
         if kind == "irregular" and (name, "usual") in at
     ]
     return (
         f"Usual words with a regular ending against those with an irregular one: {'; '.join(pairs)}." if pairs else ""
     )
+
+
+def _apart(regular: pd.Series, irregular: pd.Series) -> str:
+    side = beyond(regular["low"], regular["high"], irregular["high"])
+    return "" if side > 0 else " (not told apart: the intervals overlap)"
 
 
 def at_equal_tokens(rows: pd.DataFrame, without: list[str]) -> str:
@@ -140,5 +145,9 @@ def steered(told: pd.DataFrame, contexts: dict[str, str]) -> str:
             usual, rare, made_up = (number(mean) for mean in whole.mean())
             if len(whole):
                 said.append(f"{contexts[name]}: usual {usual}, rare {rare}, made-up {made_up}")
-                count = len(whole)
-    return f"Without demonstrations, mean accuracy over {count} functions, {'; '.join(said)}." if said else ""
+                counted = told[told["function"].isin(whole.index) & told["class"].isin(CLASSES)]
+                over = f"{len(whole)} functions ({int(counted['trials'].min())} words of a class at least)"
+    if not said:
+        return ""
+    said = f"Without demonstrations, mean accuracy over {over}, {'; '.join(said)}."
+    return f"{said} No sets of other heads were written here."

@@ -46,6 +46,7 @@ class Patches(States):
     ones start as a small part of the states: their patches keep less of their own, and background learns less.
     jitter: the digit lies on the patch grid, moved by up to so many pixels.
     pixels: every patch also gives its own pixels back. learned: share of the digits that are for training.
+    edited: background patches that are edited beside as many registers; as many as there are object patches are, too.
     """
 
     asks: Literal["digit", "patches"]
@@ -56,6 +57,7 @@ class Patches(States):
     jitter: int = Field(default=0, ge=0)
     pixels: bool = False
     learned: float = Field(default=0.6, gt=0, lt=1)
+    edited: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "Patches":
@@ -113,11 +115,10 @@ class Patches(States):
             own_BTP = self._led(own_BTP)
         facts = {"digit": class_B}
         edited = {}
-        number = int((kinds_BT == "object patch").sum(1).min())
-        for kind in ("object patch", "background patch"):
-            edited[f"{number} {kind}es"] = self._some(kinds_BT == kind, number, layout_B)
-        most = int((kinds_BT == "background patch").sum(1).min())
-        edited[f"{most} background patches"] = self._some(kinds_BT == "background patch", most, layout_B)
+        number, most = (int((kinds_BT == f"{kind} patch").sum(1).min()) for kind in ("object", "background"))
+        sizes = {"object patch": [number], "background patch": sorted({number, min(self.edited, most), most})}
+        for kind, size in ((kind, size) for kind, of_kind in sizes.items() for size in of_kind):
+            edited[f"{size} {kind}es"] = self._some(kinds_BT == kind, size, layout_B)
         return Held(
             self.contrast * canvas_BHW,
             self._labels(class_B, object_BT),

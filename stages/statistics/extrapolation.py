@@ -6,6 +6,9 @@ words weighs n m / (n + m): the weights of least variance, none where one class 
 & Zaslavsky 2018, J. Am. Stat. Assoc. 113). Both classes are averaged with them; their difference has the interval of
 Newcombe (1998, Stat. Med. 17, method 10) from both weighted Wilson intervals. Functions of one kind are put together
 with strata inside functions; a word that several functions are asked about is one cluster.
+
+Rules make words that are in no list of real ones; a tokenizer may know one all the same (krom, vork: names and parts
+of words in its texts). What is one token of the model's own is not made up to it and is left out, and counted.
 """
 
 import numpy as np
@@ -23,6 +26,8 @@ ALL, MATCHED = "all", "matched"
 DIFFERENCE = f"{MADE_UP}-{RARE}"
 NO_ANSWER = "no right answer exists: the share that is echoed"
 UNSOLVED = "not solved on usual words"
+KNOWN = "{} that are one token of the model's left out"
+UNSEEN = (MADE_UP, COPIED)
 
 
 def table(answers: pd.DataFrame, steering: pd.DataFrame, counted: pd.DataFrame, solved_above: float) -> pd.DataFrame:
@@ -33,16 +38,22 @@ def table(answers: pd.DataFrame, steering: pd.DataFrame, counted: pd.DataFrame, 
     """
     if answers.empty:
         return pd.DataFrame(columns=COLUMNS)
-    asked = answers.assign(correct=answers.ended.astype(float), word=_words(answers.cluster))
+    known = answers[answers.category.isin(UNSEEN) & (answers.word_tokens == 1)]
+    steering = steering[~(steering.context.isin(UNSEEN) & steering.cluster.isin(known.cluster))]
+    counted = counted[~(counted.category.isin(UNSEEN) & counted.cluster.isin(known.cluster))]
+    asked = answers.assign(correct=answers.ended.astype(float), word=_words(answers.cluster)).drop(known.index)
     usual = asked[asked.category == USUAL].groupby("function").correct.mean()
     solved = set(usual[usual >= solved_above].index)
     rows = []
     for function in [name for name in FUNCTIONS if name in set(asked.function)]:
         of_function = asked[asked.function == function]
+        left_out = int((known.function == function).sum())
         same = {"function": function, "kind": FUNCTIONS[function].kind}
         unsolved = "" if function in solved else UNSOLVED
         for name, read in _by_class(of_function, "category"):
             rows.append(same | _row(name, ALL, DEMONSTRATIONS, read, unsolved))
+            if left_out and name in UNSEEN:
+                rows[-1]["note"] = "; ".join(filter(None, [rows[-1]["note"], KNOWN.format(left_out)]))
             for tokens, part in read.groupby("word_tokens"):
                 rows.append(same | _row(name, str(tokens), DEMONSTRATIONS, part, unsolved))
         rows += [same | row for row in matched(of_function, unsolved)]

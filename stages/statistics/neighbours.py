@@ -15,6 +15,7 @@ from stages.statistics.ranks import rank_p
 
 COLUMNS = "condition language measure value low high p p_floor trials clusters note".split()
 TASK = "neighbours"
+AGREEMENT = "nearest_agreement_against_majority"
 PROMPTS = 20  # prompts that a claim rests on, at least
 ENGLISH, JAPANESE = ("forms_latin", "forms_latin_disjoint"), ("forms_katakana", "forms_katakana_disjoint")
 MADE_UP = {"english": ENGLISH, "japanese": JAPANESE}
@@ -47,7 +48,7 @@ def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, fl
     kinds += [("made_up", language, inside) for language, inside in MADE_UP.items()]
     for condition, language, inside in kinds:
         rows += _of_condition(read[read.condition.isin(inside)], condition, language)
-    rows += _silenced(silenced, prompts.set_index("prompt").majority_right)
+    rows += _silenced(silenced, prompts.set_index("prompt"))
     rows += [{"condition": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -57,7 +58,7 @@ def metrics(table: pd.DataFrame) -> dict[str, dict]:
 
     knn_agreement: share of answers that are the vote's, where vote and majority differ.
     """
-    names = {"accuracy": "accuracy", "nearest_agreement_against_majority": "knn_agreement"}
+    names = {"accuracy": "accuracy", AGREEMENT: "knn_agreement"}
     tree: dict[str, dict] = {}
     made_up = table[(table.condition == "made_up") & table.measure.isin(names)]
     for row in made_up[made_up.value.notna()].itertuples():
@@ -71,6 +72,7 @@ def _of_condition(read: pd.DataFrame, condition: str, language: str) -> list[dic
     same = {"condition": condition, "language": language}
     conflict, apart = read[~read.majority_right], read[read.shared_like == 0]
     differ = read[read.nearest_right != read.majority_right]
+    alone = differ[differ.shared_like == 0]
     chosen = read.accuracy == 1
     pairs = read.assign(right=chosen, base=read.prompt.str.partition("#")[0]).pivot(
         index="base", columns="role", values="right"
@@ -87,9 +89,14 @@ def _of_condition(read: pd.DataFrame, condition: str, language: str) -> list[dic
         ("nearest_accuracy", read.nearest_right.astype(float), read.cluster),
         ("nearest_agreement", (chosen == read.nearest_right).astype(float), read.cluster),
         (
-            "nearest_agreement_against_majority",
+            AGREEMENT,
             ((differ.accuracy == 1) == differ.nearest_right).astype(float),
             differ.cluster,
+        ),
+        (
+            f"{AGREEMENT}_no_shared_token",
+            ((alone.accuracy == 1) == alone.nearest_right).astype(float),
+            alone.cluster,
         ),
         ("shared_like", read.shared_like, read.cluster),
         ("shared_unlike", read.shared_unlike, read.cluster),
@@ -119,23 +126,28 @@ def _row(measure: str, values: pd.Series, clusters: pd.Series, share: bool) -> d
     return row | {"value": values.mean(), "low": low, "high": high, "note": "; ".join(notes)}
 
 
-def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
+def _silenced(rows: pd.DataFrame, read: pd.DataFrame) -> list[dict]:
     """Return, per measure, the change under the family's set, its rank among control sets, and the controls' mean.
 
-    And how often the answer is the majority's: a model that goes by the majority, or against it, is right by half.
+    And how often the answer is the majority's: a model that goes by the majority, or against it, is right by half; and
+    the nearest's, where these and the majority differ. read: rows of `tables.NEIGHBOURS` by prompt.
     """
     if rows.empty:
         return []
     result = []
     rows = rows.assign(change=rows.value - rows.intact)
     right = rows[rows.measure == "accuracy"]
-    right = right.assign(same=((right.value == 1) == majority_right.reindex(right.prompt).to_numpy()).astype(float))
-    for name, purpose in (("intact", "none"), ("without", "family"), ("controls", "control")):
-        read = right[right.purpose == purpose]
-        row = _row(f"{name}_answers_majority", read.same, read.cluster, share=True)
-        if purpose == "control":  # the same prompts again and again: no interval
-            row |= {"low": np.nan, "high": np.nan, "trials": read.draw.nunique()}
-        result.append({"condition": "silenced", "language": "both"} | row)
+    said = read.reindex(right.prompt)[["majority_right", "nearest_right"]].astype(bool).to_numpy()
+    right = right.assign(majority=said[:, 0], nearest=said[:, 1])
+    differ = right[right.majority != right.nearest]
+    for measure, judged, answer in (("answers_majority", right, "majority"), (AGREEMENT, differ, "nearest")):
+        for name, purpose in (("intact", "none"), ("without", "family"), ("controls", "control")):
+            of_purpose = judged[judged.purpose == purpose]
+            same = ((of_purpose.value == 1) == of_purpose[answer]).astype(float)
+            row = _row(f"{name}_{measure}", same, of_purpose.cluster, share=True)
+            if purpose == "control":  # the same prompts again and again: no interval
+                row |= {"low": np.nan, "high": np.nan, "trials": of_purpose.draw.nunique()}
+            result.append({"condition": "silenced", "language": "both"} | row)
     for measure in ("accuracy", "margin"):
         read = rows[rows.measure == measure]
         of_set, controls = read[read.purpose == "family"], read[read.purpose == "control"]
@@ -143,7 +155,9 @@ def _silenced(rows: pd.DataFrame, majority_right: pd.Series) -> list[dict]:
         share = measure == "accuracy"
         same = {"condition": "silenced", "language": "both"}
         result.append(same | _row(f"intact_{measure}", intact.value, intact.cluster, share))
-        result.append(same | _row(f"without_{measure}", of_set.value, of_set.cluster, share))
+        left = _row(f"without_{measure}", of_set.value, of_set.cluster, share)
+        kinds = ", ".join(sorted(set(of_set.condition)))  # on which kinds of items; what else there is to note follows
+        result.append(same | left | {"note": "; ".join(filter(None, [kinds, left["note"]]))})
         low, high = interval(of_set.change, of_set.cluster, change=share)
         changes_D = controls.groupby("draw").change.mean()
         row = same | _row(f"change_{measure}", of_set.change, of_set.cluster, False) | {"low": low, "high": high}

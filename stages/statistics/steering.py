@@ -24,6 +24,8 @@ COLUMNS = (
 CONTEXTS = ("clean", "zero_shot", "shuffled", "natural")  # clean: the intact model with demonstrations; then others
 TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
 NO_TRIED = "no set holds a head tried for the vector"
+NOT_WRITTEN = "no control set is written on these words"
+SAME = "the heads of `heads` in {} of {} functions"  # how a note says that the held-out choice is hardly another
 VECTORS = ("none", "heads", "held_out", "function", "layerwise", "layer_average", "random", "control")
 
 
@@ -64,7 +66,13 @@ def _row(function: str, context: str, vector: str, runs: pd.DataFrame, beside: p
     notes += [f"{row['clusters']} clusters: fewer than {FEWEST}, no interval"] if row["clusters"] < FEWEST else []
     if vector == "heads":
         numbers = {number for name in prompts.function.unique() for number in tried.get(name, [])}
-        row |= {"tried": " ".join(map(str, sorted(numbers))), **_ranked(row["accuracy"], row["trials"], runs, beside)}
+        row |= {"tried": " ".join(map(str, sorted(numbers)))}
+        ranked = _ranked(row["accuracy"], row["trials"], runs, beside)
+        row |= ranked if context in CONTEXTS else {"controls": 0, "matching": NOT_WRITTEN}
+    if vector == "held_out":
+        own, held_out = _sets(beside[beside.vector == "heads"]), _sets(runs)
+        same = sum(own.get(name) == heads for name, heads in held_out.items())
+        notes.append(SAME.format(same, len(held_out)))
     return row | {"note": "; ".join(notes)}
 
 
@@ -84,6 +92,11 @@ def _ranked(accuracy: float, trials: int, runs: pd.DataFrame, beside: pd.DataFra
     held = f"{holding} of {len(accuracy_D)} sets hold heads tried for the vector" if holding else NO_TRIED
     matching = f"{alike_in_all(controls.matching)}; {held}"
     return row | {"overlap": overlap([names.split() for names in sets]), "matching": matching}
+
+
+def _sets(runs: pd.DataFrame) -> dict[str, frozenset[str]]:
+    """Return the heads of a vector by function."""
+    return {function: frozenset(names.split()) for function, names in runs.groupby("function").names.first().items()}
 
 
 def _accuracy(runs: pd.DataFrame) -> float:

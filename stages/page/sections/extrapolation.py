@@ -13,11 +13,11 @@ SHOWN = "demonstrations"
 VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "their sum added"}
 WHAT = (
     "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
-    "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule. Functions "
-    "stand from procedure to knowledge, in an order fixed before measuring: form (the answer is made of the word's "
-    "letters), order (the next number: rare ones have two or three digits, made-up ones six), rule (a regular ending, "
-    "which rare and made-up words take), knowledge (nothing in the word says it). What greedy decoding writes has to "
-    "be the answer, letter by letter, and to end there."
+    "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule (without "
+    "those that are one token of its own). Functions stand from procedure to knowledge, in an order fixed before "
+    "measuring: form (the answer is made of the word's letters), order (the next number: rare ones have two or three "
+    "digits, made-up ones six), rule (a regular ending, which rare and made-up words take), knowledge (nothing in the "
+    "word says it). What greedy decoding writes has to be the answer, letter by letter, and to end there."
 )
 TOKENS = (
     "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "

@@ -8,7 +8,7 @@ from stages.page import charts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import beyond, capital, interval, number, p_value
+from stages.page.sentences import beyond, capital, interval, listed, number, p_value
 from stages.page.verdicts import matched
 
 KINDS = {  # condition: what its items are called
@@ -36,6 +36,7 @@ MADE_UP = {
     "japanese": ("Made-up words in katakana", ("forms_katakana", "forms_katakana_disjoint")),
 }
 AGREEMENT = "nearest_agreement_against_majority"
+NO_TOKEN = f"{AGREEMENT}_no_shared_token"
 COLUMNS = {  # measure: how its column is headed
     "accuracy": "accuracy",
     "accuracy_against_majority": "accuracy where the majority is wrong",
@@ -123,7 +124,7 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
         return f"{said}; the nearest demonstrations never differ from the majority."
     said += (
         f"; where the nearest demonstrations and the majority differ ({int(agrees['trials'])} prompts), the answer is "
-        f"that of the nearest in {_value(agrees)}"
+        f"that of the nearest in {_value(agrees)}{_apart(read, agrees)}{_swapped(read)}"
     )
     if agrees["trials"] < 20 or pd.isna(agrees["low"]):
         return f"{said}: too few prompts for a claim."
@@ -146,6 +147,23 @@ def _unshared(read: pd.DataFrame) -> str:
         return f"{said}, too few for a claim"
     side = beyond(row["low"], row["high"], 0.5)
     return said + {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+
+
+def _apart(read: pd.DataFrame, agrees: pd.Series) -> str:
+    """Say how it is where no token is shared, so that exact repeats cannot be what decides."""
+    row = read.loc[NO_TOKEN] if NO_TOKEN in read.index else None
+    if row is None or not 0 < row["trials"] < agrees["trials"]:
+        return ""
+    few = ", too few for a claim" if row["trials"] < 20 or pd.isna(row["low"]) else ""
+    return f" (of the {int(row['trials'])} without a shared token {_value(row)}{few})"
+
+
+def _swapped(read: pd.DataFrame) -> str:
+    """Say how often the answer goes with the labels where these are exchanged."""
+    row = read.loc["swaps_with_labels"] if "swaps_with_labels" in read.index else None
+    if row is None or not row["trials"]:
+        return ""
+    return f"; with the labels exchanged the answer changes with them in {_value(row)} of {int(row['trials'])} pairs"
 
 
 def _value(row: pd.Series, digits: int = 2) -> str:
@@ -212,13 +230,25 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
         side = {1: "for the right label", -1: "against the right label", 0: "not told apart from 0"}[side]
         shown = f"{number(margin['value'], 2, True)} {interval(margin['low'], margin['high'], 2, True)}"
         said.append(f"the margin left, {shown}, is {side}")
-    given, intact, controls = (cells.loc[f"{name}_answers_majority"] for name in ("without", "intact", "controls"))
-    of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
+    kinds = listed(KINDS.get(name, name) for name in left["note"].split("; ")[0].split(", "))
+    nearest, given = (_given(cells, measure) for measure in (AGREEMENT, "answers_majority"))
+    differ = f" Where the nearest and the majority differ, it is that of the nearest in {nearest}." if nearest else ""
     return (
-        f"With the induction heads silenced, on {int(left['trials'])} prompts: {'; '.join(said)}. The answer is then "
-        f"the majority's in {_value(given)} of the prompts ({number(intact['value'])} intact{of_controls}): one that "
-        f"always is, or never is, would be right in half of them.{_matching(slot)}"
+        f"With the induction heads silenced, on {int(left['trials'])} prompts ({kinds}): {'; '.join(said)}. The answer "
+        f"is then the majority's in {given} of the prompts: one that always is, or never is, would be right in half of "
+        f"them.{differ}{_matching(slot)}"
     )
+
+
+def _given(cells: pd.DataFrame, measure: str) -> str:
+    """Say how often one rule's answer is given with the heads silenced, intact, and with control sets silenced."""
+    rows = [f"{name}_{measure}" for name in ("without", "intact", "controls")]
+    if not set(rows) <= set(cells.index) or not cells.loc[rows[0], "trials"]:
+        return ""
+    without, intact, controls = (cells.loc[row] for row in rows)
+    of_controls = f", {number(controls['value'])} with control sets silenced" if controls["trials"] else ""
+    few = f"; {int(without['trials'])} prompts, too few for a claim" if without["trials"] < 20 else ""
+    return f"{_value(without)} ({number(intact['value'])} intact{of_controls}{few})"
 
 
 def _matching(slot: Slot) -> str:

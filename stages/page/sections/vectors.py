@@ -1,5 +1,6 @@
 """What function vectors do without demonstrations, and how few heads carry the effect."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ CONTEXTS = {
     "natural": "in natural text",
 }
 ALL = "all"  # the rows of all functions together
+HALF = 0.5  # of what one sum lacks: more is most
 LEFT_OUT = "not steered: "
 CHOSEN = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
 WHAT = (
@@ -49,7 +51,7 @@ def vectors(slot: Slot, context: Context) -> list:
         blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
         blocks.append(Note(WHAT.format(**LABELS)))
         blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
-        blocks += [Note(said) for said in [_place(together), _held_out(together, single)] if said]
+        blocks += [Note(said) for said in [_place(together, contexts), _held_out(together, single)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name])) for name in contexts
         ]
@@ -130,35 +132,46 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
     return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
 
 
-def _place(together: pd.DataFrame) -> str:
-    """Say whether it is the layer where heads' sums are added that decides, where intervals tell one from the other."""
-    rows_of = together[together["context"] == "zero_shot"].set_index("vector")
-    if not {"heads", "function", "layerwise"} <= set(rows_of.index):
+def _place(together: pd.DataFrame, contexts: list[str]) -> str:
+    """Say whether the layer where heads' sums are added decides, context by context, where intervals tell."""
+    said, gains = [], []
+    for context in contexts:
+        rows_of = together[together["context"] == context].set_index("vector")
+        if not {"heads", "function", "layerwise"} <= set(rows_of.index):
+            continue
+        heads, layerwise, one = (rows_of.loc[name] for name in ("heads", "layerwise", "function"))
+        each = (
+            f"{LABELS[name]} {number(row['accuracy'])} {interval(row['low'], row['high'])}"
+            for name, row in (("heads", heads), ("layerwise", layerwise), ("function", one))
+        )
+        whole = heads["accuracy"] - one["accuracy"]
+        if layerwise["low"] > one["high"] and whole > 0:
+            gains.append(min((layerwise["accuracy"] - one["accuracy"]) / whole, 1.0))
+            verdict = f"sums after their own blocks make up {number(gains[-1])} of what one sum lacks"
+        else:
+            verdict = "sums after their own blocks are not told apart from one sum at one layer"
+        said.append(f"{CONTEXTS[context]}: {'; '.join(each)} ({verdict})")
+    if not said:
         return ""
-    each = {name: rows_of.loc[name] for name in ("heads", "layerwise", "function")}
-    said = "; ".join(
-        f"{LABELS[name]} {number(row['accuracy'])} {interval(row['low'], row['high'])}" for name, row in each.items()
-    )
-    said = f"The same heads, without demonstrations: {said}."
-    whole = each["heads"]["accuracy"] - each["function"]["accuracy"]
-    if each["layerwise"]["low"] > each["function"]["high"] and whole > 0:
-        gained = (each["layerwise"]["accuracy"] - each["function"]["accuracy"]) / whole
-        said += f" Added after their own blocks, sums make up {number(min(gained, 1.0))} of what one sum lacks"
-        return f"{said}{': it is mostly the layers that one vector gets wrong' if gained > 0.5 else ''}."
-    return f"{said} Sums after their own blocks are not told apart from one sum at one layer."
+    mostly = len(gains) == len(said) and min(gains) > HALF
+    place = " So it is mostly the layers that one vector gets wrong." if mostly else ""
+    return f"The same heads, {'. '.join(said)}.{place}"
 
 
 def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
-    """Say whether heads that other functions rank first do as well, and which functions need heads of their own."""
+    """Say whether heads that other functions rank first do as well, and in which functions they are others at all."""
     rows_of = together[together["context"] == "zero_shot"].set_index("vector")
     if not {"heads", "held_out"} <= set(rows_of.index):
         return ""
     own, other = rows_of.loc["heads"], rows_of.loc["held_out"]
     said = (
         "Heads ranked by all other functions alone, so that the function asked about has no part in which they are, "
-        f"give {number(other['accuracy'])} {interval(other['low'], other['high'])} without demonstrations, where its "
-        f"own give {number(own['accuracy'])} {interval(own['low'], own['high'])}"
+        f"give {number(other['accuracy'])} {interval(other['low'], other['high'])} without demonstrations, where "
+        f"those ranked by all functions give {number(own['accuracy'])} {interval(own['low'], own['high'])}"
     )
+    same = re.search(r"the heads of `heads` in (\d+) of (\d+) functions", str(other["note"]))
+    if same:
+        said += f"; they are the same heads in {same[1]} of {same[2]} functions"
     cells = single[single["context"] == "zero_shot"].set_index(["vector", "function"])
     own_of, other_of = (cells.loc[vector] for vector in ("heads", "held_out"))
     apart = [
@@ -166,7 +179,7 @@ def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
         for row in own_of.itertuples()
         if row.Index in other_of.index and row.low > other_of.high[row.Index]
     ]
-    return f"{said}; own heads do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
+    return f"{said}; these do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
 
 
 def _normed(slot: Slot) -> list[str]:
