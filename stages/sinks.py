@@ -1,4 +1,4 @@
-"""Sinks and what their states hold: `python -m stages.sinks <slot>` reads passages, random and repeated tokens.
+"""Sinks and what their states hold: `python -m stages.sinks <slot>` reads passages, random and repeated tokens; images.
 
 Writes data/sinks/<slot>/: heads.parquet, one row per (prompt, input, layer, head), where it looks and what it writes;
 tokens.parquet, one row per (prompt, input, layer, position), residual norm and attention received; probes.parquet, what
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from stages import norms, tasks
+from stages.families.family import CLASS
 from stages.store import params, records, tables
 from stages.store.errors import run
 from stages.tasks.prompt import Prompt, read_text, stream
@@ -24,6 +25,7 @@ from stages.tasks.text.prompts import CHARACTERS, cut
 
 log = logging.getLogger(__name__)
 TASK = "text"
+OF_IMAGES = "images are probed for nothing: their patches have no token to hold"
 COMPONENTS = 8  # principal components of token embeddings that probes are asked for
 
 
@@ -36,19 +38,24 @@ def main(slot: str) -> None:
 
 def _measure(slot: str, settings: params.Params) -> None:
     """Look at sinks on every input, then probe the states of single tokens."""
-    record = records.read(slot)
-    if why := settings.left_out("sinks") or tasks.unasked(TASK, record["kind"], settings.tasks):
+    kind = records.read(slot)["kind"]
+    task = norms.TASK if kind == "vision" else TASK
+    if why := settings.left_out("sinks") or tasks.unasked(task, kind, settings.tasks):
         return _write_empty(slot, why)
     from stages.model.load import load
     from stages.model.tokens import fitting
 
     loaded = load(slot)
-    prompts = tables.ASKED.read(TASK)
-    short = list(prompts[prompts.role == "short"].itertuples())[: settings.sinks.prompts]
-    rows, passages = fitting(loaded, short)
+    prompts = tables.PICTURES.read(task) if kind == "vision" else tables.ASKED.read(task)
+    asked = prompts if kind == "vision" else prompts[prompts.role == "short"]
+    rows, passages = fitting(loaded, list(asked.itertuples())[: settings.sinks.prompts])
     if not rows:
         return _write_empty(slot, "all short passages are longer than the model reads")
+    if kind == "vision" and passages[0].ids[0] != CLASS:
+        return _write_empty(slot, "the model has no class token: what stands first is a corner of the image")
     _look(loaded, slot, rows, passages, settings)
+    if kind == "vision":
+        return tables.PROBES.write_empty(slot, why=OF_IMAGES)
     _probe(loaded, slot, settings)
 
 
@@ -67,8 +74,9 @@ def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params
 
     made = inputs(loaded, passages, stream(settings.seed, "sinks/inputs"))
     total = sum(len(tokens) for of_input in made.values() for tokens in of_input)
-    probed = settings.sinks.passages * settings.sinks.tokens
-    count = sum(map(len, made.values())) + settings.sinks.passages
+    asked = settings.sinks if loaded.images is None else None
+    probed = asked.passages * asked.tokens if asked else 0
+    count = sum(map(len, made.values())) + (asked.passages if asked else 0)
     log.info(announce(f"sinks {slot}", count, Work(total + probed), loaded))
     with (
         tables.SINK_HEADS.writer(slot) as add_heads,

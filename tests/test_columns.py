@@ -4,8 +4,10 @@ import csv
 import sqlite3
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from stages.page import inputs
 from stages.store import tables
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +61,10 @@ def test_no_column_of_a_csv_needs_quotes(file):
 def test_a_column_that_needs_quotes_is_seen():
     bad = ["null", "group", "order", "offset", "right", "window", "full", "both", "Select", "95_low", "a-b"]
     assert refused([*bad, "layer", "score_null", "position", "of"]) == bad
+
+
+@pytest.mark.parametrize("table", sorted(inputs.COLUMNS))
+def test_the_page_reads_every_column_of_a_slots_summaries(table):
+    """A column that a section asks for and the page does not read is no error until a slot has rows of it."""
+    header = pd.read_csv(ROOT / "reports" / "slots" / "decoder" / f"{table}.csv", nrows=0).columns
+    assert list(header) == inputs.COLUMNS[table].split()

@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 import yaml
 from PIL import Image
+from test_page import render, text_of
 from tiny import PIXELS, VISION, make, processor, save
 
 from stages import families, tasks
@@ -21,6 +22,7 @@ from stages.model.images import layout, picture
 from stages.model.measure import measure
 from stages.model.norms import token_norms
 from stages.model.proof import prove
+from stages.model.sinks import look
 from stages.model.tokens import encode_all
 from stages.page.sections import images as section
 from stages.statistics import norms
@@ -50,6 +52,25 @@ def test_a_folder_is_loaded_and_proved(name, tmp_path):
         "caches": "not used: only decoders continue a text",
         "ends": "not used: only a decoder may end with one matrix",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_sinks_of_images_are_those_of_eager_attention_and_states(name):
+    loaded = make(name, scale=6.0)
+    encoded = encode_all(loaded, images.build(SETTINGS, 0)[:3])
+    for tokens, seen in zip(encoded, look(loaded, encoded), strict=True):
+        with torch.no_grad():
+            run = loaded.model(torch.from_numpy(tokens.pixels)[None], output_attentions=True, output_hidden_states=True)
+        assert list(seen.marks[: 2 + REGISTERS[name]]) == ["first", *["special"] * REGISTERS[name], "ordinary"]
+        for layer, columns in seen.heads.items():
+            a_HTT = run.attentions[layer][0].numpy()
+            assert columns["first"] == pytest.approx(a_HTT[:, :, 0].mean(1), abs=1e-6)
+            registers = a_HTT[:, :, 1 : 1 + REGISTERS[name]].sum(2).mean(1)
+            assert columns["special"] == pytest.approx(registers, abs=1e-6)
+            assert (columns["said"] > 0).all() and (columns["said"] < 1).all() and (columns["punctuation"] == 0).all()
+            norms_T = run.hidden_states[layer + 1][0].norm(dim=1).numpy()
+            if layer + 1 < len(seen.heads):  # the last one is given after the norm behind all blocks
+                assert seen.tokens[layer]["norm"] == pytest.approx(norms_T / np.median(norms_T), rel=0.15)
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -288,7 +309,14 @@ def test_every_stage_of_a_vision_slot_runs_or_says_why_not(slot):
     assert "looked at only" in missing["ablation"] and "family duplicate" not in missing  # its task is not in params
     assert set(pd.read_csv(paths.report(slot) / "images.csv").kind) == {"class", "register", "patch"}
     numbers = json.loads((paths.report(slot) / "metrics.json").read_text())
-    assert set(numbers) == {"heads", "images"} and set(numbers["images"]) == {"outliers", "class", "registers"}
+    assert set(numbers) == {"heads", "images", "sinks"} and set(numbers["images"]) == {"outliers", "class", "registers"}
+    sunk = tables.SINK_HEADS.read(slot)
+    assert set(sunk.input) == {"natural"} and len(sunk) == 3 * 12  # images asked for, heads of all layers
+    assert sunk[["first", "value", "said", "output"]].notna().all().all()
+    assert missing["probes"].startswith("images are probed for nothing")
+    shown = text_of(render(paths.report(slot)))
+    assert "on 3 images. Too few images for a claim." in shown
+    assert "attention to it, averaged over all tokens as queries" in shown
     raw = tables.NORMS.read(slot)
     before = tables.NORMS.path(slot).read_bytes()
     assert len(raw) == 10 * 3 * 20

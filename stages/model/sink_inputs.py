@@ -26,8 +26,11 @@ INPUTS = ("natural", "random", "repeated", "moved", "without")
 def inputs(loaded: Loaded, passages: Sequence[Tokens], rng: np.random.Generator) -> dict[str, list[Tokens]]:
     """Return the prompts of every kind of input, as many and as long as the passages; no `without` where none is first.
 
+    Images are read as they are: their class token is no input that could be exchanged.
     rng: draws the random tokens.
     """
+    if loaded.images is not None:
+        return {"natural": list(passages)}
     words = ordinary(loaded.tokenizer)
     made: dict[str, list[Tokens]] = {"natural": list(passages), "random": [], "repeated": [], "moved": []}
     begun = all(len(tokens) > 2 and tokens.special[0] for tokens in passages)

@@ -64,7 +64,12 @@ class _Attended:
 
 
 def marks(loaded: Loaded, tokens: Tokens) -> np.ndarray:
-    """Return what each token is, (T,): 'first' (position 0), 'special', 'punctuation' or 'ordinary'."""
+    """Return what each token is, (T,): 'first' (position 0), 'special', 'punctuation' or 'ordinary'.
+
+    Of an image: the class token is first, registers are special, patches are ordinary.
+    """
+    if tokens.pixels is not None:
+        return np.r_[["first"], np.where(tokens.special, "special", "ordinary")[1:]]
     named = np.where(tokens.special, "special", np.where(punctuation(loaded, tokens), "punctuation", "ordinary"))
     return np.r_[["first"], named[1:]]
 
@@ -94,7 +99,7 @@ def look(loaded: Loaded, batch: Sequence[Tokens]) -> list[PromptSinks]:
         capturing(loaded) as outputs,
         remembering(loaded, after=True) as residuals,
     ):
-        forward(loaded, [tokens.ids for tokens in batch], headless=True)
+        forward(loaded, [tokens.read for tokens in batch], headless=True)
     result = []
     for row, tokens in enumerate(batch):
         heads = {

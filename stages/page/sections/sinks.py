@@ -1,5 +1,6 @@
 """Sinks: how many heads look at the first token, whether at its place or at itself, and what its state holds."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,12 @@ WHAT = (
     "token, averaged over the queries from it on, is above 0.3; the curve shows other thresholds. Random tokens and "
     "one token repeated have no text to attend to. Whether the place or the token draws it: another token is put "
     "before the passage, or the passage's first special token is left out."
+)
+OF_IMAGES = (
+    "A head with nothing to say must still spend its attention, which sums to 1. Before the patches of every image "
+    "stands the class token. Sink rate (Gu et al., ICLR 2025, there of texts): the share of heads, over all images, "
+    "whose attention to it, averaged over all tokens as queries, is above 0.3; the curve shows other thresholds. "
+    "Nothing else can be put in its place, so that place and token are not told apart."
 )
 SAID = (
     "Said: of what a head writes into the residual, the share that it fetches from the first position, by norms: much "
@@ -48,12 +55,27 @@ KINDS = {"first": "the first token", "attended": "the most attended other token"
          "ordinary": "an ordinary token"}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What is read, and what stands first in it."""
+
+    first: str = "the first token"
+    passages: str = "passages"
+    others: str = "words and punctuation"
+    each: str = "token"
+
+
+TEXT, IMAGES = _Words(), _Words("the class token", "images", "patches", "patch")
+
+
 def sinks(slot: Slot, context: Context) -> list:
     """Show the sink rate on every input, heads, lengths of residuals, and probes."""
     rows, path = slot.sinks, slot.path("sinks.csv")
     if rows.empty:
         return [Note(f"No sink was looked for: {slot.reasons.get('sinks') or f'{path} has no rows'}.")]
-    said = [_rate(rows), _place(rows), _said(rows), _inactive(rows), _punctuation(rows)]
+    vision = slot.model.get("kind") == "vision"
+    words = IMAGES if vision else TEXT
+    said = [_rate(rows, words), _place(rows), _said(rows, words), _inactive(rows, words), _punctuation(rows)]
     rates = rows[(rows["part"] == "rate") & (rows["measure"] == "first")]
     labels = [(colour, shape, text) for name, (text, colour, shape) in sink_charts.INPUTS.items()
               if name in set(rates["input"])]  # fmt: skip
@@ -62,18 +84,17 @@ def sinks(slot: Slot, context: Context) -> list:
     lines = [(colour, shape, text) for name, (text, colour, shape) in sink_charts.KINDS.items()
              if name in ("first", "largest")]  # fmt: skip
     blocks: list = [
-        Note(WHAT),
+        Note(OF_IMAGES if vision else WHAT),
         Note(" ".join(filter(None, said))),
         Figure([Chart(sink_charts.curve(rates))], "Share of heads whose mean attention to the first position is above "
-               "a threshold; bars: 95 % over passages.", path, "single", labels),
+               f"a threshold; bars: 95 % over {words.passages}.", path, "single", labels),
         Note(SAID),
-        Figure(_maps(rows, slot.model), "Every head on natural text.", path, "maps"),
-        Note(_massive(rows, layers, context.alpha)),
-        Figure([Chart(sink_charts.norms(norms))], "Norm of the residual after every layer over the median of the "
-               "passage's tokens: the first token's, and the longest of words and punctuation.", path, "single", lines),
-        _inputs_table(rows, path),
+        Figure(_maps(rows, slot.model, words), f"Every head, mean over {words.passages}.", path, "maps"),
+        Note(_massive(rows, layers, context.alpha, words)),
+        Figure([Chart(sink_charts.norms(norms))], "Norm of the residual after every layer over the median of all "
+               f"tokens: that of {words.first}, and the longest of {words.others}.", path, "single", lines),
     ]  # fmt: skip
-    return [*blocks, *_probes(slot)]
+    return blocks if vision else [*blocks, _inputs_table(rows, path), *_probes(slot)]
 
 
 def _cell(rows: pd.DataFrame, **where: Any) -> Any:
@@ -94,16 +115,17 @@ def _share(row: Any) -> str:
     return f"{percent(row['value'])} % {percents(row['low'], row['high'])}".strip()
 
 
-def _rate(rows: pd.DataFrame) -> str:
-    """Say the sink rate on the three inputs."""
+def _rate(rows: pd.DataFrame, words: _Words) -> str:
+    """Say the sink rate on every input."""
     natural = _at(rows, "natural", "first")
     others = [(text, _at(rows, name, "first")) for name, text in (("random", "random tokens"),
               ("repeated", "one token repeated"))]  # fmt: skip
-    few = "" if natural["prompts"] >= ENOUGH else " Too few passages for a claim."
+    few = "" if natural["prompts"] >= ENOUGH else f" Too few {words.passages} for a claim."
     beside = listed(f"{_share(row)} on {text}" for text, row in others if row is not None)
     learned = _cell(rows[rows["value"] > 0], part="head", measure="learned")
     takes = "" if learned is None else " Learned sinks of this model take attention besides; they are not counted here."
-    return f"Sink rate: {_share(natural)} on {int(natural['prompts'])} passages; {beside}.{takes}{few}"
+    beside = f"; {beside}" if beside else ""
+    return f"Sink rate: {_share(natural)} on {int(natural['prompts'])} {words.passages}{beside}.{takes}{few}"
 
 
 def _place(rows: pd.DataFrame) -> str:
@@ -142,17 +164,17 @@ def _place(rows: pd.DataFrame) -> str:
     return f"{text}: {'; '.join(parts)}."
 
 
-def _said(rows: pd.DataFrame) -> str:
+def _said(rows: pd.DataFrame, words: _Words) -> str:
     """Say of how many sink heads the look says nothing."""
     sinks, silent = _overall(rows, "sinks"), _overall(rows, "silent")
     if not sinks["value"]:
-        return "No head looks at the first token with more than 0.3 on average."
+        return f"No head looks at {words.first} with more than 0.3 on average."
     heads = rows[(rows["part"] == "head") & (rows["input"] == "natural")]
     wide = heads.pivot_table(index=["layer", "head"], columns="measure", values="value")
     of_sinks = wide[wide["first"] > SINK]
-    text = f"Of {int(sinks['value'])} heads with more than 0.3 there on these passages ({sinks['note']}), "
+    text = f"Of {int(sinks['value'])} heads with more than 0.3 there on these {words.passages} ({sinks['note']}), "
     if "said" not in of_sinks or of_sinks["said"].isna().all():
-        return f"{text}what they fetch from the first token is out of reach (no values are seen)."
+        return f"{text}what they fetch from {words.first} is out of reach (no values are seen)."
     value = number(of_sinks["value"].median())
     text += (
         f"{int(silent['value'])} look and say little: what they fetch there is a smaller share of what they write than "
@@ -162,12 +184,12 @@ def _said(rows: pd.DataFrame) -> str:
     return f"{text}; the first position's value has {value} of the norm of others there (median)."
 
 
-def _few(row: Any) -> str:
-    return f" ({int(row['prompts'])} passages, too few for a claim)" if row["prompts"] < ENOUGH else ""
+def _few(row: Any, words: _Words = TEXT) -> str:
+    return f" ({int(row['prompts'])} {words.passages}, too few for a claim)" if row["prompts"] < ENOUGH else ""
 
 
-def _inactive(rows: pd.DataFrame) -> str:
-    """Say how many heads write little, and whether attention to the first token would have told."""
+def _inactive(rows: pd.DataFrame, words: _Words) -> str:
+    """Say how many heads write little, and whether attention to what stands first would have told."""
     inactive, sinking = _overall(rows, "inactive"), _overall(rows, "inactive_sinks")
     least = number(_overall(rows, "output_least")["value"])
     if not inactive["value"]:
@@ -177,7 +199,7 @@ def _inactive(rows: pd.DataFrame) -> str:
     text = f"{count} heads ({percent(inactive['value'])} %) are inactive by their output"
     if not missed:
         return f"{text}; all of them are sink heads."
-    return f"{text}; {missed} of them are no sink heads, so that attention to the first token would miss them."
+    return f"{text}; {missed} of them are no sink heads, so that attention to {words.first} would miss them."
 
 
 def _punctuation(rows: pd.DataFrame) -> str:
@@ -195,19 +217,21 @@ def _punctuation(rows: pd.DataFrame) -> str:
     return f"{text}." if side > 0 else f"{text}: not more than an even share, as far as can be told."
 
 
-def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
-    """Say how long the first token's residual is, and whether other tokens are outliers."""
+def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float, words: _Words) -> str:
+    """Say how long the residual of what stands first is, and whether other tokens are outliers."""
     row = _overall(rows, "massive_ratio")
     said = []
     if row is not None:
         ratio = f"{number(row['value'], 1)} {interval(row['low'], row['high'], 1)}".strip()
         said.append(
-            f"Massive activations: after layer {int(row['layer'])} (chosen on one half of the passages) the first "
-            f"token's residual has {ratio} times the median norm{_few(row)}"
+            f"Massive activations: after layer {int(row['layer'])} (chosen on one half of the {words.passages}) the "
+            f"residual of {words.first} has {ratio} times the median norm{_few(row, words)}"
         )
         channel = _cell(layers, measure="channel_first", layer=row["layer"])
         if channel is not None:
-            said[0] += f", its largest channel on all passages {number(channel['value'], 0)} times the median channel"
+            said[0] += (
+                f", its largest channel on all {words.passages} {number(channel['value'], 0)} times the median channel"
+            )
         said[0] += "." if row["value"] >= 2 or _few(row) else ": its length does not stand out."
     outliers = layers[layers["measure"] == "outliers"].set_index("layer")
     modes = layers[layers["measure"] == "modes_p"].set_index("layer")["value"]
@@ -225,17 +249,17 @@ def _massive(rows: pd.DataFrame, layers: pd.DataFrame, alpha: float) -> str:
             f"{p_value(corrected.min())})"
         )  # fmt: skip
         said.append(
-            f"Of words and punctuation, {share} are outliers in a layer (log norm above median + 5 MAD, as standard "
-            f"deviations); {verdict}. Tokens of a passage count as independent there, which favours finding modes; a "
-            "second mode of few tokens is missed."
+            f"Of {words.others}, {share} are outliers in a layer (log norm above median + 5 MAD, as standard "
+            f"deviations); {verdict}. Each {words.each} counts as independent there, which favours finding modes; a "
+            "second mode of few is missed."
         )
     return " ".join(said)
 
 
-def _maps(rows: pd.DataFrame, model: dict) -> list[Chart]:
+def _maps(rows: pd.DataFrame, model: dict, words: _Words) -> list[Chart]:
     whole, charts = head_maps.whole_layers(model), []
     heads = rows[(rows["part"] == "head") & (rows["input"] == "natural")]
-    labels = {"first": ("Attention to the first token", 1.0), "said": ("Said: share written from it", 1.0),
+    labels = {"first": (f"Attention to {words.first}", 1.0), "said": ("Said: share written from it", 1.0),
               "value": ("Value's norm", 1.0), "output": ("Output", 2.0),
               "punctuation": ("Attention to punctuation", 0.5), "special": ("To other special tokens", 0.5),
               "learned": ("To a learned sink", 1.0)}  # fmt: skip
@@ -312,8 +336,8 @@ def _first(rows: pd.DataFrame, decoder: bool) -> str:
         gap = float((topic["value"] - topic["majority"]).abs().max()) if len(topic) else 0.0
         if spread <= 1e-5 and gap == 0:
             return (
-                "The first token of a decoder cannot know what follows: its state is the same in every passage, and "
-                "probes get exactly what a constant gets."
+                "The first token of a decoder cannot know what follows: its state is the same in every passage (spread "
+                "below 1e-5), so that no probe is fitted and what a constant gets is all that can be had."
             )
         if spread > 1e-5:
             return (
@@ -344,13 +368,14 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
     count = int(cells["topic"]["tokens"])
     text = f"In layer {layer}, probes of {KINDS[kind]} read: {', '.join(numbers)} ({count} passages)"
     if kind == "largest":
-        text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer)"
+        text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer; ordinary ones stand where "
+        text += "the most attended tokens do, not where these do)"
     if count < ENOUGH:
         return f"{text}: too few passages for a claim."
     names = {"token": "the token itself", "position": "its position", "next": "the next token", "topic": "the topic",
              "rest": "the other tokens"}  # fmt: skip
     if broad and not local:
-        verdict = f"global only, as far as probes can tell ({listed(names[t] for t in broad)})"
+        verdict = f"global only, by this margin ({listed(names[t] for t in broad)})"
         verdict += f"; {listed(names[t] for t in same)} cannot vary there" if same else ""
     elif broad:
         verdict = f"not global only: {listed(names[t] for t in local)} can be read as well"
