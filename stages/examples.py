@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from stages import tasks
 from stages.families import FAMILIES
@@ -50,7 +51,8 @@ def _examples(slot: str, members: pd.DataFrame, most: int) -> dict[str, dict[str
     shown: dict[str, dict[str, Any]] = {}
     for task, names in members.groupby(members.family.map(lambda name: FAMILIES[name].task)).family.unique().items():
         rows = tables.PROMPTS.read(task).set_index("id", drop=False)
-        for name, prompt in _prompts(slot, task, names, rows).items():
+        chosen = _prompts(slot, task, names, rows)
+        for name, prompt in tqdm(chosen.items(), desc=f"examples of {task}", unit="family"):
             own = members[members.family == name]
             heads = [(int(layer), int(head)) for layer, head in zip(own.layer, own["head"], strict=True)]
             shown[name] = example(attention, FAMILIES[name], rows.loc[prompt], heads, most)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from tqdm import tqdm
 
 from stages.applied.stored import Stored, missing, provenance, read
 from stages.store import params, tables
@@ -51,7 +52,8 @@ def continued(
     read = [(row, cut, ids[:cut]) for row, cut, ids in read if len(ids) >= cut]
     seen = [{bare(loaded.tokenizer.decode([index])) for index in ids.tolist()} - {""} for _, _, ids in read]
     rows = []
-    for function in [name for name in SHOWS if name in stored.means] if read else []:
+    functions = [name for name in SHOWS if name in stored.means] if read else []
+    for function in tqdm(functions, desc="continued texts", unit="function"):
         edits = written(stored, function, section.draws, settings.seed, f"apply/{slot}/{function}/text")
         ids = next_tokens(loaded, [tokens for _, _, tokens in read], list(edits.values()))
         for (vector, source, of, draw), next_ids in zip(edits, ids.tolist(), strict=True):

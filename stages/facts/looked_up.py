@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from stages.facts.asked import Prompts, fact_row
 from stages.store import params
@@ -30,7 +31,7 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
             chosen |= {"why": f"not one of {len(tokens)} known facts of split {split} is answered right"}
             return rows, {"why": chosen["why"]}
         donors, able = lookup.donors(read, [row.condition for row in of_split]), np.flatnonzero(read.right)
-        for layer in loaded.anatomy.layers:
+        for layer in tqdm(loaded.anatomy.layers, desc=f"look up, split {split}", unit="layer"):
             changes = []
             for kind, name in ((lookup.MLP, ""), (lookup.ATTENTION, ATTENTION)):
                 given = read.given(kind).get(layer)

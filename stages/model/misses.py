@@ -10,6 +10,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import DynamicCache
 
 from stages.families.family import Tokens
@@ -64,7 +65,7 @@ def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.nd
     written: list[list[int]] = [[] for _ in prompts]
     entropy, asked = np.zeros(len(prompts)), [tokens.ids[: tokens.target[0]] for tokens in prompts]
     order = sorted(range(len(prompts)), key=lambda number: len(asked[number]))
-    for start in range(0, len(order), ROWS):
+    for start in tqdm(range(0, len(order), ROWS), desc="answers", unit="batch"):
         alike = groupby(order[start : start + ROWS], lambda number: len(asked[number]))
         parts = [list(numbers) for _, numbers in alike]
         groups = [_Alike.begun(loaded, numbers, [asked[number] for number in numbers]) for numbers in parts]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from stages.families.family import Tokens
 from stages.model.forward import forward, frozen, prefill, remembering, resuming
@@ -111,7 +112,7 @@ def descended(
     losses, going = np.full(len(prompts), np.inf), np.arange(len(prompts))
     unit_RD = torch.zeros_like(output_RD, requires_grad=True)  # delta in lengths of the output: one rate for all models
     optimizer = torch.optim.Adam([unit_RD], lr=RATE / output_RD.shape[1] ** 0.5)
-    for step in range(steps + 1):
+    for step in tqdm(range(steps + 1), desc="descent", unit="step"):
         delta_RD = unit_RD * length_R1
         picked = going.tolist()
         own, wide = [ids[number] for number in picked], max(len(ids[number]) for number in picked)
@@ -190,7 +191,7 @@ def answered(
     """Return how targets are scored under edits: each prompt its own, (B, R, F), or all alike, (R, F)."""
     scored: list[Scored | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
-    for start in range(0, len(order), ROWS):
+    for start in tqdm(range(0, len(order), ROWS), desc="edits", unit="batch"):
         part = order[start : start + ROWS]
         own = part if keys.dim() == 3 else slice(None)
         with storing(loaded, writer, keys[own], values[own]):
