@@ -165,7 +165,7 @@ def main(slot: str) -> None:
             continue
         others = ranked(traced[traced.function != function])
         todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.condition == function], others))
-    log.info(_announced(slot, loaded, todo, settings.steer))
+    log.info(_announced(slot, loaded, todo, settings.steer, settings.trace.prompts))
     record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
     work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
@@ -367,19 +367,26 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
     return prompts.assign(query=prompts.id.str.rpartition("-")[2]).sort_values(["query", "id"])
 
 
-def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.Steer) -> str:
+def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.Steer, most: int) -> str:
     """Return the stage's announcement: prompts run once, and their answers once under each setting."""
     from stages.model.cost import Work, announce
     from stages.model.tokens import encode_all
 
     layers = len(range(0, len(loaded.anatomy.layers), settings.layer_step))
     tried = len(settings.heads) + 2 * layers * len(settings.strengths)
+    chosen = 6 + settings.random + settings.draws
     work, count = Work(), 0
     for shard in todo:
-        for purpose, prompts in _asked(shard.prompts, settings).items():
+        asked = [
+            (prompts, tried if purpose == "choose" else chosen)
+            for purpose, prompts in _asked(shard.prompts, settings).items()
+        ]
+        of_others = shard.elsewhere.groupby("category")
+        asked += [(prompts.head(settings.zero_shot), len(ELSEWHERE)) for _, prompts in of_others]
+        asked += [(shard.prompts[shard.prompts.role == "clean"].head(most), 0)]  # residuals are averaged over them
+        for prompts, runs in asked:
             encoded = encode_all(loaded, prompts.itertuples())
             answer = sum(len(tokens.target) for tokens in encoded)
-            runs = tried if purpose == "choose" else 6 + settings.random + settings.draws
             work += Work(sum(map(len, encoded))) + Work(answer, answer) * runs
             count += len(encoded)
     return announce(f"steer {slot}", count, work, loaded)

@@ -10,9 +10,10 @@ import torch
 from tiny import make
 
 from stages import tasks
+from stages.families.family import Tokens
 from stages.model.forward import batches, forward
 from stages.model.intervene import ablating
-from stages.model.outcome import outcome, outcomes, trial
+from stages.model.outcome import Trial, _together, outcome, outcomes, trial
 from stages.model.score import Ablation, Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
@@ -173,3 +174,13 @@ def test_mean_outputs_are_means_over_prompts():
     ]
     means = mean_outputs(pd.DataFrame(rows), loaded)
     assert set(means) == set(loaded.anatomy.heads) and means[2, 3].tolist() == [2.0] * 8
+
+
+def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():
+    trials = [
+        Trial(SimpleNamespace(cluster="c" if number < 9 else str(number)), (tokens,), (tokens.target,))
+        for number, tokens in enumerate(Tokens(str(n), "", np.arange(20), np.zeros(20, bool)) for n in range(12))
+    ]
+    chosen = list(_together(trials, 100, alike=True))
+    assert chosen[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]] and sorted(sum(chosen, [])) == list(range(12))
+    assert list(_together(trials[:9], 7, alike=True)) == [[number] for number in range(9)]

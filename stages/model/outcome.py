@@ -60,7 +60,7 @@ def outcomes(
 
 
 def _together(trials: Sequence[Trial], max_tokens: int, alike: bool) -> Iterable[list[int]]:
-    """Batch trials: those of one in-context cluster share a prefix; others go by length.
+    """Batch trials: those of one in-context cluster share a prefix, as many as fit; others go by length.
 
     alike: rivals go by how many tokens they share as well, so that their beginnings are of one length: what many
     ablations repeat is worth smaller batches.
@@ -68,7 +68,10 @@ def _together(trials: Sequence[Trial], max_tokens: int, alike: bool) -> Iterable
     clusters: dict[str, list[int]] = {}
     for index, asked in enumerate(trials):
         clusters.setdefault(asked.row.cluster, []).append(index)
-    yield from (group for group in clusters.values() if len(group) > 1)
+    for group in (group for group in clusters.values() if len(group) > 1):
+        longest = [max(len(tokens) for tokens in trials[index].tokens) for index in group]
+        size = max(1, max_tokens // max(longest))  # as if nothing were shared: a cluster may be of any size
+        yield from (group[start : start + size] for start in range(0, len(group), size))
     alone: dict[int, list[int]] = {}
     for group in clusters.values():
         if len(group) == 1:

@@ -142,6 +142,8 @@ def _extrapolated(slot: Slot) -> str:
     said = [text.format(listed(sides[side])) for side, text in texts.items() if sides[side]]
     if said:
         said[0] = f"After demonstrations, {said[0]}"
+    if sides[-1]:
+        said[-1] += f" ({_at_equal_tokens(table, asked)})"
     at = carried.cells(solved)
     known = [
         f"{name} {number(at[name, 'usual']['accuracy'])} and {number(at[name, 'rare']['accuracy'])}"
@@ -153,6 +155,15 @@ def _extrapolated(slot: Slot) -> str:
     if not said:
         return ""
     return f"{capital('; '.join(said))} ({pointer(slot.name, 'extrapolation', 'procedure against knowledge')})."
+
+
+def _at_equal_tokens(table: pd.DataFrame, asked: pd.DataFrame) -> str:
+    """Say for which functions made-up words do worse than rare real ones of as many tokens: they have more of them."""
+    rows = table[(table["tokens"] == carried.MATCHED) & (table["class"] == carried.DIFFERENCE)]
+    enough = rows[rows["function"].isin(asked["function"]) & (rows["trials"] >= carried.FEWEST)]
+    lower = [row.function for row in enough.itertuples() if carried.beyond(row.low, row.high) < 0]
+    control = "against rare real words of as many tokens"
+    return f"{control} this is shown for {listed(lower)}" if lower else f"{control} this is shown for none"
 
 
 def _looked_up(slot: Slot) -> str:

@@ -177,7 +177,7 @@ def _elsewhere(row: Any, none: Any, random: Any) -> str:
     if not _enough(row):
         return f"{said}, too few to tell."
     if _works(row, none, random):
-        return f"{said}: the step carries from one known order to others."
+        return f"{said}: the step carries from one known order to others (no other heads were written beside it)."
     return f"{said}: not told apart from nothing or random vectors."
 
 
