@@ -1,10 +1,12 @@
 """What the page says of gates, caches and text under streaming: also where there is nothing to lose."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_page import render, text_of, write_slot
 
 from stages.statistics import caching
+from stages.statistics.intervals import interval
 
 
 def measured(change: float) -> pd.DataFrame:
@@ -14,7 +16,9 @@ def measured(change: float) -> pd.DataFrame:
             far = layer == head == 1
             rows.append({"layer": layer, "head": head, "key_head": 0, "layer_window": None, "key_change": 0.1,
                          "mass": 0.1, "change": change if far else 0.01, "logprob": -change if far else 0.0,
-                         "key_logprob": 0.0, "mass_answer": 0.2 * head, "wu": 0.1 * head, "induction": 0.0,
+                         "key_logprob": 0.0, "low": 0.05 if far else 0.0, "high": 0.9 if far else 0.02,
+                         "key_low": 0.08, "key_high": 0.12, "mass_answer": 0.2 * head,
+                         "wu": 0.1 * head, "induction": 0.0,
                          "echo": 0.0, "prompts": 20 if far else 2, "key_prompts": 20, "weighed": 2})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -58,10 +62,12 @@ def page(folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, 
 def test_the_page_says_which_heads_cannot_stream_and_what_half_a_cache_costs(tmp_path):
     shown = page(tmp_path)
     assert "3 of 4 query heads, streaming alone, move the last hidden state by less than 0.1" in shown
-    assert "1 move it by more: L1H1 0.50 (log-probability of the answer −0.50 nats a token)" in shown
+    assert "1 move it by more: L1H1 0.50 [0.05, 0.90] (log-probability of the answer −0.50 nats a token)" in shown
+    assert "On which side of 0.1 is not told for L1H1 0.50 [0.05, 0.90]." in shown
     assert "3 heads moved it by less than 0.075 on the first 2 and rest on these 2 alone, too few for a claim" in shown
     assert "attention to what is cut over 2 needle prompts, too few for a claim, of split a" in shown
-    keys = "Of 2 key heads, all readers streaming together, 2 move it by 0.1 or more: L0K0 0.10 and L1K0 0.10 (mean"
+    keys = "Of 2 key heads, all readers streaming together, 2 move it by 0.1 or more: L0K0 0.10 "
+    keys += "[0.08, 0.12] and L1K0 0.10 [0.08, 0.12] (mean"
     assert keys in shown
     half = "0.88 when the 2 of 4 key heads with the largest gates keep all (60 % of the entries)"
     assert half in shown and "its mean is within 0.05 of full, harm +0.020" in shown
@@ -105,3 +111,19 @@ def test_definitions_are_counted_and_compared_over_heads():
     assert table.spearman["gate", "wu"] == pytest.approx(1 / 3**0.5)
     without = measured(0.5).drop(columns="wu").assign(wu=None)
     assert "wu" not in set(caching.overlap(without, THRESHOLDS).a)
+
+
+def test_gates_have_intervals_over_clusters_and_none_of_few():
+    rng, rows = np.random.default_rng(0), []
+    for number in range(16):
+        for head, key_head in ((0, 0), (1, 0), (caching.ALONE, 0)):
+            if head != 1 or number < 3:
+                rows.append({"prompt": f"p{number}", "split": "a", "cluster": f"c{number}", "layer": 0, "head": head,
+                             "key_head": key_head, "change": rng.uniform(0, 1), "logprob": 0.0, "mass": 0.1,
+                             "mass_answer": 0.1})  # fmt: skip
+    raw = pd.DataFrame(rows)
+    table = caching.gates(raw, pd.DataFrame(columns=["family", "layer", "head", "score_a"]), {0: None})
+    changes = raw[raw["head"] == 0].change
+    assert (table.low[0], table.high[0]) == pytest.approx(interval(changes, [f"c{n}" for n in range(16)]))
+    assert table.low[0] < table.change[0] < table.high[0] and table.key_low[0] < table.key_change[0]
+    assert np.isnan(table.low[1]) and np.isnan(table.high[1]) and table.key_low[1] == table.key_low[0]

@@ -182,5 +182,7 @@ def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():
         for number, tokens in enumerate(Tokens(str(n), "", np.arange(20), np.zeros(20, bool)) for n in range(12))
     ]
     chosen = list(_together(trials, 100, alike=True))
-    assert chosen[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]] and sorted(sum(chosen, [])) == list(range(12))
+    assert chosen[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]] and sorted(
+        index for batch in chosen for index in batch
+    ) == list(range(12))
     assert list(_together(trials[:9], 7, alike=True)) == [[number] for number in range(9)]

@@ -47,8 +47,8 @@ COLUMNS = {
     "clusters controls control_change p p_floor matching note",
     "iteration": "function relation layer head share low high share_null best_offset baseline mass mass_null trials "
     "members symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
-    "gates": "layer head key_head layer_window change logprob key_change key_logprob mass mass_answer wu induction "
-    "echo prompts key_prompts weighed",
+    "gates": "layer head key_head layer_window change low high logprob key_change key_low key_high key_logprob mass "
+    "mass_answer wu induction echo prompts key_prompts weighed",
     "gates_overlap": "a b threshold_a threshold_b heads_a heads_b shared heads spearman",
     "cache": "task measure method share kept kept_heads entries value low high change change_low change_high prompts "
     "clusters draws draws_mean draws_best draws_close draws_worse p p_floor",

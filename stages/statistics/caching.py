@@ -31,8 +31,8 @@ CURVE = (
     "draws draws_mean draws_best draws_close draws_worse p p_floor"
 ).split()
 GATES = (
-    "layer head key_head layer_window change logprob key_change key_logprob mass mass_answer wu induction echo prompts "
-    "key_prompts weighed"
+    "layer head key_head layer_window change low high logprob key_change key_low key_high key_logprob mass mass_answer "
+    "wu induction echo prompts key_prompts weighed"
 ).split()
 OVERLAP = "a b threshold_a threshold_b heads_a heads_b shared heads spearman".split()
 STREAMED = "sinks positions length loss change low high passages tokens".split()
@@ -178,23 +178,34 @@ def gates(raw: pd.DataFrame, heads: pd.DataFrame, windows: Mapping[int, int | No
     """Return one row per query head: what is lost when it alone streams, when its key head does, and other scores.
 
     raw: GATES; heads: HEADS, whose scores of split a stand beside; windows: the layers' own. prompts, key_prompts,
-    weighed: how many the head's gate, its key head's, and its attention to what is cut rest on.
+    weighed: how many the head's gate, its key head's, and its attention to what is cut rest on. low, high: 95 % over
+    clusters of a gate, `change`; none of fewer than `FEWEST`.
     """
-    alone = raw[raw["head"] != ALONE]
+    alone, together = raw[raw["head"] != ALONE], raw[raw["head"] == ALONE]
     means = alone.groupby(["layer", "head", "key_head"], as_index=False).agg(
         change=("change", "mean"), logprob=("logprob", "mean"), mass=("mass", "mean"),
         mass_answer=("mass_answer", "mean"), prompts=("prompt", "nunique"), weighed=("mass", "count"),
     )  # fmt: skip
-    together = raw[raw["head"] == ALONE].groupby(["layer", "key_head"], as_index=False)
-    together = together.agg(
+    of_keys = together.groupby(["layer", "key_head"], as_index=False).agg(
         key_change=("change", "mean"), key_logprob=("logprob", "mean"), key_prompts=("prompt", "nunique")
     )
-    means = means.merge(together, on=["layer", "key_head"], how="left")
+    means = means.merge(of_keys, on=["layer", "key_head"], how="left")
+    means = means.merge(_bounds(alone, ["layer", "head"], "low", "high"), on=["layer", "head"], how="left")
+    keys = _bounds(together, ["layer", "key_head"], "key_low", "key_high")
+    means = means.merge(keys, on=["layer", "key_head"], how="left")
     for column, family in (("wu", "retrieval"), ("induction", "induction"), ("echo", "duplicate")):
         of_family = heads[heads.family == family][["layer", "head", "score_a"]].rename(columns={"score_a": column})
         means = means.merge(of_family, on=["layer", "head"], how="left")
     means["layer_window"] = means.layer.map(windows).astype("Int64")
     return means[GATES].sort_values(["layer", "head"], ignore_index=True)
+
+
+def _bounds(raw: pd.DataFrame, by: list[str], low: str, high: str) -> pd.DataFrame:
+    rows = [
+        dict(zip((*by, low, high), (*of, *interval(part.change, part.cluster)), strict=True))
+        for of, part in raw.groupby(by)
+    ]
+    return pd.DataFrame(rows, columns=[*by, low, high])
 
 
 def overlap(measured: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:

@@ -38,9 +38,10 @@ METHODS = {  # method: (label, colour, shape)
 WHAT = (
     "A streaming head sees the first {sinks} tokens and the last {window}, at every position, and nothing between; all "
     "other heads are intact, and the model runs on from its layer. The gate of a head is how far that moves the last "
-    "hidden state before the answer's tokens, over its length, on needle prompts of split a. It is measured, not "
-    "trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read one key "
-    "head share its cache, so a cache is cut key head by key head, all readers together."
+    "hidden state before the answer's tokens, over its length, on needle prompts of split a: the task's shortest, "
+    "where the window still holds a needle that stands near the end (without these, streaming loses more). It is "
+    "measured, not trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read "
+    "one key head share its cache, so a cache is cut key head by key head, all readers together."
 )
 POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
@@ -133,7 +134,7 @@ def _gates(slot: Slot) -> str:
         )
         return text + marked + _key_heads(slot.gates, small)
     named = [
-        f"L{row.layer:.0f}H{row.head:.0f} {number(row.change)} "
+        f"L{row.layer:.0f}H{row.head:.0f} {_gate(row.change, row.low, row.high)} "
         f"(log-probability of the answer {number(row.logprob, 2, True)} nats a token)"
         for row in full.head(NAMED).itertuples()
     ]
@@ -141,8 +142,19 @@ def _gates(slot: Slot) -> str:
     return (
         f"{len(rows) - len(full)} of {len(rows)} query heads, streaming alone, move the last hidden state by less than "
         f"{small:g} of its length (a convention; {over}). {len(full)} move it by more: "
-        f"{listed(named)}{rest}.{marked}{_key_heads(slot.gates, small)}"
+        f"{listed(named)}{rest}.{_close(rows, small)}{marked}{_key_heads(slot.gates, small)}"
     )
+
+
+def _gate(value: float, low: float, high: float) -> str:
+    return f"{number(value)} {interval(low, high)}".strip()
+
+
+def _close(rows: pd.DataFrame, small: float) -> str:
+    """Name the heads whose interval holds the convention: on which side they are is not told."""
+    close = rows[(rows.low < small) & (rows.high >= small)]
+    named = [f"L{row.layer:.0f}H{row.head:.0f} {_gate(row.change, row.low, row.high)}" for row in close.itertuples()]
+    return f" On which side of {small:g} is not told for {listed(named)}." if named else ""
 
 
 def _small(slot: Slot) -> float:
@@ -166,7 +178,10 @@ def _key_heads(rows: pd.DataFrame, small: float) -> str:
     if keys.empty:
         return ""
     far = keys[keys.key_change >= small]
-    named = [f"L{row.layer:.0f}K{row.key_head:.0f} {number(row.key_change)}" for row in far.head(NAMED).itertuples()]
+    named = [
+        f"L{row.layer:.0f}K{row.key_head:.0f} {_gate(row.key_change, row.key_low, row.key_high)}"
+        for row in far.head(NAMED).itertuples()
+    ]
     which = f": {listed(named)}{f', and {len(far) - NAMED} more' if len(far) > NAMED else ''}" if named else ""
     return (
         f" Of {len(keys)} key heads, all readers streaming together, {len(far) or 'none'} "
