@@ -40,8 +40,8 @@ WHAT = (
     "other heads are intact, and the model runs on from its layer. The gate of a head is how far that moves the last "
     "hidden state before the answer's tokens, over its length, on needle prompts of split a: the task's shortest, "
     "where the window still holds a needle that stands near the end (without these, streaming loses more). It is "
-    "measured, not trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that read "
-    "one key head share its cache, so a cache is cut key head by key head, all readers together."
+    "measured, not trained (DuoAttention learns one per key head: Xiao+ ICLR 2025, arXiv 2410.10819). Query heads that "
+    "read one key head share its cache, so a cache is cut key head by key head, all readers together."
 )
 POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
