@@ -13,7 +13,7 @@ from stages.checks.finding import Finding, words
 
 OLD = 600  # seconds after which git itself holds no lock any more
 OUT = {"path", "md5", "size"}  # what DVC writes of every out
-FOUND = "most is found again in DVC's cache"  # but for stages with an uncached out: docs/environment.md
+FOUND = "most is found again in DVC's cache: docs/environment.md says what is not"
 MARKS = ("<<<<<<<", "=======", ">>>>>>>")
 
 
@@ -22,8 +22,13 @@ def findings() -> list[Finding]:
     out = _repository()
     usable = not out  # else every question to DVC has the same answer
     for path in (Path("dvc.lock"), Path("full/dvc.lock")):
-        stages, wrong = _pipeline(path.with_suffix(".yaml")) if usable else ([], [])
-        out += [*wrong, *_lock_file(path, stages)]
+        pipeline = path.with_suffix(".yaml")
+        cut = _cut(pipeline)
+        stages, unread = _stages(pipeline) if usable and not cut else ([], [])
+        of_lock = [*_lock_file(path, stages)]
+        if any(finding.wrong for finding in of_lock):
+            unread = []  # DVC reads both files at once: what it says may be of the lock
+        out += [*cut, *unread, *of_lock]
     for path in map(Path, ("dvc.yaml", "params.yaml", "full/params.yaml")):
         if path.is_file() and (line := _conflict(path.read_text(encoding="utf-8", errors="replace"))):
             out.append(
@@ -44,18 +49,23 @@ def _repository() -> list[Finding]:
     return out
 
 
-def _pipeline(path: Path) -> tuple[list[Any], list[Finding]]:
+def _cut(path: Path) -> list[Finding]:
+    """Say where a dvc.yaml is no more than the beginning of what git has, which may be sound YAML still."""
+    committed = _committed(path)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if text == committed or not committed.startswith(text):
+        return []
+    what = f"the first {len(text.splitlines())} lines of what git has" if text else "empty, or not there"
+    return [Finding(f"{path}: {what}", f"git checkout {path} (or commit it, where that is meant)")]
+
+
+def _stages(path: Path) -> tuple[list[Any], list[Finding]]:
     """Return the stages of a dvc.yaml as DVC reads them, or why it does not, in its own words.
 
     DVC puts values of params into it unseen, so what it raises is of any type: an AttributeError where a path is 7.
     """
-    committed = _committed(path)
-    if not path.is_file() and path.parent.name and not committed:
-        return [], []  # there are no longer studies here
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if text != committed and committed.startswith(text):
-        about = f"{path}: the first {len(text.splitlines())} lines of what git has"
-        return [], [Finding(about, f"git checkout {path} (or commit it, where that is meant)")]
+    if not path.is_file() and path.parent.name:
+        return [], []  # no longer studies are here
     try:
         from dvc.repo import Repo
 
