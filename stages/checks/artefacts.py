@@ -3,9 +3,8 @@
 import shlex
 from pathlib import Path
 
-from stages.checks import record
 from stages.checks.finding import Finding
-from stages.store import keys, params, paths, tables
+from stages.store import keys, params, paths, records, tables
 from stages.store.errors import UserError
 from stages.store.parquet import read_schema
 
@@ -25,7 +24,7 @@ def _slots(settings: params.Params) -> list[Finding]:
             out.append(Finding(f"slot {slot}: nothing was fetched ({path})", "dvc pull, or dvc repro"))
             continue
         try:
-            there = record.read(slot)
+            there = records.read(slot)
         except UserError as error:
             why = str(error).removeprefix(f"{path}: ").partition("; expected")[0]
             out.append(Finding(f"{path}: no record of a model ({why})", _again(path, f"fetch@{slot}")))

@@ -3,10 +3,9 @@
 import shutil
 from pathlib import Path
 
-from stages.checks import record
 from stages.checks.finding import Finding
 from stages.model import files
-from stages.store import budget, params
+from stages.store import budget, params, records
 from stages.store.errors import UserError
 
 GB = 1e9
@@ -17,7 +16,7 @@ def findings(settings: params.Params) -> list[Finding]:
     sizes, needs = {}, {}
     for slot in settings.models:
         try:
-            there = record.read(slot)
+            there = records.read(slot)
         except UserError:
             continue  # not fetched, or a finding of the artefacts: its size is not known
         sizes[slot] = there["parameters"]

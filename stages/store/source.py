@@ -19,7 +19,10 @@ SHOWN = 200  # characters of a wrong value in a message
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it, on one line, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a {type(value).__name__} with thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
