@@ -3,11 +3,14 @@
 It changes nothing. Environment, locks of DVC and git, params, data, the cache of models, memory and disk.
 """
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 
-from stages.checks import artefacts, caches, environment, locks, space
-from stages.checks.finding import Finding
-from stages.store import params, paths
+from stages.checks.finding import MEND, Finding, words
+from stages.store import paths
 from stages.store.errors import UserError, run
 
 
@@ -15,20 +18,44 @@ def main() -> None:
     """Print what every check finds; those of data need params that can be read."""
     if not paths.PARAMS.is_file():
         raise UserError(f"{paths.PARAMS}: no such file; run from the repository's folder (git clone, not pip install)")
-    findings = [*environment.findings(), *locks.findings()]
-    try:
-        settings = params.load()
-        findings += [*artefacts.findings(settings), *space.findings(settings)]
-    except UserError as error:
-        findings.append(Finding(str(error), "mend this key; params.quick.yaml is an example"))
-    try:
-        findings += caches.findings()
-    except UserError as error:
-        findings.append(Finding(str(error)))
+    findings: list[Finding] = []
+    settings = None
+    for check in ("environment", "locks", "caches"):
+        with _said(findings, check):
+            findings += import_module(f"stages.checks.{check}").findings()
+    with _said(findings, str(paths.PARAMS), MEND):
+        settings = import_module("stages.store.params").load()
+    for check in ("asked", "artefacts", "space") if settings else ():
+        with _said(findings, check):
+            findings += import_module(f"stages.checks.{check}").findings(settings)
     wrong = sum(finding.wrong for finding in findings)
-    sys.stdout.writelines(f"{finding}\n" for finding in sorted(findings, key=lambda finding: not finding.wrong))
-    sys.stdout.write(f"{wrong} wrong\n" if wrong else "nothing is wrong\n")
+    lines = [*map(str, sorted(findings, key=lambda finding: not finding.wrong))]
+    _print("\n".join([*lines, f"{wrong} wrong" if wrong else "nothing is wrong"]))
     sys.exit(bool(wrong))
+
+
+@contextmanager
+def _said(findings: list[Finding], check: str, way_out: str = "") -> Iterator[None]:
+    """Add what a check raises to the findings: no fault that nobody foresaw may hide what the other checks find.
+
+    Checks are imported inside as well, so that one whose packages are missing is a line.
+    """
+    try:
+        yield
+    except UserError as error:
+        findings.append(Finding(str(error), way_out))
+    except Exception as error:
+        way_out = "pip install -r requirements.lock" if isinstance(error, ImportError) else way_out
+        findings.append(Finding(f"{check}: cannot be checked ({words(error)})", way_out))
+
+
+def _print(text: str) -> None:
+    """Write to stdout what a file's name may hold that is no text, and to a reader that may be gone: `| head -1`."""
+    try:
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at the end complains
 
 
 if __name__ == "__main__":

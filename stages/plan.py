@@ -55,6 +55,10 @@ def plan(
     if unknown:
         allowed = ", ".join(_sets(FAMILIES.values()))
         raise UserError(f"{paths.PARAMS}: plan.leave_out = {unknown[0]!r}: not a set of heads; allowed: {allowed}")
+    swept = settings.plan.sweep.families if settings.plan.sweep else ()
+    if unknown := [name for name in swept if name not in _sets(FAMILIES.values())]:
+        allowed = ", ".join(_sets(FAMILIES.values()))
+        raise UserError(f"{paths.PARAMS}: plan.sweep.families = {unknown[0]!r}: not a set of heads; allowed: {allowed}")
     skipped: dict[str, str] = {}
     best: dict[str, pd.DataFrame] = {}
     for name, families in _sets(FAMILIES.values()).items():

@@ -11,6 +11,7 @@ Paths of params that are deps in dvc.yaml are looked at here, since DVC does not
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def main() -> None:
     """Remove what is stale and leave today's keys in the folders that are read whole."""
     settings = params.load()
     for key, path in _deps(settings):
-        if not Path(path).exists():
+        if not os.path.exists(path):  # Path.exists raises where a name is too long
             raise UserError(f"{paths.PARAMS}: {key} = {source.shown(path)}: no such file or folder")
     for path in keys.stale(settings):
         log.info("%s: removed: not in params.yaml", path)

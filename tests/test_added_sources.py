@@ -40,6 +40,12 @@ def test_a_function_whose_name_is_no_name_of_a_file_is_refused(tmp_path, name):
         build("icl", tmp_path, source="path")
 
 
+def test_a_function_named_as_all_of_them_together_is_refused(tmp_path):
+    (tmp_path / "all.json").write_text("[]")
+    with pytest.raises(UserError, match="this is what tables call all functions together"):
+        build("icl", tmp_path, source="path")
+
+
 def test_a_paradigm_is_added_to_the_builtin_ones(tmp_path):
     shutil.copy(ROOT / "stages/sources/blimp/lexicon.yaml", tmp_path)
     before = build("blimp", tmp_path)

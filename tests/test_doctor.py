@@ -50,7 +50,12 @@ def folder(tmp_path, monkeypatch):
             for task in content["tasks"]:
                 of = ((task,) if by_task else ("tiny",), ("tiny", task))[table.place.count("{}") == 2]
                 table.write_empty(*of, why="a test")
-    record = {"source": "path", "name": "model", "revision": "", "parameters": 1000}
+    layer = {"layer": 0, "heads": 1, "kv_heads": 1, "head_size": 8, "window": None, "kind": "global"}
+    record = {
+        "slot": "tiny", "source": "path", "name": "model", "revision": "", "kind": "decoder", "parameters": 1000,
+        "vocabulary": 9, "files": {"model.safetensors": "0"}, "attention": [layer], "blocks": ["h.0"], "skipped": {},
+        "proof": {},
+    }  # fmt: skip
     paths.model("tiny").parent.mkdir(parents=True)
     paths.model("tiny").write_text(json.dumps(record), encoding="utf-8")
     return tmp_path
@@ -87,7 +92,10 @@ def test_what_is_left_of_a_key_is_named_and_tidied(folder):
     }  # fmt: skip
     assert {str(path) for path in keys.stale(params.load())} == gone
     lines = said(artefacts.findings(params.load()))
-    assert all(f"{path}: its slot, task or recipe is not in params.yaml; dvc repro tidy" in lines for path in gone)
+    assert all(
+        f"{path}: its slot, task or recipe is not in params.yaml; dvc repro -f -s tidy (or put the key back)" in lines
+        for path in gone
+    )
     from stages import tidy
 
     tidy.main()
@@ -138,6 +146,12 @@ def test_environment(tmp_path):
     (tmp_path / "requirements.lock").write_text("numpy==1.0.0\nno_such_package==2.0\n# a comment\n", encoding="utf-8")
     (finding,) = environment._packages(tmp_path / "requirements.lock")
     assert "numpy " in finding.about and "(pinned 1.0.0), no_such_package missing (pinned 2.0)" in finding.about
+    for content, about in ((b"\xff\x00", "cannot be read (UnicodeDecodeError: "), (b"", "no package is pinned in it")):
+        (tmp_path / "requirements.lock").write_bytes(content)
+        assert f"requirements.lock: {about}" in said(environment._packages(tmp_path / "requirements.lock"))
+    (finding,) = environment._packages(tmp_path / "none.lock")
+    assert "none.lock: cannot be read (FileNotFoundError: " in finding.about
+    assert finding.way_out == "git checkout requirements.lock"
     assert [len(environment._python(version)) for version in ((3, 10), (3, 11), (3, 13), (3, 14))] == [1, 0, 0, 1]
 
 
@@ -223,43 +237,199 @@ def test_a_lock_of_a_run_that_was_stopped_or_partial_is_not_wrong(three):
     assert not wrong()
 
 
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """What a clone holds, as one commit, with the params of tests and none of its data."""
+    for name in (".dvc", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+    for name in ("dvc.yaml", "dvc.lock", "requirements.lock", "tests/params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    subprocess.run("git init -q && git add .dvc *.* && git -c user.name=t -c user.email=t@t commit -qm all", shell=True)
+    return tmp_path
+
+
+def set_param(where: str, value: str) -> None:
+    """Write a value of params.yaml as the user would, in YAML: it need not be one that can be dumped."""
+    path = Path("params.yaml")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    *outer, key = where.split(".")
+    section = content
+    for name in outer:
+        section = section[name]
+    section[key] = "VALUE"
+    path.write_text(yaml.safe_dump(content).replace("VALUE", value), encoding="utf-8")
+
+
+def doctors_lines(capsys) -> list[str]:
+    """Run the doctor where something is wrong: each line is a finding, the last one counts those that are wrong."""
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert end.value.code == 1 and all(line.startswith(("wrong: ", "note : ")) for line in lines)
+    assert last == f"{sum(line.startswith('wrong') for line in lines)} wrong"
+    return lines
+
+
 @pytest.mark.parametrize(
     ("where", "value", "about"),
     [
-        ("tasks.text", None, "tasks.text = None: allowed: the task's section, or no key"),
-        ("tasks", None, "tasks = None: allowed: a section with keys of blimp"),
-        ("recipes.parity", None, "recipes.parity = None: allowed: a section with keys of arms"),
-        ('models.de"coder', {}, "models.de\"coder = 'de\"coder': String should match"),
+        ("tasks.text", "null", "tasks.text = None: allowed: the task's section, or no key"),
+        ("tasks", "null", "tasks = None: allowed: a section with keys of blimp"),
+        ("recipes.parity", "null", "recipes.parity = None: allowed: a section with keys of arms"),
+        ('models.de"coder', "{}", "models.de\"coder = 'de\"coder': String should match"),
     ],
 )
-def test_where_dvc_names_no_key_of_params_the_doctor_does(where, value, about, tmp_path, monkeypatch, capsys):
+def test_where_dvc_names_no_key_of_params_the_doctor_does(where, value, about, clone, capsys):
     """DVC reads dvc.yaml, with what params.yaml has for it, before any stage of ours: nothing runs, nothing is lost."""
-    for name in (".dvc", "stages"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
-    for name in ("dvc.yaml", "dvc.lock", "requirements.lock"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))
-    *outer, key = where.split(".")
-    (content[outer[0]] if outer else content)[key] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
-    subprocess.run(["git", "init", "-q"], check=True)
+    set_param(where, value)
     before = Path("dvc.lock").read_bytes()
     done = dvc("repro", "-s", "prepare@text")
     assert done.returncode and done.stderr.count("ERROR: ") == 1 and "Traceback" not in done.stderr
     assert Path("dvc.lock").read_bytes() == before
-    with pytest.raises(SystemExit) as end:
-        doctor.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert end.value.code == 1 and any(line.startswith(f"wrong: params.yaml: {about}") for line in lines)
+    assert any(line.startswith(f"wrong: params.yaml: {about}") for line in doctors_lines(capsys))
+
+
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "about", "to_dvc"),
+    [
+        ("tasks.text.path", "7", "tasks.text.path = 7: Input should be a valid string", "AttributeError: "),
+        ("tasks.text.path", "1.5", "tasks.text.path = 1.5: Input should be a valid string", "AttributeError: "),
+        ("tasks.text.path", "true", "tasks.text.path = True: Input should be a valid string", ""),
+        ("tasks.text.path", "null", "tasks.text.path = None: Input should be a valid string", ""),
+        ("tasks.text.path", '""', "tasks.text.path = ''", ""),
+        ("tasks.text.path", "s3://b/x", "tasks.text.path = 's3://b/x': no such file or folder", ""),
+        ("tasks.text.path", "no/such", "tasks.text.path = 'no/such': no such file or folder", None),
+        ("tasks.text.path", "x" * 5000, "tasks.text.path = 'xxx", None),
+        ("ngram.path", "7", "ngram.path = 7: Input should be a valid string", "AttributeError: "),
+        ("ngram.path", "null", "ngram.path = None: Input should be a valid string", ""),
+        ("seed", "7" * 5000, "not YAML: Exceeds the limit", "ValueError: Exceeds the limit"),
+        ("seed", "0x" + "f" * 5000, "cannot be checked (ValueError: Exceeds the limit", None),
+        ("seed", DEEP, "not YAML: nested too deeply", "RecursionError"),
+        ("plan.kinds", "[mean, gone]", "plan.kinds: 'gone': no such way to silence; allowed: mean, zero", None),
+        ("plan.leave_out", "[gone]", "plan.leave_out: 'gone': not a set of heads; allowed: ", None),
+        ("classify.thresholds", "{gone: 0.5}", "classify.thresholds: 'gone': no such family; allowed: ", None),
+    ],
+)
+def test_values_that_dvc_or_a_late_stage_ends_at(where, value, about, to_dvc, clone, capsys):
+    """to_dvc: what DVC says of them; None where DVC reads them."""
+    set_param(where, value)
+    lines = doctors_lines(capsys)
+    assert any(line.startswith(f"wrong: params.yaml: {about}") for line in lines), lines
+    dvcs = [line for line in lines if line.startswith("wrong: dvc.yaml: DVC cannot read it and the params it names (")]
+    assert len(dvcs) == (to_dvc is not None) and all(to_dvc in line for line in dvcs), lines
+
+
+def test_a_pipeline_that_is_cut_and_a_lock_that_is_nested_too_deeply(clone, capsys):
+    assert not [finding for finding in locks.findings() if finding.wrong]
+    whole = Path("dvc.yaml").read_bytes()
+    for cut in (0, 500, whole.index(b"  report:")):
+        Path("dvc.yaml").write_bytes(whole[:cut])
+        (line,) = [str(finding) for finding in locks.findings() if finding.about.startswith("dvc.yaml: ")]
+        assert line.endswith("; git checkout dvc.yaml (or commit it, where that is meant)") and line.startswith("wrong")
+    Path("dvc.yaml").write_bytes(b"stages: [" + whole)
+    assert any(line.startswith("wrong: dvc.yaml: DVC cannot read it") for line in doctors_lines(capsys))
+    subprocess.run(["git", "checkout", "-q", "dvc.yaml"], check=True)
+    Path("dvc.lock").write_text(DEEP, encoding="utf-8")
+    Path(".dvc/tmp").mkdir(exist_ok=True)
+    Path(".dvc/tmp/rwlock").write_text("[" * 100_000, encoding="utf-8")
+    assert [str(finding).partition(" (")[0] for finding in locks.findings() if finding.wrong] == [
+        "wrong: dvc.lock: cut or not as DVC writes it", "wrong: .dvc/tmp/rwlock: cut; rm .dvc/tmp/rwlock",
+    ]  # fmt: skip
+
+
+def test_left_over_data_go_by_the_way_out_where_params_are_as_they_were(clone):
+    assert dvc("repro", "-q", "-f", "-s", "tidy").returncode == 0
+    tables.ASKED.write_empty("picture", why="a test")
+    finding = artefacts.findings(params.load())[-1]
+    assert dvc("repro", "-q", "-s", "tidy").returncode == 0 and tables.ASKED.path("picture").exists()
+    arguments = finding.way_out.partition(" (")[0].split()
+    assert arguments[0] == "dvc" and dvc(*arguments[1:]).returncode == 0
+    assert not tables.ASKED.path("picture").exists()
+
+
+def test_stages_that_dvc_keeps_no_run_of_are_those_that_the_docs_name():
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    uncached = {
+        name
+        for name, stage in pipeline.items()
+        for out in stage.get("do", stage).get("outs", ())
+        if isinstance(out, dict) and not next(iter(out.values())).get("cache", True)
+    }
+    text = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    paragraph = text[text.index("After `rm dvc.lock`") : text.index("run again.")]
+    assert set(paragraph.replace("`rm dvc.lock`", "").split("`")[1::2]) == uncached
+
+
+def test_a_folder_that_is_no_repository(clone):
+    shutil.rmtree(".git")
+    assert "wrong: .git: not there, or not git's: DVC runs nothing without it; git init" in said(locks.findings())
+    assert dvc("status").returncode
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert "wrong" not in said(locks.findings())
+    shutil.rmtree(".dvc")
+    assert said(locks.findings()).startswith("wrong: .dvc: not there: DVC runs nothing without it; git checkout .dvc")
+    assert dvc("status").returncode
+
+
+def test_a_check_that_breaks_hides_no_other(folder, capsys, monkeypatch):
+    monkeypatch.setattr(caches, "findings", lambda: 1 / 0)
+    lines = doctors_lines(capsys)
+    assert "wrong: caches: cannot be checked (ZeroDivisionError: division by zero)" in lines
+    assert any(line.startswith("note : disk: ") for line in lines)
+
+
+def test_a_reader_that_is_gone(folder):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "stages.doctor"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=os.environ, check=False)
+    os.close(write)
+    assert done.returncode == 1 and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "about"),
+    [
+        ({"parameters": -5}, "parameters: Input should be greater than or equal to 1"),
+        ({"parameters": "7"}, "parameters: Input should be a valid integer"),
+        ({"parameters": True}, "parameters: Input should be a valid integer"),
+        ({"parameters": float("1e999")}, ""),
+        ({"parameters": 10**400}, "parameters: Input should be less than or equal to 1000000000000000000"),
+        ({"attention": []}, "attention: List should have at least 1 item"),
+        ({"slot": "other"}, "slot: 'other'"),
+    ],
+)
+def test_a_record_that_stages_refuse_or_cannot_reckon_with(change, about, folder):
+    path = paths.model("tiny")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(record | change).replace("Infinity", "1e999"), encoding="utf-8")
+    (finding,) = artefacts.findings(params.load())
+    assert finding.about.startswith(f"{path}: no record of a model ({about}") and finding.wrong
+    assert (
+        finding.way_out == f"rm {path} && dvc checkout {path} (from DVC's cache), or rm {path} && dvc repro fetch@tiny"
+    )
+    assert said(space.findings(params.load())).startswith("note : no model is fetched yet")
+
+
+def test_ways_out_are_quoted_for_a_shell(folder, monkeypatch):
+    cache = folder / "my cache; x"
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(cache))
+    converted, part = cache / f"{'a' * 64}-transformers5-gguf1", cache / "b.part"
+    for each in (converted, part):
+        each.mkdir(parents=True)
+    hour_ago = time.time() - 3600
+    os.utime(part, (hour_ago, hour_ago))
+    for finding, path in zip(caches.findings(), (converted, part), strict=True):
+        subprocess.run(finding.way_out.partition(" (it is")[0], shell=True, check=True)
+        assert not path.exists() and cache.exists()
 
 
 def test_it_prints_a_line_each_and_ends_with_1(folder, capsys):
-    Path("requirements.lock").write_text("", encoding="utf-8")
     Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")
-    with pytest.raises(SystemExit) as end:
-        doctor.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert end.value.code == 1 and lines[-1] == "1 wrong"
-    assert lines[0].startswith("wrong: params.yaml: ") and "; mend this key" in lines[0]
+    lines = [line for line in doctors_lines(capsys) if line.startswith("wrong: params.yaml: ")]
+    assert len(lines) == 1 and "; mend this key" in lines[0]

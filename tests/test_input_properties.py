@@ -100,7 +100,9 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path):
     assert source.yaml(tmp_path / "a.yaml", "") == {"a": 17, "b": "1:30", "c": "yes", "d": "on"}
 
 
-@pytest.mark.parametrize("line", ['{"a": NaN}', '{"a": "\\ud800"}', "[" * 10_000, "1" * 5000, "{"])
+@pytest.mark.parametrize(
+    "line", ['{"a": NaN}', '{"a": "\\ud800"}', "[" * 10_000, "1" * 5000, "{", '{"a": 1, "a": 2}', "1e999"]
+)
 def test_what_no_json_is_is_named_with_its_line(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + line + "\n")
     with pytest.raises(UserError, match=r"a\.jsonl:2: not JSON"):

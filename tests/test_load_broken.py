@@ -149,6 +149,14 @@ def whole_numbers(folder):
     edit(folder, lambda tensors: tensors.update({Q_PROJ: (tensors[Q_PROJ] * 100).to(torch.int8)}))
 
 
+def booleans(folder):
+    edit(folder, lambda tensors: tensors.update({Q_PROJ: tensors[Q_PROJ] > 0}))
+
+
+def complex_numbers(folder):
+    edit(folder, lambda tensors: tensors.update({Q_PROJ: tensors[Q_PROJ].to(torch.complex64)}))
+
+
 def packed(folder):
     def change(tensors):
         tensors[Q_PROJ.replace("weight", "qweight")] = tensors.pop(Q_PROJ).to(torch.int32)
@@ -303,6 +311,8 @@ BROKEN = {
     not_a_number: rf"{Q_PROJ} holds values that are not finite",
     infinite: rf"{Q_PROJ} holds values that are not finite",
     whole_numbers: rf"model\.safetensors: {Q_PROJ} is stored as I8",
+    booleans: rf"model\.safetensors: {Q_PROJ} is stored as BOOL",
+    complex_numbers: rf"model\.safetensors: {Q_PROJ} is stored as C64",
     packed: rf"the weights lack {Q_PROJ}",
     wrong_shape: rf"{Q_PROJ} has shape \(32, 16\); config.json asks for \(32, 32\)",
     config_of_nothing: r"config\.json: expected an object",

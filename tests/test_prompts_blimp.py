@@ -428,6 +428,8 @@ def test_two_equal_sentences_are_no_pair(tmp_path):
         ),
         (json.dumps(record(sentence_bad=3)), r"a\.jsonl:2: sentence_bad: 3; expected text"),
         (json.dumps(record(pairID="one")), r"a\.jsonl:2: pairID: 'one'; expected a whole number"),
+        (json.dumps(record(linguistics_term="All")), r"a\.jsonl:2: linguistics_term: 'All'; expected another name"),
+        (json.dumps(record(linguistics_term="!!")), r"a\.jsonl:2: linguistics_term: '!!'; expected another name"),
         (json.dumps(record(UID="a/b")), r"a\.jsonl:2: UID: 'a/b'; expected a name"),
         (json.dumps(record(pairID="0")), r"UID some_paradigm with pairID 0 occurs twice"),
     ],

@@ -377,6 +377,7 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
         ("Once upon a time there was no treebank.\n", r"a\.conllu: sentence 1 is not CoNLL-U"),
         (block(*ANNA) + "1\tAnna\n\n", r"a\.conllu: sentence 2 \(a-00002\): word 1 \(Anna\): head None"),
         (block(*ANNA) + "Anna sleeps.\n\n", r"a\.conllu: sentence 2 is not CoNLL-U"),
+        (block(*ANNA) + "1" * 5000 + "\tAnna\n\n", r"a\.conllu: sentence 2 is not CoNLL-U"),
         (block(*ANNA, sent_id="s1", text="Anna snores."), r"sentence 1 \(s1\): the words 'Anna sleeps \.' do"),
         (block("1 Anna 7 nsubj", "2 sleeps 0 root", sent_id="s1"), r"\(s1\): word 1 \(Anna\): head 7; expected"),
         (block("1 Anna _ nsubj", "2 sleeps 0 root"), r"word 1 \(Anna\): head None; expected another"),

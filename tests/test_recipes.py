@@ -473,6 +473,17 @@ def test_queries_keys_and_embeddings_may_start_smaller_or_larger():
         Architecture(**shape | {"type": "llama"}, embedding_range=0.4)
 
 
+def test_shapes_and_means_that_no_model_can_have_are_refused():
+    llama = {"type": "llama", "layers": 1, "heads": 2, "width": 6, "inner": 0, "initializer_range": 0.1}
+    with pytest.raises(ValueError, match="width: 6 / heads: 2 is odd; llama turns pairs"):
+        Architecture(**llama)
+    with pytest.raises(ValueError, match="less than or equal to 10"):
+        Architecture(**llama | {"width": 8, "initializer_range": 1e300})
+    rates = {"learning_rate": 0.1, "schedule": "constant", "warmup": 0, "decay": 0.0, "clip": 1.0}
+    with pytest.raises(ValueError, match="less than 1"):
+        Optimizer(**rates, betas=(0.9, 1.0))
+
+
 def test_the_run_that_is_pictured_is_the_best_one_on_split_a_at_the_last_checkpoint():
     rows = pd.DataFrame(
         [

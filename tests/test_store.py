@@ -73,6 +73,17 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 
+def test_no_task_and_a_sweep_of_one_family_or_of_other_numbers_are_named(tmp_path):
+    assert "tasks = {}: no task: at least one is needed" in broken(tmp_path, lambda content: content.update(tasks={}))
+    message = broken(tmp_path, put("plan", "sweep", "families", ["function", "function"]))
+    assert "plan.sweep.families = ['function', 'function']: each value may stand once" in message
+    assert "controlled: 2 is not among numbers" in broken(tmp_path, put("plan", "sweep", "controlled", [2]))
+    for labels in (["", "B"], ["A", " A"], ["A", "AB"]):
+        assert "two different words" in broken(tmp_path, put("tasks", "neighbours", "labels", labels))
+    message = broken(tmp_path, put("tasks", "repeats", "prompts", 10**9))
+    assert "tasks.repeats.prompts = 1000000000" in message and "less than or equal to 1000000" in message
+
+
 def test_values_out_of_range_name_key_value_and_range(tmp_path):
     message = broken(tmp_path, put("classify", "alpha", 7))
     assert "classify.alpha = 7" in message and "less than 1" in message

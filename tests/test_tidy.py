@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages import tidy
-from stages.store import params
+from stages.store import params, source
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ def test_paths_that_are_looked_at_are_those_that_dvc_has_as_deps():
     assert {key for key, _ in tidy._deps(settings)} == keys
 
 
-@pytest.mark.parametrize("value", ["/nowhere/it's", '/nowhere/a"b', "~/text", "${x}", "no\x01where"])
+@pytest.mark.parametrize("value", ["/nowhere/it's", '/nowhere/a"b', "~/text", "${x}", "no\x01where", "x" * 300])
 @pytest.mark.parametrize("key", ["tasks.text.path", "tasks.treebank.path", "ngram.path", "recipes.parity.words"])
 def test_a_path_that_is_not_there_is_named_with_its_key(key, value, tmp_path, monkeypatch):
     content = yaml.safe_load(PARAMS.read_text())
@@ -41,5 +41,30 @@ def test_a_path_that_is_not_there_is_named_with_its_key(key, value, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as said:
         tidy.main()
-    assert str(said.value) == f"params.yaml: {key} = {value!r}: no such file or folder"
+    assert str(said.value) == f"params.yaml: {key} = {source.shown(value)}: no such file or folder"
     assert not Path("data").exists()
+
+
+MINE = [  # files of the user's in folders that stages write to
+    "reports/figures/mine.png", "reports/slots/old-results/x.csv", "reports/recipes/mine/notes.txt",
+    "data/asked/notes.md", "data/models/my.bin", "data/vectors/keep/x.npy", "data/checkpoints/mine/a.txt",
+    "data/activations/tiny/notes.md",
+]  # fmt: skip
+STALE = [
+    "reports/figures/old-heads.svg", "reports/slots/old/metrics.json", "reports/recipes/old/params.json",
+    "data/asked/old.parquet", "data/models/old.json", "data/vectors/old/steering.parquet",
+    "data/checkpoints/old/a-0/000001/config.json", "data/effects/old/effects.parquet",
+    "data/activations/decoder/old.relations.parquet",
+]  # fmt: skip
+
+
+def test_what_stages_left_of_a_key_is_removed_and_the_users_own_files_stay(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    for name in [*MINE, *STALE]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("something")
+    monkeypatch.chdir(tmp_path)
+    tidy.main()
+    assert [name for name in MINE if not Path(name).is_file()] == []
+    assert [name for name in STALE if Path(name).exists()] == []

@@ -234,6 +234,12 @@ def test_images_are_the_same_bytes_and_squares(tmp_path):
     assert {picture(prompt.text).size for prompt in built} == {(32, 32)}
     with pytest.raises(UserError, match=r"2 pictures .*; tasks.images asks for 3"):
         images.build(folder.model_copy(update={"images": 3}), 0)
+    whole = bytearray((tmp_path / "0.png").read_bytes())
+    whole[37:41] = b"\x00\x00\x00\x00"  # the name of a chunk
+    (tmp_path / "chunk.png").write_bytes(whole)
+    with pytest.raises(UserError, match=r"chunk\.png: not a readable picture"):
+        images.build(folder.model_copy(update={"images": 3}), 0)
+    (tmp_path / "chunk.png").unlink()
     (tmp_path / "broken.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"broken\.jpg: not a readable picture"):
         images.build(folder.model_copy(update={"images": 3}), 0)

@@ -1,10 +1,10 @@
 """Params against data: what lacks, what is left of keys that are gone, what is damaged or of another model."""
 
-import json
+import shlex
 from pathlib import Path
 
 from stages.checks.finding import Finding
-from stages.store import keys, params, paths, tables
+from stages.store import keys, params, paths, records, tables
 from stages.store.errors import UserError
 from stages.store.parquet import read_schema
 
@@ -20,17 +20,18 @@ def _slots(settings: params.Params) -> list[Finding]:
     out = []
     for slot, model in settings.models.items():
         path = paths.model(slot)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            other = [key for key in OF_A_SLOT if record[key] != getattr(model, key)]
-        except FileNotFoundError:
+        if not path.exists():
             out.append(Finding(f"slot {slot}: nothing was fetched ({path})", "dvc pull, or dvc repro"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            out.append(Finding(f"{path}: no record of a model ({error!r:.80})", _again(path, f"fetch@{slot}")))
-        else:
-            if other:
-                about = f"slot {slot}: {path} is of another {other[0]} ({record[other[0]]!r:.80})"
-                out.append(Finding(about, "dvc repro"))
+            continue
+        try:
+            there = records.read(slot)
+        except UserError as error:
+            why = str(error).removeprefix(f"{path}: ").partition("; expected")[0]
+            out.append(Finding(f"{path}: no record of a model ({why})", _again(path, f"fetch@{slot}")))
+            continue
+        if other := [key for key in OF_A_SLOT if there[key] != getattr(model, key)]:
+            about = f"slot {slot}: {path} is of another {other[0]} ({there[other[0]]!r:.80})"
+            out.append(Finding(about, "dvc repro"))
     return out
 
 
@@ -62,11 +63,13 @@ def _tables(settings: params.Params) -> list[Finding]:
 
 
 def _gone(settings: params.Params) -> list[Finding]:
+    """Name what `tidy` removes; DVC skips that stage where params are as when it last ran, so it is forced."""
+    way_out = "dvc repro -f -s tidy (or put the key back)"
     return [
-        Finding(f"{path}: its slot, task or recipe is not in params.yaml", "dvc repro tidy (or put the key back)")
-        for path in keys.stale(settings)
+        Finding(f"{path}: its slot, task or recipe is not in params.yaml", way_out) for path in keys.stale(settings)
     ]
 
 
 def _again(path: Path, stage: str = "") -> str:
-    return f"rm {path} && dvc checkout {path} (from DVC's cache), or rm {path} && dvc repro {stage}".rstrip()
+    file = shlex.quote(str(path))
+    return f"rm {file} && dvc checkout {file} (from DVC's cache), or rm {file} && dvc repro {stage}".rstrip()

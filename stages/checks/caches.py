@@ -1,5 +1,7 @@
 """The cache of converted models, and what killed processes left."""
 
+import shlex
+import stat
 import time
 from pathlib import Path
 
@@ -18,7 +20,10 @@ def findings() -> list[Finding]:
 
 def _converted(cache: Path) -> list[Finding]:
     return [
-        Finding(f"{folder}: a converted model that is not as it was written", f"rm -r {folder} (it is made again)")
+        Finding(
+            f"{folder}: a converted model that is not as it was written",
+            f"rm -r {shlex.quote(str(folder))} (it is made again)",
+        )
         for folder in sorted(cache.glob("*-transformers*-gguf*"))
         if folder.is_dir() and folder.suffix != ".part" and not gguf.whole(folder)
     ]
@@ -30,11 +35,14 @@ def _parts(cache: Path) -> list[Finding]:
     parts += [path for pattern in NAMED[:2] for path in Path("data").rglob(pattern)]
     out = []
     for path in sorted(set(parts)):
-        inside = [path, *path.rglob("*")]
-        if time.time() - max(file.stat().st_mtime for file in inside) > OLD:
-            size = sum(file.stat().st_size for file in inside if file.is_file())
+        try:
+            states = [file.lstat() for file in (path, *path.rglob("*"))]
+        except FileNotFoundError:
+            continue  # somebody finished it meanwhile
+        if time.time() - max(state.st_mtime for state in states) > OLD:
+            size = sum(state.st_size for state in states if stat.S_ISREG(state.st_mode))
             about = f"{path}: left by a killed process, {size / 1e6:.1f} MB"
-            out.append(Finding(about, f"rm {'-r ' if path.is_dir() else ''}{path}"))
+            out.append(Finding(about, f"rm {'-r ' if path.is_dir() else ''}{shlex.quote(str(path))}"))
     return out
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from stages.checks.finding import Finding
+from stages.checks.finding import Finding, words
 
 OLDEST, NEWEST = (3, 11), (3, 13)  # that requirements.lock resolves on
 LOCK = Path("requirements.lock")
@@ -28,15 +28,21 @@ def _python(version: tuple[int, int]) -> list[Finding]:
 
 def _packages(lock: Path) -> list[Finding]:
     """Compare what is installed with the pins, but for the local part of a version: 2.8.0+cpu is 2.8.0."""
+    again = f"git checkout {LOCK}"
+    try:
+        pins = [pin for line in lock.read_text(encoding="utf-8").splitlines() if (pin := PIN.match(line))]
+    except (OSError, UnicodeDecodeError) as error:
+        return [Finding(f"{lock}: cannot be read ({words(error)})", again)]
+    if not pins:
+        return [Finding(f"{lock}: no package is pinned in it", again)]
     differing = []
-    for line in lock.read_text(encoding="utf-8").splitlines():
-        if pin := PIN.match(line):
-            try:
-                there = importlib.metadata.version(pin[1]).split("+")[0]
-            except importlib.metadata.PackageNotFoundError:
-                there = "missing"
-            if there != pin[2].split("+")[0]:
-                differing.append(f"{pin[1]} {there} (pinned {pin[2]})")
+    for pin in pins:
+        try:
+            there = importlib.metadata.version(pin[1]).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            there = "missing"
+        if there != pin[2].split("+")[0]:
+            differing.append(f"{pin[1]} {there} (pinned {pin[2]})")
     if not differing:
         return []
     more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MEND = "mend this key; params.quick.yaml is an example"  # of params.yaml
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -13,3 +15,8 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{'wrong' if self.wrong else 'note '}: {self.about}{f'; {self.way_out}' if self.way_out else ''}"
+
+
+def words(error: Exception) -> str:
+    """Return an error's type and its own words, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")

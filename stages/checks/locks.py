@@ -2,36 +2,85 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from stages.checks.finding import Finding
+from stages.checks.finding import Finding, words
 
 OLD = 600  # seconds after which git itself holds no lock any more
 OUT = {"path", "md5", "size"}  # what DVC writes of every out
+FOUND = "most is found again in DVC's cache: docs/environment.md says what is not"
 MARKS = ("<<<<<<<", "=======", ">>>>>>>")
 
 
 def findings() -> list[Finding]:
-    """Check dvc.lock of both pipelines, the files they are written from, DVC's rwlock and git's lock."""
-    out = [finding for path in (Path("dvc.lock"), Path("full/dvc.lock")) for finding in _lock_file(path)]
+    """Check dvc.yaml and dvc.lock of both pipelines, the files they are written from, DVC's rwlock and git's lock."""
+    out = _repository()
+    usable = not out  # else every question to DVC has the same answer
+    for path in (Path("dvc.lock"), Path("full/dvc.lock")):
+        pipeline = path.with_suffix(".yaml")
+        cut = _cut(pipeline)
+        stages, unread = _stages(pipeline) if usable and not cut else ([], [])
+        of_lock = [*_lock_file(path, stages)]
+        if any(finding.wrong for finding in of_lock):
+            unread = []  # DVC reads both files at once: what it says may be of the lock
+        out += [*cut, *unread, *of_lock]
     for path in map(Path, ("dvc.yaml", "params.yaml", "full/params.yaml")):
         if path.is_file() and (line := _conflict(path.read_text(encoding="utf-8", errors="replace"))):
             out.append(
                 Finding(f"{path}: a conflict of a merge in line {line}", f"settle it by hand, then git add {path}")
             )
-    return [*out, *_rwlock(Path(".dvc/tmp/rwlock")), *_git(Path(".git/index.lock"))]
+    return [*out, *_rwlock(Path(".dvc/tmp/rwlock")), *_index(Path(".git/index.lock"))]
 
 
-def _lock_file(path: Path) -> Iterator[Finding]:
+def _repository() -> list[Finding]:
+    """Return what lacks of git's and DVC's own folders; git's may lie in a folder above."""
+    out = []
+    if shutil.which("git") and not _git("rev-parse", "--git-dir"):
+        out.append(
+            Finding(".git: not there, or not git's: DVC runs nothing without it", "git init, or git clone again")
+        )
+    if not Path(".dvc").is_dir():
+        out.append(Finding(".dvc: not there: DVC runs nothing without it", "git checkout .dvc, or dvc init"))
+    return out
+
+
+def _cut(path: Path) -> list[Finding]:
+    """Say where a dvc.yaml is no more than the beginning of what git has, which may be sound YAML still."""
+    committed = _committed(path)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if text == committed or not committed.startswith(text):
+        return []
+    what = f"the first {len(text.splitlines())} lines of what git has" if text else "empty, or not there"
+    return [Finding(f"{path}: {what}", f"git checkout {path} (or commit it, where that is meant)")]
+
+
+def _stages(path: Path) -> tuple[list[Any], list[Finding]]:
+    """Return the stages of a dvc.yaml as DVC reads them, or why it does not, in its own words.
+
+    DVC puts values of params into it unseen, so what it raises is of any type: an AttributeError where a path is 7.
+    """
+    if not path.is_file() and path.parent.name:
+        return [], []  # no longer studies are here
+    try:
+        from dvc.repo import Repo
+
+        return Repo().stage.load_all(str(path)), []
+    except Exception as error:
+        mend = f"mend that key of {path.with_name('params.yaml')}, or git checkout {path}"
+        return [], [Finding(f"{path}: DVC cannot read it and the params it names ({words(error)})", mend)]
+
+
+def _lock_file(path: Path, stages: list[Any]) -> Iterator[Finding]:
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from dvc.utils.serialize import EncodingError, YAMLFileCorruptedError, load_yaml
-    from voluptuous import Invalid
+    from dvc.utils.serialize import load_yaml
 
     what = f" {path.parent}/dvc.yaml" if path.parent.name else ""
-    again = f"rm {path} && dvc repro{what} (what is computed is found again in DVC's cache)"
+    again = f"rm {path} && dvc repro{what} ({FOUND})"
     if not path.is_file():
         yield Finding(f"{path}: not there: nothing of it has run here", f"dvc repro{what}", wrong=False)
         return
@@ -43,12 +92,12 @@ def _lock_file(path: Path) -> Iterator[Finding]:
         again = f"git checkout {path} && dvc checkout, or {again}"
     try:
         entries = COMPILED_LOCKFILE_SCHEMA(load_yaml(str(path))).get("stages") or {}
-    except (YAMLFileCorruptedError, EncodingError, Invalid) as error:
-        yield Finding(f"{path}: cut or not as DVC writes it ({' '.join(str(error).split())[:100]})", again)
+    except Exception as error:  # of YAML, of DVC's schema, of depth
+        yield Finding(f"{path}: cut or not as DVC writes it ({words(error)})", again)
         return
     outs = [out for entry in entries.values() for out in entry.get("outs", ())]
     ended = text.endswith("\n") and outs and all(out.keys() >= OUT for out in outs)
-    lacking = _lacking(path, entries)
+    lacking = _lacking(stages, entries)
     if not ended or len(lacking) > 1 or lacking.keys() & entries.keys():
         yield Finding(f"{path}: cut: it lacks {next(iter(lacking.values()), 'what follows')}", again)
     elif committed.startswith(text) and committed != text:
@@ -61,19 +110,12 @@ def _lock_file(path: Path) -> Iterator[Finding]:
         yield Finding(about, f"dvc repro{what} goes on", wrong=False)
 
 
-def _lacking(path: Path, entries: dict[str, dict]) -> dict[str, str]:
+def _lacking(stages: list[Any], entries: dict[str, dict]) -> dict[str, str]:
     """Return an out of each stage that a lock does not list though the stage wrote it: 'data/x of stage y', by stage.
 
     A lock that is cut between two lines is YAML of DVC's still: its last stage is not whole, or those after it lack.
     A run that was killed lacks the one stage it was at.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        stages = Repo().stage.load_all(str(path.with_suffix(".yaml")))
-    except DvcException:  # such as params that dvc.yaml asks for and that are not there: their own check says so
-        return {}
     lacking: dict[str, str] = {}
     last = next(reversed(entries), "")
     for stage in stages:
@@ -92,8 +134,16 @@ def _conflict(text: str) -> int:
 
 def _committed(path: Path) -> str:
     """Return the text that git's HEAD has of a file, '' where there is none."""
-    command = ["git", "show", f"HEAD:./{path.as_posix()}"]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+    return _git("show", f"HEAD:./{path.as_posix()}")
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints, '' where it fails or is not there: `environment` says so."""
+    command = ["git", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+    except FileNotFoundError:
+        return ""
 
 
 def _rwlock(path: Path) -> Iterator[Finding]:
@@ -105,10 +155,10 @@ def _rwlock(path: Path) -> Iterator[Finding]:
         return
     try:
         SCHEMA(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, Invalid):
+    except (ValueError, RecursionError, Invalid):
         yield Finding(f"{path}: cut", f"rm {path}")
 
 
-def _git(path: Path) -> Iterator[Finding]:
+def _index(path: Path) -> Iterator[Finding]:
     if path.is_file() and time.time() - path.stat().st_mtime > OLD:
         yield Finding(f"{path}: left by a killed git", f"rm {path} (no git may be running)")

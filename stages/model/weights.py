@@ -57,9 +57,10 @@ def prove_filled(
 
 
 def prove_stored(model: PreTrainedModel, stored: Iterable[Path]) -> None:
-    """Raise `UserError` naming a safetensors file that holds whole numbers for weights, unless a quantiser read it.
+    """Raise `UserError` naming a safetensors file whose weights are no real numbers, unless a quantiser read it.
 
-    Whole numbers that are no weights (position ids, causal masks of older versions) are left alone.
+    Those are whole, complex and Boolean ones. Whole numbers that are no weights (position ids, causal masks of older
+    versions) are left alone.
     """
     if getattr(model, "hf_quantizer", None) is not None:
         return
@@ -68,7 +69,11 @@ def prove_stored(model: PreTrainedModel, stored: Iterable[Path]) -> None:
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118  (a reader, not a mapping)
                 dtype = tensors.get_slice(key).get_dtype()
-                if dtype[0] in "IU" and (_bare(model, key) in parameters or key.endswith(".weight")):
+                if (
+                    dtype != "BF16"
+                    and dtype[0] in "IUBC"
+                    and (_bare(model, key) in parameters or key.endswith(".weight"))
+                ):
                     raise UserError(
                         f"{file}: {key} is stored as {dtype}, and config.json names no quantiser that is known here"
                     )

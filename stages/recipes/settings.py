@@ -18,7 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from stages.store.section import Count, Name, Positive, Section, Share
+from stages.store.section import Count, Name, Positive, Section
+
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, which at 1 would never hear of a step
 
 
 class Architecture(Section):
@@ -37,7 +39,7 @@ class Architecture(Section):
     width: Count
     inner: Annotated[int, Field(ge=0)]
     activation: Literal["relu", "gelu_new", "silu"] = "gelu_new"
-    initializer_range: Positive
+    initializer_range: Annotated[float, Field(gt=0, le=10)]
     registers: Annotated[int, Field(ge=0)] = 0
     positions: Literal["learned", "sinusoids"] = "learned"
     amplitude: Positive = 0.2
@@ -60,6 +62,10 @@ class Architecture(Section):
     def _divides(self) -> "Architecture":
         if self.width % self.heads:
             raise ValueError(f"width: {self.width} is not divisible by heads: {self.heads}")
+        if self.type == "llama" and self.width // self.heads % 2:
+            raise ValueError(
+                f"width: {self.width} / heads: {self.heads} is odd; llama turns pairs of a head's channels"
+            )
         if self.type in ("bert", "vit", "bag") and not self.inner:
             raise ValueError(f"inner: 0; {self.type} needs MLPs")
         if self.type == "vit" and self.inner % self.width:
@@ -74,7 +80,7 @@ class Optimizer(Section):
     schedule: Literal["constant", "cosine"]
     warmup: Annotated[int, Field(ge=0)]
     decay: Annotated[float, Field(ge=0)]
-    betas: tuple[Share, Share]
+    betas: tuple[Decay, Decay]
     clip: Positive
 
 

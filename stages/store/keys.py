@@ -1,6 +1,7 @@
 """What lies under data/ and reports/ by key: of a slot, a task or a recipe. What belongs to no key of today is stale.
 
-Every entry of these folders is named by its key up to the first dot, and keys hold none.
+Every entry of these folders is named by its key up to the first dot, and keys hold none. Only what a stage has written
+is ever stale, known by its name: what else lies there is the user's, whom nothing would bring it back.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,17 @@ BY_SLOT = (
     *("data/vectors", "reports/figures", "reports/slots"),
 )
 BY_RECIPE = ("data/checkpoints", "reports/recipes")
+TABLES = ("activations", "applied", "circuits", "effects", "gates", "memory", "neighbours", "sinks", "vectors")
+WRITTEN = {  # folder -> what stages leave there; `*/...`: in the folder of a key, all of which is theirs then
+    **dict.fromkeys((*BY_TASK, "data/answers", "data/heads", "data/indirect", "data/plans"), ("*.parquet",)),
+    **dict.fromkeys([f"data/{name}" for name in TABLES], ("*/*.parquet",)),
+    "data/models": ("*.json",),
+    "data/shards": ("*",),
+    "data/checkpoints": ("*/*/*/*",),
+    "reports/figures": ("*-heads.svg",),
+    "reports/slots": ("*/metrics.json", "*/model.json", "*/cache.json", "*/examples.json"),
+    "reports/recipes": ("*/learning.csv", "*/params.json"),
+}
 KEYS = "keys.json"  # today's keys, in folders that stages read whole
 
 
@@ -28,15 +40,18 @@ def stale(settings: Params) -> list[Path]:
         if key not in settings.models and not training:
             gone.append(path)
         elif path.parent == Path("data/activations"):
-            gone += [table for table in sorted(path.iterdir()) if _key(table) not in names]
+            gone += [table for table in sorted(path.glob("*.parquet")) if _key(table) not in names]
     gone += [path for path in _entries(BY_RECIPE) if path.name != KEYS and _key(path) not in settings.recipes]
     return gone
 
 
 def _entries(folders: tuple[str, ...]) -> Iterator[Path]:
-    """Yield what the folders hold but hidden files: those are half-written ones, or the user's."""
+    """Yield what stages have written in the folders, and empty folders; hidden files are half-written or the user's."""
     for folder in folders:
-        yield from (path for path in sorted(Path(folder).glob("*")) if not path.name.startswith("."))
+        found = (path for pattern in WRITTEN[folder] for path in Path(folder).glob(pattern))
+        entries = {Path(folder, path.relative_to(folder).parts[0]) for path in found}
+        entries |= {path for path in Path(folder).glob("*/") if not any(path.iterdir())}
+        yield from (path for path in sorted(entries) if not path.name.startswith("."))
 
 
 def _key(path: Path) -> str:

@@ -83,6 +83,12 @@ class Tasks(Section):
             raise ValueError("allowed: the task's section, or no key at all; null leaves no task out")
         return given
 
+    @model_validator(mode="after")
+    def _some(self) -> "Tasks":
+        if all(task is None for _, task in self):
+            raise ValueError("no task: at least one is needed")
+        return self
+
 
 class Ngram(Section):
     """The n-gram baseline: what counting the words of a text can do."""
@@ -119,10 +125,16 @@ class Sweep(Section):
     controlled: the numbers that control sets are drawn for; prompts: of split b that every such set is run on.
     """
 
-    families: tuple[Name, Name]
+    families: Annotated[tuple[Name, Name], AfterValidator(_distinct)]
     numbers: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     controlled: Annotated[tuple[Count, ...], AfterValidator(_distinct)]
     prompts: Count
+
+    @model_validator(mode="after")
+    def _among(self) -> "Sweep":
+        if others := sorted(set(self.controlled) - set(self.numbers)):
+            raise ValueError(f"controlled: {others[0]} is not among numbers: {list(self.numbers)}")
+        return self
 
 
 class Plan(Section):

@@ -32,8 +32,8 @@ class _Record(BaseModel):
     name: str
     revision: str
     kind: Literal["decoder", "encoder", "masked", "vision"]
-    parameters: Count
-    vocabulary: Annotated[int, Field(ge=0)]
+    parameters: Annotated[int, Field(ge=1, le=10**18, strict=True)]
+    vocabulary: Annotated[int, Field(ge=0, strict=True)]
     files: dict[str, str] = Field(min_length=1)
     attention: list[_Part] = Field(min_length=1)
     blocks: list[str] = Field(min_length=1)

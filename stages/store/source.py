@@ -6,6 +6,7 @@ that DVC reads it with (YAML 1.2: `017` is 17, `yes` a word, a key that stands t
 
 import json as json_module
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ SHOWN = 200  # characters of a wrong value in a message
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it, on one line, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a {type(value).__name__} with thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -50,7 +54,8 @@ def json(content: str | bytes, where: Any, expected: str) -> Any:
     """Read JSON from text that stands at `where`: a file, or a line of one."""
     try:
         content = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return _writable(json_module.loads(content, parse_constant=_no_number), content)
+        read = json_module.loads(content, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once_each)
+        return _writable(read, content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({_reason(error)}); expected {expected}") from None
 
@@ -86,6 +91,22 @@ def _writable(value: Any, content: str) -> Any:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{digits[:SHOWN]} is too large a number")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise `ValueError` where a key stands twice, as of YAML: one of the values would go unread."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice")
+    return whole
 
 
 def _reason(error: Exception) -> str:

@@ -130,6 +130,8 @@ def _row(record: Any, where: str) -> Row:
     if isinstance(record["pairID"], bool) or not re.fullmatch(r"[0-9]{1,9}", str(record["pairID"])):
         raise UserError(f"{where}: pairID: {source.shown(record['pairID'])}; expected a whole number, 9 digits at most")
     term = re.sub(r"[^a-z0-9]+", "_", record["linguistics_term"].lower()).strip("_")
+    if term in ("", "all"):  # what tables call all phenomena together
+        raise UserError(f"{where}: linguistics_term: {source.shown(record['linguistics_term'])}; expected another name")
     return Row(
         uid=record["UID"],
         phenomenon=RENAMED.get(term, term),

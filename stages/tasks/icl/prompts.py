@@ -21,6 +21,7 @@ from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, stream
 
 Pair = tuple[str, str]
+ALL = "all"  # the condition of rows over all functions
 LEXICON = "functions.yaml"  # in a folder of words
 
 
@@ -175,6 +176,8 @@ def _named(file: Path, name: Any) -> str:
     """Return the name of a function, which becomes part of names of files."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise UserError(f"{file}: function {source.shown(name)}: expected a name of letters, digits, - and _")
+    if name == ALL:
+        raise UserError(f"{file}: function {name!r}: this is what tables call all functions together; expected another")
     return name
 
 

@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from stages.store.errors import UserError
 from stages.tasks.images.settings import Settings
@@ -73,7 +73,7 @@ def _square(file: Path, side: int) -> Image.Image:
     try:
         with Image.open(file) as opened:
             picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a PNG's chunks
         raise UserError(f"{file}: not a readable picture ({' '.join(str(error).split())[:100]})") from None
     short = min(picture.size)
     left, top = ((length - short) // 2 for length in picture.size)

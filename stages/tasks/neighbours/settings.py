@@ -30,6 +30,7 @@ class Settings(Source):
     def _sensible(self) -> "Settings":
         if self.few >= self.many:
             raise ValueError(f"few: {self.few} is not below many: {self.many}")
-        if self.labels[0] == self.labels[1]:
-            raise ValueError("labels: must be two different words")
+        first, second = sorted((label.strip() for label in self.labels), key=len)
+        if not first or second.startswith(first):
+            raise ValueError("labels: must be two different words, neither of them the beginning of the other")
         return self

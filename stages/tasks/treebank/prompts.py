@@ -154,8 +154,8 @@ def _parsed(block: str, file: Path, number: int) -> Entry:
         entry = _entry(conllu.parse(block)[0], file, number)
         aligned(entry)
         return entry
-    except (conllu.exceptions.ParseException, IndexError) as error:
-        reason = " ".join(str(error).split()) or "no words"
+    except (conllu.exceptions.ParseException, IndexError, ValueError) as error:  # ValueError: thousands of digits
+        reason = " ".join(str(error).split())[:300] or "no words"
         raise UserError(f"{file}: sentence {number} is not CoNLL-U ({reason})") from None
 
 
