@@ -330,13 +330,13 @@ def test_committed_results_of_patches_show_what_the_page_says_of_them():
     background, objects = (table.loc[("digit", "holds", f"{kind} patch", "digit")] for kind in ("background", "object"))
     background, objects = (of.query("layer == 4").set_index("seed")["value"] for of in (background, objects))
     assert background.min() >= 0.85 and objects.min() >= 0.65
-    assert (background - objects).min() > 0 and (background - objects).median() >= 0.04  # one seed of three has 0.02
+    assert (background - objects).min() >= 0.04
     assert holds.loc[("background patch", "own pixels")].max() <= 0.25 < holds.loc[("object patch", "own pixels")].min()
     assert holds.loc[("class token", "digit")].min() >= 0.85
     used = table.loc[("digit", "used")].query("measure == 'accuracy'")
     assert used["control"].min() >= 0.93 and used.loc[("4 background patches", "drop"), "value"].abs().max() <= 0.05
     if "dumps" in table.index.get_level_values("arm"):
         mass = table.loc[("dumps", "attention", REGISTER, "mass")].query("layer == 0")
-        assert (mass["value"] / mass["control"]).median() >= 1.2  # one seed of three has 1.07
+        assert (mass["value"] / mass["control"]).min() >= 1.2
         edits = table.loc[("dumps", "used", REGISTER)].query("measure == 'accuracy'")
         assert edits.loc[["mean", "shuffle"], "value"].abs().max() <= 0.03

@@ -160,8 +160,13 @@ def _extrapolated(slot: Slot) -> str:
 def _at_equal_tokens(table: pd.DataFrame, asked: pd.DataFrame) -> str:
     """Say for which functions made-up words do worse than rare real ones of as many tokens: they have more of them."""
     rows = table[(table["tokens"] == carried.MATCHED) & (table["class"] == carried.DIFFERENCE)]
-    enough = rows[rows["function"].isin(asked["function"]) & (rows["trials"] >= carried.FEWEST)]
-    lower = [row.function for row in enough.itertuples() if carried.beyond(row.low, row.high) < 0]
+    together = (rows["function"] == carried.ALL) & rows["kind"].isin(asked["kind"])
+    enough = rows[(rows["function"].isin(asked["function"]) | together) & (rows["trials"] >= carried.FEWEST)]
+    lower = [
+        f"the functions of kind {row.kind} together" if row.function == carried.ALL else row.function
+        for row in enough.itertuples()
+        if carried.beyond(row.low, row.high) < 0
+    ]
     control = "against rare real words of as many tokens"
     return f"{control} this is shown for {listed(lower)}" if lower else f"{control} this is shown for none"
 
