@@ -18,7 +18,7 @@ CONTEXTS = {
     "natural": "in natural text",
 }
 ALL = "all"  # the rows of all functions together
-HALF = 0.5  # of what one sum lacks: more is most
+MOST = 2 / 3  # of what one sum lacks, in every context: less is no verdict
 LEFT_OUT = "not steered: "
 CHOSEN = "Layer, number of heads and strength were chosen on one half of the prompts; this is the other half."
 WHAT = (
@@ -150,12 +150,12 @@ def _place(together: pd.DataFrame, contexts: list[str]) -> str:
             verdict = f"sums after their own blocks make up {number(gains[-1])} of what one sum lacks"
         else:
             verdict = "sums after their own blocks are not told apart from one sum at one layer"
-        said.append(f"{CONTEXTS[context]}: {'; '.join(each)} ({verdict})")
+        said.append(f"{capital(CONTEXTS[context])}: {'; '.join(each)} ({verdict})")
     if not said:
         return ""
-    mostly = len(gains) == len(said) and min(gains) > HALF
+    mostly = len(gains) == len(said) and min(gains) >= MOST
     place = " So it is mostly the layers that one vector gets wrong." if mostly else ""
-    return f"The same heads, {'. '.join(said)}.{place}"
+    return f"The same heads in three ways. {'. '.join(said)}.{place}"
 
 
 def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
