@@ -800,8 +800,27 @@ def test_functions_that_need_heads_of_their_own_are_named_where_intervals_do_not
     rows_of = [("all", "heads", 0.6, 0.5, 0.7), ("all", "held_out", 0.4, 0.3, 0.5), ("f", "heads", 0.9, 0.7, 1.0)]
     rows_of += [("f", "held_out", 0.1, 0.0, 0.3), ("g", "heads", 0.5, 0.3, 0.7), ("g", "held_out", 0.4, 0.2, 0.6)]
     table = pd.DataFrame(rows_of, columns=["function", "vector", "accuracy", "low", "high"]).assign(context="zero_shot")
+    table["note"] = "the heads of `heads` in 1 of 2 functions"
     together, single = table[table.function == "all"], table[table.function != "all"]
     said = _held_out(together, single)
-    assert "give 0.40 [0.30, 0.50]" in said and "own give 0.60 [0.50, 0.70]" in said
+    assert "give 0.40 [0.30, 0.50]" in said and "those ranked by all functions give 0.60 [0.50, 0.70]" in said
+    assert "they are the same heads in 1 of 2 functions; these do more, by intervals that do not meet" in said
     assert said.endswith("for f (0.90 and 0.10).")
     assert _held_out(together[together.vector == "heads"], single) == ""
+
+
+def test_where_sums_are_added_is_a_verdict_only_where_it_holds_in_every_context():
+    from stages.page.sections.vectors import _place
+
+    def rows_in(context, layerwise):
+        cells = [("heads", 0.6, 0.5, 0.7), ("layerwise", layerwise, layerwise - 0.1, 1.0), ("function", 0.1, 0.0, 0.2)]
+        return pd.DataFrame(cells, columns=["vector", "accuracy", "low", "high"]).assign(context=context)
+
+    both = pd.concat([rows_in("zero_shot", 0.55), rows_in("natural", 0.5)])
+    said = _place(both, ["zero_shot", "natural"])
+    assert "Without demonstrations: " in said and "make up 0.90 of" in said and "In natural text: " in said
+    assert said.endswith("So it is mostly the layers that one vector gets wrong.")
+    for less, verdict in ((0.4, "make up 0.60 of"), (0.25, "are not told apart from one sum")):
+        said = _place(pd.concat([rows_in("zero_shot", 0.55), rows_in("natural", less)]), ["zero_shot", "natural"])
+        assert verdict in said and "mostly the layers" not in said
+    assert _place(both[both.vector != "layerwise"], ["zero_shot"]) == ""
