@@ -51,6 +51,8 @@ def _repository() -> list[Finding]:
 
 def _cut(path: Path) -> list[Finding]:
     """Say where a dvc.yaml is no more than the beginning of what git has, which may be sound YAML still."""
+    if not path.is_file() and path.parent.name:
+        return []  # no longer studies are here, as `_stages` takes it
     committed = _committed(path)
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if text == committed or not committed.startswith(text):
