@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.model import files
-from stages.model.weights import prove_filled
+from stages.model.weights import prove_filled, prove_finite
 from stages.store.errors import UserError
 from stages.store.folders import replacing
 
@@ -65,6 +65,7 @@ def _convert(file: Path, target: Path) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{file}: cannot be read as a GGUF model ({reason})") from error
     prove_filled(str(file), model, info)
+    prove_finite(str(file), model)
     model.hf_quantizer = None  # save_pretrained would look for a quantiser of the saved weights
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -31,7 +31,7 @@ def prove_filled(
     dtype: torch.dtype = torch.float32,
     stored: Sequence[Path] = (),
 ) -> None:
-    """Raise `UserError`, beginning with `where`, unless the files fill the model with finite numbers of a dtype.
+    """Raise `UserError`, beginning with `where`, unless the files fill the model with numbers of a dtype.
 
     info: transformers' loading info. stored: the safetensors files, for what only their content explains. A class may
     keep single modules in float32 whatever is asked.
@@ -51,6 +51,11 @@ def prove_filled(
         if value.dtype not in (dtype, torch.float32):
             had, asked = (str(name).removeprefix("torch.") for name in (value.dtype, dtype))
             raise UserError(f"{where}: {key} is {had} in memory, not {asked}")
+
+
+def prove_finite(where: str, model: PreTrainedModel) -> None:
+    """Raise `UserError`, beginning with `where`, where a weight is NaN or infinite."""
+    for key, value in placed.weights(model):
         # sums make no copy of the size of the weights; the fast one alone may overflow where all are finite
         if not (torch.isfinite(value.sum()) or torch.isfinite(value.sum(dtype=torch.float64))):
             raise UserError(f"{where}: {key} holds values that are not finite (NaN or infinite)")
