@@ -81,6 +81,7 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
             asked.draws,
             stream(settings.seed, f"gates/{slot}"),
             asked.controlled,
+            asked.compared,
         )
     cache = _recalled(loaded, needles["b"], cut, tried) if needles["b"] and tried else []
     streaming: list[dict] = []
@@ -131,10 +132,12 @@ def _work(needles: dict, passages: list, settings, loaded) -> int:
     size = asked.sinks + asked.window
     key_heads, heads = sum(layer.kv_heads for layer in layers.values()), len(loaded.anatomy.heads)
     tails = {split: [len(tokens) - size for _, tokens in pairs] for split, pairs in needles.items()}
-    sets = asked.draws * len(asked.controlled) + len({*asked.shares, *asked.controlled}) + 4
+    drawn, others = asked.draws * len(asked.controlled), {*asked.compared, caching.HALF}
+    chosen = 2 + len({*asked.shares, *asked.controlled, *others}) + 2 * len(others)  # all, none, gate's, two rankings'
     alone = sum(tails["a"]) * key_heads / 2 + sum(tails["a"][: asked.heads]) * heads / 2
-    text = (max(asked.lengths) - size) * len(passages) * (2 * len(asked.sinks_tried) + 4)
-    return int(alone + sum(tails["b"]) * sets + text)
+    on_text = 2 * len(asked.sinks_tried) + chosen + drawn * asked.draws_on_text
+    text = (max(asked.lengths) - size) * len(passages) * on_text
+    return int(alone + sum(tails["b"]) * (chosen + drawn) + text)
 
 
 def _alike(pairs: list[tuple]) -> list[list[tuple]]:
@@ -272,7 +275,7 @@ def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
 
 
 def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], list[dict]]:
-    """Return the rows of CACHE on text, policies at half alone, and those of STREAMING."""
+    """Return the rows of CACHE on text, of random sets only where that is asked for, and those of STREAMING."""
     from stages.model.paths import Unreadable
     from stages.model.streaming import Cut, Streams, whole_model
 
@@ -284,7 +287,7 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
     def losses(outcomes: list) -> dict[str, list[float]]:
         return {"loss": [-float(outcome.scored.logprob.mean(dtype=np.float64)) for outcome in outcomes]}
 
-    chosen = [policy for policy in tried if policy[0] != "random"]
+    chosen = [policy for policy in tried if policy[0] != "random" or asked.draws_on_text]
     rows = _rows(loaded, pairs, cut, chosen, streams, losses) if chosen else []
     rows = [{"task": TEXT} | row for row in rows]
     cells: list[dict] = []

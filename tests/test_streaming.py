@@ -312,6 +312,14 @@ def test_policies_take_the_best_and_draw_as_many():
     assert at["first", 0.5, 0] == [(0, 0), (1, 0)] and at["none", 0.0, 0] == []
     assert all(len(heads) == 2 for (method, _, _), heads in at.items() if method == "random")
     assert len([1 for method, _, _ in at if method == "random"]) == 3
+    assert ("first", 0.25, 0) not in at and ("gate", 0.75, 0) not in at
+    more = caching.policies(
+        {"gate": order, "first": sorted(order)}, (0.25,), 3, np.random.default_rng(0), compared=(0.25, 0.75)
+    )
+    at = {(method, share): heads for method, share, _, heads in more}
+    assert at["first", 0.25] == [(0, 0)] and at["first", 0.75] == [(0, 0), (1, 0), (2, 0)]
+    assert at["gate", 0.75] == [(2, 0), (0, 0), (1, 0)] and len(at["first", 0.5]) == 2
+    assert [row for row in more if row[0] == "random"] == [row for row in tried if row[0] == "random"]
 
 
 def test_a_cache_is_counted_by_entries_and_a_layers_own_window_needs_no_more():

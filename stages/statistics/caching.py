@@ -66,16 +66,20 @@ def policies(
     draws: int,
     rng: np.random.Generator,
     controlled: tuple = (HALF,),
+    compared: tuple = (HALF,),
 ) -> list[tuple]:
     """Return (method, share, draw, key heads that keep all); rankings: method -> key heads, the best first.
 
-    The gate's share of every size; the others' at half; `draws` random sets at each of the shares `controlled`.
+    The gate's of every share; the others' at half and at the shares `compared`; `draws` random sets at each of the
+    shares `controlled`.
     """
     everything = sorted(rankings["gate"])
     tried = [("none", 0.0, 0, [])]
-    sizes = {share: kept(share, len(everything)) for share in (*shares, *controlled, HALF)}
+    sizes = {share: kept(share, len(everything)) for share in (*shares, *controlled, *compared, HALF)}
     tried += [("gate", share, 0, rankings["gate"][: sizes[share]]) for share in sorted(sizes)]
-    tried += [(method, HALF, 0, order[: sizes[HALF]]) for method, order in rankings.items() if method != "gate"]
+    others = {method: order for method, order in rankings.items() if method != "gate"}
+    for share in sorted({*compared, HALF}):
+        tried += [(method, share, 0, order[: sizes[share]]) for method, order in others.items()]
     for share in sorted(controlled, reverse=True):
         for draw in range(1, draws + 1):
             drawn = rng.permutation(len(everything))[: sizes[share]]

@@ -238,6 +238,8 @@ class Gates(Section):
     shares: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     controlled: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     draws: Count
+    draws_on_text: bool
+    compared: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     passages: Count
     lengths: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     sinks_tried: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = Field(min_length=1)

@@ -47,7 +47,7 @@ POLICY = (
     "Key heads that keep everything are chosen on split a; recall of needles and loss on text are those of split b. "
     "Intervals of harm to recall are given the full cache's recall: they cannot leave 0 to 1. "
     "Entries: of the cache at a prompt's end, the share that is kept. p: (1 + random sets of as many key heads that do "
-    "as well or better) / (1 + sets); the text has no random sets."
+    "as well or better) / (1 + sets){text}."
 )
 STREAMING = (
     "All heads of all layers stream. As in the text: a sink is as far away as it is. Re-counted: as in a cache of that "
@@ -274,9 +274,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
                 f"{drawn.draws_close:.0f} are within {CLOSE:g} of full; rank p = {p_value(half.p)} (floor "
                 f"{p_value(half.p_floor)})" + _judged(half, within, alpha) + _held(recall)
             )
-        others = [f"{METHODS[method][0]} {number(at.value)}" for method in ("retrieval", "first")
-                  if (at := _at(recall, method)) is not None]  # fmt: skip
-        text += f" Other rankings at half: {listed(others)}." if others else ""
+        text += _others(recall)
         fewer = recall[(recall["method"] == "gate") & (recall["share"] < HALF)].sort_values("share")
         said = [f"{number(row.value)} with {row.kept:.0f}{_beside(row)}" for row in fewer.itertuples()]
         text += f" Fewer key heads by the gate: {listed(said)}." if said else ""
@@ -286,8 +284,29 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}"
         text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
         text += f", harm {_moved(none)} when every key head streams"
-        text += f", {_moved(half)} with half kept by the gate." if half is not None else "."
+        text += f", {_moved(half)} with half kept by the gate{_on_text(half)}." if half is not None else "."
     return text.strip()
+
+
+def _others(recall: pd.DataFrame) -> str:
+    """Say what other rankings recall, share by share."""
+    text, of_others = "", recall[recall["method"].isin(["retrieval", "first"])]
+    for share, rows in sorted(of_others.groupby("share"), reverse=True):
+        at = f"at {'half' if share == HALF else number(share, 3)}"
+        said = [f"{METHODS[row.method][0]} {number(row.value)}" for row in rows.itertuples()]
+        text += f" Other rankings {at}: {listed(said)}."
+    return text
+
+
+def _on_text(half: Any) -> str:
+    """Say how many random sets of as many key heads do more harm to the loss on text, where they read it."""
+    if half.p != half.p:
+        return ""
+    return (
+        f" ({half.draws_worse:.0f} of {half.draws:.0f} random sets of as many do more harm, their mean loss "
+        f"{number(half.draws_mean, 3)}, the lowest {number(half.draws_best, 3)}; rank p = {p_value(half.p)}, floor "
+        f"{p_value(half.p_floor)})"
+    )
 
 
 def _beside(row: Any) -> str:
@@ -390,7 +409,9 @@ def _policies(slot: Slot) -> Table:
         for row in rows.itertuples()
     ]  # fmt: skip
     columns = ["on", "kept", "key heads", "entries, %", "recall or loss", "harm against full", "p", "which"]
-    return Table(columns, table, POLICY, slot.path("cache.csv"), (2, 3, 4, 5, 6), folded="All caches that were tried")
+    drawn = ((rows["task"] == "text") & (rows["method"] == "random")).any()
+    says = POLICY.format(text="" if drawn else "; the text has no random sets here")
+    return Table(columns, table, says, slot.path("cache.csv"), (2, 3, 4, 5, 6), folded="All caches that were tried")
 
 
 def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
