@@ -32,10 +32,11 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     loaded = load(asked.slot, attention="sdpa")
-    prompts, outputs = tables.ASKED.read(trace.TASK), tables.OUTPUTS.read(asked.slot, trace.TASK)
+    prompts = tables.ASKED.read(trace.TASK)
+    shown = tables.OUTPUTS.of_prompts(asked.slot, trace.TASK, columns=trace.SHOWN)
     traced = tables.INDIRECT.read(asked.slot, columns=["function", "prompt"]).drop_duplicates("function")
     chosen = prompts[prompts.id.isin(traced.prompt.head(asked.prompts))]
-    means = trace.fitted(outputs[outputs.condition.isin(chosen.condition)], prompts.set_index("id").cluster, loaded)
+    means = trace.clean_means(asked.slot, shown[shown.condition.isin(chosen.condition)], loaded)
     quick = slow = largest = 0.0
     for row, tokens in zip(*fitting(loaded, list(chosen.itertuples())), strict=True):
         of_prompt = means[row.condition, trace.half(row)]

@@ -50,8 +50,8 @@ def _examples(slot: str, members: pd.DataFrame, most: int) -> dict[str, dict[str
     attention = Attention(load(slot))
     shown: dict[str, dict[str, Any]] = {}
     for task, names in members.groupby(members.family.map(lambda name: FAMILIES[name].task)).family.unique().items():
-        rows = tables.PROMPTS.read(task).set_index("id", drop=False)
-        chosen = _prompts(slot, task, names, rows)
+        chosen = _prompts(slot, task, names)
+        rows = tables.PROMPTS.read(task, only=[("id", "in", list(chosen.values()))]).set_index("id", drop=False)
         for name, prompt in tqdm(chosen.items(), desc=f"examples of {task}", unit="family"):
             own = members[members.family == name]
             heads = [(int(layer), int(head)) for layer, head in zip(own.layer, own["head"], strict=True)]
@@ -59,13 +59,15 @@ def _examples(slot: str, members: pd.DataFrame, most: int) -> dict[str, dict[str
     return {name: shown[name] for name in FAMILIES if name in shown}
 
 
-def _prompts(slot: str, task: str, names: np.ndarray, rows: pd.DataFrame) -> dict[str, str]:
+def _prompts(slot: str, task: str, names: np.ndarray) -> dict[str, str]:
     """Return family -> the id of its prompt."""
     chosen: dict[str, str] = {}
-    columns = ["prompt", "split", "relation", "recalled"]
-    measured = tables.RELATIONS.of_prompts(slot, task, columns=columns)
+    columns, reported = ["prompt", "split", "relation", "recalled"], ("split", "==", "b")
+    of_names = ("relation", "in", list(names))
+    measured = tables.RELATIONS.of_prompts(slot, task, columns=columns, only=[of_names, reported])
     for name in names:
         if FAMILIES[name].relation is None:
+            rows = tables.PROMPTS.read(task, columns=["id", "split", "role"], only=[reported])
             asked = rows[rows.role.isin(tasks.of(task).roles)].assign(recalled=np.nan).rename(columns={"id": "prompt"})
             chosen[name] = first_counted(asked, solved_only=False)
         else:

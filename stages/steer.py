@@ -145,26 +145,29 @@ def main(slot: str) -> None:
 
     from stages.engine.kept import Job, forget, keys, tables_of
     from stages.model.load import load
+    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
     loaded = load(slot, attention="sdpa")
     prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.condition.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _read_whole(loaded, _elsewhere(settings))
-    outputs = tables.OUTPUTS.read(slot, TASK)
+    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=["prompt", "split", "condition", "solved"])
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
     functions = sorted(traced.function.unique())
     skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
+    means = mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), answered_right(shown, functions), loaded)
     todo = []
     for function in functions:
-        of_function, clean = prompts[prompts.condition == function], outputs[outputs.condition == function]
+        of_function, clean = prompts[prompts.condition == function], shown[shown.condition == function]
         asked = _asked(of_function, settings.steer)
         if missing := [name for name, some in asked.items() if some.empty and name != "natural"]:
             skipped[function] = f"no prompt to {' and '.join(missing)} fits the model"
             continue
         others = ranked(traced[traced.function != function])
-        todo.append(Steered(function, of_function, clean, elsewhere[elsewhere.condition == function], others))
+        of_elsewhere = elsewhere[elsewhere.condition == function]
+        todo.append(Steered(function, of_function, clean, means[function], of_elsewhere, others))
     log.info(_announced(slot, loaded, todo, settings.steer, settings.trace.prompts))
     record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
@@ -200,14 +203,16 @@ def main(slot: str) -> None:
 
 @dataclass(frozen=True, eq=False)  # tables have no one truth of being equal
 class Steered:
-    """A shard: a function, its rows of the prompts and head-output tables, other tasks' prompts that are asked for it.
+    """A shard: a function, its rows of the prompts table, other tasks' prompts that are asked for it.
 
-    others: all heads, ranked by their effects on the other functions; none without any.
+    clean: prompt, split and solved of its clean prompts; means: heads' mean outputs (K,) over those of split a that the
+    model solves; others: all heads, ranked by their effects on the other functions; none without any.
     """
 
     function: str
     prompts: pd.DataFrame
     clean: pd.DataFrame
+    means: "Mapping[Head, torch.Tensor]"
     elsewhere: pd.DataFrame
     others: "Sequence[Head]"
 
@@ -217,7 +222,7 @@ def _steered(
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Steer a function: rows of the steering table, and the vectors chosen (`ADDED`); most: see `_vectors`."""
     function, asked = shard.function, _asked(shard.prompts, settings)
-    vectors = _vectors(loaded, order, shard.others, shard.clean, shard.prompts, most)
+    vectors = _vectors(loaded, order, shard, most)
     tried, best = choose(Answering(vectors, asked["choose"]), settings)
     rows = [_row(function, outcome, False, vectors) for outcome in tried]
     rows += _demonstrated(function, asked["zero_shot"], shard.prompts, shard.clean)
@@ -301,30 +306,26 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
     }
 
 
-def _vectors(
-    loaded, order: Ranking, elsewhere: "Sequence[Head]", clean: pd.DataFrame, prompts: pd.DataFrame, most: int
-) -> Vectors:
-    """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals).
-
-    clean: its rows of the head-output table; prompts: its rows of the prompts table.
-    """
+def _vectors(loaded, order: Ranking, shard: Steered, most: int) -> Vectors:
+    """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals)."""
     from stages.model.score import residuals_after
     from stages.model.tokens import encode
-    from stages.model.vectors import Parts, mean_outputs
+    from stages.model.vectors import Parts
 
+    prompts, clean = shard.prompts, shard.clean
     good = clean[(clean.split == "a") & clean.solved.astype(bool)]
     shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
     residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
     averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, order, Parts(loaded, mean_outputs(good, loaded)), averages, elsewhere)
+    return Vectors(loaded, order, Parts(loaded, shard.means), averages, shard.others)
 
 
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
     """Return rows of the intact model's answers to the same queries with demonstrations, as `extract` saw them.
 
-    asked: zero-shot rows of the prompts table; prompts, clean: as for `_vectors`.
+    asked: zero-shot rows of the prompts table; prompts, clean: as of `Steered`.
     """
-    solved = clean.drop_duplicates("prompt").set_index("prompt").solved
+    solved = clean.set_index("prompt").solved
     names = asked.id.str.replace("#zero_shot", "#clean", regex=False)
     same = {"function": function, "context": "clean", "vector": "none", "layer": -1, "strength": 0.0, "heads": 0}
     same |= {"draw": 0, "chosen": True, "names": "", "matching": ""}

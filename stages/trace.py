@@ -27,6 +27,7 @@ from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
 TASK = FAMILY.task  # its prompts ask for the functions
+SHOWN = ["prompt", "split", "condition", "solved"]  # of prompts with demonstrations, whose head outputs are kept
 
 
 def main(slot: str) -> None:
@@ -38,8 +39,8 @@ def main(slot: str) -> None:
     why = tables.OUTPUTS.reason(slot, TASK)
     if why:
         return _write_empty(slot, why)
-    outputs = tables.OUTPUTS.read(slot, TASK)
-    accuracy = outputs[outputs.split == "a"].drop_duplicates("prompt").groupby("condition").solved.mean()
+    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=SHOWN)
+    accuracy = shown[shown.split == "a"].groupby("condition").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
     log.info(
         "accuracy with demonstrations, split a: %s",
@@ -54,14 +55,13 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     loaded = load(slot, attention="sdpa")
-    prompts = tables.ASKED.read(TASK)
-    shuffled = prompts[(prompts.role == "shuffled") & prompts.condition.isin(solved)]
+    shuffled = tables.ASKED.read(TASK, only=[("role", "==", "shuffled"), ("condition", "in", solved)])
     shuffled = shuffled.assign(turn=shuffled.groupby(["condition", "cluster"]).cumcount()).sort_values(
         ["turn", "cluster"]
     )
     shuffled = shuffled.groupby("condition").head(settings.trace.prompts).sort_values("id")
     rows, encoded = fitting(loaded, list(shuffled.itertuples()))
-    means = fitted(outputs[outputs.condition.isin(solved)], prompts.set_index("id").cluster, loaded)
+    means = clean_means(slot, shown[shown.condition.isin(solved)], loaded)
     todo = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if (row.condition, half(row)) in means]
     skipped = left_out(accuracy, settings.trace.solved_above, {(row.condition, row.split) for row, _ in todo})
     for function, why in skipped.items():
@@ -91,7 +91,7 @@ def main(slot: str) -> None:
 
 
 def _traced(loaded, shard: tuple, means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
-    """Return the indirect effects of a prompt, (row, tokens); means: see `fitted`."""
+    """Return the indirect effects of a prompt, (row, tokens); means: see `clean_means`."""
     row, tokens = shard
     return [indirect(loaded, row, tokens, means[row.condition, half(row)])]
 
@@ -128,21 +128,27 @@ def _side(cluster: str) -> int:
     return int(cluster.rpartition("/")[2]) // 2 % 2
 
 
-def fitted(outputs: pd.DataFrame, clusters: pd.Series, loaded) -> dict[tuple[str, str], dict]:
-    """Return mean outputs (K,) per head, by (function, part of split a), of clean prompts that the model solves.
+def clean_means(slot: str, shown: pd.DataFrame, loaded) -> dict[tuple[str, str], dict]:
+    """Return mean outputs (K,) per head, by (function, part of split a): see `fitted`."""
+    from stages.model.vectors import COLUMNS, mean_outputs
 
-    outputs: a head-output table; clusters: cluster of each prompt, by its id.
+    clusters = tables.ASKED.read(TASK, columns=["id", "cluster"]).set_index("id").cluster
+    return mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), fitted(shown, clusters), loaded)
+
+
+def fitted(shown: pd.DataFrame, clusters: pd.Series) -> dict[tuple[str, str], list[str]]:
+    """Return the clean prompts that the model solves and means are taken over, by (function, part of split a).
+
+    shown: `SHOWN` of clean prompts; clusters: cluster of each prompt, by its id.
     """
-    from stages.model.vectors import mean_outputs
-
-    good = outputs[(outputs.split == "a") & outputs.solved.astype(bool)]
+    good = shown[(shown.split == "a") & shown.solved.astype(bool)]
     good = good.assign(side=good.prompt.map(clusters).map(_side))
-    means = {}
+    parts = {}
     for function, of_function in good.groupby("condition"):
-        means[function, "a"] = mean_outputs(of_function, loaded)
+        parts[function, "a"] = list(of_function.prompt)
         for side, of_side in of_function.groupby("side"):
-            means[function, f"a{side}"] = mean_outputs(of_side, loaded)
-    return means
+            parts[function, f"a{side}"] = list(of_side.prompt)
+    return parts
 
 
 def indirect(loaded, row, tokens, means) -> pd.DataFrame:

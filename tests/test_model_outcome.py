@@ -4,7 +4,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from tiny import make
@@ -165,15 +165,25 @@ def test_all_heads_of_a_layer_add_up_to_what_the_layer_writes(name):
     torch.testing.assert_close(halves[0] + halves[1], vector, atol=1e-5, rtol=1e-4)
 
 
-def test_mean_outputs_are_means_over_prompts():
+def test_mean_outputs_are_means_over_the_prompts_of_each_part_wherever_batches_end():
     loaded = make("gpt2")
+    rng, heads = np.random.default_rng(0), loaded.anatomy.heads
+    z = {name: rng.normal(size=(len(heads), 8)).astype(np.float32) for name in "pqrs"}
     rows = [
-        {"layer": layer, "head": head, "output": np.full(8, value, dtype=np.float32)}
-        for value in (1.0, 3.0)
-        for layer, head in loaded.anatomy.heads
-    ]
-    means = mean_outputs(pd.DataFrame(rows), loaded)
-    assert set(means) == set(loaded.anatomy.heads) and means[2, 3].tolist() == [2.0] * 8
+        {"prompt": name, "layer": layer, "head": head, "output": z[name][number]}
+        for name in z for number, (layer, head) in enumerate(heads)
+    ]  # fmt: skip
+    fields = {"prompt": pa.string(), "layer": pa.int16(), "head": pa.int16(), "output": pa.list_(pa.float32(), 8)}
+    table = pa.Table.from_pylist(rows, pa.schema(fields))
+    parts = {("f", "all"): ["p", "q", "s"], ("f", "half"): ["q"], ("g", "all"): ["r", "s"], ("g", "none"): []}
+    for size in (len(rows), 7):
+        means = mean_outputs(table.to_batches(size), parts, loaded)
+        assert list(means) == list(parts) and means["g", "none"] == {}
+        for part, prompts in parts.items():
+            assert list(means[part]) == (heads if prompts else [])
+            for number, head in enumerate(heads if prompts else ()):
+                plain = np.stack([z[name][number] for name in prompts]).mean(axis=0, dtype=np.float64)
+                np.testing.assert_array_equal(means[part][head].numpy(), plain.astype(np.float32))
 
 
 def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():

@@ -202,7 +202,9 @@ def clean_outputs(loaded: Loaded, batch_tokens: int = 2048) -> tuple[int, pd.Dat
 
 def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
     """Mean last-token outputs per function; solved or not: a random model solves none."""
-    return {name: mean_outputs(mine, loaded) for name, mine in clean_outputs(loaded)[1].groupby("condition")}
+    outputs = clean_outputs(loaded)[1]
+    parts = {name: set(prompts) for name, prompts in outputs.groupby("condition").prompt}
+    return mean_outputs(pa.Table.from_pandas(outputs).to_batches(), parts, loaded)
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])

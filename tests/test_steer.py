@@ -186,7 +186,7 @@ def test_as_many_heads_as_are_ever_tried_are_no_controls():
 def test_the_intact_models_answers_with_demonstrations_are_those_to_the_same_queries():
     zero_shot = prompt_rows("Q: a\nA:", "Q: of\nA:", split="b")
     clean = prompt_rows("Q: a\nA: a\n\nQ: a\nA:", "x", "y", role="clean", split="b")
-    outputs = pd.DataFrame({"prompt": clean.id.repeat(2), "solved": np.repeat([True, False, True], 2)})
+    outputs = pd.DataFrame({"prompt": clean.id, "solved": [True, False, True]})
     rows = steer._demonstrated("f", zero_shot, clean, outputs)
     assert [(row["prompt"], row["correct"]) for row in rows] == [(clean.id[0], True), (clean.id[1], False)]
     assert all(row["context"] == "clean" and row["chosen"] and row["vector"] == "none" for row in rows)

@@ -232,6 +232,8 @@ def test_a_table_that_is_cut_or_of_another_model_is_named(tmp_path, monkeypatch)
         tables.INDIRECT.write(rows, "a")
         with pytest.raises(UserError, match=r"indirect/a\.parquet: not the same number of rows for each head in data"):
             tables.INDIRECT.read("a")
+        with pytest.raises(UserError, match=r"indirect/a\.parquet: not the same number of rows for each head in data"):
+            list(tables.INDIRECT.batches("a", columns=["prompt", "layer", "head"]))
         assert len(tables.INDIRECT.read("a", columns=["effect"])) == len(rows)
 
 
@@ -247,8 +249,14 @@ def test_a_table_of_other_prompts_is_named(tmp_path, monkeypatch):
         if wrong:
             with pytest.raises(UserError, match=r"a/text\.relations\.parquet: y is no prompt of data/prompts/text\.pa"):
                 tables.RELATIONS.read("a", "text")
+            with pytest.raises(UserError, match=r"a/text\.relations\.parquet: y is no prompt of data/prompts/text\.pa"):
+                list(tables.RELATIONS.batches("a", "text", columns=["prompt", "layer", "head"]))
         else:
             assert len(tables.RELATIONS.read("a", "text")) == 4
+            (batch,) = tables.RELATIONS.batches("a", "text", columns=["prompt", "layer", "head"])
+            assert batch["prompt"].to_pylist() == list("xxyy")
+    with pytest.raises(UserError, match=r"a/text\.relations\.parquet: no column output; run dvc repro"):
+        list(tables.RELATIONS.batches("a", "text", columns=["prompt", "output"]))
 
 
 @pytest.mark.parametrize("wrong", [{"slot": "b"}, {"attention": []}, {"kind": "rnn"}, {"parameters": "many"}])

@@ -27,17 +27,15 @@ def test_no_prompt_is_scored_with_a_mean_of_its_own_demonstrations():
 
 
 def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
-    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers=[SimpleNamespace(head_size=1)]))
     rows, clusters = [], {}
     for number in range(8):
         for solved in (True, False):
             name = f"{number}{solved}"
             clusters[name] = f"plural/{number}"
-            rows.append({"prompt": name, "split": "ab"[number % 2], "condition": "plural", "solved": solved, "layer": 0,
-                         "head": 0, "output": np.array([number if solved else 99.0])})  # fmt: skip
-    means = trace.fitted(pd.DataFrame(rows), pd.Series(clusters), loaded)
-    values = {part: float(mean[0, 0]) for (_, part), mean in means.items()}
-    assert values == {"a": 3.0, "a0": 2.0, "a1": 4.0}  # sets 0 2 4 6; 0 4; 2 6
+            rows.append({"prompt": name, "split": "ab"[number % 2], "condition": "plural", "solved": solved})
+    parts = trace.fitted(pd.DataFrame(rows), pd.Series(clusters))
+    whole, sides = ["0True", "2True", "4True", "6True"], (["0True", "4True"], ["2True", "6True"])
+    assert parts == {("plural", "a"): whole, ("plural", "a0"): sides[0], ("plural", "a1"): sides[1]}
 
 
 def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path, monkeypatch):

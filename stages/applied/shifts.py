@@ -49,7 +49,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
 
     from stages.model.cost import Work, announce
     from stages.model.tokens import fitting
-    from stages.model.vectors import Parts, mean_outputs
+    from stages.model.vectors import COLUMNS, Parts, answered_right, mean_outputs
 
     loaded = model()
     steered = tables.STEERING.read(slot)
@@ -58,8 +58,9 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
     rows, encoded = fitting(loaded, list(asked.itertuples()))
     fits = {row.id for row in rows}
-    outputs = tables.OUTPUTS.read(slot, TASK)
+    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=["prompt", "split", "condition", "solved"])
     functions = sorted(steered.function.unique())
+    means = mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), answered_right(shown, functions), loaded)
     bare = [tokens for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot"]
     count = len(functions) * settings.shifts.pairs * 2  # both members of a pair
     length, answer = (sum(map(len, of)) / max(1, len(bare)) for of in (bare, [tokens.target for tokens in bare]))
@@ -71,8 +72,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         of_function = whole[whole.id.isin(fits)]
         frame = Frame(settings.tasks.icl.template)
         pairs = pairs_of[function] = asked_pairs(of_function, frame).head(settings.shifts.pairs)
-        clean = outputs[(outputs.condition == function) & (outputs.split == "a") & outputs.solved.astype(bool)]
-        parts = Parts(loaded, mean_outputs(clean, loaded))
+        parts = Parts(loaded, means[function])
         chosen = chosen_settings(steered[steered.function == function])
         rng = stream(settings.seed, f"shifts/{slot}/{function}")
         layer = next(setting.layer for setting in chosen.values() if setting.vector == "function")
@@ -83,7 +83,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
             edits |= {(label, setting.vector, factor): edit(parts, vectors, setting, factor) for factor in FACTORS}
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
-        solved = outputs[outputs.condition == function].drop_duplicates("prompt").set_index("prompt").solved.to_dict()
+        solved = shown[shown.condition == function].set_index("prompt").solved.to_dict()
         rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
         answers += [known | row for row in rows]
     read = readings(loaded, vectors, pairs_of, settings, slot)

@@ -67,15 +67,15 @@ def missing(slot: str, task: str, settings: params.Params) -> str:
 
 def read(slot: str, loaded: "Loaded") -> Stored:
     """Read what `steer` chose, and the mean outputs that it wrote in place."""
-    from stages.model.vectors import mean_outputs
+    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
     with _file(slot, "pt") as file:
         made = json.loads(file.metadata()["provenance"])
         vectors = {name: file.get_tensor(name) for name in made["vectors"]}
     chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
-    shown = tables.OUTPUTS.read(slot, SHOWN)
-    shown = shown[(shown.split == "a") & shown.solved.astype(bool)]
-    means = {name: mean_outputs(shown[shown.condition == name], loaded) for name in sorted(chosen)}
+    shown = tables.OUTPUTS.of_prompts(slot, SHOWN, columns=["prompt", "split", "condition", "solved"])
+    outputs = tables.OUTPUTS.batches(slot, SHOWN, columns=COLUMNS)
+    means = mean_outputs(outputs, answered_right(shown, sorted(chosen)), loaded)
     added = {
         name: (setting["layer"], vectors[f"{name}.{VECTOR}"] * setting["strength"]) for name, setting in chosen.items()
     }

@@ -4,7 +4,6 @@ import torch
 
 from stages import tasks
 from stages.model.load import Loaded
-from stages.model.vectors import mean_outputs
 from stages.store import params, tables
 
 
@@ -22,5 +21,8 @@ def _text() -> str:
 def text_means(slot: str, loaded: Loaded, settings: params.Params) -> dict[tuple[int, int], torch.Tensor]:
     """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
     text = _text()
-    outputs = tables.OUTPUTS.read(slot, text, only=[("split", "==", "a")])
-    return mean_outputs(outputs[outputs.role == tasks.of(text).mean_role], loaded)
+    mean = [("split", "==", "a"), ("role", "==", tasks.of(text).mean_role)]  # one row of each head
+    rows = tables.OUTPUTS.read(slot, text, columns=["layer", "head", "output"], only=mean)
+    sizes = {number: layer.head_size for number, layer in loaded.anatomy.layers.items()}
+    of_heads = zip(rows.layer, rows["head"], rows.output, strict=True)
+    return {(layer, head): torch.from_numpy(z[: sizes[layer]].copy()) for layer, head, z in of_heads}

@@ -17,6 +17,7 @@ from stages.store.files import replacing
 
 ROW_GROUP = 65_536  # rows
 PIECE = 2048  # rows of a table that is read piece by piece
+BATCH = 16_384  # rows of a table that is gone through once
 
 
 def reason(path: Path) -> str:
@@ -61,6 +62,15 @@ def piece(path: Path, schema: pa.Schema, number: int) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(PIECE, row_groups=[group])
         return next(islice(batches, inside // PIECE, None)).to_pandas()
+
+
+def batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of a table, `BATCH` rows at a time: memory does not grow with it. Errors: see `read`."""
+    if lacking := set(columns) - set(read_schema(path).names):
+        raise UserError(f"{path}: no column {', '.join(sorted(lacking))}; run dvc repro")
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(BATCH, row_groups=[group], columns=columns)
 
 
 def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] | None) -> None:

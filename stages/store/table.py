@@ -8,6 +8,7 @@
 
 import json
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,22 +52,50 @@ class Table:
         """Read the table, its columns, heads and prompts checked; columns, only, errors: see `parquet.read`."""
         rows = parquet.read(self.path(*of), self.schema, columns, only)
         if self.every_head and len(rows) and {"layer", "head"} <= set(rows):
-            there = rows.groupby(["layer", "head"]).size()
-            if there.nunique() > 1 or list(there.index) != records.heads(of[0]):
-                raise UserError(
-                    f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
-                    "another model; delete it and run dvc repro"
-                )
-        if self.prompts and "prompt" in rows and (prompts := self.prompts.path(of[-1])).exists():
-            strange = set(rows.prompt.unique()).difference({""}, self.prompts.read(of[-1], columns=["id"]).id)
-            if strange:
-                raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
+            self._check_heads(of, rows.groupby(["layer", "head"]).size())
+        if "prompt" in rows:
+            self._check_prompts(of, rows.prompt.unique(), self._prompts(of))
         return rows
 
-    def of_prompts(self, *of: str, columns: list[str]) -> pd.DataFrame:
+    def batches(self, *of: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of all rows, some rows at a time, as they are checked; prompt, layer and head among them.
+
+        That no head has more rows than others is known after the last ones. Errors: see `read`.
+        """
+        prompts, heads, counts = self._prompts(of), records.heads(of[0]), pd.Series()
+        for batch in parquet.batches(self.path(*of), columns):
+            there = batch.select(["layer", "head"]).to_pandas().groupby(["layer", "head"]).size()
+            counts = counts.add(there, fill_value=0) if len(counts) else there
+            self._check_prompts(of, batch["prompt"].unique().to_pylist(), prompts)
+            if not set(heads).issuperset(there.index):
+                break
+            yield batch
+        if len(counts):
+            self._check_heads(of, counts)
+
+    def _check_heads(self, of: tuple[str, ...], counts: pd.Series) -> None:
+        """Raise where heads are not those of the model, or have not equally many rows; counts: by (layer, head)."""
+        if counts.nunique() > 1 or list(counts.index) != records.heads(of[0]):
+            raise UserError(
+                f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
+                "another model; delete it and run dvc repro"
+            )
+
+    def _prompts(self, of: tuple[str, ...]) -> set[str] | None:
+        """Return the ids of prompts that rows may name, None where it is not known."""
+        if not self.prompts or not self.prompts.path(of[-1]).exists():
+            return None
+        return {"", *self.prompts.read(of[-1], columns=["id"]).id}
+
+    def _check_prompts(self, of: tuple[str, ...], named: Iterable[str], known: set[str] | None) -> None:
+        if known is not None and (strange := set(named) - known):
+            prompts = self.prompts.path(of[-1])
+            raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
+
+    def of_prompts(self, *of: str, columns: list[str], only: Sequence[tuple] = ()) -> pd.DataFrame:
         """Read what rows say of their prompts, which those of all heads say alike: from the first head's rows alone."""
         layer, head = records.heads(of[0])[0]
-        return self.read(*of, columns=columns, only=[("layer", "==", layer), ("head", "==", head)])
+        return self.read(*of, columns=columns, only=[("layer", "==", layer), ("head", "==", head), *only])
 
     def number_of_pieces(self, *of: str) -> int:
         """Return how many pieces the table is read in."""
