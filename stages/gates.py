@@ -155,6 +155,7 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
 
     weighed: also the attention of these query heads to what is cut.
     """
+    from stages.model.reduce import brought
     from stages.model.streaming import Streams
 
     rows: list[dict] = []
@@ -165,13 +166,15 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
             asked = _alone(loaded, layer, alone)
             which = [number for number in range(len(group)) for _ in asked]
             outcomes = streams.under(which, [heads for _, _, heads in asked] * len(group))
-            for number, (head, key_head, _), outcome in zip(which, asked * len(group), outcomes, strict=True):
+            before = [streams.intact[number] for number in which]
+            moved = brought([_moved(outcome, intact) for outcome, intact in zip(outcomes, before, strict=True)])
+            alone_in = zip(which, asked * len(group), outcomes, moved, strict=True)
+            for number, (head, key_head, _), outcome, change in alone_in:
                 row, intact = group[number][0], streams.intact[number]
-                moved_R = (outcome.hidden_RD - intact.hidden_RD).norm(dim=1) / intact.hidden_RD.norm(dim=1)
                 logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
                 mass, at_answer = masses[number].get((layer, head), (None, None))
                 lost = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": layer, "head": head,
-                        "key_head": key_head, "change": float(moved_R.mean()), "logprob": logprob, "mass": mass,
+                        "key_head": key_head, "change": float(change), "logprob": logprob, "mass": mass,
                         "mass_answer": at_answer}  # fmt: skip
                 rows.append(lost)
                 of = loaded.anatomy.layers[layer]
@@ -179,6 +182,12 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
                     mass, at_answer = masses[number].get((layer, key_head), (None, None))
                     rows.append(lost | {"head": key_head, "mass": mass, "mass_answer": at_answer})
     return rows
+
+
+def _moved(outcome, intact):
+    """Return by what part of itself the last hidden state moves, mean over scored positions, on the device."""
+    moved_R = (outcome.hidden_RD - intact.hidden_RD).norm(dim=1) / intact.hidden_RD.norm(dim=1)
+    return moved_R.mean()
 
 
 def _alone(loaded, layer: int, alone: set) -> list[tuple[int, int, set]]:
@@ -199,22 +208,25 @@ def _masses(loaded, tokens, cut) -> dict:
 
     from stages.model.forward import forward
     from stages.model.measure import weighing
+    from stages.model.reduce import brought
 
     sums: dict = {}
     count = len(tokens) - 1
-    asked = torch.zeros(2, count, dtype=torch.float64)
-    asked[0, cut.size :] = 1 / max(1, count - cut.size)
-    asked[1, tokens.target - 1] = 1 / len(tokens.target)
+    asked_2T = torch.zeros(2, count, dtype=torch.float64)
+    asked_2T[0, cut.size :] = 1 / max(1, count - cut.size)
+    asked_2T[1, tokens.target - 1] = 1 / len(tokens.target)
+    asked_2T = asked_2T.to(loaded.device)
 
     def reduce(layer: int, weights_BHTS, visible_BTS, start: int) -> None:
-        weights_HTS = weights_BHTS[0].cpu()
-        queries = weights_HTS.shape[1]
-        lost_HT = (weights_HTS * ~cut.seen(start, queries, weights_HTS.shape[2], weights_HTS.device)).sum(2).double()
-        sums[layer] = sums.get(layer, 0) + lost_HT @ asked[:, start : start + queries].T  # (H, 2)
+        queries, keys = weights_BHTS.shape[2:]
+        lost_TS = ~cut.seen(start, queries, keys, weights_BHTS.device)
+        lost_HT = (weights_BHTS[0] * lost_TS).sum(2).double().to(loaded.device)
+        sums[layer] = sums.get(layer, 0) + lost_HT @ asked_2T[:, start : start + queries].T  # (H, 2)
 
     with torch.no_grad(), weighing(loaded, reduce):
         forward(loaded, [tokens.ids[:count]], headless=True)
-    return {(layer, head): tuple(values) for layer, of in sums.items() for head, values in enumerate(of.tolist())}
+    masses = zip(sums, brought(list(sums.values())), strict=True)
+    return {(layer, head): tuple(values) for layer, of in masses for head, values in enumerate(of.tolist())}
 
 
 def _rankings(gates: pd.DataFrame, heads: pd.DataFrame) -> dict[str, list]:

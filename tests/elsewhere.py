@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 DEVICE = torch.device("cpu", 0)  # the processor is torch.device("cpu")
+BRINGING = {"cpu", "item", "tolist", "__float__", "__int__", "__bool__", "__index__"}  # each waits for the device
 ANYWHERE = {"copy_", "expand_as", "view_as", "reshape_as", "type_as", "__repr__", "__format__", "is_set_to"}
 
 
@@ -44,11 +45,15 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 class Elsewhere(TorchFunctionMode):
-    """Refuses what a GPU would refuse.
+    """Refuses what a GPU would refuse; `brought` lists what has waited for the device.
 
     >>> with Elsewhere():
     ...     send(model)(input_ids=torch.arange(4, device=DEVICE)[None])
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brought: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -57,6 +62,8 @@ class Elsewhere(TorchFunctionMode):
             return DEVICE if marked(args[0]) else torch.device("cpu")
         given = _tensors([args, kwargs])
         there = any(marked(tensor) for tensor in given)
+        if there and name in BRINGING:
+            self.brought.append(name)
         moved = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.device | str)]
         moved = [torch.device(value) for value in moved if isinstance(value, torch.device) or value.startswith("cpu")]
         if name in ("cpu", "to") or (moved and name not in ("backward",)):

@@ -1,5 +1,8 @@
 """On a GPU nothing of the processor's may meet what a model gives: seen without one, by a device that is not there."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,12 +11,19 @@ from elsewhere import DEVICE, Elsewhere, marked, send
 from test_model_contract import prompt, relations
 from tiny import make
 
+from stages import gates
+from stages.model import misses
+from stages.model.demonstrated import demonstrated
 from stages.model.first_order import _changes
 from stages.model.intervene import Edit
 from stages.model.measure import measure
+from stages.model.norms import token_norms
 from stages.model.outcome import Trial
 from stages.model.score import Batch, LastTokens
 from stages.model.silence import KINDS, Donors, Firsts, Writable, silencing
+from stages.model.sinks import look
+from stages.model.streaming import Cut
+from stages.model.token_states import token_states
 from stages.model.vectors import function_vector
 
 
@@ -70,3 +80,52 @@ def numbers(loaded, prompts, means, row) -> list[np.ndarray]:
     constant = [kind for kind in KINDS if KINDS[kind].constant]
     seen += [change[kind] for change in _changes(loaded, trials, "loss", means, constant) for kind in constant]
     return [*seen, function_vector(loaded, means, [(1, 0), (2, 3)]).cpu().numpy()]
+
+
+def looked_at(loaded, count: int) -> list[np.ndarray]:
+    """What sinks asks of a batch of `count` passages."""
+    batch = [prompt(20, number) for number in range(count)]
+    seen = [values for of in look(loaded, batch) for layers in (of.heads, of.tokens) for values in layers.values()]
+    seen = [column for columns in seen for column in columns.values()]
+    for passage in token_states(loaded, batch, 5):
+        seen += [*passage.states.values(), passage.norms_LT, np.array(list(passage.positions.values()))]
+    return seen + [array for norms in token_norms(loaded, batch).values() for array in norms]
+
+
+def streamed(loaded, count: int) -> list[np.ndarray]:
+    """What gates asks of prompts that run together, and of one that is weighed."""
+    pairs = [(SimpleNamespace(id=f"p{n}", split="a", cluster="c"), prompt(20, n)) for n in range(count)]
+    rows = pd.DataFrame(gates._gates(loaded, pairs, Cut(2, 4), set(loaded.anatomy.heads)))
+    masses = gates._masses(loaded, pairs[0][1], Cut(2, 4))
+    return [rows[["change", "logprob"]].to_numpy(dtype=float), np.array([*masses.values()])]
+
+
+def answered(loaded, count: int) -> list[np.ndarray]:
+    """What memory asks of subjects that are not known."""
+    asked = [replace(prompt(20, 4), target=np.array([12])) for _ in range(count)]
+    return [misses.answers(loaded, asked)[1]]
+
+
+def demonstrating(loaded, count: int) -> list[np.ndarray]:
+    """What neighbours asks of prompts with the same demonstrations, and orders of their head outputs."""
+    spans = {"like": [(7, 2)], "unlike": [(7, 4)], "like_label": [(7, 3)], "unlike_label": [(7, 5)]}
+    spans = {name: [tuple(np.array([at]) for at in pair) for pair in of] for name, of in spans.items()}
+    asked = [replace(prompt(20, 4), target=np.array([9]), spans=spans) for _ in range(count)]
+    _, means = demonstrated(loaded, asked, ["x"] * count)
+    return [mean_K.numpy() for mean_K in means.values()]
+
+
+@pytest.mark.parametrize("asked", [looked_at, streamed, answered, demonstrating])
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+def test_what_a_batch_brings_from_a_device_does_not_grow_with_its_rows(name, asked):
+    loaded = make(name, scale=3.0)
+    here = asked(loaded, 4)
+    send(loaded.model)
+    times = []
+    for count in (2, 4):
+        with Elsewhere() as device:
+            there = asked(loaded, count)
+        times.append(len(device.brought))
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(other, one)
+    assert times[0] == times[1] > 0

@@ -12,6 +12,7 @@ import torch
 from stages.families.family import Tokens
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
+from stages.model.reduce import brought
 from stages.model.score import Batch
 
 
@@ -28,10 +29,12 @@ def demonstrated(
         tokens = [prompts[number] for number in numbers]
         with capturing(loaded) as outputs_BTHK:
             batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
+        tails = [batch.sharing.tail[row] for row in range(len(numbers))]
+        at = [int(prompt.target[0]) - 1 - batch.cut for prompt in tokens]
+        of_layers = brought([x[tails, at].double().to(loaded.device) for x in outputs_BTHK.values()])
         for row, (number, scored) in enumerate(zip(numbers, batch.intact, strict=True)):
-            at = int(prompts[number].target[0]) - 1 - batch.cut
             solved[number] = scored.solved
-            last[number] = {layer: x[batch.sharing.tail[row], at].double().cpu() for layer, x in outputs_BTHK.items()}
+            last[number] = {layer: x_BC[row] for layer, x_BC in zip(outputs_BTHK, of_layers, strict=True)}
     right = [last[number] for number, good in enumerate(solved) if good]
     means: dict[Head, torch.Tensor] = {}
     for layer, part in loaded.anatomy.layers.items() if right else ():

@@ -19,6 +19,7 @@ from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.outcome import outcome, trial
+from stages.model.reduce import brought
 from stages.model.score import Batch
 
 
@@ -46,33 +47,42 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
     trials = [trial(loaded, task, row) for row in rows]
     sequences = [tokens for asked in trials for tokens in asked.tokens]
     positions = [at for asked in trials for at in asked.positions]
-    weights: dict[int, torch.Tensor] = {}  # layer -> (B, H, T, S) of the last run
+    looked = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
+    weights: dict[int, torch.Tensor] = {}  # layer -> (B, heads looked at, T, S) of the last run
 
     def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        before = [weights[layer]] if start else []  # blocks of queries of one run follow each other
-        weights[layer] = torch.cat([*before, weights_BHTS.cpu()], dim=2)
+        if layer in looked:
+            before = [weights[layer]] if start else []  # blocks of queries of one run follow each other
+            weights[layer] = torch.cat([*before, weights_BHTS[:, looked[layer]]], dim=2)
 
     with weighing(loaded, keep), _states(loaded) as states:
         batch = Batch(loaded, sequences, positions, share=loaded.anatomy.observed)
     result, rivals = [], tasks.of(task).targets
+    asked_for = [_demonstrations(asked.tokens[0].spans) for asked in trials]
+    queries = [next(iter(asked.tokens[0].spans.values()))[0][0] for asked in trials]
+    read = []  # of each prompt: states (L, n + 1, D) of its demonstrations and query, attention (heads, S)
     for number, asked in enumerate(trials):
-        first, at = asked.tokens[0], number * rivals
-        row = batch.sharing.tail[at]
-        x_LTD = _whole([[x[batch.sharing.beginning[at]] for x in run[:-1]] + [run[-1][row]] for run in states.values()])
-        items, labels, like = _demonstrations(first.spans)
-        query = next(iter(first.spans.values()))[0][0]
-        items_LnD = x_LTD[:, [int(tokens[-1]) for tokens in items]]
-        last = int(first.target[0]) - 1 - batch.cut
-        seen = [weights[layer][row, head, last] for layer, head in heads]
+        at = number * rivals
+        row, begun = batch.sharing.tail[at], batch.sharing.beginning[at]
+        ends = [int(tokens[-1]) for tokens in (*asked_for[number][0], queries[number])]
+        runs = ([x[begun] for x in run[:-1]] + [run[-1][row]] for run in states.values())
+        read.append(torch.stack([torch.cat(run)[ends].float().to(loaded.device) for run in runs]))
+        last = int(asked.tokens[0].target[0]) - 1 - batch.cut
+        seen = [weights[layer][row, looked[layer].index(head), last].to(loaded.device) for layer, head in heads]
+        read.append(torch.stack(seen) if seen else read[-1].new_zeros(0))
+    read = iter(brought(read))
+    for number, asked in enumerate(trials):
+        first, at, (items, labels, like), query = asked.tokens[0], number * rivals, asked_for[number], queries[number]
+        states_LnD, seen_hS = next(read).numpy(), next(read)
         attention = [
-            float(np.mean([float(w_S[torch.from_numpy(key)].sum()) for w_S in seen] or [np.nan])) for key in labels
+            float(np.mean([float(w_S[torch.from_numpy(key)].sum()) for w_S in seen_hS] or [np.nan])) for key in labels
         ]
         own = set(first.ids[query].tolist())
         result.append(
             Reading(
                 asked.row,
                 outcome(task, asked.tokens, batch.intact[at : at + rivals]),
-                cosines(x_LTD[:, int(query[-1])], items_LnD),
+                cosines(states_LnD[:, -1], states_LnD[:, :-1]),
                 like,
                 np.array(attention),
                 np.array([bool(own & set(first.ids[item].tolist())) for item in items]),
@@ -98,11 +108,6 @@ def _demonstrations(spans: Mapping[str, Sequence]) -> tuple[list[np.ndarray], li
     ]
     items, labels, like = zip(*sorted(shown, key=lambda one: int(one[0][0])), strict=True)
     return list(items), list(labels), np.array(like)
-
-
-def _whole(parts: list[list[torch.Tensor]]) -> np.ndarray:
-    """Return residuals (L, T, D) from their pieces along the prompt."""
-    return np.stack([torch.cat(pieces).float().cpu().numpy() for pieces in parts])
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from stages.model.forward import batches, forward
 from stages.model.intervene import Head, tracking
 from stages.model.load import Loaded
 from stages.model.outcome import Trial, trial
+from stages.model.reduce import brought
 from stages.model.silence import KINDS, Writable
 from stages.store import tables
 
@@ -88,7 +89,7 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
     for row, tokens in enumerate(sequences):
         real_BT[row, : len(tokens)] = True
         ordinary_BT[row, : len(tokens)] = torch.from_numpy(~tokens.special)
-    changes: list[dict[str, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in trials]
+    changed: dict[tuple[int, str], torch.Tensor] = {}  # by layer and kind, (B, H)
     for number, layer in loaded.anatomy.layers.items():
         width = layer.heads * layer.head_size
         z_BTHK, gradient_BTHK = (
@@ -101,9 +102,11 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
             edited_BT = (real_BT if KINDS[kind].everywhere else ordinary_BT).to(z_BTHK.device)
             change_BTH = (gradient_BTHK * (put_HK - z_BTHK)).sum(-1)
             change_BTH = change_BTH.where(edited_BT[..., None], 0.0)  # padding may be nan
-            change_BH = change_BTH.double().sum(1).float().cpu().numpy()
-            for prompt in range(len(trials)):
-                changes[prompt][kind].append(change_BH[owner_B == prompt].sum(0))
+            changed[number, kind] = change_BTH.double().sum(1).float().to(device)
+    changes: list[dict[str, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in trials]
+    for (_, kind), change_BH in zip(changed, brought(list(changed.values())), strict=True):
+        for prompt in range(len(trials)):
+            changes[prompt][kind].append(change_BH.numpy()[owner_B == prompt].sum(0))
     return [{kind: np.concatenate(parts) for kind, parts in change.items()} for change in changes]
 
 

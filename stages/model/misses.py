@@ -17,6 +17,7 @@ from stages.families.family import Tokens
 from stages.model.forward import Pass, Waiting, forward, together
 from stages.model.load import Loaded
 from stages.model.rank_one import Metric
+from stages.model.reduce import brought
 from stages.model.rows import Rows
 
 ROWS = 128  # prompts that run together
@@ -86,12 +87,14 @@ def answers(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[str], np.nd
 
 def _next(first: bool, logits_BV: torch.Tensor) -> tuple[np.ndarray, list[float]]:
     """Return the likeliest tokens and, where they are the first, the entropy before them."""
-    return logits_BV.argmax(-1).cpu().numpy(), [_entropy(logits_V) for logits_V in logits_BV] if first else []
+    best_B = logits_BV.argmax(-1).cpu().numpy()
+    nats = torch.stack([_entropy(logits_V) for logits_V in logits_BV]).tolist() if first else []  # one row in memory
+    return best_B, nats
 
 
-def _entropy(logits_V: torch.Tensor) -> float:
+def _entropy(logits_V: torch.Tensor) -> torch.Tensor:
     logp_V = logits_V.log_softmax(-1)
-    return -float((logp_V.exp() * logp_V).sum())
+    return -(logp_V.exp() * logp_V).sum()
 
 
 def kind_of(text: str, right: str, name: str, objects: Collection[str]) -> str:
@@ -138,4 +141,5 @@ def hits(keys_BF: torch.Tensor, values_BD: torch.Tensor, stored_RF: torch.Tensor
         "nearest": (unit_BF @ stored.T).amax(1),
         "usual": -unusual_B,
     }
-    return {name: score.float().cpu().numpy() for name, score in scores.items()}
+    arrays = brought([score.float() for score in scores.values()])
+    return {name: score.numpy() for name, score in zip(scores, arrays, strict=True)}

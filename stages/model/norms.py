@@ -13,6 +13,7 @@ from stages.families.family import Tokens
 from stages.model.forward import forward, remembering
 from stages.model.load import Loaded
 from stages.model.measure import weighing
+from stages.model.reduce import brought
 
 
 @torch.no_grad()
@@ -27,16 +28,18 @@ def token_norms(loaded: Loaded, batch: Sequence[Tokens]) -> dict[int, tuple[np.n
 
     def add(layer: int, weights_BHTS: torch.Tensor, visible: torch.Tensor, start: int) -> None:
         looking_T = patches_T[start : start + weights_BHTS.shape[2]].to(weights_BHTS.device)
-        got_BHS = weights_BHTS[:, :, looking_T].sum(2).double().cpu()
+        got_BHS = weights_BHTS[:, :, looking_T].sum(2).double().to(loaded.device)
         sums[layer] = sums.get(layer, 0) + got_BHS
 
     with weighing(loaded, add), remembering(loaded, after=True) as residuals:
         forward(loaded, [tokens.read for tokens in batch], headless=True)
     number = int(patches_T.sum())
     following = dict(pairwise(loaded.anatomy.layers))
+    norms_BT = [residual_BTD.float().norm(dim=2).to(loaded.device) for residual_BTD in residuals.values()]
+    norms_BT = [norm_BT.numpy() for norm_BT in brought(norms_BT)]
+    got_BHS = {layer: got / number for layer, got in zip(sums, brought(list(sums.values())), strict=True)}
     norms = {}
-    for layer, residual_BTD in residuals.items():
-        got_BHS = (sums[following[layer]] / number).numpy() if layer in following else None
-        norm_BT = residual_BTD.float().norm(dim=2).cpu().numpy()
-        norms[layer] = norm_BT, np.full((len(norm_BT), 1, norm_BT.shape[1]), np.nan) if got_BHS is None else got_BHS
+    for layer, norm_BT in zip(residuals, norms_BT, strict=True):
+        unseen = np.full((len(norm_BT), 1, norm_BT.shape[1]), np.nan)
+        norms[layer] = norm_BT, got_BHS[following[layer]].numpy() if layer in following else unseen
     return norms

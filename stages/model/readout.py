@@ -46,7 +46,8 @@ def standing(logits_NV: torch.Tensor, tokens_W: Sequence[int]) -> np.ndarray:
     """Return the mean share (N,) of the vocabulary that is less likely than each of some tokens: 0.5 by chance."""
     asked_NW = logits_NV[:, torch.as_tensor(tokens_W, device=logits_NV.device)]
     rows = zip(logits_NV, asked_NW, strict=True)
-    return np.array([float((row_V < asked_W[:, None]).float().mean()) for row_V, asked_W in rows])
+    shares = [(row_V < asked_W[:, None]).float().mean() for row_V, asked_W in rows]
+    return torch.stack(shares).double().cpu().numpy()
 
 
 @torch.no_grad()

@@ -19,9 +19,10 @@ attention that it receives, alpha averaged over the layer's heads.
 Legend: B batch, T query token, S key token, H head, G key head, K head size, D residual width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,9 +36,12 @@ from stages.model.intervene import capturing
 from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.observe import close, observing
+from stages.model.reduce import brought
 from stages.model.sink_inputs import punctuation
 
 LATE = 8  # queries that a later sink has, at least
+PLAIN = ("punctuation", "ordinary")  # marks of tokens that are neither first nor special
+SAID, TALL = ("output", "value", "said"), ("norm", "channel")  # columns of heads, and of tokens
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,30 @@ class PromptSinks:
     marks: np.ndarray
 
 
-@dataclass
 class _Attended:
-    """Sums over the queries of one prompt in one layer, and its attention to the first two positions (H, T)."""
+    """Sums over the queries of a batch in one layer, on its device, and attention to the first position."""
 
-    received_HS: torch.Tensor
-    first_HT: torch.Tensor
-    second_HT: torch.Tensor
-    even_H: torch.Tensor
-    learned_H: torch.Tensor
+    def __init__(self, names: Sequence[np.ndarray], heads: int, device: torch.device) -> None:
+        width = max(map(len, names))
+        kinds_BS = np.stack([np.r_[of, ["padding"] * (width - len(of))] for of in names])
+        self.real_BT = torch.from_numpy(kinds_BS != "padding").to(device)
+        self.mark_BS = torch.from_numpy(kinds_BS == "punctuation").to(device)
+        self.plain_BS = torch.from_numpy(np.isin(kinds_BS, PLAIN)).to(device)
+        zeros = partial(torch.zeros, len(names), heads, dtype=torch.float64, device=device)
+        self.received_BHS, self.first_BHT, self.even_BH, self.learned_BH = zeros(width), zeros(width), zeros(), zeros()
+
+    def add(self, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int, layer: Layer) -> None:
+        """Add the queries start, start + 1, ...; padded ones count for nothing."""
+        end, keys = start + weights_BHTS.shape[2], weights_BHTS.shape[3]
+        real_BT, plain_BS = self.real_BT[:, start:end], self.plain_BS[:, :keys]
+        weights_BHTS = weights_BHTS.double().masked_fill(~real_BT[:, None, :, None], 0)
+        self.received_BHS[..., :keys] += weights_BHTS.sum(2)
+        self.first_BHT[..., start:end] = weights_BHTS[..., 0]
+        if layer.sink:
+            self.learned_BH += (real_BT[:, None] * (1 - weights_BHTS.sum(3)).clamp(min=0)).sum(2)
+        seen_BTS = visible_BTS & plain_BS[:, None]
+        share_BT = (seen_BTS & self.mark_BS[:, None, :keys]).sum(2) / seen_BTS.sum(2).clamp(min=1)
+        self.even_BH += ((weights_BHTS * plain_BS[:, None, None]).sum(3) * share_BT[:, None]).sum(2)
 
 
 def marks(loaded: Loaded, tokens: Tokens) -> np.ndarray:
@@ -80,18 +99,12 @@ def look(loaded: Loaded, batch: Sequence[Tokens]) -> list[PromptSinks]:
     That is where attention is written into a module, or what W_O reads is not weights times values (gates).
     """
     names = [marks(loaded, tokens) for tokens in batch]
-    attended: dict[int, list[_Attended]] = {layer: [] for layer in loaded.anatomy.layers}
+    attended: dict[int, _Attended] = {}
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        heads = weights_BHTS.shape[1]
-        if not attended[layer]:
-            attended[layer] = [_nothing(heads, len(tokens)) for tokens in batch]
-        for row, tokens in enumerate(batch):
-            end = min(start + weights_BHTS.shape[2], len(tokens))
-            if end > start:
-                weights_HTS = weights_BHTS[row, :, : end - start, : len(tokens)].double().cpu()
-                visible_TS = visible_BTS[row, : end - start, : len(tokens)].cpu()
-                _add(attended[layer][row], weights_HTS, visible_TS, start, names[row], loaded.anatomy.layers[layer])
+        if layer not in attended:
+            attended[layer] = _Attended(names, weights_BHTS.shape[1], weights_BHTS.device)
+        attended[layer].add(weights_BHTS, visible_BTS, start, loaded.anatomy.layers[layer])
 
     with (
         weighing(loaded, reduce),
@@ -100,42 +113,30 @@ def look(loaded: Loaded, batch: Sequence[Tokens]) -> list[PromptSinks]:
         remembering(loaded, after=True) as residuals,
     ):
         forward(loaded, [tokens.read for tokens in batch], headless=True)
-    result = []
-    for row, tokens in enumerate(batch):
-        heads = {
-            layer: _head_columns(loaded, layer, attended[layer][row], names[row])
-            | _said(loaded, layer, attended[layer][row], outputs[layer][row], values.get(layer), row, tokens)
-            for layer in loaded.anatomy.layers
-        }
-        columns = {
-            layer: _token_columns(residuals[layer][row, : len(tokens)])
-            | {"received": _alpha(attended[layer][row].received_HS, loaded.anatomy.causal).mean(0).numpy()}
-            for layer in loaded.anatomy.layers
-        }
-        result.append(PromptSinks(heads, columns, names[row]))
-    return result
+    read: dict[tuple[int, int, str], torch.Tensor] = {}  # on the device: all is brought at once
+    for layer, sums in attended.items():
+        for row, tokens in enumerate(batch):
+            columns = {"received": sums.received_BHS[row], "even": sums.even_BH[row], "learned": sums.learned_BH[row]}
+            columns |= _said(loaded, layer, sums.first_BHT[row], outputs[layer][row], values.get(layer), row, tokens)
+            columns |= _token_columns(residuals[layer][row, : len(tokens)])
+            read |= {(row, layer, name): column.double().to(loaded.device) for name, column in columns.items()}
+    seen: list[dict[int, dict[str, torch.Tensor]]] = [{layer: {} for layer in attended} for _ in batch]
+    for (row, layer, name), column in zip(read, brought(list(read.values())), strict=True):
+        seen[row][layer][name] = column
+    return [_prompt_sinks(layers, of, loaded.anatomy.causal) for layers, of in zip(seen, names, strict=True)]
 
 
-def _nothing(heads: int, length: int) -> _Attended:
-    nil_HT, nil_H = torch.zeros(heads, length, dtype=torch.float64), torch.zeros(heads, dtype=torch.float64)
-    return _Attended(nil_HT, nil_HT.clone(), nil_HT.clone(), nil_H, nil_H.clone())
-
-
-def _add(
-    sums: _Attended, weights_HTS: torch.Tensor, visible_TS: torch.Tensor, start: int, names: np.ndarray, layer: Layer
-) -> None:
-    """Add the queries start, start + 1, ... of one prompt."""
-    end = start + weights_HTS.shape[1]
-    sums.received_HS += weights_HTS.sum(1)
-    sums.first_HT[:, start:end] = weights_HTS[..., 0]
-    if weights_HTS.shape[2] > 1:
-        sums.second_HT[:, start:end] = weights_HTS[..., 1]
-    if layer.sink:
-        sums.learned_H += (1 - weights_HTS.sum(2)).clamp(min=0).sum(1)
-    plain_S = torch.from_numpy((names == "punctuation") | (names == "ordinary"))
-    seen_TS = visible_TS & plain_S
-    share_T = (seen_TS & torch.from_numpy(names == "punctuation")).sum(1) / seen_TS.sum(1).clamp(min=1)
-    sums.even_H += ((weights_HTS * plain_S).sum(2) * share_T).sum(1)
+def _prompt_sinks(seen: Mapping[int, Mapping[str, torch.Tensor]], names: np.ndarray, causal: bool) -> PromptSinks:
+    """Return what a prompt shows, of what was read of it on the device, by layer and name."""
+    heads, tokens = {}, {}
+    for layer, columns in seen.items():
+        alpha_HS = _alpha(columns["received"][:, : len(names)], causal)
+        of_heads = _head_columns(alpha_HS, columns, names, causal) | {name: columns[name] for name in SAID}
+        of_tokens = {name: columns[name] for name in TALL} | {"received": alpha_HS.mean(0)}
+        heads[layer], tokens[layer] = (
+            {name: column.numpy() for name, column in of.items()} for of in (of_heads, of_tokens)
+        )
+    return PromptSinks(heads, tokens, names)
 
 
 def _alpha(received_HS: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -145,33 +146,33 @@ def _alpha(received_HS: torch.Tensor, causal: bool) -> torch.Tensor:
     return received_HS / queries_S
 
 
-def _head_columns(loaded: Loaded, layer: int, sums: _Attended, names: np.ndarray) -> dict[str, np.ndarray]:
+def _head_columns(
+    alpha_HS: torch.Tensor, sums: Mapping[str, torch.Tensor], names: np.ndarray, causal: bool
+) -> dict[str, torch.Tensor]:
     """Return where the heads of a layer look, (H,) each: shares of attention, means over the prompt's queries."""
-    length, causal = len(names), loaded.anatomy.causal
-    alpha_HS = _alpha(sums.received_HS, causal)
+    length, received_HS = len(names), sums["received"][:, : len(names)]
     late = np.arange(length) + LATE <= length if causal else np.full(length, True)
-    plain = late & np.isin(names, ["punctuation", "ordinary"])
-    columns = {
+    plain, nan_H = late & np.isin(names, PLAIN), torch.full_like(alpha_HS[:, 0], torch.nan)
+    return {
         "first": alpha_HS[:, 0],
-        "second": alpha_HS[:, 1] if length > 1 else torch.full_like(alpha_HS[:, 0], torch.nan),
-        "later": alpha_HS[:, plain].amax(1) if plain.any() else torch.full_like(alpha_HS[:, 0], torch.nan),
-        "special": sums.received_HS[:, names == "special"].sum(1) / length,
-        "punctuation": sums.received_HS[:, names == "punctuation"].sum(1) / length,
-        "punctuation_even": sums.even_H / length,
-        "learned": sums.learned_H / length,
+        "second": alpha_HS[:, 1] if length > 1 else nan_H,
+        "later": alpha_HS[:, plain].amax(1) if plain.any() else nan_H,
+        "special": received_HS[:, names == "special"].sum(1) / length,
+        "punctuation": received_HS[:, names == "punctuation"].sum(1) / length,
+        "punctuation_even": sums["even"] / length,
+        "learned": sums["learned"] / length,
     }
-    return {name: column.numpy() for name, column in columns.items()}
 
 
 def _said(
     loaded: Loaded,
     number: int,
-    sums: _Attended,
+    first_HT: torch.Tensor,
     z_TC: torch.Tensor,
     seen: tuple[torch.Tensor, bool] | None,
     row: int,
     tokens: Tokens,
-) -> dict[str, np.ndarray]:
+) -> dict[str, torch.Tensor]:
     """Return the norms of the first token's value, of what is written from it, and of all that a head writes (H,)."""
     layer, length = loaded.anatomy.layers[number], len(tokens)
     matrix_HKD = _written_by(loaded, layer)
@@ -187,11 +188,11 @@ def _said(
         columns["value"] = norms_HS[:, 0] / norms_HS[:, 1:].median(1).values
         if seen[1]:
             from_first_HD = (value_HSK[:, :1] @ matrix_HKD)[:, 0].float()
-            first_HT = sums.first_HT.to(wrote_HTD.device).float()
+            first_HT = first_HT[:, :length].to(wrote_HTD.device).float()
             sink_H = first_HT.mean(1) * from_first_HD.norm(dim=1)
             rest_H = (wrote_HTD - first_HT[..., None] * from_first_HD[:, None]).norm(dim=2).mean(1)
             columns["said"] = sink_H / (sink_H + rest_H)
-    return {name: column.double().cpu().numpy() for name, column in columns.items()}
+    return columns
 
 
 def _written_by(loaded: Loaded, layer: Layer) -> torch.Tensor:
@@ -202,12 +203,11 @@ def _written_by(loaded: Loaded, layer: Layer) -> torch.Tensor:
     return weight_CD[: layer.heads * layer.head_size].unflatten(0, (layer.heads, layer.head_size))
 
 
-def _token_columns(residual_TD: torch.Tensor) -> dict[str, np.ndarray]:
+def _token_columns(residual_TD: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return each token's norm over the median norm, and its largest channel over the median size of all, (T,)."""
-    size_TD = residual_TD.double().abs().cpu()
+    size_TD = residual_TD.double().abs()
     norm_T = size_TD.norm(dim=1)
-    columns = {"norm": norm_T / norm_T.median(), "channel": size_TD.amax(1) / size_TD.median().clamp(min=1e-12)}
-    return {name: column.numpy() for name, column in columns.items()}
+    return {"norm": norm_T / norm_T.median(), "channel": size_TD.amax(1) / size_TD.median().clamp(min=1e-12)}
 
 
 @contextmanager

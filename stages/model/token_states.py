@@ -20,6 +20,7 @@ from stages.families.family import Tokens
 from stages.model.forward import forward, remembering
 from stages.model.load import Loaded
 from stages.model.measure import weighing
+from stages.model.reduce import brought
 
 KINDS = ("first", "attended", "largest", "ordinary")
 EMBEDDING = -1  # the layer of what the first block reads
@@ -41,10 +42,10 @@ def token_states(loaded: Loaded, batch: Sequence[Tokens], before: int) -> list[P
     before: the position of the `attended` token of the passage before the first one.
     """
     length, layers = len(batch[0]), list(loaded.anatomy.layers)
-    received_LBT = torch.zeros(len(layers), len(batch), length, dtype=torch.float64)
+    received_LBT = torch.zeros(len(layers), len(batch), length, dtype=torch.float64, device=loaded.device)
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        received_LBT[layers.index(layer)] += weights_BHTS.double().sum(2).mean(1).cpu()
+        received_LBT[layers.index(layer)] += weights_BHTS.double().sum(2).mean(1).to(loaded.device)
 
     with (
         weighing(loaded, reduce),
@@ -53,19 +54,32 @@ def token_states(loaded: Loaded, batch: Sequence[Tokens], before: int) -> list[P
     ):
         forward(loaded, [tokens.ids for tokens in batch], headless=True)
     queries_T = np.arange(length, 0, -1) if loaded.anatomy.causal else np.full(length, length)
-    found = []
+    norms_LBT = torch.stack([residuals[layer].double().norm(dim=2).to(loaded.device) for layer in layers])
+    received_BT, norms_LBT = (of.numpy() for of in brought([received_LBT.mean(0), norms_LBT]))
+    norms_LBT /= np.median(norms_LBT, axis=2, keepdims=True)
+    chosen = []
     for row, tokens in enumerate(batch):
-        norms_LT = np.stack([residuals[layer][row].double().norm(dim=1).cpu().numpy() for layer in layers])
-        norms_LT /= np.median(norms_LT, axis=1, keepdims=True)
-        received_T = received_LBT[:, row].mean(0).numpy() / queries_T
-        positions = choose(tokens, received_T, norms_LT, before)
-        before = positions["attended"]
-        at = list(positions.values())
-        states = {layer: residuals[layer][row, at].float().cpu().numpy() for layer in layers}
-        if layers[0] in inputs:
-            states[EMBEDDING] = inputs[layers[0]][row, at].float().cpu().numpy()
-        found.append(PassageStates(tokens, positions, states, norms_LT))
-    return found
+        chosen.append(choose(tokens, received_BT[row] / queries_T, norms_LBT[:, row], before))
+        before = chosen[-1]["attended"]
+    at_Bn = torch.tensor([list(positions.values()) for positions in chosen], device=loaded.device)
+    whole = {layer: residuals[layer] for layer in layers}
+    whole |= {EMBEDDING: inputs[layers[0]]} if layers[0] in inputs else {}
+    states = brought([_at(x_BTD, at_Bn).to(loaded.device) for x_BTD in whole.values()])
+    return [
+        PassageStates(
+            tokens,
+            chosen[row],
+            {layer: x[row].numpy() for layer, x in zip(whole, states, strict=True)},
+            norms_LBT[:, row],
+        )
+        for row, tokens in enumerate(batch)
+    ]
+
+
+def _at(states_BTD: torch.Tensor, at_Bn: torch.Tensor) -> torch.Tensor:
+    """Return the states (B, n, D) at some positions of each row, float32."""
+    at_Bn = at_Bn.to(states_BTD.device)
+    return states_BTD[torch.arange(len(at_Bn), device=at_Bn.device)[:, None], at_Bn].float()
 
 
 def choose(tokens: Tokens, received_T: np.ndarray, norms_LT: np.ndarray, near: int) -> dict[str, int]:
