@@ -1,6 +1,6 @@
 """Our BLiMP decisions against lm-eval 0.4.13's, pair by pair.
 
-    python -m bench.blimp_vs_lm_eval --folder ../shared/data/blimp --pairs 3
+    python -m bench.blimp_vs_lm_eval --folder ../shared/data/blimp --pairs 3   # writes its row of bench/peers.csv
 
 lm-eval scores " Sentence" after a BOS, as `leading_space` and `bos` do, and gives ties to the good sentence; pairs of
 equal strings are left out. Both run the same float32 weights.
@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from bench.peer import default_model, run
+from bench.peer import default_model, record, run
 from stages.model.load import fuse, open_folder
 from stages.model.outcome import outcomes
 from stages.tasks.blimp import prompts as blimp
@@ -54,6 +54,9 @@ def main() -> None:
     print(f"seconds: lm-eval {theirs['seconds']:.1f} scoring, {whole:.1f} in all")
     ours_rate, rate = len(prompts) / scoring, len(prompts) / theirs["seconds"]
     print(f"pairs per second: ours {ours_rate:.1f}, lm-eval {rate:.1f}: {ours_rate / rate:.1f} times")
+    counted = {"cases": len(prompts), "equal": int(equal.sum()), "largest_difference": np.abs(mine - peer).max()}
+    record(__file__, "lm-eval 0.4.13", "minimal pairs", **counted, ours=ours_rate, peers=rate, unit="pairs per second",
+           aimed_at=5)  # fmt: skip
 
 
 if __name__ == "__main__":

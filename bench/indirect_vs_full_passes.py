@@ -1,6 +1,6 @@
 """Indirect effects of all heads as `trace` finds them, beside one full pass of the model per head: equal, and how fast.
 
-    python -m bench.indirect_vs_full_passes --slot decoder --prompts 2
+    python -m bench.indirect_vs_full_passes --slot decoder --prompts 2   # writes its row of bench/peers.csv
 
 Same shuffled in-context prompts, same model in memory, same mean outputs (over split a's clean prompts that the model
 solves); needs the slot's data (`dvc repro`). A full pass writes a head's output at the last token and runs all tokens
@@ -14,6 +14,7 @@ import time
 import numpy as np
 import torch
 
+from bench.peer import record
 from stages import trace
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
@@ -22,6 +23,7 @@ from stages.model.tokens import fitting
 from stages.store import tables
 
 log = logging.getLogger(__name__)
+SAME = 1e-5  # probabilities that differ by no more are equal
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     traced = tables.INDIRECT.read(asked.slot, columns=["function", "prompt"]).drop_duplicates("function")
     chosen = prompts[prompts.id.isin(traced.prompt.head(asked.prompts))]
     means = trace.clean_means(asked.slot, shown[shown.condition.isin(chosen.condition)], loaded)
-    quick = slow = largest = 0.0
+    quick, slow, differences = 0.0, 0.0, []
     for row, tokens in zip(*fitting(loaded, list(chosen.itertuples())), strict=True):
         of_prompt = means[row.condition, trace.half(row)]
         start = time.perf_counter()
@@ -46,9 +48,13 @@ def main() -> None:
         start = time.perf_counter()
         naive = full_passes(loaded, tokens, of_prompt)
         slow += time.perf_counter() - start
-        largest = max(largest, float(np.abs(ours - naive).max()))
+        differences.append(float(np.abs(ours - naive).max()))
         log.info("%s: %d tokens, %d heads", row.id, len(tokens), len(ours))
+    largest, number = max(differences), len(differences)
     log.info("ours %.2f s, full passes %.2f s: %.1f times; largest difference %.1e", quick, slow, slow / quick, largest)
+    equal = sum(difference <= SAME for difference in differences)
+    rates = {"ours": number / quick, "peers": number / slow, "unit": "prompts per second"}
+    record(__file__, "full passes", "indirect effects of all heads", number, equal, largest, **rates, aimed_at=50)
 
 
 def full_passes(loaded, tokens, means) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Our pseudo-log-likelihoods against minicons 0.3.39's, sentence by sentence.
 
-    python -m bench.pll_vs_minicons ../shared/data/blimp --pairs 10
+    python -m bench.pll_vs_minicons ../shared/data/blimp --pairs 10   # writes its row of bench/peers.csv
 
 No masked language model comes in a package, so a small random BERT is made here, with word pieces of the text written
 for this project. Its weights are wide (std 0.1, not 0.02), so that every token's score hangs on all others and a mask
@@ -21,7 +21,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from bench.peer import ROOT, run
+from bench.peer import ROOT, record, run
 from stages.model.load import open_folder
 from stages.model.pseudo import score
 from stages.model.tokens import encode
@@ -68,6 +68,9 @@ def main() -> None:
     for index in np.flatnonzero(unequal):
         print(f"  {prompts[index].id}: ours {mine[index]:+.6f}, minicons {other[index]:+.6f}")
     print(f"seconds: ours {scoring:.1f}; minicons {theirs['seconds']:.1f}, {whole:.1f} with start and loading")
+    counted = {"cases": len(prompts), "equal": int((~unequal).sum()), "largest_difference": np.abs(ours - peer).max()}
+    rates = {"ours": len(prompts) / scoring, "peers": len(prompts) / theirs["seconds"], "unit": "pairs per second"}
+    record(__file__, "minicons 0.3.39", "pseudo-log-likelihoods of pairs", **counted, **rates)
 
 
 def make(folder: Path, vocabulary: int) -> None:

@@ -45,7 +45,8 @@ def write(
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     name = f"base_model.model.{writer.path}"
     tensors = {f"{name}.lora_A.weight": keys_RF, f"{name}.lora_B.weight": values_RD.T}
-    content = save({key: tensor.float().cpu().contiguous() for key, tensor in tensors.items()}, dict(provenance))
+    note = {"provenance": json.dumps(dict(provenance), sort_keys=True)}  # safetensors writes several in any order
+    content = save({key: tensor.float().cpu().contiguous() for key, tensor in tensors.items()}, note)
     (folder / "adapter_model.safetensors").write_bytes(content)
 
 
