@@ -1,17 +1,22 @@
 """The engine on a real local Ray: the same bytes from any number of workers, and after losses of them and machines."""
 
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from test_engine import TEXTS, row, silencing
 from tiny import make
 
+from stages import extract, fetch, prepare, steer, trace, train
 from stages.engine import shards
 from stages.engine.kept import Job, keys, tables_of
 from stages.store import parquet, tables
@@ -122,6 +127,60 @@ def test_what_a_stage_raises_is_raised_here(cluster, tmp_path):
     job = Job(list, refused, [tables.EFFECTS.schema])
     with pytest.raises(UserError, match=r"^models.a: no$"):
         list(tables_of(job, [1], keys("refused"), tmp_path / "refused"))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A repository in small: prompts, a tiny random model that is taken to solve all of them, a recipe."""
+    from bench import small
+
+    top = tmp_path_factory.mktemp("stages")
+    small.model(top / "model")
+    folder = small.repository(top / "repo", ("icl", "repeats"), whole=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["trace"] |= {"prompts": 1, "solved_above": 0.0}
+    few = {"heads": [2], "strengths": [1], "layer_step": 4, "choose": 2, "zero_shot": 2, "shuffled": 1, "natural": 1}
+    params["steer"] |= few | {"random": 1, "draws": 1}
+    params["tasks"]["icl"] |= {"queries": 2, "shots": 4}
+    params["recipes"] = {"induction": params["recipes"]["induction"]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return folder
+
+
+def written_by_stages() -> dict[str, bytes]:
+    """Run extract, trace, steer and train, and take away what they have written."""
+    for task in ("icl", "repeats"):
+        extract.main("decoder", task)
+    solved = pq.read_table(outputs := tables.OUTPUTS.path("decoder", "icl"))
+    at = solved.schema.get_field_index("solved")
+    with parquet.writer(outputs, solved.schema) as add:
+        add(solved.set_column(at, solved.schema.field(at), pa.array([True] * len(solved))))
+    trace.main("decoder")
+    steer.main("decoder")
+    train.main("induction")
+    rooms = ("data/activations", "data/indirect", "data/vectors", "data/checkpoints")
+    files = {str(path): path.read_bytes() for room in rooms for path in Path(room).rglob("*") if path.is_file()}
+    for room in rooms:
+        shutil.rmtree(room)
+    return files
+
+
+def test_extract_trace_steer_and_train_write_the_same_bytes(repository, cluster, monkeypatch, caplog):
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(repository.parent / "cache"))
+    monkeypatch.setenv("HEAD_ATLAS_WORKERS", "2")
+    for task in ("icl", "repeats"):
+        prepare.main(task)
+    fetch.main("decoder")
+    with monkeypatch.context() as patch:
+        patch.delenv("HEAD_ATLAS_RAY")
+        here = written_by_stages()
+    caplog.set_level("INFO")
+    assert not [line for line in caplog.messages if line.startswith("Ray: ")]
+    there = written_by_stages()
+    assert len([line for line in caplog.messages if "workers, each of 1 threads" in line]) == 5
+    assert list(there) == list(here) and len(here) > 15
+    assert [name for name in here if there[name] != here[name]] == []
 
 
 def test_a_lost_machine_is_survived(whole, cluster, tmp_path, monkeypatch):
