@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from stages import tasks
 from stages.families import FAMILIES
@@ -33,7 +34,7 @@ def main(slot: str) -> None:
         [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]
     )
     judged, missing = [], {}
-    for family in FAMILIES.values():
+    for family in tqdm(FAMILIES.values(), desc=f"classify {slot}", unit="family"):
         if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
             continue  # neither asked for nor possible
         values, why = _values(slot, family, settings)

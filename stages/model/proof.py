@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from stages.families.family import Tokens
 from stages.model import placed, sharing
@@ -74,7 +75,7 @@ def prove(loaded: Loaded) -> tuple[Loaded, dict[str, str]]:
     _reads(plain, ids, first)
     _heads(plain, ids)
     proof = {"reads": "ok", "heads": "ok"}
-    for name, check in SHORTCUTS.items():
+    for name, check in tqdm(SHORTCUTS.items(), desc="checks of the model", unit="check"):
         later = dict.fromkeys(SHORTCUTS, "not proven yet")
         proof[name] = _outcome(check, loaded.allowed(later | proof | {name: "ok"}), ids)
     if not _same(loaded, _hidden(plain, [ids]), first):

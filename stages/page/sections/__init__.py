@@ -6,6 +6,8 @@ A section is a `SECTION` in a file of this folder. To add one, add a file.
 from importlib import import_module
 from pkgutil import iter_modules
 
+from tqdm import tqdm
+
 from stages.page import gaps
 from stages.page.inputs import Slot
 from stages.page.page import Note, Section
@@ -26,7 +28,7 @@ def build(slot: Slot, context: Context) -> list[Section]:
     shown = [section for section in sections() if section.shown(slot)]
     parts = [
         (section, Section(section.anchor, section.title, section.build(slot, context), section.seen))
-        for section in shown
+        for section in tqdm(shown, desc=f"page of {slot.name}", unit="section")
     ]
     predicting = {section.anchor for section, _ in parts if section.predicts}
     return gaps.limits(slot, [part for _, part in parts], predicting)
