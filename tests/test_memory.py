@@ -147,6 +147,14 @@ def test_an_edit_is_the_edited_weight(name):
     assert torch.allclose(edited, whole, atol=1e-4 * float(whole.abs().max()))
 
 
+def test_an_adapter_is_the_same_bytes_again(tmp_path):
+    writer, said = writers(make("llama_gqa"))[1], {name: "x" for name in ("slot", "model", "layer", "facts", "writer")}
+    for number in range(6):
+        adapter.write(tmp_path / str(number), writer, torch.ones(2, 4), torch.ones(2, 3), "tiny", said)
+    files = [(tmp_path / str(number) / "adapter_model.safetensors").read_bytes() for number in range(6)]
+    assert len(set(files)) == 1
+
+
 @pytest.mark.parametrize("name", ["llama_gqa", "gpt2"])
 def test_peft_reads_the_adapter(name, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is only needed by this test")

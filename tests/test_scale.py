@@ -96,6 +96,15 @@ def test_signs_held_at_once_change_no_p_value(monkeypatch):
     np.testing.assert_array_equal(whole, verdict.sign_flip(values, names, 10_000, np.random.default_rng(1)))
 
 
+def test_no_row_is_in_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = dict.fromkeys(tables.PROMPTS.names) | {"id": "p", "split": "a"}
+    tables.PROMPTS.write([row], "text")
+    for names, number in (["p"], 1), ([], 0):
+        rows = tables.PROMPTS.read("text", columns=["id", "split"], only=[("id", "in", names), ("split", "==", "a")])
+        assert len(rows) == number and list(rows) == ["id", "split"]
+
+
 def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
