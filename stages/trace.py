@@ -84,8 +84,8 @@ def main(slot: str) -> None:
         if largest and not max(largest):
             projection = next(iter(loaded.anatomy.layers.values())).projection
             raise UserError(
-                f"models.{slot}: no head's replaced output at the last token changed any probability: what is written "
-                f"into {projection} and its like does not arrive; this model cannot be traced"
+                f"{paths.PARAMS}: models.{slot}: no head's replaced output at the last token changed any probability: "
+                f"what is written into {projection} and its like does not arrive; this model cannot be traced"
             )
     forget(folder)
 

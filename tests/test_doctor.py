@@ -308,7 +308,7 @@ DEEP = "[" * 3000 + "]" * 3000
         ("ngram.path", "7", "ngram.path = 7: Input should be a valid string", "AttributeError: "),
         ("ngram.path", "null", "ngram.path = None: Input should be a valid string", ""),
         ("seed", "7" * 5000, "not YAML: Exceeds the limit", "ValueError: Exceeds the limit"),
-        ("seed", "0x" + "f" * 5000, "seed = a int with thousands of digits: Input should be less than", None),
+        ("seed", "0x" + "f" * 5000, "seed = an integer of 6,021 digits: Input should be less than", None),
         ("seed", DEEP, "not YAML: nested too deeply", "RecursionError"),
         ("plan.kinds", "[mean, gone]", "plan.kinds: 'gone': no such way to silence; allowed: mean, zero", None),
         ("plan.leave_out", "[gone]", "plan.leave_out: 'gone': not a set of heads; allowed: ", None),

@@ -1,6 +1,9 @@
 """Nothing that a user names reaches a shell: commands hold no key, and a key that is no name is refused."""
 
+import ast
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.checks.finding import Finding
+from stages.store import params
 from stages.store.errors import UserError, instance, run
 
 ROOT = Path(__file__).parents[1]
@@ -77,3 +82,32 @@ def test_arguments_that_name_nothing_are_one_line(command, tmp_path):
     command = [sys.executable, "-m", *f"stages.{command}".split()]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_error_is_one_line_whatever_it_names(capfd):
+    """A terminal is told nothing by a name: not to start a line, to move the cursor or to turn its writing around."""
+
+    def stage():
+        logging.getLogger("stages").warning("a log of a\nb")
+        raise UserError("a\nb\r\x1b[31m\x00\u2028\u202e\udcff か")
+
+    with pytest.raises(SystemExit) as ended:
+        run(stage)
+    assert str(ended.value) == "error: a\\nb\\r\\x1b[31m\\x00\\u2028\\u202e\\udcff か"
+    said = Finding("a\nb", "rm 'x\x1b'").__str__()
+    assert said == "wrong: a\\nb; rm 'x\\x1b'"
+    command = "import logging; from stages.store.errors import run; run(lambda: logging.warning('a\\nb'))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "a\\nb\n"
+
+
+SECTIONS = {*params.whole().model_fields}
+
+
+def test_a_message_that_begins_with_a_key_names_its_file():
+    """Found in the code: any text of a `UserError` that begins with a section of params."""
+    for file in (ROOT / "stages").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "UserError" and call.args:
+                begins = re.match(r"f?['\"](\w+)[.:]", ast.unparse(call.args[0]))
+                assert not begins or begins[1] not in SECTIONS, f"{file}:{call.lineno} names no params.yaml"

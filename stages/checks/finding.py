@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stages.store.errors import one_line
+
 MEND = "mend this key; params.quick.yaml is an example"  # of params.yaml
 
 
@@ -14,7 +16,8 @@ class Finding:
     wrong: bool = True
 
     def __str__(self) -> str:
-        return f"{'wrong' if self.wrong else 'note '}: {self.about}{f'; {self.way_out}' if self.way_out else ''}"
+        said = f"{'wrong' if self.wrong else 'note '}: {self.about}{f'; {self.way_out}' if self.way_out else ''}"
+        return one_line(said)
 
 
 def words(error: Exception) -> str:

@@ -109,7 +109,7 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     origin = locate(slot, source)
     if name := changed(origin, pinned):
         raise UserError(
-            f"models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
+            f"{paths.PARAMS}: models.{slot} = {record['name']}: {name} differs from {paths.model(slot)}; "
             f"run dvc repro -f -s fetch@{slot}, then dvc repro"
         )
     with _uncollected():

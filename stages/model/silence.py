@@ -29,6 +29,7 @@ from stages.model.forward import forward
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
 from stages.model.score import Ablation
+from stages.store import paths
 from stages.store.errors import UserError
 
 
@@ -87,7 +88,9 @@ class Firsts:
     @cached_property
     def _outputs(self) -> dict[int, torch.Tensor]:
         if not self.loaded.anatomy.causal:
-            raise UserError("plan.kinds: 'sink' needs a causal model: elsewhere the first token knows what follows")
+            raise UserError(
+                f"{paths.PARAMS}: plan.kinds: 'sink' needs a causal model: elsewhere the first token knows what follows"
+            )
         with capturing(self.loaded) as outputs:
             forward(self.loaded, [np.array([first]) for first in self._unique[0]], headless=True)
         return outputs

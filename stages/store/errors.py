@@ -13,8 +13,32 @@ from collections.abc import Callable
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 
 
+def one_line(text: str) -> str:
+    r"""Return a text on one line, what is no printable character as Python writes it: a name may hold anything.
+
+    So no name adds a line to what is said, moves a terminal's cursor or turns its writing around.
+
+    >>> one_line("a\nb \x1b[31m \u202e か")
+    'a\\nb \\x1b[31m \\u202e か'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(Exception):
-    """A mistake in params, files or models; the message names the file, the key, the value and what is allowed."""
+    """A mistake in params, files or models; the message names the file, the key, the value and what is allowed.
+
+    It is one line whatever the names and values in it hold.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class _Lines(logging.Formatter):
+    """One line per message of a log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
 
 
 def run(stage: Callable[..., None], *arguments: str) -> None:
@@ -25,7 +49,9 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     if not WAITING & os.environ.keys():
         os.environ |= {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
     gc.set_threshold(10_000)  # of 700: imports make many objects that stay
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(_Lines("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
     for noisy in ("httpx", "transformers", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

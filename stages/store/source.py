@@ -6,7 +6,7 @@ that DVC reads it with (YAML 1.2: `017` is 17, `yes` a word, a key that stands t
 
 import json as json_module
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, log10
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,15 @@ def shown(value: Any) -> str:
     """Return a value as a message shows it, on one line, cut where it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        text = f"a {type(value).__name__} with thousands of digits"
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = f"an integer of {_digits(value):,} digits" if type(value) is int else "integers of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _digits(number: int) -> int:
+    """Return how many decimal digits an integer has, which Python does not write out."""
+    digits = int(number.bit_length() * log10(2))  # or one more
+    return digits + (abs(number) >= 10**digits)
 
 
 def text(path: Path, expected: str) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.blimp.words import Draw, Lexicon, Pair
 from stages.tasks.prompt import stream
@@ -61,7 +62,9 @@ def pairs(uid: str, words: Lexicon, seed: int, count: int) -> list[Pair]:
         if misses == 0:
             drawn[good] = bad
         elif misses == PATIENCE:
-            raise UserError(f"tasks.blimp.pairs: {count}; the lexicon gives {uid} only {len(drawn)} distinct pairs")
+            raise UserError(
+                f"{paths.PARAMS}: tasks.blimp.pairs: {count}; the lexicon gives {uid} only {len(drawn)} distinct pairs"
+            )
     return list(drawn.items())
 
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.store import source
+from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.tasks.blimp import (  # the paradigm modules register their paradigms
     agreement,  # noqa: F401
@@ -96,7 +96,8 @@ def _folder(settings: Settings, seed: int) -> Iterator[Row]:
 def _hub(settings: Settings, seed: int) -> Iterator[Row]:
     if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
         raise UserError(
-            f"tasks.blimp.revision: {settings.revision!r}; a hub data set is pinned by its full commit, 40 hex digits"
+            f"{paths.PARAMS}: tasks.blimp.revision: {settings.revision!r}; a hub data set is pinned by its full "
+            "commit, 40 hex digits"
         )
     import datasets  # slow to import, and only this source needs it
 
@@ -107,7 +108,8 @@ def _hub(settings: Settings, seed: int) -> Iterator[Row]:
         ]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"tasks.blimp.hub: {settings.hub} at {settings.revision} cannot be loaded ({' '.join(str(error).split())})"
+            f"{paths.PARAMS}: tasks.blimp.hub: {settings.hub} at {settings.revision} cannot be loaded "
+            f"({' '.join(str(error).split())})"
         ) from error
     for name, table in zip(names, tables, strict=True):
         where = f"{settings.hub}/{name}"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, Forms, plural, read
 
@@ -189,7 +190,7 @@ class Draw:
     def pick(self, pool: Sequence[Any], what: str = "word") -> Any:
         """One of the words, none that this pair already has (unless the pool holds no other)."""
         if not pool:
-            raise UserError(f"tasks.blimp.path: the lexicon has no {what}")
+            raise UserError(f"{paths.PARAMS}: tasks.blimp.path: the lexicon has no {what}")
         word = self.either(*([word for word in pool if word not in self._used] or pool))
         self._used.append(word)
         return word

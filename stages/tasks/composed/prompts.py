@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.composed.settings import Settings
 from stages.tasks.composed.task import ASKED, COPY, OF
@@ -36,7 +37,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     composed = {f"{outer}{OF}{inner}": uses for (inner, outer), uses in compositions(known, settings, seed).items()}
     for name in settings.pairs:
         if name not in composed:
-            raise UserError(f"tasks.composed.pairs = {name!r}: allowed: {', '.join(composed) or 'none'}")
+            raise UserError(
+                f"{paths.PARAMS}: tasks.composed.pairs = {name!r}: allowed: {', '.join(composed) or 'none'}"
+            )
     if not composed:
         raise UserError(f"{settings.path}: no two functions leave tasks.composed.least = {settings.least} words to ask")
     prompts: list[Prompt] = []

@@ -19,6 +19,7 @@ nothing is chosen on them. The relation `asked` goes from the answer to the word
 from itertools import islice
 from pathlib import Path
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.functions import FUNCTIONS, Function
@@ -53,7 +54,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     """
     for name in settings.functions:
         if name not in FUNCTIONS:
-            raise UserError(f"tasks.extrapolation.functions = {name!r}: allowed: {', '.join(FUNCTIONS)}")
+            raise UserError(
+                f"{paths.PARAMS}: tasks.extrapolation.functions = {name!r}: allowed: {', '.join(FUNCTIONS)}"
+            )
     folder = Path(settings.path)
     path = folder / "functions.yaml"
     known, lexicon = from_lexicon(path), read(folder / "rare.yaml", Lexicon, "task extrapolation")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.store import source
+from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, stream
@@ -35,7 +35,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     functions = _from_folder(path) if settings.source == "path" else _builtin(path)
     for name in settings.functions:
         if name not in functions:
-            raise UserError(f"tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}")
+            raise UserError(
+                f"{paths.PARAMS}: tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}"
+            )
     names = dict.fromkeys(settings.functions or functions)
     return [prompt for name in names for prompt in _function(name, *functions[name], settings, seed)]
 

@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, RootModel
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.needle.settings import Settings
@@ -85,8 +86,8 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         )
     if len({prompt.id for prompt in prompts}) < len(prompts):
         raise UserError(
-            f"tasks.needle.lengths = {list(settings.lengths)}, depths = {list(settings.depths)}: two are equal; "
-            "lengths must differ, depths by at least 0.01"
+            f"{paths.PARAMS}: tasks.needle.lengths = {list(settings.lengths)}, depths = {list(settings.depths)}: two "
+            "are equal; lengths must differ, depths by at least 0.01"
         )
     return prompts
 

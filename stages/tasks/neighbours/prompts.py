@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.neighbours.settings import Settings
@@ -67,7 +68,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     }
     if unknown := [condition for condition in settings.groups if condition not in groups]:
         allowed = ", ".join(groups)
-        raise UserError(f"params.yaml: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
+        raise UserError(f"{paths.PARAMS}: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
     prompts = []
     for condition, draw in groups.items():
         if settings.groups and condition not in settings.groups:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.prompts import real_words
@@ -108,7 +109,10 @@ def shuffled(order: Order, rng: np.random.Generator) -> Order:
         if all(after != before + 1 for before, after in pairwise(places)):
             at = tuple(range(start, start + len(run)))
             return Order(order.name, order.kind, order.split, tuple(words[place] for place in places), at, order.shots)
-    raise UserError(f"tasks.orders: {len(words)} words of {order.kind} are too few to shuffle; ask for longer orders")
+    raise UserError(
+        f"{paths.PARAMS}: tasks.orders: {len(words)} words of {order.kind} are too few to shuffle; ask for longer "
+        "orders"
+    )
 
 
 def demonstrations(order: Order, closed: range, rng: np.random.Generator) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ Universal Dependencies v2 as the English treebanks apply it.
 
 from collections.abc import Callable
 
+from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.prompt import stream
 from stages.tasks.treebank.clauses import (
@@ -60,8 +61,8 @@ def sentences(words: Lexicon, seed: int, count: int, shortest: int, longest: int
                 break
         else:
             raise UserError(
-                f"tasks.treebank: sentences = {count}, shortest = {shortest}, longest = {longest}; the grammar found "
-                f"only {number} sentences of that length"
+                f"{paths.PARAMS}: tasks.treebank: sentences = {count}, shortest = {shortest}, longest = {longest}; "
+                f"the grammar found only {number} sentences of that length"
             )
         drawn[sentence.text] = name, sentence
     return list(drawn.values())

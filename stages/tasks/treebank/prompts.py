@@ -17,7 +17,7 @@ from typing import Any
 
 import conllu
 
-from stages.store import source
+from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt
 from stages.tasks.treebank import grammar as treebank_grammar
@@ -230,8 +230,8 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
 def _hub(settings: Settings) -> Iterator[Entry]:
     if not re.fullmatch(r"[0-9a-f]{40}", settings.revision):
         raise UserError(
-            f"tasks.treebank.revision: {settings.revision!r}; a hub data set is pinned by its full commit, "
-            "40 hex digits"
+            f"{paths.PARAMS}: tasks.treebank.revision: {settings.revision!r}; a hub data set is pinned by its full "
+            "commit, 40 hex digits"
         )
     import datasets  # slow to import, and only this source needs it
 
@@ -241,13 +241,13 @@ def _hub(settings: Settings) -> Iterator[Entry]:
         table = datasets.load_dataset(settings.hub, settings.config, revision=settings.revision, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"tasks.treebank.hub: {settings.hub} ({settings.config}) at {settings.revision} cannot be loaded "
-            f"({' '.join(str(error).split())})"
+            f"{paths.PARAMS}: tasks.treebank.hub: {settings.hub} ({settings.config}) at {settings.revision} cannot be "
+            f"loaded ({' '.join(str(error).split())})"
         ) from error
     if missing := [column for column in COLUMNS if column not in table.column_names]:
         raise UserError(
-            f"tasks.treebank.hub: {settings.hub} ({settings.config}) has no column {', '.join(missing)}; expected "
-            f"{', '.join(COLUMNS)}, and text, sent_id and mwt where there are"
+            f"{paths.PARAMS}: tasks.treebank.hub: {settings.hub} ({settings.config}) has no column "
+            f"{', '.join(missing)}; expected {', '.join(COLUMNS)}, and text, sent_id and mwt where there are"
         )
     for number, row in enumerate(table):
         yield _row(row, settings.config, f"{settings.hub}/{settings.config}/{split}:{number}", number)
