@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from stages.store.section import Count, Name, Positive, Section
+from stages.store.section import Count, Name, Natural, Positive, Section
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, which at 1 would never hear of a step
 
@@ -37,10 +37,10 @@ class Architecture(Section):
     layers: Count
     heads: Count
     width: Count
-    inner: Annotated[int, Field(ge=0)]
+    inner: Natural
     activation: Literal["relu", "gelu_new", "silu"] = "gelu_new"
     initializer_range: Annotated[float, Field(gt=0, le=10)]
-    registers: Annotated[int, Field(ge=0)] = 0
+    registers: Natural = 0
     positions: Literal["learned", "sinusoids"] = "learned"
     amplitude: Positive = 0.2
     embedding_range: Positive | None = None
@@ -78,7 +78,7 @@ class Optimizer(Section):
 
     learning_rate: Positive
     schedule: Literal["constant", "cosine"]
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: Natural
     decay: Annotated[float, Field(ge=0)]
     betas: tuple[Decay, Decay]
     clip: Positive
@@ -88,7 +88,7 @@ class Checkpoints(Section):
     """When weights are kept: step 0, `even` evenly spaced steps up to the last, `early` logarithmically spaced ones."""
 
     even: Count
-    early: Annotated[int, Field(ge=0)] = 0
+    early: Natural = 0
 
 
 class First(Section):
@@ -200,9 +200,9 @@ class Measuring(Section):
     window: a number of steps, or a factor by which the step grows (`x4`) for checkpoints that double apart.
     """
 
-    sequences: Annotated[int, Field(ge=8)]
+    sequences: Annotated[Count, Field(ge=8)]
     window: Annotated[int | str, PlainValidator(_window)]
-    bootstrap: Annotated[int, Field(ge=200)]
+    bootstrap: Annotated[Count, Field(ge=200)]
 
     @property
     def steps(self) -> int:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, create_model, field
 
 from stages.store import paths, source
 from stages.store.errors import UserError
-from stages.store.section import Count, Name, Section, Share
+from stages.store.section import Count, Name, Natural, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 
@@ -113,7 +113,7 @@ class Trace(Section):
 class Classify(Section):
     """From scores to verdicts."""
 
-    resamples: Annotated[int, Field(ge=10_000)]
+    resamples: Annotated[Count, Field(ge=10_000)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
     thresholds: dict[str, float] = Field(default_factory=dict)
@@ -146,8 +146,8 @@ class Plan(Section):
     draws: Count
     kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
-    named: Annotated[int, Field(ge=0)]
-    sample: Annotated[int, Field(ge=0)]
+    named: Natural
+    sample: Natural
     sweep: Sweep | None
 
     @model_validator(mode="after")
@@ -174,7 +174,7 @@ class Steer(Section):
     choose: Count
     zero_shot: Count
     shuffled: Count
-    natural: Annotated[int, Field(ge=0)]
+    natural: Natural
     random: Count
     draws: Count
 
@@ -184,7 +184,7 @@ class Apply(Section):
 
     choose: Count
     passages: Count
-    cuts: Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    cuts: Annotated[tuple[Annotated[Count, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
     draws: Count
 
 
@@ -229,7 +229,7 @@ class Neighbours(Section):
 class Gates(Section):
     """Heads that see a few first tokens and a window: which can, and what a cache cut by it costs."""
 
-    sinks: Annotated[int, Field(ge=0)]
+    sinks: Natural
     window: Count
     small: Share
     choose: Count
@@ -242,7 +242,7 @@ class Gates(Section):
     compared: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     passages: Count
     lengths: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    sinks_tried: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    sinks_tried: Annotated[tuple[Natural, ...], AfterValidator(_distinct)] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _longer(self) -> "Gates":
@@ -257,9 +257,9 @@ class Sinks(Section):
 
     prompts: Count
     passages: Count
-    tokens: Annotated[int, Field(ge=8)]
+    tokens: Annotated[Count, Field(ge=8)]
     layer_step: Count
-    shuffles: Annotated[int, Field(ge=20)]
+    shuffles: Annotated[Count, Field(ge=20)]
 
 
 class Memory(Section):
@@ -267,16 +267,16 @@ class Memory(Section):
 
     choose: Count
     report: Count
-    traced: Annotated[int, Field(ge=0)]
+    traced: Natural
     facts: Count
     steps: Count
     neighbours: Count
-    together: tuple[Annotated[int, Field(ge=2)], ...]
-    true_facts: Annotated[int, Field(ge=0)]
-    descended: Annotated[int, Field(ge=0)]
+    together: tuple[Annotated[Count, Field(ge=2)], ...]
+    true_facts: Natural
+    descended: Natural
     kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
-    layers: tuple[Annotated[int, Field(ge=0)], ...]
-    text: Annotated[int, Field(ge=2)]
+    layers: tuple[Natural, ...]
+    text: Annotated[Count, Field(ge=2)]
     missed: Count
 
 
@@ -284,7 +284,7 @@ class Examples(Section):
     """What heads look at in real prompts, on their cards: how many heads are kept, and tokens of a prompt."""
 
     heads: Count
-    tokens: Annotated[int, Field(ge=8)]
+    tokens: Annotated[Count, Field(ge=8)]
 
 
 class Report(Section):

@@ -6,8 +6,11 @@ from zlib import crc32
 
 import numpy as np
 
-from stages.store import source
+from stages.store import paths, source
 from stages.store.errors import UserError
+
+MOST = 100_000  # prompts of a task: built within some minutes at most
+LONGEST = 10_000_000  # symbols or tokens of all prompts of a task, where they are drawn one by one
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", "ab"[crc32(self.cluster.encode()) & 1])
+
+
+def few_enough(asked: str, number: int, what: str = "prompts", most: int = MOST) -> None:
+    """Raise `UserError` where a task's keys ask for more than is built in minutes: said before anything is built.
+
+    asked: the keys and their values, as `tasks.icl.sets = 7`; number: what they come to; most: the most that may be.
+    """
+    if number > most:
+        raise UserError(f"{paths.PARAMS}: {asked}: {number:,} {what}; {most:,} are available to one task")
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

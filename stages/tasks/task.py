@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from stages.store.errors import UserError
 from stages.store.section import Section
-from stages.tasks.prompt import Prompt
+from stages.tasks.prompt import Prompt, few_enough
 
 IMAGES_UNSCORED = "nothing is asked of a model of images that losing a head could change: its heads are looked at only"
 
@@ -152,6 +152,7 @@ class Task:
         prompts = import_module(f"stages.tasks.{self.name}.prompts").build(settings, seed)
         if not prompts:
             raise UserError(f"{settings.path}: nothing in it is a prompt of tasks.{self.name}; expected one at least")
+        few_enough(f"tasks.{self.name}", len(prompts))
         return in_both_splits(prompts)
 
     def refuses(self, kind: str) -> str:

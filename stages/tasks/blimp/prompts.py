@@ -28,7 +28,7 @@ from stages.tasks.blimp import (  # the paradigm modules register their paradigm
     words,
 )
 from stages.tasks.blimp.settings import Settings
-from stages.tasks.prompt import Prompt
+from stages.tasks.prompt import Prompt, few_enough
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,10 @@ def _prompt(row: Row, settings: Settings) -> Prompt:
 
 def _builtin(settings: Settings, seed: int) -> Iterator[Row]:
     path = Path(settings.path)
+    few_enough(
+        f"tasks.blimp.pairs = {settings.pairs}, of {len(grammar.PARADIGMS)} paradigms",
+        settings.pairs * len(grammar.PARADIGMS),
+    )
     lexicon = words.load(path / "lexicon.yaml" if path.is_dir() else path)
     for uid, paradigm in sorted(grammar.PARADIGMS.items()):
         for number, (good, bad) in enumerate(grammar.pairs(uid, lexicon, seed, settings.pairs)):

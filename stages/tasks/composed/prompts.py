@@ -96,12 +96,12 @@ def _prompts(condition: str, words: dict[str, list[Pair]], settings: Settings, s
     prompts = []
     for split in "ab":
         contexts = []
-        for number in range(settings.sets):
+        for number in range(min(settings.sets, len(words[split][: settings.words]))):  # more than words are not used
             order = stream(seed, f"composed/{condition}/{split}/{number}").permutation(len(words["shown"]))
             chosen = [words["shown"][item] for item in demonstrated(order, words["shown"], settings.shots)]
             contexts.append("".join(before + x + middle + y + after for x, y in chosen))
         for number, (x, y) in enumerate(words[split][: settings.words]):
-            for role, shown in (("clean", contexts[number % settings.sets]), ("zero_shot", "")):
+            for role, shown in (("clean", contexts[number % len(contexts)]), ("zero_shot", "")):
                 text = shown + before + x + colon
                 start, answer = len(shown + before), len(text) + len(middle) - len(colon)
                 prompts.append(

@@ -18,8 +18,8 @@ class Settings(Source):
 
     source: Literal["builtin"] = "builtin"
     pairs: tuple[str, ...]
-    shots: Annotated[int, Field(ge=2)]
+    shots: Annotated[Count, Field(ge=2)]
     sets: Count
-    words: Annotated[int, Field(ge=2)]
+    words: Annotated[Count, Field(ge=2)]
     least: Count
     template: Template

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Set
 
 import numpy as np
 
+from stages.tasks.prompt import few_enough
+
 ONSETS = (
     "b bl br d dr f fl fr g gl gr h j k kl kr l m n p pl pr r s sk sl sm sn sp spl spr st str sw t thr tr v w z"
 ).split()
@@ -29,7 +31,7 @@ NUMBERS = 100_000, 1_000_000  # six digits
 
 
 def words(kind: str, rng: np.random.Generator, taken: Set[str]) -> Iterator[str]:
-    """Yield different made-up words without end; kind: noun, verb, adjective, country or number.
+    """Yield different made-up words; kind: noun, verb, adjective, country or number. Ask for what is `enough`.
 
     taken: words in lower case that are not made up.
     """
@@ -39,6 +41,21 @@ def words(kind: str, rng: np.random.Generator, taken: Set[str]) -> Iterator[str]
         if word.lower() not in taken and word not in given and not word.endswith("man"):
             given.add(word)
             yield word
+
+
+def enough(kind: str, number: int, asked: str) -> None:
+    """Raise `UserError` unless so many words can be drawn: half of what the rules make, the rest is long to come upon.
+
+    asked: the keys of params that ask for them, with their values.
+    """
+    if kind == "number":
+        made = NUMBERS[1] - NUMBERS[0]
+    else:
+        longer = (
+            len(MIDDLES) * len(COUNTRIES) if kind == "country" else (1 + len(MIDDLES) * len(VOWELS)) * len(ENDS[kind])
+        )
+        made = len(ONSETS) * len(VOWELS) * longer
+    few_enough(asked, number, f"made-up words ({kind})", made // 2)
 
 
 def makes(kind: str) -> re.Pattern:

@@ -28,7 +28,7 @@ from stages.tasks.extrapolation.task import ASKED, COPIED, IRREGULAR, MADE_UP, R
 from stages.tasks.icl.pairs import Frame
 from stages.tasks.icl.prompts import Pair, demonstrated, from_lexicon, parted
 from stages.tasks.lexicon import Entry, read
-from stages.tasks.prompt import Prompt, Span, read_text, stream
+from stages.tasks.prompt import Prompt, Span, few_enough, read_text, stream
 
 NUMBERS = 21, 1000  # rare ones for the successor: the usual ones end at 20
 
@@ -61,19 +61,25 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     path = folder / "functions.yaml"
     known, lexicon = from_lexicon(path), read(folder / "rare.yaml", Lexicon, "task extrapolation")
     taken = _taken(known, lexicon, folder)
+    names = dict.fromkeys(settings.functions or FUNCTIONS)
+    asked_for = f"tasks.extrapolation.words = {settings.words}"
+    few_enough(f"{asked_for}, of {len(names)} functions, asked twice", 2 * settings.words * len(names))
+    for name in names:
+        invented.enough(FUNCTIONS[name].invented, settings.words, asked_for)
+    used = min(settings.sets, 2 * settings.words)  # sets that words of a class come to, in turn
     prompts: list[Prompt] = []
-    for name in dict.fromkeys(settings.functions or FUNCTIONS):
+    for name in names:
         function = FUNCTIONS[name]
         if function.like not in known:
             raise UserError(f"{path}: no function {function.like}, which {name} of task extrapolation is shown with")
         pairs = [(x, x if name == "copy" else y) for x, y in known[function.like][1]]
         shown, asked = parted(function.like, len(pairs), seed)
         contexts = [_context(function, [pairs[item] for item in shown], number, settings, seed)
-                    for number in range(settings.sets)]  # fmt: skip
+                    for number in range(used)]  # fmt: skip
         usual = [(*pairs[item], "ab"[place % 2]) for place, item in enumerate(asked)]
         for kind, words in classes(function, usual, lexicon, taken, settings.words, seed).items():
             for number, (x, y, split) in enumerate(words):
-                context = contexts[number % settings.sets]
+                context = contexts[number % used]
                 both = _asked(f"{name}/{kind}-{number:03d}", name, kind, x, y, split, context, settings.template)
                 prompts += both[number >= settings.words :]
     return prompts

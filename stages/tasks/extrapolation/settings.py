@@ -18,9 +18,9 @@ class Settings(Source):
 
     source: Literal["builtin"] = "builtin"
     functions: tuple[str, ...]
-    shots: Annotated[int, Field(ge=2)]
+    shots: Annotated[Count, Field(ge=2)]
     sets: Count
-    words: Annotated[int, Field(ge=2)]
+    words: Annotated[Count, Field(ge=2)]
     template: Template
 
     @field_validator("template")

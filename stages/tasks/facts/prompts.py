@@ -37,7 +37,7 @@ from stages.tasks.facts.task import (
 )
 from stages.tasks.icl.prompts import Pair, from_lexicon
 from stages.tasks.lexicon import Entry, read
-from stages.tasks.prompt import Prompt, Span, read_text, stream
+from stages.tasks.prompt import Prompt, Span, few_enough, read_text, stream
 
 CAPITAL = (
     "Country: {x}\nCapital:",
@@ -126,6 +126,10 @@ def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int
         "".join(f"{relation.templates[0].replace('{x}', x)} {y}\n\n" for x, y in shown[start :: 2])
         for start in range(2)
     ]  # fmt: skip
+    ways = len(PREFIXES) + len(relation.templates) + len(contexts)
+    asked_for = f"tasks.facts.invented = {settings.invented}"
+    few_enough(f"{asked_for}, of each split, in {ways} ways", 2 * settings.invented * ways)
+    invented.enough("country", 2 * settings.invented, asked_for)
     rng = stream(seed, f"facts/{relation.name}/invented")
     names = invented.words("country", rng, taken)
     made_up = [(next(names), known[number % len(known)][1]) for number in range(2 * settings.invented)]

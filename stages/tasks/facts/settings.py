@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.store.section import Count
+from stages.store.section import Count, Natural
 from stages.tasks.task import Source
 
 
@@ -17,8 +17,8 @@ class Settings(Source):
     """
 
     source: Literal["builtin", "path"] = "builtin"
-    known: Annotated[int, Field(ge=2)]
-    rare: Annotated[int, Field(ge=0)]
-    invented: Annotated[int, Field(ge=2)]
-    words: Annotated[int, Field(ge=0)]
+    known: Annotated[Count, Field(ge=2)]
+    rare: Natural
+    invented: Annotated[Count, Field(ge=2)]
+    words: Natural
     shots: Count

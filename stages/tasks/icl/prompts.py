@@ -18,7 +18,7 @@ import numpy as np
 from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.tasks.icl.settings import Settings
-from stages.tasks.prompt import Prompt, stream
+from stages.tasks.prompt import Prompt, few_enough, stream
 
 Pair = tuple[str, str]
 ALL = "all"  # the condition of rows over all functions
@@ -39,6 +39,11 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
                 f"{paths.PARAMS}: tasks.icl.functions = {name!r}: not in {path}; allowed: {', '.join(functions)}"
             )
     names = dict.fromkeys(settings.functions or functions)
+    roles = 3 + bool(settings.natural)
+    few_enough(
+        f"tasks.icl.sets = {settings.sets}, queries = {settings.queries}, of {len(names)} functions in {roles} roles",
+        settings.sets * settings.queries * len(names) * roles,
+    )
     return [prompt for name in names for prompt in _function(name, *functions[name], settings, seed)]
 
 

@@ -17,8 +17,8 @@ class Settings(Source):
 
     source: Literal["builtin", "path"] = "builtin"
     functions: tuple[str, ...]
-    shots: Annotated[int, Field(ge=2)]
-    sets: Annotated[int, Field(ge=2)]
+    shots: Annotated[Count, Field(ge=2)]
+    sets: Annotated[Count, Field(ge=2)]
     queries: Count
     template: Template
     natural: tuple[str, ...] = ()

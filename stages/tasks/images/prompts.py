@@ -17,9 +17,10 @@ from PIL import Image
 
 from stages.store.errors import UserError
 from stages.tasks.images.settings import Settings
-from stages.tasks.prompt import Prompt, stream
+from stages.tasks.prompt import Prompt, few_enough, stream
 
 SCALE = 3  # pixels of a canvas per pixel of a digit
+PIXELS = 1_000_000_000  # of all prompts
 GRAYS = 16  # of noise, from black: a quarter of the scale
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -30,6 +31,9 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     Raises `UserError` where a folder has fewer pictures, or a file is none.
     """
     made = _canvases(settings, seed) if settings.source == "builtin" else _pictures(settings, seed)
+    few_enough(f"tasks.images.images = {settings.images}", settings.images)
+    few_enough(f"tasks.images.images = {settings.images}, side = {settings.side}", settings.images * settings.side**2,
+               "pixels", PIXELS)  # fmt: skip
     return [
         Prompt(id=f"images/{condition}/{number:04d}", condition=condition, cluster=name, text=_uri(picture))
         for number, (condition, name, picture) in enumerate(made)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.store.section import Count
+from stages.store.section import Count, Natural
 from stages.tasks.task import Source
 
 DIGIT = 24  # pixels of a side of a digit on a builtin canvas
@@ -15,8 +15,8 @@ class Settings(Source):
 
     source: Literal["builtin", "path"] = "builtin"
     images: Count
-    side: Annotated[int, Field(ge=8)] = 96
-    digits: Annotated[int, Field(ge=0)] = 3
+    side: Annotated[Count, Field(ge=8)] = 96
+    digits: Natural = 3
 
     @model_validator(mode="after")
     def _fits(self) -> "Settings":

@@ -19,13 +19,19 @@ import numpy as np
 
 from stages.tasks.iteration.settings import Settings
 from stages.tasks.iteration.tape import SYMBOLS, tape
-from stages.tasks.prompt import Prompt, Span, stream
+from stages.tasks.prompt import LONGEST, Prompt, Span, few_enough, stream
 
 LETTERS = "abcdefghij"
 
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `prompts` prompts per function; more prompts or functions leave the first ones as they are."""
+    few_enough(
+        f"tasks.iteration.prompts = {settings.prompts}, of {len(SYMBOLS)} functions", settings.prompts * len(SYMBOLS)
+    )
+    sizes = ", ".join(f"{name} = {getattr(settings, name)}" for name in ("prompts", "examples", "longest"))
+    symbols = settings.prompts * len(SYMBOLS) * (settings.examples + 1) * settings.longest
+    few_enough(f"tasks.iteration.{sizes}", symbols, "symbols", LONGEST)
     return [_prompt(function, number, settings, seed) for function in SYMBOLS for number in range(settings.prompts)]
 
 

@@ -15,9 +15,9 @@ class Settings(Source):
     """
 
     source: Literal["builtin"] = "builtin"
-    prompts: Annotated[int, Field(ge=2)]
+    prompts: Annotated[Count, Field(ge=2)]
     examples: Count
-    shortest: Annotated[int, Field(ge=2)]
+    shortest: Annotated[Count, Field(ge=2)]
     longest: Count
 
     @model_validator(mode="after")

@@ -21,11 +21,12 @@ from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.needle.settings import Settings
-from stages.tasks.prompt import Prompt, Span, read_text, stream
+from stages.tasks.prompt import Prompt, Span, few_enough, read_text, stream
 
 FACTS = Path(__file__).parent / "facts.yaml"
 WORDS = 0.87  # per token of English prose
 UNSPACED = 25  # characters: what has no space for longer is no word of a script that has spaces
+TOKENS = 100_000_000  # of all prompts: the table is about five times as many bytes
 LONGEST = 100  # words; what has no full stop for longer (tables, verse) is no sentence and left out
 ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
 NAME = r"^[a-z][a-z0-9_-]*$"
@@ -51,6 +52,12 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     different facts as long as there are any, then start again; the fact is the cluster. Raises `UserError` where the
     text is shorter than the longest prompt, or written without spaces.
     """
+    cells = list(itertools.product(settings.lengths, settings.depths))
+    few_enough(
+        f"tasks.needle.trials = {settings.trials}, of {len(cells)} lengths and depths", settings.trials * len(cells)
+    )
+    tokens = settings.trials * sum(length for length, _ in cells)
+    few_enough(f"tasks.needle.trials = {settings.trials}, lengths = {list(settings.lengths)}", tokens, "tokens", TOKENS)
     sentences = [s for p in read_text(Path(settings.path)) for s in END.split(p) if len(s.split()) <= LONGEST]
     _check_spaces(settings.path, sentences)
     sizes = np.array([len(sentence.split()) for sentence in sentences])
@@ -62,7 +69,6 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         )
     facts = _facts(Path(settings.path))
     keys = stream(seed, "needle/facts").permutation(list(facts))
-    cells = list(itertools.product(settings.lengths, settings.depths))
     prompts = []
     for trial, (number, (length, depth)) in itertools.product(range(settings.trials), enumerate(cells)):
         half = keys[trial % 2 :: 2]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.store.section import Share
+from stages.store.section import Count, Share
 from stages.tasks.task import Source
 
 
@@ -15,6 +15,6 @@ class Settings(Source):
     """
 
     source: Literal["builtin", "path"] = "builtin"
-    lengths: tuple[Annotated[int, Field(ge=50)], ...] = Field(min_length=1)
+    lengths: tuple[Annotated[Count, Field(ge=50)], ...] = Field(min_length=1)
     depths: tuple[Share, ...] = Field(min_length=1)
-    trials: Annotated[int, Field(ge=2)]
+    trials: Annotated[Count, Field(ge=2)]

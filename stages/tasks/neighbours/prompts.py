@@ -21,7 +21,7 @@ from stages.store import paths
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.neighbours.settings import Settings
-from stages.tasks.prompt import Prompt, Span, stream
+from stages.tasks.prompt import Prompt, Span, few_enough, stream
 
 CONSONANTS = "b d f g k l m n p r s t v z".split()
 VOWELS = "a e i o u".split()
@@ -69,6 +69,12 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     if unknown := [condition for condition in settings.groups if condition not in groups]:
         allowed = ", ".join(groups)
         raise UserError(f"{paths.PARAMS}: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
+    names = settings.groups or tuple(groups)
+    again = sum(name in MADE_UP for name in names) * min(settings.swapped, settings.report)
+    few_enough(
+        f"tasks.neighbours.choose = {settings.choose}, report = {settings.report}, of {len(names)} kinds of items",
+        2 * (len(names) * (settings.choose + settings.report) + again),
+    )
     prompts = []
     for condition, draw in groups.items():
         if settings.groups and condition not in settings.groups:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.store.section import Count
+from stages.store.section import Count, Natural
 from stages.tasks.task import Source, Template
 
 
@@ -18,11 +18,11 @@ class Settings(Source):
 
     source: Literal["builtin"] = "builtin"
     groups: tuple[str, ...]
-    few: Annotated[int, Field(ge=1)]
+    few: Count
     many: Annotated[int, Field(ge=2, le=5)]
     choose: Count
     report: Count
-    swapped: Annotated[int, Field(ge=0)]
+    swapped: Natural
     template: Template
     labels: tuple[str, str]
 

@@ -34,7 +34,7 @@ from stages.tasks.extrapolation.prompts import real_words
 from stages.tasks.icl.pairs import Frame
 from stages.tasks.orders.settings import Settings
 from stages.tasks.orders.task import ASKED, BACKWARDS, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
-from stages.tasks.prompt import Prompt, Span, stream
+from stages.tasks.prompt import Prompt, Span, few_enough, stream
 
 RUN = 3  # successive words that one prompt's demonstrations leave to ask, at most
 AROUND = 4  # an order has at least so many words for each that is asked
@@ -55,6 +55,9 @@ class Order:
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build the prompts; more orders leave the first ones as they are."""
+    few_enough(f"tasks.orders.made_up = {settings.made_up}", settings.made_up * RUN * 5)  # given in 3 ways, 2 bare too
+    sizes = f"tasks.orders.made_up = {settings.made_up}, length = {settings.length}"
+    invented.enough("noun", settings.made_up * settings.length, sizes)
     prompts: list[Prompt] = []
     for kind, words in KNOWN.items():
         for order in runs(kind, words, settings, seed):

@@ -18,8 +18,8 @@ class Settings(Source):
     source: Literal["builtin"] = "builtin"
     known: Count
     made_up: Count
-    length: Annotated[int, Field(ge=10)]
-    shots: Annotated[int, Field(ge=2)]
+    length: Annotated[Count, Field(ge=10)]
+    shots: Annotated[Count, Field(ge=2)]
     statement: str
     template: Template
 

@@ -9,7 +9,7 @@ serve any model. Ordinals of a sequence are distinct; two may still meet in one 
 sequences). The length L is drawn per prompt, so that no fixed offset t -> t - L + 1 fits all.
 """
 
-from stages.tasks.prompt import Prompt, stream
+from stages.tasks.prompt import LONGEST, Prompt, few_enough, stream
 from stages.tasks.repeats.settings import Settings
 
 ORDINALS = 2**31
@@ -17,6 +17,9 @@ ORDINALS = 2**31
 
 def build(settings: Settings, seed: int) -> list[Prompt]:
     """Build `prompts` sequences of `shortest` to `longest` ordinals, each `copies` times in a row."""
+    sizes = f"tasks.repeats.prompts = {settings.prompts}, longest = {settings.longest}, copies = {settings.copies}"
+    few_enough(sizes, settings.prompts)
+    few_enough(sizes, settings.prompts * settings.longest * settings.copies, "tokens", LONGEST)
     prompts = []
     for number in range(settings.prompts):
         name = f"repeats/random/{number:04d}"

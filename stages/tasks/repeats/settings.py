@@ -13,9 +13,9 @@ class Settings(Source):
 
     source: Literal["builtin"] = "builtin"
     prompts: Count
-    shortest: Annotated[int, Field(ge=4)]
-    longest: Annotated[int, Field(ge=4)]
-    copies: Annotated[int, Field(ge=2)]
+    shortest: Annotated[Count, Field(ge=4)]
+    longest: Annotated[Count, Field(ge=4)]
+    copies: Annotated[Count, Field(ge=2)]
 
     @model_validator(mode="after")
     def _ordered(self) -> "Settings":

@@ -13,6 +13,6 @@ class Settings(Source):
 
     source: Literal["builtin", "path"] = "builtin"
     passages: Count
-    tokens: Annotated[int, Field(ge=32)]
+    tokens: Annotated[Count, Field(ge=32)]
     short_passages: Count
-    short_tokens: Annotated[int, Field(ge=8)] = 64
+    short_tokens: Annotated[Count, Field(ge=8)] = 64

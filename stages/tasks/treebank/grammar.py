@@ -33,6 +33,7 @@ from stages.tasks.treebank.phrases import EVENT, STATE, active, adjunct, manner,
 from stages.tasks.treebank.tree import Sentence, Tree, spell
 from stages.tasks.treebank.words import PEOPLE, Draw, Lexicon
 
+DRAWS = 400_000  # in all: about ten minutes
 PATIENCE = 100  # draws without a new sentence of the right length before the next construction is tried
 CONSTRUCTIONS: dict[str, Callable[[Draw], Tree]] = {}
 
@@ -46,25 +47,30 @@ def construction(build: Callable[[Draw], Tree]) -> Callable[[Draw], Tree]:
 def sentences(words: Lexicon, seed: int, count: int, shortest: int, longest: int) -> list[tuple[str, Sentence]]:
     """Draw `count` distinct sentences, each with the name of its construction; the full stop is one of the words.
 
-    More sentences begin with the same ones. Raises `UserError` when the grammar finds no more of that length.
+    A construction that has nothing new of that length for `PATIENCE` draws is given up. More sentences begin with the
+    same ones. Raises `UserError` when the grammar finds no more of that length.
     """
     names = list(CONSTRUCTIONS)
     drawn: dict[str, tuple[str, Sentence]] = {}
+    draws, given_up = 0, set()
     for number in range(count):
         rng = stream(seed, f"treebank/{number}")
-        for attempt in range(PATIENCE * len(names)):
-            name = names[(number + attempt // PATIENCE) % len(names)]
-            sentence = spell(
-                CONSTRUCTIONS[name](Draw(words, rng)).after(Tree(".", "punct", tight=True)), words.a, words.an
-            )
-            if shortest <= len(sentence.words) <= longest and sentence.text not in drawn:
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            for _ in range(0 if name in given_up else min(PATIENCE, DRAWS - draws)):
+                draws += 1
+                tree = CONSTRUCTIONS[name](Draw(words, rng)).after(Tree(".", "punct", tight=True))
+                sentence = spell(tree, words.a, words.an)
+                if shortest <= len(sentence.words) <= longest and sentence.text not in drawn:
+                    drawn[sentence.text] = name, sentence
+                    break
+            if len(drawn) > number:
                 break
+            given_up.add(name)
         else:
             raise UserError(
                 f"{paths.PARAMS}: tasks.treebank: sentences = {count}, shortest = {shortest}, longest = {longest}; "
-                f"the grammar found only {number} sentences of that length"
+                f"the grammar found only {number} sentences of that length in {draws:,} draws"
             )
-        drawn[sentence.text] = name, sentence
     return list(drawn.values())
 
 

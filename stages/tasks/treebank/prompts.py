@@ -19,7 +19,7 @@ import conllu
 
 from stages.store import paths, source
 from stages.store.errors import UserError
-from stages.tasks.prompt import Prompt
+from stages.tasks.prompt import Prompt, few_enough
 from stages.tasks.treebank import grammar as treebank_grammar
 from stages.tasks.treebank import words as treebank_words
 from stages.tasks.treebank.settings import Settings
@@ -54,6 +54,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     Raises `UserError` when the source is missing or malformed, or has no sentence of `shortest` to `longest` words.
     """
     if settings.source == "builtin":
+        few_enough(f"tasks.treebank.sentences = {settings.sentences}", settings.sentences)
         words = treebank_words.load(Path(settings.path))
         drawn = treebank_grammar.sentences(words, seed, settings.sentences, settings.shortest, settings.longest)
         return [_prompt(f"{number:04d}", name, sentence) for number, (name, sentence) in enumerate(drawn)]

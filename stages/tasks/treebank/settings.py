@@ -15,8 +15,8 @@ class Settings(Source):
     config: str = "en_ewt"
     revision: str = ""
     sentences: Count
-    shortest: Annotated[int, Field(ge=2)]
-    longest: Annotated[int, Field(ge=2)]
+    shortest: Annotated[Count, Field(ge=2)]
+    longest: Annotated[Count, Field(ge=2)]
 
     @model_validator(mode="after")
     def _ordered(self) -> "Settings":
