@@ -21,7 +21,7 @@ from stages.facts.inserted import insert
 from stages.facts.looked_up import look_up
 from stages.facts.missed import miss
 from stages.store import params, paths, records, tables
-from stages.store.errors import run
+from stages.store.errors import UserError, run
 from stages.tasks.facts.task import KNOWN, MAIN, SHOWN
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ def main(slot: str) -> None:
     good = {layer: writer for layer, writer in found.items() if not isinstance(writer, str)}
     if not good:
         return _write(slot, [], {}, f"no MLP is written by one linear layer: {next(iter(found.values()))}")
+    for layer in settings.memory.layers:
+        if layer not in good:
+            why = found.get(layer, f"no such layer; slot {slot} has {', '.join(map(str, found))}")
+            raise UserError(f"{paths.PARAMS}: memory.layers: {layer}: {why}")
     asked = Prompts(loaded, tables.ASKED.read(TASK))
     work = _work(asked, len(loaded.anatomy.layers), settings.memory)
     log.info(announce(f"memory {slot}", len(asked.rows), work, loaded))

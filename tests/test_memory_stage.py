@@ -17,6 +17,7 @@ from stages.model.forward import forward
 from stages.model.mlp import writers
 from stages.statistics import memory
 from stages.store import params, paths, tables
+from stages.store.errors import UserError
 from stages.tasks.facts.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,21 @@ def asked(tmp_path, monkeypatch):
         update={"true_facts": 2, "together": (2,), "descended": 2, "traced": 2, "layers": (0,), "kl": (0.5,)}
     )
     return settings.model_copy(update={"memory": deep})
+
+
+@pytest.mark.parametrize(("layers", "why"), [((0, 99), "99: no such layer; slot a has 0, 1, 2"), ((1,), "1: no MLP")])
+def test_layers_that_cannot_be_written_to_are_refused(asked, layers, why, monkeypatch):
+    """They were left out in silence: a study of layers that nobody looked at."""
+    loaded = make("llama_gqa", scale=3.0)
+    found = writers(loaded) | {1: "no MLP"}
+    asked = asked.model_copy(update={"memory": asked.memory.model_copy(update={"layers": layers})})
+    asked = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": "asked"})})
+    monkeypatch.setattr(stage.params, "load", lambda: asked)
+    monkeypatch.setattr("stages.model.load.load", lambda slot, attention: loaded)
+    monkeypatch.setattr("stages.model.mlp.writers", lambda loaded: found)
+    monkeypatch.setattr(stage.records, "read", lambda slot: {"kind": "decoder"})
+    with pytest.raises(UserError, match=f"params.yaml: memory.layers: {why}"):
+        stage.main("a")
 
 
 def test_where_nothing_is_known_nothing_is_looked_up(asked):

@@ -145,6 +145,19 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         load.open_folder(folder, "auto")
 
 
+def test_a_device_map_names_modules_that_there_are(tmp_path):
+    """accelerate reads past a name that is no module's: its weights would lie where nobody asked for them."""
+    folder = save("llama_gqa", tmp_path / "model")
+    modules = {"model": "cpu", "lm_head": "cpu"}
+    load.open_folder(folder, modules)
+    for wrong in ({"nope": "cpu"}, modules | {"nope": "disk"}, {"model": "cpu", "lm_heed": "cpu"}):
+        name = next(path for path in wrong if path not in modules)
+        with pytest.raises(
+            UserError, match=rf"params.yaml: device_map: '{name}': no module of .*model; it has '', 'mod"
+        ):
+            load.open_folder(folder, wrong)
+
+
 def test_an_edit_of_an_offloaded_head_is_that_of_the_model_in_memory(tmp_path):
     tokens, seen = prompt(20, 2), []
     for loaded in (make("gpt2", scale=3.0), offloaded("gpt2", "cpu", tmp_path)):

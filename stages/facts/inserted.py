@@ -29,7 +29,7 @@ def insert(
     of_text = {split: fitting(loaded, [r for r in text.itertuples() if r.split == split]) for split in "ab"}
     rows: list[dict] = []
     inserted = None
-    for layer in dict.fromkeys((chosen["mlp"], *(at for at in memory.layers if at in writers))):
+    for layer in dict.fromkeys((chosen["mlp"], *memory.layers)):
         writer = writers[layer]
         moment, count = rank_one.second_moment(loaded, writer, of_text["a"][1])
         edit = Insertion(loaded, writer, layer, asked, memory, moment, settings.seed)

@@ -48,6 +48,8 @@ def weights(folder: Path) -> list[Path]:
     Raises `UserError` naming the file where that is unclear, where one is missing, outside the folder or a pointer.
     """
     for file in listed(folder):
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file}: not a file: a pipe or a device is not opened")
         try:
             with file.open("rb") as stream:
                 begins = stream.read(len(POINTER))

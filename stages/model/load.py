@@ -5,6 +5,7 @@ of the conversion that is read in place of a GGUF file, with it: their names and
 refilled cache nor a file that appears later changes a model silently. What is loaded is proved in `weights`.
 """
 
+import copy
 import gc
 import json
 import logging
@@ -45,7 +46,7 @@ from stages.model.images import Images, layout
 from stages.model.observe import close
 from stages.model.origin import changed, locate, readable
 from stages.model.weights import only_pooler, prove_filled, prove_finite, prove_stored
-from stages.store import paths, records
+from stages.store import paths, records, source
 from stages.store.errors import UserError
 from stages.store.params import Model
 
@@ -56,6 +57,7 @@ FUSED = {
     torch.bfloat16: 0.1,
 }  # of the largest output: what SDPA may differ by
 PROCESSOR = "preprocessor_config.json"
+MODULES = 12  # named in a message
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -268,6 +270,7 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig, options: dict[str
     tried = _classes(config)
     for auto in tried:
         try:
+            _named(folder, auto, config, options.get("device_map"))
             model, info = _pretrained(auto, read, **options)
             if only_pooler(model, info["missing_keys"]):
                 model, info = _pretrained(auto, read, add_pooling_layer=False, **options)
@@ -279,6 +282,21 @@ def _model(folder: Path, read: Path, config: PreTrainedConfig, options: dict[str
             if auto is tried[-1]:
                 raise
     raise AssertionError("unreachable: a class is always tried")
+
+
+def _named(folder: Path, auto: Any, config: PreTrainedConfig, device_map: Any) -> None:
+    """Raise `UserError` where a device_map names a module that a model does not have: accelerate reads past it."""
+    if not isinstance(device_map, dict):
+        return
+    with torch.device("meta"):  # no weights, only what there is
+        model = (getattr(auto, "from_config", None) or auto._from_config)(copy.deepcopy(config))
+    there = dict([*model.named_modules(), *model.named_parameters()])
+    if unknown := [path for path in device_map if path not in there]:
+        largest = [path for path in there if path.count(".") < 2 or path.rpartition(".")[2].isdigit()]
+        raise UserError(
+            f"{paths.PARAMS}: device_map: {source.shown(unknown[0])}: no module of {folder}; it has "
+            f"{', '.join(repr(path) for path in largest[:MODULES])} and others within these"
+        )
 
 
 def _pretrained(auto: Any, read: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -116,7 +116,7 @@ class Classify(Section):
     resamples: Annotated[Count, Field(ge=10_000)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
     margin: Share
-    thresholds: dict[str, float] = Field(default_factory=dict)
+    thresholds: dict[str, Share] = Field(default_factory=dict)
 
 
 class Sweep(Section):
@@ -275,7 +275,7 @@ class Memory(Section):
     true_facts: Natural
     descended: Natural
     kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
-    layers: tuple[Natural, ...]
+    layers: Annotated[tuple[Natural, ...], AfterValidator(_distinct)]
     text: Annotated[Count, Field(ge=2)]
     missed: Count
 

@@ -5,6 +5,7 @@ that DVC reads it with (YAML 1.2: `017` is 17, `yes` a word, a key that stands t
 """
 
 import json as json_module
+import re
 from collections.abc import Iterator
 from math import isfinite, log10
 from pathlib import Path
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from stages.store.errors import UserError
 
 SHOWN = 200  # characters of a wrong value in a message
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # what no text holds; lines and spaces may stand
 
 
 def shown(value: Any) -> str:
@@ -33,10 +35,15 @@ def _digits(number: int) -> int:
 
 
 def text(path: Path, expected: str) -> str:
-    """Read a UTF-8 text file, a byte order mark left out; expected: what it should be, in errors."""
+    """Read a UTF-8 text file, a byte order mark left out; expected: what it should be, in errors.
+
+    A control character is refused with its line: no tokenizer reads it as the text that was meant.
+    """
     path = Path(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_dir():
+            regular(path, expected)
+        content = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected {expected}") from None
     except UnicodeDecodeError as error:
@@ -45,6 +52,21 @@ def text(path: Path, expected: str) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); expected {expected}") from None
+    if found := CONTROL.search(content):
+        line = content[: found.start()].count("\n") + 1
+        raise UserError(f"{path}:{line}: {found[0]!r} is a control character; expected {expected}")
+    return content
+
+
+def regular(file: Path, expected: str) -> Path:
+    """Return a file that may be opened: nothing waits for a pipe or reads a device, and its name is text."""
+    if not file.is_file():
+        raise UserError(f"{file}: not a file; expected {expected}")
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{file}: its name is not UTF-8; expected {expected}") from None
+    return file
 
 
 def yaml(path: Path, expected: str) -> Any:
@@ -82,17 +104,33 @@ def files(path: Path, pattern: str, expected: str) -> list[Path]:
     there = sorted(path.glob(pattern)) if path.is_dir() else [path] if path.is_file() else []
     if not there:
         raise UserError(f"{path}: no {pattern} here; expected {expected}")
-    for file in there:
-        if not file.is_file():
-            raise UserError(f"{file}: not a file; expected {expected}")
-    return there
+    return [regular(file, expected) for file in there]
 
 
 def _writable(value: Any, content: str) -> Any:
-    """Return a value whose text can be written again; raise `ValueError` for half a character (a lone surrogate)."""
-    if "\\u" in content.lower():
-        json_module.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+    """Return a value whose text is text; raise `ValueError` for half a character (a lone surrogate), and for control.
+
+    The file itself held none (`text`): only a backslash can write one.
+    """
+    for place, part in _texts(value) if "\\" in content else ():
+        part.encode("utf-8")
+        if found := CONTROL.search(part):
+            where = f"{'.'.join(map(str, place))}: " if place else ""
+            raise ValueError(f"{where}{found[0]!r} is a control character")
     return value
+
+
+def _texts(value: Any, place: tuple = ()) -> Iterator[tuple[tuple, str]]:
+    """Yield every text of a value, keys as well, with the keys that lead to it."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _texts(key, place)
+            yield from _texts(part, (*place, key))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _texts(part, (*place, number))
 
 
 def _no_number(name: str) -> None:

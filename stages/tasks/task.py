@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.store.section import Section
 from stages.tasks.prompt import Prompt, few_enough
@@ -153,6 +154,9 @@ class Task:
         if not prompts:
             raise UserError(f"{settings.path}: nothing in it is a prompt of tasks.{self.name}; expected one at least")
         few_enough(f"tasks.{self.name}", len(prompts))
+        for prompt in prompts:  # of the hub: what files hold was looked at where they are read
+            if found := source.CONTROL.search("".join((prompt.text, *prompt.targets))):
+                raise UserError(f"{prompt.id}: {found[0]!r} is a control character; expected text")
         return in_both_splits(prompts)
 
     def refuses(self, kind: str) -> str:

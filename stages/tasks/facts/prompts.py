@@ -15,6 +15,7 @@ goes from the answer to the subject: which tokens it has, in any model.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.store import source
 from stages.store.errors import UserError
@@ -97,20 +98,31 @@ def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
     expected = 'facts, one on a line: {"subject": text, "object": text, "templates": [text with {x}, ...]}'
     of_templates: dict[tuple[str, ...], dict[str, str]] = {}
     for where, fact in source.json_lines(path, expected):
-        try:
-            subject, answer, templates = fact["subject"].strip(), fact["object"].strip(), tuple(fact["templates"])
-            good = subject and answer and templates and all(text.count("{x}") == 1 for text in templates)
-        except (KeyError, TypeError, AttributeError):
-            good = False
-        if not good:
+        given = fact if isinstance(fact, dict) and fact.keys() == {"subject", "object", "templates"} else {}
+        subject, answer = (_stripped(given.get(key)) for key in ("subject", "object"))
+        templates = given.get("templates")
+        if not subject or not answer or not isinstance(templates, list) or not templates:
             raise UserError(f"{where}: {source.shown(fact)}: expected {expected}")
-        of_templates.setdefault(templates, {}).setdefault(subject, answer)
+        for number, template in enumerate(templates):
+            if not isinstance(template, str) or template.count("{x}") != 1 or template != template.rstrip():
+                what = "text with {x} once, no white space at its end: a space stands before the object"
+                raise UserError(f"{where}: templates.{number} = {source.shown(template)}; expected {what}")
+            if template in templates[:number]:
+                raise UserError(f"{where}: templates.{number} = {source.shown(template)} stands twice")
+        known = of_templates.setdefault(tuple(templates), {})
+        if known.setdefault(subject, answer) != answer:
+            twice = f"subject {source.shown(subject)} has the object {source.shown(known[subject])} above"
+            raise UserError(f"{where}: object = {source.shown(answer)}: {twice}; expected one")
     relations = [
         Relation(f"relation_{number}", templates, tuple(facts.items()))
         for number, (templates, facts) in enumerate(of_templates.items())
     ]
     taken = {word.lower() for relation in relations for pair in relation.known for word in " ".join(pair).split()}
     return relations, [], taken
+
+
+def _stripped(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int) -> list[Prompt]:

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stages.store import source
 from stages.store.errors import UserError
 from stages.tasks.images.settings import Settings
 from stages.tasks.prompt import Prompt, few_enough, stream
 
 SCALE = 3  # pixels of a canvas per pixel of a digit
-PIXELS = 1_000_000_000  # of all prompts
+PIXELS, DIGITS = 1_000_000_000, 1_000_000  # of all prompts
 GRAYS = 16  # of noise, from black: a quarter of the scale
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -30,10 +31,11 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
 
     Raises `UserError` where a folder has fewer pictures, or a file is none.
     """
-    made = _canvases(settings, seed) if settings.source == "builtin" else _pictures(settings, seed)
     few_enough(f"tasks.images.images = {settings.images}", settings.images)
-    few_enough(f"tasks.images.images = {settings.images}, side = {settings.side}", settings.images * settings.side**2,
-               "pixels", PIXELS)  # fmt: skip
+    asked = f"tasks.images.images = {settings.images}, side = {settings.side}, digits = {settings.digits}"
+    few_enough(asked, settings.images * settings.side**2, "pixels", PIXELS)
+    few_enough(asked, settings.images * settings.digits, "digits", DIGITS)
+    made = _canvases(settings, seed) if settings.source == "builtin" else _pictures(settings, seed)
     return [
         Prompt(id=f"images/{condition}/{number:04d}", condition=condition, cluster=name, text=_uri(picture))
         for number, (condition, name, picture) in enumerate(made)
@@ -60,7 +62,8 @@ def _canvases(settings: Settings, seed: int) -> list[tuple[str, str, Image.Image
 
 def _pictures(settings: Settings, seed: int) -> list[tuple[str, str, Image.Image]]:
     folder = Path(settings.path)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
+    files = [source.regular(file, f"a picture ({', '.join(SUFFIXES)})") for file in found]
     if len(files) < settings.images:
         raise UserError(
             f"{folder}: {len(files)} pictures ({', '.join(SUFFIXES)}); tasks.images asks for {settings.images}"

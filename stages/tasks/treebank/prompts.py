@@ -202,8 +202,12 @@ def _checked(words: Sequence[tuple[Any, Any, Any]], where: str) -> tuple[tuple[s
     """Check the form, head and label of every word of a sentence."""
     if not words:
         raise UserError(f"{where}: no words; expected a line of ten columns for each")
-    if all(form == "_" for form, _, _ in words):
-        raise UserError(f"{where}: every form is '_': a treebank without its text; expected words, merge them in first")
+    blanked = sum(form == "_" for form, _, _ in words)
+    if 2 * blanked > len(words):
+        raise UserError(
+            f"{where}: {blanked} of {len(words)} forms are '_': a treebank without its text; expected words, merge "
+            "them in first"
+        )
     for number, (form, head, label) in enumerate(words, start=1):
         if not isinstance(form, str) or not form.strip():
             raise UserError(f"{where}: word {number} has no form")
