@@ -15,13 +15,15 @@ where it has a structure, a value, a key or a row of it. Outcomes:
 
 The second opinion is code of its own: of params, jsonschema on the schema that pydantic prints, with types as YAML
 wrote them; of prompts, that ids are unique, spans lie in their text and clusters in one split; of CoNLL-U, that no
-sentence was taken whose rows make no tree; of minimal pairs and facts, that every line taken holds text; of tables,
-that they have the columns of the schema and every head equally often.
+sentence was taken whose rows make no tree; of minimal pairs and facts, that every line taken holds text, and no key
+twice; of pictures, that all are there and of one size; of tables, that they have the columns of the schema and every
+head equally often; of summaries, that all rows are of one length. No prompt holds a control character.
 """
 
 import argparse
 import copy
 import csv
+import io
 import json
 import logging
 import os
@@ -29,6 +31,7 @@ import re
 import shutil
 import signal
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -41,6 +44,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from PIL import Image
 from ruamel.yaml import YAML
 
 from stages import tasks
@@ -90,6 +94,8 @@ WILD = (
     ["x", "x"],
     "2001-01-01",
 )
+CELLS = ("0", "1", "2", "3", "99", "-1", "_", "", "root", "x y", "1_0", "01", "+1", " 1", "1.0", "1-2", "2.1", "²", "١",
+         "9" * 5000, "\x01")  # fmt: skip
 DAMAGES = ("cut", "empty", "flip", "double", "bom", "latin", "nul", "insert", "swap", "surrogate", "deep")
 
 
@@ -174,6 +180,31 @@ def line_changed(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
     return f"line {at}: {how}", b"\n".join(lines) + b"\n"
 
 
+def twin(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
+    """Say a key of one line twice, with two values; or an object twice on a line."""
+    lines = content.splitlines()
+    at = rng.integers(len(lines))
+    key = str(rng.choice(list(json.loads(lines[at]))))
+    more = lines[at] if rng.random() < 0.2 else b""
+    lines[at] = (lines[at] if more else lines[at][:-1] + f', "{key}": "twin"'.encode() + b"}") + more
+    return f"line {at}: {key} twice" if not more else f"line {at} twice", b"\n".join(lines) + b"\n"
+
+
+def csv_changed(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
+    """Change one cell of a summary, or how many cells a row has."""
+    rows = list(csv.reader(content.decode().splitlines()))
+    at, column = int(rng.integers(len(rows))), int(rng.integers(len(rows[0])))
+    value = str(rng.choice([*CELLS, "nan", "inf", "True", "1e400", "a,b"]))
+    if rng.random() < 0.2:
+        rows[at] = rows[at][:column] if rng.random() < 0.5 else [*rows[at], value]
+        how = f"row {at}: {len(rows[at])} cells"
+    else:
+        rows[at][column], how = value, f"row {at}: {rows[0][column]} = {value[:20]!r}"
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return how, out.getvalue().encode()
+
+
 def cell_changed(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
     """Change one cell, or one row, of a table of tabs."""
     lines = content.decode().split("\n")
@@ -181,7 +212,7 @@ def cell_changed(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
     cells = lines[at].split("\t")
     column, value = (
         int(rng.integers(len(cells))),
-        str(rng.choice(["0", "1", "2", "3", "99", "-1", "_", "", "root", "x y"])),
+        str(rng.choice(CELLS)),
     )
     if rng.random() < 0.2:
         lines[at] = "\t".join(cells[:column])
@@ -242,8 +273,8 @@ def _floats(written: Any, read: Any, path: tuple = ()) -> Iterator[tuple]:
 
 def prompts_of(task: str, **settings: Any) -> Callable[[Path], str]:
     """Return what builds a task's prompts from a file or the folder that it lies in."""
-    section = yaml.safe_load((ROOT / "params.quick.yaml").read_text())["tasks"] | {}
-    section = (section.get(task) or yaml.safe_load((ROOT / "params.yaml").read_text())["tasks"][task]) | settings
+    quick, whole = (yaml.safe_load((ROOT / name).read_text())["tasks"] for name in ("params.quick.yaml", "params.yaml"))
+    section = (quick.get(task) or whole.get(task, {})) | settings
 
     def read(file: Path) -> str:
         kind = tasks.of(task)
@@ -260,11 +291,40 @@ def prompts_of(task: str, **settings: Any) -> Callable[[Path], str]:
                 *(name for name, n in ids.items() if n > 1),
                 *(f"{cluster} in two splits" for cluster, n in Counter(c for c, _ in splits).items() if n > 1),
                 *("no prompts" for _ in range(not prompts)),
+                *(f"{prompt.id}: a control character" for prompt in prompts if _controls(prompt)),
                 *SECOND.get(file.name, lambda file, prompts: [])(file, prompts),
             ]
         )[:200]
 
     return read
+
+
+def _controls(prompt: Any) -> bool:
+    whole = "".join((prompt.id, prompt.cluster, prompt.text, *prompt.targets))
+    return any(unicodedata.category(c) == "Cc" and not c.isspace() for c in whole)
+
+
+def _twins(file: Path, prompts: list) -> list[str]:
+    """Return the lines that were taken although they say a key twice, or hold two objects."""
+    found: list[str] = []
+
+    def hook(pairs: list) -> dict:
+        found.extend(["a key twice"] if len(dict(pairs)) < len(pairs) else [])
+        return dict(pairs)
+
+    for line in filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n")):
+        _, end = json.JSONDecoder(object_pairs_hook=hook).raw_decode(line.strip())
+        found += ["two objects"] if end < len(line.strip()) else []
+    return found
+
+
+def _pictures(file: Path, prompts: list) -> list[str]:
+    """Return what is wrong with pictures that were taken: not all, or of another size."""
+    from stages.model.images import picture
+
+    return [prompt.id for prompt in prompts if picture(prompt.text).size != (32, 32)] + ["not all"] * (
+        len(prompts) != 4
+    )
 
 
 def _in_text(prompt: Any) -> bool:
@@ -310,7 +370,7 @@ def _no_pairs(file: Path, prompts: list) -> list[str]:
     ]
 
 
-SECOND = {"a.conllu": _no_trees, "a.jsonl": _no_pairs}
+SECOND = {"a.conllu": _no_trees, "a.jsonl": _no_pairs, "twins.jsonl": _twins, "1.png": _pictures, "1.jpg": _pictures}
 
 
 def read_record(file: Path) -> str:
@@ -330,6 +390,9 @@ def read_summary(file: Path) -> str:
     """Read a summary that the page is made of."""
     columns = inputs.COLUMNS["heads"].split()
     rows = inputs.frame(file, columns)
+    lengths = {len(row) for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if row}
+    if len(lengths) > 1:
+        return f"rows of {sorted(lengths)} cells"
     return "" if set(columns) <= set(rows) else "columns are missing"
 
 
@@ -341,6 +404,15 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.read_bytes() if isinstance(content, Path) else content)
+        return file
+
+    def drawn(name: str) -> Path:
+        """Draw four pictures beside each other; return the first."""
+        for number in (4, 3, 2, 1):
+            picture = Image.fromarray(np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8))
+            file = folder / name.replace("1", str(number))
+            file.parent.mkdir(exist_ok=True)
+            picture.save(file)
         return file
 
     def structured(load: Callable, dump: Callable) -> Callable:
@@ -444,9 +516,16 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
             None,
         ),
         "needle": (put("hay.txt", sources / "english/02-land-and-water.txt"), prompts_of("needle"), None),
+        "twins": (
+            put("twins.jsonl", lines(facts)),
+            prompts_of("facts", source="path", invented=2, known=4, shots=2),
+            twin,
+        ),
+        "png": (drawn("png/1.png"), prompts_of("images", source="path", of="folder", images=4, side=32), None),
+        "jpg": (drawn("jpg/1.jpg"), prompts_of("images", source="path", of="folder", images=4, side=32), None),
         "record": (put("record/data/models/decoder.json", as_json(record)), read_record, of_json),
         "table": (table, read_table, table_changed),
-        "summary": (put("heads.csv", ROOT / "reports/slots/decoder/heads.csv"), read_summary, None),
+        "summary": (put("heads.csv", ROOT / "reports/slots/decoder/heads.csv"), read_summary, csv_changed),
     }
 
 

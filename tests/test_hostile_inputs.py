@@ -12,12 +12,14 @@ from PIL import Image
 
 from stages import tasks
 from stages.model import files as model_files
+from stages.page import inputs
 from stages.store import params, source
 from stages.store.errors import UserError
 from stages.store.section import MOST
 from stages.tasks.extrapolation import invented
 from stages.tasks.prompt import MOST as MOST_PROMPTS
 from stages.tasks.prompt import stream
+from stages.tasks.treebank import prompts as of_treebank
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))["tasks"]
@@ -290,3 +292,26 @@ def test_a_threshold_is_a_share(threshold, said, tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=rf"classify.thresholds.induction = {threshold}: .*{said}"):
         params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("number", ["²", "١", "1_0", " 1", "+1", "01x", "1.0", "9" * 5000, "-1"])
+def test_only_plain_digits_are_numbers_of_a_treebank(number, tmp_path):
+    """int reads more than the format allows, and less than `isdigit` says."""
+    rows = [("1", "A", "2", "nsubj"), ("2", "sees", "0", "root"), ("3", "x", "2", "obj")]
+    for place in (0, 2):
+        changed = [list(row) for row in rows]
+        changed[2][place] = number
+        if (place, number) == (0, "1.0"):
+            continue  # an empty node
+        with pytest.raises(UserError, match="sentence 1"):
+            treebank(tmp_path / "a.conllu", *changed)
+    hub = {"tokens": ["A", "sees", "x"], "head": ["2", "0", number], "deprel": ["nsubj", "root", "obj"]}
+    with pytest.raises(UserError, match=r"there: word 3 \(x\): head "):
+        of_treebank._row(hub, "c", "there", 1)
+
+
+def test_a_row_of_a_summary_that_is_cut_is_told(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("a,b\n1,\n2\n")
+    with pytest.raises(UserError, match=r"a\.csv:3: 1 cells, 2 columns: cut"):
+        inputs.frame(file, ["a", "b"])

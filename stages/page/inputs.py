@@ -3,6 +3,7 @@
 A file that is missing or has no rows is an empty frame with the right columns: the page then says so in a sentence.
 """
 
+import csv
 import json
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -175,6 +176,7 @@ def frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame
     """Read a CSV file, its columns checked and typed; a missing file is an empty frame."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        _rectangular(path, len(frame.columns))
     except (FileNotFoundError, pd.errors.EmptyDataError):
         frame = pd.DataFrame(columns=columns, dtype=str)
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -188,6 +190,15 @@ def frame(path: Path, columns: list[str], text: Set[str] = TEXT) -> pd.DataFrame
             except ValueError as error:
                 raise UserError(f"{path}: column {column}: {error}; expected a number or nothing") from None
     return frame[columns]
+
+
+def _rectangular(path: Path, columns: int) -> None:
+    """Raise `UserError` where a row has fewer cells than there are columns: pandas reads a cut one as empty cells."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        for row in rows:
+            if row and len(row) != columns:
+                raise UserError(f"{path}:{rows.line_num}: {len(row)} cells, {columns} columns: cut; run dvc repro")
 
 
 def _json(path: Path) -> dict[str, Any]:

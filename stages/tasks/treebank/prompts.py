@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 COLUMNS = ("tokens", "head", "deprel")
 BROKEN = 0.05  # share of a file's sentences that may break a rule: these are skipped
 EXPECTED = "a treebank: a CoNLL-U file or a folder of *.conllu"
+ID = r"[0-9]{1,9}([-.][0-9]{1,9})?"  # of a word, or of a multiword token or an empty node
+RANGE = r"(?<![0-9])[0-9]{1,9}(?![0-9])"  # each end of a hub's multiword token
 NOTHING = (None, "None", "_", "")  # in a hub's column: a surface token or an empty node, which has no head
 
 
@@ -151,6 +153,12 @@ def _read(file: Path) -> list[Entry]:
 
 
 def _parsed(block: str, file: Path, number: int) -> Entry:
+    for line in block.split("\n"):
+        name = re.split(r"\t|  ", line)[0]
+        if line.strip() and not line.startswith("#") and not re.fullmatch(ID, name):  # the parser reads ` 1` as 1
+            raise UserError(
+                f"{file}: sentence {number} is not CoNLL-U (id {source.shown(name)}; expected 1, 1-2 or 1.1, and a tab)"
+            )
     try:
         entry = _entry(conllu.parse(block)[0], file, number)
         aligned(entry)
@@ -269,7 +277,7 @@ def _row(row: Mapping[str, Any], condition: str, where: str, number: int) -> Ent
     words = [(form, _number(head), label) for form, head, label in zip(*lists, strict=True) if head not in NOTHING]
     ranges = []
     for token in row.get("mwt") or ():
-        ends = re.findall(r"\d+", str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
+        ends = re.findall(RANGE, str(token["id"])) if isinstance(token, dict) and {"id", "form"} <= set(token) else []
         if len(ends) != 2:
             raise UserError(f"{where}: mwt: {token!r}; expected an id such as 3-4 and a form")
         ranges.append((int(ends[0]), int(ends[1]), str(token["form"])))
@@ -284,4 +292,4 @@ def _row(row: Mapping[str, Any], condition: str, where: str, number: int) -> Ent
 
 
 def _number(head: Any) -> Any:
-    return int(head) if str(head).isdigit() else head
+    return int(head) if re.fullmatch("[0-9]{1,9}", str(head)) else head  # int reads more: `1_0`, thousands of digits
