@@ -31,7 +31,6 @@ import re
 import shutil
 import signal
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -301,7 +300,7 @@ def prompts_of(task: str, **settings: Any) -> Callable[[Path], str]:
 
 def _controls(prompt: Any) -> bool:
     whole = "".join((prompt.id, prompt.cluster, prompt.text, *prompt.targets))
-    return any(unicodedata.category(c) == "Cc" and not c.isspace() for c in whole)
+    return any((c < " " or c == "\x7f") and not c.isspace() for c in whole)
 
 
 def _twins(file: Path, prompts: list) -> list[str]:
