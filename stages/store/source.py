@@ -16,7 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from stages.store.errors import UserError
 
 SHOWN = 200  # characters of a wrong value in a message
-# What no text holds. Lines and spaces may stand, and what lies above DEL: real books hold it, where a byte was mistaken.
+# What no text holds. Lines and spaces may stand, and what lies above DEL: real books hold it in place of other signs.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
