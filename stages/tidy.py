@@ -28,8 +28,8 @@ def main() -> None:
     """Remove what is stale and leave today's keys in the folders that are read whole."""
     settings = params.load()
     for key, path in _deps(settings):
-        if not os.path.exists(path):  # Path.exists raises where a name is too long
-            raise UserError(f"{paths.PARAMS}: {key} = {source.shown(path)}: no such file or folder")
+        if why := unreadable(path):
+            raise UserError(f"{paths.PARAMS}: {key} = {source.shown(path)}: {why}")
     for path in keys.stale(settings):
         log.info("%s: removed: not in params.yaml", path)
         if path.is_dir() and not path.is_symlink():
@@ -42,6 +42,19 @@ def main() -> None:
         content = asked if folder == ASKED else list(asked)
         files.write_text(Path(folder, keys.KEYS), json.dumps(content) + "\n")
     files.write_text(Path("reports/recipes", keys.KEYS), json.dumps(sorted(settings.recipes)) + "\n")
+
+
+def unreadable(path: str) -> str:
+    """Return why DVC, which reads every file of a path to know whether it has changed, cannot; or ''."""
+    if not os.path.exists(path):  # Path.exists raises where a name is too long
+        return "no such file or folder"
+    inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    try:
+        for file in inside if os.path.isdir(path) else [Path(path)]:
+            source.regular(file, "files")  # DVC, too, would wait for a pipe
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _deps(settings: params.Params) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from stages import tasks
+from stages import tasks, tidy
 from stages.model import files as model_files
 from stages.page import inputs
 from stages.store import params, source
@@ -204,6 +204,17 @@ def test_params_and_models_that_are_pipes_are_not_opened(tmp_path):
     pipe(tmp_path / "model/model.safetensors")
     with in_time(), pytest.raises(UserError, match=r"model.safetensors: not a file"):
         model_files.weights(tmp_path / "model")
+
+
+def test_dvc_meets_no_pipe(tmp_path):
+    """DVC reads every file of a folder that a stage depends on before the stage runs."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good/a.txt").write_text("x")
+    assert tidy.unreadable(str(tmp_path / "good")) == tidy.unreadable(str(tmp_path / "good/a.txt")) == ""
+    file = pipe(tmp_path / "bad/inner/a.png")
+    for path in (tmp_path / "bad", file):
+        assert tidy.unreadable(str(path)) == f"{file}: not a file; expected files"
+    assert tidy.unreadable("x" * 5000) == "no such file or folder"
 
 
 @pytest.mark.parametrize(("task", "name"), INSIDE.items())

@@ -1,6 +1,5 @@
 """Paths and names of params that stages refuse, some of them only after hours: said before anything runs."""
 
-import os
 from collections.abc import Iterator
 
 from stages.checks.finding import MEND, Finding
@@ -8,7 +7,7 @@ from stages.families import FAMILIES
 from stages.model.silence import KINDS
 from stages.plan import _sets
 from stages.store import params, paths, source
-from stages.tidy import _deps
+from stages.tidy import _deps, unreadable
 
 
 def findings(settings: params.Params) -> list[Finding]:
@@ -18,8 +17,8 @@ def findings(settings: params.Params) -> list[Finding]:
 
 def _paths(settings: params.Params) -> Iterator[str]:
     for key, path in _deps(settings):
-        if not os.path.exists(path):  # a Path would raise where the name is too long
-            yield f"{key} = {source.shown(path)}: no such file or folder"
+        if why := unreadable(path):
+            yield f"{key} = {source.shown(path)}: {why}"
 
 
 def _names(settings: params.Params) -> Iterator[str]:
