@@ -7,39 +7,6 @@ import pyarrow as pa
 from stages.store import files, tables
 
 PAGE = Path("docs/tables.md")
-KEYS = {  # columns that no two rows of a table share; intact rows of a prompt in two shards are equal
-    "PROMPTS": "id",
-    "ASKED": "id",
-    "PICTURES": "id",
-    "RELATIONS": "prompt layer head relation",
-    "OUTPUTS": "prompt layer head",
-    "INDIRECT": "function prompt layer head",
-    "HEADS": "layer head family",
-    "PLANS": "id",
-    "EFFECTS": "intervention task prompt measure",
-    "FIRST_ORDER": "layer head kind task prompt measure",
-    "STEERING": "function prompt context vector layer strength heads draw chosen",
-    "COMPOSED": "function prompt vector heads draw beside",
-    "CONTINUED": "function prompt vector source of draw token",
-    "SHIFTS": "function prompt asked vector kind factor",
-    "OFFSETS": "function space layer measure",
-    "READINGS": "function vector draw",
-    "ANSWERS": "prompt",
-    "ORDERS": "prompt vector draw",
-    "CIRCUIT": "target prompt direction purpose sources draw",
-    "COMPOSITION": "target layer head measure",
-    "NEIGHBOURS": "prompt",
-    "NEIGHBOURS_SILENCED": "intervention prompt measure",
-    "GATES": "prompt layer head",
-    "CACHE": "task measure method share kept draw prompt",
-    "STREAMING": "prompt sinks positions length",
-    "SINK_HEADS": "prompt input layer head",
-    "SINK_TOKENS": "prompt input layer position",
-    "PROBES": "kind target layer",
-    "NORMS": "prompt layer token",
-    "MEMORY": "",
-    "NGRAM": "baseline task prompt measure",
-}
 HEAD = """# Tables
 
 Written by `python -m stages.store.describe` from [`tables.py`](../stages/store/tables.py); a test keeps both equal. A
@@ -86,7 +53,7 @@ def _section(name: str, table: tables.Table) -> str:
     schema = tables.outputs(256).schema if table.schema is None else table.schema  # 256: the head size of one model
     of = iter(("<slot>", "<task>") if table.place.count("{}") == 2 else (_of(table),))
     place = "".join(part + next(of, "") for part in table.place.split("{}"))
-    key = ", ".join(f"`{column}`" for column in KEYS[name].split()) or "none, a row per prompt asked"
+    key = ", ".join(f"`{column}`" for column in table.key) or "none, a row per prompt asked"
     rows = [f"| `{field.name}` | {_type(field.type)} | {_meaning(field)} |" for field in schema]
     lines = [f"## {name}", "", f"`{place}`: {table.about}. Key: {key}.", ""]
     return "\n".join([*lines, "| column | type | meaning and unit |", "|---|---|---|", *rows, ""])

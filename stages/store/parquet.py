@@ -56,7 +56,12 @@ def read(
 
 def number_of_pieces(path: Path) -> int:
     """Return how many pieces of `PIECE` rows a table has."""
-    return -(-pq.read_metadata(path).num_rows // PIECE)
+    return -(-number_of_rows(path) // PIECE)
+
+
+def number_of_rows(path: Path) -> int:
+    """Return how many rows a table has, by its footer."""
+    return pq.read_metadata(path).num_rows
 
 
 def piece(path: Path, schema: pa.Schema, number: int) -> pd.DataFrame:
@@ -85,6 +90,12 @@ def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] |
     for field in there:
         if field.type != wanted[field.name]:
             raise UserError(f"{path}: {field.name} is {field.type}, expected {wanted[field.name]}; run dvc repro")
+        if _meaning(schema.field(field.name)) and not _meaning(field):
+            raise UserError(f"{path}: written by another program than its stage; run dvc checkout {path}, or dvc repro")
+
+
+def _meaning(field: pa.Field) -> bool:
+    return b"meaning" in (field.metadata or {})
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

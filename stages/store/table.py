@@ -17,10 +17,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from stages.store import parquet, paths, records
+from stages.store import origin, parquet, records
 from stages.store.errors import UserError
 
 log = logging.getLogger(__name__)
+STAGES = {  # folder of data/ -> the stage that writes it, where their names differ
+    **dict.fromkeys(("prompts", "asked", "pictures"), "prepare"),
+    **{"activations": "extract", "answers": "answer", "indirect": "trace", "heads": "classify", "plans": "plan"},
+    **{"effects": "ablate", "vectors": "steer", "applied": "apply", "circuits": "circuit"},
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,18 @@ class Table:
     """A Parquet table.
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
-    meaning; None where they are the model's (`with_schema`). every_head: each head of the model in the slot, `of[0]`,
-    has equally many rows, whichever are read. prompts: where the prompts of its rows lie, by task,
-    `of[-1]`; a row of several prompts names none.
+    meaning; None where they are the model's (`with_schema`). key: the columns that name a row, none where rows have no
+    name. every_head: each head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the
+    table of each task's prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
     """
 
     place: str
     about: str
     schema: pa.Schema | None
+    key: tuple[str, ...] = ()
     every_head: bool = False
     prompts: "Table | None" = None
+    plan: "Table | None" = None
 
     @property
     def names(self) -> list[str]:
@@ -49,12 +56,13 @@ class Table:
         return Path(self.place.format(*of))
 
     def read(self, *of: str, columns: list[str] | None = None, only: list[tuple] | None = None) -> pd.DataFrame:
-        """Read the table, its columns, heads and prompts checked; columns, only, errors: see `parquet.read`."""
+        """Read the table, its columns, names, heads, prompts and sets checked; columns, only: see `parquet.read`.
+
+        Raises `UserError` naming the file, what is wrong and the way out.
+        """
         rows = parquet.read(self.path(*of), self.schema, columns, only)
-        if self.every_head and len(rows) and {"layer", "head"} <= set(rows):
-            self._check_heads(of, rows.groupby(["layer", "head"]).size())
-        if "prompt" in rows:
-            self._check_prompts(of, rows.prompt.unique(), self._prompts(of))
+        if why := origin.fault(self, of, rows, only or []):
+            raise self._refused(of, why)
         return rows
 
     def batches(self, *of: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -62,35 +70,26 @@ class Table:
 
         That no head has more rows than others is known after the last ones. Errors: see `read`.
         """
-        prompts, heads, counts = self._prompts(of), records.heads(of[0]), pd.Series()
+        heads, counts = records.heads(of[0]), pd.Series()
         for batch in parquet.batches(self.path(*of), columns):
             there = batch.select(["layer", "head"]).to_pandas().groupby(["layer", "head"]).size()
             counts = counts.add(there, fill_value=0) if len(counts) else there
-            self._check_prompts(of, batch["prompt"].unique().to_pylist(), prompts)
+            if why := origin.of_prompts(self, of, batch["prompt"].unique().to_pylist()):
+                raise self._refused(of, why)
             if not set(heads).issuperset(there.index):
                 break
             yield batch
-        if len(counts):
-            self._check_heads(of, counts)
+        if len(counts) and (why := origin.of_heads(of[0], counts)):
+            raise self._refused(of, why)
 
-    def _check_heads(self, of: tuple[str, ...], counts: pd.Series) -> None:
-        """Raise where heads are not those of the model, or have not equally many rows; counts: by (layer, head)."""
-        if counts.nunique() > 1 or list(counts.index) != records.heads(of[0]):
-            raise UserError(
-                f"{self.path(*of)}: not the same number of rows for each head in {paths.model(of[0])}: cut, or of "
-                "another model; delete it and run dvc repro"
-            )
+    def _refused(self, of: tuple[str, ...], why: str) -> UserError:
+        return UserError(f"{self.path(*of)}: {why}; {self.way_out(*of)}")
 
-    def _prompts(self, of: tuple[str, ...]) -> set[str] | None:
-        """Return the ids of prompts that rows may name, None where it is not known."""
-        if not self.prompts or not self.prompts.path(of[-1]).exists():
-            return None
-        return {"", *self.prompts.read(of[-1], columns=["id"]).id}
-
-    def _check_prompts(self, of: tuple[str, ...], named: Iterable[str], known: set[str] | None) -> None:
-        if known is not None and (strange := set(named) - known):
-            prompts = self.prompts.path(of[-1])
-            raise UserError(f"{self.path(*of)}: {min(strange)} is no prompt of {prompts}; run dvc repro")
+    def way_out(self, *of: str) -> str:
+        """Return the commands that bring the table back as its stage wrote it."""
+        room = Path(self.place).with_suffix("").parts[1]
+        stage = "@".join(filter(None, [STAGES.get(room, room), "-".join(of)]))
+        return f"dvc checkout {self.path(*of)}, or dvc repro -f -s {stage}"
 
     def of_prompts(self, *of: str, columns: list[str], only: Sequence[tuple] = ()) -> pd.DataFrame:
         """Read what rows say of their prompts, which those of all heads say alike: from the first head's rows alone."""
@@ -98,7 +97,8 @@ class Table:
         return self.read(*of, columns=columns, only=[("layer", "==", layer), ("head", "==", head), *only])
 
     def number_of_pieces(self, *of: str) -> int:
-        """Return how many pieces the table is read in."""
+        """Return how many pieces the table is read in, the names of all its rows checked."""
+        self.read(*of, columns=list(self.key))
         return parquet.number_of_pieces(self.path(*of))
 
     def piece(self, *of: str, number: int) -> pd.DataFrame:

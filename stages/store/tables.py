@@ -15,16 +15,13 @@ def _schema(**fields: tuple[pa.DataType, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in fields.items()])
 
 
-def _table(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
-    return Table(place, about, _schema(**fields))
+def _table(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    prompts, plan = PROMPTS if "prompt" in fields else None, PLANS if "intervention" in fields else None
+    return Table(place, about, _schema(**fields), tuple(key.split()), prompts=prompts, plan=plan)
 
 
-def _of_heads(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
-    return replace(_table(place, about, **fields), every_head=True)
-
-
-def _of_prompts(place: str, about: str, /, **fields: tuple[pa.DataType, str]) -> Table:
-    return replace(_of_heads(place, about, **fields), prompts=PROMPTS)
+def _of_heads(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return replace(_table(place, about, key, **fields), every_head=True)
 
 
 _SPAN = pa.struct(
@@ -40,6 +37,7 @@ _SPAN = pa.struct(
 PROMPTS = _table(
     "data/prompts/{}.parquet",
     "Prompts of a task, one row each",
+    "id",
     id=(pa.string(), "unique name <task>/<condition>/<number>[#<role>]"),
     split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); a cluster lies in one"),
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
@@ -56,12 +54,18 @@ PROMPTS = _table(
 
 # What stages after `extract` read: a change of prompts that are only looked at, such as parsed sentences, silences and
 # steers nothing again.
-ASKED = replace(PROMPTS, place="data/asked/{}.parquet", about="The same prompts where they are scored, else none")
-PICTURES = replace(PROMPTS, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
+ASKED = replace(
+    PROMPTS,
+    place="data/asked/{}.parquet",
+    about="The same prompts where they are scored, else none",
+    prompts=PROMPTS,
+)
+PICTURES = replace(ASKED, place="data/pictures/{}.parquet", about="The same prompts where they are images, else none")
 
-RELATIONS = _of_prompts(
+RELATIONS = _of_heads(
     "data/activations/{}/{}.relations.parquet",
     "Attention masses per (prompt, layer, head, relation)",
+    "prompt relation layer head",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -96,6 +100,7 @@ OUTPUTS = Table(
     "data/activations/{}/{}.outputs.parquet",
     "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
     None,
+    ("prompt", "split", "role", "layer", "head"),
     every_head=True,
     prompts=PROMPTS,
 )
@@ -103,9 +108,7 @@ OUTPUTS = Table(
 
 def outputs(head_size: int) -> Table:
     """Table of head outputs at the last token, or their means over text, of a model with this head size."""
-    return _of_heads(
-        OUTPUTS.place,
-        OUTPUTS.about,
+    columns = _schema(
         prompt=(pa.string(), "id of the prompt; '' for the mean over all prompts of the split and role"),
         split=(pa.string(), "split of the prompt"),
         role=(pa.string(), "role of the prompt"),
@@ -118,11 +121,13 @@ def outputs(head_size: int) -> Table:
             "the head's output z before W_O: at the last prompt token, or the mean over ordinary positions",
         ),
     )
+    return OUTPUTS.with_schema(columns)
 
 
 INDIRECT = _of_heads(
     "data/indirect/{}.parquet",
     "Indirect effects per (function, prompt, layer, head)",
+    "function prompt layer head",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the shuffled prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -142,6 +147,7 @@ INDIRECT = _of_heads(
 HEADS = _of_heads(
     "data/heads/{}.parquet",
     "Scores and verdicts per (layer, head, family)",
+    "family layer head",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     family=(pa.string(), "head family"),
@@ -170,6 +176,7 @@ HEADS = _of_heads(
 PLANS = _table(
     "data/plans/{}.parquet",
     "All interventions of a slot: which heads are silenced, how, on which tasks",
+    "id",
     id=(pa.string(), "name of the intervention: <purpose>/<family>/<k>/<kind>/<draw>, or single/<head>/<kind>"),
     purpose=(
         pa.string(),
@@ -190,6 +197,7 @@ PLANS = _table(
 EFFECTS = _table(
     "data/effects/{}/effects.parquet",
     "Raw paired values of every ablation",
+    "intervention task prompt measure",
     intervention=(pa.string(), "id of the plan's row; 'none' for the intact model"),
     purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
     family=(pa.string(), "family of the plan's row"),
@@ -210,6 +218,7 @@ EFFECTS = _table(
 FIRST_ORDER = _of_heads(
     "data/effects/{}/first_order.parquet",
     "First-order effects of every head by gradients, per prompt",
+    "kind task prompt measure layer head",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     kind=(pa.string(), "what would be written in the head's place: 'mean' or 'zero'"),
@@ -223,6 +232,7 @@ FIRST_ORDER = _of_heads(
 STEERING = _table(
     "data/vectors/{}/steering.parquet",
     "Raw outcomes of every steering run",
+    "function prompt context vector layer strength heads draw chosen",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -247,6 +257,7 @@ STEERING = _table(
 COMPOSED = _table(
     "data/applied/{}/composed.parquet",
     "How prompts of composed functions are answered under sums of function vectors",
+    "function prompt context vector heads draw beside",
     function=(pa.string(), "composed function, <outer> of <inner>"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -267,6 +278,7 @@ COMPOSED = _table(
 CONTINUED = _table(
     "data/applied/{}/continued.parquet",
     "What plain text is continued with under function vectors",
+    "function prompt vector source of draw",
     function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
     prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
     cluster=(pa.string(), "cluster of the passage"),
@@ -282,6 +294,7 @@ CONTINUED = _table(
 SHIFTS = _table(
     "data/applied/{}/shifts.parquet",
     "Raw answers to both members of pairs under a function vector, twice it and minus it",
+    "function prompt asked vector kind factor",
     function=(pa.string(), "in-context function"),
     inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
     prompt=(pa.string(), "id of the prompt that asks for the pair's x"),
@@ -297,6 +310,7 @@ SHIFTS = _table(
 OFFSETS = _table(
     "data/applied/{}/offsets.parquet",
     "Whether a function is one offset, in the model's spaces of vectors",
+    "function space layer measure",
     function=(pa.string(), "in-context function"),
     space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
     layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
@@ -315,6 +329,7 @@ OFFSETS = _table(
 READINGS = _table(
     "data/applied/{}/readings.parquet",
     "What function vectors say, read through the model's last norm and unembedding",
+    "function vector draw",
     function=(pa.string(), "in-context function"),
     vector=(pa.string(), "function or layer_average"),
     draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
@@ -331,6 +346,7 @@ READINGS = _table(
 ANSWERS = _table(
     "data/answers/{}.parquet",
     "What the intact model answers to usual, rare and made-up words, per prompt",
+    "prompt",
     prompt=(pa.string(), "id of the prompt"),
     function=(pa.string(), "in-context function"),
     category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
@@ -346,6 +362,7 @@ ANSWERS = _table(
 ORDERS = _table(
     "data/applied/{}/orders.parquet",
     "What the model says comes next in orders that it knows or is told, and under the vector of such a step",
+    "prompt context vector heads draw source",
     prompt=(pa.string(), "id of the prompt"),
     ordering=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
     category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
@@ -364,6 +381,7 @@ ORDERS = _table(
 CIRCUIT = _table(
     "data/circuits/{}/circuit.parquet",
     "What induction heads look at when paths into their keys are patched",
+    "target prompt direction purpose sources draw",
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),
     split=(pa.string(), "split of the prompt"),
@@ -383,6 +401,7 @@ CIRCUIT = _table(
 COMPOSITION = _table(
     "data/circuits/{}/composition.parquet",
     "What the weights say of the same paths",
+    "target layer head measure",
     target=(pa.string(), "the induction head that could read what the head writes; '' for copying"),
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
@@ -393,6 +412,7 @@ COMPOSITION = _table(
 NEIGHBOURS = _table(
     "data/neighbours/{}/answers.parquet",
     "Answers to labelled demonstrations, and what their nearest neighbours say",
+    "prompt",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     condition=(pa.string(), "kind of items"),
@@ -426,6 +446,7 @@ NEIGHBOURS_SILENCED = replace(
 GATES = _table(
     "data/gates/{}/gates.parquet",
     "What is lost when heads, one at a time, see only sinks and a window, per prompt",
+    "prompt layer head key_head",
     prompt=(pa.string(), "id of the needle prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -441,6 +462,7 @@ GATES = _table(
 CACHE = _table(
     "data/gates/{}/cache.parquet",
     "What is lost when some key heads keep all and the others sinks and a window, per prompt",
+    "task measure method share draw prompt",
     task=(pa.string(), "task"),
     measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
     method=(pa.string(), "what says which key heads keep all: gate, retrieval, first, random; full or none"),
@@ -457,6 +479,7 @@ CACHE = _table(
 STREAMING = _table(
     "data/gates/{}/streaming.parquet",
     "Loss on text when every head sees only some sinks and a window, per passage",
+    "prompt sinks positions length",
     prompt=(pa.string(), "id of the passage"),
     cluster=(pa.string(), "cluster of the passage"),
     sinks=(pa.int16(), "first tokens that every head sees beside its window; -1: full attention"),
@@ -469,6 +492,7 @@ STREAMING = _table(
 SINK_HEADS = _of_heads(
     "data/sinks/{}/heads.parquet",
     "Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise",
+    "prompt input layer head",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "'natural', 'random', 'repeated', 'moved' or 'without' (stages/model/sink_inputs.py)"),
@@ -489,6 +513,7 @@ SINK_HEADS = _of_heads(
 SINK_TOKENS = _table(
     "data/sinks/{}/tokens.parquet",
     "Residual norms of the same prompts' tokens, and the attention that they receive",
+    "prompt input layer position",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "as in the table of heads"),
@@ -503,6 +528,7 @@ SINK_TOKENS = _table(
 PROBES = _table(
     "data/sinks/{}/probes.parquet",
     "What linear probes read from one token's state, layer by layer",
+    "kind target layer",
     kind=(pa.string(), "whose state: 'first', 'attended', 'largest' or 'ordinary' (stages/model/token_states.py)"),
     target=(
         pa.string(),
@@ -525,6 +551,7 @@ PROBES = _table(
 NORMS = _table(
     "data/sinks/{}/norms.parquet",
     "Norms of the tokens of images, per layer, and the attention that they get",
+    "prompt layer token",
     prompt=(pa.string(), "id of the image"),
     cluster=(pa.string(), "cluster of the image"),
     layer=(pa.int16(), "attention layer, from 0"),
@@ -542,6 +569,7 @@ NORMS = _table(
 MEMORY = _table(
     "data/memory/{}/memory.parquet",
     "What the MLPs hold: looked up, inserted, missed, per prompt",
+    "",
     part=(pa.string(), "lookup, insert or miss"),
     what=(pa.string(), "what was done: intact, mean, interchange ... (stages/model/lookup.py, rank_one.py, misses.py)"),
     layer=(pa.int16(), "layer that was changed or read, from 0; -1 where none"),
@@ -555,6 +583,7 @@ MEMORY = _table(
 NGRAM = _table(
     "data/ngram.parquet",
     "What counting words alone makes of every prompt",
+    "baseline task prompt measure",
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
     condition=(pa.string(), "condition of the prompt"),
