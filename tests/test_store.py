@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from synthetic import record
@@ -179,6 +180,17 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     parquet.write(path, ROWS.assign(layer="0"), SCHEMA.set(4, SCHEMA.field(4).with_type(pa.string())))
     with pytest.raises(UserError, match="layer is string, expected int16; run dvc repro"):
         parquet.read(path, SCHEMA)
+
+
+def test_a_table_that_another_program_wrote_over_is_named(tmp_path):
+    """Rows left out by hand look like rows that never were: the file itself says that its stage did not write it."""
+    path = tmp_path / "t.parquet"
+    for rows in (ROWS, ROWS.head(0)):
+        parquet.write(path, rows, SCHEMA)
+        assert len(parquet.read(path, SCHEMA)) == len(rows)
+        pq.write_table(pq.read_table(path), path)
+        with pytest.raises(UserError, match=r"t\.parquet: written over by another program; run dvc checkout"):
+            parquet.read(path, SCHEMA)
 
 
 def test_what_dead_processes_left_is_removed_and_living_ones_keep_theirs(tmp_path):

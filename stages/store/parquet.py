@@ -16,6 +16,7 @@ from stages.store.errors import UserError
 from stages.store.files import replacing
 
 ROW_GROUP = 65_536  # rows
+CODEC = "ZSTD"
 PIECE = 2048  # rows of a table that is read piece by piece
 BATCH = 16_384  # rows of a table that is gone through once
 
@@ -51,6 +52,8 @@ def read(
         raise _damaged(path, error) from None
     if schema is not None:
         _check(path, table.schema, schema, columns)
+    if another_hand(path):
+        raise UserError(f"{path}: written over by another program; run dvc checkout {path}, or dvc repro")
     return table.to_pandas()
 
 
@@ -90,12 +93,16 @@ def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] |
     for field in there:
         if field.type != wanted[field.name]:
             raise UserError(f"{path}: {field.name} is {field.type}, expected {wanted[field.name]}; run dvc repro")
-        if _meaning(schema.field(field.name)) and not _meaning(field):
-            raise UserError(f"{path}: written by another program than its stage; run dvc checkout {path}, or dvc repro")
 
 
-def _meaning(field: pa.Field) -> bool:
-    return b"meaning" in (field.metadata or {})
+def another_hand(path: Path) -> bool:
+    """Tell whether a file is compressed otherwise than `writer` does, as by a script that filters rows or a notebook.
+
+    Rows that were left out by hand look like rows that never were: no other sign of it is sure to be there.
+    """
+    metadata = pq.read_metadata(path)
+    first = metadata.row_group(0) if metadata.num_row_groups else None
+    return any(first.column(number).compression != CODEC for number in range(first.num_columns)) if first else False
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -117,7 +124,7 @@ def writer(path: Path, schema: pa.Schema) -> Iterator:
     The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
     the sizes of the pieces.
     """
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression=CODEC) as file:
         waiting: list[pa.Table] = []
 
         def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
