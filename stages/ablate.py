@@ -8,7 +8,7 @@ missing.
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.store import params, paths, records, tables
-from stages.store.errors import UserError, run
+from stages.store.errors import run
+from stages.store.named import refuse
 from stages.tasks.task import IMAGES_UNSCORED
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ def main(slot: str) -> None:
     from stages.engine.means import no_means, text_means
     from stages.model.cost import announce
     from stages.model.load import load
+    from stages.model.silence import unknown_kinds
     from stages.model.tokens import fitting
 
     plan = tables.PLANS.read(slot)
-    _check_kinds({*plan.kind, *settings.plan.kinds})
+    refuse(unknown_kinds({*plan.kind, *settings.plan.kinds}))
     why_intact = no_means(settings)
     plan = plan.head(0) if why_intact else plan
     loaded = load(slot, attention="sdpa")
@@ -109,16 +111,6 @@ def _work(loaded, todo: "Sequence[Shard]") -> "Work":
         firsts = [min(layer for layer, _ in intervention.silences) for intervention in shard.interventions]
         total += once + Work(once.tokens * sum(above(loaded, first) for first in firsts), rows * len(firsts))
     return total
-
-
-def _check_kinds(kinds: Iterable[str]) -> None:
-    from stages.model.silence import KINDS
-
-    for kind in sorted(kinds):
-        if kind not in KINDS:
-            raise UserError(
-                f"{paths.PARAMS}: plan.kinds: {kind!r}: no such way to silence; allowed: {', '.join(KINDS)}"
-            )
 
 
 def planned(

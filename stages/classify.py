@@ -10,11 +10,13 @@ from tqdm import tqdm
 from stages import tasks
 from stages.families import FAMILIES
 from stages.families.family import Family
+from stages.families.sets import unknown_families
 from stages.families.text.streaming import RECENT
 from stages.families.treebank.grammar import FEWEST
 from stages.statistics.verdict import judge
-from stages.store import params, paths, records, tables
-from stages.store.errors import UserError, run
+from stages.store import params, records, tables
+from stages.store.errors import run
+from stages.store.named import refuse
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
@@ -23,11 +25,7 @@ log = logging.getLogger(__name__)
 def main(slot: str) -> None:
     """Judge all families whose task was measured; the others' reasons go to the table's metadata."""
     settings = params.load()
-    unknown = sorted(set(settings.classify.thresholds) - set(FAMILIES))
-    if unknown:
-        raise UserError(
-            f"{paths.PARAMS}: classify.thresholds.{unknown[0]}: no such family; allowed: {', '.join(FAMILIES)}"
-        )
+    refuse(unknown_families(settings))
     record = records.read(slot)
     windows = {layer["layer"]: layer["window"] for layer in record["attention"]}
     heads = pd.DataFrame(

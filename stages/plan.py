@@ -17,10 +17,11 @@ import sys
 import numpy as np
 import pandas as pd
 
-from stages.families import FAMILIES
+from stages.families.sets import silenced_sets, unknown_sets
 from stages.statistics.control import NONE, Head, Pool, controls, matching
-from stages.store import params, paths, records, tables
-from stages.store.errors import UserError, run
+from stages.store import params, records, tables
+from stages.store.errors import run
+from stages.store.named import refuse
 from stages.tasks.prompt import stream
 from stages.tasks.task import IMAGES_UNSCORED
 
@@ -51,17 +52,10 @@ def plan(
 
     judged: the heads table; record: data/models/<slot>.json; tasks: those in params.
     """
-    unknown = sorted(set(settings.plan.leave_out) - set(_sets(FAMILIES.values())))
-    if unknown:
-        allowed = ", ".join(_sets(FAMILIES.values()))
-        raise UserError(f"{paths.PARAMS}: plan.leave_out = {unknown[0]!r}: not a set of heads; allowed: {allowed}")
-    swept = settings.plan.sweep.families if settings.plan.sweep else ()
-    if unknown := [name for name in swept if name not in _sets(FAMILIES.values())]:
-        allowed = ", ".join(_sets(FAMILIES.values()))
-        raise UserError(f"{paths.PARAMS}: plan.sweep.families = {unknown[0]!r}: not a set of heads; allowed: {allowed}")
+    refuse(unknown_sets(settings))
     skipped: dict[str, str] = {}
     best: dict[str, pd.DataFrame] = {}
-    for name, families in _sets(FAMILIES.values()).items():
+    for name, families in silenced_sets().items():
         scores = judged[judged.family.isin([family.name for family in families])].dropna(subset="score_a")
         if name in settings.plan.leave_out:
             skipped[name] = "left out in params"
@@ -78,7 +72,7 @@ def plan(
     )
     rows, named = [], []
     for name, table in best.items():
-        family = _sets(FAMILIES.values())[name][0]
+        family = silenced_sets()[name][0]
         home = [task for task in family.home if task in tasks]
         beside = [task for task in settings.plan.specificity if task in tasks and task not in home]
         members = table[table.member_a]
@@ -98,7 +92,7 @@ def plan(
         named += heads[: settings.plan.named]
         log.info("%s: %s (%d members); %d control sets", name, written(heads), inside, len(sets))
     rows += sweep(slot, best, pool, tasks, settings) if settings.plan.sweep else []
-    home = {task for families in _sets(FAMILIES.values()).values() for task in families[0].home}
+    home = {task for families in silenced_sets().values() for task in families[0].home}
     asked = [task for task in tasks if task in home]
     asked += [task for task in settings.plan.specificity if task in tasks and task not in asked]
     order = stream(settings.seed, f"plan/{slot}/single").permutation(len(pool.heads))
@@ -121,7 +115,7 @@ def sweep(slot: str, best: dict[str, pd.DataFrame], pool: Pool, tasks: list[str]
     if missing := [name for name in asked.families if name not in best]:
         log.info("no sweep: %s not silenced", " and ".join(missing))
         return []
-    home = [task for task in tasks if all(task in _sets(FAMILIES.values())[name][0].home for name in asked.families)]
+    home = [task for task in tasks if all(task in silenced_sets()[name][0].home for name in asked.families)]
     rows, kind = [], settings.plan.kinds[0]
     for name, other in (asked.families, asked.families[::-1]) if home else ():
         order = exclusive(best[name], best[other])
@@ -174,15 +168,6 @@ def ranked(judged: pd.DataFrame) -> pd.DataFrame:
 def written(heads) -> str:
     """Write heads as people name them: 'L5H1 L11H2'."""
     return " ".join(f"L{layer}H{head}" for layer, head in heads)
-
-
-def _sets(families) -> dict[str, list]:
-    """Return the families that ask for causal evidence, by the name that they are silenced under."""
-    sets: dict[str, list] = {}
-    for family in families:
-        if family.home:
-            sets.setdefault(family.joint or family.name, []).append(family)
-    return sets
 
 
 def _row(purpose: str, kind: str, draw: int, heads, tasks: list[str], level: str) -> dict:

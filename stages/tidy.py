@@ -11,14 +11,12 @@ Paths of params that are deps in dvc.yaml are looked at here, since DVC does not
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from stages import tasks
-from stages.store import files, keys, params, paths, source
-from stages.store.errors import UserError, run
+from stages.store import files, keys, named, params
+from stages.store.errors import run
 
 log = logging.getLogger(__name__)
 ASKED = "data/asked"  # whose keys come with their settings
@@ -27,9 +25,7 @@ ASKED = "data/asked"  # whose keys come with their settings
 def main() -> None:
     """Remove what is stale and leave today's keys in the folders that are read whole."""
     settings = params.load()
-    for key, path in _deps(settings):
-        if why := unreadable(path):
-            raise UserError(f"{paths.PARAMS}: {key} = {source.shown(path)}: {why}")
+    named.refuse(named.absent(settings))
     for path in keys.stale(settings):
         log.info("%s: removed: not in params.yaml", path)
         if path.is_dir() and not path.is_symlink():
@@ -42,27 +38,6 @@ def main() -> None:
         content = asked if folder == ASKED else list(asked)
         files.write_text(Path(folder, keys.KEYS), json.dumps(content) + "\n")
     files.write_text(Path("reports/recipes", keys.KEYS), json.dumps(sorted(settings.recipes)) + "\n")
-
-
-def unreadable(path: str) -> str:
-    """Return why DVC, which reads every file of a path to know whether it has changed, cannot; or ''."""
-    if not os.path.exists(path):  # Path.exists raises where a name is too long
-        return "no such file or folder"
-    inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    try:
-        for file in inside if os.path.isdir(path) else [Path(path)]:
-            source.regular(file, "files")  # DVC, too, would wait for a pipe
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _deps(settings: params.Params) -> Iterator[tuple[str, str]]:
-    """Yield the keys of params whose values dvc.yaml has as deps, and the values."""
-    yield from ((f"tasks.{name}.path", task.path) for name, task in settings.tasks if task is not None)
-    yield "ngram.path", settings.ngram.path
-    for name, recipe in settings.recipes.items():
-        yield from ((f"recipes.{name}.{key}", getattr(recipe, key)) for key in ("reads", "words", "families"))
 
 
 if __name__ == "__main__":

@@ -312,6 +312,7 @@ DEEP = "[" * 3000 + "]" * 3000
         ("seed", DEEP, "not YAML: nested too deeply", "RecursionError"),
         ("plan.kinds", "[mean, gone]", "plan.kinds: 'gone': no such way to silence; allowed: mean, zero", None),
         ("plan.leave_out", "[gone]", "plan.leave_out: 'gone': not a set of heads; allowed: ", None),
+        ("plan.sweep.families", "[gone, function]", "plan.sweep.families: 'gone': not a set of heads; allowed: ", None),
         ("classify.thresholds", "{gone: 0.5}", "classify.thresholds: 'gone': no such family; allowed: ", None),
     ],
 )

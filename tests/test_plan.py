@@ -117,7 +117,7 @@ def test_single_heads_are_the_best_of_each_family_and_a_sample(planned):
 
 
 def test_a_set_that_does_not_exist_is_named():
-    with pytest.raises(UserError, match=r"plan\.leave_out = 'inductoin': not a set of heads; allowed: .*induction"):
+    with pytest.raises(UserError, match=r"plan\.leave_out: 'inductoin': not a set of heads; allowed: .*induction"):
         plan.plan("d", judged(MEMBERS), record(), ["blimp"], settings(leave_out=("inductoin",)))
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages import tidy
-from stages.store import params, source
+from stages.store import named, params, source
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ def test_paths_that_are_looked_at_are_those_that_dvc_has_as_deps():
                 each = [key for key, task in settings.tasks if task] if over == "tasks" else list(settings.recipes)
                 keys |= {name.replace("item", f"{over}.{key}") for key in each} if "item." in name else {name}
     assert {"ngram.path", "tasks.icl.path", "recipes.parity.reads"} <= keys
-    assert {key for key, _ in tidy._deps(settings)} == keys
+    assert {key for key, _ in named.deps(settings)} == keys
 
 
 @pytest.mark.parametrize("value", ["/nowhere/it's", '/nowhere/a"b', "~/text", "${x}", "no\x01where", "x" * 300])

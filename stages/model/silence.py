@@ -17,7 +17,7 @@ for all rows and positions, or (B, T, K).
 Legend: B batch, T token, H head, K head size.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,7 @@ from stages.model.load import Loaded
 from stages.model.score import Ablation
 from stages.store import paths
 from stages.store.errors import UserError
+from stages.store.named import unknown
 
 
 class Donors:
@@ -149,6 +150,11 @@ def resample(head: Head, writable: Writable) -> torch.Tensor:
 def sink(head: Head, writable: Writable) -> torch.Tensor:
     """Write what the head gives where it sees the first token alone."""
     return writable.firsts(head)
+
+
+def unknown_kinds(kinds: Iterable[str]) -> Iterator[str]:
+    """Yield a mistake for every way to silence that params ask for and that there is not."""
+    return unknown("plan.kinds", kinds, "no such way to silence", KINDS)
 
 
 @dataclass(frozen=True)
