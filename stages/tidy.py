@@ -7,6 +7,8 @@ data/asked/keys.json holds the settings of all tasks as well. Stages depend on i
 copies, one for each of them, would fill dvc.lock: DVC reads and writes that file whole after every stage.
 
 Paths of params that are deps in dvc.yaml are looked at here, since DVC does not say which key a missing file is from.
+And params.yaml whole: DVC sees the keys alone that stages name, so that one which none does (`ablat`) would go unread.
+No other stage depends on the file, and none runs again where today's keys stay as they are.
 """
 
 import json

@@ -131,11 +131,16 @@ def test_every_params_key_is_used_by_a_stage():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_reads_settings_of_tasks_depends_on_them(stage):
-    """By the file that tidy writes, or by the param: that is copied into dvc.lock for each stage."""
+    """By the file that tidy writes of params.yaml, or by the param: that is copied into dvc.lock for each stage."""
     reached = [ROOT / file for file in closure(Path(f"stages/{stage}.py")) if file.parts[1] != "store"]
     if any("settings.tasks" in file.read_text() for file in reached) and stage != "prepare":  # it has its own task's
-        by_file = {"data/asked", "data/asked/keys.json"} & set(body(stage)["deps"])
+        by_file = {"data/asked", "data/asked/keys.json", "params.yaml"} & set(body(stage)["deps"])
         assert by_file or "tasks" in body(stage)["params"]
+
+
+def test_params_are_a_dep_whole_of_tidy_alone():
+    """It sees a key that no stage names; any other stage would run again for every edit."""
+    assert [stage for stage in STAGES if "params.yaml" in body(stage)["deps"]] == ["tidy"]
 
 
 def test_every_leaf_of_params_is_read_by_the_code():

@@ -353,6 +353,19 @@ def test_left_over_data_go_by_the_way_out_where_params_are_as_they_were(clone):
     assert not tables.ASKED.path("picture").exists()
 
 
+def test_a_key_that_no_stage_names_is_refused_before_any_stage_runs(clone):
+    """Else DVC would see no change: `ablat` beside `ablate` went unread, and all was up to date."""
+    written = Path("params.yaml").read_text(encoding="utf-8")
+    assert dvc("repro", "-q", "-s", "tidy").returncode == 0
+    Path("params.yaml").write_text(f"{written}\nablat: {{shard: 3}}\n", encoding="utf-8")
+    done = dvc("repro", "-s", "tidy")
+    assert done.returncode and "error: params.yaml: ablat = {'shard': 3}: unknown key; allowed: " in done.stderr
+    Path("params.yaml").write_text(f"{written}\n# a remark\n", encoding="utf-8")
+    before = {path: path.read_bytes() for path in Path("data").glob("*/keys.json")}
+    assert dvc("repro", "-s", "tidy").returncode == 0
+    assert {path: path.read_bytes() for path in before} == before  # so that nothing that depends on them runs again
+
+
 def test_stages_that_dvc_keeps_no_run_of_are_those_that_the_docs_name():
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     uncached = {

@@ -50,6 +50,10 @@ def put(*path_and_value):
 def test_misspelt_keys_name_themselves_and_what_is_allowed(tmp_path):
     message = broken(tmp_path, put("ablate", "promts", 3))
     assert "ablate.promts = 3: unknown key; allowed: prompts, shard, single" in message
+    assert "nearest: prompts" in message
+    message = broken(tmp_path, lambda content: content.update(ablat=content.pop("ablate")))
+    assert "ablat = {" in message and "nearest: ablate (and 1 more)" in message
+    assert "nearest" not in broken(tmp_path, put("zzz", 3))
     allowed = ", ".join(sorted(tasks.names()))
     assert f"tasks.icll = {{}}: unknown key; allowed: {allowed}" in broken(tmp_path, put("tasks", "icll", {}))
     message = broken(tmp_path, put("tasks", "needle", "length", 3))

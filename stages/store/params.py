@@ -7,6 +7,7 @@ in the tasks' own folders, those of recipes in `stages.recipes.settings`: they a
 import hashlib
 import json
 import re
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -412,7 +413,9 @@ def _explain(path: Path, error: ValidationError) -> str:
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = f"unknown key; allowed: {', '.join(sorted(_allowed(first['loc'][:-1])))}"
+        allowed = sorted(_allowed(first["loc"][:-1]))
+        near = get_close_matches(str(where[-1]), allowed, 1) if len(allowed) > 1 else []
+        what = f"unknown key; allowed: {', '.join(allowed)}{f'; nearest: {near[0]}' if near else ''}"
     elif first["type"] == "missing":
         what = "missing key"
     elif first["type"] == "model_type":
