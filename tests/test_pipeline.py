@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet_file
 import pytest
 import yaml
+from mutated import mutations, put, written
 from tiny import save
 
 from stages.store import parquet, tables
+from stages.store.errors import run
 
 ROOT = Path(__file__).parents[1]
 REPORTS = Path("reports/slots/decoder")
@@ -173,3 +176,41 @@ def test_mistakes_end_in_one_line_and_leave_results_alone(clone):
     table.write_bytes(good)
     assert (clone / "data/heads/decoder.parquet").read_bytes() == before
     assert not list((clone / "data").rglob("*.part"))
+
+
+def test_a_table_with_a_fault_in_its_rows_ends_its_reader_with_one_line(clone, monkeypatch):
+    """All tables of the run, with no rows, a row dropped or doubled, a name changed: by any program, or by our own."""
+    monkeypatch.chdir(clone)
+    tried = set()
+    for table, of, path in list(written(Path("data"))):
+        good, rows = path.read_bytes(), parquet_file.read_table(path)
+        assert len(table.read(*of)) == len(rows)
+        for at in {0, len(rows) // 2, len(rows) - 1}:
+            for what, changed in mutations(rows, table.key, at):
+                first = rows.slice(at, 1).to_pylist()[0]
+                intact = first.get("intervention") == "none" and what == "doubled"  # two shards may have scored it
+                ours = (what == "doubled" and table.key and not intact) or (table.every_head and what != "none")
+                for by_us in {False, bool(ours)}:
+                    put(path, changed, by_us)
+                    with pytest.raises(SystemExit) as ended:
+                        run(table.read, *of)
+                    line = ended.value.code
+                    assert line.startswith(f"error: {path}: ") and "dvc repro" in line and "\n" not in line, what
+        path.unlink()
+        path.write_bytes(good)
+        tried.add(table.place)
+    assert len(tried) >= 10, tried
+
+
+def test_a_stage_that_reads_a_table_with_a_fault_says_one_line_and_writes_nothing(clone):
+    for stage, name in (("plan", "heads"), ("classify", "activations/decoder/text.relations")):
+        path = clone / f"data/{name}{'/decoder' if stage == 'plan' else ''}.parquet"
+        out = clone / f"data/{'plans' if stage == 'plan' else 'heads'}/decoder.parquet"
+        good, before = path.read_bytes(), out.read_bytes()
+        put(path, parquet_file.read_table(path).slice(1), ours=True)
+        done = sh(clone, f"python -m stages.{stage} decoder", check=False)
+        path.unlink()
+        path.write_bytes(good)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 1 and last.startswith(f"error: data/{name}") and "each head" in last
+        assert "Traceback" not in done.stderr and out.read_bytes() == before

@@ -1,0 +1,102 @@
+"""Tables against what they came from: prompts, sets of the plan, names of rows; those of a run: test_pipeline.py."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from synthetic import record
+
+from stages.store import files, paths, tables
+from stages.store.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A slot of two heads, prompts x and y of the task text, and a plan of one set."""
+    monkeypatch.chdir(tmp_path)
+    files.write_text(paths.model("a"), record("a"))
+    write(tables.PROMPTS, "text", [{"id": name} for name in "xy"])
+    write(tables.PLANS, "a", [{"id": "single/L0H0/mean"}])
+
+
+def write(table: tables.Table, of: str, rows: list[dict]) -> None:
+    table.write([dict.fromkeys(table.names) | row for row in rows], of)
+
+
+def said(table: tables.Table, *of: str, **asked) -> str:
+    with pytest.raises(UserError) as error:
+        table.read(*of, **asked)
+    path = str(table.path(*of))
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert f"; dvc checkout {path}, or dvc repro -f -s " in str(error.value)
+    return str(error.value).removeprefix(f"{path}: ").partition("; ")[0]
+
+
+def effect(**changed) -> dict:
+    return {"intervention": "none", "task": "text", "prompt": "x", "measure": "loss", "value": 1.0} | changed
+
+
+def test_effects_are_of_the_plan_and_of_prompts_and_stand_once():
+    silenced = effect(intervention="single/L0H0/mean")
+    write(tables.EFFECTS, "a", [effect(), effect(), silenced])  # a prompt may be scored intact in two shards
+    assert len(tables.EFFECTS.read("a")) == 3
+    write(tables.EFFECTS, "a", [effect(), silenced, silenced])
+    only = [("task", "==", "text")]
+    name = "intervention single/L0H0/mean, {}prompt x, measure loss"
+    assert said(tables.EFFECTS, "a") == f"1 rows stand there twice, the first of {name.format('task text, ')}"
+    assert said(tables.EFFECTS, "a", only=only) == f"1 rows stand there twice, the first of {name.format('')}"
+    assert len(tables.EFFECTS.read("a", columns=["value"])) == 3  # rows without names
+    write(tables.EFFECTS, "a", [effect(), effect(intervention="single/L0H1/mean")])
+    assert said(tables.EFFECTS, "a") == "single/L0H1/mean is no set of heads of data/plans/a.parquet"
+    write(tables.EFFECTS, "a", [effect(prompt="z")])
+    assert said(tables.EFFECTS, "a") == "z is no prompt of data/prompts/*.parquet"
+
+
+def test_prompts_asked_are_all_of_them_or_none():
+    write(tables.ASKED, "text", [{"id": "x"}, {"id": "y"}])
+    assert len(tables.ASKED.read("text")) == 2
+    tables.ASKED.write_empty("text", why="a test")
+    assert tables.ASKED.read("text").empty
+    write(tables.ASKED, "text", [{"id": "x"}])
+    assert said(tables.ASKED, "text") == "1 prompts, where data/prompts/text.parquet has 2"
+    write(tables.ASKED, "text", [{"id": "x"}, {"id": "z"}])
+    assert said(tables.ASKED, "text") == "z is no prompt of data/prompts/text.parquet"
+    write(tables.PROMPTS, "text", [{"id": "x"}, {"id": "x"}])
+    with pytest.raises(UserError, match="1 rows stand there twice, the first of id x"):
+        tables.PROMPTS.number_of_pieces("text")  # as `extract` reads them
+
+
+def test_a_continued_passage_is_of_its_prompt():
+    row = {"function": "f", "vector": "none", "source": "", "of": "", "draw": 0}
+    write(tables.CONTINUED, "a", [row | {"prompt": "x:24"}])
+    assert len(tables.CONTINUED.read("a")) == 1
+    write(tables.CONTINUED, "a", [row | {"prompt": "z:24"}])
+    assert said(tables.CONTINUED, "a") == "z:24 is no prompt of data/prompts/*.parquet"
+
+
+def test_every_head_has_every_name():
+    """As many rows for each head, but not of the same families."""
+    rows = [{"layer": 0, "head": head, "family": name} for head in (0, 1) for name in ("self", "local")]
+    write(tables.HEADS, "a", rows)
+    assert len(tables.HEADS.read("a")) == 4
+    write(tables.HEADS, "a", [*rows[:3], rows[3] | {"family": "sink"}])
+    assert said(tables.HEADS, "a") == "not every head has the same family: cut, or written over"
+
+
+def test_the_way_out_is_a_stage_that_writes_the_table():
+    for table in vars(tables).values():
+        if isinstance(table, tables.Table):
+            ends = re.findall("{}", table.place)
+            stage, _, of = table.way_out(*("xy"[: len(ends)])).rpartition(" ")[2].partition("@")
+            outs = [next(iter(out)) if isinstance(out, dict) else out for out in body(stage)["outs"]]
+            outs = [re.sub(r"\${[^}]*}", "{}", out) for out in outs]
+            assert any(table.place == out or table.place.startswith(f"{out}/") for out in outs), table.place
+            assert len(of.replace("-", "")) == len(ends)
+
+
+def body(stage: str) -> dict:
+    return STAGES[stage].get("do", STAGES[stage])
