@@ -56,6 +56,24 @@ def test_effects_are_of_the_plan_and_of_prompts_and_stand_once():
     assert said(tables.EFFECTS, "a") == "z is no prompt of data/prompts/*.parquet"
 
 
+def test_prompts_that_were_run_alike_have_rows_alike():
+    """The intact model may be scored on more prompts, a single head on fewer than a set."""
+    sets = {"s": "single", "c1": "control", "c2": "control"}
+    write(tables.PLANS, "a", [{"id": name} for name in sets])
+    rows = [
+        effect(intervention=name, purpose=purpose, family="self", prompt=prompt)
+        for name, purpose in sets.items()
+        for prompt in ("x" if purpose == "single" else "xy")
+    ]
+    write(tables.EFFECTS, "a", [effect(prompt="y"), *rows])
+    assert len(tables.EFFECTS.read("a")) == 6
+    write(tables.EFFECTS, "a", [effect(prompt="y"), *rows[:-1]])
+    what = "not every prompt has the same intervention (task text, {}family self, measure loss): cut, or written over"
+    assert said(tables.EFFECTS, "a") == what.format("purpose control, ")
+    assert said(tables.EFFECTS, "a", only=[("purpose", "==", "control")]) == what.format("")
+    assert len(tables.EFFECTS.read("a", only=[("purpose", "==", "single")])) == 1
+
+
 def test_prompts_asked_are_all_of_them_or_none():
     write(tables.ASKED, "text", [{"id": "x"}, {"id": "y"}])
     assert len(tables.ASKED.read("text")) == 2

@@ -27,6 +27,11 @@ def fault(table: "Table", of: tuple[str, ...], rows: pd.DataFrame, only: list[tu
     return (
         (_of_heads(table.path(*of), of[0], rows, key) if table.every_head else "")
         or (_twice(rows, key) if key else "")
+        or (
+            _not_alike(rows, key, [column for column in table.alike if column not in fixed])
+            if key and table.alike
+            else ""
+        )
         or (_of_prompts(table, of, rows) if table.prompts else "")
         or (_of_plan(table.plan.path(*of), rows) if table.plan and "intervention" in rows else "")
     )
@@ -58,6 +63,23 @@ def _twice(rows: pd.DataFrame, key: list[str]) -> str:
         return ""
     first = ", ".join(f"{column} {value}" for column, value in rows.loc[again.idxmax(), key].items())
     return f"{again.sum()} rows stand there twice, the first of {first}"
+
+
+def _not_alike(rows: pd.DataFrame, key: list[str], alike: list[str]) -> str:
+    """Every prompt has the rows of every other one, among rows that are alike in some columns."""
+    others = [column for column in key if column not in ("prompt", *alike)]
+    rows = rows[rows.intervention != INTACT] if "intervention" in key else rows
+    if not others or rows.empty or not set(alike) <= set(rows):
+        return ""
+    groups = rows.groupby(alike)
+    whole = groups.prompt.nunique() * rows[[*alike, *others]].drop_duplicates().groupby(alike).size()
+    lacking = groups.size() != whole
+    if not lacking.any():
+        return ""
+    first = lacking.idxmax()
+    where = zip(alike, first if isinstance(first, tuple) else (first,), strict=True)
+    named = ", ".join(f"{column} {value}" for column, value in where)
+    return f"not every prompt has the same {', '.join(others)} ({named}): cut, or written over"
 
 
 def _of_prompts(table: "Table", of: tuple[str, ...], rows: pd.DataFrame) -> str:

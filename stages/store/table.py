@@ -34,14 +34,16 @@ class Table:
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
     meaning; None where they are the model's (`with_schema`). key: the columns that name a row, none where rows have no
-    name. every_head: each head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the
-    table of each task's prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
+    name. alike: columns; of rows that are alike in these, each prompt has those of each other one. every_head: each
+    head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the table of each task's
+    prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
     """
 
     place: str
     about: str
     schema: pa.Schema | None
     key: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
     every_head: bool = False
     prompts: "Table | None" = None
     plan: "Table | None" = None

@@ -20,6 +20,10 @@ def _table(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str
     return Table(place, about, _schema(**fields), tuple(key.split()), prompts=prompts, plan=plan)
 
 
+def _of_runs(place: str, about: str, key: str, alike: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    return replace(_table(place, about, key, **fields), alike=tuple(alike.split()))
+
+
 def _of_heads(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str]) -> Table:
     return replace(_table(place, about, key, **fields), every_head=True)
 
@@ -194,10 +198,11 @@ PLANS = _table(
     matching=(pa.string(), "how well a control set is matched; why there is none; '' elsewhere"),
 )
 
-EFFECTS = _table(
+EFFECTS = _of_runs(
     "data/effects/{}/effects.parquet",
     "Raw paired values of every ablation",
     "intervention task prompt measure",
+    "task purpose family measure",
     intervention=(pa.string(), "id of the plan's row; 'none' for the intact model"),
     purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
     family=(pa.string(), "family of the plan's row"),
@@ -254,10 +259,11 @@ STEERING = _table(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats; null in clean prompts"),
 )
 
-COMPOSED = _table(
+COMPOSED = _of_runs(
     "data/applied/{}/composed.parquet",
     "How prompts of composed functions are answered under sums of function vectors",
     "function prompt context vector heads draw beside",
+    "function context",
     function=(pa.string(), "composed function, <outer> of <inner>"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -275,10 +281,11 @@ COMPOSED = _table(
     logprob=(pa.float32(), "mean log-probability of the answer's tokens, nats"),
 )
 
-CONTINUED = _table(
+CONTINUED = _of_runs(
     "data/applied/{}/continued.parquet",
     "What plain text is continued with under function vectors",
     "function prompt vector source of draw",
+    "function",
     function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
     prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
     cluster=(pa.string(), "cluster of the passage"),
@@ -378,10 +385,11 @@ ORDERS = _table(
     rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
 )
 
-CIRCUIT = _table(
+CIRCUIT = _of_runs(
     "data/circuits/{}/circuit.parquet",
     "What induction heads look at when paths into their keys are patched",
     "target prompt direction purpose sources draw",
+    "target split",
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),
     split=(pa.string(), "split of the prompt"),
@@ -459,10 +467,11 @@ GATES = _table(
     mass_answer=(pa.float32(), "the same over the positions that predict the answer"),
 )
 
-CACHE = _table(
+CACHE = _of_runs(
     "data/gates/{}/cache.parquet",
     "What is lost when some key heads keep all and the others sinks and a window, per prompt",
     "task measure method share draw prompt",
+    "task measure",
     task=(pa.string(), "task"),
     measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
     method=(pa.string(), "what says which key heads keep all: gate, retrieval, first, random; full or none"),
