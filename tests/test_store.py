@@ -75,6 +75,8 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     message = broken(tmp_path, put("plan", "kinds", ["mean", "zero", "zero"]))
     assert "plan.kinds = ['mean', 'zero', 'zero']: each value may stand once" in message
     assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
+    for section, key in (("steer", "heads"), ("steer", "strengths"), ("orders", "heads")):  # rows of a name twice
+        assert f"{section}.{key} = [2, 2]: each value may stand once" in broken(tmp_path, put(section, key, [2, 2]))
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 

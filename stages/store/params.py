@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, create_model, field
 
 from stages.store import paths, source
 from stages.store.errors import UserError
-from stages.store.section import Count, Name, Natural, Section, Share
+from stages.store.section import Count, Name, Natural, Positive, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 
@@ -169,8 +169,8 @@ class Ablate(Section):
 class Steer(Section):
     """Function vectors: what is tried on split a, and how much is reported on split b."""
 
-    heads: tuple[Count, ...] = Field(min_length=1)
-    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    heads: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    strengths: Annotated[tuple[Positive, ...], AfterValidator(_distinct)] = Field(min_length=1)
     layer_step: Count
     choose: Count
     zero_shot: Count
@@ -199,7 +199,7 @@ class Shifts(Section):
 class Orders(Section):
     """The vector of the next word, from known orders to made-up ones: heads tried, and random vectors beside them."""
 
-    heads: tuple[Count, ...] = Field(min_length=1)
+    heads: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
     random: Count
 
 
