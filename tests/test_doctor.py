@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -70,10 +71,13 @@ def test_nothing_is_wrong_with_what_params_ask_for(folder):
 def test_data_that_lack_are_damaged_or_of_another_model(folder):
     tables.HEADS.path("tiny").unlink()
     tables.ASKED.path("text").write_bytes(b"PAR1 no table")
+    plan = tables.PLANS.path("tiny")
+    pq.write_table(pq.read_table(plan), plan)
     record = json.loads(paths.model("tiny").read_text(encoding="utf-8"))
     paths.model("tiny").write_text(json.dumps(record | {"name": "another"}), encoding="utf-8")
     lines = said(artefacts.findings(params.load()))
     assert "data/heads/tiny.parquet: not there; dvc pull, or dvc repro" in lines
+    assert f"{plan}: written over by another program; rm {plan} && dvc checkout {plan} (from DVC's cache)" in lines
     assert "data/asked/text.parquet: not a readable Parquet file" in lines and "rm data/asked/text.parquet" in lines
     assert "slot tiny: data/models/tiny.json is of another name ('another'); dvc repro" in lines
     paths.model("tiny").write_text("{}", encoding="utf-8")
