@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from stages import tasks, tidy
+from stages import tasks
 from stages.model import files as model_files
 from stages.page import inputs
-from stages.store import params, source
+from stages.store import named, params, source
 from stages.store.errors import UserError
 from stages.store.section import MOST
 from stages.tasks.extrapolation import invented
@@ -210,11 +210,11 @@ def test_dvc_meets_no_pipe(tmp_path):
     """DVC reads every file of a folder that a stage depends on before the stage runs."""
     (tmp_path / "good").mkdir()
     (tmp_path / "good/a.txt").write_text("x")
-    assert tidy.unreadable(str(tmp_path / "good")) == tidy.unreadable(str(tmp_path / "good/a.txt")) == ""
+    assert named.unreadable(str(tmp_path / "good")) == named.unreadable(str(tmp_path / "good/a.txt")) == ""
     file = pipe(tmp_path / "bad/inner/a.png")
     for path in (tmp_path / "bad", file):
-        assert tidy.unreadable(str(path)) == f"{file}: not a file; expected files"
-    assert tidy.unreadable("x" * 5000) == "no such file or folder"
+        assert named.unreadable(str(path)) == f"{file}: not a file; expected files"
+    assert named.unreadable("x" * 5000) == "no such file or folder"
 
 
 @pytest.mark.parametrize(("task", "name"), INSIDE.items())

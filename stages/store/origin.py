@@ -3,6 +3,7 @@
 No table is read whole for it: of its own rows, those that a stage reads; of what they come from, a column of names.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,29 +26,34 @@ def fault(table: "Table", of: tuple[str, ...], rows: pd.DataFrame, only: list[tu
     key = [column for column in table.key if column not in fixed]
     key = key if set(key) <= set(rows) else []  # by other columns a row has no name
     return (
-        (_of_heads(table.path(*of), of[0], rows, key) if table.every_head else "")
+        (_every_head(table.path(*of), of[0], rows, key) if table.every_head else "")
         or (_twice(rows, key) if key else "")
         or (
             _not_alike(rows, key, [column for column in table.alike if column not in fixed])
             if key and table.alike
             else ""
         )
-        or (_of_prompts(table, of, rows) if table.prompts else "")
+        or _asked_of(table, of, rows)
         or (_of_plan(table.plan.path(*of), rows) if table.plan and "intervention" in rows else "")
     )
 
 
-def _of_heads(path: Path, slot: str, rows: pd.DataFrame, key: list[str]) -> str:
+def of_heads(slot: str, counts: pd.Series) -> str:
+    """Return what is wrong with the heads of rows, or ''; counts: of rows, by (layer, head)."""
+    if counts.nunique() > 1 or list(counts.index) != records.heads(slot):
+        return f"not the same number of rows for each head in {paths.model(slot)}: cut, or of another model"
+    return ""
+
+
+def _every_head(path: Path, slot: str, rows: pd.DataFrame, key: list[str]) -> str:
     """Every head of the model has a row for each of the others' other names, whichever are read."""
     heads = records.heads(slot)
-    wrong = f"not the same number of rows for each head in {paths.model(slot)}: cut, or of another model"
     if parquet.number_of_rows(path) % len(heads):
-        return wrong
+        return f"not the same number of rows for each head in {paths.model(slot)}: cut, or of another model"
     if not {"layer", "head"} <= set(rows):
         return ""
-    there = rows.groupby(["layer", "head"]).size()
-    if there.nunique() > 1 or list(there.index) != heads:
-        return wrong
+    if why := of_heads(slot, rows.groupby(["layer", "head"]).size()):
+        return why
     others = [column for column in key if column not in ("layer", "head")]
     if others and len(rows) != len(heads) * len(rows[others].drop_duplicates()):
         return f"not every head has the same {', '.join(others)}: cut, or written over"
@@ -82,25 +88,30 @@ def _not_alike(rows: pd.DataFrame, key: list[str], alike: list[str]) -> str:
     return f"not every prompt has the same {', '.join(others)} ({named}): cut, or written over"
 
 
-def _of_prompts(table: "Table", of: tuple[str, ...], rows: pd.DataFrame) -> str:
-    """Every prompt is one of the task's, of a table of several tasks one of theirs; asked again are all or none."""
-    again = table.key == ("id",)
-    column = "id" if again else "prompt"
-    if column not in rows:
+def _asked_of(table: "Table", of: tuple[str, ...], rows: pd.DataFrame) -> str:
+    """Prompts that rows name are the task's; a table of prompts that are asked again holds all of them, or none."""
+    if not table.prompts or table.key != ("id",):
+        return of_prompts(table, of, rows["prompt"].unique()) if "prompt" in rows else ""
+    if "id" not in rows:
         return ""
-    one_task = again or table.place.count("{}") == 2
+    prompts, here = table.prompts.path(of[-1]), parquet.number_of_rows(table.path(*of))
+    there = parquet.number_of_rows(prompts) if prompts.exists() else here
+    more_or_less = f"{here} prompts, where {prompts} has {there}" if here != there else ""
+    return of_prompts(table, of, rows["id"].unique()) or more_or_less
+
+
+def of_prompts(table: "Table", of: tuple[str, ...], named: Iterable[str]) -> str:
+    """Return which of the prompts that rows name is none of the task, of a table of several none of theirs, or ''."""
+    if not table.prompts:
+        return ""
+    one_task = table.key == ("id",) or table.place.count("{}") == 2
     prompts = table.prompts.path(of[-1] if one_task else "*")
     files = sorted(Path().glob(str(prompts)))
-    if not files:
-        return ""
-    strange = set(rows[column].unique()) - {""}  # '' of a row of several
+    strange = set(named) - {""} if files else set()  # '' of a row of several
     for file in files:
         known = _names(file, "id", file.stat().st_mtime_ns)
         strange = {name for name in strange if name not in known and _passage(name) not in known}
-    if strange:
-        return f"{min(strange)} is no prompt of {prompts}"
-    there, here = parquet.number_of_rows(files[0]), parquet.number_of_rows(table.path(*of))
-    return f"{here} prompts, where {prompts} has {there}" if again and here != there else ""
+    return f"{min(strange)} is no prompt of {prompts}" if strange else ""
 
 
 def _passage(name: str) -> str:
