@@ -16,8 +16,11 @@ from stages.model.forward import forward
 from stages.model.score import LastTokens
 from stages.model.tokens import encode, encode_all
 from stages.model.vectors import in_place
+from stages.page import inputs
 from stages.page.sections import orders as section
 from stages.statistics import orders as statistics
+from stages.statistics.control import NONE, Pool
+from stages.statistics.vector_heads import Ranking, Setting
 from stages.store import tables
 from stages.tasks.extrapolation.prompts import real_words
 from stages.tasks.icl.pairs import Frame
@@ -158,24 +161,62 @@ def test_the_setting_under_which_most_words_are_right_is_chosen(loaded, prompts)
         scored = LastTokens(loaded, encode_all(loaded, rows)).edited([[edit]] * len(rows))
         merits[name, many] = np.mean([of_row[0].logprob.mean() for of_row in scored])
     assert merits[source, number] == pytest.approx(max(merits.values()), abs=1e-5)
-    told = orders.under(loaded, rows, orders.written(means[source], [(0, 0)], 2, np.random.default_rng(0)), source)
-    assert len(told) == 4 * len(rows) and {row["vector"] for row in told} == {"none", "heads", "random"}
 
 
-def test_edits_are_of_the_heads_and_as_long(loaded):
-    size = loaded.anatomy.layers[1].head_size
-    means = {(1, 0): torch.ones(size), (1, 1): torch.full((size,), 2.0)}
-    edits = orders.written(means, [(1, 1)], 2, np.random.default_rng(0))
-    assert list(edits) == [("none", 0, 0), ("heads", 1, 0), ("random", 1, 1), ("random", 1, 2)]
-    first, second = (edits["random", 1, draw].heads[1, 1] for draw in (1, 2))
-    torch.testing.assert_close(first.norm(), means[1, 1].norm())
-    assert list(edits["heads", 1, 0].heads) == [(1, 1)] and not torch.equal(first, second)
+def test_control_sets_are_written_in_the_same_way_where_the_heads_are_ever_right(monkeypatch, loaded, prompts):
+    """Heads that are right in known orders alone: sets of other heads, as many, are written on those words only."""
+    known, made_up = (
+        as_rows(p for p in prompts if p.role == "zero_shot" and p.split == "b" and p.condition == name)[:3]
+        for name in ("weekdays", MADE_UP)
+    )
+    heads = [(0, 1), (1, 2), (2, 0)]
+    pool = Pool(tuple(loaded.anatomy.heads), dict.fromkeys(loaded.anatomy.layers, "global"), {"function": set(heads)})
+    order, size = Ranking(heads, pool, 3, 17, "orders/decoder"), loaded.anatomy.layers[0].head_size
+    means = {head: torch.full((size,), float(place)) for place, head in enumerate(loaded.anatomy.heads)}
+    asked: list = []
+
+    class Planned:
+        def __init__(self, _, encoded):
+            self.right = [row.condition == "weekdays" for row in asked.pop()]
+
+        def edited(self, edits):
+            written.extend(edits[0])
+            best = np.array([0])
+            return [[SimpleNamespace(solved=right and bool(edit.heads), best=best) for edit in edits[0]]
+                    for right in self.right]  # fmt: skip
+
+    written: list = []
+    monkeypatch.setattr("stages.model.score.LastTokens", Planned)
+    monkeypatch.setattr("stages.model.tokens.encode_all", lambda _, rows: asked.append(rows) or rows)
+    told = pd.DataFrame(orders.written(loaded, known + made_up, means, order, 2, "months"))
+    counts = told.groupby(["ordering", "vector"]).size()
+    assert counts.to_dict() == {("weekdays", "none"): 3, ("weekdays", "heads"): 3, ("weekdays", "control"): 9,
+                                (MADE_UP, "none"): 3, (MADE_UP, "heads"): 3}  # fmt: skip
+    assert [list(edit.heads) for edit in written] == [[], heads[:2], *map(list, order.control_sets(2))]
+    assert all(edit.heads[head] is means[head] for edit in written for head in edit.heads)
+    sets = told[told.vector == "control"].drop_duplicates("draw")
+    assert not sets.names.str.contains("L0H1|L1H2|L2H0").any() and (sets.matching.str.startswith(("0", "1", "2"))).all()
+    assert set(told[told.vector == "heads"].names) == {"L0H1 L1H2"}
+
+
+def test_the_edits_reach_the_answers(loaded, prompts):
+    rows = as_rows(p for p in prompts if p.role == "zero_shot" and p.condition == "months")
+    pool = Pool(tuple(loaded.anatomy.heads), dict.fromkeys(loaded.anatomy.layers, "global"), {"function": {(0, 0)}})
+    order, size = Ranking([(0, 0)], pool, 2, 17, "orders/decoder"), loaded.anatomy.layers[0].head_size
+    means = dict.fromkeys(loaded.anatomy.heads, torch.full((size,), 50.0))
+    settings = [Setting("none"), Setting("heads", heads=1), Setting("control", heads=1, draw=2)]
+    told = orders.under(loaded, rows, means, settings, order, "months")
+    edits = [in_place(means, order.of(setting)) for setting in settings]
+    scored = LastTokens(loaded, encode_all(loaded, rows)).edited([edits] * len(rows))
+    assert [row["correct"] for row in told] == [one.solved for of_row in scored for one in of_row]
+    first = [[int(one.best[0]) for one in of_row] for of_row in scored]
+    assert any(len(set(of_row)) > 1 for of_row in first)  # what is written decides
 
 
 def outcomes(order: str, category: str, right: int, rival: int | None, vector: str = "none", learned: int = 0, of=24):
     context = "zero_shot" if learned or vector != "none" else "clean"
     same = {"ordering": order, "category": category, "split": "b", "context": context, "vector": vector, "heads": 14}
-    same |= {"draw": 0, "source": "months" if context == "zero_shot" else ""}
+    same |= {"draw": 0, "names": "", "matching": "", "source": "months" if context == "zero_shot" else ""}
     return [
         same | {"prompt": f"orders/{order}-{n % 8:02d}/{category}-{n // 8}#{context}"}
         | {"cluster": f"{order}-{n % 8:02d}", "correct": n < right}
@@ -184,20 +225,43 @@ def outcomes(order: str, category: str, right: int, rival: int | None, vector: s
     ]  # fmt: skip
 
 
-def runs(stated: int, back: int, on: int, told: int, known: int, steps: int, learned: int) -> pd.DataFrame:
+ALIKE = "1 of 2 in the same layers, 2 of 2 of the same attention kind"
+
+
+def drawn(order: str, category: str, right: int, sets: int = 19) -> list[dict]:
+    """Outcomes of control sets, the first of which answers `right` words, the others none."""
+    return [
+        row | {"draw": draw, "names": f"L0H{draw} L1H{draw}", "matching": ALIKE, "learned": False}
+        for draw in range(1, sets + 1)
+        for row in outcomes(order, category, right if draw == 1 else 0, None, "control")
+    ]
+
+
+def runs(
+    stated: int, back: int, on: int, told: int, known: int, steps: int, learned: int, other: int = 0, sets: int = 19
+) -> pd.DataFrame:
+    """other: words that the first control set answers in a known order; sets: how many control sets there are."""
     rows = outcomes("letters", "not_stated", 4, None, of=12) + outcomes("numbers", "not_stated", 12, None, of=12)
     rows += outcomes("letters", "shuffled", told, known)
     rows += outcomes(MADE_UP, "not_stated", 0, None) + outcomes(MADE_UP, "stated", stated, 0)
     rows += outcomes(MADE_UP, "backwards", back, on)
-    for vector, right in (("none", 0), ("heads", 20 * (learned == 0)), ("random", 1)):
+    for vector, right in (("none", 0), ("heads", 20 * (learned == 0))):
         rows += [row | {"context": "zero_shot", "source": "months", "learned": False}
                  for row in outcomes("numbers", "not_stated", right, None, vector)]  # fmt: skip
-    for vector, right, words in (("none", 0, 0), ("heads", steps, learned), ("random", 0, 0)):
+    rows += drawn("numbers", "not_stated", other, sets) if learned == 0 else []
+    rows += drawn(MADE_UP, "stated", 0, sets) if steps else []
+    for vector, right, words in (("none", 0, 0), ("heads", steps, learned)):
         rows += [
             row | {"context": "zero_shot", "source": "months", "learned": row["learned"] or False}
             for row in outcomes(MADE_UP, "stated", right, None, vector, words)
         ]
     return pd.DataFrame(rows)[tables.ORDERS.names]
+
+
+def as_read(made: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table as the page reads it."""
+    made.to_csv(folder / "orders.csv", index=False)
+    return inputs.frame(folder / "orders.csv", inputs.COLUMNS["orders"].split())
 
 
 def test_shares_leads_and_metrics_of_a_table_are_counted():
@@ -219,6 +283,41 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
     assert statistics.made_up_order(made) == 0.5 and statistics.made_up_order(made.head(0)) is None
 
 
+def test_the_heads_are_ranked_among_control_sets_on_the_same_words():
+    made = statistics.table(runs(12, 2, 10, 6, 12, 18, 0, other=20), {}, 13)
+    at = made.set_index(["ordering", "category", "vector"])
+    for order in ("known", "others", "numbers"):  # one of 19 sets does as well: (1 + 1) / (1 + 19)
+        row = at.loc[order, "not_stated", "heads"]
+        assert (row.controls, row.p, row.p_floor, row.overlap) == (19, pytest.approx(0.1), pytest.approx(0.05), 0)
+        assert row.control_accuracy == pytest.approx(20 / 24 / 19)
+        assert row.matching == f"{ALIKE}; no set holds a head tried for the vector"
+    controls = at.loc["known", "not_stated", "control"]
+    assert controls.accuracy == pytest.approx(20 / 24 / 19) and controls.trials == 24 and pd.isna(controls.p)
+    assert at.p[MADE_UP, "stated", "heads"] == pytest.approx(0.05)
+    none = statistics.table(runs(12, 2, 10, 6, 12, 0, 24), {}, 13).set_index(["ordering", "category", "vector"])
+    assert none.controls[MADE_UP, "stated", "heads"] == 0 and pd.isna(none.p[MADE_UP, "stated", "heads"])
+    assert none.matching[MADE_UP, "stated", "heads"] == statistics.NOT_RUN
+    few = statistics.table(runs(12, 2, 10, 6, 12, 18, 0, sets=0), {}, 13).set_index(["ordering", "category", "vector"])
+    assert few.matching[MADE_UP, "stated", "heads"] == NONE
+
+
+@pytest.mark.parametrize(
+    ("other", "sets", "said", "never"),
+    [
+        (0, 19, "none of 19 control sets is as accurate: rank p = 0.05, its floor. So the step carries", "not told"),
+        (20, 19, "1 of 19 control sets is as accurate: rank p = 0.10; not told apart from other heads.", "carries"),
+        (0, 4, "cannot fall below 0.20, so that they are not told apart", "carries"),
+        (0, 0, "no control set was run (no control possible: too few other heads), so that this may be", "carries"),
+    ],
+)
+def test_that_the_step_carries_is_said_only_where_other_heads_do_not_carry_it(tmp_path, other, sets, said, never):
+    made = statistics.table(runs(18, 2, 20, 20, 2, 0, 0, other, sets), {}, 13)
+    made = as_read(made, tmp_path)
+    text = section.vector(made[made.context == "zero_shot"], 0.05)
+    text = text[text.index("In known orders that it is not from") :]
+    assert said in text and never not in text
+
+
 @pytest.mark.parametrize(
     ("numbers", "said", "never"),
     [
@@ -235,17 +334,18 @@ def test_shares_leads_and_metrics_of_a_table_are_counted():
          "than by guessing"),
     ],
 )  # fmt: skip
-def test_sentences_follow_the_table(numbers, said, never):
+def test_sentences_follow_the_table(tmp_path, numbers, said, never):
     made = statistics.table(runs(*numbers), {}, 13)
-    blocks = section.orders(SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={}), None)
+    slot = SimpleNamespace(orders=as_read(made, tmp_path), path=str, reasons={})
+    blocks = section.orders(slot, SimpleNamespace(alpha=0.05))
     text = " ".join(block.text for block in blocks[2:] if block.kind == "note")
     assert all(sentence in text for sentence in said) and never not in text
 
 
-def test_what_was_not_measured_says_why():
+def test_what_was_not_measured_says_why(tmp_path):
     made = statistics.table(runs(18, 2, 18, 18, 2, 0, 24).query("context == 'clean'"), {"vector": "none is solved"}, 13)
-    slot = SimpleNamespace(orders=made.assign(note=made.note.fillna("")), path=str, reasons={})
-    texts = [block.text for block in section.orders(slot, None) if block.kind == "note"]
+    slot = SimpleNamespace(orders=as_read(made, tmp_path), path=str, reasons={})
+    texts = [block.text for block in section.orders(slot, SimpleNamespace(alpha=0.05)) if block.kind == "note"]
     assert "The vector of the step was not measured: none is solved." in texts
     empty = statistics.table(tables.ORDERS.schema.empty_table().to_pandas(), {}, 2)
     assert empty.empty and list(empty.columns) == statistics.COLUMNS and statistics.metrics(empty) == {}

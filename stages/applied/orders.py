@@ -5,9 +5,11 @@ step to the next word, learned from demonstrations of known orders, on words tha
 heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of split a that are answered
 right, of one known order that is solved there, or of all such orders together. Which of them, and how many heads:
 under which most words of split a are right without demonstrations.
-    none    the prompt as it is
-    heads   z, in place at the last token
-    random  random vectors as long, head by head; several draws
+    none     the prompt as it is
+    heads    z, in place at the last token
+    control  as `heads`, with as many OTHER heads of the same or the nearest layers; several sets; not where the heads
+             answer nothing right: no other set can do worse
+Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/orders.py.
 All else is reported on split b; of known orders only those that are solved are asked without demonstrations.
 """
 
@@ -21,14 +23,15 @@ from tqdm import tqdm
 
 from stages import tasks
 from stages.applied.stored import provenance
+from stages.statistics.control import Pool
+from stages.statistics.vector_heads import FAMILY, Ranking, Setting
 from stages.store import params, records, tables
 from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
-from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
     import torch
 
-    from stages.model.intervene import Edit, Head
+    from stages.model.intervene import Head
     from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if not rows:
         return tables.ORDERS.write_empty(slot, why="no prompt fits the model")
     answer = sum(len(tokens.target) for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot")
-    edited = answer * (2 * len(settings.orders.heads) + settings.orders.random)
+    edited = answer * (2 * len(settings.orders.heads) + settings.orders.draws)
     work = Work(shared([tokens.ids for tokens in encoded])) + Work(edited, edited)
     log.info(announce(f"orders {slot}", len(rows), work, loaded))
     answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
@@ -62,10 +65,11 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         asked = {split: [row for row in _of(rows, "zero_shot", split) if row.condition in means] for split in "ab"}
         asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.condition == MADE_UP]
         heads = [(layer, head) for layer, head in made["heads"]]
+        kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
+        pool = Pool(tuple(sorted(loaded.anatomy.heads)), kinds, {FAMILY: set(heads)})
+        order = Ranking(heads, pool, settings.orders.draws, settings.seed, f"orders/{slot}")
         source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
-        rng = stream(settings.seed, f"orders/{slot}")
-        edits = written(means[source], heads[:number], settings.orders.random, rng)
-        answers += under(loaded, asked["b"], edits, source)
+        answers += written(loaded, asked["b"], means[source], order, number, source)
     tables.ORDERS.noting(skipped=skipped).write(pd.DataFrame(answers).sort_values(ORDERED), slot)
 
 
@@ -141,42 +145,56 @@ def chosen(
 
 
 def written(
-    means: "Mapping[Head, torch.Tensor]", heads: "Sequence[Head]", draws: int, rng: np.random.Generator
-) -> "dict[tuple[str, int, int], Edit]":
-    """Return (vector, number of heads, draw) -> edit of the last token, as the module says."""
-    from stages.model.intervene import Edit
-    from stages.model.vectors import in_place, randomly
+    loaded: "Loaded", rows: Sequence, means: "Mapping[Head, torch.Tensor]", order: Ranking, number: int, source: str
+) -> list[dict]:
+    """Return rows of ORDERS: of what the module says is written, with so many heads; rows: of split b."""
+    told = under(loaded, rows, means, [Setting("none"), Setting("heads", heads=number)], order, source)
+    right = {_way(row["ordering"], row["category"]) for row in told if row["vector"] == "heads" and row["correct"]}
+    again = [row for row in rows if _way(row.condition, row.category) in right]
+    draws = range(1, len(order.control_sets(number)) + 1)
+    controls = [Setting("control", heads=number, draw=draw) for draw in draws]
+    return told + (under(loaded, again, means, controls, order, source) if again and controls else [])
 
-    edits = {("none", 0, 0): Edit(), ("heads", len(heads), 0): in_place(means, heads)}
-    for draw in range(1, draws + 1):
-        edits["random", len(heads), draw] = Edit(heads={head: randomly(means[head], rng) for head in heads})
-    return edits
 
+def under(
+    loaded: "Loaded",
+    rows: Sequence,
+    means: "Mapping[Head, torch.Tensor]",
+    settings: Sequence[Setting],
+    order: Ranking,
+    source: str,
+) -> list[dict]:
+    """Return rows of ORDERS: how prompts are answered when heads' means are written at their last tokens.
 
-def under(loaded: "Loaded", rows: Sequence, edits: "Mapping[tuple[str, int, int], Edit]", source: str) -> list[dict]:
-    """Return rows of ORDERS: how prompts are answered under edits of their last tokens.
-
-    source: the known order that the vector was learned from, or `ALL`.
+    source: the known order that the means are of, or `ALL`.
     """
     from stages.model.score import LastTokens
     from stages.model.tokens import encode_all
+    from stages.model.vectors import in_place
 
     words = [word for name, of_order in KNOWN.items() if source in (name, ALL) for word in of_order]
     encoded = encode_all(loaded, rows)
     white = rows[0].targets[0][: -len(rows[0].targets[0].lstrip())]
     begins = {loaded.tokenizer(white + word, add_special_tokens=False)["input_ids"][0] for word in words}
-    answers = LastTokens(loaded, encoded).edited([list(edits.values())] * len(rows))
+    edits = [in_place(means, order.of(setting)) for setting in settings]
+    answers = LastTokens(loaded, encoded).edited([edits] * len(rows))
     return [
         _row(row)
-        | {"vector": vector, "heads": heads, "draw": draw, "source": source, "correct": scored.solved}
-        | {"learned": int(scored.best[0]) in begins}
+        | {"vector": setting.vector, "heads": setting.heads, "draw": setting.draw, "source": source}
+        | {"names": " ".join(f"L{layer}H{head}" for layer, head in order.of(setting))}
+        | {"matching": order.matching(setting), "correct": scored.solved, "learned": int(scored.best[0]) in begins}
         for row, of_prompt in zip(rows, answers, strict=True)
-        for (vector, heads, draw), scored in zip(edits, of_prompt, strict=True)
+        for setting, scored in zip(settings, of_prompt, strict=True)
     ]
 
 
 def _of(rows: Sequence, role: str, split: str) -> list:
     return [row for row in rows if row.role == role and row.split == split]
+
+
+def _way(ordering: str, category: str) -> tuple[bool, str]:
+    """Return what words are ranked by: whether their order is made up, and how it is given."""
+    return ordering == MADE_UP, category
 
 
 def _before(row) -> str:
@@ -197,6 +215,8 @@ def _row(row) -> dict:
         "vector": "none",
         "heads": 0,
         "draw": 0,
+        "names": "",
+        "matching": "",
         "source": "",
         "rival": None,
         "learned": None,

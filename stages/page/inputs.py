@@ -57,7 +57,8 @@ COLUMNS = {
     "sinks": "part input layer head measure threshold value low high prompts note",
     "probes": "kind target layer value low high majority shuffled guess tokens blocks spread outliers note",
     "orders": "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low "
-    "lead_high guess learned learned_low learned_high trials clusters heads draws note",
+    "lead_high guess learned learned_low learned_high trials clusters heads controls control_accuracy p p_floor "
+    "overlap matching note",
     "images": "layer kind tokens norm ratio low high attention attention_low attention_high attention_null most images "
     "dip modes_p",
     "neighbours": "condition language measure value low high p p_floor trials clusters note",

@@ -3,7 +3,9 @@
 Right answers and rival ones are counted on the same prompts: `lead` is the difference of the two shares. `guess`: what
 any other word of a stated order, drawn at random, gets. Prompts of one order share nearly all of their text and are one
 cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight; `OTHERS`: those of them that the
-vector was not learned from. Of random vectors a prompt's value is the mean over draws.
+vector was not learned from. The heads of the vector are ranked among control sets written in the same way
+(stages/statistics/steering.py), on the same words; a control set's accuracy is over words, its interval over clusters
+(a prompt's value is its mean over sets).
 """
 
 from collections.abc import Mapping
@@ -11,18 +13,22 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from stages.statistics.control import NONE
 from stages.statistics.effects import PROMPTS
 from stages.statistics.intervals import FEWEST, interval
+from stages.statistics.steering import ranked
 from stages.tasks.orders.task import ALL as KNOWN_ALL
 from stages.tasks.orders.task import BACKWARDS, CATEGORIES, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
 
 COLUMNS = (
     "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high "
-    "guess learned learned_low learned_high trials clusters heads draws note"
+    "guess learned learned_low learned_high trials clusters heads controls control_accuracy p p_floor overlap matching "
+    "note"
 ).split()
-VECTORS = ("none", "heads", "random")
+VECTORS = ("none", "heads", "control")
 OTHERS = "others"  # known orders that the vector was not learned from
 LEFT_OUT = "not measured: "
+NOT_RUN = "no control set was written: nothing is right under the heads, and no set can do worse"
 
 
 def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.DataFrame:
@@ -35,8 +41,9 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
     rows = []
     for context in ("clean", "zero_shot"):
         for category in CATEGORIES:
+            way = told[(told.context == context) & (told.category == category)]
             for vector in VECTORS:
-                cell = told[(told.context == context) & (told.category == category) & (told.vector == vector)]
+                cell = way[way.vector == vector]
                 known = cell[cell.ordering != MADE_UP]
                 away = known[(known.source != "") & ~known.source.isin([KNOWN_ALL]) & (known.ordering != known.source)]
                 parts = [
@@ -44,16 +51,16 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
                     (OTHERS, away),
                     *((name, cell[cell.ordering == name]) for name in (*KNOWN, MADE_UP)),
                 ]
-                rows += [
-                    {"ordering": name, "category": category, "context": context, "vector": vector} | _row(part)
-                    for name, part in parts
-                    if len(part)
-                ]
+                for name, part in parts:
+                    same = {"ordering": name, "category": category, "context": context, "vector": vector}
+                    controls = way[(way.vector == "control") & way.prompt.isin(part.prompt)]
+                    beside = _ranked(part, controls) if vector == "heads" and len(part) else {}
+                    rows += [same | _row(part) | beside] if len(part) else []
     rows += [{"vector": name, "note": f"{LEFT_OUT}{why}"} for name, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     in_view = (frame.ordering == MADE_UP) & (frame.category != NOT_STATED)
     frame["guess"] = np.where(in_view, 1 / (length - 1), np.nan)
-    return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "draws")})
+    return frame.astype({name: "Int64" for name in ("trials", "clusters", "heads", "controls")})
 
 
 def metrics(orders: pd.DataFrame) -> dict:
@@ -81,11 +88,18 @@ def made_up_order(orders: pd.DataFrame) -> float | None:
     return round(float(rows.accuracy.iloc[0]), 5) if len(rows) else None
 
 
+def _ranked(runs: pd.DataFrame, controls: pd.DataFrame) -> dict:
+    """Return how the heads rank among control sets on the same words."""
+    if controls.empty:
+        return {"controls": 0, "matching": NONE if runs.correct.any() else NOT_RUN}
+    return ranked(runs.correct.mean(), len(runs), controls.groupby("draw").correct.mean(), controls, controls)
+
+
 def _row(runs: pd.DataFrame) -> dict:
     same = {"correct": "mean", "rival": "mean", "learned": "mean", "cluster": "first"}
     prompts = runs.groupby("prompt").agg(same)
     row = {"source": runs.source.iloc[0], "trials": len(prompts), "clusters": prompts.cluster.nunique()}
-    row |= {"heads": runs.heads.iloc[0], "draws": runs.draw.nunique() if runs.draw.any() else 0}
+    row["heads"] = runs.heads.iloc[0]
     for name, column in (("", "correct"), ("rival", "rival"), ("learned", "learned")):
         values = prompts[column]
         there = values.notna().any()

@@ -84,10 +84,18 @@ def _ranked(accuracy: float, trials: int, runs: pd.DataFrame, beside: pd.DataFra
     if controls.empty:
         return {"controls": 0, "matching": NONE}
     accuracy_D = controls.groupby("draw").apply(_accuracy, include_groups=False)
+    return ranked(accuracy, trials, accuracy_D, controls, controls[controls.function == controls.function.iloc[0]])
+
+
+def ranked(accuracy: float, trials: int, accuracy_D: pd.Series, controls: pd.DataFrame, alike: pd.DataFrame) -> dict:
+    """Return the rank of some heads' accuracy among control sets, by draw, and what these sets are.
+
+    controls: rows of the sets, with draw and matching; alike: those whose sets, in names, are compared.
+    """
     row = {"controls": len(accuracy_D), "control_accuracy": accuracy_D.mean()}
     if trials >= PROMPTS:
         row["p"], row["p_floor"] = rank_p(accuracy, accuracy_D)
-    sets = controls[controls.function == controls.function.iloc[0]].drop_duplicates("draw").names
+    sets = alike.drop_duplicates("draw").names
     holding = int(controls.groupby("draw").matching.apply(lambda said: said.str.contains(TRIED).any()).sum())
     held = f"{holding} of {len(accuracy_D)} sets hold heads tried for the vector" if holding else NO_TRIED
     matching = f"{alike_in_all(controls.matching)}; {held}"

@@ -197,10 +197,10 @@ class Shifts(Section):
 
 
 class Orders(Section):
-    """The vector of the next word, from known orders to made-up ones: heads tried, and random vectors beside them."""
+    """The vector of the next word, from known orders to made-up ones: heads tried, and control sets beside them."""
 
     heads: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    random: Count
+    draws: Count
 
 
 class Circuit(Section):

@@ -1,14 +1,15 @@
 """What comes next, in orders that a model knows or is told: looked up, known, or only copied."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from stages.page import orders_chart
+from stages.page import orders_chart, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import beyond, interval, listed, number
+from stages.page.sentences import beyond, interval, listed, number, p_value
 
 TASK = "orders"
 KNOWN, MADE_UP = "known", "made_up"  # all known orders together; made-up ones
@@ -35,7 +36,7 @@ WHAT = (
 VECTOR = (
     "Without demonstrations, the mean outputs that the top heads of section 'Function vectors' have where a known "
     "order is continued right are written in place at the last token. Which known order they are from, and how many "
-    "heads, was chosen on other words. Random: vectors as long, head by head, mean over {draws}."
+    "heads, was chosen on other words."
 )
 
 
@@ -58,7 +59,7 @@ def orders(slot: Slot, context: Context) -> list:
     if left_out:
         blocks.append(Note(f"The vector of the step was not measured: {'; '.join(left_out)}."))
     else:
-        blocks += [Note(text) for text in [vector(measured[measured["context"] == "zero_shot"])] if text]
+        blocks += [Note(text) for text in [vector(measured[measured["context"] == "zero_shot"], context.alpha)] if text]
     return [*blocks, _table(measured, path)]
 
 
@@ -142,57 +143,70 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
     return f"{said}: the two are not told apart{so}."
 
 
-def vector(rows: pd.DataFrame) -> str:
+def vector(rows: pd.DataFrame, alpha: float) -> str:
     """Say what the vector of the step does in the order that it is from, and on made-up orders."""
     at = {(row["ordering"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
     heads = [key for key in at if key[2] == "heads" and key[0] not in (KNOWN, OTHERS)]
     if not heads:
         return ""
-    first, draws = at[heads[0]], max((int(row["draws"]) for row in at.values()), default=0)
+    first = at[heads[0]]
     source = "all known orders that are solved" if first["source"] == KNOWN else first["source"]
-    text = VECTOR.format(draws="one draw" if draws == 1 else f"{draws} draws")
     parts = []
     for order, way, _ in heads:
-        row, none, random = (at.get((order, way, name)) for name in ("heads", "none", "random"))
+        row, none = (at.get((order, way, name)) for name in ("heads", "none"))
         name = f"made-up orders, {WAYS[way]}," if order == MADE_UP else order
-        nothing = f"{number(none['accuracy'])} with nothing, {number(random['accuracy'])} random"
-        parts.append(f"{name} {value(row)} of {int(row['trials'])} ({nothing})")
-    said = f"{text} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}."
+        beside = f"{number(none['accuracy'])} with nothing"
+        beside += f", {number(row['control_accuracy'])} under control sets" if row["controls"] > 0 else ""
+        parts.append(f"{name} {value(row)} of {int(row['trials'])} ({beside})")
+    said = f"{VECTOR}{_controls(at.values())} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}."
     others, told = (
-        [at.get((order, way, name)) for name in ("heads", "none", "random")]
+        [at.get((order, way, name)) for name in ("heads", "none")]
         for order, way in ((OTHERS, "not_stated"), (MADE_UP, "stated"))
     )
-    verdicts = [_elsewhere(*others)] if others[0] is not None else []
-    verdicts += [_steps(*told, others)] if told[0] is not None else []
-    return " ".join([said, *verdicts])
+    claims = [_elsewhere(*others, alpha)] if others[0] is not None else []
+    claims += [_steps(*told, others, alpha)] if told[0] is not None else []
+    return " ".join([said, *claims])
 
 
-def _works(row: Any, *controls: Any) -> bool:
-    return _enough(row) and beyond(row["low"], row["high"], max(cell["accuracy"] for cell in controls)) > 0
+def _controls(rows: Iterable[Any]) -> str:
+    """Say what the control sets are: the same for all words."""
+    ranked = [row for row in rows if row["controls"] > 0]
+    if not ranked:
+        return ""
+    matching, shared = ranked[0]["matching"], ranked[0]["overlap"]
+    overlap = "" if pd.isna(shared) else f"; two of them share {number(shared)} (mean Jaccard index)"
+    return f" A control set is as many other heads, written in the same way: {verdicts.matched(matching)}{overlap}."
 
 
-def _elsewhere(row: Any, none: Any, random: Any) -> str:
+def _works(row: Any, none: Any, alpha: float) -> bool:
+    """Tell whether more is right than with nothing written, and than under almost every control set."""
+    return _enough(row) and beyond(row["low"], row["high"], none["accuracy"]) > 0 and row["p"] <= alpha
+
+
+def _elsewhere(row: Any, none: Any, alpha: float) -> str:
     """Say whether the vector steps in known orders that it was not learned from."""
     said = f"In known orders that it is not from, together: {value(row)} of {int(row['trials'])} words"
     if not _enough(row):
         return f"{said}, too few to tell."
-    if _works(row, none, random):
-        return f"{said}: the step carries from one known order to others (no other heads were written beside it)."
-    return f"{said}: not told apart from nothing or random vectors."
+    rank = verdicts.as_accurate(row, alpha) if row["accuracy"] else ""
+    if _works(row, none, alpha):
+        return f"{said}{rank}. So the step carries from one known order to others, and other heads do not carry it."
+    apart = "" if beyond(row["low"], row["high"], none["accuracy"]) > 0 else ": not told apart from nothing"
+    return f"{said}{apart}{rank}."
 
 
-def _steps(row: Any, none: Any, random: Any, others: list[Any]) -> str:
+def _steps(row: Any, none: Any, others: list[Any], alpha: float) -> str:
     """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
     if not _enough(row):
         return "The made-up orders are too few to tell."
-    if _works(row, none, random) and beyond(row["low"], row["high"], row["guess"]) > 0:
+    if _works(row, none, alpha) and beyond(row["low"], row["high"], row["guess"]) > 0:
         return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
     if beyond(row["learned_low"], row["learned_high"], max(0.5, none["learned_high"])) > 0:
         return (
             f"In made-up orders that are stated no step is seen; in {value(row, 'learned')} the answer begins as a "
             "word of what it was learned from: with the vector come those words, not the step alone."
         )
-    if others[0] is not None and _works(*others):
+    if others[0] is not None and _works(*others, alpha):
         return (
             "In made-up orders that are stated no step is seen: it calls up next words that the model knows. More than "
             f"{number(row['high'])} is excluded."
@@ -221,7 +235,7 @@ def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
 
 def _table(measured: pd.DataFrame, path: str) -> Table:
     names = {KNOWN: "all known", OTHERS: "known, not the vector's", MADE_UP: "made-up"}
-    written = {"none": "nothing", "heads": "heads in place", "random": "random"}
+    written = {"none": "nothing", "heads": "heads in place", "control": "control sets"}
     lines = [
         [
             names.get(row["ordering"], row["ordering"]),
@@ -230,14 +244,16 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
             value(row),
             value(row, "rival"),
             value(row, "learned"),
+            p_value(row["p"]),
             str(int(row["trials"])),
         ]
         for _, row in measured.iterrows()
     ]
-    columns = ["order", "given", "written", "right", "rival", "begins as a word of the vector's order", "words"]
+    columns = ["order", "given", "written", "right", "rival", "begins as a word of the vector's order", "rank p of heads",
+               "words"]  # fmt: skip
     folded = f"Every order, way of giving it and vector ({len(lines)} rows)"
     says = "Without demonstrations where something, or nothing, is written. Rows of fewer than 20 words carry no claim."
-    return Table(columns, lines, says, path, (3, 4, 5, 6), folded=folded)
+    return Table(columns, lines, says, path, (3, 4, 5, 6, 7), folded=folded)
 
 
 SECTION = SlotSection(TASK, "What comes next?", 78, orders, predicts=True, seen=3)

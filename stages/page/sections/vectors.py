@@ -81,19 +81,7 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
     said = (
         f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
     )
-    if not row.controls > 0:
-        return f"{said}; no control set was run ({row.matching}), so that this may be what any heads do."
-    sets = int(row.controls)
-    if pd.isna(row.p):
-        there = "is 1 control set" if sets == 1 else f"are {sets} control sets"
-        return f"{said}; there {there}, but no rank among them ({row.note})."
-    as_good = round(row.p * (1 + sets)) - 1
-    if as_good == 0:
-        said += f"; none of {sets} control sets is as accurate: rank p = {p_value(row.p)}, its floor"
-        few = f"; with so few control sets that cannot fall below {p_value(row.p)}, so that they are not told apart"
-        return f"{said}{few if row.p_floor > alpha else ''}."
-    said += f"; {as_good} of {sets} control sets {'is' if as_good == 1 else 'are'} as accurate: "
-    return f"{said}rank p = {p_value(row.p)}{'' if row.p <= alpha else '; not told apart from other heads'}."
+    return f"{said}{verdicts.as_accurate(row, alpha)}."
 
 
 def _functions(single: pd.DataFrame) -> str:
