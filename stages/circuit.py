@@ -124,6 +124,7 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
     asked = asked if sets is not None else [item for item in asked if sources[item[2][0]].kind == "head"]
     at = {(source.layer, source.head): number for number, source in enumerate(sources)}
     asked += [(purpose, draw, [at[member] for member in heads]) for (purpose, draw), heads in (sets or {}).items()]
+    feeding = {at[head] for (purpose, _), heads in (sets or {}).items() if purpose == "feeders" for head in heads}
     scored = tasks.of(FAMILY.task).scored([tokens])[0]
     losing = sets is not None and found.loaded.kind == "decoder" and len(scored) > 0
     results, outputs = [], []
@@ -136,7 +137,7 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
                 purpose, draw, numbers = items[piece][place]
                 result = {"purpose": purpose, "draw": draw, "direction": direction, "score": score, "loss": None}
                 results.append(result | {"sources": " ".join(sources[number].name for number in numbers)})
-                if losing and purpose in circuit.LOST:
+                if losing and (purpose in circuit.LOST or (purpose == "single" and numbers[0] in feeding)):
                     outputs.append((results[-1], output_NTK[place].clone()))
 
     nothing = change_NTD[:1] * 0

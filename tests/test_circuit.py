@@ -156,6 +156,11 @@ def test_the_planted_feeder_is_found_and_no_other(monkeypatch):
     assert alone.loc[("L0H0", "noising"), "effect"] == pytest.approx(whole.effect, rel=0.1)
     assert alone.loc[("L0H0", "denoising"), "effect"] == pytest.approx(whole.effect, rel=0.1)
     assert alone.loc[[("L0H1", "noising"), ("L0H1", "denoising"), ("L0.rest", "noising")], "effect"].abs().max() < 1e-6
+    lost = raw[(raw.purpose == "single") & raw.loss.notna()]
+    joint = raw[raw.purpose == "feeders"].set_index(["prompt", "direction"]).loss
+    assert set(lost.sources) == {"L0H0"} and set(lost.split) == {"b"} and len(lost) == len(joint)
+    for row in lost.itertuples():  # the only feeder: alone it is all of them
+        assert row.loss == pytest.approx(joint[row.prompt, row.direction], abs=1e-6)
     values = circuit.metrics(summary)
     assert values["feeder_effect"] > 0.3 and abs(values["null_effect"]) < 1e-5
     composed = {row["head"]: row["value"] for row in weights if row["measure"] == "k_composition"}
@@ -222,8 +227,11 @@ def test_targets_are_members_by_split_a_above_the_first_layer():
     assert circuit.targets(judged.head(0), 5) == []
 
 
-def summary(effect: float, members: int = 1) -> tuple[pd.DataFrame, list]:
-    """A summary of twelve prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01."""
+def summary(effect: float, members: int = 1, feeders: str = "L0H0") -> tuple[pd.DataFrame, list]:
+    """A summary of twelve prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01.
+
+    The loss is 1, with corrupted keys 4: a single feeder changes it by three times its part of the score.
+    """
     lost = {"L0H0": effect, "L0H1": 0.01, "L0H2": 0.01, "L0.rest": 0.0}
     rows = []
     for number in range(12):
@@ -234,13 +242,15 @@ def summary(effect: float, members: int = 1) -> tuple[pd.DataFrame, list]:
         for source, loss in lost.items():
             for direction, score in (("noising", 0.8 - loss), ("denoising", loss)):
                 row = {"purpose": "single", "direction": direction, "sources": source, "score": score + noise}
-                rows.append(same | row | {"loss": None})
-        sets = [("feeders", "L0H0", effect, 1 + 3 * effect)] if members else []
+                nats = (1 + 3 * loss if direction == "noising" else 4 - 3 * loss) if source in feeders.split() else None
+                rows.append(same | row | {"loss": nats})
+        sets = [("feeders", feeders, effect, 1 + 3 * effect)] if members else []
         sets += [("others", "L0H1 L0H2", 0.02, 1.1), *([("control", "L0H1", 0.01, None)] if members else [])]
         for purpose, source, loss, nats in sets:
             row = {"purpose": purpose, "sources": source, "loss": nats, "draw": int(purpose == "control")}
             rows.append(same | row | {"direction": "noising", "score": 0.8 - loss + noise})
-            rows.append(same | row | {"direction": "denoising", "score": loss + noise})
+            back = None if nats is None else 5 - nats
+            rows.append(same | row | {"direction": "denoising", "score": loss + noise, "loss": back})
     heads = pd.DataFrame({"layer": 0, "head": [0, 1, 2], "family": "previous", "score": [0.3, 0.6, 0.1],
                           "member": [0, 1, 0]})  # fmt: skip
     weights = pd.DataFrame([("L1H0", 0, 1, "k_composition", 0.5), ("L1H0", 0, 0, "k_composition", 0.25),
@@ -278,7 +288,22 @@ def test_the_section_says_what_the_rows_say():
     assert "rank p = 0.5, its floor; not told apart" in text.replace("0.50", "0.5")
     assert "none is a member of that family. The earlier head with the highest such score, L0H1 (0.60), is no" in text
     assert "by weights alone" not in text and "the feeders rank, of 3: L0H0 2." in text
-    assert "by +1.80 [+1.80, +1.80] nats a token" in text
+    assert "by +1.80 [+1.80, +1.80] nats a token when the feeders' contribution is noised, by +0.10" in text
+    assert "from the corrupted run the loss changes by +3.00 [+3.00, +3.00]; the feeders' intact contribution" in text
+    assert "contribution alone takes 1.80 [1.80, 1.80] of that away." in text
+
+
+def test_of_several_feeders_the_loss_by_each_alone_stands_beside_that_by_all():
+    table, heads = summary(0.6, feeders="L0H0 L0H1")
+    alone = table[table.purpose == "single"].set_index(["source", "direction"]).loss_effect
+    assert alone.dropna().to_dict() == pytest.approx(
+        {("L0H0", "noising"): 1.8, ("L0H1", "noising"): 0.03, ("L0H0", "denoising"): 1.8, ("L0H1", "denoising"): 0.03}
+    )
+    text = said(table, heads)
+    assert "is noised (L0H0 alone +1.80 [+1.80, +1.80]; L0H1 alone +0.03 [+0.03, +0.03]), by +0.10" in text
+    assert "of that away (L0H0 alone 1.80 [1.80, 1.80]; L0H1 alone 0.03 [0.03, 0.03])." in text
+    unmeasured = table.assign(loss_effect=table.loss_effect.where(table.purpose != "single"))  # an older study
+    assert "L0H0 alone +" not in said(unmeasured, heads)
 
 
 def test_the_section_says_where_a_feeder_is_below_a_null_head_or_none_was_found_or_nothing_was_traced():

@@ -21,7 +21,7 @@ from stages.statistics.control import NONE, Head, Pool, alike, alike_in_all, con
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p, score_with_effect
 
-LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of
+LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of, beside single feeders
 CARRIED = 0.05  # attention that corrupted keys must lose, at least: less is no effect to share out
 COLUMNS = (
     "target place purpose direction source kind layer head feeder previous composition copying intact value effect low "

@@ -106,7 +106,7 @@ def _notes(rows: pd.DataFrame, slot: Slot, alpha: float) -> list[Note]:
     text += _fed(rows, heads, feeding, null) + _together(joint, feeding)
     text += _ranked(joint.loc["noising"], alpha) + _others(rows)
     uniform = log(slot.model["vocabulary"]) if slot.model.get("vocabulary") else float("inf")
-    beside = _no_heads(rows) + _lost(rows, joint, target, uniform)
+    beside = _no_heads(rows) + _lost(rows, joint, feeding, whole, uniform)
     beside += _previous(feeding, heads, whole, slot) + _weights(feeding, heads, whole)
     return [Note(text), Note(f"More about the keys of {target}.{beside}")]
 
@@ -172,18 +172,35 @@ def _others(rows: pd.DataFrame) -> str:
     return f" All {count} other earlier heads together lose {_effect(others.loc['noising'])}{back}."
 
 
-def _lost(rows: pd.DataFrame, joint: pd.DataFrame, target: str, uniform: float) -> str:
-    """Say what the change of this head's output alone does to the loss on repeats."""
+def _lost(rows: pd.DataFrame, joint: pd.DataFrame, feeding: pd.DataFrame, whole: Any, uniform: float) -> str:
+    """Say what the change of this head's output alone does to the loss on repeats, in both directions."""
     if pd.isna(joint.loc["noising", "loss_effect"]):
         return ""
     others = rows[(rows["purpose"] == "others") & (rows["direction"] == "noising")]
     beside = f", by {_loss(others.iloc[0])} when that of all other earlier heads is" if len(others) else ""
     worse = joint.loc["noising", "loss"] > uniform
     note = " (worse than guessing among all tokens: the model is far from its usual states there)" if worse else ""
-    return (
-        f" What {target} then gives, with the rest of the model running on, changes the loss of the last copy by "
-        f"{_loss(joint.loc['noising'])} nats a token when the feeders' contribution is noised{note}{beside}."
+    text = (
+        f" What {whole['target']} then gives, with the rest of the model running on, changes the loss of the last copy "
+        f"by {_loss(joint.loc['noising'])} nats a token when the feeders' contribution is noised{note}"
+        f"{_each_loss(rows, feeding, 'noising')}{beside}."
     )
+    if "denoising" not in joint.index or pd.isna(joint.loc["denoising", "loss_effect"]):
+        return text
+    back = joint.loc["denoising"]
+    return (
+        f"{text} With all its keys from the corrupted run the loss changes by {_loss(whole)}; the feeders' intact "
+        f"contribution alone takes {_loss(back, sign=False)} of that away{_each_loss(rows, feeding, 'denoising')}."
+    )
+
+
+def _each_loss(rows: pd.DataFrame, feeding: pd.DataFrame, direction: str) -> str:
+    """Write the change of the loss by each feeder alone, in brackets, where there are several and it was measured."""
+    alone = _alone(rows, direction).set_index("source").reindex(feeding["source"])
+    if len(feeding) < 2 or alone["loss_effect"].isna().any():
+        return ""
+    sign = direction == "noising"
+    return f" ({'; '.join(f'{name} alone {_loss(row, sign)}' for name, row in alone.iterrows())})"
 
 
 def _previous(feeding: pd.DataFrame, heads: pd.DataFrame, whole: Any, slot: Slot) -> str:
@@ -255,8 +272,8 @@ def _effect(row: Any) -> str:
     return f"{number(row.effect)} {interval(row.low, row.high)}".strip()
 
 
-def _loss(row: pd.Series) -> str:
-    return f"{number(row['loss_effect'], 2, True)} {interval(row['loss_low'], row['loss_high'], 2, True)}".strip()
+def _loss(row: pd.Series, sign: bool = True) -> str:
+    return f"{number(row['loss_effect'], 2, sign)} {interval(row['loss_low'], row['loss_high'], 2, sign)}".strip()
 
 
 def _trained() -> str:
