@@ -45,6 +45,7 @@ from stages.statistics.verdict import jaccard
 from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
 from stages.store.metrics import extrapolated, metrics
+from stages.tasks.icl.prompts import natural_text
 from stages.tasks.prompt import stream
 
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
@@ -57,7 +58,7 @@ def main(slot: str) -> None:
     heads = tables.HEADS.read(slot)
     silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
     raw_steering = tables.STEERING.read(slot)
-    steered = steering.table(raw_steering, tables.STEERING.skipped(slot))
+    steered = steering.table(raw_steering, tables.STEERING.skipped(slot), _texts(raw_steering, settings))
     traced = circuits(slot, heads, folder, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
@@ -131,6 +132,12 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     _csv(folder / "cache.csv", curve)
     _csv(folder / "streaming.csv", caching.streamed(tables.STREAMING.read(slot)))
     return caching.metrics(measured, curve, small)
+
+
+def _texts(raw_steering: pd.DataFrame, settings: params.Params) -> dict[str, str]:
+    """Return, by natural prompt that was steered, the text it is asked in."""
+    natural = raw_steering[raw_steering.context == steering.NATURAL].prompt.unique()
+    return {prompt: natural_text(prompt, settings.tasks.icl) for prompt in natural}
 
 
 def _sinks(slot: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
-from stages.tasks.icl.prompts import build, derangement, query_rows
+from stages.tasks.icl.prompts import build, derangement, natural_text, query_rows
 from stages.tasks.icl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +79,7 @@ def test_natural_texts_take_turns_and_change_no_other_prompt():
         same = asked[prompt.id.replace("#natural", "#zero_shot")]
         assert (prompt.condition, prompt.cluster, prompt.split) == (same.condition, same.cluster, same.split)
         assert prompt.text[2:] == f"{question(same.text)} is" and prompt.targets == same.targets
+        assert natural_text(prompt.id, settings(natural=texts)) == f"{prompt.text[0]} {{x}} is"
     counts = Counter(prompt.text[0] for prompt in natural if prompt.split == "b" and prompt.condition == "antonym")
     assert len(counts) == 5 and max(counts.values()) - min(counts.values()) <= 1
     with pytest.raises(ValueError, match="'no slot' must contain"):

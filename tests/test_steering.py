@@ -24,8 +24,8 @@ def outcomes(
     ]
 
 
-def table(rows: list[dict], skipped: dict | None = None) -> pd.DataFrame:
-    made = steering.table(pd.DataFrame(rows)[tables.STEERING.names], skipped or {})
+def table(rows: list[dict], skipped: dict | None = None, texts: dict | None = None) -> pd.DataFrame:
+    made = steering.table(pd.DataFrame(rows)[tables.STEERING.names], skipped or {}, texts or {})
     return made.set_index(["function", "context", "vector"])
 
 
@@ -47,6 +47,58 @@ def test_the_heads_are_ranked_among_control_sets_per_function_and_over_functions
     assert said == f"{alike}; 1 of 19 sets hold heads tried for the vector"
     controls = made.loc["f", "zero_shot", "control"]
     assert controls.accuracy == pytest.approx((0.1 * 18 + 0.5) / 19) and controls.trials == 20
+
+
+def in_texts(first: int, second: int, other: int = 0) -> tuple[list[dict], dict[str, str]]:
+    """Two functions, 24 prompts each, in two texts in turn: how many of each text's 12 are right under the heads.
+
+    other: how many of the second text's are, under the first control set.
+    """
+    texts = ('The word "{x}" means', "I saw {x}:")
+    rows, written = [], {}
+    for function in ("f", "g"):
+        runs = [("none", 0, 0, 0), ("heads", 0, first, second)]
+        runs += [("control", draw, 0, other * (draw == 1)) for draw in range(1, 20)]
+        for vector, draw, *right in runs:
+            for n, row in enumerate(outcomes(function, vector, 0, 24, "natural", draw)):
+                rows.append(row | {"correct": n // 2 < right[n % 2]})
+                written[row["prompt"]] = texts[n % 2]
+    return rows, written
+
+
+def test_each_natural_text_has_rows_beside_those_of_all():
+    rows, written = in_texts(6, 12, other=12)
+    made = table(rows + outcomes("f", "heads", 10, context="rare"), texts=written)
+    first, second = dict.fromkeys(written.values())
+    assert made.loc["all", "natural", "heads"].accuracy == pytest.approx(0.75)
+    for text, accuracy, p in ((first, 0.5, 0.05), (second, 1.0, 0.1)):
+        cell = made.loc["all", text, "heads"]
+        assert (cell.accuracy, cell.trials, cell.controls) == (accuracy, 24, 19) and cell.p == pytest.approx(p)
+        assert made.loc["all", text, "none"].accuracy == 0 and ("f", text, "heads") not in made.index
+    assert list(made.index.unique("context")) == ["natural", first, second, "rare"]
+
+
+def said_of_texts(tmp_path, rows: list[dict], written: dict[str, str]) -> list:
+    from stages.page import inputs
+    from stages.page.sections.vectors import _texts
+
+    table(rows, texts=written).reset_index().to_csv(tmp_path / "steering.csv", index=False)
+    read = inputs.frame(tmp_path / "steering.csv", inputs.COLUMNS["steering"].split())
+    return _texts(read[read.function == "all"], "steering.csv", 0.05)
+
+
+def test_it_is_said_whether_one_text_carries_the_number(tmp_path):
+    note, shown = said_of_texts(tmp_path, *in_texts(0, 12))
+    assert 'give from 0.00 (The word "{x}" means) to 1.00 (I saw {x}:), intervals that do not meet' in note.text
+    assert "In 1 of them they stand out" in note.text
+    assert [row[:3] for row in shown.rows] == [['The word "{x}" means', "24", "0.00"], ["I saw {x}:", "24", "0.00"]]
+    assert [row[-1] for row in shown.rows] == ["1.00", "0.05"]
+    note, _ = said_of_texts(tmp_path, *in_texts(8, 9))
+    assert "do not meet" not in note.text and "In all of them they stand out" in note.text
+    note, _ = said_of_texts(tmp_path, *in_texts(8, 9, other=9))  # a control set does as well in the second
+    assert "In 1 of them" in note.text
+    rows, written = in_texts(8, 9)
+    assert said_of_texts(tmp_path, rows, dict.fromkeys(written, "only {x}")) == []
 
 
 def test_a_held_out_choice_says_in_how_many_functions_it_is_the_same_heads():
@@ -110,4 +162,4 @@ def test_functions_left_out_stand_there_with_the_reason_and_are_in_no_mean():
     assert made.note["successor", "clean", "none"] == "not steered: solved 0.46"
     assert made.accuracy["all", "clean", "none"] == pytest.approx(0.9)
     assert made.index.get_level_values("context")[0] == "clean"
-    assert steering.table(pd.DataFrame(columns=tables.STEERING.names), {}).empty
+    assert steering.table(pd.DataFrame(columns=tables.STEERING.names), {}, {}).empty

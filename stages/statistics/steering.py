@@ -4,6 +4,7 @@ The claim 'the mean outputs of these heads carry the function' is a rank among D
 the same way: p = (1 + number of control sets at least as accurate) / (1 + D), printed with its floor 1 / (1 + D), for
 every cell of `PROMPTS` prompts. The rows of all functions together (`ALL`) rank the mean accuracy over functions, draw
 by draw: in draw d every function has its control set d. p of single functions is not corrected for their number.
+Natural text is several texts: the prompts in each have rows of all functions of their own, whose context is the text.
 Only chosen settings are summarised, on split b.
 """
 
@@ -21,19 +22,22 @@ COLUMNS = (
     "function layer context vector accuracy low high trials clusters heads strength tried controls control_accuracy p "
     "p_floor overlap matching note"
 ).split()
-CONTEXTS = ("clean", "zero_shot", "shuffled", "natural")  # clean: the intact model with demonstrations; then others
+NATURAL = "natural"
+CONTEXTS = ("clean", "zero_shot", "shuffled", NATURAL)  # clean: the intact model with demonstrations; then others
 TRIED = "of the heads tried for the vector"  # how a control set that had to hold some says so
 NO_TRIED = "no set holds a head tried for the vector"
 NOT_WRITTEN = "no control set is written on these words"
+NOT_RANKED = {"controls": 0, "matching": NOT_WRITTEN}
 SAME = "the heads of `heads` in {} of {} functions"  # how a note says that the held-out choice is hardly another
 VECTORS = ("none", "heads", "held_out", "function", "layerwise", "layer_average", "random", "control")
 
 
-def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
+def table(raw: pd.DataFrame, skipped: Mapping[str, str], texts: Mapping[str, str]) -> pd.DataFrame:
     """Return steering.csv: all functions together, then each, per context and vector; functions left out, and why.
 
-    raw: table STEERING; skipped: reason by function. accuracy of `control`: the mean over control sets, its interval
-    over prompts (a prompt's value is its mean over sets). tried: numbers of heads that `heads` was chosen from.
+    raw: table STEERING; skipped: reason by function; texts: by natural prompt, the text it is asked in. accuracy of
+    `control`: the mean over control sets, its interval over prompts (a prompt's value is its mean over sets). tried:
+    numbers of heads that `heads` was chosen from.
     """
     chosen = raw[raw.chosen.astype(bool)].astype({"correct": float})
     tried = raw[(raw.vector == "heads") & ~raw.chosen.astype(bool)].groupby("function").heads.unique()
@@ -42,11 +46,15 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str]) -> pd.DataFrame:
         rows += [_row(ALL, context, *cell, of_context, tried) for cell in of_context.groupby("vector")]
         for function, of_function in of_context.groupby("function"):
             rows += [_row(function, context, *cell, of_function, tried) for cell in of_function.groupby("vector")]
+    natural = chosen[chosen.context == NATURAL]
+    for text, of_text in natural.groupby(natural.prompt.map(texts)):
+        rows += [_row(ALL, text, *cell, of_text, tried) for cell in of_text.groupby("vector")]
     left_out = {"context": "clean", "vector": "none", "layer": -1, "heads": 0, "strength": 0.0}
     rows += [{"function": function, "note": f"not steered: {why}"} | left_out for function, why in skipped.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    others = sorted(set(frame.context) - set(CONTEXTS))
-    for name, order in (("context", [*CONTEXTS, *others]), ("vector", VECTORS)):
+    known = [*CONTEXTS, *dict.fromkeys(texts.values())]
+    others = sorted(set(frame.context) - set(known))
+    for name, order in (("context", [*known, *others]), ("vector", VECTORS)):
         frame[name] = pd.Categorical(frame[name], order)
     first = frame.function != ALL
     frame = frame.assign(first=first).sort_values(["context", "first", "function", "vector"], kind="stable")
@@ -67,8 +75,8 @@ def _row(function: str, context: str, vector: str, runs: pd.DataFrame, beside: p
     if vector == "heads":
         numbers = {number for name in prompts.function.unique() for number in tried.get(name, [])}
         row |= {"tried": " ".join(map(str, sorted(numbers)))}
-        ranked = _ranked(row["accuracy"], row["trials"], runs, beside)
-        row |= ranked if context in CONTEXTS else {"controls": 0, "matching": NOT_WRITTEN}
+        ours = runs.context.iloc[0] in CONTEXTS  # else another task's prompts
+        row |= _ranked(row["accuracy"], row["trials"], runs, beside) if ours else NOT_RANKED
     if vector == "held_out":
         own, held_out = _sets(beside[beside.vector == "heads"]), _sets(runs)
         same = sum(own.get(name) == heads for name, heads in held_out.items())

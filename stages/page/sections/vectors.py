@@ -51,6 +51,7 @@ def vectors(slot: Slot, context: Context) -> list:
         blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
         blocks.append(Note(WHAT.format(**LABELS)))
         blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
+        blocks += _texts(together, path, context.alpha)
         blocks += [Note(said) for said in [_place(together, contexts), _held_out(together, single)] if said]
         cards = [
             Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name])) for name in contexts
@@ -82,6 +83,35 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
         f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
     )
     return f"{said}{verdicts.as_accurate(row, alpha)}."
+
+
+def _texts(together: pd.DataFrame, path: str, alpha: float) -> list:
+    """Show each natural text by itself, over all functions, and say whether one of them carries the number."""
+    cells = together[together["context"].str.contains("{x}", regex=False)].set_index(["context", "vector"])
+    heads = [row for row in cells.itertuples() if row.Index[1] == "heads"]
+    if len(heads) < 2:
+        return []
+    lines, apart = [], []
+    for row in heads:
+        text, none = row.Index[0], cells.loc[(row.Index[0], "none")]
+        above = sentences.beyond(row.low, row.high, none["accuracy"]) > 0 if pd.notna(row.low) else False
+        apart += [text] if above and row.p <= alpha else []
+        shown = f"{number(row.accuracy)} {interval(row.low, row.high)}".strip()
+        lines.append([text, str(int(row.trials)), number(none["accuracy"]), shown, number(row.control_accuracy),
+                      p_value(row.p)])  # fmt: skip
+    least, most = (pick(heads, key=lambda row: row.accuracy) for pick in (min, max))
+    spread = f"from {number(least.accuracy)} ({least.Index[0]}) to {number(most.accuracy)} ({most.Index[0]})"
+    if least.high < most.low:
+        spread += ", intervals that do not meet: the mean over texts hides that difference"
+    count = "all" if len(apart) == len(heads) else "none" if not apart else f"{len(apart)}"
+    said = (
+        f"Natural text is {len(heads)} texts, {{x}} the word, each with other words. Over all functions the top heads "
+        f"give {spread}. In "
+        f"{count} of them they stand out, from nothing written and from control sets (rank p at most {alpha:g} in "
+        "each by itself)."
+    )
+    columns = ["text", "prompts", LABELS["none"], LABELS["heads"], f"{LABELS['control']}, mean", "rank p of heads"]
+    return [Note(said), Table(columns, lines, CHOSEN, path, (1, 2, 3, 4, 5), folded="Text by text")]
 
 
 def _functions(single: pd.DataFrame) -> str:

@@ -88,11 +88,21 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
                 for role, context in (("clean", clean), ("shuffled", shuffled), ("zero_shot", ""))
             ]
             if settings.natural:
-                turn = number // 2 * settings.queries + query
-                text = settings.natural[turn % len(settings.natural)].replace("{x}", x)
+                text = _natural(number, query, settings).replace("{x}", x)
                 names = {"id": f"icl/{name}/{number:02d}-{query:02d}#natural", "role": "natural"}
                 prompts.append(replace(prompts[-1], **names, text=text, targets=(f" {y}",)))
     return prompts
+
+
+def natural_text(prompt: str, settings: Settings) -> str:
+    """Return which of `tasks.icl.natural` a natural prompt is, by its id."""
+    number, query = prompt.rpartition("/")[2].removesuffix("#natural").split("-")
+    return _natural(int(number), int(query), settings)
+
+
+def _natural(number: int, query: int, settings: Settings) -> str:
+    """Texts take turns over the queries of all sets of a split."""
+    return settings.natural[(number // 2 * settings.queries + query) % len(settings.natural)]
 
 
 def query_rows(questions: np.ndarray, sets: int) -> list[list[int]]:
