@@ -1,5 +1,6 @@
 """Labelled demonstrations: what is balanced and shared, votes, the table, and a reading against plain passes."""
 
+import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +56,12 @@ def test_what_items_share_is_what_their_kind_says(built):
         items, query = shown(prompt)
         exact = [item == query for item, _, like, _ in items if like]
         assert sum(exact) == (prompt.condition == "repeated")
-        if prompt.condition.endswith("disjoint"):
+        if prompt.condition == "reviews_english_disjoint":
+            words = {*re.findall(r"\w+|[^\w\s]", query.lower())}
+            assert not any(words & {*re.findall(r"\w+|[^\w\s]", item.lower())} for item, *_ in items)
+        elif prompt.condition == "reviews_japanese_disjoint":
+            assert not any({*query} & {*item} for item, *_ in items)
+        elif prompt.condition.endswith("disjoint"):
             size = 1 if "katakana" in prompt.condition else 2
             syllables = {query[at : at + size] for at in range(0, len(query), size)}
             assert not any(piece in item for item, *_ in items for piece in syllables)
@@ -69,22 +75,33 @@ def test_splits_share_no_item_of_the_lexicon_and_have_the_sets_asked_for(built):
     assert {sets[condition, "b"] for condition, _ in sets} == {SECTION["report"]}
     swapped = Counter(p.condition for p in built if p.id.endswith("#swapped"))
     assert len(swapped) == 4 and {*swapped.values()} == {2 * SECTION["swapped"]}
-    for condition in ("words", "reviews_english", "reviews_japanese"):
+    reviews = [f"reviews_{language}{kind}" for language in ("english", "japanese") for kind in ("", "_disjoint")]
+    for condition in ("words", *reviews):
         seen = {
-            split: {item for p in built if p.condition == condition and p.split == split for item, *_ in shown(p)[0]}
+            split: {item for p in built if p.condition == condition and p.split == split
+                    for item in (*(item for item, *_ in shown(p)[0]), shown(p)[1])}
             for split in "ab"
-        }
+        }  # fmt: skip
         assert seen["a"] and not seen["a"] & seen["b"]
 
 
 def test_reviews_are_enough_and_hold_no_label():
     lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
-    for language in ("english", "japanese"):
+    for language in ("english", "japanese", "japanese_short"):
         for kind in ("praise", "complaint"):
             assert len(set(lexicon[language][kind])) >= 24
             assert not any(
                 word in text.lower() for text in lexicon[language][kind] for word in ("positive", "negative")
             )
+
+
+def test_reviews_that_all_share_words_are_refused_in_one_line(tmp_path):
+    lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
+    lexicon["english"]["praise"] = [f"the best {number}." for number in range(24)]
+    (tmp_path / "lexicon.yaml").write_text(yaml.safe_dump(lexicon, allow_unicode=True), encoding="utf-8")
+    section = SECTION | {"path": str(tmp_path / "lexicon.yaml"), "groups": ["reviews_english_disjoint"]}
+    with pytest.raises(UserError, match=r"lexicon.yaml: no two reviews share nothing with 5 others of each class"):
+        tasks.of("neighbours").build(Settings(**section), seed=17)
 
 
 def test_the_nearest_vote():
@@ -168,6 +185,21 @@ def test_what_the_intact_model_cannot_do_has_no_rank():
     effects["intact"] = effects["value"] = 0.5
     table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["condition", "measure"]).loc["silenced"]
     assert pd.isna(table["p"]["change_accuracy"]) and "not measurable" in table["note"]["change_accuracy"]
+
+
+def test_reviews_are_said_beside_those_that_share_nothing_with_the_query():
+    from stages.page.sections.neighbours import _reviews
+
+    shared = rows(lambda row: row["nearest_right"]).assign(condition="reviews_english", shared_like=1.0)
+    apart = rows(lambda row: row["last_right"]).assign(condition="reviews_english_disjoint")
+    table = neighbours.table(pd.concat([shared, apart]), pd.DataFrame(), {}).set_index(["condition", "measure"])
+    assert _reviews(table) == (
+        "English reviews: accuracy 1.00 [0.66, 1.00], above chance (a token in common with the query: 1.00 of the like "
+        "demonstrations); English reviews without a shared word: accuracy 0.50 [0.50, 0.50], not told apart from "
+        "chance (a token in common with the query: 0.00 of the like demonstrations)."
+    )
+    few = table.assign(trials=12)
+    assert _reviews(few).count("too few for a claim") == 2 and _reviews(table.drop("reviews_english_disjoint")) == ""
 
 
 def test_an_unknown_kind_is_refused_by_name():

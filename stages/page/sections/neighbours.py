@@ -19,6 +19,8 @@ KINDS = {  # condition: what its items are called
     "words": "synonyms and inflections",
     "reviews_english": "English reviews",
     "reviews_japanese": "Japanese reviews",
+    "reviews_english_disjoint": "English reviews without a shared word",
+    "reviews_japanese_disjoint": "Japanese reviews of a few characters, none of them shared",
     "repeated": "made-up words, the query itself shown (Latin letters)",
 }
 BARS = {  # the same beside a bar
@@ -29,12 +31,15 @@ BARS = {  # the same beside a bar
     "words": "synonyms, inflections",
     "reviews_english": "English reviews",
     "reviews_japanese": "Japanese reviews",
+    "reviews_english_disjoint": "English, no shared word",
+    "reviews_japanese_disjoint": "Japanese, no shared character",
     "repeated": "Latin, itself shown",
 }
 MADE_UP = {
     "english": ("Made-up words in Latin letters", ("forms_latin", "forms_latin_disjoint")),
     "japanese": ("Made-up words in katakana", ("forms_katakana", "forms_katakana_disjoint")),
 }
+SIDES = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}
 AGREEMENT = "nearest_agreement_against_majority"
 NO_TOKEN = f"{AGREEMENT}_no_shared_token"
 COLUMNS = {  # measure: how its column is headed
@@ -88,7 +93,8 @@ def neighbours(slot: Slot, context: Context) -> list:
     others = [condition for condition in KINDS if not any(condition in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
-    blocks += [Note(said) for said in (_attention(cells), _silenced(cells, slot, context.alpha)) if said]
+    more = (_reviews(cells), _attention(cells), _silenced(cells, slot, context.alpha))
+    blocks += [Note(said) for said in more if said]
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [
         *blocks,
@@ -116,8 +122,7 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
     if pd.isna(row["low"]):
         said += ", too few sets of demonstrations for an interval"
     else:
-        side = beyond(row["low"], row["high"], 0.5)
-        said += {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+        said += f", {SIDES[beyond(row['low'], row['high'], 0.5)]}"
     said += _unshared(read)
     agrees = read.loc[AGREEMENT] if AGREEMENT in read.index else None
     if agrees is None or pd.isna(agrees["value"]):
@@ -145,8 +150,7 @@ def _unshared(read: pd.DataFrame) -> str:
     said = f"; {_value(row)} over the {int(row['trials'])} without a token in common with its class"
     if row["trials"] < 20 or pd.isna(row["low"]):
         return f"{said}, too few for a claim"
-    side = beyond(row["low"], row["high"], 0.5)
-    return said + {1: ", above chance", -1: ", below chance", 0: ", not told apart from chance"}[side]
+    return f"{said}, {SIDES[beyond(row['low'], row['high'], 0.5)]}"
 
 
 def _apart(read: pd.DataFrame, agrees: pd.Series) -> str:
@@ -174,12 +178,31 @@ def _kinds(shown: pd.DataFrame) -> str:
     """Say for which kinds of items the interval lies above chance, and for which it does not."""
     sides: dict[str, list[str]] = {}
     for row in shown.itertuples():
-        side = "too few sets for an interval" if pd.isna(row.low) else {
-            1: "above chance", -1: "below chance", 0: "not told apart from chance"
-        }[beyond(row.low, row.high, 0.5)]  # fmt: skip
+        side = "too few sets for an interval" if pd.isna(row.low) else SIDES[beyond(row.low, row.high, 0.5)]
         sides.setdefault(side, []).append(KINDS[row.condition])
     said = capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
     return f"{said}. Latin, katakana: made-up words. Dashed: chance."
+
+
+def _reviews(cells: pd.DataFrame) -> str:
+    """Say whether reviews are still told apart where the query shares nothing with any demonstration."""
+    said = []
+    for condition in ("reviews_english", "reviews_japanese"):
+        alone = f"{condition}_disjoint"
+        if not {(condition, "accuracy"), (alone, "accuracy")} <= set(cells.index):
+            continue
+        parts = []
+        for kind in (condition, alone):
+            row, shared = cells.loc[(kind, "accuracy")], cells.loc[(kind, "shared_like"), "value"]
+            side = "too few for a claim" if row["trials"] < 20 or pd.isna(row["low"]) else SIDES[
+                beyond(row["low"], row["high"], 0.5)
+            ]  # fmt: skip
+            parts.append(
+                f"{KINDS[kind]}: accuracy {_value(row)}, {side} (a token in common with the query: "
+                f"{number(shared)} of the like demonstrations)"
+            )
+        said.append("; ".join(parts))
+    return f"{'. '.join(said)}." if said else ""
 
 
 def _attention(cells: pd.DataFrame) -> str:
@@ -222,8 +245,7 @@ def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
         said.append(text)
     left = cells.loc["without_accuracy"]
     if pd.notna(left["low"]):
-        side = beyond(left["low"], left["high"], 0.5)
-        side = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}[side]
+        side = SIDES[beyond(left["low"], left["high"], 0.5)]
         said.append(f"the accuracy left, {_value(left)}, is {side}")
         margin = cells.loc["without_margin"]
         side = beyond(margin["low"], margin["high"])

@@ -1,6 +1,8 @@
-"""Demonstrations with labels and a new item, in eight groups of which only one can be solved by exact induction.
+"""Demonstrations with labels and a new item, in ten groups of which only one can be solved by exact induction.
 
-words: two groups of synonyms or inflections. reviews_english, reviews_japanese: praise and complaint. forms_latin,
+words: two groups of synonyms or inflections. reviews_english, reviews_japanese: praise and complaint.
+reviews_*_disjoint: the same without full stops, where the query shares no word (Japanese: no character) with any
+demonstration; Japanese ones of a few characters, as long ones all share particles. forms_latin,
 forms_katakana: made-up words that share their two last syllables. forms_*_disjoint: made-up words that share nothing
 but their vowel: no syllable of the query occurs in any demonstration. repeated: the query stands among the
 demonstrations, which are made-up words without any shared syllable.
@@ -12,7 +14,9 @@ labels in half. Which class has few, and which comes last, changes from set to s
 disjoint: half of each list of the lexicon each; made-up words are drawn per set.
 """
 
+import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,9 @@ KATAKANA = {  # by vowel; rows without a plain syllable for each are left out
     "a": "カサタナハマラガザダバパ", "i": "キシチニヒミリギジビピ", "u": "クスツヌフムルグズブプ",
     "e": "ケセテネヘメレゲゼデベペ", "o": "コソトノホモロゴゾドボポ",
 }  # fmt: skip
-LANGUAGES = {"reviews_japanese": "japanese", "forms_katakana": "japanese", "forms_katakana_disjoint": "japanese"}
+LANGUAGES = dict.fromkeys(
+    ("reviews_japanese", "reviews_japanese_disjoint", "forms_katakana", "forms_katakana_disjoint"), "japanese"
+)
 MADE_UP = ("forms_latin", "forms_katakana", "forms_latin_disjoint", "forms_katakana_disjoint")
 Classes = tuple[list[str], list[str]]  # of each class, its items, shuffled: the query's first
 
@@ -42,11 +48,14 @@ class Reviews(Entry):
 
 
 class Lexicon(Entry):
-    """words: groups of words that belong together; english, japanese: reviews; real: words not to be made up."""
+    """words: groups of words that belong together; english, japanese: reviews; japanese_short: of a few characters;
+    real: words not to be made up.
+    """
 
     words: tuple[str, ...]
     english: Reviews
     japanese: Reviews
+    japanese_short: Reviews
     real: tuple[str, ...]
 
 
@@ -60,6 +69,8 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         "words": lambda rng, half: _words(rng, lexicon.words[half::2]),
         "reviews_english": lambda rng, half: _reviews(rng, lexicon.english, half),
         "reviews_japanese": lambda rng, half: _reviews(rng, lexicon.japanese, half),
+        "reviews_english_disjoint": lambda rng, half: _apart(rng, lexicon.english, half, _english_words, settings),
+        "reviews_japanese_disjoint": lambda rng, half: _apart(rng, lexicon.japanese_short, half, set, settings),
         "forms_latin": lambda rng, half: _forms(rng, _latin, real),
         "forms_katakana": lambda rng, half: _forms(rng, _katakana, real),
         "forms_latin_disjoint": lambda rng, half: _disjoint(rng, _latin_syllables, 3, real),
@@ -160,6 +171,27 @@ def _words(rng: np.random.Generator, groups: tuple[str, ...]) -> Classes:
 
 def _reviews(rng: np.random.Generator, reviews: Reviews, half: int) -> Classes:
     return _shuffled(rng, reviews.praise[half::2]), _shuffled(rng, reviews.complaint[half::2])
+
+
+def _apart(
+    rng: np.random.Generator, reviews: Reviews, half: int, parts: Callable[[str], set[str]], settings: Settings
+) -> Classes:
+    """Return reviews without their full stops; the first of either class shares no part with any other of them."""
+    bare = [[review.rstrip(".。") for review in of] for of in _reviews(rng, reviews, half)]
+    for queries in product(*bare):
+        own = parts(queries[0]) | parts(queries[1])
+        first, second = (
+            [query, *(review for review in of if not parts(review) & own)]
+            for query, of in zip(queries, bare, strict=True)
+        )
+        if min(len(first), len(second)) > settings.many:
+            return first, second
+    raise UserError(f"{settings.path}: no two reviews share nothing with {settings.many} others of each class")
+
+
+def _english_words(review: str) -> set[str]:
+    """Return words in lower case, and commas and the like."""
+    return set(re.findall(r"\w+|[^\w\s]", review.lower()))
 
 
 def _shuffled(rng: np.random.Generator, items) -> list[str]:
