@@ -293,6 +293,20 @@ def test_a_control_vector_is_read_back_with_its_block_and_says_what_it_is(tmp_pa
         control_vector.write(tmp_path / "w.gguf", vector, 0, "gemma3", 18, {})
 
 
+def recipe() -> dict:
+    """Run what README gives for a vector; return its names: `loaded`, whose passes it now steers, and the others."""
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def next_token(loaded, ids: list[int]) -> int:
+    """Return what the model says next, by transformers alone."""
+    with torch.no_grad():
+        return int(loaded.model(torch.tensor([ids], device=loaded.device)).logits[0, -1].argmax())
+
+
 def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, monkeypatch, capsys):
     """Its two lines are the next token without and with the vector: a large one, so that it decides."""
     loaded = make("llama_gqa", scale=3.0)
@@ -302,14 +316,62 @@ def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, mo
     paths.vectors("decoder").parent.mkdir(parents=True)
     save_file({"capitalize.layer_average": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
     monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
-    (code,) = re.findall(r"```python\n(import json\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     ids = loaded.tokenizer("Q: garden\nA:", return_tensors="pt").input_ids
     expected = [loaded.model(ids).logits[0, -1].argmax()]
     with editing(loaded, [Edit(added={1: 2 * vector})], ids.shape[1] - 1):
         expected.append(loaded.model(ids).logits[0, -1].argmax())
-    exec(compile(code, "README.md", "exec"), {})
+    recipe()
     assert capsys.readouterr().out.splitlines() == [loaded.tokenizer.decode(token) for token in expected]
     assert expected[0] != expected[1]
+
+
+def test_the_recipe_of_the_readme_says_what_the_stage_says(tmp_path, monkeypatch):
+    """Next tokens under the exported vector, prompt by prompt: those that the stage scores."""
+    loaded = make("llama_gqa", scale=3.0)
+    made, prompts = vectors(loaded), prompt_rows("the cat", "a dog sat", "on the mat", "cat", "dog the dog")
+    setting = Setting("layer_average", layer=1, strength=0.5)
+    told = Answering(made, prompts).under([Setting("none"), setting])
+    monkeypatch.chdir(tmp_path)
+    note = {"vectors": {"capitalize.layer_average": {"layer": 1, "strength": 0.5, "heads": 0}}}
+    paths.vectors("decoder").parent.mkdir(parents=True)
+    added = {"capitalize.layer_average": made.added(setting)}
+    save_file(added, paths.vectors("decoder"), {"provenance": json.dumps(note)})
+    monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
+    read = [encode(loaded, row).ids for row in prompts.itertuples()]
+    asked = [ids[: len(ids) - 2].tolist() for ids in read]  # the answer is two tokens: the cat
+    plain = [next_token(loaded, ids) for ids in asked]
+    recipe()
+    steered = [next_token(loaded, ids) for ids in asked]
+    best = [int(outcome.scored.best[0]) for outcome in told]
+    assert (plain, steered) == (best[::2], best[1::2]) and plain != steered and len(set(steered)) > 1
+
+
+@pytest.mark.skipif(not (ROOT / paths.vectors("decoder")).is_file(), reason="no run of the pipeline lies in data/")
+def test_on_the_decoder_the_recipe_changes_the_next_token_as_the_table_says(monkeypatch, capsys):
+    """On the prompts of split b whose answer is one token: right with the vector where the table says so, no other."""
+    monkeypatch.chdir(ROOT)
+    if tables.STEERING.reason("decoder"):
+        pytest.skip(f"nothing was steered: {tables.STEERING.reason('decoder')}")
+    told = tables.STEERING.read("decoder")
+    told = told[told.chosen & (told.context == "zero_shot") & (told.function == "capitalize")]
+    if told.empty:
+        pytest.skip("capitalize, of which README speaks, was not steered")
+    asked = tables.ASKED.read("icl").set_index("id")
+    said = {vector: told[told.vector == vector].set_index("prompt").correct for vector in ("none", "layer_average")}
+    loaded = recipe()["loaded"]
+    answers = {
+        name: loaded.tokenizer(asked.targets[name][0], add_special_tokens=False)["input_ids"]
+        for name in said["none"].index
+    }
+    short = [name for name, answer in answers.items() if len(answer) == 1]
+    assert len(short) >= 5
+    right = {
+        name: next_token(loaded, loaded.tokenizer(asked.text[name])["input_ids"]) == answers[name][0] for name in short
+    }
+    assert right == said["layer_average"][short].to_dict()
+    assert sum(right.values()) > said["none"][short].sum()
+    first, second = capsys.readouterr().out.splitlines()  # README's own word
+    assert first != second == " Garden"
 
 
 def test_without_a_traced_function_the_stage_says_why(tmp_path, monkeypatch):
