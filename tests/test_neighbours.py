@@ -16,6 +16,7 @@ from tiny import make
 from stages import tasks
 from stages.statistics import neighbours
 from stages.store.errors import UserError
+from stages.tasks.neighbours.prompts import APART
 from stages.tasks.neighbours.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -71,12 +72,13 @@ def test_what_items_share_is_what_their_kind_says(built):
 
 def test_splits_share_no_item_of_the_lexicon_and_have_the_sets_asked_for(built):
     sets = Counter((condition, split) for condition, split, _ in {(p.condition, p.split, p.cluster) for p in built})
-    assert {sets[condition, "a"] for condition, _ in sets} == {SECTION["choose"]}
+    chosen_on = {condition: sets[condition, "a"] for condition, _ in sets}
+    assert {name for name, count in chosen_on.items() if not count} == set(APART)
+    assert {count for name, count in chosen_on.items() if name not in APART} == {SECTION["choose"]}
     assert {sets[condition, "b"] for condition, _ in sets} == {SECTION["report"]}
     swapped = Counter(p.condition for p in built if p.id.endswith("#swapped"))
     assert len(swapped) == 4 and {*swapped.values()} == {2 * SECTION["swapped"]}
-    reviews = [f"reviews_{language}{kind}" for language in ("english", "japanese") for kind in ("", "_disjoint")]
-    for condition in ("words", *reviews):
+    for condition in ("words", "reviews_english", "reviews_japanese"):
         seen = {
             split: {item for p in built if p.condition == condition and p.split == split
                     for item in (*(item for item, *_ in shown(p)[0]), shown(p)[1])}
@@ -99,7 +101,7 @@ def test_reviews_that_all_share_words_are_refused_in_one_line(tmp_path):
     lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
     lexicon["english"]["praise"] = [f"the best {number}." for number in range(24)]
     (tmp_path / "lexicon.yaml").write_text(yaml.safe_dump(lexicon, allow_unicode=True), encoding="utf-8")
-    section = SECTION | {"path": str(tmp_path / "lexicon.yaml"), "groups": ["reviews_english_disjoint"]}
+    section = SECTION | {"path": str(tmp_path / "lexicon.yaml"), "groups": ["words", "reviews_english_disjoint"]}
     with pytest.raises(UserError, match=r"lexicon.yaml: no two reviews share nothing with 5 others of each class"):
         tasks.of("neighbours").build(Settings(**section), seed=17)
 
@@ -206,6 +208,13 @@ def test_an_unknown_kind_is_refused_by_name():
     with pytest.raises(UserError, match=r"tasks.neighbours.groups: 'form': no such kind; allowed: words, "):
         section = SECTION | {"path": str(ROOT / SECTION["path"]), "groups": ["form"]}
         tasks.of("neighbours").build(Settings(**section), seed=17)
+
+
+def test_kinds_that_nothing_is_chosen_on_are_refused_alone():
+    section = SECTION | {"path": str(ROOT / SECTION["path"]), "groups": ["reviews_english_disjoint"]}
+    with pytest.raises(UserError, match=r"groups: 'reviews_english_disjoint': asked in split b alone.*: words, "):
+        tasks.of("neighbours").build(Settings(**section), seed=17)
+    assert tasks.of("neighbours").build(Settings(**section | {"groups": ["words", *APART]}), seed=17)
 
 
 def test_a_reading_equals_plain_passes(built):

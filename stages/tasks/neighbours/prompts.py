@@ -2,7 +2,8 @@
 
 words: two groups of synonyms or inflections. reviews_english, reviews_japanese: praise and complaint.
 reviews_*_disjoint: the same without full stops, where the query shares no word (Japanese: no character) with any
-demonstration; Japanese ones of a few characters, as long ones all share particles. forms_latin,
+demonstration; Japanese ones of a few characters, as long ones all share particles; in split b alone: what is chosen on
+split a is chosen on the other kinds. forms_latin,
 forms_katakana: made-up words that share their two last syllables. forms_*_disjoint: made-up words that share nothing
 but their vowel: no syllable of the query occurs in any demonstration. repeated: the query stands among the
 demonstrations, which are made-up words without any shared syllable.
@@ -36,6 +37,7 @@ KATAKANA = {  # by vowel; rows without a plain syllable for each are left out
 LANGUAGES = dict.fromkeys(
     ("reviews_japanese", "reviews_japanese_disjoint", "forms_katakana", "forms_katakana_disjoint"), "japanese"
 )
+APART = ("reviews_english_disjoint", "reviews_japanese_disjoint")
 MADE_UP = ("forms_latin", "forms_katakana", "forms_latin_disjoint", "forms_katakana_disjoint")
 Classes = tuple[list[str], list[str]]  # of each class, its items, shuffled: the query's first
 
@@ -80,6 +82,12 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     if unknown := [condition for condition in settings.groups if condition not in groups]:
         allowed = ", ".join(groups)
         raise UserError(f"{paths.PARAMS}: tasks.neighbours.groups: {unknown[0]!r}: no such kind; allowed: {allowed}")
+    if settings.groups and set(settings.groups) <= set(APART):
+        allowed = ", ".join(condition for condition in groups if condition not in APART)
+        raise UserError(
+            f"{paths.PARAMS}: tasks.neighbours.groups: {settings.groups[0]!r}: asked in split b alone, so that nothing "
+            f"could be chosen; name one of these as well: {allowed}"
+        )
     names = settings.groups or tuple(groups)
     again = sum(name in MADE_UP for name in names) * min(settings.swapped, settings.report)
     few_enough(
@@ -90,7 +98,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     for condition, draw in groups.items():
         if settings.groups and condition not in settings.groups:
             continue
-        for number in range(settings.choose + settings.report):
+        for number in range(settings.choose if condition in APART else 0, settings.choose + settings.report):
             split = "a" if number < settings.choose else "b"
             name = f"neighbours/{condition}/{number:03d}"
             rng = stream(seed, name)
