@@ -89,6 +89,7 @@ def test_the_page_says_how_random_sets_and_other_rankings_do(tmp_path):
     folder, rows = write_slot(tmp_path / "decoder", gates=measured(0.5)), []
     losses = [("full", 1.0, 0, 3.0), ("none", 0.0, 0, 4.0), ("gate", 0.5, 0, 3.1)]
     losses += [("random", 0.5, draw, 3.05 if draw == 1 else 3.5) for draw in range(1, 20)]
+    losses += [("gate", 0.25, 0, 3.8), ("random", 0.25, 1, 3.6), ("random", 0.25, 2, 3.9)]
     recalls = [("full", 1.0, 0, 0.9), ("none", 0.0, 0, 0.0), ("gate", 0.5, 0, 0.9), ("first", 0.25, 0, 0.2)]
     recalls += [("first", 0.5, 0, 0.4), ("retrieval", 0.5, 0, 0.7), ("retrieval", 0.25, 0, 0.3)]
     for task, measure, tried in (("text", "loss", losses), ("needle", "recall", recalls)):
@@ -105,6 +106,8 @@ def test_the_page_says_how_random_sets_and_other_rankings_do(tmp_path):
         "Other rankings at half: the first layers 0.40 and by Wu's retrieval score 0.70. Other rankings at 0.250"
         in shown
     )
+    fewer = "With 1 kept, +0.800 [+0.800, +0.800] (1 of 2 random sets of as many do more harm, their mean loss 3.750, "
+    assert fewer + "the lowest 3.600; rank p = 0.67, floor 0.33)." in shown
     assert "the text has no random sets" not in shown
 
 

@@ -285,6 +285,8 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
         text += f", harm {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate{_on_text(half)}." if half is not None else "."
+        ranked = loss[(loss["method"] == "gate") & (loss["share"] < HALF) & loss["p"].notna()].sort_values("share")
+        text += "".join(f" With {row.kept:.0f} kept, {_moved(row)}{_on_text(row)}." for row in ranked.itertuples())
     return text.strip()
 
 
@@ -298,14 +300,14 @@ def _others(recall: pd.DataFrame) -> str:
     return text
 
 
-def _on_text(half: Any) -> str:
+def _on_text(row: Any) -> str:
     """Say how many random sets of as many key heads do more harm to the loss on text, where they read it."""
-    if half.p != half.p:
+    if row.p != row.p:
         return ""
     return (
-        f" ({half.draws_worse:.0f} of {half.draws:.0f} random sets of as many do more harm, their mean loss "
-        f"{number(half.draws_mean, 3)}, the lowest {number(half.draws_best, 3)}; rank p = {p_value(half.p)}, floor "
-        f"{p_value(half.p_floor)})"
+        f" ({row.draws_worse:.0f} of {row.draws:.0f} random sets of as many do more harm, their mean loss "
+        f"{number(row.draws_mean, 3)}, the lowest {number(row.draws_best, 3)}; rank p = {p_value(row.p)}, floor "
+        f"{p_value(row.p_floor)})"
     )
 
 
