@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from synthetic import record
@@ -86,6 +87,37 @@ def test_prompts_asked_are_all_of_them_or_none():
     write(tables.PROMPTS, "text", [{"id": "x"}, {"id": "x"}])
     with pytest.raises(UserError, match="1 rows stand there twice, the first of id x"):
         tables.PROMPTS.number_of_pieces("text")  # as `extract` reads them
+
+
+def test_damaged_prompts_are_named_where_others_are_held_against_them():
+    write(tables.ASKED, "text", [{"id": "x"}, {"id": "y"}])
+    path = tables.PROMPTS.path("text")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=f"^{path}: not a readable Parquet file .*; delete it and run dvc repro$"):
+        tables.ASKED.read("text")
+
+
+def test_a_damaged_page_is_named_by_whoever_comes_to_it():
+    """The footer and the names of rows are whole: what is read some rows at a time is read later than these."""
+    row = {"prompt": "x", "split": "a", "role": "clean", "condition": "f", "solved": True, "layer": 0}
+    rows = [row | {"head": head, "output": [0.5] * 4} for head in (0, 1)]
+    tables.outputs(4).write(rows, "a", "text")
+    means = ["prompt", "layer", "head", "output"]
+    for table, of, column, read in (
+        (tables.OUTPUTS, ("a", "text"), "output", lambda: list(tables.OUTPUTS.batches("a", "text", columns=means))),
+        (tables.PROMPTS, ("text",), "id", lambda: tables.PROMPTS.piece("text", number=0)),
+    ):
+        path = table.path(*of)
+        read()
+        footer = pq.read_metadata(path).row_group(0)
+        chunks = [footer.column(number) for number in range(footer.num_columns)]
+        start = next(chunk.data_page_offset for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+        content = bytearray(path.read_bytes())
+        content[start : start + 16] = bytes(16)
+        path.unlink()
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"^{path}: not a readable Parquet file"):
+            read()
 
 
 def test_a_continued_passage_is_of_its_prompt():

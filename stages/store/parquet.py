@@ -28,10 +28,8 @@ def reason(path: Path) -> str:
 
 def read_schema(path: Path) -> pa.Schema:
     """Read the schema only; a missing or damaged file is a `UserError`."""
-    try:
+    with _readable(path):
         return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(path, error) from None
 
 
 def read(
@@ -43,13 +41,11 @@ def read(
     ("id", "in", []) is met by none.
     Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
     """
-    try:
+    with _readable(path):
         if any(how == "in" and not len(values) for _, how, values in only or ()):  # pyarrow knows no type of nothing
             table = pq.read_schema(path).empty_table().select(columns or pq.read_schema(path).names)
         else:
             table = pq.read_table(path, columns=columns, filters=only)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(path, error) from None
     if schema is not None:
         _check(path, table.schema, schema, columns)
     if another_hand(path):
@@ -63,15 +59,16 @@ def number_of_pieces(path: Path) -> int:
 
 
 def number_of_rows(path: Path) -> int:
-    """Return how many rows a table has, by its footer."""
-    return pq.read_metadata(path).num_rows
+    """Return how many rows a table has, by its footer; errors: see `read_schema`."""
+    with _readable(path):
+        return pq.read_metadata(path).num_rows
 
 
 def piece(path: Path, schema: pa.Schema, number: int) -> pd.DataFrame:
     """Read some `PIECE` rows of a table: memory does not grow with it. Errors: see `read`."""
     _check(path, read_schema(path), schema, None)
     group, inside = divmod(number * PIECE, ROW_GROUP)
-    with pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path) as file:
         batches = file.iter_batches(PIECE, row_groups=[group])
         return next(islice(batches, inside // PIECE, None)).to_pandas()
 
@@ -80,7 +77,7 @@ def batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield some columns of a table, `BATCH` rows at a time: memory does not grow with it. Errors: see `read`."""
     if lacking := set(columns) - set(read_schema(path).names):
         raise UserError(f"{path}: no column {', '.join(sorted(lacking))}; run dvc repro")
-    with pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from file.iter_batches(BATCH, row_groups=[group], columns=columns)
 
@@ -105,10 +102,16 @@ def another_hand(path: Path) -> bool:
     return any(first.column(number).compression != CODEC for number in range(first.num_columns)) if first else False
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    if not Path(path).exists():
-        return UserError(f"{path}: no such file; run dvc repro")
-    return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); delete it and run dvc repro")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise `UserError` naming the file where it is missing or damaged: its footer, or any page that is read later."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file; run dvc repro") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable Parquet file ({reason}); delete it and run dvc repro") from None
 
 
 def write(path: Path, rows: pd.DataFrame | list[dict], schema: pa.Schema) -> None:
