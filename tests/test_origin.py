@@ -17,10 +17,10 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A slot of two heads, prompts x and y of the task text, and a plan of one set."""
+    """A slot of two heads, prompts text/x and text/y, and a plan of one set."""
     monkeypatch.chdir(tmp_path)
     files.write_text(paths.model("a"), record("a"))
-    write(tables.PROMPTS, "text", [{"id": name} for name in "xy"])
+    write(tables.PROMPTS, "text", [{"id": name} for name in ("text/x", "text/y")])
     write(tables.PLANS, "a", [{"id": "single/L0H0/mean"}])
 
 
@@ -38,7 +38,7 @@ def said(table: tables.Table, *of: str, **asked) -> str:
 
 
 def effect(**changed) -> dict:
-    return {"intervention": "none", "task": "text", "prompt": "x", "measure": "loss", "value": 1.0} | changed
+    return {"intervention": "none", "task": "text", "prompt": "text/x", "measure": "loss", "value": 1.0} | changed
 
 
 def test_effects_are_of_the_plan_and_of_prompts_and_stand_once():
@@ -47,14 +47,14 @@ def test_effects_are_of_the_plan_and_of_prompts_and_stand_once():
     assert len(tables.EFFECTS.read("a")) == 3
     write(tables.EFFECTS, "a", [effect(), silenced, silenced])
     only = [("task", "==", "text")]
-    name = "intervention single/L0H0/mean, {}prompt x, measure loss"
+    name = "intervention single/L0H0/mean, {}prompt text/x, measure loss"
     assert said(tables.EFFECTS, "a") == f"1 rows stand there twice, the first of {name.format('task text, ')}"
     assert said(tables.EFFECTS, "a", only=only) == f"1 rows stand there twice, the first of {name.format('')}"
     assert len(tables.EFFECTS.read("a", columns=["value"])) == 3  # rows without names
     write(tables.EFFECTS, "a", [effect(), effect(intervention="single/L0H1/mean")])
     assert said(tables.EFFECTS, "a") == "single/L0H1/mean is no set of heads of data/plans/a.parquet"
-    write(tables.EFFECTS, "a", [effect(prompt="z")])
-    assert said(tables.EFFECTS, "a") == "z is no prompt of data/prompts/*.parquet"
+    write(tables.EFFECTS, "a", [effect(prompt="text/z")])
+    assert said(tables.EFFECTS, "a") == "text/z is no prompt of data/prompts/text.parquet"
 
 
 def test_prompts_that_were_run_alike_have_rows_alike():
@@ -64,11 +64,11 @@ def test_prompts_that_were_run_alike_have_rows_alike():
     rows = [
         effect(intervention=name, purpose=purpose, family="self", prompt=prompt)
         for name, purpose in sets.items()
-        for prompt in ("x" if purpose == "single" else "xy")
+        for prompt in ("text/x", "text/y")[: 1 if purpose == "single" else 2]
     ]
-    write(tables.EFFECTS, "a", [effect(prompt="y"), *rows])
+    write(tables.EFFECTS, "a", [effect(prompt="text/y"), *rows])
     assert len(tables.EFFECTS.read("a")) == 6
-    write(tables.EFFECTS, "a", [effect(prompt="y"), *rows[:-1]])
+    write(tables.EFFECTS, "a", [effect(prompt="text/y"), *rows[:-1]])
     what = "not every prompt has the same intervention (task text, {}family self, measure loss): cut, or written over"
     assert said(tables.EFFECTS, "a") == what.format("purpose control, ")
     assert said(tables.EFFECTS, "a", only=[("purpose", "==", "control")]) == what.format("")
@@ -76,21 +76,21 @@ def test_prompts_that_were_run_alike_have_rows_alike():
 
 
 def test_prompts_asked_are_all_of_them_or_none():
-    write(tables.ASKED, "text", [{"id": "x"}, {"id": "y"}])
+    write(tables.ASKED, "text", [{"id": "text/x"}, {"id": "text/y"}])
     assert len(tables.ASKED.read("text")) == 2
     tables.ASKED.write_empty("text", why="a test")
     assert tables.ASKED.read("text").empty
-    write(tables.ASKED, "text", [{"id": "x"}])
+    write(tables.ASKED, "text", [{"id": "text/x"}])
     assert said(tables.ASKED, "text") == "1 prompts, where data/prompts/text.parquet has 2"
-    write(tables.ASKED, "text", [{"id": "x"}, {"id": "z"}])
-    assert said(tables.ASKED, "text") == "z is no prompt of data/prompts/text.parquet"
-    write(tables.PROMPTS, "text", [{"id": "x"}, {"id": "x"}])
-    with pytest.raises(UserError, match="1 rows stand there twice, the first of id x"):
+    write(tables.ASKED, "text", [{"id": "text/x"}, {"id": "text/z"}])
+    assert said(tables.ASKED, "text") == "text/z is no prompt of data/prompts/text.parquet"
+    write(tables.PROMPTS, "text", [{"id": "text/x"}, {"id": "text/x"}])
+    with pytest.raises(UserError, match="1 rows stand there twice, the first of id text/x"):
         tables.PROMPTS.number_of_pieces("text")  # as `extract` reads them
 
 
 def test_damaged_prompts_are_named_where_others_are_held_against_them():
-    write(tables.ASKED, "text", [{"id": "x"}, {"id": "y"}])
+    write(tables.ASKED, "text", [{"id": "text/x"}, {"id": "text/y"}])
     path = tables.PROMPTS.path("text")
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match=f"^{path}: not a readable Parquet file .*; delete it and run dvc repro$"):
@@ -99,7 +99,7 @@ def test_damaged_prompts_are_named_where_others_are_held_against_them():
 
 def test_a_damaged_page_is_named_by_whoever_comes_to_it():
     """The footer and the names of rows are whole: what is read some rows at a time is read later than these."""
-    row = {"prompt": "x", "split": "a", "role": "clean", "condition": "f", "solved": True, "layer": 0}
+    row = {"prompt": "text/x", "split": "a", "role": "clean", "condition": "f", "solved": True, "layer": 0}
     rows = [row | {"head": head, "output": [0.5] * 4} for head in (0, 1)]
     tables.outputs(4).write(rows, "a", "text")
     means = ["prompt", "layer", "head", "output"]
@@ -122,10 +122,18 @@ def test_a_damaged_page_is_named_by_whoever_comes_to_it():
 
 def test_a_continued_passage_is_of_its_prompt():
     row = {"function": "f", "vector": "none", "source": "", "of": "", "draw": 0}
-    write(tables.CONTINUED, "a", [row | {"prompt": "x:24"}])
+    write(tables.CONTINUED, "a", [row | {"prompt": "text/x:24"}])
     assert len(tables.CONTINUED.read("a")) == 1
-    write(tables.CONTINUED, "a", [row | {"prompt": "z:24"}])
-    assert said(tables.CONTINUED, "a") == "z:24 is no prompt of data/prompts/*.parquet"
+    write(tables.CONTINUED, "a", [row | {"prompt": "text/z:24"}])
+    assert said(tables.CONTINUED, "a") == "text/z:24 is no prompt of data/prompts/text.parquet"
+
+
+def test_rows_of_several_tasks_are_held_against_the_prompts_that_are_there():
+    """A clone may have pulled the tables of a slot, and of the prompts only those of a task that it changes."""
+    write(tables.EFFECTS, "a", [effect(), effect(task="icl", prompt="icl/antonym/00-00#clean")])
+    assert len(tables.EFFECTS.read("a")) == 2
+    write(tables.PROMPTS, "icl", [{"id": "icl/antonym/00-01#clean"}])
+    assert said(tables.EFFECTS, "a") == "icl/antonym/00-00#clean is no prompt of data/prompts/icl.parquet"
 
 
 def test_every_head_has_every_name():

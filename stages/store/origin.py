@@ -101,17 +101,27 @@ def _asked_of(table: "Table", of: tuple[str, ...], rows: pd.DataFrame) -> str:
 
 
 def of_prompts(table: "Table", of: tuple[str, ...], named: Iterable[str]) -> str:
-    """Return which of the prompts that rows name is none of the task, of a table of several none of theirs, or ''."""
+    """Return which of the prompts that rows name is none of its task, or ''; tasks without a table here are not asked.
+
+    A table of several tasks is held against as many of them as are there: some may not have been pulled.
+    """
     if not table.prompts:
         return ""
     one_task = table.key == ("id",) or table.place.count("{}") == 2
-    prompts = table.prompts.path(of[-1] if one_task else "*")
-    files = sorted(Path().glob(str(prompts)))
-    strange = set(named) - {""} if files else set()  # '' of a row of several
-    for file in files:
-        known = _names(file, "id", file.stat().st_mtime_ns)
-        strange = {name for name in strange if name not in known and _passage(name) not in known}
-    return f"{min(strange)} is no prompt of {prompts}" if strange else ""
+    of_task: dict[str, list[str]] = {}
+    for name in sorted(set(named) - {""}):  # '' of a row of several
+        of_task.setdefault(of[-1] if one_task else name.partition("/")[0], []).append(name)
+    for task, names in of_task.items():
+        file = table.prompts.path(task)
+        if file.exists() and (strange := _strange(names, file)):
+            return f"{strange} is no prompt of {file}"
+    return ""
+
+
+def _strange(names: Iterable[str], prompts: Path) -> str:
+    """Return the first name that is none of a file of prompts, or ''."""
+    known = _names(prompts, "id", prompts.stat().st_mtime_ns)
+    return next((name for name in names if name not in known and _passage(name) not in known), "")
 
 
 def _passage(name: str) -> str:
