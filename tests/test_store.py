@@ -71,12 +71,23 @@ def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing(tmp_path)
     assert "extract.batch_token = 2048: unknown key; allowed: batch_tokens (and 1 more)" in broken(tmp_path, misspell)
 
 
+def test_no_value_of_a_list_of_a_section_stands_twice(tmp_path):
+    """What is done for each value would be done twice: rows of one name, or as many trials again."""
+    sections = {name: of for name, of in GOOD.items() if name not in ("tasks", "models", "recipes") and of}
+    sections |= {"plan.sweep": GOOD["plan"]["sweep"]}
+    lists = {(name, key): value for name, of in sections.items() if isinstance(of, dict) for key, value in of.items()}
+    lists = {of: value for of, value in lists.items() if isinstance(value, list) and value}
+    assert {("memory", "together"), ("neighbours", "silenced"), ("steer", "heads")} < set(lists)
+    for (name, key), value in lists.items():
+        twice = [value[0]] * max(2, len(value))
+        message = broken(tmp_path, put(*name.split("."), key, twice))
+        assert f"{name}.{key} = " in message and "each value may stand once" in message
+
+
 def test_lists_that_contradict_themselves_are_named(tmp_path):
     message = broken(tmp_path, put("plan", "kinds", ["mean", "zero", "zero"]))
     assert "plan.kinds = ['mean', 'zero', 'zero']: each value may stand once" in message
     assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
-    for section, key in (("steer", "heads"), ("steer", "strengths"), ("orders", "heads")):  # rows of a name twice
-        assert f"{section}.{key} = [2, 2]: each value may stand once" in broken(tmp_path, put(section, key, [2, 2]))
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 

@@ -141,12 +141,12 @@ class Sweep(Section):
 class Plan(Section):
     """Which heads are silenced: the best of every family that asks for causal evidence, against control sets."""
 
-    leave_out: tuple[str, ...]
+    leave_out: Annotated[tuple[str, ...], AfterValidator(_distinct)]
     top: Count
     least: Count
     draws: Count
     kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks)]
+    specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks), AfterValidator(_distinct)]
     named: Natural
     sample: Natural
     sweep: Sweep | None
@@ -217,7 +217,7 @@ class Neighbours(Section):
     """Labelled demonstrations: how many of the nearest may vote; kinds of items, and sets of each, to silence on."""
 
     nearest: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    silenced: tuple[Name, ...]
+    silenced: Annotated[tuple[Name, ...], AfterValidator(_distinct)]
     sets: Count
 
     @model_validator(mode="after")
@@ -272,7 +272,7 @@ class Memory(Section):
     facts: Count
     steps: Count
     neighbours: Count
-    together: tuple[Annotated[Count, Field(ge=2)], ...]
+    together: Annotated[tuple[Annotated[Count, Field(ge=2)], ...], AfterValidator(_distinct)]
     true_facts: Natural
     descended: Natural
     kl: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_distinct)]
@@ -311,7 +311,7 @@ class Studies(Section):
 class Longer(Studies):
     """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
 
-    slots: tuple[Name, ...] = ()
+    slots: Annotated[tuple[Name, ...], AfterValidator(_distinct)] = ()
     circuit: Circuit | None = None
     gates: Gates | None = None
     memory: Memory | None = None
