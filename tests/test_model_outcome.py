@@ -1,5 +1,6 @@
 """Measures equal naive ones from full softmaxes; function vectors equal what a layer really writes."""
 
+import pickle
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -184,6 +185,19 @@ def test_mean_outputs_are_means_over_the_prompts_of_each_part_wherever_batches_e
             for number, head in enumerate(heads if prompts else ()):
                 plain = np.stack([z[name][number] for name in prompts]).mean(axis=0, dtype=np.float64)
                 np.testing.assert_array_equal(means[part][head].numpy(), plain.astype(np.float32))
+
+
+def test_mean_outputs_travel_as_they_are_not_once_for_each_head():
+    """To a worker of Ray: a head's mean that is a view of all heads' takes all of them with it."""
+    loaded = make("gpt2")
+    layers, of_heads = (list(column) for column in zip(*loaded.anatomy.heads, strict=True))
+    z = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8 * len(layers), dtype=np.float32)), 8)
+    columns = [pa.array(["p"] * len(layers)), pa.array(layers, pa.int16()), pa.array(of_heads, pa.int16()), z]
+    batch = pa.RecordBatch.from_arrays(columns, names=["prompt", "layer", "head", "output"])
+    means = mean_outputs([batch], {"f": ["p"]}, loaded)["f"]
+    assert all(mean_K.untyped_storage().nbytes() == mean_K.nbytes for mean_K in means.values())
+    own = {head: torch.ones(8) for head in means}
+    assert len(pickle.dumps(means)) == len(pickle.dumps(own))
 
 
 def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():

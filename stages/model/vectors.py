@@ -56,7 +56,8 @@ def mean_outputs(
     for part, of_part in sums_HK.items():
         means_HK = torch.from_numpy(of_part / counts_H[part][:, None]).float()
         of_heads = zip(loaded.anatomy.heads, means_HK, strict=True)
-        means[part] = {(layer, head): mean_K[: sizes[layer]] for (layer, head), mean_K in of_heads}
+        # copies: a view takes all heads with it to a worker of Ray, once for each head
+        means[part] = {(layer, head): mean_K[: sizes[layer]].clone() for (layer, head), mean_K in of_heads}
     return means
 
 
