@@ -318,6 +318,30 @@ def test_that_the_step_carries_is_said_only_where_other_heads_do_not_carry_it(tm
     assert said in text and never not in text
 
 
+OF_OTHERS, OF_STATED = ("others", "not_stated"), (MADE_UP, "stated")
+
+
+@pytest.mark.parametrize(
+    ("where", "cells", "said", "never"),
+    [
+        (OF_OTHERS, {"control_accuracy": 0.7}, "to others; with as many other heads 0.70 are right", "do not carry"),
+        (OF_OTHERS, {"accuracy": 0.0, "low": 0.0, "high": 0.1}, "24 words: fewer than with nothing", "not told"),
+        (OF_STATED, {"p": 0.3}, "by guessing; 5 of 19 control sets are as accurate: rank p = 0.30; not", "no step"),
+        (OF_STATED, {"p": np.nan, "controls": 0, "matching": NONE}, "by guessing; no control set was run", "no step"),
+        (OF_STATED, {"p": 0.5, "p_floor": 0.5, "controls": 1}, "the only control set is not as accurate", "none of"),
+    ],
+)
+def test_what_is_seen_is_said_though_other_heads_may_do_the_same(tmp_path, where, cells, said, never):
+    """A step that is not told apart from other heads was called unseen, and sets that carry part of it nothing."""
+    read = as_read(statistics.table(runs(18, 2, 20, 20, 2, 18, 0), {}, 13), tmp_path)
+    read = read[read.context == "zero_shot"].set_index(["ordering", "category", "vector"]).sort_index()
+    read.loc[(*where, "heads"), list(cells)] = list(cells.values())
+    read.loc[(*OF_OTHERS, "none"), "accuracy"] = 0.3
+    text = section.vector(read.reset_index(), 0.05)
+    parts = dict(zip((OF_OTHERS, OF_STATED), text.split("In known orders")[1].split(" In made-up orders"), strict=True))
+    assert said in parts[where] and never not in parts[where]
+
+
 @pytest.mark.parametrize(
     ("numbers", "said", "never"),
     [

@@ -99,6 +99,10 @@ def test_it_is_said_whether_one_text_carries_the_number(tmp_path):
     assert "In 1 of them" in note.text
     rows, written = in_texts(8, 9)
     assert said_of_texts(tmp_path, rows, dict.fromkeys(written, "only {x}")) == []
+    few = [row for row in rows if int(row["prompt"].split("/")[1].split("#")[0]) < 16]
+    for some in (few, [row for row in rows if row["draw"] < 2]):  # 8 prompts of a function, one control set
+        note, _ = said_of_texts(tmp_path, some, written)
+        assert "stand out" not in note.text and "In 2 of them prompts or control sets are too few to" in note.text
 
 
 def test_a_held_out_choice_says_in_how_many_functions_it_is_the_same_heads():

@@ -136,10 +136,11 @@ def as_accurate(row: Any, alpha: float) -> str:
         return f"; there {there}, but no rank among them ({row.note})"
     as_good = round(row.p * (1 + sets)) - 1
     if as_good == 0:
-        said = f"; none of {sets} control sets is as accurate: rank p = {p_value(row.p)}, its floor"
+        none = f"none of {sets} control sets is" if sets > 1 else "the only control set is not"
+        said = f"; {none} as accurate: rank p = {p_value(row.p)}, its floor"
         few = f"; with so few control sets that cannot fall below {p_value(row.p)}, so that they are not told apart"
         return f"{said}{few if row.p_floor > alpha else ''}"
-    said = f"; {as_good} of {sets} control sets {'is' if as_good == 1 else 'are'} as accurate: "
+    said = f"; {as_good} of {sets} control set{'s' * (sets > 1)} {'is' if as_good == 1 else 'are'} as accurate: "
     return f"{said}rank p = {p_value(row.p)}{'' if row.p <= alpha else '; not told apart from other heads'}"
 
 

@@ -190,16 +190,20 @@ def _elsewhere(row: Any, none: Any, alpha: float) -> str:
         return f"{said}, too few to tell."
     rank = verdicts.as_accurate(row, alpha) if row["accuracy"] else ""
     if _works(row, none, alpha):
-        return f"{said}{rank}. So the step carries from one known order to others, and other heads do not carry it."
-    apart = "" if beyond(row["low"], row["high"], none["accuracy"]) > 0 else ": not told apart from nothing"
-    return f"{said}{apart}{rank}."
+        others = f"with as many other heads {number(row['control_accuracy'])} are right, mean over sets"
+        return f"{said}{rank}. So the step carries from one known order to others; {others}."
+    beside = {1: "", 0: ": not told apart from nothing", -1: ": fewer than with nothing"}
+    return f"{said}{beside[beyond(row['low'], row['high'], none['accuracy'])]}{rank}."
 
 
 def _steps(row: Any, none: Any, others: list[Any], alpha: float) -> str:
     """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
     if not _enough(row):
         return "The made-up orders are too few to tell."
-    if _works(row, none, alpha) and beyond(row["low"], row["high"], row["guess"]) > 0:
+    if beyond(row["low"], row["high"], max(none["accuracy"], row["guess"])) > 0:
+        if not _works(row, none, alpha):
+            said = "In made-up orders that are stated more words are right than with nothing and than by guessing"
+            return f"{said}{verdicts.as_accurate(row, alpha)}."
         return "In made-up orders that are stated it steps on: it is no store of the words that it was learned from."
     if beyond(row["learned_low"], row["learned_high"], max(0.5, none["learned_high"])) > 0:
         return (

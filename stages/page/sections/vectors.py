@@ -91,11 +91,12 @@ def _texts(together: pd.DataFrame, path: str, alpha: float) -> list:
     heads = [row for row in cells.itertuples() if row.Index[1] == "heads"]
     if len(heads) < 2:
         return []
-    lines, apart = [], []
+    lines, apart, untold = [], [], []
     for row in heads:
         text, none = row.Index[0], cells.loc[(row.Index[0], "none")]
         above = sentences.beyond(row.low, row.high, none["accuracy"]) > 0 if pd.notna(row.low) else False
         apart += [text] if above and row.p <= alpha else []
+        untold += [text] if not row.p_floor <= alpha else []
         shown = f"{number(row.accuracy)} {interval(row.low, row.high)}".strip()
         lines.append([text, str(int(row.trials)), number(none["accuracy"]), shown, number(row.control_accuracy),
                       p_value(row.p)])  # fmt: skip
@@ -105,11 +106,15 @@ def _texts(together: pd.DataFrame, path: str, alpha: float) -> list:
         spread += ", intervals that do not meet: the mean over texts hides that difference"
     count = "all" if len(apart) == len(heads) else "none" if not apart else f"{len(apart)}"
     said = (
-        f"Natural text is {len(heads)} texts, {{x}} the word, each with other words. Over all functions the top heads "
-        f"give {spread}. In "
-        f"{count} of them they stand out, from nothing written and from control sets (rank p at most {alpha:g} in "
-        "each by itself)."
+        f"Natural text is {len(heads)} texts, {{x}} the word; prompts take turns, so that words differ as well. Over "
+        f"all functions the top heads give {spread}."
     )
+    if len(untold) < len(heads):
+        said += (
+            f" In {count} of them they stand out, from nothing written and from control sets (rank p at most "
+            f"{alpha:g} in each by itself)."
+        )
+    said += f" In {len(untold)} of them prompts or control sets are too few to tell." if untold else ""
     columns = ["text", "prompts", LABELS["none"], LABELS["heads"], f"{LABELS['control']}, mean", "rank p of heads"]
     return [Note(said), Table(columns, lines, CHOSEN, path, (1, 2, 3, 4, 5), folded="Text by text")]
 
