@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from test_page import render, text_of, write_slot
 
+from stages.page.sections import streaming
 from stages.statistics import caching
 from stages.statistics.intervals import interval
 
@@ -153,3 +154,18 @@ def test_gates_have_intervals_over_clusters_and_none_of_few():
     assert (table.low[0], table.high[0]) == pytest.approx(interval(changes, [f"c{n}" for n in range(16)]))
     assert table.low[0] < table.change[0] < table.high[0] and table.key_low[0] < table.key_change[0]
     assert np.isnan(table.low[1]) and np.isnan(table.high[1]) and table.key_low[1] == table.key_low[0]
+
+
+def test_what_is_measured_at_one_share_stands_side_by_side_and_a_half_is_a_half():
+    """A ranking may be asked for at a share of nothing, and random sets and rankings at others than a half."""
+    tried = [("full", 1.0, 0.9), ("none", 0.0, 0.1), ("gate", 0.25, 0.6), ("first", 0.25, 0.6), ("gate", 0.75, 0.7)]
+    halves = [("gate", 0.5, 0.7), ("first", 0.5, 0.3)]
+    rows = pd.DataFrame(tried + halves, columns=["method", "share", "value"]).assign(low=0.0, high=1.0)
+    made = streaming.curve(rows, ["gate", "first", "none", "full"]).to_dict(format="vega-lite")
+    drawn = pd.DataFrame(max(made["datasets"].values(), key=len))
+    apart = drawn.groupby("share").x.agg(lambda x: x.nunique() == len(x))
+    assert apart.all() and list(drawn[drawn.share.isin([0.0, 0.75, 1.0])].x) == [1.0, 0.0, 0.75]
+    nothing = pd.DataFrame([{"method": "gate", "share": 0.0, "value": 0.1}])
+    assert streaming._at(pd.concat([nothing, rows]), "gate").value == 0.7
+    assert [streaming._at(rows, method).value for method in ("full", "none", "first")] == [0.9, 0.1, 0.3]
+    assert streaming._at(nothing, "gate") is None

@@ -246,8 +246,9 @@ def _overlap(slot: Slot) -> Table:
 
 
 def _at(rows: pd.DataFrame, method: str) -> Any:
-    """Return the row of a method, at half where it has several; None without."""
-    of_method = rows[(rows["method"] == method) & (rows["share"].isin([0.0, HALF, 1.0]))]
+    """Return the row of a method, at half where it may have several; None without."""
+    share = {"none": 0.0, "full": 1.0}.get(method, HALF)
+    of_method = rows[(rows["method"] == method) & (rows["share"] == share)]
     return of_method.iloc[0] if len(of_method) else None
 
 
@@ -365,7 +366,7 @@ def _curve(slot: Slot) -> Figure:
     path = slot.path("cache.csv")
     says = (
         "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the "
-        "gate. What stands side by side around a half is all at a half."
+        "gate. What stands side by side around a share is all at that share."
     )
     return Figure([Chart(curve(rows, shown))], says, path, "single", legend)
 
@@ -374,8 +375,9 @@ def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
     """Draw a value per method over the share of key heads that keep all, with intervals; a line along the gate's."""
     colour = alt.Color("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][1] for m in shown]), legend=None)
     shape = alt.Shape("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][2] for m in shown]), legend=None)
-    place = {method: 0.014 * (at - len(shown) / 2) for at, method in enumerate(shown)}  # side by side at half
-    rows = rows.assign(x=[row.share + place[row.method] * (row.share == HALF) for row in rows.itertuples()])
+    place = {method: 0.014 * (at - len(shown) / 2) for at, method in enumerate(shown)}
+    several = rows.groupby("share")["method"].transform("nunique") > 1  # side by side
+    rows = rows.assign(x=rows["share"] + rows["method"].map(place).where(several, 0.0))
     rows = rows.assign(label=[METHODS[method][0] for method in rows["method"]])
     base = alt.Chart(rows, width="container", height=220).encode(
         x=alt.X("x:Q", title="share of key heads that keep all", scale=alt.Scale(domain=[-0.02, 1.02], nice=False)),
