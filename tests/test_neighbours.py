@@ -217,13 +217,14 @@ def test_kinds_that_nothing_is_chosen_on_are_refused_alone():
     assert tasks.of("neighbours").build(Settings(**section | {"groups": ["words", *APART]}), seed=17)
 
 
-def test_a_reading_equals_plain_passes(built):
-    """States, attention and answers of prompts that share their start, against a pass of each prompt alone."""
+@pytest.mark.parametrize("name", ["llama_gqa", "gptj", "bloom"])  # the last two share no run of what begins alike
+def test_a_reading_equals_plain_passes(built, name):
+    """States, attention and answers of prompts that begin alike, against a pass of each prompt alone."""
     from stages.model.demonstrations import readings
     from stages.model.forward import forward
     from stages.model.tokens import encode
 
-    loaded = make("llama_gqa", scale=4.0)
+    loaded = make(name, scale=4.0)
     of_set = [p for p in built if p.cluster == "neighbours/forms_latin/004" and p.id.endswith("#given")]
     table = pd.DataFrame([asdict(p) for p in of_set])
     read = readings(loaded, "neighbours", list(table.itertuples()), [(0, 0), (1, 1)])

@@ -63,9 +63,10 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
     read = []  # of each prompt: states (L, n + 1, D) of its demonstrations and query, attention (heads, S)
     for number, asked in enumerate(trials):
         at = number * rivals
-        row, begun = batch.sharing.tail[at], batch.sharing.beginning[at]
+        row = batch.sharing.tail[at]
         ends = [int(tokens[-1]) for tokens in (*asked_for[number][0], queries[number])]
-        runs = ([x[begun] for x in run[:-1]] + [run[-1][row]] for run in states.values())
+        # one run alone where no beginning is shared: a prompt then has no place among them
+        runs = ([x[batch.sharing.beginning[at]] for x in run[:-1]] + [run[-1][row]] for run in states.values())
         read.append(torch.stack([torch.cat(run)[ends].float().to(loaded.device) for run in runs]))
         last = int(asked.tokens[0].target[0]) - 1 - batch.cut
         seen = [weights[layer][row, looked[layer].index(head), last].to(loaded.device) for layer, head in heads]
