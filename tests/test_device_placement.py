@@ -1,6 +1,6 @@
 """On a GPU nothing of the processor's may meet what a model gives: seen without one, by a device that is not there."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +14,7 @@ from tiny import make
 from stages import gates
 from stages.model import misses
 from stages.model.demonstrated import demonstrated
+from stages.model.demonstrations import readings
 from stages.model.first_order import _changes
 from stages.model.intervene import Edit
 from stages.model.measure import measure
@@ -25,6 +26,7 @@ from stages.model.sinks import look
 from stages.model.streaming import Cut
 from stages.model.token_states import token_states
 from stages.model.vectors import function_vector
+from stages.tasks.prompt import Prompt, Span
 
 
 def test_what_a_gpu_refuses_is_refused():
@@ -107,15 +109,27 @@ def answered(loaded, count: int) -> list[np.ndarray]:
 
 
 def demonstrating(loaded, count: int) -> list[np.ndarray]:
-    """What neighbours asks of prompts with the same demonstrations, and orders of their head outputs."""
-    spans = {"like": [(7, 2)], "unlike": [(7, 4)], "like_label": [(7, 3)], "unlike_label": [(7, 5)]}
-    spans = {name: [tuple(np.array([at]) for at in pair) for pair in of] for name, of in spans.items()}
-    asked = [replace(prompt(20, 4), target=np.array([9]), spans=spans) for _ in range(count)]
-    _, means = demonstrated(loaded, asked, ["x"] * count)
+    """What orders asks of prompts with the same demonstrations: mean head outputs where the answer is right."""
+    tokens = replace(prompt(20, 4), target=np.array([9]))
+    with torch.no_grad():
+        ids = torch.from_numpy(tokens.ids[None, :9]).to(loaded.device)
+        tokens.ids[9] = loaded.model(ids).logits[0, -1].argmax().item()
+    solved, means = demonstrated(loaded, [tokens] * count, ["x"] * count)
+    assert all(solved)
     return [mean_K.numpy() for mean_K in means.values()]
 
 
-@pytest.mark.parametrize("asked", [looked_at, streamed, answered, demonstrating])
+def labelled(loaded, count: int) -> list[np.ndarray]:
+    """What neighbours asks of prompts with the same demonstrations."""
+    of = {"like": (0, 7), "like_label": (8, 9), "unlike": (10, 13), "unlike_label": (14, 15)}
+    spans = tuple(Span(name, 16, 19, *key) for name, key in of.items())
+    one = Prompt("p", "c", "c", "the cat A dog B the", targets=(" A", " B"), relations=spans)
+    rows = [SimpleNamespace(**asdict(one))] * count
+    read = readings(loaded, "neighbours", rows, [(1, 2), (1, 0), (2, 1)])
+    return [array for of in read for array in (*of.similarity, of.attention, np.array([*of.measures.values()]))]
+
+
+@pytest.mark.parametrize("asked", [looked_at, streamed, answered, demonstrating, labelled])
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 def test_what_a_batch_brings_from_a_device_does_not_grow_with_its_rows(name, asked):
     loaded = make(name, scale=3.0)
@@ -126,6 +140,7 @@ def test_what_a_batch_brings_from_a_device_does_not_grow_with_its_rows(name, ask
         with Elsewhere() as device:
             there = asked(loaded, count)
         times.append(len(device.brought))
+    assert here
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(other, one)
     assert times[0] == times[1] > 0
