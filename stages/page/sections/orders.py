@@ -256,7 +256,10 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
     columns = ["order", "given", "written", "right", "rival", "begins as a word of the vector's order",
                "rank p of heads", "words"]  # fmt: skip
     folded = f"Every order, way of giving it and vector ({len(lines)} rows)"
-    says = "Without demonstrations where something, or nothing, is written. Rows of fewer than 20 words carry no claim."
+    says = (
+        "Without demonstrations where something, or nothing, is written. Rows of fewer than 20 words carry no claim "
+        "and no rank. Control sets are written where anything is right under the heads: elsewhere none can do worse."
+    )
     return Table(columns, lines, says, path, (3, 4, 5, 6, 7), folded=folded)
 
 
