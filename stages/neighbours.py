@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.statistics.neighbours import choose, votes
+from stages.statistics.neighbours import MADE_UP, choose, votes
 from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
 
@@ -107,13 +107,15 @@ def _asked(rows: list, settings: params.Neighbours) -> list:
 def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tuple[pd.DataFrame, dict[str, float]]:
     """Return the rows of `tables.NEIGHBOURS` and which layer and number of nearest demonstrations split a chose.
 
-    read: a `Reading` per prompt; layers: of its similarities; nearest: numbers of demonstrations that may vote.
+    read: a `Reading` per prompt; layers: of its similarities; nearest: numbers of demonstrations that may vote. With
+    the choice stands how much hangs on it (`_close`).
     """
     votes_PLK = np.array([np.stack([votes(r.similarity, r.like, k) for k in nearest], axis=1) for r in read])
     right_P = np.array([r.measures["accuracy"] == 1 for r in read])
     first = np.array([r.row.split == "a" for r in read])
     layer, k, agreement = choose(right_P[first], votes_PLK[first])
     chosen = {"layer": layers[layer], "nearest": nearest[k], "agreement": round(agreement, 5)}
+    chosen |= _close(read, votes_PLK, right_P, first)
     labels = sorted({target for r in read for target in r.row.targets})
     rows = [
         {
@@ -139,6 +141,28 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
         for place, r in enumerate(read)
     ]
     return pd.DataFrame(rows, columns=tables.NEIGHBOURS.names), chosen
+
+
+def _close(read: list, votes_PLK: np.ndarray, right_P: np.ndarray, first_P: np.ndarray) -> dict[str, float]:
+    """Return what split b says under all choices that split a hardly tells from the best: one prompt fewer at most.
+
+    close: how many such choices of layer and number there are, the best among them; <language>_lowest, _highest: of
+    made-up words, the share of answers that are the nearest's where these and the majority differ.
+    """
+    agree_PLK = votes_PLK == right_P[:, None, None]
+    agreeing_LK = agree_PLK[first_P].sum(axis=0)
+    close_LK = agreeing_LK >= agreeing_LK.max() - 1
+    found: dict[str, float] = {"close": int(close_LK.sum())}
+    majority_P = np.array([r.like.mean() > 0.5 for r in read])
+    for language, conditions in MADE_UP.items():
+        asked_P = ~first_P & np.array([r.row.condition in conditions for r in read], dtype=bool)
+        differ_PC = (votes_PLK != majority_P[:, None, None])[asked_P][:, close_LK]
+        agree_PC = agree_PLK[asked_P][:, close_LK]
+        shares = [agree_P[differ_P].mean() for agree_P, differ_P in zip(agree_PC.T, differ_PC.T, strict=True)
+                  if differ_P.any()]  # fmt: skip
+        if shares:
+            found |= {f"{language}_lowest": round(min(shares), 5), f"{language}_highest": round(max(shares), 5)}
+    return found
 
 
 def _write_empty(slot: str, why: str) -> None:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import yaml
 from test_page import render, text_of, write_slot
 from tiny import make
 
+from stages import neighbours as stage
 from stages import tasks
 from stages.statistics import neighbours
 from stages.store.errors import UserError
@@ -202,6 +204,37 @@ def test_reviews_are_said_beside_those_that_share_nothing_with_the_query():
     )
     few = table.assign(trials=12)
     assert _reviews(few).count("too few for a claim") == 2 and _reviews(table.drop("reviews_english_disjoint")) == ""
+
+
+def test_how_much_hangs_on_the_choice_of_a_layer_is_said():
+    """Layer 0 and 3 agree alike in split a, and say the opposite of katakana in split b; layer 5 does not agree."""
+    from stages.page.sections.neighbours import _chosen
+
+    def reading(number, split, condition, nearest):
+        like = np.arange(4) < 1 + 2 * (number % 2)  # the majority is of the query's class in every other prompt
+        similarity = np.stack([np.where(like == right, 1.0, 0.0) for right in nearest])
+        row = SimpleNamespace(id=f"n/{condition}/{number}#given", split=split, condition=condition, category="japanese",
+                              cluster=f"n/{number}", targets=(" A", " B"))  # fmt: skip
+        same = {"like": like, "shared": np.zeros(4), "attention": np.zeros(4)}
+        return SimpleNamespace(
+            row=row, similarity=similarity, measures={"accuracy": float(nearest[0]), "margin": 1.0}, **same
+        )
+
+    read = [reading(number, "a", "words", (True, number != 3, False)) for number in range(8)]
+    read += [reading(number, "b", "forms_katakana", (True, False, True)) for number in range(8)]
+    _, chosen = stage.prompt_rows(read, [0, 3, 5], (1,))
+    assert chosen == {"layer": 0, "nearest": 1, "agreement": 1.0, "close": 2, "japanese_lowest": 0.0,
+                      "japanese_highest": 1.0}  # fmt: skip
+    cells = pd.DataFrame([{"condition": "chosen", "measure": name, "value": value} for name, value in chosen.items()])
+    said = _chosen(cells.set_index(["condition", "measure"]))
+    assert (
+        "1 other choice agrees on at most one prompt fewer there: by all of them, the share of answers that are" in said
+    )
+    assert said.endswith("the nearest's, not the majority's, is 0.00 to 1.00 (made-up words in katakana).")
+    alone = pd.DataFrame(
+        [{"condition": "chosen", "measure": name, "value": 1.0} for name in ("layer", "nearest", "close")]
+    )
+    assert _chosen(alone.set_index(["condition", "measure"])).endswith("these are used here.")
 
 
 def test_an_unknown_kind_is_refused_by_name():

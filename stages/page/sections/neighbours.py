@@ -108,7 +108,26 @@ def _chosen(cells: pd.DataFrame) -> str:
         return ""
     return (
         f"States after layer {int(layer)}, with {int(nearest)} nearest to vote, agree best with the model's answers on "
-        "other prompts: these are used here."
+        f"other prompts: these are used here.{_close(cells)}"
+    )
+
+
+def _close(cells: pd.DataFrame) -> str:
+    """Say how much hangs on the choice of layer and number: what choices that are hardly worse say of split b."""
+    count = cells["value"].get(("chosen", "close"))
+    if count is None or count < 2:
+        return ""
+    spans = []
+    for language, (what, _) in MADE_UP.items():
+        ends = [cells["value"].get(("chosen", f"{language}_{end}")) for end in ("lowest", "highest")]
+        if None not in ends:
+            spans.append(f"{number(ends[0])} to {number(ends[1])} ({what[0].lower()}{what[1:]})")
+    others = "1 other choice agrees" if count == 2 else f"{int(count) - 1} other choices agree"
+    said = f" {others} on at most one prompt fewer there"
+    if not spans:
+        return f"{said}."
+    return (
+        f"{said}: by all of them, the share of answers that are the nearest's, not the majority's, is {listed(spans)}."
     )
 
 
