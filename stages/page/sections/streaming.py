@@ -282,7 +282,8 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
         full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
-        passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}"
+        few = ", too few for a claim" if full.prompts < FEW else ""
+        passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}{few}"
         text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
         text += f", harm {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate{_on_text(half)}." if half is not None else "."
