@@ -12,6 +12,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 import yaml
+from defaults import of_the_default_run
 
 from stages import tasks
 from stages.deeper import READ, SUMMARIES
@@ -252,9 +253,8 @@ def test_importing_a_stage_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 
 
+@of_the_default_run
 def test_numbers_of_the_readme_are_those_of_the_reports():
-    if yaml.safe_load((ROOT / "params.yaml").read_text()) != PARAMS:
-        pytest.skip("README speaks of the default params; reports may be of others")
     said, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "reports/slots/decoder"
     traced = pd.read_csv(folder / "circuit.csv").query("target == 'L5H1' and direction == 'noising'")
     fed, others = traced[traced.source == "L4H1"].iloc[0], traced[traced.purpose == "others"].iloc[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from defaults import of_the_default_run
 from test_memory import raw_rows, row
 
 from stages import deeper
@@ -166,6 +167,7 @@ def test_the_fold_names_heads_that_the_first_prompts_had_missed():
     )
 
 
+@of_the_default_run
 def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
     slot = inputs.read("decoder", SLOTS / "decoder")
     traced = slot.circuit

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from defaults import of_the_default_run
 
 from stages import compare, look
 from stages.families import FAMILIES
@@ -17,6 +18,7 @@ PAGE = Path(__file__).parents[1] / "reports" / "index.html"
 SLOTS = PAGE.parent / "slots"
 
 
+@of_the_default_run
 def test_cards_hold_the_numbers_of_the_tables():
     slot = inputs.read("decoder", SLOTS / "decoder")
     shown = cards.cards(slot, FAMILIES)
@@ -91,6 +93,7 @@ def shows(page, title: str) -> bool:
     return True
 
 
+@of_the_default_run
 def test_a_head_is_found_by_search_keys_and_address(page):
     page.fill("#search", "L5H1")
     page.keyboard.press("Enter")
@@ -125,6 +128,7 @@ def test_a_head_is_found_by_search_keys_and_address(page):
     assert shows(page, "L1H0 of decoder")
 
 
+@of_the_default_run
 def test_a_section_is_found_though_the_figures_above_it_are_drawn_on_the_way(page):
     for section in ("decoder-intact", "encoder-heads", "recipe-induction"):
         page.evaluate("section => { location.hash = section; }", section)
@@ -173,6 +177,7 @@ def test_the_page_is_not_wider_than_the_window_and_figures_are_drawn_when_seen(p
     assert all(after - before <= 1 for before, after in pairwise(page.evaluate(headings)))
 
 
+@of_the_default_run
 def test_a_card_shows_what_the_head_looks_at(page):
     known = json.loads((SLOTS / "decoder" / "examples.json").read_text(encoding="utf-8"))["families"]
     page.evaluate("location.hash = 'decoder/L5H1'")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from defaults import of_the_default_run
 from test_page import text_of
 
 from stages.families import FAMILIES
@@ -55,6 +56,7 @@ def test_every_number_of_the_opening_is_of_its_tables(slot):
             assert number in known | counted, (number, text)
 
 
+@of_the_default_run
 def test_the_opening_figure_draws_what_a_guess_gets():
     slot, counted = inputs.read("decoder", SLOTS / "decoder"), inputs.counting(paths.COUNTING)
     figure = next(block for block in found.found(slot, replace(CONTEXT, counted=counted)) if block.kind == "figure")
@@ -75,6 +77,7 @@ def test_the_opening_links_to_sections(slot):
             assert anchor.startswith(f"{slot.name}-")
 
 
+@of_the_default_run
 def test_harm_of_all_control_sets_is_not_called_a_finding():
     slot = inputs.read("decoder", SLOTS / "decoder")
     alike = slot.effects.copy()
@@ -84,6 +87,7 @@ def test_harm_of_all_control_sets_is_not_called_a_finding():
     assert "retrieval heads" in text.split("Not told apart")[1]
 
 
+@of_the_default_run
 def test_vectors_that_other_heads_match_are_said_to_be_looked_for():
     slot = inputs.read("decoder", SLOTS / "decoder")
     steering = slot.steering.copy()
@@ -93,6 +97,7 @@ def test_vectors_that_other_heads_match_are_said_to_be_looked_for():
     assert "are carried by" not in text
 
 
+@of_the_default_run
 def test_a_function_that_most_made_up_words_break_is_on_the_other_side():
     slot = inputs.read("decoder", SLOTS / "decoder")
     table = slot.extrapolation.copy()

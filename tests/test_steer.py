@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from defaults import of_the_default_run
 from gguf import GGUFReader
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -346,6 +347,7 @@ def test_the_recipe_of_the_readme_says_what_the_stage_says(tmp_path, monkeypatch
     assert (plain, steered) == (best[::2], best[1::2]) and plain != steered and len(set(steered)) > 1
 
 
+@of_the_default_run
 @pytest.mark.skipif(not (ROOT / paths.vectors("decoder")).is_file(), reason="no run of the pipeline lies in data/")
 def test_on_the_decoder_the_recipe_changes_the_next_token_as_the_table_says(monkeypatch, capsys):
     """On the prompts of split b whose answer is one token: right with the vector where the table says so, no other."""
