@@ -1,6 +1,6 @@
 """Mutated inputs of every kind, read as the pipeline reads them: accepted, refused in one line, or neither.
 
-    python -m bench.fuzz_inputs                    # 2,000 inputs, about 8 minutes; writes bench/fuzz_inputs.csv
+    python -m bench.fuzz_inputs                    # 2,000 inputs, 2 to 8 minutes; writes bench/fuzz_inputs.csv
     python -m bench.fuzz_inputs --count 200 --only params conllu --seed 1
 
 A good file of each kind is changed once, by a seeded generator: bytes (cut, flipped, doubled, a BOM, Latin-1, NUL) or,
@@ -49,7 +49,7 @@ from ruamel.yaml import YAML
 from stages import tasks
 from stages.page import inputs
 from stages.recipes.lesson import create
-from stages.store import params, records, tables
+from stages.store import params, parquet, records, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -242,7 +242,7 @@ def table_changed(file: Path, rng: np.random.Generator) -> str:
         heads = table.column("head").to_pylist()
         heads[rng.integers(len(heads))] = 9
         table = table.set_column(names.index("head"), table.schema.field("head"), pa.array(heads, pa.int16()))
-    pq.write_table(table, file)
+    pq.write_table(table, file, compression=parquet.CODEC)  # as stages write: no other sign gives it away
     return f"{how} {names[column]}"
 
 
@@ -478,7 +478,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
     ]
     table = folder / "table" / tables.INDIRECT.path("decoder")
     table.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, tables.INDIRECT.schema), table)
+    pq.write_table(pa.Table.from_pylist(rows, tables.INDIRECT.schema), table, compression=parquet.CODEC)
     small = {"words": 4, "sets": 2, "shots": 4}
     icl = {"sets": 2, "queries": 2, "shots": 4, "functions": []}
     return {
