@@ -57,7 +57,7 @@ def clone(tmp_path_factory) -> Path:
     iteration = yaml.safe_load((folder / "tests/params.yaml").read_text())["tasks"]["iteration"]
     content["tasks"]["iteration"] = iteration | {"prompts": 6, "examples": 3, "shortest": 4, "longest": 12}
     content["tasks"]["text"] |= {"passages": 6, "short_passages": 6, "tokens": 280}
-    content["plan"] |= {"leave_out": [*content["plan"]["leave_out"], "sink"], "top": 2, "draws": 4, "sample": 2}
+    content["plan"] |= {"top": 2, "draws": 4, "sample": 2}
     content["tasks"]["repeats"]["prompts"] = 48  # 20 of split b carry a claim
     content["ablate"]["prompts"]["repeats"] = 20
     content["recipes"]["induction"]["train"] |= {"steps": 4, "seeds": 1, "checkpoints": {"even": 2}}
