@@ -84,6 +84,21 @@ def test_data_that_lack_are_damaged_or_of_another_model(folder):
     assert "data/models/tiny.json: no record of a model" in said(artefacts.findings(params.load()))
 
 
+def test_a_folder_of_weights_that_was_changed_since_fetch_is_named(folder):
+    Path("model").mkdir()
+    Path("model/model.safetensors").write_bytes(b"weights")
+    record = json.loads(paths.model("tiny").read_text(encoding="utf-8"))
+    record["files"] = files.fingerprints(Path("model")) | {"float32/model.safetensors": "converted: another folder"}
+    paths.model("tiny").write_text(json.dumps(record), encoding="utf-8")
+    assert said(artefacts.findings(params.load())) == ""
+    way_out = "and DVC does not watch that folder; dvc repro -f -s fetch@tiny, then dvc repro"
+    Path("model/model.safetensors").write_bytes(b"WEIGHTS")
+    line = f"wrong: slot tiny: model.safetensors in model is not as data/models/tiny.json has it, {way_out}"
+    assert said(artefacts.findings(params.load())) == line
+    Path("model/config.json").write_text("{}", encoding="utf-8")
+    assert "slot tiny: config.json (new) in model is not as" in said(artefacts.findings(params.load()))
+
+
 def test_what_is_left_of_a_key_is_named_and_tidied(folder):
     tables.ASKED.write_empty("needle", why="a test")
     tables.RELATIONS.write_empty("tiny", "needle", why="a test")

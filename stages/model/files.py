@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from stages.store.files import write_text
 FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "*.model", "*.md", "LICENSE*")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+READ = "float32"  # before the names of converted files, which are read in place of the original
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 PART = r"-(\d{5})-of-(\d{5})\.gguf$"  # how the name of a part of a split GGUF file ends
 SHOWN = 3  # files in a message
@@ -156,6 +157,21 @@ def fingerprint(file: Path) -> str:
 def fingerprints(folder: Path) -> dict[str, str]:
     """Return the sha256 of every listed file of a folder, by name."""
     return {file.name: fingerprint(file) for file in listed(folder)}
+
+
+def differing(there: Mapping[str, str], recorded: Mapping[str, str]) -> str:
+    """Return the name of the first file that is not as recorded, new or gone; '' where all are the same.
+
+    there, recorded: sha256 of files by name.
+    """
+    for name in sorted(there.keys() | recorded.keys()):
+        if name not in recorded:
+            return f"{name} (new)"
+        if name not in there:
+            return f"{name} (gone)"
+        if there[name] != recorded[name]:
+            return name
+    return ""
 
 
 def cache() -> Path:

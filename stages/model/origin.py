@@ -13,8 +13,6 @@ from stages.model.gguf import converted
 from stages.store.errors import UserError
 from stages.store.params import Model
 
-READ = "float32"  # before the names of converted files, which are read in place of the original
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -58,20 +56,12 @@ def described(origin: Origin) -> dict[str, str]:
     """Return the sha256 of every file of a model, by name, and of what is read in its place (float32/...)."""
     read = readable(origin.folder)
     made = {} if read == origin.folder else files.fingerprints(read)
-    return files.fingerprints(origin.folder) | {f"{READ}/{name}": sha for name, sha in made.items()}
+    return files.fingerprints(origin.folder) | {f"{files.READ}/{name}": sha for name, sha in made.items()}
 
 
 def changed(origin: Origin, recorded: dict[str, str]) -> str:
     """Return the name of the first file that is not as recorded, new or gone; '' where all are the same."""
-    there = described(origin)
-    for name in sorted(there.keys() | recorded.keys()):
-        if name not in recorded:
-            return f"{name} (new)"
-        if name not in there:
-            return f"{name} (gone)"
-        if there[name] != recorded[name]:
-            return name
-    return ""
+    return files.differing(described(origin), recorded)
 
 
 def _package(where: str, model: Model) -> Origin:
