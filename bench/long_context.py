@@ -37,17 +37,17 @@ def main() -> None:
         tokens = encode(loaded, prompt)
         tokens.__dict__["target"] = np.arange(len(tokens) - LAST, len(tokens))
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, start = _resident("VmRSS"), time.process_time()
+        before, start = resident("VmRSS"), time.process_time()
         found = {name: relation for name, of in asks.items() if (relation := of(tokens)) is not None}
         measured = measure(loaded, [tokens], [found], outputs=True)
-        seconds, peak = time.process_time() - start, _resident("VmHWM") - before
+        seconds, peak = time.process_time() - start, resident("VmHWM") - before
         row = {"tokens": len(tokens), "relations": len(found), "cpu_seconds": round(seconds, 1), "above_model_gb": peak}
         rows.append(row | {"loss": -float(measured.scored[0].logprob.mean())})
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv("bench/long_context.csv", index=False, float_format="%.3f")
 
 
-def _resident(name: str) -> float:
+def resident(name: str) -> float:
     """Return a line of /proc/self/status, GB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1e6

@@ -17,6 +17,7 @@ from stages.engine.pieces import Pieces
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
 from stages.families.offset import best_offset, offset_accuracy
+from stages.model import chunks
 from stages.model import measure as measuring
 from stages.model.measure import measure
 from stages.model.vectors import COLUMNS, mean_outputs
@@ -30,9 +31,9 @@ from stages.tasks.treebank.settings import Settings as Treebank
 def test_a_long_prompt_in_parts_is_the_same_prompt(name, monkeypatch):
     loaded, tokens = make(name, scale=3.0), prompt(41, 5, scored=30)
     whole = measure(loaded, [tokens], [relations(tokens)], outputs=True)
-    monkeypatch.setattr(measuring, "PART", 16)
-    ran, own = [], measuring.forward
-    monkeypatch.setattr(measuring, "forward", lambda of, ids, *a, **k: ran.append(len(ids[0])) or own(of, ids, *a, **k))
+    monkeypatch.setattr(chunks, "CHUNK", 16)
+    ran: list[int] = []
+    loaded.model.get_input_embeddings().register_forward_pre_hook(lambda module, args: ran.append(args[0].shape[1]))
     monkeypatch.setattr(measuring, "BLOCK", 4 * 41 * 5)  # and several blocks of queries in a part
     parts = measure(
         loaded if name != "jamba" else loaded.allowed({"caches": "no"}), [tokens], [relations(tokens)], True

@@ -29,7 +29,9 @@ class Attention:
         def add(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
             inside = queries[(queries >= start) & (queries < start + weights_BHTS.shape[2])] - start
             sum_HS = weights_BHTS[0, :, torch.from_numpy(inside).to(weights_BHTS.device)].double().sum(1).cpu()
-            sums[layer] = sums.get(layer, 0) + sum_HS
+            if layer not in sums:
+                sums[layer] = sum_HS.new_zeros(len(sum_HS), len(tokens))
+            sums[layer][:, : sum_HS.shape[1]] += sum_HS
 
         with weighing(self.loaded, add):
             forward(self.loaded, [tokens.ids], None, headless=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from stages import tasks
 from stages.model.intervene import Head
@@ -52,8 +53,12 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
 
     def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
         if layer in looked:
-            before = [weights[layer]] if start else []  # blocks of queries of one run follow each other
-            weights[layer] = torch.cat([*before, weights_BHTS[:, looked[layer]]], dim=2)
+            own_BhTS = weights_BHTS[:, looked[layer]]
+            if start:  # blocks of queries of one run follow each other; those of later chunks see more keys
+                before_BhTS = weights[layer]
+                before_BhTS = F.pad(before_BhTS, (0, own_BhTS.shape[3] - before_BhTS.shape[3]))
+                own_BhTS = torch.cat([before_BhTS, own_BhTS], dim=2)
+            weights[layer] = own_BhTS
 
     with weighing(loaded, keep), _states(loaded) as states:
         batch = Batch(loaded, sequences, positions, share=loaded.anatomy.observed)
@@ -119,7 +124,11 @@ def _states(loaded: Loaded) -> Iterator[dict[int, list[torch.Tensor]]]:
         for number, layer in loaded.anatomy.layers.items():
 
             def keep(module: Any, args: tuple, output: Any, number: int = number) -> None:
-                states.setdefault(number, []).append(output[0] if isinstance(output, tuple | list) else output)
+                x_BTD = output[0] if isinstance(output, tuple | list) else output
+                runs = states.setdefault(number, [])
+                if loaded.chunks.start:
+                    x_BTD = torch.cat([runs.pop(), x_BTD], dim=1)
+                runs.append(x_BTD)
 
             block = loaded.model.get_submodule(layer.block)
             stack.callback(block.register_forward_hook(keep).remove)

@@ -1,19 +1,20 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Five exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
+Six exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of
   a small model, are read once for some hundred rows (Gemma 3 270M: 2.5 ms a row in place of 5.5).
 - `Unread`: where logits are only scored, the head reads a piece of its vocabulary at a time (`stages.model.unread`).
 - `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
+- chunks: a long text runs a part at a time, each continuing a cache of those before it (`stages.model.chunks`).
 - `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
 
 Legend: B batch, T token, D residual width, V vocabulary, N scored row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from stages.families.family import Tokens
+from stages.model.chunks import steady
 from stages.model.load import Loaded
 from stages.model.unread import Unread, plain
 
@@ -61,6 +63,33 @@ class _FrozenLayer(DynamicLayer):
         whole = self.which_B is None
         kept = kept.expand(len(fresh), -1, -1, -1) if whole else kept[self.which_B.to(kept.device)]
         return torch.cat([kept, fresh], dim=-2)
+
+
+class _Following(_FrozenLayer):
+    """One layer of prefixes that keeps what continues them, for the chunks of one pass."""
+
+    fresh: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
+        if self.fresh is not None:
+            key_states = torch.cat([self.fresh[0], key_states], dim=-2)
+            value_states = torch.cat([self.fresh[1], value_states], dim=-2)
+        self.fresh = key_states, value_states
+        return super().update(key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        return super().get_seq_length() + (0 if self.fresh is None else self.fresh[0].shape[-2])
+
+
+class _Skipped(DynamicLayer):
+    """A layer whose block a pass skips: as long as the others, since positions and masks are made by any of them."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def get_seq_length(self) -> int:
+        return self.length
 
 
 def frozen(cache: Cache) -> Cache:
@@ -123,6 +152,10 @@ def forward(
     the logits of all of them, the others None; whole: False where they are only scored: they may then be `Unread`.
     """
     given: dict[str, Any] = inputs(loaded, ids)
+    cuts = loaded.kind == "decoder" and loaded.caches and not gradients and loaded.chunks.wanted(max(map(len, ids)))
+    cuts = cuts and steady(loaded.model)
+    if cuts and cache is None:
+        cache = DynamicCache()
     if cache is not None:
         mask_BT = given["attention_mask"]
         given["attention_mask"] = torch.cat([mask_BT.new_ones(len(ids), cache.get_seq_length()), mask_BT], dim=1)
@@ -133,9 +166,12 @@ def forward(
     output, head = None, loaded.model.get_output_embeddings() if rows is not None and not whole else None
     reads = head is None or not loaded.ends or not plain(head)
     selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
-    with torch.set_grad_enabled(gradients), selecting:
+    chunks = closing(_chunked(loaded, given)) if cuts else nullcontext([given])
+    with torch.set_grad_enabled(gradients), selecting, chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
-        output = model(**given)
+        for part in parts:
+            with suppress(_Waits):
+                output = model(**part)
     if rows is None or not waiting.last:
         return None
     if not reads:
@@ -201,8 +237,15 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting, rea
     prompt = torch.tensor([index for index, asked in enumerate(rows) for _ in asked], dtype=torch.long, device=device)
     position = torch.tensor([int(value) for asked in rows for value in asked], dtype=torch.long, device=device)
 
+    chunks, picked = loaded.chunks, {}
+
     def chosen(hidden_BTD: torch.Tensor) -> torch.Tensor:
-        waiting.rows.append(hidden_BTD[prompt.to(hidden_BTD.device), position.to(hidden_BTD.device)])
+        row, at = prompt.to(hidden_BTD.device), position.to(hidden_BTD.device)
+        if chunks.length:
+            chunks.keep(picked, "hidden", hidden_BTD)
+        if not chunks.last:
+            raise _Waits
+        waiting.rows.append(picked.pop("hidden", hidden_BTD)[row, at])
         if not (waiting.last and reads):
             raise _Waits
         return torch.cat(waiting.rows)[None]  # (1, N, D)
@@ -220,10 +263,31 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting, rea
     else:
         handle = loaded.model.get_output_embeddings().register_forward_pre_hook(before)
     try:
-        with suppress(_Waits):
-            yield
+        yield
     finally:
         handle.remove()
+
+
+def _chunked(loaded: Loaded, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a pass is given, chunk by chunk: each continues the cache of those before it.
+
+    Where that cache is frozen, what is new is kept for this pass alone.
+    """
+    cache, mask_BS = given["past_key_values"], given["attention_mask"]
+    if any(isinstance(entry, _FrozenLayer) for entry in cache.layers):
+        cache = Cache(layers=[_Following(entry.keys, entry.values, entry.which_B) for entry in cache.layers])
+    before, skipped = cache.get_seq_length(), {}
+    with loaded.chunks.running(*given["input_ids"].shape) as chunks:
+        for chunk in chunks:
+            seen = before + chunk.stop
+            ids_BT = given["input_ids"][:, chunk]
+            yield given | {"input_ids": ids_BT, "attention_mask": mask_BS[:, :seen], "past_key_values": cache}
+            for number, entry in enumerate(cache.layers):
+                if entry.get_seq_length() < seen:
+                    skipped.setdefault(number, entry)
+                    cache.layers[number] = _Skipped(seen)
+    for number, entry in skipped.items():
+        cache.layers[number] = entry
 
 
 def prefill(loaded: Loaded, ids: Sequence[np.ndarray]) -> Cache:
@@ -244,10 +308,10 @@ def remembering(loaded: Loaded, after: bool = False) -> Iterator[dict[int, torch
         for number, layer in loaded.anatomy.layers.items() if loaded.resumes or after else ():
 
             def keep(module: Any, args: tuple, kwargs: dict, number: int = number) -> None:
-                residuals[number] = args[0] if args else kwargs["hidden_states"]
+                loaded.chunks.keep(residuals, number, args[0] if args else kwargs["hidden_states"])
 
             def keep_after(module: Any, args: tuple, output: Any, number: int = number) -> None:
-                residuals[number] = output[0] if isinstance(output, tuple | list) else output
+                loaded.chunks.keep(residuals, number, output[0] if isinstance(output, tuple | list) else output)
 
             block = loaded.model.get_submodule(layer.block)
             if after:
@@ -271,14 +335,14 @@ def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> I
         for path, returns in zip(anatomy.blocks[:layer], anatomy.returns, strict=False):
 
             def skip(*args: Any, returns: int = returns, **kwargs: Any) -> Any:
-                return residual_BTD if returns == 0 else (residual_BTD, *[None] * (returns - 1))
+                x_BTD = loaded.chunks.part(residual_BTD)
+                return x_BTD if returns == 0 else (x_BTD, *[None] * (returns - 1))
 
             stack.enter_context(_replaced(loaded.model.get_submodule(path), skip))
 
         def give(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if args:
-                return (residual_BTD, *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": residual_BTD}
+            x_BTD = loaded.chunks.part(residual_BTD)
+            return ((x_BTD, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x_BTD})
 
         block = loaded.model.get_submodule(anatomy.blocks[layer])
         stack.callback(block.register_forward_pre_hook(give, with_kwargs=True, prepend=True).remove)

@@ -57,8 +57,10 @@ def ablating_copies(
                 copies = x.chunk(len(edits))
                 for copy, start, value, keep_BT in slices:
                     old = copies[copy][..., start : start + size]
-                    new = value.to(x).expand_as(old)
-                    old.copy_(new if keep_BT is None else torch.where(keep_BT.to(x.device)[..., None], old, new))
+                    new = (value if value.dim() == 1 else loaded.chunks.part(value)).to(x).expand_as(old)
+                    if keep_BT is not None:
+                        new = torch.where(loaded.chunks.part(keep_BT).to(x.device)[..., None], old, new)
+                    old.copy_(new)
                 return (x, *args[1:])
 
             stack.callback(_projection(loaded, layer).register_forward_pre_hook(replace).remove)
@@ -76,9 +78,12 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
             ]
 
             def write(module, args, slices=slices, size=size):
+                at = loaded.chunks.at(position)
+                if at is None:
+                    return None
                 x = args[0].clone()
                 for row, start, value in slices:
-                    x[row, position, start : start + size] = value.to(x)
+                    x[row, at, start : start + size] = value.to(x)
                 return (x, *args[1:])
 
             stack.callback(_projection(loaded, layer).register_forward_pre_hook(write).remove)
@@ -86,9 +91,12 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
             vectors = [(row, e.added[layer]) for row, e in enumerate(edits) if layer in e.added]
 
             def add(module, args, output, vectors=vectors):
+                at = loaded.chunks.at(position)
+                if at is None:
+                    return None
                 x = (output[0] if isinstance(output, tuple | list) else output).clone()
                 for row, vector in vectors:
-                    x[row, position] += vector.to(x)
+                    x[row, at] += vector.to(x)
                 return (x, *output[1:]) if isinstance(output, tuple | list) else x
 
             block = loaded.model.get_submodule(loaded.anatomy.layers[layer].block)
@@ -98,7 +106,7 @@ def editing(loaded: Loaded, edits: Sequence[Edit], position: int = 0) -> Iterato
 
 @contextmanager
 def reading_heads(loaded: Loaded, read: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
-    """Call `read(layer, z)` with every layer's head outputs z, (B, T, H K) float32, as the model runs."""
+    """Call `read(layer, z)` with every layer's head outputs z, (B, T, H K) float32, as the model runs: by chunk."""
     with ExitStack() as stack:
         for layer in loaded.anatomy.layers:
 
@@ -113,7 +121,7 @@ def reading_heads(loaded: Loaded, read: Callable[[int, torch.Tensor], None]) -> 
 def capturing(loaded: Loaded) -> Iterator[dict[int, torch.Tensor]]:
     """Collect every layer's head outputs z, (B, T, H K) float32, as the model runs."""
     outputs: dict[int, torch.Tensor] = {}
-    with reading_heads(loaded, outputs.__setitem__):
+    with reading_heads(loaded, lambda layer, z_BTC: loaded.chunks.keep(outputs, layer, z_BTC)):
         yield outputs
 
 

@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 from stages.model import anatomy as anatomies
 from stages.model import files, gguf, placed
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
+from stages.model.chunks import Chunks
 from stages.model.images import Images, layout
 from stages.model.observe import close
 from stages.model.origin import changed, locate, readable
@@ -70,6 +71,7 @@ class Loaded:
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
     cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
     be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing follows that head.
+    chunks: where a pass of this model stands, for the hooks that it meets.
     """
 
     model: PreTrainedModel
@@ -83,6 +85,7 @@ class Loaded:
     gathers: bool = True
     ends: bool = False
     images: Images | None = None
+    chunks: Chunks = field(default_factory=Chunks, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -183,7 +186,7 @@ def _opened(
     """Return a folder's model and what makes its inputs: its tokenizer, or its image processor.
 
     proved: fetch has run these very files already, by their sha256: that weights are finite and that the model runs on
-    token ids is not proved again, which takes a third of the time.
+    token ids is not proved again, which would take 1.9 of 4.4 seconds of a processor (Gemma 3 270M).
     """
     read = readable(folder)
     try:

@@ -167,7 +167,8 @@ def _noise(loaded: Loaded, subjects: Sequence[np.ndarray], seed: int) -> Iterato
 
     handle = loaded.model.get_input_embeddings().register_forward_hook(add)
     try:
-        yield
+        with loaded.chunks.whole():
+            yield
     finally:
         handle.remove()
 

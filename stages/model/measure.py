@@ -4,19 +4,18 @@ What a relation's queries give its keys, and what chance would give them, is `st
 the model's own: its masks, windows, soft-caps and biases are in the weights of its own eager attention, and a key is
 visible where a weight is above 0.
 
-A prompt alone that is longer than `PART` tokens runs in parts, each continuing a cache of those before it where that
-is proven (`Loaded.caches`): masks, hidden states and weights are those of a part.
+Long prompts run in chunks (`stages.model.chunks`) where a cache may be continued: masks, hidden states and weights are
+those of a chunk. Sums over words want whole rows of attention: then prompts run in one piece.
 
 Legend: B batch, H head, T query token, S key token, K head size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from stages.families.family import Relation, Tokens
 from stages.model.forward import forward
@@ -28,7 +27,6 @@ from stages.model.score import Scored, score_rows
 
 BLOCK = 1 << 23  # attention weights held at once, at most (32 MB)
 BLOCKS = 16  # times more on a GPU, where every call costs
-PART = 2048  # tokens of a long prompt that run at once
 
 
 @dataclass(frozen=True)
@@ -56,29 +54,24 @@ def measure(
     sums: list[Sums | WordSums] = [Sums(batch, between, *shape)] if any(between) else []
     of_words = [{name: relation for name, relation in asked.items() if relation.words} for asked in relations]
     sums += [WordSums(batch, of_words, *shape)] if any(of_words) else []
-    begins = [0]  # where the part that runs begins
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
         weights_BHTS, visible_BTS = weights_BHTS.to(device), visible_BTS.to(device)
         learned_BHT = (1 - weights_BHTS.sum(3)).clamp(min=0) if layers[layer].sink else None
         for summing in sums:
-            summing.add(layer, weights_BHTS, visible_BTS, begins[0] + start, learned_BHT)
+            summing.add(layer, weights_BHTS, visible_BTS, start, learned_BHT)
 
     targets = [tokens.target if loaded.kind == "decoder" else tokens.target[:0] for tokens in batch]
     scoring = sum(map(len, targets)) > 0
-    averages = Averages(loaded, batch, begins) if outputs else None
+    averages = Averages(loaded, batch) if outputs else None
     with ExitStack() as stack:
         if sums:
             stack.enter_context(weighing(loaded, reduce))
         if averages:
             stack.enter_context(averages.reading())
-        whole = any(of_words)  # sums over words want whole rows of attention
-        if len(batch) == 1 and len(batch[0]) > PART and loaded.caches and not whole:
-            logits_NV = _in_parts(loaded, batch[0].ids, targets[0] - 1, begins)
-        else:
-            rows = [target - 1 for target in targets] if scoring else None
-            read = [tokens.read for tokens in batch]
-            logits_NV = forward(loaded, read, rows, headless=rows is None, whole=False)
+        stack.enter_context(loaded.chunks.whole() if any(of_words) else nullcontext())
+        rows = [target - 1 for target in targets] if scoring else None
+        logits_NV = forward(loaded, [tokens.read for tokens in batch], rows, headless=rows is None, whole=False)
     scored = score_rows(logits_NV, [t.ids for t in batch], targets) if scoring else [None] * len(batch)
     means: list[dict[str, Means]] = [{} for _ in batch]
     numbers = iter(brought([tensor for summed in sums for tensor in summed.running]))
@@ -89,23 +82,11 @@ def measure(
     return Measured(ordered, scored, averages.outputs() if averages else {})
 
 
-def _in_parts(loaded: Loaded, ids: np.ndarray, rows: np.ndarray, begins: list[int]) -> torch.Tensor | None:
-    """Run one long text part by part; return the logits (N, V) of its rows. begins[0]: where the part begins."""
-    cache, logits = DynamicCache(), []
-    for start in range(0, len(ids), PART):
-        begins[0], part = start, ids[start : start + PART]
-        asked = rows[(rows >= start) & (rows < start + PART)] - start
-        given = [asked] if len(asked) else None
-        logits.append(forward(loaded, [part], given, cache, headless=given is None))
-    some = [logits_NV for logits_NV in logits if logits_NV is not None]
-    return torch.cat(some) if some else None
-
-
 class Averages:
     """Mean head outputs z (H K) over the ordinary positions of each prompt, layer by layer, as the model runs."""
 
-    def __init__(self, loaded: Loaded, batch: Sequence[Tokens], begins: list[int]) -> None:
-        self.loaded, self.begins = loaded, begins
+    def __init__(self, loaded: Loaded, batch: Sequence[Tokens]) -> None:
+        self.loaded = loaded
         ordinary_BT = np.zeros((len(batch), max(map(len, batch))), dtype=np.float32)
         for row, tokens in enumerate(batch):
             ordinary_BT[row, : len(tokens)] = ~tokens.special
@@ -113,8 +94,7 @@ class Averages:
         self.sums: dict[int, torch.Tensor] = {}
 
     def _add(self, layer: int, z_BTC: torch.Tensor) -> None:
-        start = self.begins[0]
-        ordinary_BT = self.ordinary_BT[:, start : start + z_BTC.shape[1]]
+        ordinary_BT = self.loaded.chunks.part(self.ordinary_BT)
         sums_BC = (ordinary_BT[:, None] @ z_BTC.to(ordinary_BT.device))[:, 0]
         self.sums[layer] = self.sums[layer] + sums_BC if layer in self.sums else sums_BC
 
@@ -133,7 +113,8 @@ def weighing(loaded: Loaded, reduce: Callable, held: int = 0) -> Iterator[None]:
     """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S), first query)` for every block of queries.
 
     weights: float32, whatever the model computes in. visible: some head of the layer gives the key a weight above 0,
-    whatever masks say. held: attention weights in a block, at most (one query at least), where not the usual number.
+    whatever masks say. Of a long pass queries come chunk by chunk, with the keys up to the chunk's end. held: attention
+    weights in a block, at most (one query at least), where not the usual number.
     """
     held = held or BLOCK * (1 if loaded.device.type == "cpu" else BLOCKS)
     numbers = {loaded.model.get_submodule(x.attention): number for number, x in loaded.anatomy.layers.items()}
@@ -150,7 +131,7 @@ def weighing(loaded: Loaded, reduce: Callable, held: int = 0) -> Iterator[None]:
             output, weights_BHTS = eager(module, query[:, :, start : start + step], key, value, piece, **kwargs)
             if loaded.anatomy.layers[numbers[module]].sink:
                 weights_BHTS = shares(weights_BHTS, value, output)
-            reduce(numbers[module], weights_BHTS.float(), (weights_BHTS > 0).any(1), start)
+            reduce(numbers[module], weights_BHTS.float(), (weights_BHTS > 0).any(1), loaded.chunks.start + start)
             outputs.append(output)
         return torch.cat(outputs, dim=1), None
 
@@ -159,6 +140,9 @@ def weighing(loaded: Loaded, reduce: Callable, held: int = 0) -> Iterator[None]:
         weights_BHTS = weights if weights.dim() == 4 else weights.unflatten(0, (-1, heads))
         reduce(numbers[module], weights_BHTS.float(), (weights_BHTS > 0).any(1), 0)
 
-    watching = observing(loaded.model, observer) if loaded.anatomy.observed else softmaxes(numbers, softmaxed)
-    with watching:
-        yield
+    if loaded.anatomy.observed:
+        with observing(loaded.model, observer):
+            yield
+    else:  # a softmax is told by as many keys as queries
+        with softmaxes(numbers, softmaxed), loaded.chunks.whole():
+            yield

@@ -149,11 +149,15 @@ def _run(
 def reading(loaded: Loaded, writers: Mapping[int, Writer]) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
     """Collect every writer's input (B T, F) and output (B T, D), by layer, of the last run."""
     read: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[tuple[int, str], torch.Tensor] = {}
     with ExitStack() as stack:
         for number, writer in writers.items():
 
             def keep(module, args, output, number=number):
-                read[number] = args[0].reshape(-1, args[0].shape[-1]), output.reshape(-1, output.shape[-1])
+                for name, x in (("k", args[0]), ("v", output)):
+                    loaded.chunks.keep(kept, (number, name), loaded.chunks.by_row(x))
+                k, v = kept[number, "k"], kept[number, "v"]
+                read[number] = k.reshape(-1, k.shape[-1]), v.reshape(-1, v.shape[-1])
 
             stack.callback(loaded.model.get_submodule(writer.path).register_forward_hook(keep).remove)
         yield read
@@ -170,7 +174,7 @@ def keys(loaded: Loaded, writer: Writer, ids: Sequence[np.ndarray]) -> torch.Ten
 
     handle = loaded.model.get_submodule(writer.path).register_forward_pre_hook(leave)
     try:
-        with suppress(_Read):
+        with suppress(_Read), loaded.chunks.whole():
             forward(loaded, ids, headless=True)
     finally:
         handle.remove()
@@ -182,8 +186,8 @@ def writing(loaded: Loaded, path: str, at_P: torch.Tensor, values_PD: torch.Tens
     """Write values in the place of a module's output at picked tokens: places in (B T); `inputs`: of its input."""
 
     def put(x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        return flat.index_copy(0, at_P.to(x.device), values_PD.to(x)).reshape(x.shape)
+        flat, (here_P, own_P) = x.reshape(-1, x.shape[-1]), loaded.chunks.places(at_P)
+        return flat.index_copy(0, own_P.to(x.device), values_PD[here_P].to(x)).reshape(x.shape)
 
     module = loaded.model.get_submodule(path)
     if inputs:

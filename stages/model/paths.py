@@ -153,6 +153,7 @@ class Paths:
             stack.callback(self.blocks[0].register_forward_pre_hook(louder, **hook).remove)
             for block in self.blocks[1 : self.layers[-1] + 1]:
                 stack.callback(block.register_forward_pre_hook(compare, **hook).remove)
+            stack.enter_context(self.loaded.chunks.whole())
             forward(self.loaded, [ids], headless=True)
 
     def _find(self, ids: np.ndarray) -> None:
@@ -249,6 +250,7 @@ class Paths:
                     stack.callback(_hook(self._module(layer.joins), join, number))
             stack.enter_context(observing(self.loaded.model, observer))
             stack.enter_context(suppress(Enough))
+            stack.enter_context(self.loaded.chunks.whole())
             forward(self.loaded, [ids], headless=True)
         return run
 
@@ -341,7 +343,7 @@ class Paths:
             output_NTHK, weights = eager(attending, query, key, value, mask, **kwargs)
             if attending is module:
                 output_NTHK = output_NTHK.clone()
-                output_NTHK[:, :, head] = output_NTK
+                output_NTHK[:, :, head] = self.loaded.chunks.part(output_NTK)
             return output_NTHK, weights
 
         residual_NTD = clean.residual[layer].expand(count, -1, -1)

@@ -144,7 +144,7 @@ class Streams:
         return outcomes
 
     def _pass(self, numbers: list[int]) -> list[Outcome]:
-        cache, hidden = None, []
+        cache, hidden, given = None, [], {}
         width = max(map(len, self.tails))  # residuals of all prompts are this wide
         tails = [np.pad(self.tails[number], (0, width - len(self.tails[number]))) for number in numbers]
         rows = [self.rows[number] for number in numbers]
@@ -152,7 +152,9 @@ class Streams:
             cache = continuing(self.prefix, torch.tensor(numbers, device=self.loaded.device))
 
         def keep(module: torch.nn.Module, args: tuple) -> None:
-            hidden.extend(args[0][row, at] for row, at in enumerate(rows))
+            self.loaded.chunks.keep(given, "hidden", args[0])
+            if self.loaded.chunks.last:
+                hidden.extend(given["hidden"][row, at] for row, at in enumerate(rows))
 
         handle = self.loaded.model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
@@ -177,7 +179,7 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
 
     def hidden(layer: int, queries: int, keys: int, rows: int, device: torch.device) -> torch.Tensor:
         """Which (query, key) pairs each row and head loses, (N, H, T, S)."""
-        lost_TS = ~cut.seen(start, queries, keys, device)
+        lost_TS = ~cut.seen(start + loaded.chunks.start, queries, keys, device)
         return of_layer[layer].to(device).expand(rows, -1)[:, :, None, None] & lost_TS
 
     def near(module: torch.nn.Module, own: torch.Tensor) -> torch.Tensor:
@@ -239,6 +241,8 @@ def streaming(loaded: Loaded, heads: Sequence[Collection[Head]], cut: Cut, start
             stack.enter_context(observing(loaded.model, observer))
         else:
             stack.enter_context(softmaxes(numbers, softmaxed))
+        if cut.recount or not loaded.anatomy.observed:  # angles of places in another chunk; as many keys as queries
+            stack.enter_context(loaded.chunks.whole())
         yield
 
 

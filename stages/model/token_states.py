@@ -45,7 +45,8 @@ def token_states(loaded: Loaded, batch: Sequence[Tokens], before: int) -> list[P
     received_LBT = torch.zeros(len(layers), len(batch), length, dtype=torch.float64, device=loaded.device)
 
     def reduce(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        received_LBT[layers.index(layer)] += weights_BHTS.double().sum(2).mean(1).to(loaded.device)
+        received_BS = weights_BHTS.double().sum(2).mean(1).to(loaded.device)
+        received_LBT[layers.index(layer), :, : received_BS.shape[1]] += received_BS
 
     with (
         weighing(loaded, reduce),
