@@ -9,9 +9,10 @@ import transformers as hf
 
 from stages.families.family import Tokens
 from stages.model import chunks, mlp
+from stages.model.attended import Attention
 from stages.model.continuation import next_tokens
 from stages.model.forward import Waiting, forward, frozen, prefill, remembering
-from stages.model.intervene import Edit, capturing
+from stages.model.intervene import Edit, capturing, editing
 from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.misses import answers
@@ -128,6 +129,7 @@ def test_a_prefix_and_what_follows_it_frozen(loaded, monkeypatch):
 @pytest.mark.parametrize("begin", [0, 36])
 def test_ablations_of_all_layers_constant_and_by_token(loaded, begin, monkeypatch):
     """begin: tokens in common, which run once, as long as some chunks, as what follows them is."""
+    loaded = replace(loaded, ends=True)  # logits are read in pieces
     batch = prompts((70, 62, 59), begin)
     batch[2] = replace(batch[2], target=np.array([58]))
     generator = torch.Generator().manual_seed(0)
@@ -141,7 +143,7 @@ def test_ablations_of_all_layers_constant_and_by_token(loaded, begin, monkeypatc
     def run(loaded):
         measured = Batch(loaded, batch, [tokens.target for tokens in batch])
         assert bool(measured.cut) == bool(begin)
-        results = measured.ablations(asked, max_tokens=1000)
+        results = measured.ablations(asked, max_tokens=1000) + measured.ablations(asked, max_tokens=1)  # alone
         real = [x[row, : len(tail)] for x in measured.residuals.values() for row, tail in enumerate(measured.tails)]
         return [real, *measured.prefix_residuals.values()], [logprobs(scored) for scored in [measured.intact, *results]]
 
@@ -169,8 +171,6 @@ def test_edits_at_last_tokens(loaded, begin, continues, monkeypatch):
 
 
 def test_an_edit_lands_in_its_chunk_whichever_that_is(loaded, monkeypatch):
-    from stages.model.intervene import editing
-
     (text,) = prompts([LONG])
     z, vector = torch.ones(loaded.anatomy.layers[0].head_size), torch.ones(loaded.model.config.hidden_size)
 
@@ -251,7 +251,7 @@ def test_attention_is_seen_at_its_places(loaded, monkeypatch):
 
         with weighing(loaded, keep, held=300):
             forward(loaded, [text.ids], headless=True)
-        return seen
+        return seen, Attention(loaded)(text, np.array([4, 19, 20, 41]))
 
     assert_close(*both(monkeypatch, loaded, run))
 
