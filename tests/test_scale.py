@@ -48,6 +48,29 @@ def test_a_long_prompt_in_parts_is_the_same_prompt(name, monkeypatch):
         torch.testing.assert_close(parts.outputs[layer], z, atol=1e-5, rtol=1e-4)
 
 
+def test_long_prompts_together_are_the_same_prompts(monkeypatch):
+    """Rows end in different chunks; sums over words want whole rows of attention, and get them."""
+    loaded = make("gemma3", scale=3.0)
+    batch = [prompt(41, 5, scored=30), prompt(38, 6, scored=20), prompt(12, 7, scored=3)]
+    asked = [relations(tokens) for tokens in batch]
+    whole = measure(loaded, batch, asked, outputs=True)
+    monkeypatch.setattr(chunks, "CHUNK", 16)
+    ran: list[int] = []
+    loaded.model.get_input_embeddings().register_forward_pre_hook(lambda module, args: ran.append(args[0].shape[1]))
+    cut = measure(loaded, batch, asked, outputs=True)
+    assert ran == [16, 16, 9]
+    for row in range(3):
+        for relation, mean in whole.means[row].items():
+            for statistic, values in mean.values.items():
+                np.testing.assert_allclose(cut.means[row][relation].values[statistic], values, atol=1e-5)
+        np.testing.assert_allclose(cut.scored[row].logprob, whole.scored[row].logprob, atol=1e-4)
+    for layer, z in whole.outputs.items():
+        torch.testing.assert_close(cut.outputs[layer], z, atol=1e-5, rtol=1e-4)
+    spelled = Tokens("w", "t", batch[0].ids, batch[0].special, words=tuple(np.arange(1, 41).reshape(-1, 2)))
+    measure(loaded, [spelled], [{"between": Relation(np.array([1, 3]), np.eye(20, dtype=bool)[:2], words=True)}])
+    assert ran[3:] == [41]
+
+
 def test_prompts_together_bring_their_sums_once(monkeypatch):
     loaded = make("llama_gqa", scale=3.0)
     batch = [prompt(9 + number, number) for number in range(6)]
