@@ -3,7 +3,7 @@
     python -m bench.prefill [--lengths 8192] [--attention sdpa eager]
 
 Writes bench/prefill.csv: processor seconds, the peak of resident memory above what the loaded model has, what the cache
-of keys and values has of it (GB), and by how much the two caches differ, of the largest number in them.
+of keys and values has of it (GB), and by how much keys of the two caches differ, of the largest.
 """
 
 import argparse
