@@ -242,7 +242,7 @@ def table_changed(file: Path, rng: np.random.Generator) -> str:
         heads = table.column("head").to_pylist()
         heads[rng.integers(len(heads))] = 9
         table = table.set_column(names.index("head"), table.schema.field("head"), pa.array(heads, pa.int16()))
-    pq.write_table(table, file, compression=parquet.CODEC)  # as stages write: no other sign gives it away
+    parquet.write(file, table, table.schema)  # as stages write: no checksum gives it away
     return f"{how} {names[column]}"
 
 
@@ -478,7 +478,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], str], Callable
     ]
     table = folder / "table" / tables.INDIRECT.path("decoder")
     table.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, tables.INDIRECT.schema), table, compression=parquet.CODEC)
+    parquet.write(table, rows, tables.INDIRECT.schema)
     small = {"words": 4, "sets": 2, "shots": 4}
     icl = {"sets": 2, "queries": 2, "shots": 4, "functions": []}
     return {

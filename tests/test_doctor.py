@@ -77,8 +77,9 @@ def test_data_that_lack_are_damaged_or_of_another_model(folder):
     paths.model("tiny").write_text(json.dumps(record | {"name": "another"}), encoding="utf-8")
     lines = said(artefacts.findings(params.load()))
     assert "data/heads/tiny.parquet: not there; dvc pull, or dvc repro" in lines
-    assert f"{plan}: written over by another program; rm {plan} && dvc checkout {plan} (from DVC's cache)" in lines
-    assert "data/asked/text.parquet: not a readable Parquet file" in lines and "rm data/asked/text.parquet" in lines
+    why = "damaged, or written over by another program (its checksum is another)"
+    assert f"{plan}: {why}; rm {plan} && dvc checkout {plan} (from DVC's cache)" in lines
+    assert "data/asked/text.parquet: damaged" in lines and "rm data/asked/text.parquet" in lines
     assert "slot tiny: data/models/tiny.json is of another name ('another'); dvc repro" in lines
     paths.model("tiny").write_text("{}", encoding="utf-8")
     assert "data/models/tiny.json: no record of a model" in said(artefacts.findings(params.load()))

@@ -93,7 +93,7 @@ def test_damaged_prompts_are_named_where_others_are_held_against_them():
     write(tables.ASKED, "text", [{"id": "text/x"}, {"id": "text/y"}])
     path = tables.PROMPTS.path("text")
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UserError, match=f"^{path}: not a readable Parquet file .*; delete it and run dvc repro$"):
+    with pytest.raises(UserError, match=f"^{path}: damaged, .*; delete it and run dvc checkout {path}, or dvc repro$"):
         tables.ASKED.read("text")
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_page_is_named_by_whoever_comes_to_it():
         content[start : start + 16] = bytes(16)
         path.unlink()
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"^{path}: not a readable Parquet file"):
+        with pytest.raises(UserError, match=f"^{path}: damaged"):
             read()
 
 

@@ -7,7 +7,7 @@ from stages.checks.finding import Finding
 from stages.model import files
 from stages.store import keys, params, paths, records, tables
 from stages.store.errors import UserError
-from stages.store.parquet import another_hand, read_schema
+from stages.store.parquet import read_schema
 
 OF_A_SLOT = ("source", "name", "revision")  # of params, in the model's record as well
 
@@ -69,8 +69,6 @@ def _tables(settings: params.Params) -> list[Finding]:
                 continue
             if table.schema is not None and names != table.names:
                 out.append(Finding(f"{path}: its columns are not those of today's code", "dvc repro"))
-            elif another_hand(path):
-                out.append(Finding(f"{path}: written over by another program", _again(path)))
     if missing:
         more = f" and {len(missing) - 1} more tables" if len(missing) > 1 else ""
         out.append(Finding(f"{missing[0]}{more}: not there", "dvc pull, or dvc repro"))

@@ -23,7 +23,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from stages.store import parquet, workers
@@ -90,7 +89,7 @@ def tables_of(
                 parquet.write(_file(folder, names[at], place), rows, noted)
             awaited.remove(at)
             done(at)
-        yield [pq.read_table(_file(folder, name, place)) for place in range(len(job.schemas))]
+        yield [parquet.arrow(_file(folder, name, place)) for place in range(len(job.schemas))]
 
 
 def _finished(job: Job, shards: Sequence[Any], missing: Sequence[int], here: Any) -> Iterator[tuple[int, Results]]:

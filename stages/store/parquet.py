@@ -1,6 +1,7 @@
 """Parquet files: written whole or not at all, with fixed compression and row groups and no timestamps.
 
-The same rows give the same bytes. What is read is checked against the schema that it should have.
+The same rows give the same bytes. What is read is checked byte for byte (`stages.store.sealed`) and against the schema
+that it should have. This is the only door: nothing else of the pipeline opens a Parquet file.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.store import sealed
 from stages.store.errors import UserError
 from stages.store.files import replacing
 
@@ -41,16 +43,19 @@ def read(
     ("id", "in", []) is met by none.
     Raises `UserError` naming the file when it is missing, is not Parquet or has other columns.
     """
-    with _readable(path):
-        if any(how == "in" and not len(values) for _, how, values in only or ()):  # pyarrow knows no type of nothing
-            table = pq.read_schema(path).empty_table().select(columns or pq.read_schema(path).names)
-        else:
-            table = pq.read_table(path, columns=columns, filters=only)
+    table = arrow(path, columns, only)
     if schema is not None:
         _check(path, table.schema, schema, columns)
-    if another_hand(path):
-        raise UserError(f"{path}: written over by another program; run dvc checkout {path}, or dvc repro")
     return table.to_pandas()
+
+
+def arrow(path: Path, columns: list[str] | None = None, only: list[tuple] | None = None) -> pa.Table:
+    """Read a table as Arrow's, of whatever columns it has. Arguments, errors: see `read`."""
+    with _readable(path):
+        if any(how == "in" and not len(values) for _, how, values in only or ()):  # pyarrow knows no type of nothing
+            schema = pq.read_schema(path)
+            return schema.empty_table().select(columns or schema.names)
+        return pq.read_table(path, columns=columns, filters=only)
 
 
 def number_of_pieces(path: Path) -> int:
@@ -92,24 +97,17 @@ def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] |
             raise UserError(f"{path}: {field.name} is {field.type}, expected {wanted[field.name]}; run dvc repro")
 
 
-def another_hand(path: Path) -> bool:
-    """Tell whether a file is compressed otherwise than `writer` does, as by a script that filters rows or a notebook.
-
-    Rows that were left out by hand look like rows that never were: no other sign of it is sure to be there.
-    """
-    metadata = pq.read_metadata(path)
-    first = metadata.row_group(0) if metadata.num_row_groups else None
-    return any(first.column(number).compression != CODEC for number in range(first.num_columns)) if first else False
-
-
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raise `UserError` naming the file where it is missing or damaged: its footer, or any page that is read later."""
+    """Raise `UserError` naming the file where it is missing or not as it was written, before pyarrow sees a byte."""
     try:
+        if not sealed.whole(Path(path)):
+            why = "damaged, or written over by another program (its checksum is another)"
+            raise UserError(f"{path}: {why}; delete it and run dvc checkout {path}, or dvc repro")
         yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro") from None
     except (OSError, pa.ArrowInvalid) as error:
-        if not Path(path).exists():
-            raise UserError(f"{path}: no such file; run dvc repro") from None
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable Parquet file ({reason}); delete it and run dvc repro") from None
 
@@ -127,20 +125,22 @@ def writer(path: Path, schema: pa.Schema) -> Iterator:
     The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
     the sizes of the pieces.
     """
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression=CODEC) as file:
-        waiting: list[pa.Table] = []
+    with replacing(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression=CODEC) as file:
+            waiting: list[pa.Table] = []
 
-        def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
-            if isinstance(rows, pd.DataFrame):
-                rows = pa.Table.from_pandas(rows, schema, preserve_index=False)
-            elif isinstance(rows, list):
-                rows = pa.Table.from_pylist(rows, schema)
-            waiting.append(rows.replace_schema_metadata(schema.metadata))
-            while sum(map(len, waiting)) >= ROW_GROUP:
-                table = pa.concat_tables(waiting)
-                file.write_table(table.slice(0, ROW_GROUP))
-                waiting[:] = [table.slice(ROW_GROUP)]
+            def add(rows: pd.DataFrame | pa.Table | list[dict]) -> None:
+                if isinstance(rows, pd.DataFrame):
+                    rows = pa.Table.from_pandas(rows, schema, preserve_index=False)
+                elif isinstance(rows, list):
+                    rows = pa.Table.from_pylist(rows, schema)
+                waiting.append(rows.replace_schema_metadata(schema.metadata))
+                while sum(map(len, waiting)) >= ROW_GROUP:
+                    table = pa.concat_tables(waiting)
+                    file.write_table(table.slice(0, ROW_GROUP))
+                    waiting[:] = [table.slice(ROW_GROUP)]
 
-        yield add
-        if waiting:
-            file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
+            yield add
+            if waiting:
+                file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
+        sealed.seal(temporary)
