@@ -13,6 +13,7 @@ from PIL import Image
 from stages import tasks
 from stages.model import files as model_files
 from stages.page import inputs
+from stages.recipes import lesson
 from stages.store import named, params, source
 from stages.store.errors import UserError
 from stages.store.section import MOST
@@ -76,10 +77,41 @@ def test_every_number_of_params_has_a_largest_value():
     schema = params.whole().model_json_schema()
     found = list(integers(schema))
     free = [place for place, of in found if not {"maximum", "exclusiveMaximum"} & set(of)]
-    # revisions of a model are steps of its training; where one lies is checked there (`device_map` is any)
-    assert len(found) > 100 and not [
-        place for place in free if "revisions" not in place and "patternProperties" not in place
-    ], free
+    # what a schema cannot say is checked beside it: the layers of `device_map` are any
+    assert len(found) > 100 and not [place for place in free if "patternProperties" not in place], free
+
+
+@pytest.mark.parametrize("name", lesson.names())
+def test_every_number_of_a_lesson_has_a_largest_value(name):
+    found = list(integers(lesson.of(name).model_json_schema()))
+    assert not [place for place, of in found if not {"maximum", "exclusiveMaximum"} & set(of)]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("train.revisions", {0: "a", 10**18: "b"}, "revisions.10{18} = 10{18}: Input should be less than or equal to"),
+        ("study.window", 10**18, "window = 10{18}: allowed: a number of steps up to 1,000,000,000"),
+        ("study.window", "x1e999", "window = 'x1e999': allowed"),
+        ("study.window", f"x{'9' * 400}", "window = 'x9+...: allowed"),
+    ],
+)
+def test_steps_of_others_have_a_largest_value(place, value, says, tmp_path):
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))
+    content["recipes"] = {"steps": {
+        "task": "families", "reads": "data/prompts", "words": "data/prompts", "families": "stages/families",
+        "train": {"arguments": {"tasks": ["text"]}, "source": "path", "name": "run", "revisions": {0: "a", 9: "b"}},
+        "main": "one", "arms": {"one": {}}, "study": {"sequences": 8, "window": "x4", "bootstrap": 200},
+    }}  # fmt: skip
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    params.load(file)
+    section, key = place.split(".")
+    content["recipes"]["steps"][section][key] = value
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^{file}: recipes\.steps\.{section}\.{says}") as error:
+        params.load(file)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("task", "key"), numbers())

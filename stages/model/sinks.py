@@ -185,7 +185,8 @@ def _said(
     if seen is not None:
         value_HSK = seen[0][row, :, :length].repeat_interleave(layer.heads // seen[0].shape[1], dim=0)
         norms_HS = value_HSK.float().norm(dim=2)
-        columns["value"] = norms_HS[:, 0] / norms_HS[:, 1:].median(1).values
+        if length > 1:  # a first token alone has none to be compared with
+            columns["value"] = norms_HS[:, 0] / norms_HS[:, 1:].median(1).values
         if seen[1]:
             from_first_HD = (value_HSK[:, :1] @ matrix_HKD)[:, 0].float()
             first_HT = first_HT[:, :length].to(wrote_HTD.device).float()

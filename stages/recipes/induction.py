@@ -10,7 +10,7 @@ one. The data are those of Bietti+ 2023 (arXiv 2306.00802), without their global
 Legend: B sequence, T token, K trigger, V vocabulary.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,14 +18,15 @@ from pydantic import Field, model_validator
 from stages.families import of
 from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
+from stages.store.section import Count
 
 
 class Induction(Lesson):
     """Sequences of `length` tokens of a `vocabulary`; `triggers` per sequence, at `density` of the free positions."""
 
-    vocabulary: int = Field(ge=4)
-    length: int = Field(ge=8)
-    triggers: int = Field(ge=1)
+    vocabulary: Annotated[Count, Field(ge=4)]
+    length: Annotated[Count, Field(ge=8)]
+    triggers: Count
     density: float = Field(gt=0, le=1)
 
     watched: ClassVar[dict[str, Watched]] = {name: Watched(name) for name in ("previous", "duplicate", "induction")}

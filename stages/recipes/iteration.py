@@ -23,7 +23,7 @@ Legend: B string, T token, L length of x.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from stages.families.family import Relation, Tokens, one_key
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Watched
 from stages.store.errors import UserError
-from stages.store.section import Section
+from stages.store.section import Count, Natural, Section
 from stages.tasks.iteration.tape import SYMBOLS, last_chance, uncertainty
 from stages.tasks.iteration.tape import chance as tape_chance
 from stages.tasks.iteration.tape import step as following
@@ -44,8 +44,8 @@ PATIENCE = 1000  # draws for every test string
 class Gap(Section):
     """The largest shift of the positions from ':' on; falls in equal stretches of steps to 0 at step `until`."""
 
-    positions: int = Field(ge=1)
-    until: int = Field(ge=1)
+    positions: Count
+    until: Count
 
 
 class Iteration(Lesson):
@@ -55,11 +55,11 @@ class Iteration(Lesson):
     """
 
     function: Literal["parity", "copy", "polynomial"]
-    shortest: int = Field(ge=4)
-    longest: int = Field(ge=1)
-    beyond: int = Field(ge=1)
+    shortest: Annotated[Count, Field(ge=4)]
+    longest: Count
+    beyond: Count
     corruption: float = Field(default=0.0, ge=0, le=1)
-    copying: int = Field(default=0, ge=0)
+    copying: Natural = 0
     gap: Gap | None = None
     tape: bool = True
 

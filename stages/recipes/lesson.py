@@ -143,17 +143,26 @@ class Lesson(Section):
         return ""
 
 
+def names() -> list[str]:
+    """Return the names of all lessons."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in files if "\nLESSON = " in path.read_text(encoding="utf-8")]
+
+
+def of(name: str) -> type[Lesson]:
+    """Return the lesson of a name."""
+    return import_module(f"stages.recipes.{name}").LESSON
+
+
 def create(name: str, recipe: Recipe, arguments: dict) -> Lesson:
     """Build the lesson of a recipe from its arguments.
 
     Raises `UserError` naming the key in params.yaml when the lesson or an argument is not known.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    known = [path.stem for path in files if "\nLESSON = " in path.read_text(encoding="utf-8")]
     where = f"params.yaml: recipes.{name}"
-    if recipe.task not in known:
-        raise UserError(f"{where}.task = {recipe.task!r}: no such lesson; allowed: {', '.join(known)}")
-    kind = import_module(f"stages.recipes.{recipe.task}").LESSON
+    if recipe.task not in names():
+        raise UserError(f"{where}.task = {recipe.task!r}: no such lesson; allowed: {', '.join(names())}")
+    kind = of(recipe.task)
     if kind.trained != isinstance(recipe.train, Training):
         needs = "is trained from scratch: architecture, optimizer, steps ..." if kind.trained else "needs revisions"
         raise UserError(f"{where}.task = {recipe.task!r}: this lesson {needs}; allowed under train: see README.md")

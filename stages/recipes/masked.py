@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -38,6 +38,7 @@ from stages.families.offset import best_offset, offset_accuracy
 from stages.families.treebank import grammar
 from stages.recipes.lesson import IGNORED, Batch, Lesson, Pair, Watched
 from stages.store.errors import UserError
+from stages.store.section import Count
 from stages.tasks.prompt import stream
 from stages.tasks.treebank import words as treebank_words
 from stages.tasks.treebank.agreement import FRAMES, agreement, chosen, fewer, lemmas, subjects
@@ -74,9 +75,9 @@ class Masked(Lesson):
     agreement: share of sentences that are agreement frames; masked: share of words to be predicted.
     """
 
-    words: int = Field(ge=3)
-    sentences: int = Field(ge=100)
-    shortest: int = Field(ge=5)
+    words: Annotated[Count, Field(ge=3)]
+    sentences: Annotated[Count, Field(ge=100)]
+    shortest: Annotated[Count, Field(ge=5)]
     longest: int = Field(le=40)
     agreement: float = Field(ge=0, le=1)
     masked: float = Field(gt=0, lt=1)

@@ -13,7 +13,7 @@ Legend: B image, T token (class token, if any, and patches), P pixel of a patch.
 """
 
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 
 from stages.recipes.lesson import IGNORED, Batch
 from stages.recipes.states import Held, States
+from stages.store.section import Count, Natural
 
 DIGIT = 8  # pixels
 CLASSES = 10
@@ -50,14 +51,14 @@ class Patches(States):
     """
 
     asks: Literal["digit", "patches"]
-    canvas: int = Field(default=20, ge=12)
-    patch: int = Field(default=4, ge=2)
+    canvas: Annotated[Count, Field(ge=12)] = 20
+    patch: Annotated[Count, Field(ge=2)] = 4
     noise: float = Field(default=0.05, ge=0)
     contrast: float = Field(default=1.0, gt=0)
-    jitter: int = Field(default=0, ge=0)
+    jitter: Natural = 0
     pixels: bool = False
     learned: float = Field(default=0.6, gt=0, lt=1)
-    edited: int = Field(default=4, ge=1)
+    edited: Count = 4
 
     @model_validator(mode="after")
     def _fits(self) -> "Patches":

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from stages.recipes.graded import End, Graded
 from stages.recipes.lesson import IGNORED, Batch
+from stages.store.section import Natural
 from stages.tasks.prompt import stream
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
@@ -57,7 +58,7 @@ class PhoneBook(Graded):
     """`stored`: pairs; `book`: which one, any number: all seeds and checkpoints share it."""
 
     stored: int = Field(ge=20, le=5000)
-    book: int = Field(default=0, ge=0)
+    book: Natural = 0
 
     onsets: ClassVar[tuple[str, ...]] = ("nearest_digits", "recalled")
     solved: ClassVar[dict[str, float]] = {"recalled": 0.99}

@@ -12,13 +12,14 @@ needed after triggers alone (Guo+ 2024, arXiv 2410.13835).
 Legend: B sequence, T token, G group, V vocabulary.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from stages.recipes.lesson import IGNORED, Batch
 from stages.recipes.states import Held, States
+from stages.store.section import Count
 
 FILLERS = 4
 GROUPS = 2
@@ -33,12 +34,12 @@ class Registers(States):
     """
 
     asks: Literal["majorities", "back_copy"]
-    length: int = Field(ge=8)
-    variants: int = Field(default=8, ge=2)
+    length: Annotated[Count, Field(ge=8)]
+    variants: Annotated[Count, Field(ge=2)] = 8
     agreement: float = Field(default=0.9, ge=0.5, le=1)
-    vocabulary: int = Field(default=24, ge=6)
-    triggers: int = Field(default=3, ge=1)
-    edited: int = Field(default=4, ge=1)
+    vocabulary: Annotated[Count, Field(ge=6)] = 24
+    triggers: Count = 3
+    edited: Count = 4
 
     @model_validator(mode="after")
     def _fits(self) -> "Registers":

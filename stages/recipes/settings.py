@@ -20,6 +20,7 @@ from pydantic import (
 
 from stages.store.section import Count, Name, Natural, Positive, Section
 
+STEPS = 10**9  # of a training that others did, at most
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean, which at 1 would never hear of a step
 
 
@@ -146,7 +147,7 @@ class Revisions(Section):
     arguments: dict[str, Any]
     source: Literal["hub", "path"]
     name: str = Field(min_length=1)
-    revisions: dict[Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+    revisions: dict[Annotated[int, Field(ge=0, le=STEPS)], Annotated[str, Field(min_length=1)]] = Field(min_length=2)
 
     @field_validator("revisions")
     @classmethod
@@ -189,9 +190,9 @@ def _variant(value: Any) -> str:
 
 def _window(value: Any) -> int | str:
     factor = isinstance(value, str) and re.fullmatch(r"x\d+(\.\d+)?", value)
-    if (type(value) is int and value >= 1) or (factor and float(value[1:]) > 1):
+    if (type(value) is int and 1 <= value <= STEPS) or (factor and 1 < float(value[1:]) <= STEPS):
         return value
-    raise ValueError("allowed: a number of steps, such as 200, or a factor above 1, such as x4")
+    raise ValueError(f"allowed: a number of steps up to {STEPS:,}, such as 200, or a factor above 1, such as x4")
 
 
 class Measuring(Section):
