@@ -5,7 +5,7 @@ import logging
 import sys
 
 from stages.store import files, params, paths
-from stages.store.errors import UserError, run
+from stages.store.errors import UserError, one_line, run
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def main(slot: str) -> None:
         "stored": stored(origin.folder),
         "dtype": source.dtype,
         **({} if source.device_map is None else {"device_map": source.device_map}),
-        "bos": first,
+        "bos": first if first is None else one_line(first),
         "files": described(origin),
         **({"images": loaded.images.recorded()} if loaded.images else {}),
         **loaded.anatomy.recorded(),

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages.model.forward import forward
 from stages.model.load import Loaded
-from stages.model.tokens import encode, fitting, longest, ordinary
+from stages.model.tokens import encode, fitting, longest, ordinary, token_name
 from stages.tasks.prompt import Prompt, Span
 
 DECODER, ENCODER = make("gpt2"), make("bert")
@@ -42,6 +42,16 @@ def test_targets_and_spans_spell_themselves(first, second, loaded):
     assert spell(loaded, tokens, query).strip() == target.strip()
     assert spell(loaded, tokens, key) == first[0]
     assert tokens.special[0] and (tokens.ids[0] == 1)
+
+
+def test_a_token_of_control_characters_is_named_by_what_is_printed():
+    """They move a terminal's cursor and are no HTML: a tokenizer's special tokens may hold any."""
+    loaded = make("gpt2")
+    loaded.tokenizer.add_special_tokens({"bos_token": "\x00<s>\x1b[31m\r\u202e"})
+    assert token_name(loaded, loaded.tokenizer.bos_token_id) == r"\x00<s>\x1b[31m\r\u202e"
+    names = [token_name(loaded, index) for index in range(len(loaded.tokenizer))]
+    assert all(name and name.isprintable() for name in names)
+    assert {"·the", "⏎", "⇥", r"\x00", "<eos>"} <= set(names)
 
 
 def test_bos_can_be_left_out_and_cuts_keep_the_separator():

@@ -88,6 +88,25 @@ def test_sinks_equal_a_naive_reference_on_twenty_prompts(name):
             np.testing.assert_allclose(layer["norm"], norms, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "bert"])
+def test_passages_of_one_and_of_two_tokens_are_measured_as_long_ones_are(name):
+    """A first token alone is looked at by itself; it has no second one, nor others to be compared with."""
+    loaded = tiny.make(name)
+    (whole,) = texts(loaded, 1, tiny.VOCABULARY)
+    short = [Tokens(f"p{size}", "short", whole.ids[:size], whole.special[:size]) for size in (1, 2)]
+    one, two, long = look(loaded, [*short, whole])
+    for number, layer in one.heads.items():
+        np.testing.assert_allclose(layer["first"], 1, atol=1e-6)
+        if loaded.anatomy.causal:
+            np.testing.assert_allclose(layer["said"], 1, atol=1e-6)
+        assert all(np.isnan(layer[column]).all() for column in ("second", "later", "output", "value"))
+        np.testing.assert_allclose(one.tokens[number]["norm"], [1])
+        of_two, alone = two.heads[number], look(loaded, [short[1]])[0].heads[number]
+        for column in ("first", "second", "said", "output", "value"):
+            np.testing.assert_allclose(of_two[column], alone[column], atol=1e-5)
+            assert np.isfinite(of_two[column]).all() and np.isfinite(long.heads[number][column]).all()
+
+
 def test_the_curve_of_the_table_equals_counting(tmp_path):
     loaded = tiny.make("llama_gqa")
     prompts = texts(loaded, 20, tiny.VOCABULARY)

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from stages.families.family import WORD, Tokens
 from stages.model.load import Loaded
 from stages.model.probe import LIMITS
+from stages.store.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +98,15 @@ def longest(loaded: Loaded) -> int:
 
 
 def token_name(loaded: Loaded, index: int) -> str:
-    """Return a token as it is read: spaces and line ends visible; its own name where it is special or no character."""
+    """Return a token as it is read, on one line: white space and control characters visible.
+
+    By its own name where it is special or no character.
+    """
     own = loaded.tokenizer.convert_ids_to_tokens(int(index))
     text = loaded.tokenizer.decode([int(index)], clean_up_tokenization_spaces=False)
     if not text or "\N{REPLACEMENT CHARACTER}" in text or index in loaded.tokenizer.all_special_ids:
-        return str(own) if own else f"id {index}"
-    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+        return one_line(str(own)) if own else f"id {index}"
+    return one_line(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥"))
 
 
 @lru_cache(maxsize=4)
