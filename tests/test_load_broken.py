@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,9 +27,11 @@ from transformers import (
 
 from stages import fetch
 from stages.model import files, load, origin
+from stages.model.tokens import encode
 from stages.store import paths
 from stages.store.errors import UserError, run
 from stages.store.params import Model
+from stages.tasks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -409,3 +413,54 @@ def test_a_cut_memory_of_hashes_is_no_obstacle(tmp_path):
     for content in (b"", b"null", b"[1]", b"\xff\x00", b'{"a": '):
         (files.cache() / "sha256.json").write_bytes(content)
         assert files.fingerprint(folder / WEIGHTS) == sha
+
+
+def changed_tokenizer(folder: Path, **changes) -> Path:
+    """Save a tiny model whose tokenizer.json (or, as `bos_token`, tokenizer_config.json) is changed."""
+    save("llama_gqa", folder)
+    for file, keys in (("tokenizer.json", changes.keys() - {"bos_token"}), ("tokenizer_config.json", {"bos_token"})):
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        for key in keys & changes.keys():
+            content[key] = changes[key](content[key]) if callable(changes[key]) else changes[key]
+        (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_tokens_without_an_embedding_are_refused(tmp_path):
+    moved = changed_tokenizer(
+        tmp_path / "moved",
+        model=lambda model: model | {"vocab": {token: number + 1000 for token, number in model["vocab"].items()}},
+    )
+    assert re.search("the tokenizer's token '!' is number 1[0-9]{3}, the model has embeddings of 328", refusal(moved))
+    for number, bos in enumerate(("<nowhere>", "\x00\x1b")):
+        line = refusal(changed_tokenizer(tmp_path / f"bos{number}", bos_token=bos))
+        assert "is number 328, the model has embeddings of 328: they do not belong together" in line
+    empty = load.open_folder(changed_tokenizer(tmp_path / "empty", bos_token=""))
+    assert load.first_token(empty) is None
+
+
+def test_merges_are_dropped_in_no_reading(tmp_path):
+    """BPE dropout is for models that learn: a text would be cut otherwise each time that it is read."""
+    folder = changed_tokenizer(tmp_path / "model", model=lambda model: model | {"dropout": 0.5})
+    tokenizer, text = load.open_folder(folder).tokenizer, "the cat sees a house and the tree"
+    save("llama_gqa", tmp_path / "plain")
+    plain = load.open_folder(tmp_path / "plain").tokenizer(text)["input_ids"]
+    assert all(tokenizer(text)["input_ids"] == plain for _ in range(20))
+
+
+def test_a_prompt_of_which_nothing_or_an_unknown_token_is_read_is_named(tmp_path):
+    prompt = Prompt(id="text/short/0003", condition="c", cluster="c", text="the zz")
+    replace = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
+    silent = load.open_folder(changed_tokenizer(tmp_path / "silent", normalizer=replace))
+    with pytest.raises(UserError, match="prompt text/short/0003: the model's tokenizer makes no token of 'the zz'"):
+        encode(silent, row_of(prompt))
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    far = changed_tokenizer(
+        tmp_path / "far", added_tokens=lambda tokens: [*tokens, more | {"id": 328, "content": "zz"}]
+    )
+    with pytest.raises(UserError, match="prompt text/short/0003: the tokenizer reads 'zz' as token 328"):
+        encode(load.open_folder(far), row_of(prompt))
+
+
+def row_of(prompt: Prompt) -> SimpleNamespace:
+    return SimpleNamespace(**asdict(prompt))

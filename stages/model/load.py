@@ -229,7 +229,7 @@ def stored(folder: Path) -> str:
 def first_token(loaded: Loaded) -> str | None:
     """Return the token that every prompt begins with, BOS or [CLS], None where the tokenizer has none."""
     if loaded.tokenizer is None or loaded.kind == "decoder":
-        return getattr(loaded.tokenizer, "bos_token", None)
+        return getattr(loaded.tokenizer, "bos_token", None) or None
     ids = loaded.tokenizer("a")["input_ids"]
     return loaded.tokenizer.convert_ids_to_tokens(ids[0]) if ids[0] in loaded.tokenizer.all_special_ids else None
 
@@ -338,11 +338,22 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
         raise UserError(f"{folder}: its tokenizer has no character offsets; a fast one (tokenizer.json) is needed")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{folder}: its tokenizer has no vocabulary; tokenizer.json is missing or empty")
-    rows = len(model.get_input_embeddings().weight)
+    rows, core = len(model.get_input_embeddings().weight), tokenizer.backend_tokenizer
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
         )
+    added = {*tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"]), tokenizer.bos_token, tokenizer.mask_token}
+    numbers = core.get_vocab(with_added_tokens=False)
+    numbers |= {token: tokenizer.convert_tokens_to_ids(token) for token in added if token}
+    beyond = sorted(token for token, number in numbers.items() if number >= rows)
+    if beyond:
+        raise UserError(
+            f"{folder}: the tokenizer's token {beyond[0]!r:.80} is number {numbers[beyond[0]]}, the model has "
+            f"embeddings of {rows}: they do not belong together"
+        )
+    if getattr(core.model, "dropout", None):
+        core.model.dropout = None  # of merges, while models learn: a text would be cut otherwise each time it is read
     return tokenizer
 
 

@@ -19,13 +19,16 @@ from transformers import PreTrainedTokenizerFast
 from stages.families.family import WORD, Tokens
 from stages.model.load import Loaded
 from stages.model.probe import LIMITS
-from stages.store.errors import one_line
+from stages.store.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 
 def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
-    """Tokenise a row of the prompts table with one of its targets (or none, where it has none)."""
+    """Tokenise a row of the prompts table with one of its targets (or none, where it has none).
+
+    Raises `UserError` naming a prompt of whose text the tokenizer makes nothing, or a token without an embedding.
+    """
     tokenizer, decoder = loaded.tokenizer, loaded.kind == "decoder"
     if loaded.images is not None:
         return loaded.images.encode(prompt)
@@ -33,6 +36,14 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
         return _random(loaded, prompt)
     text = prompt.text + (prompt.targets[target] if len(prompt.targets) else "")
     ids, special, offsets = _coded(tokenizer, text, add_special_tokens=not decoder)
+    if special.all():
+        raise UserError(f"prompt {prompt.id}: the model's tokenizer makes no token of {text!r:.60}; leave it out")
+    if (rows := len(loaded.model.get_input_embeddings().weight)) <= ids.max():
+        token = tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise UserError(
+            f"prompt {prompt.id}: the tokenizer reads {token!r:.80} as token {ids.max()}, the model has embeddings of "
+            f"{rows}; leave it out, or take the token out of tokenizer.json"
+        )
     if decoder and prompt.bos and tokenizer.bos_token_id is not None:
         ids = np.r_[tokenizer.bos_token_id, ids]
         special, offsets = np.r_[True, special], np.vstack([[0, 0], offsets])
