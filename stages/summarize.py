@@ -44,7 +44,7 @@ from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
 from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
-from stages.store.metrics import extrapolated, metrics
+from stages.store.metrics import extrapolated, measured, metrics
 from stages.tasks.icl.prompts import natural_text
 from stages.tasks.prompt import stream
 
@@ -114,7 +114,7 @@ def main(slot: str) -> None:
     numbers |= {"images": of_images} if (of_images := norms.metrics(looked)) else {}
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= cached(slot, heads, folder, settings)
-    files.write_text(folder / "metrics.json", _json(numbers))
+    files.write_text(folder / "metrics.json", _json(measured(numbers)))
 
 
 def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> dict:
@@ -346,7 +346,7 @@ def _csv(path, table: pd.DataFrame, columns: str = "") -> None:
 
 
 def _json(value: dict) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -66,6 +66,26 @@ def test_place_and_token_are_told_apart(token):
     assert "has 20.0 [20.0, 20.0] times the median norm" in text and "nan" not in text.lower().split()
 
 
+def test_passages_of_one_token_are_said_to_have_no_others():
+    """What is no number in `look` of one token (tests/test_sinks.py) is none in the table and not said on the page."""
+    with_others = rows(True)
+    heads = pd.DataFrame([
+        {"prompt": f"p{number:02}", "split": "ab"[number % 2], "input": "natural", "layer": 0, "head": head,
+         "first": 1.0, "special": 0.0, "punctuation": 0.0, "punctuation_even": 0.0, "learned": 0.0, "said": 1.0}
+        for number in range(20) for head in (0, 1)
+    ]).assign(second=np.nan, later=np.nan, value=np.nan, output=np.nan)  # fmt: skip
+    tokens = heads[heads["head"] == 0].assign(position=0, mark="first", norm=1.0, channel=9.0, received=1.0)
+    alone = table(heads, tokens)
+    value = alone[alone["part"] == "all"].set_index("measure")["value"]
+    assert value["rate"] == 1 and np.isnan(value["inactive"]) and value["silent"] == 0
+    assert not set(alone["measure"]) & {"outliers", "dip", "modes_p"} and "dip" in set(with_others["measure"])
+    text = said(alone, probes(0.0, 0.5), decoder=False)
+    assert "passages have nothing beside the first token" in text and "nan" not in text.lower().split()
+    assert "the norm of others there" not in text and "the norm of others there" in said(
+        with_others, probes(0.0, 0.5), decoder=False
+    )
+
+
 def test_modes_of_lengths_are_said_after_correction_over_layers():
     sunk = rows(True)
     place = sunk["measure"] == "modes_p"

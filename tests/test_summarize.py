@@ -16,7 +16,7 @@ from stages.page.sections import overlap as overlap_section
 from stages.statistics import arcs, effects, stepping
 from stages.statistics.causal import AGREEMENT, CAUSAL
 from stages.store import files, paths, tables
-from stages.store.metrics import metrics
+from stages.store.metrics import measured, metrics
 from stages.summarize import main, overlap, reliability, with_single_effect
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +94,12 @@ def test_the_top_score_is_that_of_split_b_of_the_head_chosen_on_split_a():
     heads = pd.DataFrame([[1, 0, "sink", 0.7, 0.9, 0.5, True], [2, 0, "sink", 0.8, 0.8, 0.8, True]], columns=columns)
     assert small(heads)["heads"] == {"sink": {"members": 2, "top_score": 0.5, "top_layer": 1}}
     assert small(heads.assign(score_a=np.nan))["heads"] == {"sink": {"members": 2}}
+
+
+def test_what_is_no_number_is_left_out_of_metrics():
+    """Python writes NaN into JSON, which nothing else reads."""
+    numbers = {"sinks": {"rate": 1.0, "inactive": float("nan")}, "circuit": {"a": {"p": float("inf")}}, "trials": 0}
+    assert measured(numbers) == {"sinks": {"rate": 1.0}, "trials": 0}
 
 
 def test_metrics_hold_change_and_rank_of_the_main_measure():

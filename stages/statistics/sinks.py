@@ -72,7 +72,7 @@ def _layers(tokens: pd.DataFrame) -> list[dict]:
             rows.append(_row("layer", f"{measure}_first", first, count, **where))
             rows.append(_row("layer", f"{measure}_second", second, count, **where))
             rows.append(_row("layer", f"{measure}_largest", largest, count, **where))
-        if name == NATURAL:
+        if name == NATURAL and len(plain):  # passages of one token have no others that could lie far out
             logs_N = np.log(plain["norm"].to_numpy(float))
             far_N = beyond(logs_N)
             marks = plain["mark"].to_numpy()[far_N]
@@ -90,6 +90,7 @@ def _overall(heads: pd.DataFrame, tokens: pd.DataFrame) -> list[dict]:
     sink = mean["first"] > SINK
     share = natural.groupby("prompt")["first"].apply(lambda alpha: float((alpha > SINK).mean()))
     low, high = interval(share, share.index, share=True)
+    outputs = mean["output"].dropna()  # there are none where no passage has a second token
     inactive = mean["output"] < INACTIVE
     silent = sink & (mean["said"] < mean["first"] / 2)
     said = int((sink & mean["said"].notna()).sum())
@@ -97,7 +98,9 @@ def _overall(heads: pd.DataFrame, tokens: pd.DataFrame) -> list[dict]:
         _row("all", "rate", share.mean(), prompts, low=low, high=high, threshold=SINK),
         _row("all", "sinks", int(sink.sum()), prompts, note=f"of {len(mean)} heads"),
         _row("all", "silent", int(silent.sum()), prompts, note=f"of {said} sink heads whose values are seen"),
-        _row("all", "inactive", float(inactive.mean()), prompts, threshold=INACTIVE, note=f"of {len(mean)} heads"),
+        _row(
+            "all", "inactive", (outputs < INACTIVE).mean(), prompts, threshold=INACTIVE, note=f"of {len(outputs)} heads"
+        ),
         _row("all", "inactive_sinks", int((inactive & sink).sum()), prompts, note=f"of {int(inactive.sum())} inactive"),
         _row("all", "output_least", float(mean["output"].min()), prompts),
     ]

@@ -31,9 +31,21 @@ model's own),
 measured is left out, so that a diff shows it as missing.
 """
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
+
+
+def measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics without those that are no number, and without sections that are empty then: JSON has no NaN."""
+    nested = {name: measured(value) if isinstance(value, Mapping) else value for name, value in numbers.items()}
+    return {
+        name: value
+        for name, value in nested.items()
+        if not (value == {} or (isinstance(value, float) and not math.isfinite(value)))
+    }
 
 
 def metrics(

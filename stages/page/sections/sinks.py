@@ -175,12 +175,14 @@ def _said(rows: pd.DataFrame, words: _Words) -> str:
     text = f"Of {int(sinks['value'])} heads with more than 0.3 there on these {words.passages} ({sinks['note']}), "
     if "said" not in of_sinks or of_sinks["said"].isna().all():
         return f"{text}what they fetch from {words.first} is out of reach (no values are seen)."
-    value = number(of_sinks["value"].median())
     text += (
         f"{int(silent['value'])} look and say little: what they fetch there is a smaller share of what they write than "
         f"half the share of their attention. Over these heads the median attention is "
         f"{number(of_sinks['first'].median())}, the median share of what is written {number(of_sinks['said'].median())}"
     )
+    if "value" not in of_sinks:  # passages of one token have no other value
+        return f"{text}."
+    value = number(of_sinks["value"].median())
     return f"{text}; the first position's value has {value} of the norm of others there (median)."
 
 
@@ -192,6 +194,8 @@ def _inactive(rows: pd.DataFrame, words: _Words) -> str:
     """Say how many heads write little, and whether attention to what stands first would have told."""
     inactive, sinking = _overall(rows, "inactive"), _overall(rows, "inactive_sinks")
     least = number(_overall(rows, "output_least")["value"])
+    if pd.isna(inactive["value"]):
+        return f"Whether a head is inactive was not measured: {words.passages} have nothing beside {words.first}."
     if not inactive["value"]:
         return f"No head is inactive by its output: the least writes {least} of its layer's mean."
     count = round(inactive["value"] * int(inactive["note"].split()[1]))
