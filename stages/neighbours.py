@@ -2,11 +2,13 @@
 
 Writes data/neighbours/<slot>/: answers.parquet, one row per prompt: the answer, what a vote of the nearest
 demonstrations (by the model's own states), the majority and the last label say, tokens shared, attention of the
-induction heads; and silenced.parquet, answers with these heads and with the plan's control sets silenced.
+induction heads; attention.parquet, that of the plan's control sets; and silenced.parquet, answers with these heads and
+with the control sets silenced.
 """
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +49,10 @@ def main(slot: str) -> None:
         raise UserError(f"{paths.PARAMS}: neighbours.silenced = {unknown[0]!r}: no such kind; allowed: {allowed}")
     plan = planned(tables.PLANS.read(slot), settings.plan.kinds[0])
     interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
-    members = [i.silences for i, row in zip(interventions, plan.itertuples(), strict=True) if row.purpose == "family"]
-    heads = members[0] if members and plan[plan.purpose == "family"].members.iloc[0] else ()
+    looking = {i.draw: i.silences for i in interventions}  # 0: the family's
+    if 0 not in looking or not plan[plan.purpose == "family"].members.iloc[0]:
+        looking = {}
+    heads = sorted({head for of_set in looking.values() for head in of_set})
     rows, encoded = fitting(loaded, list(table.itertuples()))
     if not rows:
         return _write_empty(slot, "all prompts are longer than the model reads")
@@ -58,14 +62,17 @@ def main(slot: str) -> None:
     log.info(announce(f"neighbours {slot}", len(rows), work, loaded))
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        sets.setdefault((row.cluster, labelling(row.id)), []).append(row)
+        sets.setdefault((shown(row.id), labelling(row.id)), []).append(row)
     read = [
         reading
         for of_set in tqdm(sets.values(), desc=TASK, unit="set")
         for reading in readings(loaded, TASK, of_set, heads)
     ]
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
+    attention = attention_rows(read, heads, looking)
+    result = result.merge(attention[attention.draw == 0].drop(columns="draw"), "left", "prompt")
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
+    tables.NEIGHBOURS_ATTENTION.write(attention[attention.draw > 0].sort_values(["prompt", "draw"]), slot)
     why = settings.left_out("ablate") or no_means(settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
@@ -92,6 +99,11 @@ def labelling(prompt: str) -> str:
     return prompt.rpartition("#")[2]
 
 
+def shown(prompt: str) -> str:
+    """Return the set of demonstrations that a prompt shows, from its id: those of a cluster may show several."""
+    return prompt.rpartition("/")[0]
+
+
 def _asked(rows: list, settings: params.Neighbours) -> list:
     """Return the prompts that heads are silenced on: the first sets of split b of some kinds, labels as given."""
     chosen = []
@@ -99,8 +111,8 @@ def _asked(rows: list, settings: params.Neighbours) -> list:
         inside = [
             row for row in rows if row.condition == condition and row.split == "b" and labelling(row.id) == "given"
         ]
-        clusters = list(dict.fromkeys(row.cluster for row in inside))[: settings.sets]
-        chosen += [row for row in inside if row.cluster in clusters]
+        sets = list(dict.fromkeys(shown(row.id) for row in inside))[: settings.sets]
+        chosen += [row for row in inside if shown(row.id) in sets]
     return sorted(chosen, key=lambda row: row.id)
 
 
@@ -135,12 +147,25 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
             "nearest_right": bool(votes_PLK[place, layer, k]),
             "shared_like": float(r.shared[r.like].mean()),
             "shared_unlike": float(r.shared[~r.like].mean()),
-            "attention_like": float(r.attention[r.like].mean()),
-            "attention_unlike": float(r.attention[~r.like].mean()),
         }
         for place, r in enumerate(read)
     ]
-    return pd.DataFrame(rows, columns=tables.NEIGHBOURS.names), chosen
+    return pd.DataFrame(rows), chosen
+
+
+def attention_rows(read: list, heads: Sequence[tuple], looking: Mapping[int, Sequence[tuple]]) -> pd.DataFrame:
+    """Return, per prompt and set of heads, attention to labels of demonstrations like the query and unlike it.
+
+    read: a `Reading` per prompt, of the attention of heads; looking: draw -> heads of a set, which are among them.
+    """
+    places = {draw: [heads.index(head) for head in of_set] for draw, of_set in looking.items()}
+    rows = []
+    for r in read:
+        like_h, unlike_h = (r.attention[:, of_class].mean(1) for of_class in (r.like, ~r.like))
+        for draw, of_set in places.items():
+            means = {"attention_like": like_h[of_set].mean(), "attention_unlike": unlike_h[of_set].mean()}
+            rows.append({"prompt": r.row.id, "draw": draw} | means)
+    return pd.DataFrame(rows, columns=tables.NEIGHBOURS_ATTENTION.names)
 
 
 def _close(read: list, votes_PLK: np.ndarray, right_P: np.ndarray, first_P: np.ndarray) -> dict[str, float]:
@@ -168,6 +193,7 @@ def _close(read: list, votes_PLK: np.ndarray, right_P: np.ndarray, first_P: np.n
 def _write_empty(slot: str, why: str) -> None:
     log.info("%s: no nearest neighbours: %s", slot, why)
     tables.NEIGHBOURS.write_empty(slot, why=why)
+    tables.NEIGHBOURS_ATTENTION.write_empty(slot, why=why)
     tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
 
 

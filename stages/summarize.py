@@ -147,8 +147,9 @@ def _sinks(slot: str) -> pd.DataFrame:
 
 def _neighbours(slot: str) -> pd.DataFrame:
     """Return the table of labelled demonstrations (empty where none were read)."""
-    read = tables.NEIGHBOURS.read(slot)
-    return neighbours.table(read, tables.NEIGHBOURS_SILENCED.read(slot), tables.NEIGHBOURS.note("chosen", slot))
+    read, attention = tables.NEIGHBOURS.read(slot), tables.NEIGHBOURS_ATTENTION.read(slot)
+    silenced, chosen = tables.NEIGHBOURS_SILENCED.read(slot), tables.NEIGHBOURS.note("chosen", slot)
+    return neighbours.table(read, attention, silenced, chosen)
 
 
 def _orders(slot: str, settings: params.Params) -> pd.DataFrame:

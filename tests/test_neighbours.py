@@ -18,7 +18,7 @@ from stages import neighbours as stage
 from stages import tasks
 from stages.statistics import neighbours
 from stages.store.errors import UserError
-from stages.tasks.neighbours.prompts import APART
+from stages.tasks.neighbours.prompts import APART, together
 from stages.tasks.neighbours.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def rows(answer):
     ],
 )
 def test_the_table_tells_rules_apart(name, agreement, accuracy, swaps):
-    table = neighbours.table(rows(lambda row: row[name]), pd.DataFrame(), {"layer": 3}).set_index(
+    table = neighbours.table(rows(lambda row: row[name]), attention(0.05), pd.DataFrame(), {"layer": 3}).set_index(
         ["condition", "measure"]
     )
     value = table["value"]
@@ -152,7 +152,70 @@ def test_the_table_tells_rules_apart(name, agreement, accuracy, swaps):
     assert value["forms_latin", "accuracy"] == accuracy and value["forms_latin", "swaps_with_labels"] == swaps
     assert value["forms_latin", "attention_difference"] == pytest.approx(0.1)
     numbers = neighbours.metrics(table.reset_index())["neighbours"]["english"]
-    assert numbers == {"accuracy": accuracy, "knn_agreement": agreement}
+    assert numbers == {"accuracy": accuracy, "knn_agreement": agreement, "attention": 0.1, "attention_null": 0.0275}
+
+
+def test_attention_is_ranked_among_other_sets_of_heads_where_it_is_above_0():
+    read, name = rows(lambda row: True), "attention_difference"
+    read["attention_like"] += np.arange(len(read)) / 1000  # mean difference .1195
+    for largest, p in ((0.05, 0.05), (0.15, 0.3)):  # five sets of 19 are at .12 or above
+        table = neighbours.table(read, attention(largest), pd.DataFrame(), {}).set_index(["condition", "measure"])
+        row, others = table.loc[("forms_latin", name)], table["value"].loc["forms_latin"]
+        assert (row["p"], row["p_floor"]) == pytest.approx((p, 0.05))
+        assert others[f"controls_{name}"] == pytest.approx(0.55 * largest)
+        assert others[f"controls_{name}_largest"] == pytest.approx(largest)
+    read["attention_like"] = 0.1 + np.arange(len(read)) / 10 - np.arange(len(read)).mean() / 10
+    row = neighbours.table(read, attention(-0.1), pd.DataFrame(), {}).set_index(["condition", "measure"])
+    row = row.loc[("forms_latin", name)]
+    assert row["low"] < 0 and pd.isna(row["p"]) and row["note"] == "no rank: not shown to be above 0"
+
+
+def test_a_stage_averages_attention_over_the_heads_of_each_set():
+    like, seen = np.array([True, False, True]), np.array([[0.3, 0.2, 0.5], [0.1, 0.2, 0.1], [0.0, 0.4, 0.2]])
+    read = [SimpleNamespace(row=SimpleNamespace(id="p"), like=like, attention=seen)]
+    heads = [(0, 1), (2, 0), (3, 3)]
+    table = stage.attention_rows(read, heads, {0: ((3, 3), (0, 1)), 1: ((2, 0),)}).set_index("draw")
+    assert table.attention_like.to_dict() == pytest.approx({0: 0.25, 1: 0.1})
+    assert table.attention_unlike.to_dict() == pytest.approx({0: 0.3, 1: 0.2})
+    assert stage.attention_rows(read, [], {}).empty
+
+
+def test_no_item_is_asked_about_twice_and_sets_that_must_are_one_cluster(built, tmp_path):
+    def of_sets(prompts):
+        queries = {}
+        for prompt in prompts:
+            if prompt.split == "b" and prompt.id.endswith("#given"):
+                queries.setdefault((prompt.condition, stage.shown(prompt.id), prompt.cluster), []).append(
+                    shown(prompt)[1]
+                )
+        return queries
+
+    for condition in {prompt.condition for prompt in built}:
+        queries = {name: of for (kind, name, _), of in of_sets(built).items() if kind == condition}
+        items = [item for of in queries.values() for item in of]
+        assert len(items) == len(set(items)) == 2 * SECTION["report"]
+    lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
+    lexicon["english"] = {kind: of[:12] for kind, of in lexicon["english"].items()}
+    (tmp_path / "lexicon.yaml").write_text(yaml.safe_dump(lexicon, allow_unicode=True), encoding="utf-8")
+    section = SECTION | {"path": str(tmp_path / "lexicon.yaml"), "groups": ["reviews_english"]}
+    queries = of_sets(tasks.of("neighbours").build(Settings(**section), seed=17))
+    assert len(queries) == SECTION["report"] and len({cluster for *_, cluster in queries}) <= 6
+    for (*_, cluster), of in queries.items():
+        assert all(cluster == other for (*_, other), theirs in queries.items() if {*of} & {*theirs})
+
+
+def test_clusters_are_chains_of_sets_that_share_an_item():
+    sets = {"a": "xy", "b": "zw", "c": "uv", "d": "yz", "e": "st", "f": "ws"}
+    assert together(sets) == {"a": "a", "b": "a", "c": "c", "d": "a", "e": "a", "f": "a"}
+
+
+def attention(largest=0.0):
+    """Return what 19 control sets attend to, on the prompts of `rows`: their differences go up to the largest."""
+    table = [
+        {"prompt": f"n/{number}/{side}#{role}", "draw": draw, "attention_like": largest * (draw + 1) / 20}
+        for number in range(10) for side in (0, 1) for role in ("given", "swapped") for draw in range(1, 20)
+    ]  # fmt: skip
+    return pd.DataFrame(table).assign(attention_unlike=0.0)
 
 
 def silenced(accuracy):
@@ -172,7 +235,9 @@ def silenced(accuracy):
 def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_against_it():
     read = rows(lambda row: True)
     for rule in (float, lambda majority: float(not majority)):
-        table = neighbours.table(read, silenced(rule), {}).set_index(["condition", "measure"]).loc["silenced"]
+        table = (
+            neighbours.table(read, attention(), silenced(rule), {}).set_index(["condition", "measure"]).loc["silenced"]
+        )
         value = table["value"]
         assert (value["change_accuracy"], value["without_accuracy"], value["controls_accuracy"]) == (-0.5, 0.5, 0)
         assert value["without_answers_majority"] == rule(True) and value["intact_answers_majority"] == 0.5
@@ -187,7 +252,11 @@ def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_a
 def test_what_the_intact_model_cannot_do_has_no_rank():
     effects = silenced(float)
     effects["intact"] = effects["value"] = 0.5
-    table = neighbours.table(rows(lambda row: True), effects, {}).set_index(["condition", "measure"]).loc["silenced"]
+    table = (
+        neighbours.table(rows(lambda row: True), attention(), effects, {})
+        .set_index(["condition", "measure"])
+        .loc["silenced"]
+    )
     assert pd.isna(table["p"]["change_accuracy"]) and "not measurable" in table["note"]["change_accuracy"]
 
 
@@ -196,7 +265,9 @@ def test_reviews_are_said_beside_those_that_share_nothing_with_the_query():
 
     shared = rows(lambda row: row["nearest_right"]).assign(condition="reviews_english", shared_like=1.0)
     apart = rows(lambda row: row["last_right"]).assign(condition="reviews_english_disjoint")
-    table = neighbours.table(pd.concat([shared, apart]), pd.DataFrame(), {}).set_index(["condition", "measure"])
+    table = neighbours.table(pd.concat([shared, apart]), attention(), pd.DataFrame(), {}).set_index(
+        ["condition", "measure"]
+    )
     assert _reviews(table) == (
         "English reviews: accuracy 1.00 [0.66, 1.00], above chance (a token in common with the query: 1.00 of the like "
         "demonstrations); English reviews without a shared word: accuracy 0.50 [0.50, 0.50], not told apart from "
@@ -280,10 +351,10 @@ def test_a_reading_equals_plain_passes(built, name):
         spans.sort(key=lambda span: span[0][0])
         assert reading.like.tolist() == [like for _, _, like in spans]
         attention = [
-            np.mean([float(output.attentions[layer][0, head, last, label].sum()) for layer, head in [(0, 0), (1, 1)]])
-            for _, label, _ in spans
+            [float(output.attentions[layer][0, head, last, label].sum()) for _, label, _ in spans]
+            for layer, head in [(0, 0), (1, 1)]
         ]
-        assert reading.attention == pytest.approx(attention, abs=1e-5)
+        assert reading.attention == pytest.approx(np.array(attention), abs=1e-5)
         states = output.hidden_states[1][0].float().numpy()  # after the first block
         middle = np.mean([states[item[-1]] for item, _, _ in spans], axis=0)
         query = states[tokens.spans["like"][0][0][-1]] - middle
@@ -305,7 +376,9 @@ def test_a_reading_equals_plain_passes(built, name):
     ],
 )
 def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
-    table = neighbours.table(rows(lambda row: row[rule]), silenced(float), {"layer": 3, "nearest": 1, "agreement": 1.0})
+    table = neighbours.table(
+        rows(lambda row: row[rule]), attention(0.05), silenced(float), {"layer": 3, "nearest": 1, "agreement": 1.0}
+    )
     shown = text_of(render(write_slot(tmp_path / "decoder", neighbours=table)))
     accuracy = {"nearest_right": "1.00", "majority_right": "0.50", "last_right": "0.50"}[rule]
     assert f"Made-up words in Latin letters: accuracy {accuracy}" in shown and said in shown
@@ -313,6 +386,8 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
     assert "States after layer 3, with 1 nearest to vote" in shown
     assert "on 20 prompts (made-up words that share their ending (Latin letters)): harm to accuracy +0.50" in shown
     assert "rank p = 0.05 (floor 0.05)" in shown
+    apart = "made-up words that share their ending (Latin letters) (0.05; +0.050)"
+    assert f"Beside 19 control sets of as many other heads it is told apart from theirs for {apart}" in shown
     assert "The answer is then the majority's in 1.00" in shown
     assert "it is that of the nearest in 0.00" in shown and "10 prompts, too few for a claim)." in shown
 
@@ -323,7 +398,11 @@ def test_agreement_is_counted_apart_where_no_token_is_shared():
     alone = "nearest_agreement_against_majority_no_shared_token"
     for share, trials in ((0.0, 20), (0.5, 0)):
         read["shared_like"] = read["shared_like"].clip(lower=share)
-        row = neighbours.table(read, pd.DataFrame(), {}).set_index(["condition", "measure"]).loc[("forms_latin", alone)]
+        row = (
+            neighbours.table(read, attention(), pd.DataFrame(), {})
+            .set_index(["condition", "measure"])
+            .loc[("forms_latin", alone)]
+        )
         assert row["trials"] == trials
 
 

@@ -174,6 +174,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     tables.OFFSETS.write_empty(slot, why="no function")
     tables.READINGS.write_empty(slot, why="no function")
     tables.NEIGHBOURS.write_empty(slot, why="no task")
+    tables.NEIGHBOURS_ATTENTION.write_empty(slot, why="no task")
     tables.NEIGHBOURS_SILENCED.write_empty(slot, why="no task")
     tables.GATES.write_empty(slot, why="no task")
     tables.CACHE.write_empty(slot, why="no task")

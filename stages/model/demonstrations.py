@@ -30,9 +30,9 @@ class Reading:
 
     measures: measure -> value; similarity: (L, n), cosine of the query's state with each demonstration's, at the last
     token of each, the mean of the demonstrations' states taken off first (all states of a layer share a large part,
-    which says nothing of any); like: (n,), whether a demonstration is of the query's class; attention: (n,), from the
-    token that predicts the label to the tokens of each demonstration's label, mean over heads; shared: (n,), whether a
-    demonstration has a token in common with the query.
+    which says nothing of any); like: (n,), whether a demonstration is of the query's class; attention: (H, n), from the
+    token that predicts the label to the tokens of each demonstration's label, of every head that is looked at; shared:
+    (n,), whether a demonstration has a token in common with the query.
     """
 
     row: Any
@@ -44,7 +44,7 @@ class Reading:
 
 
 def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Head]) -> list[Reading]:
-    """Read prompts that share their demonstrations; heads: those whose attention is looked at (none: nan)."""
+    """Read prompts that share their demonstrations; heads: those whose attention is looked at."""
     trials = [trial(loaded, task, row) for row in rows]
     sequences = [tokens for asked in trials for tokens in asked.tokens]
     positions = [at for asked in trials for at in asked.positions]
@@ -75,14 +75,12 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
         read.append(torch.stack([torch.cat(run)[ends].float().to(loaded.device) for run in runs]))
         last = int(asked.tokens[0].target[0]) - 1 - batch.cut
         seen = [weights[layer][row, looked[layer].index(head), last].to(loaded.device) for layer, head in heads]
-        read.append(torch.stack(seen) if seen else read[-1].new_zeros(0))
+        read.append(torch.stack(seen) if seen else read[-1].new_zeros(0, len(asked.tokens[0])))
     read = iter(brought(read))
     for number, asked in enumerate(trials):
         first, at, (items, labels, like), query = asked.tokens[0], number * rivals, asked_for[number], queries[number]
         states_LnD, seen_hS = next(read).numpy(), next(read)
-        attention = [
-            float(np.mean([float(w_S[torch.from_numpy(key)].sum()) for w_S in seen_hS] or [np.nan])) for key in labels
-        ]
+        seen = [seen_hS[:, torch.from_numpy(key)].sum(1) for key in labels]
         own = set(first.ids[query].tolist())
         result.append(
             Reading(
@@ -90,7 +88,7 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
                 outcome(task, asked.tokens, batch.intact[at : at + rivals]),
                 cosines(states_LnD[:, -1], states_LnD[:, :-1]),
                 like,
-                np.array(attention),
+                torch.stack(seen, dim=1).numpy(),
                 np.array([bool(own & set(first.ids[item].tolist())) for item in items]),
             )
         )

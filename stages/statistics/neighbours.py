@@ -16,6 +16,7 @@ from stages.statistics.ranks import rank_p
 COLUMNS = "condition language measure value low high p p_floor trials clusters note".split()
 TASK = "neighbours"
 AGREEMENT = "nearest_agreement_against_majority"
+CONTROLS = "controls_attention_difference"
 PROMPTS = 20  # prompts that a claim rests on, at least
 ENGLISH, JAPANESE = ("forms_latin", "forms_latin_disjoint"), ("forms_katakana", "forms_katakana_disjoint")
 MADE_UP = {"english": ENGLISH, "japanese": JAPANESE}
@@ -34,8 +35,10 @@ def choose(answers_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, floa
     return int(layer), int(k), float(agreement_LK[layer, k])
 
 
-def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
-    """Return neighbours.csv from rows of `tables.NEIGHBOURS` and of `tables.EFFECTS`: split b alone.
+def table(
+    prompts: pd.DataFrame, attention: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, float]
+) -> pd.DataFrame:
+    """Return neighbours.csv from rows of `tables.NEIGHBOURS`, `NEIGHBOURS_ATTENTION` and `EFFECTS`: split b alone.
 
     chosen: what split a chose, layer, nearest and agreement: the rows of condition 'chosen'.
     """
@@ -47,18 +50,20 @@ def table(prompts: pd.DataFrame, silenced: pd.DataFrame, chosen: Mapping[str, fl
     ]
     kinds += [("made_up", language, inside) for language, inside in MADE_UP.items()]
     for condition, language, inside in kinds:
-        rows += _of_condition(read[read.condition.isin(inside)], condition, language)
+        rows += _of_condition(read[read.condition.isin(inside)], attention, condition, language)
     rows += _silenced(silenced, prompts.set_index("prompt"))
     rows += [{"condition": "chosen", "measure": name, "value": chosen[name]} for name in sorted(chosen)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def metrics(table: pd.DataFrame) -> dict[str, dict]:
-    """Return `neighbours.<language>.{accuracy,knn_agreement}` of made-up words; {} where nothing was read.
+    """Return `neighbours.<language>.{accuracy,knn_agreement,attention,attention_null}` of made-up words; {} for none.
 
-    knn_agreement: share of answers that are the vote's, where vote and majority differ.
+    knn_agreement: share of answers that are the vote's, where vote and majority differ. attention: of the induction
+    heads, to a like label minus an unlike one; attention_null: mean of the control sets.
     """
     names = {"accuracy": "accuracy", AGREEMENT: "knn_agreement"}
+    names |= {"attention_difference": "attention", CONTROLS: "attention_null"}
     tree: dict[str, dict] = {}
     made_up = table[(table.condition == "made_up") & table.measure.isin(names)]
     for row in made_up[made_up.value.notna()].itertuples():
@@ -66,7 +71,7 @@ def metrics(table: pd.DataFrame) -> dict[str, dict]:
     return {TASK: tree} if tree else {}
 
 
-def _of_condition(read: pd.DataFrame, condition: str, language: str) -> list[dict]:
+def _of_condition(read: pd.DataFrame, attention: pd.DataFrame, condition: str, language: str) -> list[dict]:
     if read.empty:
         return []
     same = {"condition": condition, "language": language}
@@ -108,10 +113,27 @@ def _of_condition(read: pd.DataFrame, condition: str, language: str) -> list[dic
         swaps = (both.given == both.swapped).astype(float)
         measured.append(("swaps_with_labels", swaps, cluster_of.reindex(both.index)))
     rows = [same | _row(measure, values, clusters, share=True) for measure, values, clusters in measured]
-    gap = read.attention_like - read.attention_unlike
-    rows.append(same | _row("attention_difference", gap, read.cluster, share=False))
+    rows += [same | row for row in _attention(read, attention)]
     rows.append(same | _row("margin", read.margin, read.cluster, share=False))
     return rows
+
+
+def _attention(read: pd.DataFrame, attention: pd.DataFrame) -> list[dict]:
+    """Return how much more attention like labels get than unlike ones, its rank among control sets, and theirs."""
+    gap = read.attention_like - read.attention_unlike
+    row = _row("attention_difference", gap, read.cluster, share=False)
+    of_sets = attention[attention.prompt.isin(read.prompt)]
+    gaps_D = (of_sets.attention_like - of_sets.attention_unlike).groupby(of_sets.draw).mean()
+    if gaps_D.empty:
+        return [row]
+    if not row["low"] > 0:  # heads that attend to labels at all differ more, by chance, than those that do not
+        row["note"] = "; ".join(filter(None, [row["note"], "no rank: not shown to be above 0"]))
+    elif row["trials"] >= PROMPTS:
+        row["p"], row["p_floor"] = rank_p(gap.mean(), gaps_D)
+    sets = {"trials": len(gaps_D), "clusters": 0}
+    mean = {"measure": CONTROLS, "value": gaps_D.mean(), "note": "mean of the control sets; trials: sets"}
+    largest = {"measure": f"{CONTROLS}_largest", "value": gaps_D.max(), "note": "of the control sets; trials: sets"}
+    return [row, mean | sets, largest | sets]
 
 
 def _row(measure: str, values: pd.Series, clusters: pd.Series, share: bool) -> dict:

@@ -11,8 +11,9 @@ vector does: `ablation.<family>.<task>.{change,p}` (change of the task's main me
 `vectors.<context>.<vector>` (mean accuracy over functions; `vectors.<context>.p`: rank p of `heads`); summarize adds
 `circuit.{feeder_effect,null_effect,joint_effect}` (`stages.statistics.circuit.metrics`), `vectors.composed.<vector>`
 and `vectors.text.<function>.{intact,share,other,random,p}` (`composed.metrics` and `continued.metrics` there), and
-`neighbours.<language>.{accuracy,knn_agreement}` (`neighbours.metrics`: made-up words in Latin letters and in katakana,
-and the share of answers that are the nearest demonstrations' where these differ from the majority),
+`neighbours.<language>.{accuracy,knn_agreement,attention,attention_null}` (`neighbours.metrics`: made-up words in Latin
+letters and in katakana; the share of answers that are the nearest demonstrations' where these differ from the majority;
+attention of induction heads, and of control sets, to labels of like demonstrations minus unlike ones),
 `orders.{known,made_up}.<way>` (`orders.metrics`: the next word of an order that is not_stated, stated, shuffled or
 asked backwards, and rival answers; `orders.vector.{known,others,made_up}_<way>` under the vector of the step, others =
 known orders that it is not from;

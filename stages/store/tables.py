@@ -447,6 +447,16 @@ NEIGHBOURS = _table(
     attention_unlike=(pa.float32(), "the same to a label that is not right"),
 )
 
+NEIGHBOURS_ATTENTION = _table(
+    "data/neighbours/{}/attention.parquet",
+    "Attention of the control sets of heads to labels of demonstrations",
+    "prompt draw",
+    prompt=(pa.string(), "id of the prompt"),
+    draw=(pa.int16(), "number of the control set of the induction family, from 1 (see the plan)"),
+    attention_like=(pa.float32(), "as in answers.parquet, of this set's heads"),
+    attention_unlike=(pa.float32(), "the same to a label that is not right"),
+)
+
 NEIGHBOURS_SILENCED = replace(
     EFFECTS,
     place="data/neighbours/{}/silenced.parquet",

@@ -41,6 +41,7 @@ MADE_UP = {
 }
 SIDES = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}
 AGREEMENT = "nearest_agreement_against_majority"
+DIFFERENCE = "attention_difference"
 NO_TOKEN = f"{AGREEMENT}_no_shared_token"
 COLUMNS = {  # measure: how its column is headed
     "accuracy": "accuracy",
@@ -59,7 +60,7 @@ CONTROLS = {
     "shared_unlike": "unlike ones that do",
     "attention_like": "attention to a like one's label",
     "attention_unlike": "to an unlike one's label",
-    "attention_difference": "difference",
+    DIFFERENCE: "difference",
 }
 WHAT = (
     "A prompt shows items with one of two labels, more of one label than of the other, and asks for the label of a new "
@@ -93,7 +94,7 @@ def neighbours(slot: Slot, context: Context) -> list:
     others = [condition for condition in KINDS if not any(condition in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
-    more = (_reviews(cells), _attention(cells), _silenced(cells, slot, context.alpha))
+    more = (_reviews(cells), _attention(cells, context.alpha), _silenced(cells, slot, context.alpha))
     blocks += [Note(said) for said in more if said]
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [
@@ -224,12 +225,12 @@ def _reviews(cells: pd.DataFrame) -> str:
     return f"{'. '.join(said)}." if said else ""
 
 
-def _attention(cells: pd.DataFrame) -> str:
+def _attention(cells: pd.DataFrame, alpha: float) -> str:
     """Say where the induction heads look before the label is predicted."""
     rows = {
-        kind: cells.loc[(condition, "attention_difference")]
+        kind: cells.loc[(condition, DIFFERENCE)]
         for condition, kind in KINDS.items()
-        if (condition, "attention_difference") in cells.index
+        if (condition, DIFFERENCE) in cells.index
     }
     shown = "; ".join(
         f"{kind} {number(row['value'], 3, True)} {interval(row['low'], row['high'], 3, True)}".rstrip()
@@ -240,7 +241,32 @@ def _attention(cells: pd.DataFrame) -> str:
         return "No head is a member of the induction family: their attention was not looked at."
     return (
         "Attention of the induction heads from the token before the answer, to the label of a like demonstration minus "
-        f"that of an unlike one: {shown}."
+        f"that of an unlike one: {shown}.{_other_heads(cells, alpha)}"
+    )
+
+
+def _other_heads(cells: pd.DataFrame, alpha: float) -> str:
+    """Say for which kinds of items the difference is above 0 and larger than that of other sets of as many heads."""
+    controls = f"controls_{DIFFERENCE}"
+    beside = {
+        condition: cells.loc[(condition, DIFFERENCE)] for condition in KINDS if (condition, controls) in cells.index
+    }
+    if not beside:
+        return " No other sets of heads stand beside it: nothing is said of these heads in particular."
+    sides: dict[str, list[str]] = {}
+    for condition, row in beside.items():
+        largest = number(cells.loc[(condition, f"{controls}_largest"), "value"], 3, True)
+        if pd.notna(row["p"]):
+            more = f" ({p_value(row['p'])}; {largest})"
+            side = "told apart from theirs" if row["p"] <= alpha else "not told apart from theirs"
+        else:
+            more, side = "", "of too few prompts to be ranked" if row["low"] > 0 else "not shown to be above 0"
+        sides.setdefault(side, []).append(f"{KINDS[condition]}{more}")
+    sets = int(cells.loc[(next(iter(beside)), controls), "trials"])
+    said = "; ".join(f"{side} for {listed(kinds)}" for side, kinds in sides.items())
+    return (
+        f" Beside {sets} control sets of as many other heads it is {said} (in brackets rank p, floor "
+        f"{p_value(1 / (1 + sets))}, each kind a test of its own, and the largest difference of a control set)."
     )
 
 

@@ -12,12 +12,13 @@ One class has `few` demonstrations, the other `many`. Each set of demonstrations
 some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the
 right label is that of the majority in half of the prompts, that of the last demonstration in half, and each of the two
 labels in half. Which class has few, and which comes last, changes from set to set. Items of the two splits are
-disjoint: half of each list of the lexicon each; made-up words are drawn per set.
+disjoint: half of each list of the lexicon each; made-up words are drawn per set. No item is asked about twice while
+there are others; sets that ask about the same one are one cluster.
 """
 
 import re
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ LANGUAGES = dict.fromkeys(
 APART = ("reviews_english_disjoint", "reviews_japanese_disjoint")
 MADE_UP = ("forms_latin", "forms_katakana", "forms_latin_disjoint", "forms_katakana_disjoint")
 Classes = tuple[list[str], list[str]]  # of each class, its items, shuffled: the query's first
+Draw = Callable[[np.random.Generator, int, Set[str]], Classes]  # half of a list, items that were asked about before
 
 
 class Reviews(Entry):
@@ -67,17 +69,18 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     if short := [words for words in lexicon.words if len(words.split()) <= settings.many]:
         raise UserError(f"{settings.path}: words: {short[0]!r}: expected more than many = {settings.many} words")
     real = {word for words in (*lexicon.words, *lexicon.real) for word in words.split()}
-    groups: dict[str, Callable[[np.random.Generator, int], Classes]] = {
-        "words": lambda rng, half: _words(rng, lexicon.words[half::2]),
-        "reviews_english": lambda rng, half: _reviews(rng, lexicon.english, half),
-        "reviews_japanese": lambda rng, half: _reviews(rng, lexicon.japanese, half),
-        "reviews_english_disjoint": lambda rng, half: _apart(rng, lexicon.english, half, _english_words, settings),
-        "reviews_japanese_disjoint": lambda rng, half: _apart(rng, lexicon.japanese_short, half, set, settings),
-        "forms_latin": lambda rng, half: _forms(rng, _latin, real),
-        "forms_katakana": lambda rng, half: _forms(rng, _katakana, real),
-        "forms_latin_disjoint": lambda rng, half: _disjoint(rng, _latin_syllables, 3, real),
-        "forms_katakana_disjoint": lambda rng, half: _disjoint(rng, KATAKANA.__getitem__, 3, real),
-        "repeated": lambda rng, half: _unrelated(rng, real),
+    brief, parts = lexicon.japanese_short, _english_words
+    groups: dict[str, Draw] = {
+        "words": lambda rng, half, asked: _words(rng, lexicon.words[half::2], asked),
+        "reviews_english": lambda rng, half, asked: _reviews(rng, lexicon.english, half, asked),
+        "reviews_japanese": lambda rng, half, asked: _reviews(rng, lexicon.japanese, half, asked),
+        "reviews_english_disjoint": lambda rng, half, asked: _apart(rng, lexicon.english, half, asked, parts, settings),
+        "reviews_japanese_disjoint": lambda rng, half, asked: _apart(rng, brief, half, asked, set, settings),
+        "forms_latin": lambda rng, half, asked: _forms(rng, _latin, real),
+        "forms_katakana": lambda rng, half, asked: _forms(rng, _katakana, real),
+        "forms_latin_disjoint": lambda rng, half, asked: _disjoint(rng, _latin_syllables, 3, real),
+        "forms_katakana_disjoint": lambda rng, half, asked: _disjoint(rng, KATAKANA.__getitem__, 3, real),
+        "repeated": lambda rng, half, asked: _unrelated(rng, real),
     }
     if unknown := [condition for condition in settings.groups if condition not in groups]:
         allowed = ", ".join(groups)
@@ -98,19 +101,39 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     for condition, draw in groups.items():
         if settings.groups and condition not in settings.groups:
             continue
+        drawn, asked = {}, set()
         for number in range(settings.choose if condition in APART else 0, settings.choose + settings.report):
-            split = "a" if number < settings.choose else "b"
             name = f"neighbours/{condition}/{number:03d}"
             rng = stream(seed, name)
-            classes = draw(rng, int(split == "b"))
+            drawn[name] = draw(rng, int(number >= settings.choose), asked), number, rng
+            asked |= {items[0] for items in drawn[name][0]}
+        clusters = together({name: [items[0] for items in classes] for name, (classes, *_) in drawn.items()})
+        for name, (classes, number, rng) in drawn.items():
+            split = "a" if number < settings.choose else "b"
             swapped = condition in MADE_UP and 0 <= number - settings.choose < settings.swapped
-            prompts += _set(settings, name, condition, split, classes, number, rng, swapped)
+            prompts += _set(settings, name, clusters[name], condition, split, classes, number, rng, swapped)
     return prompts
+
+
+def together(queries: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Return each set's cluster, called as its first set is: sets that ask about the same item are one cluster."""
+    clusters: dict[str, str] = {}
+    of_item: dict[str, str] = {}
+    for name, items in queries.items():
+        joined = {of_item[item] for item in items if item in of_item}
+        first = min(joined, default=name)
+        clusters[name] = first
+        of_item |= dict.fromkeys(items, first)
+        if len(joined) > 1:
+            for known in (clusters, of_item):
+                known |= {key: first for key, cluster in known.items() if cluster in joined}
+    return clusters
 
 
 def _set(
     settings: Settings,
     name: str,
+    cluster: str,
     condition: str,
     split: str,
     classes: Classes,
@@ -140,7 +163,7 @@ def _set(
                     id=f"{name}/{side}#{'swapped' if swapped else 'given'}",
                     condition=condition,
                     category=LANGUAGES.get(condition, "english"),
-                    cluster=name,
+                    cluster=cluster,
                     split=split,
                     text=text,
                     targets=targets,
@@ -172,21 +195,34 @@ def _written(
     return text, (space + labels[side], space + labels[1 - side]), tuple(relations)
 
 
-def _words(rng: np.random.Generator, groups: tuple[str, ...]) -> Classes:
-    first, second = rng.choice(len(groups), size=2, replace=False)
-    return _shuffled(rng, groups[first].split()), _shuffled(rng, groups[second].split())
+def _words(rng: np.random.Generator, groups: tuple[str, ...], asked: Set[str]) -> Classes:
+    chosen = rng.choice(len(groups), size=2, replace=False)
+    first, second = (_unasked(_shuffled(rng, groups[place].split()), asked) for place in chosen)
+    return first, second
 
 
-def _reviews(rng: np.random.Generator, reviews: Reviews, half: int) -> Classes:
-    return _shuffled(rng, reviews.praise[half::2]), _shuffled(rng, reviews.complaint[half::2])
+def _reviews(rng: np.random.Generator, reviews: Reviews, half: int, asked: Set[str] = frozenset()) -> Classes:
+    praise, complaint = (_shuffled(rng, of[half::2]) for of in (reviews.praise, reviews.complaint))
+    return _unasked(praise, asked), _unasked(complaint, asked)
+
+
+def _unasked(items: list[str], asked: Set[str]) -> list[str]:
+    """Return items, those that were not asked about first."""
+    return sorted(items, key=asked.__contains__)
 
 
 def _apart(
-    rng: np.random.Generator, reviews: Reviews, half: int, parts: Callable[[str], set[str]], settings: Settings
+    rng: np.random.Generator,
+    reviews: Reviews,
+    half: int,
+    asked: Set[str],
+    parts: Callable[[str], set[str]],
+    settings: Settings,
 ) -> Classes:
     """Return reviews without their full stops; the first of either class shares no part with any other of them."""
     bare = [[review.rstrip(".。") for review in of] for of in _reviews(rng, reviews, half)]
-    for queries in product(*bare):
+    fresh = [[review for review in of if review not in asked] for of in bare]
+    for queries in chain(product(*fresh), product(*(_unasked(of, asked) for of in bare))):
         own = parts(queries[0]) | parts(queries[1])
         first, second = (
             [query, *(review for review in of if not parts(review) & own)]
