@@ -14,12 +14,14 @@ from stages.families.sets import unknown_families
 from stages.families.text.streaming import RECENT
 from stages.families.treebank.grammar import FEWEST
 from stages.statistics.verdict import judge
-from stages.store import params, records, tables
+from stages.store import params, parquet, records, tables
+from stages.store.cost import announce
 from stages.store.errors import run
 from stages.store.named import refuse
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
+JUDGED = 160  # rows read, checked and put in place in the time of a small calculation
 
 
 def main(slot: str) -> None:
@@ -32,6 +34,7 @@ def main(slot: str) -> None:
         [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]
     )
     judged, missing = [], {}
+    log.info(_announced(slot, settings, len(heads)))
     for family in tqdm(FAMILIES.values(), desc=f"classify {slot}", unit="family"):
         if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
             continue  # neither asked for nor possible
@@ -56,6 +59,15 @@ def main(slot: str) -> None:
         log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
     rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)
     tables.HEADS.noting(not_measured=missing).write(rows, slot)
+
+
+def _announced(slot: str, settings: params.Params, heads: int) -> str:
+    """Return the stage's announcement: every head's interval in each family, and rows that are read for them."""
+    asked = {family.task for family in FAMILIES.values() if getattr(settings.tasks, family.task) is not None}
+    rows = sum(parquet.number_of_rows(path) for task in asked if (path := tables.RELATIONS.path(slot, task)).exists())
+    families = sum(family.task in asked for family in FAMILIES.values())
+    counts = {"families": families, "heads": heads, "rows": rows}
+    return announce(f"classify {slot}", counts, families * heads + rows / JUDGED)
 
 
 def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:

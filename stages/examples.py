@@ -45,17 +45,23 @@ def main(slot: str) -> None:
 def _examples(slot: str, members: pd.DataFrame, most: int) -> dict[str, dict[str, Any]]:
     """Return family -> its example, in display order."""
     from stages.model.attended import Attention  # torch is loaded only where something is shown
+    from stages.model.cost import Work, announce
     from stages.model.load import load
+    from stages.model.tokens import encode
 
-    attention = Attention(load(slot))
-    shown: dict[str, dict[str, Any]] = {}
+    loaded = load(slot)
+    attention, prompts = Attention(loaded), {}  # family -> row of its prompt
     for task, names in members.groupby(members.family.map(lambda name: FAMILIES[name].task)).family.unique().items():
         chosen = _prompts(slot, task, names)
         rows = tables.PROMPTS.read(task, only=[("id", "in", list(chosen.values()))]).set_index("id", drop=False)
-        for name, prompt in tqdm(chosen.items(), desc=f"examples of {task}", unit="family"):
-            own = members[members.family == name]
-            heads = [(int(layer), int(head)) for layer, head in zip(own.layer, own["head"], strict=True)]
-            shown[name] = example(attention, FAMILIES[name], rows.loc[prompt], heads, most)
+        prompts |= {name: rows.loc[prompt] for name, prompt in chosen.items()}
+    work = Work(sum(len(encode(loaded, prompt)) for prompt in prompts.values()))
+    log.info(announce(f"examples {slot}", len(prompts), work, loaded))
+    shown: dict[str, dict[str, Any]] = {}
+    for name, prompt in tqdm(prompts.items(), desc="examples", unit="family"):
+        own = members[members.family == name]
+        heads = [(int(layer), int(head)) for layer, head in zip(own.layer, own["head"], strict=True)]
+        shown[name] = example(attention, FAMILIES[name], prompt, heads, most)
     return {name: shown[name] for name in FAMILIES if name in shown}
 
 

@@ -15,12 +15,15 @@ def main(slot: str) -> None:
     settings = params.load()
     if slot not in settings.models:
         raise UserError(f"{paths.PARAMS}: models.{slot}: no such slot; slots: {', '.join(settings.models)}")
-    from stages.model.load import first_token, stored  # torch reads how its threads wait: `run` says so
-    from stages.model.origin import described, locate
+    from stages.model.cost import checking  # torch reads how its threads wait: `run` says so
+    from stages.model.files import weights
+    from stages.model.load import first_token, stored
+    from stages.model.origin import described, locate, readable
     from stages.model.proof import proven
 
     source = settings.models[slot]
     origin = locate(slot, source)
+    log.info(checking(f"fetch {slot}", weights(readable(origin.folder))))
     loaded, proof = proven(origin.folder, source.dtype, source.device_map)
     first = first_token(loaded)
     if first is None and loaded.images is None:

@@ -7,6 +7,7 @@ per (baseline, prompt, measure), and reports/baselines/ngram.csv, means with 95 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import pandas as pd
 from tqdm import tqdm
@@ -16,11 +17,13 @@ from stages.baseline.outcome import Baselines
 from stages.baseline.words import sentences
 from stages.statistics.intervals import interval
 from stages.store import files, params, paths, tables
+from stages.store.cost import told
 from stages.store.errors import run
 from stages.tasks.prompt import read_text
 
 log = logging.getLogger(__name__)
 
+TIMED = 8  # prompts of a task that are timed before all are scored
 COLUMNS = "baseline task condition measure value low high trials".split()
 
 
@@ -31,22 +34,38 @@ def main() -> None:
     baselines = Baselines(counted, settings.ngram.order)
     size = baselines.vocabulary.size - 2  # without <unk> and the end of a sentence
     log.info("ngram: %s, %d words, %d different", settings.ngram.path, sum(map(len, counted)), size)
+    counted_in = [task for task, source in settings.tasks if source is not None and tasks.of(task).counted]
+    asked = {task: in_roles(task, tables.ASKED.read(task)) for task in counted_in}
+    grams = sum(len(level.keys) for level in baselines.text.levels)
+    counts = {"prompts": sum(map(len, asked.values())), "different n-grams": grams}
+    log.info(told("ngram", counts, sum(expected(baselines, task, prompts) for task, prompts in asked.items())))
     rows = []
-    for task, source in settings.tasks:
-        if source is not None and tasks.of(task).counted:
-            prompts = tables.ASKED.read(task)
-            rows += score(baselines, task, prompts)
+    for task, prompts in asked.items():
+        rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
     tables.NGRAM.write(raw)
     summary = summarize(raw)
     files.write_text(paths.COUNTING, summary.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
+def in_roles(task: str, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the prompts in the roles that the task is asked about in, all where it names none."""
+    roles = tasks.of(task).roles
+    return prompts[prompts.role.isin(roles)] if roles else prompts
+
+
+def expected(baselines: Baselines, task: str, prompts: pd.DataFrame) -> float:
+    """Return about how many seconds a task's prompts take: a few of them, all through the table, are timed."""
+    some = prompts.iloc[:: max(1, len(prompts) // TIMED)]
+    start = perf_counter()
+    for prompt in some.itertuples(index=False):
+        tasks.of(task).counted(baselines, prompt)
+    return (perf_counter() - start) * len(prompts) / max(1, len(some))
+
+
 def score(baselines: Baselines, task: str, prompts: pd.DataFrame) -> Iterator[dict]:
-    """Yield a row per prompt, baseline and measure, of prompts in the task's roles."""
+    """Yield a row per prompt, baseline and measure."""
     asked = tasks.of(task)
-    if asked.roles:
-        prompts = prompts[prompts.role.isin(asked.roles)]
     for prompt in tqdm(prompts.itertuples(index=False), total=len(prompts), desc=f"ngram {task}", unit="prompt"):
         same = {"task": task, "condition": prompt.condition, "category": prompt.category, "cluster": prompt.cluster}
         for baseline, measures in asked.counted(baselines, prompt).items():

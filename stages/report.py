@@ -8,16 +8,22 @@ from stages.families.family import Family
 from stages.page import head_maps, inputs, longer, methods, page, recipes, sections, sentences
 from stages.page.section import Context
 from stages.store import files, params, paths
+from stages.store.cost import announce, size
 from stages.store.errors import run
 from stages.tasks import of as family_task
 
 log = logging.getLogger(__name__)
+ALWAYS, DRAWN = 1000, 5  # small calculations that any page takes, and that a kilobyte of summaries takes
 
 
 def main() -> None:
     """Write reports/index.html and one SVG of head maps per slot."""
     settings = params.load()
     sizes = params.load_studies(paths.FULL / paths.PARAMS)
+    summaries = [file for name in settings.models for file in paths.report(name).glob("*.*")]
+    kilobytes = size(summaries) // 1024
+    counts = {"slots": len(settings.models), "summaries": len(summaries), "KB": kilobytes}
+    log.info(announce("report", counts, ALWAYS + kilobytes * DRAWN))
     slots = [longer.attached(inputs.read(name, paths.report(name)), settings, sizes) for name in settings.models]
     tasks = {name: task for name, task in settings.tasks if task is not None}
     pairs = tasks[sentences.PAIRED].source if sentences.PAIRED in tasks else ""

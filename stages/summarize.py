@@ -9,6 +9,7 @@ of prompts (stages/statistics/intervals.py); effects are paired on the same prom
 
 import importlib.metadata
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
@@ -42,12 +43,15 @@ from stages.statistics import (
 )
 from stages.statistics.ranks import score_with_effect
 from stages.statistics.verdict import jaccard
-from stages.store import files, params, paths, records, tables
+from stages.store import files, params, parquet, paths, records, tables
+from stages.store.cost import announce
 from stages.store.errors import run
 from stages.store.metrics import extrapolated, measured, metrics
 from stages.tasks.icl.prompts import natural_text
 from stages.tasks.prompt import stream
 
+log = logging.getLogger(__name__)
+ALWAYS, SUMMED = 1000, 20  # small calculations that any slot takes; rows that are summed up in the time of one
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
 
 
@@ -55,6 +59,7 @@ def main(slot: str) -> None:
     """Read the slot's tables, write its summaries."""
     settings = params.load()
     folder = paths.report(slot)
+    log.info(_announced(slot))
     heads = tables.HEADS.read(slot)
     silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
     raw_steering = tables.STEERING.read(slot)
@@ -115,6 +120,13 @@ def main(slot: str) -> None:
     numbers |= {"switch": of_switch} if (of_switch := switch.metrics(switched)) else {}
     numbers |= cached(slot, heads, folder, settings)
     files.write_text(folder / "metrics.json", _json(measured(numbers)))
+
+
+def _announced(slot: str) -> str:
+    """Return the stage's announcement: the rows of the slot's own tables."""
+    there = [t.path(slot) for t in vars(tables).values() if isinstance(t, tables.Table) and t.place.count("{}") == 1]
+    rows = [parquet.number_of_rows(path) for path in there if path.exists()]
+    return announce(f"summarize {slot}", {"tables": len(rows), "rows": sum(rows)}, ALWAYS + sum(rows) / SUMMED)
 
 
 def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> dict:

@@ -1,14 +1,23 @@
 """What stages announce: tokens and rows counted as they run, shared ones once, at the speed of a product measured."""
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
+from safetensors.numpy import save_file
 from tiny import make
 
 from stages.model import cost
 from stages.model.cost import Work, above, announce, seconds, shared, weights
+from stages.store import cost as of_tables
 from stages.training import cost as of_training
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+NAMES = {"announce", "told", "checking", "measuring", "training"}  # each returns the line, or the time in it
 
 
 def test_what_texts_begin_with_runs_once():
@@ -51,7 +60,49 @@ def test_training_is_announced_by_its_tokens_and_steps(monkeypatch):
     architecture = SimpleNamespace(width=8, layers=2, inner=16)
     lesson, training = SimpleNamespace(positions=10, symbols=5), SimpleNamespace(batch=4, architecture=architecture)
     monkeypatch.setattr(of_training, "product", lambda: 1e-6)
+    monkeypatch.setattr(of_training, "calculation", lambda: 1e-3)
     step = 3 * (4 * 10) * (2 * (4 * 64 + 2 * 8 * 16) + 8 * 5) * 1e-6 + of_training.STEP / 2
     told = of_training.training([(lesson, training, 1000)] * 2, 2)
-    assert told == f"about {(of_training.START + 2000 * step) / 60:.1f} min"
-    assert of_training.measuring(1200, 2) == "about 1.1 min"
+    assert told == f"about {(of_training.OPENED / 1000 + 2000 * step) / 60:.1f} min"
+    calculations = of_training.OPENED + 1200 * of_training.CHECKPOINT / 2
+    assert of_training.measuring(1200, 2) == f"about {calculations / 60_000:.1f} min"
+
+
+def test_what_fetch_reads_is_counted_in_the_headers_of_its_files(tmp_path, monkeypatch):
+    save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}, tmp_path / "x.safetensors")
+    save_file({"c": np.zeros((1000, 1000), np.float32)}, tmp_path / "y.safetensors")
+    monkeypatch.setattr(cost, "product", lambda: 1e-7)
+    line = cost.checking("fetch a", sorted(tmp_path.iterdir()))
+    assert (
+        line == f"fetch a: 4 MB and 1,000,017 weights to read and prove, about {cost.PROVEN * 0.1000017 / 60:.1f} min"
+    )
+
+
+def test_a_stage_without_a_model_is_announced_in_small_calculations(monkeypatch):
+    assert 1e-5 < of_tables.calculation() < 1
+    monkeypatch.setattr(of_tables, "calculation", lambda: 0.5)
+    assert of_tables.announce("x", {"rows": 12_000, "heads": 3}, 120) == "x: 12,000 rows, 3 heads, about 1.0 min"
+
+
+SILENT = {  # stages that end within some 5 s of their start, and why
+    "prepare": "builds texts; a picture or a sentence takes microseconds",
+    "tidy": "deletes files",
+    "prompts": "reads a prompt of each task",
+    "plan": "draws sets of heads from one small table",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_that_takes_long_says_what_it_will_do(stage):
+    """By its own call or one of the stages that it runs (`apply`): a line that begins with its name."""
+    text = (ROOT / "stages" / f"{stage}.py").read_text()
+    room = ROOT / "stages/applied" if stage == "apply" else None
+    texts = [text, *(path.read_text() for path in (room.glob("*.py") if room else ()))]
+    calls = [any(name in NAMES for name in called(text)) for text in texts]
+    assert any(calls) != (stage in SILENT)
+
+
+def called(text):
+    """Names of functions that a module calls, whatever they are called on."""
+    nodes = (node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+    return {node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in nodes}

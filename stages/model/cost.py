@@ -8,17 +8,21 @@ what a multiplication takes on this device, with these threads and whatever runs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from stages.model.load import Loaded
 
 SIDE = 1024  # width of the square matrix that is multiplied
 TIMES = 5
 READING = 30  # tokens, or rows, that take as long as reading the weights once: few in a pass cost as much as so many
+PROVEN = 1900  # tokens that take as long as loading a model and all checks of it: Gemma 3 270M, 1 thread
 OVERHEAD = 1.5  # a model takes so many times what its products alone take: Gemma 3 270M, 1 and 2 threads
 
 
@@ -42,6 +46,20 @@ def announce(stage: str, prompts: int, work: Work, loaded: Loaded) -> str:
     minutes = (work.tokens * blocks + work.rows * head) * seconds(loaded) / 60
     rows = f", {work.rows:,.0f} rows of the LM head" if work.rows and head else ""
     return f"{stage}: {prompts:,} prompts, {work.tokens:,.0f} tokens{rows}, about {minutes:.1f} min"
+
+
+def checking(stage: str, files: Sequence[Path]) -> str:
+    """Return a line such as 'fetch decoder: 1,072 MB and 268,098,176 weights to read and prove, about 0.4 min'.
+
+    files: of safetensors; their headers say how many weights there are.
+    """
+    count = 0
+    for file in files:
+        with safe_open(file, framework="np") as opened:
+            count += sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    minutes = PROVEN * count * product() / 60
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    return f"{stage}: {megabytes:,.0f} MB and {count:,} weights to read and prove, about {minutes:.1f} min"
 
 
 def weights(loaded: Loaded) -> tuple[int, int]:

@@ -32,7 +32,8 @@ def converted(file: Path) -> Path:
     if not whole(target):
         with files.alone(target):
             if not whole(target):  # else another process made it meanwhile
-                log.info("converting %s to float32 safetensors, once (about a minute)", file.name)
+                megabytes = file.stat().st_size / 1e6
+                log.info("converting %s, %.0f MB, to float32 safetensors, once", file.name, megabytes)
                 with replacing(target) as part:
                     _convert(file, part)
     return target

@@ -6,10 +6,11 @@ train induction: 6 runs, 4,800 steps, about 0.5 min
 from stages.model.cost import product
 from stages.recipes.lesson import Lesson
 from stages.recipes.settings import Architecture, Training
+from stages.store.cost import calculation
 
-START = 6.0  # seconds until the processes that share the work have imported what they run
+OPENED = 4000  # small calculations that take as long as the processes that share the work take to import what they run
 STEP = 0.004  # seconds of one thread for a step's calls, the smallest model's as well
-CHECKPOINT = 0.1  # seconds of one thread to read a checkpoint and measure it on held-out sequences
+CHECKPOINT = 70  # small calculations that take as long as reading a checkpoint and measuring it, on one thread
 BACKWARD = 3  # a step forward and back multiplies so many times what a pass does
 
 
@@ -21,7 +22,7 @@ def weights(architecture: Architecture, symbols: int) -> int:
 
 def training(runs: list[tuple[Lesson, Training, int]], processes: int) -> str:
     """Return how long runs take, (lesson, training, steps) each, that so many processes share: 'about 1.0 min'."""
-    take, seconds = product(), START
+    take, seconds = product(), OPENED * calculation()
     for lesson, asked, steps in runs:
         tokens = asked.batch * lesson.positions
         each = BACKWARD * tokens * weights(asked.architecture, lesson.symbols) * take + STEP / processes
@@ -31,4 +32,4 @@ def training(runs: list[tuple[Lesson, Training, int]], processes: int) -> str:
 
 def measuring(checkpoints: int, processes: int) -> str:
     """Return about how long it takes to measure checkpoints."""
-    return f"about {(START + checkpoints * CHECKPOINT / processes) / 60:.1f} min"
+    return f"about {(OPENED + checkpoints * CHECKPOINT / processes) * calculation() / 60:.1f} min"
