@@ -64,7 +64,9 @@ def main(slot: str) -> None:
 def _announced(slot: str, settings: params.Params, heads: int) -> str:
     """Return the stage's announcement: every head's interval in each family, and rows that are read for them."""
     asked = {family.task for family in FAMILIES.values() if getattr(settings.tasks, family.task) is not None}
-    rows = sum(parquet.number_of_rows(path) for task in asked if (path := tables.RELATIONS.path(slot, task)).exists())
+    asked = {task for task in asked if tables.RELATIONS.path(slot, task).exists()}
+    asked = {task for task in asked if not tables.RELATIONS.reason(slot, task)}
+    rows = sum(parquet.number_of_rows(tables.RELATIONS.path(slot, task)) for task in asked)
     families = sum(family.task in asked for family in FAMILIES.values())
     counts = {"families": families, "heads": heads, "rows": rows}
     return announce(f"classify {slot}", counts, families * heads + rows / JUDGED)

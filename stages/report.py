@@ -13,7 +13,7 @@ from stages.store.errors import run
 from stages.tasks import of as family_task
 
 log = logging.getLogger(__name__)
-ALWAYS, DRAWN = 1000, 5  # small calculations that any page takes, and that a kilobyte of summaries takes
+ALWAYS, DRAWN = 1000, 17  # small calculations that any page takes, and that a kilobyte of summaries takes
 
 
 def main() -> None:

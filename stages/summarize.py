@@ -51,7 +51,7 @@ from stages.tasks.icl.prompts import natural_text
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
-ALWAYS, SUMMED = 1000, 20  # small calculations that any slot takes; rows that are summed up in the time of one
+ALWAYS, SUMMED = 4300, 15  # small calculations that any slot takes; rows that are summed up in the time of one
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scipy", "dvc")
 
 
