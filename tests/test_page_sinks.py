@@ -40,7 +40,7 @@ def rows(token: bool) -> pd.DataFrame:
 def probes(local: float, spread: float) -> pd.DataFrame:
     """Every token knows the topic; `local`: how well the next token is read from it."""
     made = []
-    for kind in ("first", "attended", "largest", "ordinary"):
+    for kind in ("first", "attended", "largest", "ordinary", "beside"):
         for target in ("token", "position", "next", "topic", "rest"):
             value = {"next": local, "topic": 0.8, "rest": 0.5}.get(target, np.nan)
             for layer in (-1, 0, 1, 2):
@@ -113,6 +113,22 @@ def test_global_only_can_fail():
     assert "global only, by this margin" in said(rows(True), probes(0.0, 0.5), decoder=False)
     text = said(rows(True), probes(0.4, 0.5), decoder=False)
     assert "not global only: the next token can be read as well" in text and "global only, as far" not in text
+
+
+def test_the_longest_tokens_stand_beside_their_neighbours_and_not_beside_other_ordinary_ones():
+    probed = probes(0.4, 0.5)
+    alike = "It is not told apart from as many ordinary tokens."
+    assert said(rows(True), probed, decoder=False).count(alike) == 3  # first, attended, largest
+    probed.loc[(probed["kind"] == "beside") & (probed["target"] == "topic"), ["value", "low", "high"]] = 0.9, 0.86, 0.94
+    probed.loc[(probed["kind"] == "beside") & (probed["target"] == "next"), ["value", "low", "high"]] = 0.1, 0.0, 0.2
+    probed.loc[probed["kind"] == "beside", "outliers"] = 7
+    text = said(rows(True), probed, decoder=False)
+    assert text.count(alike) == 2
+    assert "the topic, accuracy 0.80 [0.75, 0.85] (beside it 0.90 [0.86, 0.94])" in text
+    assert "More is read of the next token and less is read of the topic than from as many ordinary tokens." in text
+    assert "(0 of 100 are outliers in some layer, of those beside them 7)" in text
+    older = said(rows(True), probed[probed["kind"] != "beside"], decoder=False)
+    assert "beside it" not in older and older.count(alike) == 2
 
 
 def test_a_first_token_of_a_decoder_that_holds_something_is_a_fault():

@@ -292,7 +292,11 @@ def test_chosen_tokens_are_plain_and_matched():
     tokens = Tokens("p", "short", np.arange(16), np.arange(16) == 0)
     received, norms = np.zeros(16), np.ones((2, 16))
     received[[0, 6, 15]], norms[1, 3], norms[0, 0] = (0.9, 0.2, 0.5), 7.0, 50.0
-    assert choose(tokens, received, norms, near=6) == {"first": 0, "attended": 6, "largest": 3, "ordinary": 5}
+    norms[0, 2] = 2.0  # as near to the longest as 4 is, and itself longer than that
+    chosen = {"first": 0, "attended": 6, "largest": 3, "ordinary": 5, "beside": 4}
+    assert choose(tokens, received, norms, near=6) == chosen
+    received[4] = 0.3  # the most attended is no ordinary token
+    assert choose(tokens, received, norms, near=6) == chosen | {"attended": 4, "ordinary": 6, "beside": 2}
 
 
 def redirected(loaded: Loaded, tokens: Tokens, heads: list[tuple[int, int]], at: np.ndarray) -> np.ndarray:

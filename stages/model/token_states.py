@@ -4,6 +4,7 @@
     attended  the token of words or punctuation that draws the most attention, over all layers and heads
     largest   the one whose residual is longest beside the others of its passage, in the layer where it is so by most
     ordinary  one that is neither, where the `attended` token of another passage stands: positions are alike
+    beside    one that is neither, nearest to `largest` in its own passage; of two as near, the one of shorter residuals
 
 One of each per passage: equal numbers of tokens.
 
@@ -22,7 +23,7 @@ from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.reduce import brought
 
-KINDS = ("first", "attended", "largest", "ordinary")
+KINDS = ("first", "attended", "largest", "ordinary", "beside")
 EMBEDDING = -1  # the layer of what the first block reads
 
 
@@ -84,14 +85,16 @@ def _at(states_BTD: torch.Tensor, at_Bn: torch.Tensor) -> torch.Tensor:
 
 
 def choose(tokens: Tokens, received_T: np.ndarray, norms_LT: np.ndarray, near: int) -> dict[str, int]:
-    """Return the position of each of `KINDS`; `ordinary` is the free one nearest to `near`.
+    """Return the position of each of `KINDS`; `ordinary` is the free one nearest to `near`, it may be `beside` as well.
 
     The last quarter of a causal passage draws attention from few queries: tokens there are not chosen.
     """
     length = len(tokens)
     plain_T = ~tokens.special & (np.arange(length) > 0) & (np.arange(length) < max(4, length - length // 4))
+    longest_T = norms_LT.max(0)
     attended = int(np.where(plain_T, received_T, -np.inf).argmax())
-    largest = int(np.where(plain_T, norms_LT.max(0), -np.inf).argmax())
+    largest = int(np.where(plain_T, longest_T, -np.inf).argmax())
     free = [at for at in np.flatnonzero(plain_T) if at not in (attended, largest)] or [attended]
     ordinary = int(min(free, key=lambda at: (abs(at - near), at)))
-    return {"first": 0, "attended": attended, "largest": largest, "ordinary": ordinary}
+    beside = int(min(free, key=lambda at: (abs(at - largest), longest_T[at], at)))
+    return {"first": 0, "attended": attended, "largest": largest, "ordinary": ordinary, "beside": beside}

@@ -18,6 +18,7 @@ KINDS = {
     "attended": ("most attended other token", ORANGE, "square"),
     "largest": ("longest other token", PURPLE, "diamond"),
     "ordinary": ("ordinary token", GREY, "triangle-up"),
+    "beside": ("ordinary token beside the longest", GREEN, "square"),
 }
 
 

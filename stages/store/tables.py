@@ -550,7 +550,10 @@ PROBES = _table(
     "data/sinks/{}/probes.parquet",
     "What linear probes read from one token's state, layer by layer",
     "kind target layer",
-    kind=(pa.string(), "whose state: 'first', 'attended', 'largest' or 'ordinary' (stages/model/token_states.py)"),
+    kind=(
+        pa.string(),
+        "whose state: 'first', 'attended', 'largest', 'ordinary', 'beside' (stages/model/token_states.py)",
+    ),
     target=(
         pa.string(),
         "'token', 'position' (its own), 'next' (the token after it), 'topic', 'rest' (file, all other tokens)",

@@ -39,9 +39,11 @@ HOLDS = (
     "paragraphs and scored on others. Local: the token itself (the first components of its input embedding), its "
     "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
     "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
-    "dashed accuracy. One token of each kind per passage; ordinary ones stand where the most attended token of "
-    "another passage does. A token holds what its probe reads by at least 0.05 above chance (the constant state, "
-    "shuffled targets, a guess), with the whole interval."
+    "dashed accuracy. One token of each kind per passage. Ordinary ones: one where the most attended token of another "
+    "passage stands, and beside the longest token the nearest one of its own passage. A token holds what its probe "
+    "reads by at least 0.05 above chance (the constant state, "
+    "shuffled targets, a guess), with the whole interval; it is told apart from an ordinary one where their intervals "
+    "do not overlap."
 )
 TARGETS = {
     "token": "the token itself, R²",
@@ -50,9 +52,11 @@ TARGETS = {
     "topic": "the topic, accuracy",
     "rest": "the other tokens, R²",
 }
+NAMES = {"token": "the token itself", "position": "its position", "next": "the next token", "topic": "the topic",
+         "rest": "the other tokens"}  # fmt: skip
 LOCAL, GLOBAL = ("token", "position", "next"), ("topic", "rest")
 KINDS = {"first": "the first token", "attended": "the most attended other token", "largest": "the longest other token",
-         "ordinary": "an ordinary token"}  # fmt: skip
+         "ordinary": "an ordinary token", "beside": "an ordinary token beside the longest"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -357,37 +361,56 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
     layer = _middle(rows) if layer is None else layer
     at = rows[rows["layer"] == layer]
     cells = {target: _cell(at, kind=kind, target=target) for target in TARGETS}
-    beside = {target: _cell(at, kind="ordinary", target=target) for target in TARGETS}
+    matched, called = ("beside", "beside it") if kind == "largest" else ("ordinary", "ordinary")
+    beside = {target: _cell(at, kind=matched, target=target) for target in TARGETS}
     if any(row is None for row in cells.values()):
         return ""
     numbers = []
     for target, label in TARGETS.items():
         row, other = cells[target], beside[target]
         if pd.notna(row["value"]):
-            against = "" if other is None or pd.isna(other["value"]) else f" (ordinary {number(other['value'])})"
-            numbers.append(f"{label} {number(row['value'])} {interval(row['low'], row['high'])}{against}".strip())
+            against = "" if other is None or pd.isna(other["value"]) else f" ({called} {_value(other)})"
+            numbers.append(f"{label} {_value(row)}{against}")
     local = [target for target in LOCAL if _held(cells[target]) > 0]
     broad = [target for target in GLOBAL if _held(cells[target]) > 0]
     same = [target for target in LOCAL if _held(cells[target]) < 0]
     count = int(cells["topic"]["tokens"])
     text = f"In layer {layer}, probes of {KINDS[kind]} read: {', '.join(numbers)} ({count} passages)"
     if kind == "largest":
-        text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer; ordinary ones stand where "
-        text += "the most attended tokens do, not where these do)"
+        text += f" ({int(cells['topic']['outliers'])} of {count} are outliers in some layer"
+        text += "" if beside["topic"] is None else f", of those beside them {int(beside['topic']['outliers'])}"
+        text += ")"
     if count < ENOUGH:
         return f"{text}: too few passages for a claim."
-    names = {"token": "the token itself", "position": "its position", "next": "the next token", "topic": "the topic",
-             "rest": "the other tokens"}  # fmt: skip
     if broad and not local:
-        verdict = f"global only, by this margin ({listed(names[t] for t in broad)})"
-        verdict += f"; {listed(names[t] for t in same)} cannot vary there" if same else ""
+        verdict = f"global only, by this margin ({listed(NAMES[t] for t in broad)})"
+        verdict += f"; {listed(NAMES[t] for t in same)} cannot vary there" if same else ""
     elif broad:
-        verdict = f"not global only: {listed(names[t] for t in local)} can be read as well"
+        verdict = f"not global only: {listed(NAMES[t] for t in local)} can be read as well"
     elif local:
         verdict = "local only, by this margin"
     else:
         verdict = "nothing is read by this margin"
-    return f"{text}: {verdict}."
+    return f"{text}: {verdict}. {_apart(cells, beside)}".strip()
+
+
+def _value(row: Any) -> str:
+    return f"{number(row['value'])} {interval(row['low'], row['high'])}".strip()
+
+
+def _apart(cells: dict[str, Any], beside: dict[str, Any]) -> str:
+    """Say of what more, and of what less, is read than from ordinary tokens: where intervals do not overlap."""
+    told: dict[str, list[str]] = {"more": [], "less": []}
+    for target, row in cells.items():
+        if (other := beside[target]) is None or pd.isna([row["low"], other["low"]]).any():
+            continue
+        if row["low"] > other["high"] or row["high"] < other["low"]:
+            told["more" if row["low"] > other["high"] else "less"].append(NAMES[target])
+    said = listed(f"{how} is read of {listed(names)}" for how, names in told.items() if names)
+    if said:
+        return f"{said[0].upper()}{said[1:]} than from as many ordinary tokens."
+    compared = any(row is not None and pd.notna(row["low"]) for row in beside.values())
+    return "It is not told apart from as many ordinary tokens." if compared else ""
 
 
 def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
@@ -396,9 +419,7 @@ def _probes_table(rows: pd.DataFrame, path: str, layer: int) -> Table:
         for target, label in TARGETS.items():
             row = _cell(rows, kind=kind, target=target)
             if row is not None:
-                value = f"{number(row['value'])} {interval(row['low'], row['high'])}".strip() if not row["note"] else (
-                    row["note"])  # fmt: skip
-                lines.append([sink_charts.KINDS[kind][0], label, value, number(row["majority"]),
+                lines.append([sink_charts.KINDS[kind][0], label, row["note"] or _value(row), number(row["majority"]),
                               number(row["shuffled"]), number(row["guess"]),
                               *(str(int(row[column])) for column in ("tokens", "blocks"))])  # fmt: skip
     columns = ["state of", "read from it", "value", "constant state", "shuffled", "a guess", "tokens",
