@@ -317,11 +317,10 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
                     )  # fmt: skip
 
     add(streams.intact, -1, "text")
-    everything = [whole_model(loaded)] * len(pairs)
     for sinks in tqdm(asked.sinks_tried, desc="streaming", unit="number of sinks"):
         for recount in (False, True) if sinks else (False,):  # without sinks there is nothing to re-count
             try:
-                outcomes = streams.under(range(len(pairs)), everything, Cut(sinks, asked.window, recount))
+                (outcomes,) = streams.every([whole_model(loaded)], Cut(sinks, asked.window, recount))
             except Unreadable as why:
                 if not recount:
                     raise

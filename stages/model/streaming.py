@@ -8,7 +8,8 @@ the softmax are divided anew among the keys that are left, which is the same.
 
 Nothing changes before position sinks + window, nor below the first layer with a cut: `Streams` keeps keys and values
 of the first and the residuals of the second, and runs only what is left, for many rows at once; sets of heads that
-agree in their first layers run these layers once.
+agree in their first layers run these layers once, and one that has run is not run again. The LM head reads the rows of
+several passes at once, where it may wait.
 
     positions as in the text    a sink is as far away as it is
     re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
@@ -30,12 +31,13 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
 from stages.families.family import Tokens
-from stages.model.forward import continuing, forward, remembering, resuming
+from stages.model.forward import HEAD, continuing, forward, remembering, resuming
 from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.observe import SOFTMAX, observing, softmaxes
 from stages.model.paths import Enough, Unreadable, pieces
 from stages.model.score import Scored, score_rows
+from stages.model.unread import Unread
 
 TOKENS = 2048  # of the rows that run together, at most
 
@@ -70,6 +72,19 @@ class Outcome:
     hidden_RD: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """A pass of some prompts: the hidden rows (R, D) of each that are scored; scored: None where these wait."""
+
+    numbers: list[int]
+    hidden: list[torch.Tensor]
+    scored: list[Scored] | None
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.hidden))
+
+
 class Streams:
     """Prompts that run together, intact once, then with any heads streaming.
 
@@ -93,16 +108,18 @@ class Streams:
             forward(loaded, [row[: self.start] for row in ids], cache=self.prefix, headless=True)
         everything = list(range(len(prompts)))
         with torch.no_grad(), remembering(loaded) as self.residuals:
-            self.intact = self._pass(everything)
+            (self.intact,) = self._read([self._pass(everything)])
+        self.known: dict[tuple[frozenset[Head], Cut], list[Outcome]] = {}  # of `every`: what all prompts gave
 
     @torch.no_grad()
     def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
         """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first."""
-        outcomes: list[Outcome] = []
+        passes: list[_Ran] = []
         for piece in pieces(len(which), max(map(len, self.tails)), TOKENS):
             numbers, cuts = list(which[piece]), heads[piece]
             if not any(cuts):
-                outcomes += [self.intact[number] for number in numbers]
+                intact = [self.intact[number] for number in numbers]
+                passes.append(_Ran(numbers, [of.hidden_RD for of in intact], [of.scored for of in intact]))
                 continue
             layer = min(at for of_row in cuts for at, _ in of_row)
             residual_NTD = self.residuals.get(layer)
@@ -111,8 +128,8 @@ class Streams:
                 streaming(self.loaded, cuts, cut or self.cut, self.start),
                 resuming(self.loaded, layer, residual_NTD),
             ):
-                outcomes += self._pass(numbers)
-        return outcomes
+                passes.append(self._pass(numbers))
+        return [outcome for of_pass in self._read(passes) for outcome in of_pass]
 
     @torch.no_grad()
     def every(self, sets: Sequence[Collection[Head]], cut: Cut | None = None) -> list[list[Outcome]]:
@@ -120,30 +137,34 @@ class Streams:
 
         Sets run in an order in which neighbours agree in as many first layers as can be: those are not run again.
         """
-        layers = sorted(self.loaded.anatomy.layers)
-        order = sorted(range(len(sets)), key=lambda at: [sorted(h for of, h in sets[at] if of == n) for n in layers])
-        outcomes: list[list[Outcome]] = [[] for _ in sets]
+        layers, cut = sorted(self.loaded.anatomy.layers), cut or self.cut
+        asked = [frozenset(heads) for heads in sets]
+        order = sorted(
+            (heads for heads in set(asked) if (heads, cut) not in self.known),
+            key=lambda heads: [sorted(h for of, h in heads if of == n) for n in layers],
+        )
+        outcomes: dict[frozenset[Head], list[Outcome]] = {heads: [] for heads in order}
         for piece in pieces(len(self.tails), max(map(len, self.tails)), TOKENS):
             numbers = list(range(len(self.tails))[piece])
             residuals = {layer: residual_NTD[numbers] for layer, residual_NTD in self.residuals.items()}
-            before: set[Head] = set()
-            latest = [self.intact[number] for number in numbers]
-            for at in order:
-                heads = set(sets[at])
-                if changed := heads ^ before:
-                    layer = min(of for of, _ in changed)
-                    with (
-                        streaming(self.loaded, [heads] * len(numbers), cut or self.cut, self.start),
-                        resuming(self.loaded, layer, residuals.get(layer)),
-                        remembering(self.loaded) as fresh,
-                    ):
-                        latest = self._pass(numbers)
-                    residuals |= {above: fresh[above] for above in fresh if above > layer}
-                    before = heads
-                outcomes[at] += latest
-        return outcomes
+            before: frozenset[Head] = frozenset()
+            passes: list[_Ran] = []
+            for heads in filter(None, order):
+                layer = min(of for of, _ in heads ^ before)
+                with (
+                    streaming(self.loaded, [heads] * len(numbers), cut, self.start),
+                    resuming(self.loaded, layer, residuals.get(layer)),
+                    remembering(self.loaded) as fresh,
+                ):
+                    passes.append(self._pass(numbers))
+                residuals |= {above: fresh[above] for above in fresh if above > layer}
+                before = heads
+            for heads, of_pass in zip(filter(None, order), self._read(passes), strict=True):
+                outcomes[heads] += of_pass
+        self.known |= {(heads, cut): of_heads for heads, of_heads in outcomes.items() if heads}
+        return [self.known[heads, cut] if heads else self.intact for heads in asked]
 
-    def _pass(self, numbers: list[int]) -> list[Outcome]:
+    def _pass(self, numbers: list[int]) -> _Ran:
         cache, hidden, given = None, [], {}
         width = max(map(len, self.tails))  # residuals of all prompts are this wide
         tails = [np.pad(self.tails[number], (0, width - len(self.tails[number]))) for number in numbers]
@@ -161,8 +182,32 @@ class Streams:
             logits_RV = forward(self.loaded, tails, rows, cache, whole=False)
         finally:
             handle.remove()
+        waits = isinstance(logits_RV, Unread)
+        return _Ran(numbers, hidden, None if waits else self._scored(logits_RV, numbers))  # logits are large: not kept
+
+    def _scored(self, logits_RV: torch.Tensor | Unread, numbers: list[int]) -> list[Scored]:
         whole, positions = ([of[number] for number in numbers] for of in (self.whole, self.positions))
-        return [Outcome(*pair) for pair in zip(score_rows(logits_RV, whole, positions), hidden, strict=True)]
+        return score_rows(logits_RV, whole, positions)
+
+    def _read(self, passes: Sequence[_Ran]) -> list[list[Outcome]]:
+        """Return what each pass gives; the LM head reads waiting rows of several at once, `HEAD` or those of one."""
+        groups: list[list[_Ran]] = []
+        for ran in passes:
+            if not groups or sum(other.rows for other in groups[-1] if other.scored is None) + ran.rows > HEAD:
+                groups.append([])
+            groups[-1].append(ran)
+        outcomes: list[list[Outcome]] = []
+        for group in groups:
+            waiting = [ran for ran in group if ran.scored is None]
+            scored: Iterator[Scored] = iter(())
+            if waiting:
+                rows_RD = torch.cat([hidden_RD for ran in waiting for hidden_RD in ran.hidden])
+                logits_RV = Unread(rows_RD, self.loaded.model.get_output_embeddings())
+                scored = iter(self._scored(logits_RV, [number for ran in waiting for number in ran.numbers]))
+            for ran in group:
+                of_pass = [next(scored) for _ in ran.numbers] if ran.scored is None else ran.scored
+                outcomes.append([Outcome(*pair) for pair in zip(of_pass, ran.hidden, strict=True)])
+        return outcomes
 
 
 @contextmanager
