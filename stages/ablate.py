@@ -49,7 +49,7 @@ def main(slot: str) -> None:
     from stages.model.tokens import fitting
 
     plan = tables.PLANS.read(slot)
-    refuse(unknown_kinds({*plan.kind, *settings.plan.kinds}))
+    refuse((*unknown_kinds(settings.plan.also, "plan.also"), *unknown_kinds({*plan.kind, *settings.plan.kinds})))
     why_intact = no_means(settings)
     plan = plan.head(0) if why_intact else plan
     loaded = load(slot, attention="sdpa")

@@ -2,7 +2,8 @@
 
     family   the best heads of a family: its members, judged on split a alone, the strongest `top` of them by split-a
              score; best non-members, marked, only where fewer than `least` are members. On the family's home tasks, and
-             on the tasks that show whether the effect is specific.
+             on the tasks that show whether the effect is specific. In every way of `kinds`; in those of `also` some
+             families alone, on home tasks.
     control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py)
     single   one head alone, on every task: those that head a family, and a random sample
     sweep    more and more heads of one of two families that are not the other's, on the tasks that both are asked
@@ -85,6 +86,8 @@ def plan(
         for kind in settings.plan.kinds:
             level = "" if sets else NONE
             rows.append(same | _row("family", kind, 0, heads, [*home, *beside], level))
+        for kind in (kind for kind, names in settings.plan.also.items() if name in names):
+            rows.append(same | _row("family", kind, 0, heads, home, level))
         kind = settings.plan.kinds[0]
         for draw, control in enumerate(sets, start=1):
             level = matching(heads, control, pool)

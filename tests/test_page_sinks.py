@@ -50,9 +50,27 @@ def probes(local: float, spread: float) -> pd.DataFrame:
     return pd.DataFrame(made, columns=COLUMNS["probes"].split())
 
 
-def said(sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool) -> str:
+def silenced_in(kinds: list[str]) -> pd.DataFrame:
+    """Five sink heads silenced in some ways: the n-th costs text 0.n nats."""
+    same = {"purpose": "family", "family": "sink", "k": 5, "draw": 0, "heads": "L1H0", "task": "text",
+            "measure": "loss", "condition": "all", "intact": 3.0, "trials": 20, "clusters": 20, "controls": 19,
+            "note": ""}  # fmt: skip
+    made = [same | {"kind": kind, "change": at / 10, "low": at / 10 - 0.05, "high": at / 10 + 0.05}
+            for at, kind in enumerate(kinds, start=1)]  # fmt: skip
+    made = [row | {"value": 3.0 + row["change"]} for row in made]
+    return pd.DataFrame(made, columns=COLUMNS["effects"].split())
+
+
+def said(sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool, silenced: pd.DataFrame | None = None) -> str:
+    silenced = silenced_in([]) if silenced is None else silenced
     slot = SimpleNamespace(
-        sinks=sunk, probes=probed, decoder=decoder, reasons={}, model={"attention": []}, path=lambda file: file
+        sinks=sunk,
+        probes=probed,
+        decoder=decoder,
+        reasons={},
+        model={"attention": []},
+        path=lambda file: file,
+        effects=silenced,
     )
     return " ".join(block.text for block in sinks(slot, Context({}, [])) if isinstance(block, Note))
 
@@ -101,7 +119,7 @@ def test_modes_of_lengths_are_said_after_correction_over_layers():
 def test_a_guess_stands_beside_the_constant_state():
     slot = SimpleNamespace(
         sinks=rows(True), probes=probes(0.0, 0.5), decoder=False, reasons={}, model={"attention": []},
-        path=lambda file: file,
+        path=lambda file: file, effects=silenced_in([]),
     )  # fmt: skip
     last = next(block for block in sinks(slot, Context({}, [])) if isinstance(block, Table) and block.folded)
     at = last.columns.index("a guess")
@@ -113,6 +131,15 @@ def test_global_only_can_fail():
     assert "global only, by this margin" in said(rows(True), probes(0.0, 0.5), decoder=False)
     text = said(rows(True), probes(0.4, 0.5), decoder=False)
     assert "not global only: the next token can be read as well" in text and "global only, as far" not in text
+
+
+def test_redirected_attention_stands_beside_the_other_ways_to_silence():
+    text = said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero", "sink"]))
+    assert (
+        "Of 5 sink heads, loss on text: harm +0.30 [+0.25, +0.35] (their mean output +0.10 [+0.05, +0.15] and zeros "
+        "+0.20 [+0.15, +0.25] in place; 20 prompts). Rows of kind `sink` in effects.csv"
+    ) in text
+    assert "Redirected" not in said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero"]))
 
 
 def test_the_longest_tokens_stand_beside_their_neighbours_and_not_beside_other_ordinary_ones():

@@ -16,7 +16,7 @@ KINDS = {layer: "global" if layer % 6 == 5 else "window" for layer in range(12)}
 
 
 def settings(**changes):
-    chosen = {"leave_out": (), "top": 3, "least": 1, "draws": 19, "kinds": ("mean", "zero")}
+    chosen = {"leave_out": (), "top": 3, "least": 1, "draws": 19, "kinds": ("mean", "zero"), "also": {}}
     chosen |= {"specificity": ("blimp",), "named": 1, "sample": 5, "sweep": None}
     return SimpleNamespace(seed=3, plan=SimpleNamespace(**chosen | changes))
 
@@ -73,6 +73,16 @@ def test_every_family_has_its_tasks_and_controls_only_its_home(planned):
     assert sets[sets.purpose == "control"].tasks.map(tuple).unique().tolist() == [("repeats", "icl")]
     assert set(planned[planned.family == "iteration:copy"].condition) == {"copy"}
     assert planned.groupby("family").draw.max().drop("").eq(19).all() and planned.id.is_unique
+
+
+def test_some_families_are_silenced_in_other_ways_as_well_on_their_own_tasks():
+    asked = settings(also={"sink": ("induction",)})
+    rows = pd.DataFrame(plan.plan("d", judged(MEMBERS), record(), ["repeats", "icl", "blimp"], asked)[0])
+    also = rows[rows.kind == "sink"]
+    assert also.id.tolist() == ["family/induction/2/sink"] and also.tasks.map(tuple).tolist() == [("repeats", "icl")]
+    without = rows[rows.kind != "sink"].reset_index(drop=True)
+    before = plan.plan("d", judged(MEMBERS), record(), ["repeats", "icl", "blimp"], settings())[0]
+    pd.testing.assert_frame_equal(without, pd.DataFrame(before))  # nothing else is drawn anew
 
 
 def test_no_control_holds_a_member_of_a_causal_family_where_there_are_heads_enough(planned):

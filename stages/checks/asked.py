@@ -13,5 +13,6 @@ def findings(settings: params.Params) -> list[Finding]:
         *unknown_families(settings),
         *unknown_sets(settings),
         *unknown_kinds(settings.plan.kinds),
+        *unknown_kinds(settings.plan.also, "plan.also"),
     )
     return [Finding(f"{paths.PARAMS}: {mistake}", MEND) for mistake in mistakes]

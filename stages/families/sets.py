@@ -25,5 +25,6 @@ def unknown_families(settings: Params) -> Iterator[str]:
 def unknown_sets(settings: Params) -> Iterator[str]:
     """Yield a mistake for every set of heads that the plan is asked for or to leave out and that there is not."""
     swept = settings.plan.sweep.families if settings.plan.sweep else ()
-    for key, names in (("plan.leave_out", settings.plan.leave_out), ("plan.sweep.families", swept)):
+    also = {f"plan.also.{kind}": names for kind, names in settings.plan.also.items()}
+    for key, names in ({"plan.leave_out": settings.plan.leave_out, "plan.sweep.families": swept} | also).items():
         yield from unknown(key, names, "not a set of heads", silenced_sets())

@@ -90,7 +90,7 @@ class Firsts:
     def _outputs(self) -> dict[int, torch.Tensor]:
         if not self.loaded.anatomy.causal:
             raise UserError(
-                f"{paths.PARAMS}: plan.kinds: 'sink' needs a causal model: elsewhere the first token knows what follows"
+                f"{paths.PARAMS}: plan: kind 'sink' needs a causal model: elsewhere the first token knows what follows"
             )
         with capturing(self.loaded) as outputs:
             forward(self.loaded, [np.array([first]) for first in self._unique[0]], headless=True)
@@ -152,9 +152,9 @@ def sink(head: Head, writable: Writable) -> torch.Tensor:
     return writable.firsts(head)
 
 
-def unknown_kinds(kinds: Iterable[str]) -> Iterator[str]:
+def unknown_kinds(kinds: Iterable[str], key: str = "plan.kinds") -> Iterator[str]:
     """Yield a mistake for every way to silence that params ask for and that there is not."""
-    return unknown("plan.kinds", kinds, "no such way to silence", KINDS)
+    return unknown(key, kinds, "no such way to silence", KINDS)
 
 
 @dataclass(frozen=True)

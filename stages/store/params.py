@@ -146,6 +146,7 @@ class Plan(Section):
     least: Count
     draws: Count
     kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
+    also: dict[Kind, Annotated[tuple[str, ...], AfterValidator(_distinct)]]
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks), AfterValidator(_distinct)]
     named: Natural
     sample: Natural
@@ -155,6 +156,8 @@ class Plan(Section):
     def _enough(self) -> "Plan":
         if self.least > self.top:
             raise ValueError(f"least: {self.least} is above top: {self.top}")
+        if twice := sorted({*self.also} & {*self.kinds}):
+            raise ValueError(f"also: {twice[0]} is one of kinds, which all families have")
         return self
 
 

@@ -6,11 +6,22 @@ from typing import Any
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from stages.page import head_maps, sink_charts
+from stages.page import head_maps, sink_charts, verdicts
+from stages.page import rows as paired
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
-from stages.page.sentences import beyond, interval, listed, number, p_value, percent, percents
+from stages.page.sentences import (
+    beyond,
+    family_heads,
+    interval,
+    listed,
+    measured,
+    number,
+    p_value,
+    percent,
+    percents,
+)
 from stages.statistics.sinks import SINK
 
 MARGIN = 0.05  # above chance: less is not called held, as a member's score must exceed its null by so much
@@ -69,6 +80,7 @@ class _Words:
     each: str = "token"
 
 
+REDIRECTED = "sink"  # the way to silence heads that sends their attention to the first token
 TEXT, IMAGES = _Words(), _Words("the class token", "images", "patches", "patch")
 
 
@@ -98,7 +110,30 @@ def sinks(slot: Slot, context: Context) -> list:
         Figure([Chart(sink_charts.norms(norms))], "Norm of the residual after every layer over the median of all "
                f"tokens: that of {words.first}, and the longest of {words.others}.", path, "single", lines),
     ]  # fmt: skip
-    return blocks if vision else [*blocks, _inputs_table(rows, path), *_probes(slot)]
+    redirected = [Note(text)] if (text := _redirected(slot, context)) else []
+    return blocks if vision else [*blocks, *redirected, _inputs_table(rows, path), *_probes(slot)]
+
+
+def _redirected(slot: Slot, context: Context) -> str:
+    """Say what heads cost whose attention is sent to the first token, beside other ways to silence them; '' if none."""
+    said = []
+    for row in paired.silenced(slot.effects, context.families).itertuples():
+        if row.claim and REDIRECTED in row.besides:
+            others = [f"{verdicts.method(row.kind)} {verdicts.harm(row)}"]
+            others += [f"{verdicts.method(kind)} {verdicts.written(change, row.measure)}"
+                       for kind, change in row.besides.items() if kind != REDIRECTED]  # fmt: skip
+            said.append(
+                f"of {row.k} {family_heads(row.family)}, {measured(row.task, row.measure)}: harm "
+                f"{verdicts.written(row.besides[REDIRECTED], row.measure)} ({listed(others)} in place; "
+                f"{int(row.trials)} prompts)"
+            )
+    if not said:
+        return ""
+    return (
+        "Redirected: all attention of some heads is sent to the first token, from every position, so that they fetch "
+        f"what stands there and nothing else. {'; '.join(said)[:1].upper()}{'; '.join(said)[1:]}. Rows of kind "
+        f"`{REDIRECTED}` in {slot.path('effects.csv')}; + is worse."
+    )
 
 
 def _cell(rows: pd.DataFrame, **where: Any) -> Any:
