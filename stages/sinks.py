@@ -7,6 +7,7 @@ linear probes read from one token's state; and, of a model of images, norms.parq
 
 import logging
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -104,19 +105,31 @@ def _rows(same: dict, columns: dict[int, dict[str, np.ndarray]], unit: str) -> p
 
 
 def _probe(loaded, slot: str, settings: params.Params) -> None:
-    """Probe the states of single tokens for the token, its position, the text's topic, and the rest of the passage."""
+    """Write what probes read, or why there are none."""
+    path = Path(settings.ngram.path)
+    rows = probed(loaded, sorted(path.glob("*.txt")) if path.is_dir() else [path], settings)
+    if isinstance(rows, str):
+        return tables.PROBES.write_empty(slot, why=rows)
+    tables.PROBES.write(rows, slot)
+
+
+def probed(loaded, texts: Sequence[Path], settings: params.Params) -> pd.DataFrame | str:
+    """Probe the states of single tokens for the token, its position, the text's topic, and the rest of the passage.
+
+    texts: files, each a topic. Returns the rows of PROBES, or why there are none.
+    """
     import torch
 
     from stages.model.token_states import EMBEDDING, KINDS, token_states
     from stages.model.tokens import encode
+    from stages.statistics.intervals import FEWEST
 
     asked = settings.sinks
-    prompts = _passages(Path(settings.ngram.path), asked.tokens, asked.passages, settings.seed)
+    prompts = _passages(texts, asked.tokens, asked.passages, settings.seed)
     encoded = [encode(loaded, prompt) for prompt in prompts]
     whole = [number for number, tokens in enumerate(encoded) if len(tokens) == asked.tokens]
-    if len(whole) < 2 * len(KINDS):
-        why = f"fewer than {2 * len(KINDS)} passages of {asked.tokens} tokens"
-        return tables.PROBES.write_empty(slot, why=why)
+    if len(whole) < FEWEST:
+        return f"fewer than {FEWEST} passages of {asked.tokens} tokens"
     prompts, encoded = [prompts[number] for number in whole], [encoded[number] for number in whole]
     passages: list[Any] = []
     size = max(1, settings.extract.batch_tokens // asked.tokens)
@@ -127,14 +140,13 @@ def _probe(loaded, slot: str, settings: params.Params) -> None:
     layers = [at for at in sorted(passages[0].states) if at == EMBEDDING or (last - at) % asked.layer_step == 0]
     jobs = [(kind, layer) for kind in KINDS for layer in layers]
 
-    def probed(job: tuple[str, int]) -> pd.DataFrame:
+    def rows(job: tuple[str, int]) -> pd.DataFrame:
         return _probed(passages, prompts, embedded, *job, asked.shuffles, settings.seed)
 
     with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads()) as threads:  # of one thread each: same bytes
-        made = list(tqdm(threads.map(probed, jobs), total=len(jobs), desc="probes", unit="probe"))
+        made = list(tqdm(threads.map(rows, jobs), total=len(jobs), desc="probes", unit="probe"))
     result = pd.concat(made, ignore_index=True)
-    result["layer"] = result["layer"].where(result["layer"] != EMBEDDING, -1)
-    tables.PROBES.write(result, slot)
+    return result.assign(layer=result["layer"].where(result["layer"] != EMBEDDING, -1))
 
 
 def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:
@@ -163,7 +175,7 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
         far_N |= np.take_along_axis(threshold_NT, np.maximum(at_N - 1, 0)[:, None], axis=1)[:, 0] & (at_N > 0)
     same = {"kind": kind, "layer": layer, "tokens": len(passages), "blocks": len(np.unique(blocks))}
     same |= {"spread": spread(states_ND), "outliers": int(far_N.sum())}
-    return pd.DataFrame([same | {"target": name} | vars(probed) for name, probed in results.items()])
+    return pd.DataFrame([same | {"target": name} | vars(result) for name, result in results.items()])
 
 
 def _embedded(loaded, encoded) -> list[np.ndarray]:
@@ -180,9 +192,8 @@ def _embedded(loaded, encoded) -> list[np.ndarray]:
     return np.split(reduced, ends)
 
 
-def _passages(path: Path, tokens: int, count: int, seed: int) -> list[Prompt]:
-    """Cut the text into passages, `count` in all and as many of each file: its topic; their blocks are paragraphs."""
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+def _passages(files: Sequence[Path], tokens: int, count: int, seed: int) -> list[Prompt]:
+    """Cut texts into passages, `count` in all and as many of each file: its topic; their blocks are paragraphs."""
     each, prompts = -(-count // len(files)), []
     for file in files:
         pieces = [
