@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_planted import TOKENS, planted
 
 from stages import gates as stage
 from stages.families.family import Tokens
+from stages.model import streaming as module
 from stages.model.forward import forward
 from stages.model.paths import Unreadable
 from stages.model.streaming import Cut, Streams, of_key_head, streaming, whole_model
@@ -195,6 +197,31 @@ def test_sets_of_heads_that_share_layers_give_what_each_gives_alone(name):
         for outcome, alone in zip(outcomes, streams.under([0, 1], [of_set] * 2), strict=True):
             assert np.allclose(outcome.scored.logprob, alone.scored.logprob, atol=1e-5)
             assert torch.allclose(outcome.hidden_RD, alone.hidden_RD, atol=1e-4 * float(alone.hidden_RD.abs().max()))
+
+
+def test_the_head_reads_the_rows_of_several_passes_at_once_and_a_known_set_runs_no_pass(monkeypatch):
+    loaded, both = replace(tiny.make("llama_gqa", scale=4.0), ends=True), prompts()
+    heads, read = loaded.anatomy.heads, []
+    own = module.score_rows
+    monkeypatch.setattr(module, "score_rows", lambda rows, *where: read.append(len(rows)) or own(rows, *where))
+
+    def scored(limit: int) -> list[np.ndarray]:
+        monkeypatch.setattr(module, "HEAD", limit)
+        monkeypatch.setattr(module, "TOKENS", max(map(len, both)))  # a prompt a pass
+        streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+        read.clear()
+        outcomes = streams.under([1, 0, 1, 0], [{heads[0]}, set(), {heads[-1]}, {heads[1]}])
+        outcomes += [of for each in streams.every([{heads[0]}, {heads[2]}]) for of in each]
+        before = len(read)
+        outcomes += streams.every([{heads[2]}, set()])[0]
+        assert len(read) == before
+        return [of.scored.logprob for of in outcomes]
+
+    apart = scored(1)
+    assert read == [5] * 7  # three rows of heads that stream, then two sets on two prompts
+    at_once = scored(1000)
+    assert read == [15, 10, 10]
+    np.testing.assert_allclose(np.stack(at_once), np.stack(apart), atol=1e-5)
 
 
 def test_prompts_of_about_one_length_run_together_and_query_heads_near_the_bound_are_measured_on():
