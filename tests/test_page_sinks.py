@@ -136,8 +136,8 @@ def test_global_only_can_fail():
 def test_redirected_attention_stands_beside_the_other_ways_to_silence():
     text = said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero", "sink"]))
     assert (
-        "Of 5 sink heads, loss on text: harm +0.30 [+0.25, +0.35] (their mean output +0.10 [+0.05, +0.15] and zeros "
-        "+0.20 [+0.15, +0.25] in place; 20 prompts). Rows of kind `sink` in effects.csv"
+        "Of 5 sink heads, loss on text: harm +0.300 [+0.250, +0.350] (their mean output +0.100 [+0.050, +0.150] and "
+        "zeros +0.200 [+0.150, +0.250] in place; 20 prompts). Rows of kind `sink` in effects.csv"
     ) in text
     assert "Redirected" not in said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero"]))
 
