@@ -2,15 +2,15 @@
 
     python -m bench.probes_books ../shared/data/books --passages 1000
 
-As many passages of each of some books, whose names are the topics; all else as in params.yaml. Writes
-bench/probes_books.csv: columns as in reports/slots/*/probes.csv.
+As many passages of each of some books, whose names are the topics; their lines are the paragraphs that probes are
+fitted and scored on. All else as in params.yaml. Writes bench/probes_books.csv: columns as in
+reports/slots/*/probes.csv.
 """
 
 import argparse
 import logging
 from pathlib import Path
-
-import pandas as pd
+from tempfile import TemporaryDirectory
 
 from bench.peer import default_model
 from stages.model.load import open_folder
@@ -30,8 +30,13 @@ def main() -> None:
     books = books[:: max(1, len(books) // options.books)][: options.books]
     settings = params.load()
     asked = settings.sinks.model_copy(update={"passages": options.passages})
-    rows = probed(open_folder(default_model()), books, settings.model_copy(update={"sinks": asked}))
-    table = pd.DataFrame(rows)
+    with TemporaryDirectory() as name:
+        texts = [Path(name) / book.name for book in books]
+        for book, text in zip(books, texts, strict=True):  # what a text file has as paragraphs, blank lines divide
+            text.write_text("\n\n".join(book.read_text(encoding="utf-8").splitlines()), encoding="utf-8")
+        table = probed(open_folder(default_model()), texts, settings.model_copy(update={"sinks": asked}))
+    if isinstance(table, str):
+        raise SystemExit(table)
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.5f", lineterminator="\n")
     print(table[table.layer == table.layer.max()].round(3).to_string(index=False))
 
