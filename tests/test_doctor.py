@@ -333,7 +333,6 @@ DEEP = "[" * 3000 + "]" * 3000
         ("plan.kinds", "[mean, gone]", "plan.kinds: 'gone': no such way to silence; allowed: mean, zero", None),
         ("plan.also", "{gone: [sink]}", "plan.also: 'gone': no such way to silence; allowed: mean, zero", None),
         ("plan.also", "{sink: [gone]}", "plan.also.sink: 'gone': not a set of heads; allowed: ", None),
-        ("plan.also", "{zero: [sink]}", "plan: also: zero is one of kinds, which all families have", None),
         ("plan.leave_out", "[gone]", "plan.leave_out: 'gone': not a set of heads; allowed: ", None),
         ("plan.sweep.families", "[gone, function]", "plan.sweep.families: 'gone': not a set of heads; allowed: ", None),
         ("classify.thresholds", "{gone: 0.5}", "classify.thresholds: 'gone': no such family; allowed: ", None),

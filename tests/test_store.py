@@ -88,6 +88,8 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     message = broken(tmp_path, put("plan", "kinds", ["mean", "zero", "zero"]))
     assert "plan.kinds = ['mean', 'zero', 'zero']: each value may stand once" in message
     assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
+    message = broken(tmp_path, put("plan", "also", {"zero": ["sink"]}))
+    assert "also: zero is one of kinds, which all families have" in message
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 
