@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from bench.peer import default_model
 from stages.model.load import open_folder
 from stages.sinks import probed
+from stages.statistics.sinks import PROBES
 from stages.store import params
 
 
@@ -37,6 +38,7 @@ def main() -> None:
         table = probed(open_folder(default_model()), texts, settings.model_copy(update={"sinks": asked}))
     if isinstance(table, str):
         raise SystemExit(table)
+    table = table[PROBES]
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.5f", lineterminator="\n")
     print(table[table.layer == table.layer.max()].round(3).to_string(index=False))
 
