@@ -72,7 +72,8 @@ def main(slot: str) -> None:
     attention = attention_rows(read, heads, looking)
     result = result.merge(attention[attention.draw == 0].drop(columns="draw"), "left", "prompt")
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
-    tables.NEIGHBOURS_ATTENTION.write(attention[attention.draw > 0].sort_values(["prompt", "draw"]), slot)
+    beside = attention[attention.draw > 0].sort_values(["prompt", "draw"])
+    tables.NEIGHBOURS_ATTENTION.write(beside, slot, otherwise="no control set of the induction family is in the plan")
     why = settings.left_out("ablate") or no_means(settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")

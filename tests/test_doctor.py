@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import save
 
 from stages import doctor
 from stages.checks import artefacts, caches, environment, locks, space
@@ -77,7 +79,7 @@ def test_data_that_lack_are_damaged_or_of_another_model(folder):
     paths.model("tiny").write_text(json.dumps(record | {"name": "another"}), encoding="utf-8")
     lines = said(artefacts.findings(params.load()))
     assert "data/heads/tiny.parquet: not there; dvc pull, or dvc repro" in lines
-    why = "damaged, or written over by another program (its checksum is another)"
+    why = "damaged, or written by another program or an earlier version (its checksum is another)"
     assert f"{plan}: {why}; rm {plan} && dvc checkout {plan} (from DVC's cache)" in lines
     assert "data/asked/text.parquet: damaged" in lines and "rm data/asked/text.parquet" in lines
     assert "slot tiny: data/models/tiny.json is of another name ('another'); dvc repro" in lines
@@ -87,17 +89,25 @@ def test_data_that_lack_are_damaged_or_of_another_model(folder):
 
 def test_a_folder_of_weights_that_was_changed_since_fetch_is_named(folder):
     Path("model").mkdir()
-    Path("model/model.safetensors").write_bytes(b"weights")
+    Path("model/config.json").write_text("{}", encoding="utf-8")
+    weights = save({"x": np.zeros(2, np.float32)})
+    Path("model/model.safetensors").write_bytes(weights)
     record = json.loads(paths.model("tiny").read_text(encoding="utf-8"))
     record["files"] = files.fingerprints(Path("model")) | {"float32/model.safetensors": "converted: another folder"}
     paths.model("tiny").write_text(json.dumps(record), encoding="utf-8")
     assert said(artefacts.findings(params.load())) == ""
     way_out = "and DVC does not watch that folder; dvc repro -f -s fetch@tiny, then dvc repro"
-    Path("model/model.safetensors").write_bytes(b"WEIGHTS")
-    line = f"wrong: slot tiny: model.safetensors in model is not as data/models/tiny.json has it, {way_out}"
+    Path("model/model.safetensors").write_bytes(save({"x": np.ones(2, np.float32)}))
+    line = f"wrong: slot tiny: model.safetensors in model: not as data/models/tiny.json has it, {way_out}"
     assert said(artefacts.findings(params.load())) == line
-    Path("model/config.json").write_text("{}", encoding="utf-8")
-    assert "slot tiny: config.json (new) in model is not as" in said(artefacts.findings(params.load()))
+    Path("model/vocab.txt").write_text("a", encoding="utf-8")
+    Path("model/model.safetensors").write_bytes(weights)
+    assert "slot tiny: vocab.txt (new) in model: not as" in said(artefacts.findings(params.load()))
+    os.mkfifo("model/x.json")  # would be waited for, for ever
+    assert "x.json: not a file: a pipe or a device is not opened: not as" in said(artefacts.findings(params.load()))
+    Path("model/x.json").unlink()
+    Path("model/x.json").symlink_to("/nowhere")
+    assert "x.json: cannot be read (No such file or directory): not as" in said(artefacts.findings(params.load()))
 
 
 def test_what_is_left_of_a_key_is_named_and_tidied(folder):

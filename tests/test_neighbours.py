@@ -388,6 +388,7 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
     assert "rank p = 0.05 (floor 0.05)" in shown
     apart = "made-up words that share their ending (Latin letters) (0.05; +0.050)"
     assert f"Beside 19 control sets of as many other heads it is told apart from theirs for {apart}" in shown
+    assert "(in brackets rank p, floor 0.05, each kind a test of its own, and the largest" in shown
     assert "The answer is then the majority's in 1.00" in shown
     assert "it is that of the nearest in 0.00" in shown and "10 prompts, too few for a claim)." in shown
 

@@ -52,7 +52,7 @@ def probes(local: float, spread: float) -> pd.DataFrame:
 
 def silenced_in(kinds: list[str]) -> pd.DataFrame:
     """Five sink heads silenced in some ways: the n-th costs text 0.n nats."""
-    same = {"purpose": "family", "family": "sink", "k": 5, "draw": 0, "heads": "L1H0", "task": "text",
+    same = {"purpose": "family", "family": "sink", "k": 5, "draw": 0, "heads": "L1H0", "members": 5, "task": "text",
             "measure": "loss", "condition": "all", "intact": 3.0, "trials": 20, "clusters": 20, "controls": 19,
             "note": ""}  # fmt: skip
     made = [same | {"kind": kind, "change": at / 10, "low": at / 10 - 0.05, "high": at / 10 + 0.05}
@@ -136,9 +136,15 @@ def test_global_only_can_fail():
 def test_redirected_attention_stands_beside_the_other_ways_to_silence():
     text = said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero", "sink"]))
     assert (
-        "Of 5 sink heads, loss on text: harm +0.300 [+0.250, +0.350] (their mean output +0.100 [+0.050, +0.150] and "
-        "zeros +0.200 [+0.150, +0.250] in place; 20 prompts). Rows of kind `sink` in effects.csv"
+        "Of the 5 best sink heads (L1H0; all members), loss on text: harm +0.300 [+0.250, +0.350] (their mean output "
+        "+0.100 [+0.050, +0.150] and zeros +0.200 [+0.150, +0.250] in place; 20 prompts). No control sets are "
+        "redirected: this may be what any heads do. Rows of kind `sink` in effects.csv"
     ) in text
+    noted = silenced_in(["mean", "zero", "sink"]).assign(k=1, members=1)
+    noted.loc[noted["kind"] == "zero", "note"] = "worse than uniform"
+    text = said(rows(True), probes(0.4, 0.5), False, noted)
+    assert "Of the best of the sink heads (L1H0; member), loss on text" in text
+    assert "20 prompts; zeros: worse than uniform)." in text
     assert "Redirected" not in said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero"]))
 
 

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from stages.checks.finding import Finding
+from stages.checks.finding import Finding, words
 from stages.model import files
 from stages.store import keys, params, paths, records, tables
 from stages.store.errors import UserError
@@ -33,19 +33,25 @@ def _slots(settings: params.Params) -> list[Finding]:
         if other := [key for key in OF_A_SLOT if there[key] != getattr(model, key)]:
             about = f"slot {slot}: {path} is of another {other[0]} ({there[other[0]]!r:.80})"
             out.append(Finding(about, "dvc repro"))
-        elif name := _differing(model, there["files"]):
-            about = f"slot {slot}: {name} in {model.name} is not as {path} has it, and DVC does not watch that folder"
+        elif why := _differing(model, there["files"]):
+            about = f"slot {slot}: {why}: not as {path} has it, and DVC does not watch that folder"
             out.append(Finding(about, f"dvc repro -f -s fetch@{slot}, then dvc repro"))
     return out
 
 
 def _differing(model: params.Model, recorded: dict[str, str]) -> str:
-    """Return the name of a file of a local folder that was changed since fetch; '' where the folder is elsewhere."""
+    """Return which file of a local folder was changed since fetch, or is none; '' where the folder is elsewhere."""
     folder = Path(model.name).expanduser()
     if model.source != "path" or not folder.is_dir():  # after `dvc pull` it is on another machine
         return ""
+    try:
+        files.weights(folder)  # opens no pipe, follows no link to nowhere
+        there = files.fingerprints(folder)
+    except (UserError, OSError) as error:
+        return words(error)
     own = {name: sha for name, sha in recorded.items() if not name.startswith(f"{files.READ}/")}
-    return files.differing(files.fingerprints(folder), own)
+    name = files.differing(there, own)
+    return f"{name} in {model.name}" if name else ""
 
 
 def _tables(settings: params.Params) -> list[Finding]:

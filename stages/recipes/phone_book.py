@@ -55,7 +55,7 @@ class Asked:
 
 
 class PhoneBook(Graded):
-    """`stored`: pairs; `book`: which one, any number: all seeds and checkpoints share it."""
+    """`stored`: pairs; `book`: which one: all seeds and checkpoints share it."""
 
     stored: int = Field(ge=20, le=5000)
     book: Natural = 0

@@ -126,7 +126,9 @@ def _attention(read: pd.DataFrame, attention: pd.DataFrame) -> list[dict]:
     gaps_D = (of_sets.attention_like - of_sets.attention_unlike).groupby(of_sets.draw).mean()
     if gaps_D.empty:
         return [row]
-    if not row["low"] > 0:  # heads that attend to labels at all differ more, by chance, than those that do not
+    if (
+        not row.get("low", np.nan) > 0
+    ):  # heads that attend to labels at all differ more, by chance, than those that do not
         row["note"] = "; ".join(filter(None, [row["note"], "no rank: not shown to be above 0"]))
     elif row["trials"] >= PROMPTS:
         row["p"], row["p_floor"] = rank_p(gap.mean(), gaps_D)

@@ -157,7 +157,7 @@ class Plan(Section):
         if self.least > self.top:
             raise ValueError(f"least: {self.least} is above top: {self.top}")
         if twice := sorted({*self.also} & {*self.kinds}):
-            raise ValueError(f"also: {twice[0]} is one of kinds, which all families have")
+            raise ValueError(f"also: {twice[0]} is one of kinds, which all families have; take it out of also")
         return self
 
 

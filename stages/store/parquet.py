@@ -102,8 +102,10 @@ def _readable(path: Path) -> Iterator[None]:
     """Raise `UserError` naming the file where it is missing or not as it was written, before pyarrow sees a byte."""
     try:
         if not sealed.whole(Path(path)):
-            why = "damaged, or written over by another program (its checksum is another)"
-            raise UserError(f"{path}: {why}; delete it and run dvc checkout {path}, or dvc repro")
+            why = "damaged, or written by another program or an earlier version (its checksum is another)"
+            raise UserError(
+                f"{path}: {why}; delete it and run dvc checkout {path} (not of an earlier version), or dvc repro"
+            )
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro") from None

@@ -238,7 +238,7 @@ def _attention(cells: pd.DataFrame, alpha: float) -> str:
         if pd.notna(row["value"])
     )
     if not shown:
-        return "No head is a member of the induction family: their attention was not looked at."
+        return "No set of induction heads is in the plan: their attention was not looked at."
     return (
         "Attention of the induction heads from the token before the answer, to the label of a like demonstration minus "
         f"that of an unlike one: {shown}.{_other_heads(cells, alpha)}"
@@ -253,21 +253,28 @@ def _other_heads(cells: pd.DataFrame, alpha: float) -> str:
     }
     if not beside:
         return " No other sets of heads stand beside it: nothing is said of these heads in particular."
-    sides: dict[str, list[str]] = {}
+    ranked: dict[str, list[str]] = {}
+    unranked: dict[str, list[str]] = {}
     for condition, row in beside.items():
-        largest = number(cells.loc[(condition, f"{controls}_largest"), "value"], 3, True)
         if pd.notna(row["p"]):
-            more = f" ({p_value(row['p'])}; {largest})"
+            largest = number(cells.loc[(condition, f"{controls}_largest"), "value"], 3, True)
             side = "told apart from theirs" if row["p"] <= alpha else "not told apart from theirs"
-        else:
-            more, side = "", "of too few prompts to be ranked" if row["low"] > 0 else "not shown to be above 0"
-        sides.setdefault(side, []).append(f"{KINDS[condition]}{more}")
+            ranked.setdefault(side, []).append(f"{KINDS[condition]} ({p_value(row['p'])}; {largest})")
+            continue
+        few = pd.isna(row["low"]) or row["low"] > 0
+        side = "of too few prompts or sets of them to be ranked" if few else "not shown to be above 0"
+        unranked.setdefault(side, []).append(KINDS[condition])
     sets = int(cells.loc[(next(iter(beside)), controls), "trials"])
-    said = "; ".join(f"{side} for {listed(kinds)}" for side, kinds in sides.items())
-    return (
-        f" Beside {sets} control sets of as many other heads it is {said} (in brackets rank p, floor "
-        f"{p_value(1 / (1 + sets))}, each kind a test of its own, and the largest difference of a control set)."
-    )
+    said = [f"it is {side} for {listed(kinds)}" for side, kinds in unranked.items()]
+    if ranked:
+        beyond_chance = "; ".join(f"{side} for {listed(kinds)}" for side, kinds in ranked.items())
+        floor = 1 / (1 + sets)
+        said.insert(0, (
+            f"beside {sets} control set{'s' if sets != 1 else ''} of as many other heads it is {beyond_chance} (in "
+            f"brackets rank p, floor {p_value(floor)}{'' if floor <= alpha else ', too high to tell anything apart'}, "
+            "each kind a test of its own, and the largest difference of a control set)"
+        ))  # fmt: skip
+    return "".join(f" {capital(each)}." for each in said)
 
 
 def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:

@@ -13,7 +13,7 @@ from stages.page.page import Chart, Figure, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import (
     beyond,
-    family_heads,
+    capital,
     interval,
     listed,
     measured,
@@ -118,22 +118,34 @@ def _redirected(slot: Slot, context: Context) -> str:
     """Say what heads cost whose attention is sent to the first token, beside other ways to silence them; '' if none."""
     said = []
     for row in paired.silenced(slot.effects, context.families).itertuples():
-        if row.claim and REDIRECTED in row.besides:
+        if row.claim and REDIRECTED in row.besides and pd.notna(row.besides[REDIRECTED].value):
+            noted = "".join(f"; {name}: {note}" for name, note in _noted(slot.effects, row))
             others = [f"{verdicts.method(row.kind)} {verdicts.harm(row)}"]
             others += [f"{verdicts.method(kind)} {verdicts.written(change, row.measure)}"
                        for kind, change in row.besides.items() if kind != REDIRECTED]  # fmt: skip
             said.append(
-                f"of {row.k} {family_heads(row.family)}, {measured(row.task, row.measure)}: harm "
+                f"of {verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm "
                 f"{verdicts.written(row.besides[REDIRECTED], row.measure)} ({listed(others)} in place; "
-                f"{int(row.trials)} prompts)"
+                f"{int(row.trials)} prompts{noted})"
             )
     if not said:
         return ""
     return (
         "Redirected: all attention of some heads is sent to the first token, from every position, so that they fetch "
-        f"what stands there and nothing else. {'; '.join(said)[:1].upper()}{'; '.join(said)[1:]}. Rows of kind "
-        f"`{REDIRECTED}` in {slot.path('effects.csv')}; + is worse."
+        f"what stands there and nothing else. {capital('; '.join(said))}. No control sets are redirected: this may be "
+        f"what any heads do. Rows of kind `{REDIRECTED}` in {slot.path('effects.csv')}; + is worse."
     )
+
+
+def _noted(effects: pd.DataFrame, row: Any) -> list[tuple[str, str]]:
+    """Return the notes of all ways in which a row's heads are silenced, with what is written in each."""
+    same = effects[effects["purpose"] == "family"]
+    for name in ("family", "task", "measure", "condition"):
+        same = same[same[name] == getattr(row, name)]
+    noted = same[same["note"].fillna("").astype(bool)]
+    names = {REDIRECTED: "redirected"}
+    return [(names.get(kind, verdicts.method(kind)), note)
+            for kind, note in zip(noted["kind"], noted["note"], strict=True)]  # fmt: skip
 
 
 def _cell(rows: pd.DataFrame, **where: Any) -> Any:

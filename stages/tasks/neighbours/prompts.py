@@ -12,8 +12,9 @@ One class has `few` demonstrations, the other `many`. Each set of demonstrations
 some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the
 right label is that of the majority in half of the prompts, that of the last demonstration in half, and each of the two
 labels in half. Which class has few, and which comes last, changes from set to set. Items of the two splits are
-disjoint: half of each list of the lexicon each; made-up words are drawn per set. No item is asked about twice while
-there are others; sets that ask about the same one are one cluster.
+disjoint: half of each list of the lexicon each; made-up words are drawn per set. No review is asked about twice while
+there are others, no word while there are others in its group; sets that ask about the same item are one cluster, so
+that more sets than a list has items make fewer clusters, not more.
 """
 
 import re
@@ -68,6 +69,13 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     lexicon = read(Path(settings.path), Lexicon, "labelled demonstrations")
     if short := [words for words in lexicon.words if len(words.split()) <= settings.many]:
         raise UserError(f"{settings.path}: words: {short[0]!r}: expected more than many = {settings.many} words")
+    lists = {"words": [word for words in lexicon.words for word in words.split()]}
+    for name in ("english", "japanese", "japanese_short"):
+        of = getattr(lexicon, name)
+        lists[name] = [*of.praise, *of.complaint]
+    for name, items in lists.items():
+        if twice := [item for item in dict.fromkeys(items) if items.count(item) > 1]:
+            raise UserError(f"{settings.path}: {name}: {twice[0]!r} stands twice; each item may stand once")
     real = {word for words in (*lexicon.words, *lexicon.real) for word in words.split()}
     brief, parts = lexicon.japanese_short, _english_words
     groups: dict[str, Draw] = {
