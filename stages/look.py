@@ -23,7 +23,7 @@ import torch
 from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded, load
-from stages.model.measure import measure, weighing
+from stages.model.measure import measure, put, weighing
 from stages.model.tokens import encode, token_name
 from stages.model.tokens import longest as readable
 from stages.page import inputs
@@ -134,15 +134,15 @@ def _head(loaded: Loaded, slot: str, name: str) -> tuple[int, int]:
 
 def _run(loaded: Loaded, tokens: Tokens) -> tuple[dict[int, np.ndarray], torch.Tensor | None]:
     """Return attention (H, T, S) by block and, of a decoder, the logits (1, V) after the last token, from one pass."""
-    parts: dict[int, list[torch.Tensor]] = {}
+    attention: dict[int, torch.Tensor] = {}
 
     def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        parts.setdefault(layer, []).append(weights_BHTS[0].float().cpu())
+        put(attention, layer, weights_BHTS[0].float().cpu(), start, len(tokens))
 
     rows = [np.array([len(tokens) - 1])] if loaded.kind == "decoder" else None
     with weighing(loaded, keep):
         logits_1V = forward(loaded, [tokens.ids], rows, headless=rows is None)
-    return {layer: torch.cat(blocks, dim=1).numpy() for layer, blocks in parts.items()}, logits_1V
+    return {layer: weights_HTS.numpy() for layer, weights_HTS in attention.items()}, logits_1V
 
 
 def _continuation(

@@ -1,14 +1,16 @@
 """A long pass in chunks is the whole pass, whoever reads or edits its tokens: tiny models, chunks of a few tokens."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
 
+from stages import look
 from stages.families.family import Tokens
-from stages.model import chunks, mlp
+from stages.model import chunks, measure, mlp
 from stages.model.attended import Attention
 from stages.model.continuation import next_tokens
 from stages.model.forward import Waiting, forward, frozen, prefill, remembering
@@ -21,6 +23,7 @@ from stages.model.rows import Rows
 from stages.model.score import Ablation, Batch, LastTokens, residuals_after
 from stages.model.streaming import Cut, Streams
 from stages.model.token_states import token_states
+from stages.training import checkpoint
 from tests.tiny import IDS, SMALL, UNUSUAL, make
 
 NAMES = ["gemma3", "qwen3", "gpt2"]  # windows of 6 in two of three layers; grouped keys with norms; learned positions
@@ -285,7 +288,7 @@ def test_a_pass_is_whole_where_it_must_be(monkeypatch):
     model.config._attn_implementation = "eager"
     steady = make("llama_gqa", scale=3.0)
     dynamic = replace(steady, model=model)
-    assert chunks.steady(steady.model) and not chunks.steady(model)
+    assert chunks.steady(steady.model, 10**6) and chunks.steady(model, 16) and not chunks.steady(model, 17)
     monkeypatch.setattr(chunks, "CHUNK", SIZE)
     widths: list[int] = []
 
@@ -340,3 +343,17 @@ def test_unusual_models_say_the_same_or_stay_whole(name, monkeypatch):
         return seen, [x[0] for x in residuals.values()]
 
     assert_close(*both(monkeypatch, loaded, run, [LONG] if proof["caches"] != "ok" else [10, 10, 10, 10, 7]))
+
+
+def test_attention_that_is_shown_whole_comes_in_blocks_and_chunks(loaded, monkeypatch):
+    text = replace(prompts([LONG])[0], target=np.array([LONG - 2, LONG - 1]))
+    lesson = SimpleNamespace(decoded=False, mask=None, symbol=str)
+    seen, drawn = look._run(loaded, text)[0], list(checkpoint.pictured(loaded, lesson, text))
+    for block, size in ((4 * LONG * 5, chunks.CHUNK), (measure.BLOCK, SIZE), (4 * LONG * 5, SIZE)):
+        monkeypatch.setattr(measure, "BLOCK", block)
+        monkeypatch.setattr(chunks, "CHUNK", size)
+        for layer, weights_HTS in look._run(loaded, text)[0].items():
+            assert weights_HTS == pytest.approx(seen[layer], abs=1e-5)
+        again = list(checkpoint.pictured(loaded, lesson, text))
+        assert [row[:-1] for row in again] == [row[:-1] for row in drawn]
+        assert [row[-1] for row in again] == pytest.approx([row[-1] for row in drawn], abs=1e-5)

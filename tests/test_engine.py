@@ -226,3 +226,26 @@ def test_a_piece_is_cut_when_one_of_its_shards_is_asked_for():
     assert len(pieces) == 5 and not cut
     assert list(pieces) == ["00", "01", "20", "21", "22"] and cut == [0, 2]
     assert pieces[1] == "01" and pieces[0] == "00" and cut == [0, 2, 0]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_kept_shard_that_is_damaged_is_made_again(tmp_path, place, damage):
+    schema, ran = pa.schema([("n", pa.int64())]), []
+
+    def both(state, number):
+        ran.append(number)
+        return [pd.DataFrame({"n": [number]}), pd.DataFrame({"n": [-number]})]
+
+    job = Job(lambda: None, both, [schema, schema], [])
+
+    def run():
+        return [[table.to_pylist() for table in made] for made in tables_of(job, [7, 8], keys("x"), tmp_path)]
+
+    first = run()
+    file = sorted(tmp_path.glob(f"*.{place}.parquet"))[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.unlink() if damage == "gone" else file.write_bytes(content)
+    assert run() == first == [[[{"n": 7}], [{"n": -7}]], [[{"n": 8}], [{"n": -8}]]]
+    assert len(ran) == 3

@@ -435,6 +435,10 @@ def test_tokens_without_an_embedding_are_refused(tmp_path):
     for number, bos in enumerate(("<nowhere>", "\x00\x1b")):
         line = refusal(changed_tokenizer(tmp_path / f"bos{number}", bos_token=bos))
         assert "is number 328, the model has embeddings of 328: they do not belong together" in line
+    masking = changed_tokenizer(tmp_path / "masking")
+    settings = json.loads((masking / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (masking / "tokenizer_config.json").write_text(json.dumps(settings | {"mask_token": "<nowhere>"}), encoding="utf-8")
+    assert load.open_folder(masking).tokenizer.mask_token_id == 328  # never read: a decoder masks nothing
     empty = load.open_folder(changed_tokenizer(tmp_path / "empty", bos_token=""))
     assert load.first_token(empty) is None
 

@@ -73,7 +73,7 @@ def tables_of(
     caller's to `forget`, when its stage ends.
     """
     names = [key(shard) for shard in shards]
-    missing = [number for number, name in enumerate(names) if not _last(job, folder, name).is_file()]
+    missing = [number for number, name in enumerate(names) if not _kept(job, folder, name)]
     running, awaited = _finished(job, shards, missing, here), set(missing)
     kept = [number for number in range(len(names)) if number not in awaited]
     if kept:
@@ -120,6 +120,12 @@ def _alone(job: Job, shard: Any) -> Results:
     return job.timed(job.start(), shard)
 
 
+def _kept(job: Job, folder: Path, name: str) -> bool:
+    """Say whether all tables of a shard are there as they were written: a damaged one is made again."""
+    files = (_file(folder, name, place) for place in range(len(job.schemas)))
+    return all(file.is_file() and parquet.intact(file) for file in files)
+
+
 def _seconds(file: Path) -> float:
     return float((parquet.read_schema(file).metadata or {})[SECONDS])
 
@@ -129,7 +135,7 @@ def _file(folder: Path, name: str, place: int) -> Path:
 
 
 def _last(job: Job, folder: Path, name: str) -> Path:
-    return _file(folder, name, len(job.schemas) - 1)  # written last: where it is, all are
+    return _file(folder, name, len(job.schemas) - 1)
 
 
 def keys(*common: Any) -> Callable[[Any], str]:

@@ -13,6 +13,7 @@ chunk at a time; `Loaded.chunks` says which:
 Of a pass that is not cut all of these say that it is one chunk. Legend: B row, T token, P picked token.
 """
 
+import math
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,11 +100,22 @@ class Chunks:
         return here_P, (at_P // self.length * width + column_P)[here_P]
 
 
-def steady(model: torch.nn.Module) -> bool:
-    """Say whether a token's rotary angles are the same however long its text is.
+def steady(model: torch.nn.Module, length: int) -> bool:
+    """Say whether a token's rotary angles are the same in every text of up to `length` tokens.
 
     Where they are made anew by length (transformers' `dynamic_rope_update`), a chunk is not a part of the whole.
     """
-    kinds = [getattr(module, "rope_type", None) for module in model.modules()]
-    names = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
-    return not any(name == "longrope" or "dynamic" in (name or "") for name in names)
+    return all(length <= _unchanged(module) for module in model.modules())
+
+
+def _unchanged(module: torch.nn.Module) -> float:
+    """Return up to how many tokens of a text a module's angles are the same."""
+    kind = getattr(module, "rope_type", None)
+    names = kind.values() if isinstance(kind, dict) else [kind]
+    if not any(name == "longrope" or "dynamic" in (name or "") for name in names):
+        return math.inf
+    rope = module.config.rope_parameters
+    original = [
+        each.get("original_max_position_embeddings") for each in (rope, *rope.values()) if isinstance(each, dict)
+    ]
+    return min(module.original_max_seq_len, *filter(None, original), math.inf)

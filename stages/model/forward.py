@@ -1,6 +1,6 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Six exact shortcuts, proven for every model at fetch (`stages.model.proof`) or not used for it:
+Six exact shortcuts, used for a model where its proof at fetch (`stages.model.proof`) allows (chunks: caches):
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of
@@ -153,7 +153,7 @@ def forward(
     """
     given: dict[str, Any] = inputs(loaded, ids)
     cuts = loaded.kind == "decoder" and loaded.caches and not gradients and loaded.chunks.wanted(max(map(len, ids)))
-    cuts = cuts and steady(loaded.model)
+    cuts = cuts and steady(loaded.model, max(map(len, ids)) + (0 if cache is None else cache.get_seq_length()))
     if cuts and cache is None:
         cache = DynamicCache()
     if cache is not None:

@@ -343,7 +343,9 @@ def _tokenizer(folder: Path, read: Path, model: PreTrainedModel) -> PreTrainedTo
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they do not belong together"
         )
-    added = {*tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"]), tokenizer.bos_token, tokenizer.mask_token}
+    added = {tokenizer.bos_token}
+    if type(model).__name__ not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():  # which reads nothing else around a text
+        added |= {*tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"]), tokenizer.mask_token}
     numbers = core.get_vocab(with_added_tokens=False)
     numbers |= {token: tokenizer.convert_tokens_to_ids(token) for token in added if token}
     beyond = sorted(token for token, number in numbers.items() if number >= rows)

@@ -108,6 +108,14 @@ class Averages:
         return {layer: sums_BC / count_B1 for layer, sums_BC in self.sums.items()}
 
 
+def put(whole: dict[int, torch.Tensor], layer: int, weights_HTS: torch.Tensor, start: int, length: int) -> None:
+    """Put a block of queries of one text where it belongs in all its attention, whole[layer] (H, length, length)."""
+    if layer not in whole:
+        whole[layer] = weights_HTS.new_zeros(len(weights_HTS), length, length)
+    queries, keys = weights_HTS.shape[1:]
+    whole[layer][:, start : start + queries, :keys] = weights_HTS
+
+
 @contextmanager
 def weighing(loaded: Loaded, reduce: Callable, held: int = 0) -> Iterator[None]:
     """Call `reduce(layer, weights (B, H, T, S), visible (B, T, S), first query)` for every block of queries.

@@ -97,11 +97,16 @@ def _check(path: Path, there: pa.Schema, schema: pa.Schema, columns: list[str] |
             raise UserError(f"{path}: {field.name} is {field.type}, expected {wanted[field.name]}; run dvc repro")
 
 
+def intact(path: Path) -> bool:
+    """Tell whether a file is, byte for byte, as `writer` left it."""
+    return sealed.whole(Path(path))
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Raise `UserError` naming the file where it is missing or not as it was written, before pyarrow sees a byte."""
     try:
-        if not sealed.whole(Path(path)):
+        if not intact(path):
             why = "damaged, or written by another program or an earlier version (its checksum is another)"
             raise UserError(
                 f"{path}: {why}; delete it and run dvc checkout {path} (not of an earlier version), or dvc repro"

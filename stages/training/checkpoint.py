@@ -15,7 +15,7 @@ from stages.model.anatomy import find
 from stages.model.forward import forward
 from stages.model.intervene import ablating
 from stages.model.load import Loaded
-from stages.model.measure import Means, measure, weighing
+from stages.model.measure import Means, measure, put, weighing
 from stages.model.score import Batch, Scored
 from stages.recipes.lesson import Lesson, Pair
 from stages.store import paths
@@ -133,7 +133,7 @@ def pictured(loaded: Loaded, lesson: Lesson, tokens: Tokens) -> Iterator[tuple]:
     seen: dict[int, torch.Tensor] = {}
 
     def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor | None, start: int) -> None:
-        seen[layer] = weights_BHTS[0]
+        put(seen, layer, weights_BHTS[0], start, len(ids))
 
     with weighing(loaded, keep):
         predicted = forward(loaded, [ids], [np.arange(len(ids))]).argmax(1).tolist()
