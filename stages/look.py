@@ -105,6 +105,8 @@ def looked(loaded: Loaded, slot: str, text: str, heads: Sequence[str] = ()) -> L
 def _readable(text: str) -> None:
     if not isinstance(text, str):
         raise UserError(f"the text is {type(text).__name__}; expected str")
+    if not text:
+        raise UserError("the text is empty: there is nothing to look at")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # bytes of another encoding on a command line, or half of a surrogate pair
@@ -114,8 +116,6 @@ def _readable(text: str) -> None:
 def _check(loaded: Loaded, slot: str, tokens: Tokens) -> None:
     heads = len(loaded.anatomy.heads)
     most = longest(heads, loaded.anatomy.causal, readable(loaded))
-    if tokens.special.all():
-        raise UserError("the text is empty: there is nothing to look at")
     if len(tokens) > most:
         raise UserError(
             f"the text has {len(tokens)} tokens in {slot}; at most {most} are shown "

@@ -8,8 +8,8 @@ the softmax are divided anew among the keys that are left, which is the same.
 
 Nothing changes before position sinks + window, nor below the first layer with a cut: `Streams` keeps keys and values
 of the first and the residuals of the second, and runs only what is left, for many rows at once; sets of heads that
-agree in their first layers run these layers once, and one that `every` has run is not run again. The LM head reads the rows of
-several passes at once, where it may wait.
+agree in their first layers run these layers once, and one that `every` has run is not run again. The LM head reads
+the rows of several passes at once, where it may wait.
 
     positions as in the text    a sink is as far away as it is
     re-counted in the cache     a sink is as far away as in a cache of sinks + window entries (StreamingLLM): for the
