@@ -93,7 +93,8 @@ def test_damaged_prompts_are_named_where_others_are_held_against_them():
     write(tables.ASKED, "text", [{"id": "text/x"}, {"id": "text/y"}])
     path = tables.PROMPTS.path("text")
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UserError, match=f"^{path}: damaged, .*; delete it and run dvc checkout {path}, or dvc repro$"):
+    way_out = rf"delete it and run dvc checkout {path} \(not of an earlier version\), or dvc repro$"
+    with pytest.raises(UserError, match=f"^{path}: damaged, .*; {way_out}"):
         tables.ASKED.read("text")
 
 

@@ -192,7 +192,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         parquet.read(path, SCHEMA)
     path.write_bytes(b"PAR1 this is not Parquet")
     with pytest.raises(
-        UserError, match=r"t\.parquet: damaged, or written over by another program .*; delete it and run dvc"
+        UserError, match=r"t\.parquet: damaged, or written by another program .*; delete it and run dvc"
     ):
         parquet.read(path, SCHEMA)
     parquet.write(path, ROWS.drop(columns="effect"), SCHEMA.remove(SCHEMA.get_field_index("effect")))
@@ -210,7 +210,7 @@ def test_a_table_that_another_program_wrote_over_is_named(tmp_path):
         parquet.write(path, rows, SCHEMA)
         assert len(parquet.read(path, SCHEMA)) == len(rows)
         pq.write_table(pq.read_table(path), path, compression=parquet.CODEC)
-        with pytest.raises(UserError, match=r"t\.parquet: .*written over by another program .* run dvc checkout"):
+        with pytest.raises(UserError, match=r"t\.parquet: .*written by another program .* run dvc checkout"):
             parquet.read(path, SCHEMA)
 
 
@@ -224,7 +224,7 @@ def test_no_byte_of_a_table_changes_unseen(tmp_path):
         os.utime(path, ns=(at, at))  # a clock that ticks between two writes
         for read in (parquet.read, parquet.reason, parquet.number_of_rows):
             with pytest.raises(
-                UserError, match=r"^\S+t\.parquet: damaged, .*; delete it and run dvc checkout \S+, or dvc repro$"
+                UserError, match=r"^\S+t\.parquet: damaged, .*; delete it and run dvc checkout \S+ \(not of an earlier version\), or dvc repro$"
             ):
                 read(path)
     for end in range(0, len(content), 7):
