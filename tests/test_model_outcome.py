@@ -14,7 +14,7 @@ from stages import tasks
 from stages.families.family import Tokens
 from stages.model.forward import batches, forward
 from stages.model.intervene import ablating
-from stages.model.outcome import Trial, _together, outcome, outcomes, trial
+from stages.model.outcome import Trial, _level, _together, outcome, outcomes, trial
 from stages.model.score import Ablation, Scored
 from stages.model.tokens import encode
 from stages.model.vectors import function_vector, mean_outputs
@@ -210,3 +210,15 @@ def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():
         index for batch in chosen for index in batch
     ) == list(range(12))
     assert list(_together(trials[:9], 7, alike=True)) == [[number] for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([60, 62, 64, 66, 68], [[0, 1, 2, 3, 4]]),  # of one length, about
+        ([64, 64, 90, 95, 99, 140], [[0, 1], [2, 3, 4], [5]]),  # 52 tokens of padding beside 128, 130 beside 284
+        ([4, 5, 9, 20], [[0, 1, 2, 3]]),  # few tokens: padding costs less than another pass
+    ],
+)
+def test_a_batch_that_many_ablations_repeat_is_cut_where_padding_would_be_much_of_it(lengths, parts):
+    assert list(_level(range(len(lengths)), lengths)) == parts

@@ -40,6 +40,8 @@ def test_a_prompt_without_positions_does_not_run():
         ([[1] * 40 + [2], [1] * 40 + [3]], 20, 2, 20),  # but they are twice
         ([[1] * 5 + [n] * 40 + [m] * 3 for n in (2, 3) for m in (4, 5, 6)], 45, 1, 45),  # two beginnings of three
         ([[1] * 40 + [n] + [5] for n in range(6)], 41, 1, 40),
+        ([[1] + [n] * 100 for n in range(8)], 1, 40, 0),  # each of 15 passes saves 19 tokens of 2,048
+        ([[1] * 9 + [n] * 92 for n in range(8)], 9, 40, 9),  # and here 168
     ],
 )
 def test_beginnings_are_as_long_as_saves_most_tokens(ids, limit, runs, expected):

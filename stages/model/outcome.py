@@ -17,6 +17,9 @@ from stages.model.score import Ablation, Batch, Scored
 from stages.model.sharing import shared
 from stages.model.tokens import encode
 
+PADDED = 0.1  # of a batch that many ablations repeat: more padding than that cuts it, where
+SOME = 128  # tokens are in it: of less, a pass holds ablations of many layers, and all run from the first
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -83,4 +86,17 @@ def _together(trials: Sequence[Trial], max_tokens: int, alike: bool) -> Iterable
         rows = [sum(map(len, trials[index].positions)) for index in group]
         per_trial = max(len(trials[index].tokens) for index in group)
         for batch in batches(widest, max_tokens // per_trial, rows):
-            yield [group[index] for index in batch]
+            parts = _level(batch, [len(tokens) for tokens in widest]) if alike else [batch]
+            yield from ([group[index] for index in part] for part in parts)
+
+
+def _level(batch: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Cut a batch, shortest prompts first, where padding would be much of it: copies of each part fill passes."""
+    part: list[int] = []
+    for index in batch:
+        real = sum(lengths[other] for other in part)
+        if real >= SOME and len(part) * lengths[index] - real > PADDED * real:
+            yield part
+            part = []
+        part.append(index)
+    yield part

@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-SHARED = 32  # tokens that a beginning must save, over all runs, to be run apart
+SHARED = 32  # tokens that a beginning must save for each pass, to be run apart: a pass of few costs as much as so many
+PASS = 2048  # tokens of a pass, about, where runs are many
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ def beginning(ids: Sequence[np.ndarray], limit: int, runs: int = 1) -> int:
     """Return how long beginnings that run apart should be, `limit` at most: as few tokens as possible are run.
 
     Beginnings of n tokens that are equal run once, U(n) of them, so that U(n) n + rows (longest - n) tokens run, and
-    the least is where two prompts part. 0 where that saves fewer than `SHARED` in all runs together.
+    the least is where two prompts part. 0 where that saves fewer than `SHARED` for each pass that it adds.
     """
     rows = sorted(row.tolist() for row in ids)
     common = _whole([_common(one, other) for one, other in pairwise(rows)])
     saved = {n: len(rows) * n - (1 + int((common < n).sum())) * n for n in np.minimum(common, limit).tolist() if n > 0}
     best = max(saved, key=lambda n: (saved[n], n), default=0)
-    return best if saved.get(best, 0) * runs >= SHARED else 0
+    passes = max(1, runs * sum(map(len, rows)) // PASS)
+    return best if saved.get(best, 0) * runs >= SHARED * passes else 0
 
 
 def shared(ids: Sequence[np.ndarray], limit: int) -> int:
