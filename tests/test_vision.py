@@ -51,6 +51,7 @@ def test_a_folder_is_loaded_and_proved(name, tmp_path):
         "gathers": "not used: it has no LM head",
         "caches": "not used: only decoders continue a text",
         "ends": "not used: only a decoder may end with one matrix",
+        "narrows": "not used: only in a decoder is nothing looked at but some rows of logits",
     }  # fmt: skip
 
 

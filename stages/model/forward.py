@@ -1,6 +1,6 @@
 """Running a model: right-padded batches, logits only where asked, prefixes once, untouched layers skipped.
 
-Six exact shortcuts, used for a model where its proof at fetch (`stages.model.proof`) allows (chunks: caches):
+Seven exact shortcuts, used for a model where its proof at fetch (`stages.model.proof`) allows (chunks: caches):
 - `rows`: the LM head sees only the rows that are scored, through a hook before it, so that whatever the model does
   to logits afterwards (soft-capping, scaling) still happens.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of
@@ -9,6 +9,7 @@ Six exact shortcuts, used for a model where its proof at fetch (`stages.model.pr
 - `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
 - chunks: a long text runs a part at a time, each continuing a cache of those before it (`stages.model.chunks`).
 - `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
+- `narrowed`: after the last attention only the scored rows run (`stages.model.last_block`).
 
 Legend: B batch, T token, D residual width, V vocabulary, N scored row.
 """
@@ -25,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from stages.families.family import Tokens
 from stages.model.chunks import steady
+from stages.model.last_block import narrowed, replaced
 from stages.model.load import Loaded
 from stages.model.unread import Unread, plain
 
@@ -167,7 +169,8 @@ def forward(
     reads = head is None or not loaded.ends or not plain(head)
     selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
     chunks = closing(_chunked(loaded, given)) if cuts else nullcontext([given])
-    with torch.set_grad_enabled(gradients), selecting, chunks as parts:
+    narrow = narrowed(loaded, rows) if loaded.narrows and not gradients else nullcontext()
+    with torch.set_grad_enabled(gradients), selecting, narrow, chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
         for part in parts:
             with suppress(_Waits):
@@ -338,7 +341,7 @@ def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> I
                 x_BTD = loaded.chunks.part(residual_BTD)
                 return x_BTD if returns == 0 else (x_BTD, *[None] * (returns - 1))
 
-            stack.enter_context(_replaced(loaded.model.get_submodule(path), skip))
+            stack.enter_context(replaced(loaded.model.get_submodule(path), skip))
 
         def give(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             x_BTD = loaded.chunks.part(residual_BTD)
@@ -347,20 +350,6 @@ def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> I
         block = loaded.model.get_submodule(anatomy.blocks[layer])
         stack.callback(block.register_forward_pre_hook(give, with_kwargs=True, prepend=True).remove)
         yield
-
-
-@contextmanager
-def _replaced(module: torch.nn.Module, forward: Any) -> Iterator[None]:
-    """Put `forward` in the place of a module's own, which may itself be another's (accelerate's dispatch)."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
 
 
 def batches(prompts: Sequence[Tokens], max_tokens: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:

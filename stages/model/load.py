@@ -70,7 +70,8 @@ class Loaded:
     images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
     cache of keys and values may be continued; divides: attention may be computed a few queries at a time; fuses: it may
-    be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing follows that head.
+    be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing follows that head;
+    narrows: what follows the last attention may run on the tokens that are read alone.
     chunks: where a pass of this model stands, for the hooks that it meets.
     """
 
@@ -84,6 +85,7 @@ class Loaded:
     fuses: bool = True
     gathers: bool = True
     ends: bool = False
+    narrows: bool = False
     images: Images | None = None
     chunks: Chunks = field(default_factory=Chunks, repr=False, compare=False)
 
@@ -94,7 +96,7 @@ class Loaded:
 
     def allowed(self, proof: dict[str, str]) -> "Loaded":
         """Return the model with the shortcuts that its proof, check -> 'ok' or what is wrong, has found exact."""
-        names = ("resumes", "caches", "divides", "fuses", "gathers", "ends")
+        names = ("resumes", "caches", "divides", "fuses", "gathers", "ends", "narrows")
         return replace(self, **{name: proof[name] == "ok" for name in names if name in proof})
 
 

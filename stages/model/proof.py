@@ -7,6 +7,7 @@
     resumes    a pass that skips all blocks below an edited head equals the full pass, for every layer
     gathers    rows of several passes that the LM head reads at once get the logits of whole passes
     ends       nothing follows the LM head: what it says is what the model says
+    narrows    the last block may leave out tokens that are not read: the others' logits stay, and so does a cache
     caches     prompts that continue a cache of their prefix, edited or not, equal full passes
     vectors    what heads write joins the residual at a known place
 
@@ -34,6 +35,7 @@ from stages.families.family import Tokens
 from stages.model import placed, sharing
 from stages.model.forward import Pass, Waiting, forward, inputs, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
+from stages.model.last_block import alone
 from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
 from stages.model.observe import close
@@ -215,6 +217,18 @@ def _ends(loaded: Loaded, ids: np.ndarray) -> str:
     return "" if same else "logits read in pieces are not those of whole passes"
 
 
+def _narrows(loaded: Loaded, ids: np.ndarray) -> str:
+    if loaded.kind != "decoder":
+        return "only in a decoder is nothing looked at but some rows of logits"
+    if not alone(loaded):
+        return "its last block does not attend"
+    texts = [ids[: 2 * SHORT], ids[::-1][:SHORT].copy()]
+    places = [np.array([1, len(text) - 3, len(text) - 1]) for text in texts]
+    few_NV = forward(loaded, texts, places)
+    whole_NV = torch.cat([_logits(loaded, *pair) for pair in zip(texts, places, strict=True)])
+    return "" if _same(loaded, few_NV, whole_NV) else "a token that is not read matters in the last block"
+
+
 def _waiting(loaded: Loaded, text: np.ndarray, at: np.ndarray, waiting: Waiting) -> torch.Tensor | None:
     return forward(loaded, [text], [at], waiting=waiting)
 
@@ -263,6 +277,7 @@ SHORTCUTS: dict[str, Callable[[Loaded, np.ndarray], str]] = {
     "resumes": _resumes,
     "gathers": _gathers,
     "ends": _ends,
+    "narrows": _narrows,
     "caches": _caches,
     "vectors": _vectors,
 }
