@@ -55,9 +55,14 @@ def test_in_bfloat16_logits_are_rounded_as_the_head_rounds_them():
     torch.testing.assert_close(Unread(hidden_ND, made).logits(rows, best), logits_NV[rows, best], atol=0, rtol=0.01)
 
 
-def test_rows_are_picked_and_split_as_those_of_a_tensor():
+def test_rows_are_picked_and_split_as_those_of_a_tensor(monkeypatch):
     unread = Unread(torch.arange(24.0).reshape(6, 4), nn.Linear(4, 7))
+    alone = [Unread(part_ND, unread.head).reduced() for part_ND in unread.hidden_ND.split([2, 4])]
     first, second = unread.split([2, 4])
+    monkeypatch.setattr(Unread, "_piece", lambda *_: pytest.fail("read twice"))  # the head has read all parts at once
+    for part, expected in zip((first, second), alone, strict=True):
+        for numbers, same in zip(part.reduced(), expected, strict=True):
+            torch.testing.assert_close(numbers, same)
     assert (len(unread), len(first), len(second), len(unread[[5, 5, 1]])) == (6, 2, 4, 3)
     assert torch.equal(second[[0, 3]].hidden_ND, unread.hidden_ND[[2, 5]])
 
@@ -109,6 +114,13 @@ def test_batches_edits_and_copies_score_the_same(name):
     whole = MODELS[name]()
     for one, other in zip(scores(whole), scores(replace(whole, ends=True)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_head_reads_the_rows_of_several_passes_at_once(monkeypatch):
+    loaded, read, piece = replace(make("llama_gqa", scale=3.0), ends=True), [], Unread._piece
+    monkeypatch.setattr(Unread, "_piece", lambda unread, start: read.append(len(unread)) or piece(unread, start))
+    scores(loaded)
+    assert read == [5, 5 * 12, 5 * 13]  # a batch, twelve ablations of it, as many edits of the same and none
 
 
 def test_whole_logits_are_made_only_where_they_are_asked_for(monkeypatch):

@@ -27,10 +27,14 @@ def plain(head: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Unread:
-    """Hidden rows (N, D) as an LM head is given them; rows are picked and split as those of a tensor."""
+    """Hidden rows (N, D) as an LM head is given them; rows are picked and split as those of a tensor.
+
+    read: what `reduced` gives, where the head has read them already, as part of more rows.
+    """
 
     hidden_ND: torch.Tensor
     head: nn.Linear
+    read: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.hidden_ND)
@@ -39,8 +43,9 @@ class Unread:
         return Unread(self.hidden_ND[rows], self.head)
 
     def split(self, sizes: Sequence[int]) -> list["Unread"]:
-        """Return consecutive parts of so many rows."""
-        return [Unread(part_ND, self.head) for part_ND in self.hidden_ND.split(list(sizes))]
+        """Return consecutive parts of so many rows; the head reads those of all parts at once, now."""
+        parts = (rows.split(list(sizes)) for rows in (self.hidden_ND, *self.reduced()))
+        return [Unread(part_ND, self.head, (total_N, best_N)) for part_ND, total_N, best_N in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def logits(self, rows_M: torch.Tensor, words_M: torch.Tensor) -> torch.Tensor:
@@ -52,6 +57,8 @@ class Unread:
     @torch.no_grad()
     def reduced(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logarithm of the sum of exp of all logits, and the word of the largest, (N,) each."""
+        if self.read is not None:
+            return self.read
         largest, words, sums = [], [], []
         for start in range(0, self.head.out_features, PIECE):
             logits_NP = self._piece(start)
