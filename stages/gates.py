@@ -162,25 +162,24 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
     for group in tqdm(_alike(pairs), desc="gates", unit="group of prompts"):
         streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
         masses = [_masses(loaded, tokens, cut) if weighed else {} for _, tokens in group]
-        for layer in loaded.anatomy.layers:
-            asked = _alone(loaded, layer, alone)
-            which = [number for number in range(len(group)) for _ in asked]
-            outcomes = streams.under(which, [heads for _, _, heads in asked] * len(group))
-            before = [streams.intact[number] for number in which]
-            moved = brought([_moved(outcome, intact) for outcome, intact in zip(outcomes, before, strict=True)])
-            alone_in = zip(which, asked * len(group), outcomes, moved, strict=True)
-            for number, (head, key_head, _), outcome, change in alone_in:
-                row, intact = group[number][0], streams.intact[number]
-                logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
-                mass, at_answer = masses[number].get((layer, head), (None, None))
-                lost = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": layer, "head": head,
-                        "key_head": key_head, "change": float(change), "logprob": logprob, "mass": mass,
-                        "mass_answer": at_answer}  # fmt: skip
-                rows.append(lost)
-                of = loaded.anatomy.layers[layer]
-                if head == caching.ALONE and of.kv_heads == of.heads:  # its one reader loses the same alone
-                    mass, at_answer = masses[number].get((layer, key_head), (None, None))
-                    rows.append(lost | {"head": key_head, "mass": mass, "mass_answer": at_answer})
+        of_layers = [_alone(loaded, layer, alone) for layer in loaded.anatomy.layers]
+        which = [number for of_layer in of_layers for number in range(len(group)) for _ in of_layer]
+        asked = [one for of_layer in of_layers for _ in group for one in of_layer]
+        outcomes = streams.under(which, [heads for *_, heads in asked])
+        before = [streams.intact[number] for number in which]
+        moved = brought([_moved(outcome, intact) for outcome, intact in zip(outcomes, before, strict=True)])
+        for number, (layer, head, key_head, _), outcome, change in zip(which, asked, outcomes, moved, strict=True):
+            row, intact = group[number][0], streams.intact[number]
+            logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
+            mass, at_answer = masses[number].get((layer, head), (None, None))
+            lost = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": layer, "head": head,
+                    "key_head": key_head, "change": float(change), "logprob": logprob, "mass": mass,
+                    "mass_answer": at_answer}  # fmt: skip
+            rows.append(lost)
+            of = loaded.anatomy.layers[layer]
+            if head == caching.ALONE and of.kv_heads == of.heads:  # its one reader loses the same alone
+                mass, at_answer = masses[number].get((layer, key_head), (None, None))
+                rows.append(lost | {"head": key_head, "mass": mass, "mass_answer": at_answer})
     return rows
 
 
@@ -190,16 +189,16 @@ def _moved(outcome, intact):
     return moved_R.mean()
 
 
-def _alone(loaded, layer: int, alone: set) -> list[tuple[int, int, set]]:
-    """Return (head or ALONE, key head, heads that stream) of a layer: all key heads, then query heads of `alone`."""
+def _alone(loaded, layer: int, alone: set) -> list[tuple[int, int, int, set]]:
+    """Return (layer, head or ALONE, key head, heads that stream): all key heads, then query heads of `alone`."""
     from stages.model.streaming import of_key_head
 
     of = loaded.anatomy.layers[layer]
     readers = {key_head: of_key_head(loaded, layer, key_head) for key_head in range(of.kv_heads)}
-    together = [(caching.ALONE, key_head, set(heads)) for key_head, heads in readers.items()]
+    together = [(layer, caching.ALONE, key_head, set(heads)) for key_head, heads in readers.items()]
     if of.kv_heads == of.heads:
         return together
-    return together + [(at[1], key_head, {at}) for key_head, heads in readers.items() for at in heads if at in alone]
+    return together + [(*at, key_head, {at}) for key_head, heads in readers.items() for at in heads if at in alone]
 
 
 def _masses(loaded, tokens, cut) -> dict:

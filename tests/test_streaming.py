@@ -224,6 +224,21 @@ def test_the_head_reads_the_rows_of_several_passes_at_once_and_a_known_set_runs_
     np.testing.assert_allclose(np.stack(at_once), np.stack(apart), atol=1e-5)
 
 
+def test_rows_run_from_their_own_first_layer_and_the_head_reads_those_of_several_layers(monkeypatch):
+    loaded, both = replace(tiny.make("llama_gqa", scale=4.0), ends=True), prompts()
+    streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+    rows = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]  # prompt, layer
+    alone = [streams.under([number], [{(layer, 1)}])[0] for number, layer in rows]
+    begun, read, own = [], [], module.score_rows
+    whole, resumed = module.resuming, lambda loaded, layer, x: begun.append(layer) or whole(loaded, layer, x)
+    monkeypatch.setattr(module, "resuming", resumed)
+    monkeypatch.setattr(module, "score_rows", lambda rows, *where: read.append(len(rows)) or own(rows, *where))
+    together = streams.under([number for number, _ in rows], [{(layer, 1)} for _, layer in rows])
+    assert begun == [0, 1, 2] and read == [5 * len(rows)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.scored.logprob, other.scored.logprob, atol=1e-5)
+
+
 def test_prompts_of_about_one_length_run_together_and_query_heads_near_the_bound_are_measured_on():
     pairs = [(pd.Series({"id": f"p{n}"}), np.zeros(length)) for n, length in enumerate((600, 100, 500, 500, 2000))]
     groups = [[len(tokens) for _, tokens in group] for group in stage._alike(pairs)]

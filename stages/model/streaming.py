@@ -23,6 +23,7 @@ Legend: B prompt, N row, T query token, S key token, H query head, D width, R sc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -113,15 +114,17 @@ class Streams:
 
     @torch.no_grad()
     def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
-        """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first."""
+        """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first.
+
+        Rows that follow each other and begin to differ in the same layer run together, from that layer.
+        """
         passes: list[_Ran] = []
-        for piece in pieces(len(which), max(map(len, self.tails)), TOKENS):
-            numbers, cuts = list(which[piece]), heads[piece]
+        for numbers, cuts in self._alike(which, heads):
             if not any(cuts):
                 intact = [self.intact[number] for number in numbers]
                 passes.append(_Ran(numbers, [of.hidden_RD for of in intact], [of.scored for of in intact]))
                 continue
-            layer = min(at for of_row in cuts for at, _ in of_row)
+            layer = min(at for at, _ in cuts[0])
             residual_NTD = self.residuals.get(layer)
             residual_NTD = None if residual_NTD is None else residual_NTD[numbers]
             with (
@@ -163,6 +166,15 @@ class Streams:
                 outcomes[heads] += of_pass
         self.known |= {(heads, cut): of_heads for heads, of_heads in outcomes.items() if heads}
         return [self.known[heads, cut] if heads else self.intact for heads in asked]
+
+    def _alike(
+        self, which: Sequence[int], heads: Sequence[Collection[Head]]
+    ) -> Iterator[tuple[list[int], list[Collection[Head]]]]:
+        """Yield the prompts and heads of rows that run together: of one first layer, `TOKENS` at most."""
+        for _, rows in groupby(range(len(which)), lambda row: min((at for at, _ in heads[row]), default=None)):
+            of_layer = list(rows)
+            for piece in pieces(len(of_layer), max(map(len, self.tails)), TOKENS):
+                yield [which[row] for row in of_layer[piece]], [heads[row] for row in of_layer[piece]]
 
     def _pass(self, numbers: list[int]) -> _Ran:
         cache, hidden, given = None, [], {}
