@@ -43,7 +43,7 @@ def main() -> None:
     for row, tokens in zip(*fitting(loaded, list(chosen.itertuples())), strict=True):
         of_prompt = means[row.condition, trace.half(row)]
         start = time.perf_counter()
-        ours = trace.indirect(loaded, row, tokens, of_prompt).effect.to_numpy()
+        ours = trace.indirect(loaded, [(row, tokens)], [of_prompt]).effect.to_numpy()
         quick += time.perf_counter() - start
         start = time.perf_counter()
         naive = full_passes(loaded, tokens, of_prompt)

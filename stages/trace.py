@@ -3,7 +3,7 @@
 For each function the model solves: in prompts with shuffled labels, replace one head's last-token output by its mean
 over clean solved prompts, and see what the probability of the answer's first token that is not white space gains (a
 model that writes ' 18' as a blank and digits knows the blank anyway). Only the last token changes, so every replacement
-costs one token and those of the answer before that one (`LastToken`).
+costs one token and those of the answer before that one (`LastTokens`).
 
 Cross-fitted: a shuffled prompt of split b is scored with means over split a; one of split a with means over the other
 half of split a's demonstration sets. So no prompt is scored with a mean that holds its own demonstrations, question or
@@ -14,6 +14,7 @@ Functions that are left out, or traced on one split only, stand with the reason 
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,7 @@ from stages.store.errors import UserError, run
 
 log = logging.getLogger(__name__)
 TASK = FAMILY.task  # its prompts ask for the functions
+TOGETHER = 5  # prompts whose edited rows the LM head reads at once: of some 70 heads each
 SHOWN = ["prompt", "split", "condition", "solved"]  # of prompts with demonstrations, whose head outputs are kept
 
 
@@ -72,13 +74,15 @@ def main(slot: str) -> None:
         len(todo) * len(loaded.anatomy.heads)
     )
     log.info(announce(f"trace {slot}", len(todo), work, loaded))
+    cut = [todo[at : at + TOGETHER] for at in range(0, len(todo), TOGETHER)]
     start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards(slot, "trace"), []
     job = Job(start, partial(_traced, means=means), [tables.INDIRECT.schema], [paths.model(slot)])
     with (
         tables.INDIRECT.noting(skipped=skipped).writer(slot) as add,
         tqdm(total=len(todo), desc="trace", unit="prompt") as progress,
     ):
-        for (table,) in tables_of(job, todo, keys(record, means), folder, loaded, lambda _: progress.update()):
+        work = tables_of(job, cut, keys(record, means), folder, loaded, lambda at: progress.update(len(cut[at])))
+        for (table,) in work:
             largest.append(float(table["effect"].to_pandas().abs().max()))
             add(table)
         if largest and not max(largest):
@@ -90,10 +94,9 @@ def main(slot: str) -> None:
     forget(folder)
 
 
-def _traced(loaded, shard: tuple, means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
-    """Return the indirect effects of a prompt, (row, tokens); means: see `clean_means`."""
-    row, tokens = shard
-    return [indirect(loaded, row, tokens, means[row.condition, half(row)])]
+def _traced(loaded, shard: Sequence[tuple], means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
+    """Return the indirect effects of some prompts, (row, tokens) each; means: see `clean_means`."""
+    return [indirect(loaded, shard, [means[row.condition, half(row)] for row, _ in shard])]
 
 
 def left_out(accuracy: pd.Series, above: float, traced: set[tuple[str, str]]) -> dict[str, str]:
@@ -151,22 +154,27 @@ def fitted(shown: pd.DataFrame, clusters: pd.Series) -> dict[tuple[str, str], li
     return parts
 
 
-def indirect(loaded, row, tokens, means) -> pd.DataFrame:
+def indirect(loaded, prompts: Sequence[tuple], means: Sequence[dict]) -> pd.DataFrame:
     """Return what each head's mean output at the last token adds to the probability of the answer's first real token.
 
-    row, tokens: a shuffled prompt of the prompts table; means: mean output (K,) per head. Columns as in INDIRECT.
+    prompts: shuffled ones, (row of the prompts table, tokens) each; means: of each, mean output (K,) per head. Columns
+    as in INDIRECT.
     """
     from stages.model.intervene import Edit
-    from stages.model.score import LastToken
+    from stages.model.score import LastTokens
 
     heads = loaded.anatomy.heads
-    number = first_answering(loaded, tokens)
-    last = LastToken(loaded, _up_to(tokens, number))
-    scored = last.edited([Edit(), *(Edit(heads={head: means[head]}) for head in heads)])
-    base, *patched = (float(np.exp(answer.logprob[number])) for answer in scored)
-    layers, numbers = np.array(heads).T
-    same = {"function": row.condition, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
-    return pd.DataFrame(same | {"layer": layers, "head": numbers, "effect": [value - base for value in patched]})
+    numbers = [first_answering(loaded, tokens) for _, tokens in prompts]
+    last = LastTokens(loaded, [_up_to(tokens, at) for (_, tokens), at in zip(prompts, numbers, strict=True)])
+    scored = last.edited([[Edit(), *(Edit(heads={head: of[head]}) for head in heads)] for of in means])
+    tables_of_prompts = []
+    for (row, _), at, of_prompt in zip(prompts, numbers, scored, strict=True):
+        base, *patched = (float(np.exp(answer.logprob[at])) for answer in of_prompt)
+        layers, of_layer = np.array(heads).T
+        same = {"function": row.condition, "prompt": row.id, "split": row.split, "cluster": row.cluster, "base": base}
+        effects = [value - base for value in patched]
+        tables_of_prompts.append(pd.DataFrame(same | {"layer": layers, "head": of_layer, "effect": effects}))
+    return pd.concat(tables_of_prompts, ignore_index=True)
 
 
 def first_answering(loaded, tokens) -> int:

@@ -219,7 +219,8 @@ def test_sets_of_demonstrations_that_run_together_are_those_that_run_apart(name)
 def acting(loaded: Loaded, means: Mapping[str, Mapping[tuple[int, int], torch.Tensor]]) -> set[tuple[int, int]]:
     """Members of function by the exact indirect effects on shuffled prompts."""
     shuffled = [row for row in FUNCTIONS if row.role == "shuffled"]
-    effects = pd.concat([indirect(loaded, row, encode(loaded, row), means[row.condition]) for row in shuffled])
+    pairs = [(row, encode(loaded, row)) for row in shuffled]
+    effects = indirect(loaded, pairs, [means[row.condition] for row in shuffled])
     return judged(loaded, "function", effects.assign(value=effects.effect, value_null=0.0, baseline=np.nan))
 
 

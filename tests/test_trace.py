@@ -70,10 +70,26 @@ def test_the_base_is_the_probability_of_the_token_after_the_blank():
     tokens = Tokens("p", "shuffled", np.array(ids), np.zeros(len(ids), bool), np.arange(len(ids) - 2, len(ids)))
     means = {(layer, head): torch.ones(8) for layer, head in loaded.anatomy.heads}
     row = SimpleNamespace(id="p", split="b", cluster="plural/1", condition="plural")
-    table = trace.indirect(loaded, row, tokens, means)
+    table = trace.indirect(loaded, [(row, tokens)], [means])
     logits_1V = forward(loaded, [np.array(ids)], [np.array([len(ids) - 2])])
     assert table.base.iloc[0] == pytest.approx(float(logits_1V.softmax(1)[0, ids[-1]]), abs=1e-6)
     assert table.effect.abs().max() > 0
+
+
+def test_prompts_that_run_together_have_the_effects_that_each_has_alone():
+    import torch
+
+    loaded = tiny.make("llama_gqa", scale=4.0)
+    rng, pairs = np.random.default_rng(0), []
+    for number, length in enumerate((40, 52, 9)):
+        ids = rng.integers(5, 90, length)
+        tokens = Tokens(f"p{number}", "shuffled", ids, np.zeros(length, bool), np.arange(length - 2, length))
+        pairs.append((SimpleNamespace(id=f"p{number}", **vars(prompt("b", number))), tokens))
+    means = [{head: torch.full((8,), 1.0 + number) for head in loaded.anatomy.heads} for number in range(3)]
+    alone = [trace.indirect(loaded, [pair], [of]) for pair, of in zip(pairs, means, strict=True)]
+    table, expected = trace.indirect(loaded, pairs, means), pd.concat(alone, ignore_index=True)
+    pd.testing.assert_frame_equal(table, expected, atol=1e-6)
+    assert table.groupby("prompt").effect.apply(lambda of: of.abs().max()).min() > 1e-4
 
 
 def test_a_model_in_which_no_edit_arrives_is_refused(tmp_path, monkeypatch):

@@ -333,12 +333,23 @@ def residuals_after(loaded: Loaded, prompts: Sequence[Tokens]) -> dict[int, torc
 
 
 def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
-    """Return which prompts run together: those that begin with the same `SHARED` tokens, and all short ones."""
+    """Return which prompts run together: those that begin with the same `SHARED` tokens, and all short ones.
+
+    Those that begin like no other go by length, as many as make `ENOUGH` tokens.
+    """
     alike: dict[bytes, list[int]] = {}
     for number, tokens in enumerate(prompts):
         long = int(tokens.target[0]) > sharing.SHARED
         alike.setdefault(tokens.ids[: sharing.SHARED].tobytes() if long else b"", []).append(number)
-    return list(alike.values())
+    groups = [group for group in alike.values() if len(group) > 1]
+    alone = sorted((group[0] for group in alike.values() if len(group) == 1), key=lambda number: len(prompts[number]))
+    together: list[int] = []
+    for number in alone:
+        if together and (len(together) + 1) * len(prompts[number]) > ENOUGH:
+            groups.append(together)
+            together = []
+        together.append(number)
+    return [*groups, together] if together else groups
 
 
 def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) -> list[_RunUp]:
