@@ -16,7 +16,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
@@ -217,6 +216,8 @@ def overlap(measured: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataF
 
     measured: as `gates` gives it; thresholds: definition -> smallest value; those not measured are left out.
     """
+    from scipy.stats import spearmanr
+
     values = {"gate": measured.change, "logprob": -measured.logprob, "mass": measured.mass}
     values |= {"mass_answer": measured.mass_answer, "wu": measured.wu, "induction": measured.induction}
     values |= {"echo": measured.echo}

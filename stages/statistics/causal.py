@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from stages.statistics.effects import WORSE, beyond
 from stages.statistics.intervals import interval
@@ -86,6 +85,8 @@ def _tested(silenced: pd.DataFrame, resamples: int, rng: np.random.Generator) ->
 
 def _agreement(estimated: pd.DataFrame, silenced: pd.DataFrame) -> dict[str, float]:
     """Compare both over the heads and prompts that have both; nan where fewer than three heads do."""
+    from scipy.stats import spearmanr
+
     both = silenced.merge(estimated, on=["layer", "head", "prompt"], suffixes=("_exact", "_first"))
     means = both.groupby(["layer", "head"])[["change_exact", "change_first"]].mean()
     row = {"heads": len(means), "rank_correlation": np.nan, "sign_agreement": np.nan, "top": min(TOP, len(means))}

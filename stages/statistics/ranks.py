@@ -9,7 +9,6 @@ that 'late layers matter more' is no evidence.
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.stats import false_discovery_control, rankdata
 
 
 def rank_p(effect: float, controls: Iterable[float]) -> tuple[float, float]:
@@ -23,6 +22,8 @@ def rank_p(effect: float, controls: Iterable[float]) -> tuple[float, float]:
 
 def adjusted(p: np.ndarray) -> np.ndarray:
     """Return Benjamini-Hochberg q-values; nan stays nan and counts as no test."""
+    from scipy.stats import false_discovery_control
+
     p = np.asarray(p, dtype=float)
     there = ~np.isnan(p)
     q = np.full(p.shape, np.nan)
@@ -57,5 +58,7 @@ def score_with_effect(
 
 def _unit_ranks(values_H: np.ndarray) -> np.ndarray:
     """Return ranks with mean 0 and length 1: their product is Spearman's rho."""
+    from scipy.stats import rankdata
+
     ranks_H = rankdata(values_H)
     return (ranks_H - ranks_H.mean()) / np.linalg.norm(ranks_H - ranks_H.mean())
