@@ -254,12 +254,12 @@ def _streaming_heads(loaded, full: list) -> set:
 
 
 def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
-    """Return rows of CACHE: prompts under every policy, the full cache first; values: outcomes -> measure -> values."""
+    """Return rows of CACHE: prompts under every policy, the full cache first; values: scores -> measure -> values."""
     windows, rows = _windows(loaded), []
     policies = [("full", 1.0, 0, sorted(windows)), *tried]
     every = streams.every([_streaming_heads(loaded, full) for *_, full in policies], cut)
-    for (method, share, draw, full), outcomes in zip(policies, every, strict=True):
-        for measure, of_prompts in values(outcomes).items():
+    for (method, share, draw, full), scored in zip(policies, every, strict=True):
+        for measure, of_prompts in values(scored).items():
             for (row, tokens), value in zip(pairs, of_prompts, strict=True):
                 left = caching.entries(full, windows, len(tokens), cut.size)
                 rows.append(
@@ -277,8 +277,8 @@ def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
     for group in tqdm(_alike(pairs), desc="cache", unit="group of prompts"):
         streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
 
-        def values(outcomes: list, group: list = group) -> dict[str, list[float]]:
-            measures = [task.measures([of[1]], [out.scored]) for of, out in zip(group, outcomes, strict=True)]
+        def values(scored: list, group: list = group) -> dict[str, list[float]]:
+            measures = [task.measures([of[1]], [own]) for of, own in zip(group, scored, strict=True)]
             return {measure: [of[measure] for of in measures] for measure in measures[0]}
 
         rows += [{"task": NEEDLE} | row for row in _rows(loaded, group, cut, tried, streams, values)]
@@ -295,37 +295,37 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
     smallest = Cut(min(asked.sinks, *asked.sinks_tried), asked.window)
     streams = Streams(loaded, [tokens for _, tokens in pairs], [positions] * len(pairs), smallest)
 
-    def losses(outcomes: list) -> dict[str, list[float]]:
-        return {"loss": [-float(outcome.scored.logprob.mean(dtype=np.float64)) for outcome in outcomes]}
+    def losses(scored: list) -> dict[str, list[float]]:
+        return {"loss": [-float(own.logprob.mean(dtype=np.float64)) for own in scored]}
 
     chosen = [policy for policy in tried if policy[0] != "random" or asked.draws_on_text]
     rows = _rows(loaded, pairs, cut, chosen, streams, losses) if chosen else []
     rows = [{"task": TEXT} | row for row in rows]
     cells: list[dict] = []
 
-    def add(outcomes: list, sinks: int, counted: str) -> None:
+    def add(scored: list, sinks: int, counted: str) -> None:
         edges = [start, *asked.lengths]
-        for (row, _), outcome in zip(pairs, outcomes, strict=True):
+        for (row, _), own in zip(pairs, scored, strict=True):
             for low, high in pairwise(edges):
                 inside = (positions >= low) & (positions < high)
                 if inside.any():
-                    loss = -float(outcome.scored.logprob[inside].mean(dtype=np.float64))
+                    loss = -float(own.logprob[inside].mean(dtype=np.float64))
                     cells.append(
                         {"prompt": row.id, "cluster": row.cluster, "sinks": sinks, "positions": counted,
                          "length": high, "tokens": int(inside.sum()), "loss": loss}
                     )  # fmt: skip
 
-    add(streams.intact, -1, "text")
+    add([outcome.scored for outcome in streams.intact], -1, "text")
     for sinks in tqdm(asked.sinks_tried, desc="streaming", unit="number of sinks"):
         for recount in (False, True) if sinks else (False,):  # without sinks there is nothing to re-count
             try:
-                (outcomes,) = streams.every([whole_model(loaded)], Cut(sinks, asked.window, recount))
+                (scored,) = streams.every([whole_model(loaded)], Cut(sinks, asked.window, recount))
             except Unreadable as why:
                 if not recount:
                     raise
                 log.info("positions in the cache: %s", why)
                 continue
-            add(outcomes, sinks, "cache" if recount else "text")
+            add(scored, sinks, "cache" if recount else "text")
     return rows, cells
 
 

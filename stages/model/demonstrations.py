@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from stages import tasks
 from stages.model.intervene import Head
@@ -49,32 +48,35 @@ def readings(loaded: Loaded, task: str, rows: Sequence[Any], heads: Sequence[Hea
     sequences = [tokens for asked in trials for tokens in asked.tokens]
     positions = [at for asked in trials for at in asked.positions]
     looked = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
-    weights: dict[int, torch.Tensor] = {}  # layer -> (B, heads looked at, T, S) of the last run
+    rivals, share = tasks.of(task).targets, loaded.anatomy.observed
+    plan = Batch.plan(loaded, sequences, positions, share)
+    # The query that predicts each trial's label: its row among those that follow beginnings, its place there.
+    last = [(plan.tail[n * rivals], int(of.tokens[0].target[0]) - 1 - plan.cut) for n, of in enumerate(trials)]
+    weights: dict[tuple[int, int], torch.Tensor] = {}  # layer, trial -> (heads looked at, S) of that query
 
     def keep(layer: int, weights_BHTS: torch.Tensor, visible_BTS: torch.Tensor, start: int) -> None:
-        if layer in looked:
-            own_BhTS = weights_BHTS[:, looked[layer]]
-            if start:  # blocks of queries of one run follow each other; those of later chunks see more keys
-                before_BhTS = weights[layer]
-                before_BhTS = F.pad(before_BhTS, (0, own_BhTS.shape[3] - before_BhTS.shape[3]))
-                own_BhTS = torch.cat([before_BhTS, own_BhTS], dim=2)
-            weights[layer] = own_BhTS
+        queries, keys = weights_BHTS.shape[2:]
+        if layer not in looked or keys <= plan.cut:  # a beginning's queries predict no label
+            return
+        for number, (row, at) in enumerate(last):
+            if start <= at < start + queries:
+                weights[layer, number] = weights_BHTS[row, looked[layer], at - start]
 
     with weighing(loaded, keep), _states(loaded) as states:
-        batch = Batch(loaded, sequences, positions, share=loaded.anatomy.observed)
-    result, rivals = [], tasks.of(task).targets
+        batch = Batch(loaded, sequences, positions, share)
+    result = []
     asked_for = [_demonstrations(asked.tokens[0].spans) for asked in trials]
     queries = [next(iter(asked.tokens[0].spans.values()))[0][0] for asked in trials]
     read = []  # of each prompt: states (L, n + 1, D) of its demonstrations and query, attention (heads, S)
     for number, asked in enumerate(trials):
         at = number * rivals
-        row = batch.sharing.tail[at]
+        row = plan.tail[at]
         ends = [int(tokens[-1]) for tokens in (*asked_for[number][0], queries[number])]
         # one run alone where no beginning is shared: a prompt then has no place among them
-        runs = ([x[batch.sharing.beginning[at]] for x in run[:-1]] + [run[-1][row]] for run in states.values())
+        of_layers = [list(runs.values()) for runs in states.values()]
+        runs = ([x[plan.beginning[at]] for x in run[:-1]] + [run[-1][row]] for run in of_layers)
         read.append(torch.stack([torch.cat(run)[ends].float().to(loaded.device) for run in runs]))
-        last = int(asked.tokens[0].target[0]) - 1 - batch.cut
-        seen = [weights[layer][row, looked[layer].index(head), last].to(loaded.device) for layer, head in heads]
+        seen = [weights[layer, number][looked[layer].index(head)].to(loaded.device) for layer, head in heads]
         read.append(torch.stack(seen) if seen else read[-1].new_zeros(0, len(asked.tokens[0])))
     read = iter(brought(read))
     for number, asked in enumerate(trials):
@@ -115,18 +117,17 @@ def _demonstrations(spans: Mapping[str, Sequence]) -> tuple[list[np.ndarray], li
 
 
 @contextmanager
-def _states(loaded: Loaded) -> Iterator[dict[int, list[torch.Tensor]]]:
-    """Collect residuals after every attention layer's block, (N, P, D) of beginnings and (B, T, D), run by run."""
-    states: dict[int, list[torch.Tensor]] = {}
+def _states(loaded: Loaded) -> Iterator[dict[int, dict[int, torch.Tensor]]]:
+    """Collect residuals after every attention layer's block, of beginnings (N, P, D) and tails (B, T, D), per run."""
+    states: dict[int, dict[int, torch.Tensor]] = {}
     with ExitStack() as stack:
         for number, layer in loaded.anatomy.layers.items():
 
             def keep(module: Any, args: tuple, output: Any, number: int = number) -> None:
                 x_BTD = output[0] if isinstance(output, tuple | list) else output
-                runs = states.setdefault(number, [])
-                if loaded.chunks.start:
-                    x_BTD = torch.cat([runs.pop(), x_BTD], dim=1)
-                runs.append(x_BTD)
+                runs = states.setdefault(number, {})
+                run = len(runs) - 1 if loaded.chunks.start else len(runs)  # a later chunk: the same run goes on
+                loaded.chunks.keep(runs, run, x_BTD)
 
             block = loaded.model.get_submodule(layer.block)
             stack.callback(block.register_forward_hook(keep).remove)

@@ -91,7 +91,7 @@ class Batch:
     ) -> None:
         self.loaded, self.prompts, self.positions = loaded, prompts, positions
         self.ids = [tokens.ids for tokens in prompts]
-        self.sharing = sharing.plan(self.ids, positions, share and loaded.kind == "decoder", loaded.caches, runs)
+        self.sharing = self.plan(loaded, prompts, positions, share, runs)
         cut, tails = self.sharing.cut, self.sharing.tails
         self.cut = cut
         self.starts = [self.ids[number][:cut] for number in self.sharing.beginnings]
@@ -108,6 +108,14 @@ class Batch:
             return
         with remembering(loaded) as self.residuals:
             (self.intact,) = self._scored(forward(loaded, self.tails, self.rows, self.following(tails), whole=False))
+
+    @staticmethod
+    def plan(
+        loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], share: bool = True, runs: int = 1
+    ) -> sharing.Sharing:
+        """Return what a batch runs once, for those who look while it runs."""
+        ids = [tokens.ids for tokens in prompts]
+        return sharing.plan(ids, positions, share and loaded.kind == "decoder", loaded.caches, runs)
 
     def following(self, prompts: Sequence[int]) -> Cache | None:
         """Return the cache of rows that follow the beginnings of these prompts; None where nothing has run apart."""

@@ -20,7 +20,7 @@ the rows of several passes at once, where it may wait.
 Legend: B prompt, N row, T query token, S key token, H query head, D width, R scored row, V vocabulary.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -110,7 +110,7 @@ class Streams:
         everything = list(range(len(prompts)))
         with torch.no_grad(), remembering(loaded) as self.residuals:
             (self.intact,) = self._read([self._pass(everything)])
-        self.known: dict[tuple[frozenset[Head], Cut], list[Outcome]] = {}  # of `every`: what all prompts gave
+        self.known: dict[tuple[frozenset[Head], Cut], list[Scored]] = {}  # of `every`: what all prompts gave
 
     @torch.no_grad()
     def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
@@ -135,37 +135,42 @@ class Streams:
         return [outcome for of_pass in self._read(passes) for outcome in of_pass]
 
     @torch.no_grad()
-    def every(self, sets: Sequence[Collection[Head]], cut: Cut | None = None) -> list[list[Outcome]]:
-        """Return what every prompt gives with each set of heads streaming; cut: of this size, if not the first.
+    def every(self, sets: Sequence[Collection[Head]], cut: Cut | None = None) -> list[list[Scored]]:
+        """Return every prompt's scores with each set of heads streaming; cut: of this size, if not the first.
 
         Sets run in an order in which neighbours agree in as many first layers as can be: those are not run again.
+        No more hidden rows are kept than the LM head reads at once.
         """
         layers, cut = sorted(self.loaded.anatomy.layers), cut or self.cut
         asked = [frozenset(heads) for heads in sets]
         order = sorted(
-            (heads for heads in set(asked) if (heads, cut) not in self.known),
+            (heads for heads in set(asked) - {frozenset()} if (heads, cut) not in self.known),
             key=lambda heads: [sorted(h for of, h in heads if of == n) for n in layers],
         )
-        outcomes: dict[frozenset[Head], list[Outcome]] = {heads: [] for heads in order}
+        scored: dict[frozenset[Head], list[Scored]] = {heads: [] for heads in order}
         for piece in pieces(len(self.tails), max(map(len, self.tails)), TOKENS):
-            numbers = list(range(len(self.tails))[piece])
-            residuals = {layer: residual_NTD[numbers] for layer, residual_NTD in self.residuals.items()}
-            before: frozenset[Head] = frozenset()
-            passes: list[_Ran] = []
-            for heads in filter(None, order):
-                layer = min(of for of, _ in heads ^ before)
-                with (
-                    streaming(self.loaded, [heads] * len(numbers), cut, self.start),
-                    resuming(self.loaded, layer, residuals.get(layer)),
-                    remembering(self.loaded) as fresh,
-                ):
-                    passes.append(self._pass(numbers))
-                residuals |= {above: fresh[above] for above in fresh if above > layer}
-                before = heads
-            for heads, of_pass in zip(filter(None, order), self._read(passes), strict=True):
-                outcomes[heads] += of_pass
-        self.known |= {(heads, cut): of_heads for heads, of_heads in outcomes.items() if heads}
-        return [self.known[heads, cut] if heads else self.intact for heads in asked]
+            passes = self._passes(order, list(range(len(self.tails))[piece]), cut)
+            for heads, of_pass in zip(order, self._read(passes), strict=True):
+                scored[heads] += [outcome.scored for outcome in of_pass]
+        self.known |= {(heads, cut): of_heads for heads, of_heads in scored.items()}
+        intact = [outcome.scored for outcome in self.intact]
+        return [self.known[heads, cut] if heads else intact for heads in asked]
+
+    def _passes(self, order: Sequence[frozenset[Head]], numbers: list[int], cut: Cut) -> Iterator[_Ran]:
+        """Yield a pass of some prompts per set of heads, from the first layer in which it is not the one before."""
+        residuals = {layer: residual_NTD[numbers] for layer, residual_NTD in self.residuals.items()}
+        before: frozenset[Head] = frozenset()
+        for heads in order:
+            layer = min(of for of, _ in heads ^ before)
+            with (
+                streaming(self.loaded, [heads] * len(numbers), cut, self.start),
+                resuming(self.loaded, layer, residuals.get(layer)),
+                remembering(self.loaded) as fresh,
+            ):
+                ran = self._pass(numbers)
+            residuals |= {above: fresh[above] for above in fresh if above > layer}
+            before = heads
+            yield ran
 
     def _alike(
         self, which: Sequence[int], heads: Sequence[Collection[Head]]
@@ -201,25 +206,26 @@ class Streams:
         whole, positions = ([of[number] for number in numbers] for of in (self.whole, self.positions))
         return score_rows(logits_RV, whole, positions)
 
-    def _read(self, passes: Sequence[_Ran]) -> list[list[Outcome]]:
-        """Return what each pass gives; the LM head reads waiting rows of several at once, `HEAD` or those of one."""
-        groups: list[list[_Ran]] = []
+    def _read(self, passes: Iterable[_Ran]) -> Iterator[list[Outcome]]:
+        """Yield what each pass gives; the LM head reads waiting rows of several at once, `HEAD` or those of one."""
+        group: list[_Ran] = []
         for ran in passes:
-            if not groups or sum(other.rows for other in groups[-1] if other.scored is None) + ran.rows > HEAD:
-                groups.append([])
-            groups[-1].append(ran)
-        outcomes: list[list[Outcome]] = []
-        for group in groups:
-            waiting = [ran for ran in group if ran.scored is None]
-            scored: Iterator[Scored] = iter(())
-            if waiting:
-                rows_RD = torch.cat([hidden_RD for ran in waiting for hidden_RD in ran.hidden])
-                logits_RV = Unread(rows_RD, self.loaded.model.get_output_embeddings())
-                scored = iter(self._scored(logits_RV, [number for ran in waiting for number in ran.numbers]))
-            for ran in group:
-                of_pass = [next(scored) for _ in ran.numbers] if ran.scored is None else ran.scored
-                outcomes.append([Outcome(*pair) for pair in zip(of_pass, ran.hidden, strict=True)])
-        return outcomes
+            if group and sum(other.rows for other in group if other.scored is None) + ran.rows > HEAD:
+                yield from self._at_once(group)
+                group = []
+            group.append(ran)
+        yield from self._at_once(group)
+
+    def _at_once(self, group: Sequence[_Ran]) -> Iterator[list[Outcome]]:
+        waiting = [ran for ran in group if ran.scored is None]
+        scored: Iterator[Scored] = iter(())
+        if waiting:
+            rows_RD = torch.cat([hidden_RD for ran in waiting for hidden_RD in ran.hidden])
+            logits_RV = Unread(rows_RD, self.loaded.model.get_output_embeddings())
+            scored = iter(self._scored(logits_RV, [number for ran in waiting for number in ran.numbers]))
+        for ran in group:
+            of_pass = [next(scored) for _ in ran.numbers] if ran.scored is None else ran.scored
+            yield [Outcome(*pair) for pair in zip(of_pass, ran.hidden, strict=True)]
 
 
 @contextmanager
