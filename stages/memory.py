@@ -47,7 +47,8 @@ def main(slot: str) -> None:
     found = writers(loaded)
     good = {layer: writer for layer, writer in found.items() if not isinstance(writer, str)}
     if not good:
-        return _write(slot, [], {}, f"no MLP is written by one linear layer: {next(iter(found.values()))}")
+        why = f"no MLP beside attention is written by one linear layer: {next(iter(found.values()))}"
+        return _write(slot, [], {}, why)
     for layer in settings.memory.layers:
         if layer not in good:
             why = found.get(layer, f"no such layer; slot {slot} has {', '.join(map(str, found))}")
@@ -83,7 +84,9 @@ def _write(slot: str, rows: list[dict], chosen: dict, why: str) -> None:
         tables.MEMORY.write_empty(slot, why=why)
         return
     table = pd.DataFrame(rows, columns=tables.MEMORY.names)
-    tables.MEMORY.noting(chosen=chosen).write(table.sort_values(tables.MEMORY.names[:-1], kind="stable"), slot)
+    why = chosen.get("why", "")  # rows of what was asked in vain may stand there
+    noted = tables.MEMORY.with_reason(why) if why else tables.MEMORY.noting(chosen=chosen)
+    noted.write(table.sort_values(tables.MEMORY.names[:-1], kind="stable"), slot)
 
 
 if __name__ == "__main__":

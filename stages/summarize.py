@@ -347,10 +347,24 @@ def _model(slot: str, settings: params.Params) -> dict:
     for label, table in named.items():
         if why := table.reason(slot):
             missing[label] = why
+    if why := _unswept(slot, settings):
+        missing["switch"] = why
     if record["skipped"]:
         missing["attention modules"] = "; ".join(f"{name}: {why}" for name, why in sorted(record["skipped"].items()))
     versions = {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES}
     return record | {"layers": len(record["attention"]), "versions": versions, "not_measured": missing}
+
+
+def _unswept(slot: str, settings: params.Params) -> str:
+    """Return why no two families are silenced without each other, '' where they are."""
+    swept, skipped = settings.plan.sweep, tables.PLANS.skipped(slot)
+    if (tables.PLANS.read(slot).purpose == "sweep").any():
+        return tables.EFFECTS.reason(slot)
+    if swept is None or (why := tables.PLANS.reason(slot)):
+        return "plan.sweep is not in params" if swept is None else why
+    lacking = [f"{name} heads are not silenced: {skipped[name]}" for name in swept.families if name in skipped]
+    few = f"fewer than {min(swept.numbers)} heads of a family are not the other's, or no task in params asks about both"
+    return "; ".join(lacking) or few
 
 
 def _csv(path, table: pd.DataFrame, columns: str = "") -> None:

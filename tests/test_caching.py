@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_page import render, text_of, write_slot
+from test_page import model, render, text_of, write_slot
 
 from stages.page.sections import streaming
 from stages.statistics import caching
@@ -27,9 +27,9 @@ def measured(change: float) -> pd.DataFrame:
 THRESHOLDS = {"gate": 0.1, "logprob": 0.1, "mass": 0.05, "mass_answer": 0.05, "wu": 0.1, "induction": 0.4, "echo": 0.4}
 
 
-def cached(gate: float, none: float, random: list[float]) -> pd.DataFrame:
+def cached(gate: float, none: float, random: list[float], whole: float = 0.9) -> pd.DataFrame:
     rows, full = [], {("gate", 0.5): "L0K0 L1K0", ("gate", 0.25): "L1K0"}
-    tried = [("full", 1.0, 0, 0.9), ("none", 0.0, 0, none), ("gate", 0.5, 0, gate), ("gate", 0.25, 0, gate)]
+    tried = [("full", 1.0, 0, whole), ("none", 0.0, 0, none), ("gate", 0.5, 0, gate), ("gate", 0.25, 0, gate)]
     tried += [("random", 0.5, draw, value) for draw, value in enumerate(random, start=1)]
     for prompt in range(20):
         for method, share, draw, value in tried:
@@ -50,12 +50,13 @@ def streamed(bare: float, sunk: float) -> pd.DataFrame:
     return caching.streamed(pd.DataFrame(rows))
 
 
-def page(folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, sunk=0.1) -> str:
+def page(folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, sunk=0.1, whole=0.9, free=()) -> str:
     gates = measured(change)
     overlap, policy = caching.overlap(gates, THRESHOLDS), {"sinks": 4, "window": 32}
     tables = {"gates": gates, "gates_overlap": overlap, "streaming": streamed(bare, sunk)}
+    tables["model"] = model() | {"attention_free": list(free)}
     folder = write_slot(folder / "decoder", **tables)
-    cached(gate, none, list(random)).to_csv(folder / "cache.csv", index=False)
+    cached(gate, none, list(random), whole).to_csv(folder / "cache.csv", index=False)
     (folder / "cache.json").write_text(pd.Series(policy).to_json())
     return text_of(render(folder))
 
@@ -125,6 +126,17 @@ def test_the_page_says_that_nothing_is_lost_or_told_apart(tmp_path):
     assert "better than chance, and yet half of the key heads are not enough" in worse
     easy = page(tmp_path / "easy", none=0.88)
     assert "There is little to lose" in easy and "rank p = 0.05 (floor 0.05)." not in easy
+    found = "ith half of the key heads cut to a few first tokens and a window, recall of needles is 0.88"
+    assert found in easy and "nothing to lose: with" not in easy
+    unable = page(tmp_path / "unable", gate=0.03, none=0.0, random=(0.0,) * 19, whole=0.0)
+    assert "There is nothing to lose: with the full cache it recalls as good as nothing; no cache is tested." in unable
+    assert "is enough for these prompts" not in unable and "recall of needles is" not in unable
+
+
+def test_the_page_says_what_is_not_cut_in_a_model_that_attends_in_some_blocks_only(tmp_path):
+    hybrid, whole = page(tmp_path / "hybrid", free=[2, 5]), page(tmp_path / "whole")
+    said = "What blocks 2 and 5 without measured attention may carry from token to token, such as a recurrent state, is"
+    assert said in hybrid and "such as a recurrent state" not in whole
 
 
 def test_the_page_says_why_nothing_was_cut(tmp_path):

@@ -62,6 +62,27 @@ def test_where_nothing_is_known_nothing_is_looked_up(asked):
     assert set(chosen) == {"why"} and {row["what"] for row in rows} == {"intact"}
     table = memory.table(pd.DataFrame(rows), chosen)
     assert (table.value == 0).all() and memory.metrics(table) == {}
+    stage._write("a", rows, chosen, "")
+    assert tables.MEMORY.reason("a") == "not one of 2 known facts of split a is answered right"
+
+
+def test_where_no_known_fact_can_be_read_nothing_is_looked_up(asked):
+    loaded, table = make("llama_gqa", scale=3.0), tables.ASKED.read("facts")
+    for split, there in (("a", 0), ("b", 2)):
+        lacking = table[(table.category != "known") | (table.split != split)]
+        prompts = stage.Prompts(loaded, lacking)
+        for number, (row, tokens) in enumerate(zip(prompts.rows, prompts.tokens, strict=True)):
+            if row.category == "known":  # what the model says counts as right
+                at = tokens.target[0]
+                said = forward(loaded, [tokens.ids], [np.array([at - 1])]).argmax()
+                prompts.tokens[number] = replace(
+                    tokens, ids=np.concatenate([tokens.ids[:at], [int(said)]]), target=tokens.target[:1]
+                )
+        rows, chosen = stage.look_up(loaded, writers(loaded), prompts, asked)
+        assert chosen == {"why": f"no known fact of split {split} is asked that the model can read"}
+        assert len({row["cluster"] for row in rows if row["what"] == "intact"}) == there
+        stage._write("a", rows, chosen, "")
+        assert tables.MEMORY.reason("a") == chosen["why"]
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])  # gated, a norm after it; plain, Conv1D, biases

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import test_plan
 
-from stages import ablate, plan
+from stages import ablate, plan, summarize
 from stages.page.inputs import COLUMNS, NAMES, TEXT
 from stages.page.section import Context
 from stages.page.sections.switch import switch as section
@@ -126,12 +126,12 @@ def test_an_unable_model_has_no_rank():
     assert made.p.isna().all() and made.note.str.startswith("not measurable").all()
 
 
-def page(table: pd.DataFrame) -> list:
+def page(table: pd.DataFrame, reasons: dict | None = None) -> list:
     text = TEXT | NAMES["switch"]
     frame = table[COLUMNS["switch"].split()].copy()
     for name in frame:
         frame[name] = frame[name].fillna("") if name in text else pd.to_numeric(frame[name])
-    slot = SimpleNamespace(switch=frame, path=lambda file: f"x/{file}")
+    slot = SimpleNamespace(switch=frame, path=lambda file: f"x/{file}", reasons=reasons or {})
     return section(slot, Context({}, ["icl"]))
 
 
@@ -153,4 +153,20 @@ def test_the_page_says_what_the_table_says(table):
 
 def test_without_rows_the_page_says_so():
     empty = pd.DataFrame(columns=COLUMNS["switch"].split())
-    assert [block.kind for block in page(empty)] == ["note"]
+    (note,) = page(empty, {"switch": "plan.sweep is not in params"})
+    assert note.text == "No two families were silenced without each other: plan.sweep is not in params."
+
+
+def test_a_model_without_a_sweep_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = SimpleNamespace(plan=SimpleNamespace(sweep=SWEEP))
+    tables.PLANS.noting(skipped={"function": "was not measured", "sink": "left out in params"}).write([], "a")
+    assert summarize._unswept("a", settings) == "function heads are not silenced: was not measured"
+    tables.PLANS.noting(skipped={}).write([], "a")
+    assert summarize._unswept("a", settings).startswith("fewer than 1 heads of a family are not the other's")
+    tables.PLANS.write_empty("a", why="an encoder is scored intact only")
+    assert summarize._unswept("a", settings) == "an encoder is scored intact only"
+    assert summarize._unswept("a", SimpleNamespace(plan=SimpleNamespace(sweep=None))) == "plan.sweep is not in params"
+    tables.PLANS.write(planned(), "a")
+    tables.EFFECTS.write_empty("a", why="ablate is not in params")
+    assert summarize._unswept("a", settings) == "ablate is not in params"

@@ -22,14 +22,13 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
     for split, size in sizes.items():
         of_split, tokens = asked.of(size, category=KNOWN, split=split)
         if not tokens:
-            continue
+            return rows, {"why": f"no known fact of split {split} is asked that the model can read"}
         read = lookup.ask(loaded, writers, tokens, ASKED)
         rows += [
             fact_row("lookup", "intact", -1, r, "own", right) for r, right in zip(of_split, read.right, strict=True)
         ]
         if not read.right.any():
-            chosen |= {"why": f"not one of {len(tokens)} known facts of split {split} is answered right"}
-            return rows, {"why": chosen["why"]}
+            return rows, {"why": f"not one of {len(tokens)} known facts of split {split} is answered right"}
         donors, able = lookup.donors(read, [row.condition for row in of_split]), np.flatnonzero(read.right)
         for layer in tqdm(loaded.anatomy.layers, desc=f"look up, split {split}", unit="layer"):
             changes = []

@@ -22,7 +22,7 @@ from stages.page.sentences import (
     percent,
     pointer,
 )
-from stages.statistics.caching import HALF
+from stages.statistics.caching import CLOSE, HALF
 from stages.statistics.sinks import SINK
 
 SHARES = ("accuracy", "recall")  # measures between 0 and 1, drawn on one axis
@@ -217,8 +217,9 @@ def _cached(slot: Slot, alpha: float) -> str:
         )
     recall = slot.cache[slot.cache["measure"] == "recall"]
     half = recall[(recall["method"] == "gate") & ((recall["share"] - HALF).abs() < TINY)]
-    if len(half) and "full" in set(recall["method"]):
-        row, full = half.iloc[0], recall[recall["method"] == "full"].iloc[0]
+    whole = recall[(recall["method"] == "full") & (recall["value"] >= CLOSE)]  # a model that recalls: it could lose
+    if len(half) and len(whole):
+        row, full = half.iloc[0], whole.iloc[0]
         text = (
             "with half of the key heads cut to a few first tokens and a window, recall of needles is "
             f"{number(row['value'])}, with the full cache {number(full['value'])} (harm "

@@ -65,7 +65,7 @@ def streaming(slot: Slot, context: Context) -> list:
     size = {name: slot.policy.get(name, "few") for name in ("sinks", "window")}
     if len(slot.gates):
         answer.append(Note(_gates(slot)))
-        how += [Note(WHAT.format(**size)), _map(slot), _overlap(slot)]
+        how += [Note(WHAT.format(**size) + _uncut(slot)), _map(slot), _overlap(slot)]
     if len(slot.cache):
         answer.append(Note(_policy(slot.cache, slot, context.alpha)))
         answer += [_curve(slot)] if (slot.cache["measure"] == "recall").any() else []
@@ -73,6 +73,17 @@ def streaming(slot: Slot, context: Context) -> list:
     if len(slot.streaming):
         how += [Note(_text(slot.streaming, size["window"], slot)), _losses(slot)]
     return answer + how + _longer(slot, context.alpha)
+
+
+def _uncut(slot: Slot) -> str:
+    """Say which blocks may carry something from token to token that is not cut."""
+    free = slot.model.get("attention_free", [])
+    if not free:
+        return ""
+    return (
+        f" What {'blocks' if len(free) > 1 else 'block'} {listed(map(str, free))} without measured attention may carry "
+        "from token to token, such as a recurrent state, is not cut."
+    )
 
 
 def _longer(slot: Slot, alpha: float) -> list[Fold]:
@@ -122,7 +133,8 @@ def _gates(slot: Slot) -> str:
         )
     hidden = sorted(set(rows[rows.layer_window <= slot.policy.get("window", 0)].layer.astype(int)))
     marked = (
-        f" Layers {listed(map(str, hidden))} see no farther than that window anyway: nothing to lose there."
+        f" {'Layers' if len(hidden) > 1 else 'Layer'} {listed(map(str, hidden))} {'see' if len(hidden) > 1 else 'sees'}"
+        " no farther than that window anyway: nothing to lose there."
         if hidden
         else ""
     )
@@ -266,7 +278,9 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         within = half.value >= full.value - CLOSE
         near = "within" if within else "not within"
         text += f": its mean is {near} {CLOSE:g} of full, harm {_moved(half)}."
-        if full.value - none.value < CLOSE:
+        if full.value < CLOSE:
+            text += " There is nothing to lose: with the full cache it recalls as good as nothing; no cache is tested."
+        elif full.value - none.value < CLOSE:
             text += " There is little to lose: such a window is enough for these prompts, and no ranking is tested."
         elif drawn is not None:
             text += (
@@ -452,8 +466,9 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     if own:
         local = sum(1 for layer in slot.model["attention"] if layer.get("window"))
         text += (
-            f" {local} of {len(slot.model['attention'])} layers have a window of their own ({listed(map(str, own))} "
-            "tokens): farther on they lose the first tokens in the intact model too, and see them again only where "
+            f" {local} of {len(slot.model['attention'])} layers "
+            f"{'have a window of their own' if local > 1 else 'has a window of its own'} ({listed(map(str, own))} "
+            "tokens): farther on the first tokens are lost there in the intact model too, and seen again only where "
             f"positions are re-counted. These passages end at {length}: "
         )
         text += (

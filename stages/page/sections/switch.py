@@ -28,7 +28,8 @@ def switch(slot: Slot, context: Context) -> list:
     rows = table[table["measure"] == table["task"].map(MAIN)]
     whole = rows[rows["condition"] == "all"]
     if whole.empty:
-        return [Note(f"No two families were silenced without each other ({path} has no rows).")]
+        why = slot.reasons.get("switch") or f"{path} has no rows"
+        return [Note(f"No two families were silenced without each other: {why}.")]
     families = list(dict.fromkeys(whole["family"]))
     blocks: list = [Note(WHAT)]
     for task, of_task in whole.groupby("task", sort=False):
