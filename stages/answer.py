@@ -46,17 +46,19 @@ def main(slot: str) -> None:
 
 
 def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
-    """Return rows of ANSWERS, by prompt; prompts with the same demonstrations share one run of them.
+    """Return rows of ANSWERS, by prompt; prompts with the same demonstrations share one run of them (`near`).
 
     rows: of the prompts table; encoded: their tokens.
     """
-    from stages.model.score import Batch
+    from stages.model.score import ENOUGH, Batch
+    from stages.model.sharing import near
     from stages.model.written import writes
 
     shown = [row.text[: row.relations[0]["key_start"]] for row in rows]
-    together = pd.Series(range(len(rows))).groupby(shown).apply(list)
+    first = [int(tokens.target[0]) for tokens in encoded]
+    together = near(shown, [tokens.ids for tokens in encoded], first, ENOUGH)
     answered = []
-    for chosen in tqdm(together, desc="answer", unit="set"):
+    for chosen in tqdm(together, desc="answer", unit="batch"):
         batch = Batch(loaded, [encoded[index] for index in chosen], [encoded[index].target for index in chosen])
         wanted = [_wanted(rows[index]) for index in chosen]
         texts = writes(loaded, batch, [answer + end for answer, end in wanted])

@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from stages.model.cost import Work
 
 log = logging.getLogger(__name__)
-TOGETHER = 4096  # padded tokens of prompts with demonstrations that run at once, at most
+TOGETHER = 8192  # padded tokens of prompts with demonstrations that run at once, at most
+RUN = 1024  # and tokens of them that run, demonstrations once, where these are not of one set
 SUMS = pa.schema(  # over the prompts of a shard, of each layer's mean head outputs (H K,)
     [
         ("split", pa.string()),
@@ -185,22 +185,22 @@ def _write_empty(slot: str, task: str, size: int, why: str) -> None:
 
 
 def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: int) -> list[Shard]:
-    """Cut the prompts: batches whose relations are measured, then sets of demonstrations that are answered.
+    """Cut the prompts: batches whose relations are measured, then prompts that are answered after demonstrations.
 
-    One set at a time, which runs its demonstrations once; in larger batches than usual as many times more: a GPU takes
-    as long for one.
+    Those of one set run its demonstrations once; sets of about one length go together.
     """
     from stages.model.forward import batches, grown
+    from stages.model.sharing import near
 
     chosen = []
     if _attentional(task):
         scored = [len(tokens.target) for tokens in encoded]
         chosen += [("measure", batch) for batch in batches(encoded, batch_tokens, scored)]
     if tasks.of(task).outputs == "last":
-        sets = pd.Series(range(len(rows))).groupby([row.cluster for row in rows]).apply(list).tolist()
-        limit, number = grown(TOGETHER, batch_tokens), grown(1, batch_tokens)
-        for start in range(0, len(sets), number):
-            some = [index for of_set in sets[start : start + number] for index in of_set]
+        first = [int(tokens.target[0]) for tokens in encoded]
+        clusters, ids = [row.cluster for row in rows], [tokens.ids for tokens in encoded]
+        limit, run = grown(TOGETHER, batch_tokens), grown(RUN, batch_tokens)
+        for some in near(clusters, ids, first, run):
             chosen += [("answer", part) for part in _parts(some, encoded, limit)]
     return [(what, [(rows[index], encoded[index]) for index in part]) for what, part in chosen]
 

@@ -48,6 +48,18 @@ def test_beginnings_are_as_long_as_saves_most_tokens(ids, limit, runs, expected)
     assert sharing.beginning([np.array(row) for row in ids], limit, runs) == expected
 
 
+def test_sets_of_about_one_length_run_together_whole():
+    texts = {"a": 9, "b": 20, "c": 10, "d": 10, "e": 11, "f": 14}  # what a set begins with, and its tokens
+    begins = [name for name in texts for _ in range(2)]
+    ids = [np.array([ord(name)] * texts[name] + [number, 1]) for number, name in enumerate(begins)]
+    first = [len(row) - 1 for row in ids]
+    groups = sharing.near(begins, ids, first, 1000)
+    assert [[begins[number] for number in group] for group in groups] == [list("aaccddee"), list("ff"), list("bb")]
+    assert [len(group) for group in sharing.near(begins, ids, first, 28)] == [4, 2, 2, 2, 2]
+    assert [len(group) for group in sharing.near(begins, ids, first, 1)] == [2] * 6
+    assert sharing.near(["x"], ids[:1], first[:1], 1000) == [[0]]
+
+
 def naive(loaded, prompt: Tokens, positions, ablation: Ablation | None) -> np.ndarray:
     """One plain pass of one prompt, with hooks written here."""
     handles = []

@@ -14,7 +14,7 @@ from stages.model import proof
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.score import Batch, score_rows
-from stages.model.unread import PIECE, Unread, plain
+from stages.model.unread import PIECE, Unread, likeliest, plain
 
 
 def divided() -> Loaded:
@@ -40,6 +40,7 @@ def test_pieces_give_what_whole_logits_give(words, bias, scale):
     total, best = Unread(hidden_ND, made).reduced()
     torch.testing.assert_close(total, logits_NV.double().logsumexp(1).float(), atol=1e-5, rtol=2e-6)
     assert torch.equal(best, logits_NV.argmax(1))
+    assert (likeliest(Unread(hidden_ND, made)) == likeliest(logits_NV)).all()
     rows, targets = torch.tensor([3, 3, 8, 0]), torch.tensor([words - 1, 0, words // 2, 1])
     at = Unread(hidden_ND, made).logits(rows, targets)
     torch.testing.assert_close(at, logits_NV[rows, targets], atol=1e-5, rtol=1e-5)

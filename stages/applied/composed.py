@@ -140,15 +140,17 @@ def _demonstrated(loaded: "Loaded", prompts: pd.DataFrame):
 
 def _answers(loaded: "Loaded", prompts: pd.DataFrame):
     """Yield prompts with demonstrations and how the intact model answers them."""
-    from stages.model.score import Batch
+    from stages.model.score import ENOUGH, Batch
+    from stages.model.sharing import near
     from stages.model.tokens import encode_all
 
     rows = list(prompts.itertuples())
-    shown = _shown(rows)
-    for beginning in dict.fromkeys(shown):
-        some = [row for row, begun in zip(rows, shown, strict=True) if begun == beginning]
-        tokens = encode_all(loaded, some)
-        yield from zip(some, Batch(loaded, tokens, [prompt.target for prompt in tokens]).intact, strict=True)
+    tokens = encode_all(loaded, rows)
+    first = [int(prompt.target[0]) for prompt in tokens]
+    for numbers in near(_shown(rows), [prompt.ids for prompt in tokens], first, ENOUGH):
+        some = [tokens[number] for number in numbers]
+        batch = Batch(loaded, some, [prompt.target for prompt in some])
+        yield from zip([rows[number] for number in numbers], batch.intact, strict=True)
 
 
 def _shown(rows: Sequence) -> list[str]:

@@ -102,20 +102,23 @@ def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
 
     Prompts that begin alike share one run of their beginning.
     """
-    from stages.model.score import Batch
+    from stages.model.score import ENOUGH, Batch
+    from stages.model.sharing import near
     from stages.model.tokens import encode
 
-    together: dict[str, list] = {}
-    for row in rows:
-        together.setdefault(_before(row), []).append(row)
-    answers = []
-    for of_order in tqdm(together.values(), desc=TASK, unit="order"):
-        asked = [(row, number) for row in of_order for number in range(len(row.targets))]
-        encoded = [encode(loaded, row, number) for row, number in asked]
-        scored = iter(Batch(loaded, encoded, [tokens.target for tokens in encoded]).intact)
-        for row in of_order:
-            solved = [next(scored).solved for _ in row.targets]
-            answers.append(_row(row) | dict(zip(("correct", "rival"), solved, strict=False)))
+    asked = [(row, number) for row in rows for number in range(len(row.targets))]
+    every = [encode(loaded, row, number) for row, number in asked]
+    begins, first = [_before(row) for row, _ in asked], [int(tokens.target[0]) for tokens in every]
+    solved: dict[int, list[bool]] = {}  # by place in rows
+    places = [place for place, row in enumerate(rows) for _ in row.targets]
+    for numbers in tqdm(near(begins, [tokens.ids for tokens in every], first, ENOUGH), desc=TASK, unit="batch"):
+        encoded = [every[number] for number in numbers]
+        batch = Batch(loaded, encoded, [tokens.target for tokens in encoded])
+        for number, scored in zip(numbers, batch.intact, strict=True):
+            solved.setdefault(places[number], []).append(scored.solved)
+    answers = [
+        _row(row) | dict(zip(("correct", "rival"), solved[place], strict=False)) for place, row in enumerate(rows)
+    ]
     return answers
 
 

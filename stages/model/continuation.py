@@ -4,15 +4,17 @@ Legend: B batch row, N text, T token, D residual width.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from stages.model.forward import continuing, forward, remembering, resuming, side_by_side
+from stages.model.forward import Pass, Waiting, continuing, forward, remembering, resuming, side_by_side, together
 from stages.model.intervene import Edit, editing
 from stages.model.load import Loaded
 from stages.model.score import ROWS
+from stages.model.unread import Unread, likeliest
 
 
 def next_tokens(loaded: Loaded, texts: Sequence[np.ndarray], edits: Sequence[Edit]) -> np.ndarray:
@@ -40,17 +42,20 @@ def _of_one_length(loaded: Loaded, texts: Sequence[np.ndarray], edits: Sequence[
         forward(loaded, tails, cache=None if prefixes is None else continuing(prefixes, every_N), headless=True)
     residuals_NTD = dict(residuals_NTD)  # as they are now: edited passes go by the same hooks
     ids = np.zeros((len(edits), len(texts)), dtype=np.int64)
-    top, together = max(loaded.anatomy.layers), max(ROWS // len(texts), 1)
+    top, at_once, last = max(loaded.anatomy.layers), max(ROWS // len(texts), 1), len(tails[0]) - 1
     order = sorted(range(len(edits)), key=lambda number: edits[number].first(top))
-    for chosen in (order[place : place + together] for place in range(0, len(order), together)):
+    chunks = [order[place : place + at_once] for place in range(0, len(order), at_once)]
+
+    def run(chosen: Sequence[int], waiting: Waiting) -> torch.Tensor | Unread | None:
         layer, which_B = edits[chosen[0]].first(top), every_N.repeat(len(chosen))
         residual_BTD = residuals_NTD[layer][which_B] if layer in residuals_NTD else None
-        last = len(tails[0]) - 1
-        with (
-            resuming(loaded, layer, residual_BTD),
-            editing(loaded, [edits[number] for number in chosen for _ in texts], last),
-        ):
-            cache = None if prefixes is None else continuing(prefixes, which_B)
-            logits_BV = forward(loaded, tails * len(chosen), [np.array([last])] * len(which_B), cache)
-        ids[chosen] = logits_BV.argmax(-1).cpu().numpy().reshape(len(chosen), len(texts))
+        asked = [edits[number] for number in chosen for _ in texts]
+        cache = None if prefixes is None else continuing(prefixes, which_B)
+        rows = [np.array([last])] * len(which_B)
+        with resuming(loaded, layer, residual_BTD), editing(loaded, asked, last):
+            return forward(loaded, tails * len(chosen), rows, cache, waiting=waiting, whole=False)
+
+    passes = [Pass(partial(run, chosen), len(chosen) * len(texts), likeliest) for chosen in chunks]
+    for chosen, best_B in zip(chunks, together(loaded, passes), strict=True):
+        ids[chosen] = best_B.reshape(len(chosen), len(texts))
     return ids

@@ -13,7 +13,8 @@ from stages.families.family import Tokens
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
 from stages.model.reduce import brought
-from stages.model.score import Batch
+from stages.model.score import ENOUGH, Batch
+from stages.model.sharing import near
 
 
 def demonstrated(
@@ -21,11 +22,11 @@ def demonstrated(
 ) -> tuple[list[bool], dict[Head, torch.Tensor]]:
     """Return whether each prompt is answered right, and every head's mean output (K,) over those; {} where none is.
 
-    begins: what each prompt begins with; those of one beginning run together.
+    begins: what each prompt begins with; those of one beginning share its run.
     """
     solved, last = [False] * len(prompts), {}
-    for beginning in dict.fromkeys(begins):
-        numbers = [number for number, begun in enumerate(begins) if begun == beginning]
+    first = [int(prompt.target[0]) for prompt in prompts]
+    for numbers in near(begins, [prompt.ids for prompt in prompts], first, ENOUGH):
         tokens = [prompts[number] for number in numbers]
         with capturing(loaded) as outputs_BTHK:
             batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])

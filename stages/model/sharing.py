@@ -13,6 +13,7 @@ import numpy as np
 
 SHARED = 32  # tokens that a beginning must save for each pass, to be run apart: a pass of few costs as much as so many
 PASS = 2048  # tokens of a pass, about, where runs are many
+NEAR = 2  # by so many tokens may beginnings differ that run together: what is longer runs once for every prompt
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,31 @@ def beginning(ids: Sequence[np.ndarray], limit: int, runs: int = 1) -> int:
 def shared(ids: Sequence[np.ndarray], limit: int) -> int:
     """Return how many tokens all prompts share at their start, `limit` at most."""
     return max(min([limit, *(_common(ids[0], row) for row in ids)]), 0)
+
+
+def near(begins: Sequence[Hashable], ids: Sequence[np.ndarray], first: Sequence[int], limit: int) -> list[list[int]]:
+    """Return which prompts run together: sets of one beginning each, of about one length, whole and in order.
+
+    One set alone is a few dozen tokens and a few rows of the LM head: weights are read for them as for many more.
+    begins: what each prompt begins with; first: where what is scored of it starts; limit: tokens that run, beginnings
+    once, at most (one set at least).
+    """
+    sets: dict[Hashable, list[int]] = {}
+    for number, begun in enumerate(begins):
+        sets.setdefault(begun, []).append(number)
+    sized = []
+    for of_set in sets.values():
+        begun = shared([ids[number] for number in of_set], min(first[number] for number in of_set) - 1)
+        sized.append((begun, begun + sum(len(ids[number]) - begun for number in of_set), of_set))
+    groups: list[list[int]] = []
+    shortest = run = 0
+    for begun, tokens, of_set in sorted(sized, key=lambda each: each[0]):
+        if not groups or begun - shortest > NEAR or run + tokens > limit:
+            groups.append([])
+            shortest, run = begun, 0
+        groups[-1] += of_set
+        run += tokens
+    return groups
 
 
 def _whole(numbers: Sequence[int]) -> np.ndarray:

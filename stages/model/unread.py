@@ -11,6 +11,7 @@ Legend: N scored row, D residual width, V vocabulary, P words of a piece, M targ
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -77,3 +78,9 @@ class Unread:
     def _piece(self, start: int) -> torch.Tensor:
         bias = self.head.bias if self.head.bias is None else self.head.bias[start : start + PIECE]
         return nn.functional.linear(self.hidden_ND, self.head.weight[start : start + PIECE], bias).float()
+
+
+def likeliest(logits_NV: torch.Tensor | Unread) -> np.ndarray:
+    """Return the word of the largest logit of each row, (N,)."""
+    best_N = logits_NV.reduced()[1] if isinstance(logits_NV, Unread) else logits_NV.argmax(-1)
+    return best_N.cpu().numpy()

@@ -12,6 +12,7 @@ import numpy as np
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.score import Batch
+from stages.model.unread import likeliest
 
 
 def writes(loaded: Loaded, batch: Batch, wanted: Sequence[str]) -> list[str]:
@@ -33,7 +34,7 @@ def writes(loaded: Loaded, batch: Batch, wanted: Sequence[str]) -> list[str]:
             tokens = batch.prompts[place]
             tails.append(np.r_[tokens.ids[batch.cut : tokens.target[0]], given[place]].astype(np.int64))
             rows.append(np.array([len(tails[-1]) - 1]))
-        best = forward(loaded, tails, rows, batch.following(going)).argmax(-1).tolist()
+        best = likeliest(forward(loaded, tails, rows, batch.following(going), whole=False)).tolist()
         still = []
         for place, token in zip(going, best, strict=True):
             given[place].append(token)
