@@ -50,7 +50,7 @@ def main(slot: str) -> None:
 
     plan = tables.PLANS.read(slot)
     refuse((*unknown_kinds(settings.plan.also, "plan.also"), *unknown_kinds({*plan.kind, *settings.plan.kinds})))
-    why_intact = no_means(settings)
+    why_intact = no_means(slot, settings)
     plan = plan.head(0) if why_intact else plan
     loaded = load(slot, attention="sdpa")
     prompts, length = {}, {}

@@ -74,7 +74,7 @@ def main(slot: str) -> None:
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
     beside = attention[attention.draw > 0].sort_values(["prompt", "draw"])
     tables.NEIGHBOURS_ATTENTION.write(beside, slot, otherwise="no control set of the induction family is in the plan")
-    why = settings.left_out("ablate") or no_means(settings)
+    why = settings.left_out("ablate") or no_means(slot, settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)

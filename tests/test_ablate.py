@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
+from synthetic import record
 
 from stages import ablate, extract, fetch, prepare
-from stages.engine import shards
-from stages.store import params, paths, tables
+from stages.engine import means, shards
+from stages.store import files, params, paths, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +177,20 @@ def test_a_model_that_solves_no_function_has_no_prompts_there(monkeypatch):
     monkeypatch.setattr(tables.Table, "read", lambda table, *_, **__: prompts if table is tables.ASKED else unsolved)
     kept = ablate.silenced_on("decoder", "icl", params.load(ROOT / "tests/params.yaml"))
     assert kept.empty and list(kept.columns) == tables.PROMPTS.names
+
+
+def test_without_long_texts_there_are_no_means_and_no_head_is_silenced(tmp_path, monkeypatch):
+    """A model that reads 64 tokens reads short passages and no long one: `ablate` looked for means that were not."""
+    settings = params.load(ROOT / "params.quick.yaml")
+    monkeypatch.chdir(tmp_path)
+    layer = {"layer": 0, "heads": 1, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
+    files.write_text(paths.model("a"), record("a", attention=[layer]))
+    row = {"prompt": "", "split": "a", "condition": "", "solved": False, "layer": 0, "head": 0, "output": np.ones(4)}
+    tables.outputs(4).write([row | {"role": "short"}, row | {"role": "long", "split": "b"}], "a", "text")
+    assert "(the model reads none of these texts whole)" in means.no_means("a", settings)
+    tables.outputs(4).write([row | {"role": "short"}, row | {"role": "long"}], "a", "text")
+    assert means.no_means("a", settings) == ""
+    tables.outputs(4).write_empty("a", "text", why="all prompts are longer than the 16 tokens the model reads")
+    assert "(all prompts are longer than the 16 tokens the model reads)" in means.no_means("a", settings)
+    without = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"text": None})})
+    assert "tasks.text, over which their mean outputs are taken, is not in params" in means.no_means("a", without)
