@@ -82,14 +82,15 @@ def main(slot: str) -> None:
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
+    known = _known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts})
     with (
-        effects.writer(slot) as add,
+        effects.writer(slot, asked=len(shards.names(loaded, todo)) + len(known)) as add,
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
         for (table,) in tables_of(job, todo, key, folder, loaded, lambda number: progress.update(cost(todo[number]))):
             add(table)
-        add(_known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts}))
+        add(known)
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
     if why_intact:
         tables.FIRST_ORDER.write_empty(slot, why=why_intact)
@@ -197,6 +198,7 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
         why = "no kind of plan.kinds writes a constant" if asked else "no task has prompts to silence heads on"
         return tables.FIRST_ORDER.write_empty(slot, why=why)
     from stages.engine.kept import Job, keys, tables_of
+    from stages.model.first_order import measurable
     from stages.model.load import load
 
     given = {"means": means, "kinds": kinds, "max_tokens": settings.extract.batch_tokens}
@@ -207,8 +209,9 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
         [paths.model(slot)],
     )
     key = keys(paths.model(slot).read_text(encoding="utf-8"), given)
+    estimates = len(kinds) * sum(len(measurable(loaded, task, prompts)) for task, prompts in asked.items())
     with (
-        tables.FIRST_ORDER.writer(slot) as add,
+        tables.FIRST_ORDER.writer(slot, asked=estimates) as add,
         tqdm(total=len(asked), desc="first order", unit="task") as progress,
     ):
         for (table,) in tables_of(
@@ -266,9 +269,10 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     loaded = load(slot, attention="sdpa")
     if loaded.tokenizer.mask_token_id is None:
         return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
-    rows = []
+    rows, asked = [], 0
     for task, table in rivals.items():
         pairs, _ = fitting(loaded, list(table.itertuples()))
+        asked += len(pairs)
         log.info(announce(f"ablate {slot}", len(pairs), work(loaded, pairs), loaded))
         within_word = getattr(getattr(settings.tasks, task), "pseudo", "") == "within_word"
         scored = outcomes(loaded, pairs, settings.extract.batch_tokens, within_word)
@@ -276,7 +280,7 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
             rows += [effect(INTACT, task, pair, measure, value) for measure, value in measures.items()]
     why = "an encoder is scored intact only, on minimal pairs (pseudo-log-likelihoods): no head of it is silenced"
     table = pd.DataFrame(rows, columns=tables.EFFECTS.names)
-    tables.EFFECTS.with_reason(why).write(table, slot)
+    tables.EFFECTS.with_reason(why).write(table, slot, asked=asked)
     tables.FIRST_ORDER.write_empty(slot, why=why)
 
 

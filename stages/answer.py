@@ -42,7 +42,7 @@ def main(slot: str) -> None:
     target = sum(len(tokens.target) for tokens in encoded)  # scored, and then written by the model itself
     work = Work(shared([tokens.ids for tokens in encoded]) + target, 2 * target)
     log.info(announce(f"answer {slot}", len(rows), work, loaded))
-    tables.ANSWERS.write(answers(loaded, rows, encoded), slot)
+    tables.ANSWERS.write(answers(loaded, rows, encoded), slot, asked=len(rows))
 
 
 def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:

@@ -67,8 +67,8 @@ def main(slot: str) -> None:
         raw, weights = traced(slot, loaded, rows, encoded, targets, settings)
     except Unreadable as why:
         return _write_empty(slot, f"paths into its keys cannot be patched exactly: {why}")
-    tables.CIRCUIT.write(raw, slot)
-    tables.COMPOSITION.write(weights, slot)
+    tables.CIRCUIT.write(raw, slot, asked=len(targets) * len(rows))
+    tables.COMPOSITION.write(weights, slot, asked=len(weights))
 
 
 def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings) -> tuple[pd.DataFrame, pd.DataFrame]:

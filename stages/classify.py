@@ -33,11 +33,12 @@ def main(slot: str) -> None:
     heads = pd.DataFrame(
         [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]
     )
-    judged, missing = [], {}
+    judged, missing, asked = [], {}, 0
     log.info(_announced(slot, settings, len(heads)))
     for family in tqdm(FAMILIES.values(), desc=f"classify {slot}", unit="family"):
         if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
             continue  # neither asked for nor possible
+        asked += 1
         values, why = _values(slot, family, settings)
         if family.name == "streaming" and record["kind"] != "decoder":
             why = why or "an encoder keeps no cache of past keys"
@@ -58,7 +59,7 @@ def main(slot: str) -> None:
         judged.append(table)
         log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
     rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)
-    tables.HEADS.noting(not_measured=missing).write(rows, slot)
+    tables.HEADS.noting(not_measured=missing).write(rows, slot, asked=asked - len(missing))
 
 
 def _announced(slot: str, settings: params.Params, heads: int) -> str:

@@ -84,8 +84,8 @@ def main(slot: str, task: str) -> None:
     job = Job(partial(load, slot), work, schemas, [paths.model(slot)])
     folder, means = paths.shards(slot, "extract", task), _Means()
     with (
-        tables.RELATIONS.writer(slot, task) as add_relations,
-        outputs.writer(slot, task) as add_outputs,
+        tables.RELATIONS.writer(slot, task, asked=learned.relations) as add_relations,
+        outputs.writer(slot, task, asked=learned.outputs) as add_outputs,
         tqdm(total=sum(learned.costs), unit="token", desc=task) as progress,
     ):
         key = keys(record, task, learned.offsets)
@@ -123,7 +123,8 @@ class _Means:
 class _Learned:
     """What only all prompts together say: how many they are, and the work; sizes: shards of each piece of them.
 
-    costs: tokens of each shard. offsets: the best fixed offset of every content family of the task.
+    costs: tokens of each shard. offsets: the best fixed offset of every content family of the task. relations, outputs:
+    of each head, how many relations of prompts, and how many outputs and means of them, there are to measure.
     """
 
     prompts: int
@@ -131,14 +132,17 @@ class _Learned:
     sizes: list[int]
     costs: list[int]
     offsets: dict[str, int | None]
+    relations: int = 0
+    outputs: int = 0
 
 
 def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str, batch_tokens: int) -> _Learned:
     """Go through all prompts once, of which those of one piece are in memory. piece: its number -> its prompts."""
     from stages.model.cost import READING, Work, shared
 
-    content = [family for family in _attentional(task) if family.content]
-    offsets = {family.name: Offsets() for family in content}
+    attentional, kept, by_role = _attentional(task), tasks.of(task).outputs, bool(tasks.of(task).mean_role)
+    offsets = {family.name: Offsets() for family in attentional if family.content}
+    averaged: set[tuple[str, str]] = set()  # (split, role) of each mean
     learned = _Learned(0, Work(), [], [], {})
     for number in range(tables.PROMPTS.number_of_pieces(task)):
         rows, encoded = piece(number)
@@ -154,9 +158,16 @@ def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str
             else:
                 learned.work += Work(length, targets)
             learned.costs.append(length)
+        if kept == "last":
+            learned.outputs += len(rows)
+        elif kept == "mean" and attentional:
+            averaged |= {(row.split, row.role if by_role else "") for row in rows}
         for tokens in encoded:
-            for name, relation in _relations(content, tokens).items():
-                offsets[name].add(relation)
+            relations = _relations(attentional, tokens)
+            learned.relations += len(relations)
+            for name in offsets.keys() & relations.keys():
+                offsets[name].add(relations[name])
+    learned.outputs += len(averaged)
     for name, of_family in offsets.items():
         learned.offsets[name] = of_family.best
         if of_family.prompts:

@@ -48,17 +48,17 @@ def main(slot: str) -> None:
 
     loaded = load(slot)
     try:
-        gates, cache, streaming, policy = measured(slot, loaded, record, settings)
+        rows, asked, policy = measured(slot, loaded, record, settings)
     except Unreadable as why:
         return _write_empty(slot, f"heads cannot be made to stream exactly: {why}")
-    for table, rows in zip(TABLES, (gates, cache, streaming), strict=True):
+    for table, of_table, names in zip(TABLES, rows, asked, strict=True):
         lacking = f"tasks.{missing[0]} is not in params" if missing else "no prompt is long enough to lose a key"
-        table.write(pd.DataFrame(rows), slot, otherwise=lacking)
+        table.write(pd.DataFrame(of_table), slot, asked=names, otherwise=lacking)
     files.write_text(paths.cache_policy(slot), json.dumps(policy, indent=1) + "\n")
 
 
-def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], list[dict], list[dict], dict]:
-    """Return the rows of GATES, CACHE and STREAMING, and the policy."""
+def measured(slot: str, loaded, record: dict, settings) -> tuple[tuple[list[dict], ...], tuple[int, ...], dict]:
+    """Return the rows of GATES, CACHE and STREAMING, how many names each was asked for, and the policy."""
     from stages.model.cost import Work, announce
     from stages.model.streaming import Cut
 
@@ -71,8 +71,10 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
     done = [*needles["a"], *needles["b"], *passages]
     log.info(announce(f"gates {slot}", len(done), Work(_work(needles, passages, settings, loaded)), loaded))
     first, others = needles["a"][: asked.heads], needles["a"][asked.heads :]
-    gates = _gates(loaded, first, cut, set(loaded.anatomy.heads), weighed=True)
-    gates += _gates(loaded, others, cut, caching.screened(gates, asked.small))
+    every = set(loaded.anatomy.heads)
+    gates = _gates(loaded, first, cut, every, weighed=True)
+    chosen = caching.screened(gates, asked.small)
+    gates += _gates(loaded, others, cut, chosen)
     tried = []
     if gates:
         tried = caching.policies(
@@ -88,7 +90,10 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[list[dict], lis
     if passages:
         lost, streaming = _texts(loaded, passages, cut, tried, asked)
         cache += lost
-    return gates, cache, streaming, _policy(slot, loaded, record, gates, tried, settings)
+    names = len(first) * _number_alone(loaded, every) + len(others) * _number_alone(loaded, chosen)
+    under_policies = len(needles["b"]) + len(passages) if tried else 0
+    counts = names, under_policies, len(passages)
+    return (gates, cache, streaming), counts, _policy(slot, loaded, record, gates, tried, settings)
 
 
 def _needles(loaded, settings, cut, split: str) -> list[tuple]:
@@ -199,6 +204,13 @@ def _alone(loaded, layer: int, alone: set) -> list[tuple[int, int, int, set]]:
     if of.kv_heads == of.heads:
         return together
     return together + [(*at, key_head, {at}) for key_head, heads in readers.items() for at in heads if at in alone]
+
+
+def _number_alone(loaded, alone: set) -> int:
+    """Return how many rows a prompt has: a key head with one reader has one more, which is its reader's."""
+    layers = loaded.anatomy.layers
+    readers = sum(of.kv_heads for of in layers.values() if of.kv_heads == of.heads)
+    return readers + sum(len(_alone(loaded, layer, alone)) for layer in layers)
 
 
 def _masses(loaded, tokens, cut) -> dict:

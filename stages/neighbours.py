@@ -71,9 +71,10 @@ def main(slot: str) -> None:
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     attention = attention_rows(read, heads, looking)
     result = result.merge(attention[attention.draw == 0].drop(columns="draw"), "left", "prompt")
-    tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot)
+    tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot, asked=len(rows))
     beside = attention[attention.draw > 0].sort_values(["prompt", "draw"])
-    tables.NEIGHBOURS_ATTENTION.write(beside, slot, otherwise="no control set of the induction family is in the plan")
+    lacking, draws = "no control set of the induction family is in the plan", len(looking.keys() - {0})
+    tables.NEIGHBOURS_ATTENTION.write(beside, slot, asked=len(rows) * draws, otherwise=lacking)
     why = settings.left_out("ablate") or no_means(slot, settings)
     if why or not interventions or not asked:
         why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
@@ -82,7 +83,7 @@ def main(slot: str) -> None:
     means, limit = text_means(slot, loaded, settings), settings.extract.batch_tokens
     job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(slot, TASK)
     with (
-        tables.NEIGHBOURS_SILENCED.writer(slot) as add,
+        tables.NEIGHBOURS_SILENCED.writer(slot, asked=len(shards.names(loaded, todo))) as add,
         tqdm(total=len(todo), desc="silence", unit="shard") as progress,
     ):
         for (table,) in tables_of(job, todo, key, folder, loaded, lambda _: progress.update()):

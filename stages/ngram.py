@@ -43,7 +43,7 @@ def main() -> None:
     for task, prompts in asked.items():
         rows += score(baselines, task, prompts)
     raw = pd.DataFrame(rows, columns=tables.NGRAM.names)
-    tables.NGRAM.write(raw)
+    tables.NGRAM.write(raw, asked=sum(map(len, asked.values())))
     summary = summarize(raw)
     files.write_text(paths.COUNTING, summary.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 

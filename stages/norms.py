@@ -35,7 +35,8 @@ def measure(slot: str, settings: params.Params) -> None:
     rows = list(tables.PICTURES.read(TASK).itertuples())
     encoded = encode_all(loaded, rows)
     log.info(announce(f"norms {slot}", len(rows), Work(sum(map(len, encoded))), loaded))
-    with tables.NORMS.writer(slot) as add:
+    states = len(loaded.anatomy.layers) * sum(map(len, encoded))
+    with tables.NORMS.writer(slot, asked=states) as add:
         for chosen in tqdm(list(batches(encoded, settings.extract.batch_tokens)), desc="norms", unit="batch"):
             measured = token_norms(loaded, [encoded[index] for index in chosen])
             for place, index in enumerate(chosen):

@@ -43,7 +43,7 @@ def main(slot: str) -> None:
     for name, why in skipped.items():
         log.info("%s: not silenced: %s", name, why)
     log.info("plan %s: %d interventions", slot, len(rows))
-    tables.PLANS.noting(skipped=skipped).write(rows, slot)
+    tables.PLANS.noting(skipped=skipped).write(rows, slot, asked=len(rows))
 
 
 def plan(

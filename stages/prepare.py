@@ -32,7 +32,7 @@ def main(task: str) -> None:
         (tables.PICTURES, tasks.of(task).reads == "image", "prompts are text"),
     ):
         if here:
-            (table.with_reason(why) if why else table).write(rows, task)
+            (table.with_reason(why) if why else table).write(rows, task, asked=len(prompts))
         else:
             table.write_empty(task, why=why_not)
     conditions = len({prompt.condition for prompt in prompts})

@@ -27,6 +27,7 @@ from stages.tasks.text.prompts import CHARACTERS, cut
 log = logging.getLogger(__name__)
 TASK = "text"
 OF_IMAGES = "images are probed for nothing: their patches have no token to hold"
+TARGETS = ("token", "next", "position", "topic", "rest")  # what a state is asked for
 COMPONENTS = 8  # principal components of token embeddings that probes are asked for
 
 
@@ -80,8 +81,8 @@ def _look(loaded, slot: str, rows: list, passages: list, settings: params.Params
     count = sum(map(len, made.values())) + (asked.passages if asked else 0)
     log.info(announce(f"sinks {slot}", count, Work(total + probed), loaded))
     with (
-        tables.SINK_HEADS.writer(slot) as add_heads,
-        tables.SINK_TOKENS.writer(slot) as add_tokens,
+        tables.SINK_HEADS.writer(slot, asked=sum(map(len, made.values()))) as add_heads,
+        tables.SINK_TOKENS.writer(slot, asked=total * len(loaded.anatomy.layers)) as add_tokens,
         tqdm(total=total, desc="sinks", unit="token") as progress,
     ):
         for name, prompts in made.items():
@@ -106,11 +107,13 @@ def _rows(same: dict, columns: dict[int, dict[str, np.ndarray]], unit: str) -> p
 
 def _probe(loaded, slot: str, settings: params.Params) -> None:
     """Write what probes read, or why there are none."""
+    from stages.model.token_states import KINDS
+
     path = Path(settings.ngram.path)
     rows = probed(loaded, sorted(path.glob("*.txt")) if path.is_dir() else [path], settings)
     if isinstance(rows, str):
         return tables.PROBES.write_empty(slot, why=rows)
-    tables.PROBES.write(rows, slot)
+    tables.PROBES.write(rows, slot, asked=len(KINDS) * len(TARGETS))
 
 
 def probed(loaded, texts: Sequence[Path], settings: params.Params) -> pd.DataFrame | str:
@@ -159,13 +162,11 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
     own_NP = np.stack([embedding[at] for embedding, at in zip(embedded, at_N, strict=True)])
     sums_NP = np.stack([embedding.sum(0) for embedding in embedded])
     lengths_N1 = np.array([[len(embedding)] for embedding in embedded])
-    targets = {
-        "token": own_NP,
-        "next": np.stack([embedding[at + 1] for embedding, at in zip(embedded, at_N, strict=True)]),
-        "position": at_N.astype(np.float64),
-        "topic": np.unique([prompt.category for prompt in prompts], return_inverse=True)[1],
-        "rest": (sums_NP - own_NP) / (lengths_N1 - 1),
-    }
+    after_NP = np.stack([embedding[at + 1] for embedding, at in zip(embedded, at_N, strict=True)])
+    topic_N = np.unique([prompt.category for prompt in prompts], return_inverse=True)[1]
+    rest_NP = (sums_NP - own_NP) / (lengths_N1 - 1)
+    values = (own_NP, after_NP, at_N.astype(np.float64), topic_N, rest_NP)
+    targets = dict(zip(TARGETS, values, strict=True))
     blocks = np.array([prompt.cluster for prompt in prompts])
     results = probe(states_ND, targets, blocks, stream(seed, f"sinks/probes/{kind}/{layer}"), shuffles)
     norms_LNT = np.log(np.stack([passage.norms_LT for passage in passages], axis=1))

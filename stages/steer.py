@@ -185,7 +185,8 @@ def main(slot: str) -> None:
         log.info("%s: not steered: %s", function, why)
     if not rows:
         return _write_empty(slot, "; ".join(f"{function}: {why}" for function, why in skipped.items()))
-    with tables.STEERING.noting(skipped=skipped).writer(slot) as add:
+    asked = sum(map(len, (of for shard in todo for of in shard.asked(settings.steer))))
+    with tables.STEERING.noting(skipped=skipped).writer(slot, asked=asked) as add:
         for table in rows:
             add(table)
     settings_of = {
@@ -215,6 +216,13 @@ class Steered:
     means: "Mapping[Head, torch.Tensor]"
     elsewhere: pd.DataFrame
     others: "Sequence[Head]"
+
+    def asked(self, settings: params.Steer) -> list[pd.DataFrame]:
+        """Return all prompts that rows are about, by context: intact with demonstrations, under vectors, elsewhere."""
+        by_purpose = _asked(self.prompts, settings)
+        clean = _clean(by_purpose["zero_shot"], self.prompts, self.clean)
+        others = [some.head(settings.zero_shot) for _, some in self.elsewhere.groupby("category")]
+        return [clean, *by_purpose.values(), *others]
 
 
 def _steered(
@@ -326,13 +334,18 @@ def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, cle
     asked: zero-shot rows of the prompts table; prompts, clean: as of `Steered`.
     """
     solved = clean.set_index("prompt").solved
-    names = asked.id.str.replace("#zero_shot", "#clean", regex=False)
     same = {"function": function, "context": "clean", "vector": "none", "layer": -1, "strength": 0.0, "heads": 0}
     same |= {"draw": 0, "chosen": True, "names": "", "matching": ""}
     return [
         same | {"prompt": row.id, "split": row.split, "cluster": row.cluster, "correct": bool(solved[row.id])}
-        for row in prompts[prompts.id.isin(names) & prompts.id.isin(solved.index)].itertuples()
+        for row in _clean(asked, prompts, clean).itertuples()
     ]
+
+
+def _clean(asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the prompts table that ask zero-shot queries with demonstrations, as `_demonstrated`."""
+    names = asked.id.str.replace("#zero_shot", "#clean", regex=False)
+    return prompts[prompts.id.isin(names) & prompts.id.isin(clean.prompt)]
 
 
 def _elsewhere(settings: params.Params) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def main(slot: str) -> None:
     start, folder, largest = partial(load, slot, attention="sdpa"), paths.shards(slot, "trace"), []
     job = Job(start, partial(_traced, means=means), [tables.INDIRECT.schema], [paths.model(slot)])
     with (
-        tables.INDIRECT.noting(skipped=skipped).writer(slot) as add,
+        tables.INDIRECT.noting(skipped=skipped).writer(slot, asked=len(todo)) as add,
         tqdm(total=len(todo), desc="trace", unit="prompt") as progress,
     ):
         work = tables_of(job, cut, keys(record, means), folder, loaded, lambda at: progress.update(len(cut[at])))

@@ -41,15 +41,15 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if why := settings.left_out("apply") or missing(slot, TASK, settings):
         return tables.COMPOSED.write_empty(slot, why=why)
     prompts = tables.ASKED.read(TASK)
-    rows, skipped = composed(model(), read(slot, model()), prompts, settings, slot)
+    rows, skipped, asked = composed(model(), read(slot, model()), prompts, settings, slot)
     why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-    tables.COMPOSED.noting(skipped=skipped).write(pd.DataFrame(rows), slot, otherwise=why)
+    tables.COMPOSED.noting(skipped=skipped).write(pd.DataFrame(rows), slot, asked=asked, otherwise=why)
 
 
 def composed(
     loaded: "Loaded", stored: Stored, prompts: pd.DataFrame, settings: params.Params, slot: str
-) -> tuple[list[dict], dict[str, str]]:
-    """Return rows of COMPOSED, and why pairs of functions are left out, by name."""
+) -> tuple[list[dict], dict[str, str], int]:
+    """Return rows of COMPOSED, why pairs of functions are left out, by name, and how many prompts the others have."""
     from stages.model.cost import Work, announce, shared
     from stages.model.tokens import fitting
 
@@ -62,7 +62,7 @@ def composed(
     work = Work(shared([tokens.ids for tokens in encoded]), sum(answer.values())) + Work(edited, edited)
     log.info(announce(f"apply {slot}, where the model composes all functions", len(prompts), work, loaded))
     copied, copy = _demonstrated(loaded, _first(clean[clean.condition == COPY], "a", settings.apply.choose))
-    rows, skipped = [], {}
+    rows, skipped, number = [], {}, 0
     for condition in tqdm(conditions, desc="composed functions", unit="pair"):
         inner, outer = parts(condition)
         if unsolved := [name for name in (inner, outer) if name not in stored.means]:
@@ -73,15 +73,16 @@ def composed(
         if not tried or (right := sum(tried) / len(tried)) < settings.trace.solved_above:
             skipped[condition] = f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model"
             continue
-        shown = of_condition[of_condition.split == "b"]
+        shown, bare = of_condition[of_condition.split == "b"], asked[asked.condition == condition]
+        number += len(shown) + len(bare)
         same = {"function": condition, "draw": 0, "beside": "", "heads": 0}
         for row, scored in _answers(loaded, shown):
             rows.append(same | _row(row, "none", scored))
         edits = sums(stored, inner, outer, copy, own, settings.apply.draws, settings.seed, f"apply/{slot}/{condition}")
-        rows += [same | row for row in _under(loaded, asked[asked.condition == condition], edits)]
+        rows += [same | row for row in _under(loaded, bare, edits)]
     if not any(copied):
         skipped[COPY] = "no demonstration of copying is answered right: nothing can be taken off a sum"
-    return rows, skipped
+    return rows, skipped, number
 
 
 def sums(

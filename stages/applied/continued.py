@@ -27,8 +27,9 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if why := settings.left_out("apply") or missing(slot, TASK, settings) or _says_nothing(slot):
         return tables.CONTINUED.write_empty(slot, why=why)
     passages = tables.ASKED.read(TASK)
-    rows = continued(model(), read(slot, model()), passages[passages.split == "b"], settings, slot)
-    tables.CONTINUED.write(pd.DataFrame(rows), slot, otherwise="no passage is as long as apply.cuts")
+    rows, asked = continued(model(), read(slot, model()), passages[passages.split == "b"], settings, slot)
+    why = "no passage is as long as apply.cuts"
+    tables.CONTINUED.write(pd.DataFrame(rows), slot, asked=asked, otherwise=why)
 
 
 def _says_nothing(slot: str) -> str:
@@ -41,8 +42,11 @@ def _says_nothing(slot: str) -> str:
 
 def continued(
     loaded: "Loaded", stored: Stored, passages: pd.DataFrame, settings: params.Params, slot: str
-) -> list[dict]:
-    """Return rows of CONTINUED: the likeliest next token of every passage, cut in several places, under each vector."""
+) -> tuple[list[dict], int]:
+    """Return rows of CONTINUED, the likeliest next token of every passage, cut in several places, under each vector.
+
+    And how many rows there are to be.
+    """
     from stages.model.continuation import next_tokens
     from stages.model.tokens import encode
 
@@ -62,7 +66,8 @@ def continued(
                 text = loaded.tokenizer.decode([token])
                 shown = {"token": text, "seen": bare(text) in before, "shown": SHOWS[function].there(text)}
                 rows.append(same | {"prompt": f"{row.id}:{cut}", "cluster": row.cluster} | shown)
-    return rows
+    vectors = 1 + 2 * (len(stored.means) + section.draws)  # none; in place and added: of each function, random
+    return rows, len(functions) * len(read) * vectors
 
 
 def written(stored: Stored, function: str, draws: int, seed: int, name: str) -> "dict[tuple[str, str, str, int], Edit]":

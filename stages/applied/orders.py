@@ -57,7 +57,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     log.info(announce(f"orders {slot}", len(rows), work, loaded))
     answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
-    skipped = {}
+    asked_of, skipped = sum(row.role == "clean" for row in rows), {}
     made = provenance(slot)
     if "reason" in made or not means:
         skipped["vector"] = made.get("reason") or "no known order is solved after demonstrations (split a)"
@@ -69,8 +69,10 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         pool = Pool(tuple(sorted(loaded.anatomy.heads)), kinds, {FAMILY: set(heads)})
         order = Ranking(heads, pool, settings.orders.draws, settings.seed, f"orders/{slot}")
         source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
+        asked_of += len(asked["b"])
         answers += written(loaded, asked["b"], means[source], order, number, source)
-    tables.ORDERS.noting(skipped=skipped).write(pd.DataFrame(answers).sort_values(ORDERED), slot)
+    answered = pd.DataFrame(answers).sort_values(ORDERED)
+    tables.ORDERS.noting(skipped=skipped).write(answered, slot, asked=asked_of)
 
 
 def learned(

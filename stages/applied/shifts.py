@@ -39,12 +39,13 @@ ADDED = ("function", "layerwise", "layer_average")  # vectors that are added
 READ = ("function", "layer_average")  # and those of them that are one vector, kept by steer
 FACTORS = (1.0, 2.0, -1.0)
 LISTED = 8  # tokens of a reading
+TABLES = (tables.SHIFTS, tables.OFFSETS, tables.READINGS)
 
 
 def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -> None:
     """Measure every steered function, or say why there is none; model: loads it, or returns it again."""
     if why := settings.left_out("shifts") or tables.STEERING.reason(slot):
-        return _write(slot, [], [], [], why)
+        return _write_empty(slot, why)
     from safetensors.torch import load_file
 
     from stages.model.cost import Work, announce
@@ -66,7 +67,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     length, answer = (sum(map(len, of)) / max(1, len(bare)) for of in (bare, [tokens.target for tokens in bare]))
     edited = Work(answer, answer) * (count * (1 + 2 * len(FACTORS)))
     log.info(announce(f"shifts {slot}", count, Work(length * count) + edited, loaded))
-    answers, geometry, pairs_of = [], [], {}
+    answers, geometry, pairs_of, asked_of = [], [], {}, [0, 0, 0]
     for function in tqdm(functions, desc="shifts", unit="function"):
         whole = prompts[prompts.condition == function]
         of_function = whole[whole.id.isin(fits)]
@@ -86,8 +87,14 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         solved = shown[shown.condition == function].set_index("prompt").solved.to_dict()
         rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
         answers += [known | row for row in rows]
+        demonstrated = _demonstrated(unseen, of_function, solved, known["inverse"])
+        asked_of[0] += 2 * len(unseen) * 3 + sum(map(sum, demonstrated))  # of x and y: none, added, heads
+        asked_of[1] += 2 * (len(pairs) >= offsets.FEW)  # spaces
     read = readings(loaded, vectors, pairs_of, settings, slot)
-    _write(slot, answers, geometry, read)
+    kept = [name for name in vectors if name.rpartition(".")[0] in pairs_of and name.rpartition(".")[2] in READ]
+    asked_of[2] = len(kept) * (1 + settings.shifts.random)
+    for table, of_table, number in zip(TABLES, (answers, geometry, read), asked_of, strict=True):
+        table.write(pd.DataFrame(of_table), slot, asked=number, otherwise="no function has pairs enough")
 
 
 def asked_pairs(prompts: pd.DataFrame, frame: Frame) -> pd.DataFrame:
@@ -188,15 +195,27 @@ def answered(
     both = pd.concat([side.assign(asked=name) for name, side in sides.items()])
     yield from _asked(loaded, both.assign(text=both.x.map(frame.question)), frame, every)
     texts = prompts[prompts.role == "clean"].set_index("id").text
-    clean = pairs.id.str.replace("#zero_shot", "#clean", regex=False)
+    clean = _with_demonstrations(pairs)
     shown = {("demonstrations", "demonstrations", 0.0): Edit()}
-    for pair, name in zip(pairs.itertuples(), clean, strict=True):
-        if name in solved:
-            row = {"prompt": pair.id, "cluster": pair.cluster, "asked": "x", "vector": "demonstrations"}
-            yield row | {"kind": "demonstrations", "factor": 0.0, "other": bool(solved[name]), "echo": None}
-    there = sides["y"].assign(asked="y", clean=clean)[clean.isin(texts.index) & inverse]
+    of_x, of_y = _demonstrated(pairs, prompts, solved, inverse)
+    for pair, name in zip(pairs[of_x].itertuples(), clean[of_x], strict=True):
+        row = {"prompt": pair.id, "cluster": pair.cluster, "asked": "x", "vector": "demonstrations"}
+        yield row | {"kind": "demonstrations", "factor": 0.0, "other": bool(solved[name]), "echo": None}
+    there = sides["y"].assign(asked="y", clean=clean)[of_y]
     instead = [frame.instead(texts[name], word) for name, word in zip(there.clean, there.x, strict=True)]
     yield from _asked(loaded, there.assign(text=instead), frame, shown)
+
+
+def _with_demonstrations(pairs: pd.DataFrame) -> pd.Series:
+    return pairs.id.str.replace("#zero_shot", "#clean", regex=False)
+
+
+def _demonstrated(
+    pairs: pd.DataFrame, prompts: pd.DataFrame, solved: Mapping[str, bool], inverse: bool
+) -> tuple[pd.Series, pd.Series]:
+    """Tell of which pairs x, and y, is asked about after demonstrations; arguments: see `answered`."""
+    clean = _with_demonstrations(pairs)
+    return clean.isin(list(solved)), clean.isin(prompts.id[prompts.role == "clean"]) & inverse
 
 
 def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[tuple, Edit]") -> Iterable[dict]:
@@ -277,7 +296,6 @@ def _prompts(pairs: pd.DataFrame, texts: Sequence[str], answers: Sequence[str]) 
     return list(rows.assign(**same, bos=True).itertuples())
 
 
-def _write(slot: str, answers: list, geometry: list, read: list, why: str = "no function has pairs enough") -> None:
-    tables.SHIFTS.write(pd.DataFrame(answers), slot, otherwise=why)
-    tables.OFFSETS.write(pd.DataFrame(geometry), slot, otherwise=why)
-    tables.READINGS.write(pd.DataFrame(read), slot, otherwise=why)
+def _write_empty(slot: str, why: str) -> None:
+    for table in TABLES:
+        table.write_empty(slot, why=why)

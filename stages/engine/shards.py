@@ -16,7 +16,7 @@ import torch
 from stages.engine.kept import Job
 from stages.model.intervene import Head
 from stages.model.load import Loaded, load
-from stages.model.outcome import outcomes
+from stages.model.outcome import outcomes, trial
 from stages.model.score import Ablation, Batch
 from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
@@ -82,6 +82,20 @@ def cut(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Interven
         for interventions, rows in alike.items()
         for at in range(0, len(rows), size)
     ]
+
+
+def names(loaded: Loaded, shards: Sequence[Shard]) -> set[tuple[str, str, str]]:
+    """Return (intervention, task, prompt) of all that shards score; nothing is said of a prompt without scored tokens.
+
+    A prompt may be in two shards, and is scored intact in both.
+    """
+    return {
+        (intervention.id, shard.task, row.id)
+        for shard in shards
+        for row in shard.prompts
+        if any(map(len, trial(loaded, shard.task, row).positions))
+        for intervention in (INTACT, *shard.interventions)
+    }
 
 
 def _donors(prompts: Sequence[Any]) -> dict[str, Any]:

@@ -55,8 +55,7 @@ def first_order(
     measure, kinds = tasks.of(task).smooth, [kind for kind in kinds if KINDS[kind].constant]
     layer, head = np.array(loaded.anatomy.heads).T
     changes: dict[str, dict[str, np.ndarray]] = {}  # prompt -> kind -> (L H,)
-    asked = [trial(loaded, task, row) for row in rows] if measure else []
-    for trials in _batches([prompt for prompt in asked if any(map(len, prompt.positions))], max_tokens):
+    for trials in _batches(measurable(loaded, task, rows), max_tokens):
         for index, change in enumerate(_changes(loaded, trials, measure, means, kinds)):
             changes[trials[index].row.id] = change
     columns = []
@@ -67,6 +66,12 @@ def first_order(
     if not columns:
         return pd.DataFrame(columns=tables.FIRST_ORDER.names)
     return pd.concat(columns, ignore_index=True)[tables.FIRST_ORDER.names]
+
+
+def measurable(loaded: Loaded, task: str, rows: Sequence[Any]) -> list[Trial]:
+    """Return the prompts that have a scored token, of a task with a differentiable measure."""
+    asked = [trial(loaded, task, row) for row in rows] if tasks.of(task).smooth else []
+    return [prompt for prompt in asked if any(map(len, prompt.positions))]
 
 
 def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds) -> list[dict[str, np.ndarray]]:

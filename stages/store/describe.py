@@ -10,9 +10,11 @@ PAGE = Path("docs/tables.md")
 HEAD = """# Tables
 
 Written by `python -m stages.store.describe` from [`tables.py`](../stages/store/tables.py); a test keeps both equal. A
-file says the same of itself (`pq.read_schema(path)`). A table without rows says why in its metadata (`reason`). Layers,
-heads and tokens count from 0; logarithms are natural, losses are in nats a token, shares lie in 0..1. Where files lie,
-and the CSV files of `reports/`: [files.md](files.md).
+file says the same of itself (`pq.read_schema(path)`). A table without rows says why in its metadata (`reason`). What is
+counted: how many different names its stage set out to write in these columns, in what it read, stands in the metadata
+(`asked`), and a table with others is neither written nor read. Layers, heads and tokens count from 0; logarithms are
+natural, losses are in nats a token, shares lie in 0..1. Where files lie, and the CSV files of `reports/`:
+[files.md](files.md).
 
 No column is a word of SQL: none needs quotes.
 
@@ -55,7 +57,9 @@ def _section(name: str, table: tables.Table) -> str:
     place = "".join(part + next(of, "") for part in table.place.split("{}"))
     key = ", ".join(f"`{column}`" for column in table.key) or "none, a row per prompt asked"
     rows = [f"| `{field.name}` | {_type(field.type)} | {_meaning(field)} |" for field in schema]
-    lines = [f"## {name}", "", f"`{place}`: {table.about}. Key: {key}.", ""]
+    counted = ", ".join(f"`{column}`" for column in table.asked) or "all rows"
+    counted += ", for every head" if table.every_head else ""
+    lines = [f"## {name}", "", f"`{place}`: {table.about}. Key: {key}. Counted: {counted}.", ""]
     return "\n".join([*lines, "| column | type | meaning and unit |", "|---|---|---|", *rows, ""])
 
 

@@ -15,6 +15,7 @@ from stages.store import parquet, paths, records
 if TYPE_CHECKING:
     from stages.store.table import Table
 
+ASKED = "asked"  # in the metadata: how many names a stage set out to write
 INTACT = "none"  # where no set of the plan is silenced
 
 
@@ -29,13 +30,36 @@ def fault(table: "Table", of: tuple[str, ...], rows: pd.DataFrame, only: list[tu
         (_every_head(table.path(*of), of[0], rows, key) if table.every_head else "")
         or (_twice(rows, key) if key else "")
         or (
-            _not_alike(rows, key, [column for column in table.alike if column not in fixed])
-            if key and table.alike
+            _not_alike(rows, key, [column for column in table.alike if column not in fixed], table.unit)
+            if key and table.alike is not None
             else ""
         )
         or _asked_of(table, of, rows)
         or (_of_plan(table.plan.path(*of), rows) if table.plan and "intervention" in rows else "")
     )
+
+
+def incomplete(table: "Table", of: tuple[str, ...], file: Path) -> str:
+    """Return what lacks of the names that the stage set out to write (`Table.asked`), or ''. file: the table's.
+
+    The footer's number of rows tells, where they are all of the key, or all but the heads; else columns are read, once.
+    """
+    said = parquet.noted(file, ASKED)
+    if said is None:
+        return ""
+    if table.every_head or table.asked == table.key:
+        there = parquet.number_of_rows(file)
+        wanted = int(said) * (len(records.heads(of[0])) if table.every_head else 1)
+        return "" if there == wanted else f"{there} rows, where {wanted} were to be written: cut, or left out"
+    state = file.stat()
+    there = _number_of_names(file, table.asked, state.st_ino, state.st_mtime_ns)
+    what = f"rows of {there} different ({', '.join(table.asked)}), where {said} were to be written"
+    return "" if there == int(said) else f"{what}: cut, or left out"
+
+
+@lru_cache(maxsize=256)
+def _number_of_names(file: Path, columns: tuple[str, ...], *_state: int) -> int:
+    return parquet.number_of_names(file, columns)
 
 
 def of_heads(slot: str, counts: pd.Series) -> str:
@@ -71,21 +95,24 @@ def _twice(rows: pd.DataFrame, key: list[str]) -> str:
     return f"{again.sum()} rows stand there twice, the first of {first}"
 
 
-def _not_alike(rows: pd.DataFrame, key: list[str], alike: list[str]) -> str:
-    """Every prompt has the rows of every other one, among rows that are alike in some columns."""
-    others = [column for column in key if column not in ("prompt", *alike)]
+def _not_alike(rows: pd.DataFrame, key: list[str], alike: list[str], unit: str) -> str:
+    """Every prompt, or other unit, has the rows of every other one, among rows that are alike in some columns."""
+    others = [column for column in key if column not in (unit, *alike)]
     rows = rows[rows.intervention != INTACT] if "intervention" in key else rows
-    if not others or rows.empty or not set(alike) <= set(rows):
+    if not others or rows.empty or not {unit, *alike} <= set(rows):
         return ""
+    if not alike:
+        same = len(rows) == rows[unit].nunique() * len(rows[others].drop_duplicates())
+        return "" if same else f"not every {unit} has the same {', '.join(others)}: cut, or written over"
     groups = rows.groupby(alike)
-    whole = groups.prompt.nunique() * rows[[*alike, *others]].drop_duplicates().groupby(alike).size()
+    whole = groups[unit].nunique() * rows[[*alike, *others]].drop_duplicates().groupby(alike).size()
     lacking = groups.size() != whole
     if not lacking.any():
         return ""
     first = lacking.idxmax()
     where = zip(alike, first if isinstance(first, tuple) else (first,), strict=True)
     named = ", ".join(f"{column} {value}" for column, value in where)
-    return f"not every prompt has the same {', '.join(others)} ({named}): cut, or written over"
+    return f"not every {unit} has the same {', '.join(others)} ({named}): cut, or written over"
 
 
 def _asked_of(table: "Table", of: tuple[str, ...], rows: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ The same rows give the same bytes. What is read is checked byte for byte (`stage
 that it should have. This is the only door: nothing else of the pipeline opens a Parquet file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,13 @@ BATCH = 16_384  # rows of a table that is gone through once
 
 def reason(path: Path) -> str:
     """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""
-    return ((read_schema(path).metadata or {}).get(b"reason") or b"").decode()
+    return noted(path, "reason") or ""
+
+
+def noted(path: Path, name: str) -> str | None:
+    """Return what a table's metadata say under a name, None where nothing; errors: see `read_schema`."""
+    value = (read_schema(path).metadata or {}).get(name.encode())
+    return None if value is None else value.decode()
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -67,6 +73,14 @@ def number_of_rows(path: Path) -> int:
     """Return how many rows a table has, by its footer; errors: see `read_schema`."""
     with _readable(path):
         return pq.read_metadata(path).num_rows
+
+
+def number_of_names(path: Path, columns: Sequence[str]) -> int:
+    """Return how many different rows some columns have, read a row group at a time. Errors: see `read_schema`."""
+    with _readable(path), pq.ParquetFile(path) as file:
+        groups = (file.read_row_group(number, list(columns)).to_pandas() for number in range(file.num_row_groups))
+        parts = [group.drop_duplicates() for group in groups]
+    return len(pd.concat(parts).drop_duplicates()) if parts else 0
 
 
 def piece(path: Path, schema: pa.Schema, number: int) -> pd.DataFrame:
@@ -126,11 +140,11 @@ def write(path: Path, rows: pd.DataFrame | list[dict], schema: pa.Schema) -> Non
 
 
 @contextmanager
-def writer(path: Path, schema: pa.Schema) -> Iterator:
+def writer(path: Path, schema: pa.Schema, check: Callable[[Path], None] = lambda _: None) -> Iterator:
     """Yield a function that appends rows, so that memory does not grow with the number of prompts.
 
-    The file appears under its name only when the block ends without an error. Row groups have fixed sizes, whatever
-    the sizes of the pieces.
+    The file appears under its name only when the block ends without an error, and `check`, which is given the finished
+    file under another name, raises none. Row groups have fixed sizes, whatever the sizes of the pieces.
     """
     with replacing(path) as temporary:
         with pq.ParquetWriter(temporary, schema, compression=CODEC) as file:
@@ -151,3 +165,4 @@ def writer(path: Path, schema: pa.Schema) -> Iterator:
             if waiting:
                 file.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
         sealed.seal(temporary)
+        check(temporary)

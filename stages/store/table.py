@@ -34,16 +34,21 @@ class Table:
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
     meaning; None where they are the model's (`with_schema`). key: the columns that name a row, none where rows have no
-    name. alike: columns; of rows that are alike in these, each prompt has those of each other one. every_head: each
-    head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the table of each task's
-    prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
+    name. every_head: each head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the
+    table of each task's prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
+
+    That no name lacks is known in two ways. asked: columns of the key whose names a stage knows before it measures,
+    from what it reads: how many it set out to write stands in the metadata (`writer`). alike, unit: of rows that are
+    alike in some columns, each `unit`, such as a prompt, has those of each other one; None where that is not so.
     """
 
     place: str
     about: str
     schema: pa.Schema | None
     key: tuple[str, ...] = ()
-    alike: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    alike: tuple[str, ...] | None = None
+    unit: str = "prompt"
     every_head: bool = False
     prompts: "Table | None" = None
     plan: "Table | None" = None
@@ -63,7 +68,7 @@ class Table:
         Raises `UserError` naming the file, what is wrong and the way out.
         """
         rows = parquet.read(self.path(*of), self.schema, columns, only)
-        if why := origin.fault(self, of, rows, only or []):
+        if why := origin.fault(self, of, rows, only or []) or origin.incomplete(self, of, self.path(*of)):
             raise self._refused(of, why)
         return rows
 
@@ -72,6 +77,7 @@ class Table:
 
         That no head has more rows than others is known after the last ones. Errors: see `read`.
         """
+        self.complete(*of)
         heads, counts = records.heads(of[0]), pd.Series()
         for batch in parquet.batches(self.path(*of), columns):
             there = batch.select(["layer", "head"]).to_pandas().groupby(["layer", "head"]).size()
@@ -82,6 +88,11 @@ class Table:
                 break
             yield batch
         if len(counts) and (why := origin.of_heads(of[0], counts)):
+            raise self._refused(of, why)
+
+    def complete(self, *of: str) -> None:
+        """Raise `UserError` where names lack that the stage set out to write: see `origin.incomplete`."""
+        if why := origin.incomplete(self, of, self.path(*of)):
             raise self._refused(of, why)
 
     def _refused(self, of: tuple[str, ...], why: str) -> UserError:
@@ -107,19 +118,32 @@ class Table:
         """Read some of the table's rows: see `parquet.piece`."""
         return parquet.piece(self.path(*of), self.schema, number)
 
-    def writer(self, *of: str) -> AbstractContextManager:
-        """Return a context that yields a function which appends rows: see `parquet.writer`."""
-        return parquet.writer(self.path(*of), self.schema)
+    def writer(self, *of: str, asked: int | None = None) -> AbstractContextManager:
+        """Return a context that yields a function which appends rows: see `parquet.writer`.
 
-    def write(self, rows: pd.DataFrame | list[dict], *of: str, otherwise: str = "") -> None:
-        """Write rows in the order given, or where there are none the reason, `otherwise`.
+        asked: how many names the columns of that name will have (without heads, where every head has a row): the stage
+        counts them in what it reads, not in what it has made. Where the rows have others nothing is written: a bug.
+        """
+        if asked is None:
+            return parquet.writer(self.path(*of), self.schema)
+        metadata = {**(self.schema.metadata or {}), origin.ASKED: str(asked)}
+
+        def check(file: Path) -> None:
+            if why := origin.incomplete(self, of, file):
+                raise AssertionError(f"{self.path(*of)}: {why}")
+
+        return parquet.writer(self.path(*of), self.schema.with_metadata(metadata), check)
+
+    def write(self, rows: pd.DataFrame | list[dict], *of: str, asked: int | None = None, otherwise: str = "") -> None:
+        """Write rows in the order given, or where there are none the reason, `otherwise`. asked: see `writer`.
 
         A NaN of a frame is a null of the file, and its columns may stand in any order.
         """
-        if not len(rows) and otherwise:
+        if not len(rows) and otherwise and not asked:
             log.info("%s: nothing measured: %s", self.path(*of), otherwise)
             return self.write_empty(*of, why=otherwise)
-        parquet.write(self.path(*of), rows[self.names] if isinstance(rows, pd.DataFrame) else rows, self.schema)
+        with self.writer(*of, asked=asked) as add:
+            add(rows[self.names] if isinstance(rows, pd.DataFrame) else rows)
 
     def write_empty(self, *of: str, why: str) -> None:
         """Write a table of no rows that says why."""

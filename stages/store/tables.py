@@ -16,16 +16,22 @@ def _schema(**fields: tuple[pa.DataType, str]) -> pa.Schema:
 
 
 def _table(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str]) -> Table:
+    """Return a table; key: columns that name a row, with a star where the stage knows all names before it measures."""
     prompts, plan = PROMPTS if "prompt" in fields else None, PLANS if "intervention" in fields else None
-    return Table(place, about, _schema(**fields), tuple(key.split()), prompts=prompts, plan=plan)
+    names = key.split()
+    asked = tuple(name.removesuffix("*") for name in names if name.endswith("*"))
+    named = tuple(name.removesuffix("*") for name in names)
+    return Table(place, about, _schema(**fields), named, asked, prompts=prompts, plan=plan)
 
 
-def _of_runs(place: str, about: str, key: str, alike: str, /, **fields: tuple[pa.DataType, str]) -> Table:
-    return replace(_table(place, about, key, **fields), alike=tuple(alike.split()))
+def _of_runs(
+    place: str, about: str, key: str, alike: str, /, unit: str = "prompt", **fields: tuple[pa.DataType, str]
+) -> Table:
+    return replace(_table(place, about, key, **fields), alike=tuple(alike.split()), unit=unit)
 
 
 def _of_heads(place: str, about: str, key: str, /, **fields: tuple[pa.DataType, str]) -> Table:
-    return replace(_table(place, about, key, **fields), every_head=True)
+    return replace(_table(place, about, f"{key} layer head", **fields), every_head=True)
 
 
 _SPAN = pa.struct(
@@ -41,7 +47,7 @@ _SPAN = pa.struct(
 PROMPTS = _table(
     "data/prompts/{}.parquet",
     "Prompts of a task, one row each",
-    "id",
+    "id*",
     id=(pa.string(), "unique name <task>/<condition>/<number>[#<role>]"),
     split=(pa.string(), "'a' (choices are made here) or 'b' (and reported here); a cluster lies in one"),
     role=(pa.string(), "variant: long, short (text); clean, shuffled, zero_shot (icl); test (all others)"),
@@ -69,7 +75,7 @@ PICTURES = replace(ASKED, place="data/pictures/{}.parquet", about="The same prom
 RELATIONS = _of_heads(
     "data/activations/{}/{}.relations.parquet",
     "Attention masses per (prompt, layer, head, relation)",
-    "prompt relation layer head",
+    "prompt* relation*",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -105,6 +111,7 @@ OUTPUTS = Table(
     "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
     None,
     ("prompt", "split", "role", "layer", "head"),
+    ("prompt", "split", "role"),
     every_head=True,
     prompts=PROMPTS,
 )
@@ -131,7 +138,7 @@ def outputs(head_size: int) -> Table:
 INDIRECT = _of_heads(
     "data/indirect/{}.parquet",
     "Indirect effects per (function, prompt, layer, head)",
-    "function prompt layer head",
+    "function* prompt*",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the shuffled prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -151,7 +158,7 @@ INDIRECT = _of_heads(
 HEADS = _of_heads(
     "data/heads/{}.parquet",
     "Scores and verdicts per (layer, head, family)",
-    "family layer head",
+    "family*",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     family=(pa.string(), "head family"),
@@ -180,7 +187,7 @@ HEADS = _of_heads(
 PLANS = _table(
     "data/plans/{}.parquet",
     "All interventions of a slot: which heads are silenced, how, on which tasks",
-    "id",
+    "id*",
     id=(pa.string(), "name of the intervention: <purpose>/<family>/<k>/<kind>/<draw>, or single/<head>/<kind>"),
     purpose=(
         pa.string(),
@@ -201,7 +208,7 @@ PLANS = _table(
 EFFECTS = _of_runs(
     "data/effects/{}/effects.parquet",
     "Raw paired values of every ablation",
-    "intervention task prompt measure",
+    "intervention* task* prompt* measure",
     "task purpose family measure",
     intervention=(pa.string(), "id of the plan's row; 'none' for the intact model"),
     purpose=(pa.string(), "purpose of the plan's row; 'none' for the intact model"),
@@ -223,7 +230,7 @@ EFFECTS = _of_runs(
 FIRST_ORDER = _of_heads(
     "data/effects/{}/first_order.parquet",
     "First-order effects of every head by gradients, per prompt",
-    "kind task prompt measure layer head",
+    "kind* task* prompt* measure*",
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
     kind=(pa.string(), "what would be written in the head's place: 'mean' or 'zero'"),
@@ -234,10 +241,11 @@ FIRST_ORDER = _of_heads(
     change=(pa.float32(), "first-order estimate of the measure's change when the head is silenced"),
 )
 
-STEERING = _table(
+STEERING = _of_runs(
     "data/vectors/{}/steering.parquet",
     "Raw outcomes of every steering run",
-    "function prompt context vector layer strength heads draw chosen",
+    "function* prompt* context* vector layer strength heads draw chosen",
+    "function context split",
     function=(pa.string(), "in-context function"),
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
@@ -262,7 +270,7 @@ STEERING = _table(
 COMPOSED = _of_runs(
     "data/applied/{}/composed.parquet",
     "How prompts of composed functions are answered under sums of function vectors",
-    "function prompt context vector heads draw beside",
+    "function* prompt* context* vector heads draw beside",
     "function context",
     function=(pa.string(), "composed function, <outer> of <inner>"),
     prompt=(pa.string(), "id of the prompt"),
@@ -284,7 +292,7 @@ COMPOSED = _of_runs(
 CONTINUED = _of_runs(
     "data/applied/{}/continued.parquet",
     "What plain text is continued with under function vectors",
-    "function prompt vector source of draw",
+    "function* prompt* vector* source* of* draw*",
     "function",
     function=(pa.string(), "in-context function that says what a plain continuation under it shows"),
     prompt=(pa.string(), "id of the passage, and the number of its tokens that were read"),
@@ -298,10 +306,11 @@ CONTINUED = _of_runs(
     shown=(pa.bool_(), "it is as the function says"),
 )
 
-SHIFTS = _table(
+SHIFTS = _of_runs(
     "data/applied/{}/shifts.parquet",
     "Raw answers to both members of pairs under a function vector, twice it and minus it",
-    "function prompt asked vector kind factor",
+    "function* prompt* asked* vector* kind factor",
+    "function asked vector",
     function=(pa.string(), "in-context function"),
     inverse=(pa.bool_(), "it is its own inverse: its lexicon's kind says so, or its pairs do"),
     prompt=(pa.string(), "id of the prompt that asks for the pair's x"),
@@ -314,10 +323,12 @@ SHIFTS = _table(
     echo=(pa.bool_(), "the answer begins with the first token of the word asked about; null where both begin alike"),
 )
 
-OFFSETS = _table(
+OFFSETS = _of_runs(
     "data/applied/{}/offsets.parquet",
     "Whether a function is one offset, in the model's spaces of vectors",
-    "function space layer measure",
+    "function* space* layer measure",
+    "space",
+    unit="measure",
     function=(pa.string(), "in-context function"),
     space=(pa.string(), "embedding (input embeddings) or state (residual at the last token of a zero-shot prompt)"),
     layer=(pa.int16(), "block after which the state is read: where the function's vector is added; -1 for embedding"),
@@ -336,7 +347,7 @@ OFFSETS = _table(
 READINGS = _table(
     "data/applied/{}/readings.parquet",
     "What function vectors say, read through the model's last norm and unembedding",
-    "function vector draw",
+    "function* vector* draw*",
     function=(pa.string(), "in-context function"),
     vector=(pa.string(), "function or layer_average"),
     draw=(pa.int16(), "0: the vector; from 1: a random vector of its length"),
@@ -353,7 +364,7 @@ READINGS = _table(
 ANSWERS = _table(
     "data/answers/{}.parquet",
     "What the intact model answers to usual, rare and made-up words, per prompt",
-    "prompt",
+    "prompt*",
     prompt=(pa.string(), "id of the prompt"),
     function=(pa.string(), "in-context function"),
     category=(pa.string(), "class of the word: usual, irregular, rare, made_up or copied (stages/tasks/extrapolation)"),
@@ -366,10 +377,11 @@ ANSWERS = _table(
     forced=(pa.bool_(), "every token of answer and end is the argmax, teacher-forced, in the tokenizer's own split"),
 )
 
-ORDERS = _table(
+ORDERS = _of_runs(
     "data/applied/{}/orders.parquet",
     "What the model says comes next in orders that it knows or is told, and under the vector of such a step",
-    "prompt context vector heads draw source",
+    "prompt* context vector heads draw source",
+    "context ordering category",
     prompt=(pa.string(), "id of the prompt"),
     ordering=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
     category=(pa.string(), "how the order is given: not_stated, stated, shuffled or backwards (stages/tasks/orders)"),
@@ -390,7 +402,7 @@ ORDERS = _table(
 CIRCUIT = _of_runs(
     "data/circuits/{}/circuit.parquet",
     "What induction heads look at when paths into their keys are patched",
-    "target prompt direction purpose sources draw",
+    "target* prompt* direction purpose sources draw",
     "target split",
     target=(pa.string(), "the induction head whose keys are patched, such as 'L5H1'"),
     place=(pa.int16(), "its place among the targets by split-a score, from 1"),
@@ -411,7 +423,7 @@ CIRCUIT = _of_runs(
 COMPOSITION = _table(
     "data/circuits/{}/composition.parquet",
     "What the weights say of the same paths",
-    "target layer head measure",
+    "target* layer* head* measure*",
     target=(pa.string(), "the induction head that could read what the head writes; '' for copying"),
     layer=(pa.int16(), "attention layer, from 0"),
     head=(pa.int16(), "query head, from 0"),
@@ -422,7 +434,7 @@ COMPOSITION = _table(
 NEIGHBOURS = _table(
     "data/neighbours/{}/answers.parquet",
     "Answers to labelled demonstrations, and what their nearest neighbours say",
-    "prompt",
+    "prompt*",
     prompt=(pa.string(), "id of the prompt"),
     split=(pa.string(), "split of the prompt"),
     condition=(pa.string(), "kind of items"),
@@ -450,7 +462,7 @@ NEIGHBOURS = _table(
 NEIGHBOURS_ATTENTION = _table(
     "data/neighbours/{}/attention.parquet",
     "Attention of the control sets of heads to labels of demonstrations",
-    "prompt draw",
+    "prompt* draw*",
     prompt=(pa.string(), "id of the prompt"),
     draw=(pa.int16(), "number of the control set of the induction family, from 1 (see the plan)"),
     attention_like=(pa.float32(), "as in answers.parquet, of this set's heads"),
@@ -466,7 +478,7 @@ NEIGHBOURS_SILENCED = replace(
 GATES = _table(
     "data/gates/{}/gates.parquet",
     "What is lost when heads, one at a time, see only sinks and a window, per prompt",
-    "prompt layer head key_head",
+    "prompt* layer* head* key_head*",
     prompt=(pa.string(), "id of the needle prompt"),
     split=(pa.string(), "split of the prompt"),
     cluster=(pa.string(), "cluster of the prompt"),
@@ -482,7 +494,7 @@ GATES = _table(
 CACHE = _of_runs(
     "data/gates/{}/cache.parquet",
     "What is lost when some key heads keep all and the others sinks and a window, per prompt",
-    "task measure method share draw prompt",
+    "task* measure method share draw prompt*",
     "task measure",
     task=(pa.string(), "task"),
     measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
@@ -497,10 +509,11 @@ CACHE = _of_runs(
     value=(pa.float32(), "value on the prompt"),
 )
 
-STREAMING = _table(
+STREAMING = _of_runs(
     "data/gates/{}/streaming.parquet",
     "Loss on text when every head sees only some sinks and a window, per passage",
-    "prompt sinks positions length",
+    "prompt* sinks positions length",
+    "",
     prompt=(pa.string(), "id of the passage"),
     cluster=(pa.string(), "cluster of the passage"),
     sinks=(pa.int16(), "first tokens that every head sees beside its window; -1: full attention"),
@@ -513,7 +526,7 @@ STREAMING = _table(
 SINK_HEADS = _of_heads(
     "data/sinks/{}/heads.parquet",
     "Where every head looks and what it writes, on natural, random and repeated input and on texts begun otherwise",
-    "prompt input layer head",
+    "prompt* input*",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "'natural', 'random', 'repeated', 'moved' or 'without' (stages/model/sink_inputs.py)"),
@@ -534,7 +547,7 @@ SINK_HEADS = _of_heads(
 SINK_TOKENS = _table(
     "data/sinks/{}/tokens.parquet",
     "Residual norms of the same prompts' tokens, and the attention that they receive",
-    "prompt input layer position",
+    "prompt* input* layer* position*",
     prompt=(pa.string(), "id of the short passage"),
     split=(pa.string(), "its split"),
     input=(pa.string(), "as in the table of heads"),
@@ -546,10 +559,12 @@ SINK_TOKENS = _table(
     received=(pa.float32(), "alpha of the token, mean over the layer's heads, 0..1"),
 )
 
-PROBES = _table(
+PROBES = _of_runs(
     "data/sinks/{}/probes.parquet",
     "What linear probes read from one token's state, layer by layer",
-    "kind target layer",
+    "kind* target* layer",
+    "",
+    unit="layer",
     kind=(
         pa.string(),
         "whose state: 'first', 'attended', 'largest', 'ordinary', 'beside' (stages/model/token_states.py)",
@@ -575,7 +590,7 @@ PROBES = _table(
 NORMS = _table(
     "data/sinks/{}/norms.parquet",
     "Norms of the tokens of images, per layer, and the attention that they get",
-    "prompt layer token",
+    "prompt* layer* token*",
     prompt=(pa.string(), "id of the image"),
     cluster=(pa.string(), "cluster of the image"),
     layer=(pa.int16(), "attention layer, from 0"),
@@ -604,10 +619,11 @@ MEMORY = _table(
     value=(pa.float32(), "its value on the prompt"),
 )
 
-NGRAM = _table(
+NGRAM = _of_runs(
     "data/ngram.parquet",
     "What counting words alone makes of every prompt",
-    "baseline task prompt measure",
+    "baseline task* prompt* measure",
+    "task",
     baseline=(pa.string(), "ngram (the training text) or ngram_prompt (and the prompt so far)"),
     task=(pa.string(), "task"),
     condition=(pa.string(), "condition of the prompt"),
