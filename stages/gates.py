@@ -91,8 +91,9 @@ def measured(slot: str, loaded, record: dict, settings) -> tuple[tuple[list[dict
         lost, streaming = _texts(loaded, passages, cut, tried, asked)
         cache += lost
     names = len(first) * _number_alone(loaded, every) + len(others) * _number_alone(loaded, chosen)
-    under_policies = len(needles["b"]) + len(passages) if tried else 0
-    counts = names, under_policies, len(passages)
+    policies = (1 + len(tried), 1 + len(_on_text(tried, asked))) if tried else (0, 0)  # the full cache among them
+    tries = len(needles["b"]) * policies[0] + len(passages) * policies[1]
+    counts = names, tries, len(passages) * (1 + len(set(asked.sinks_tried)))
     return (gates, cache, streaming), counts, _policy(slot, loaded, record, gates, tried, settings)
 
 
@@ -297,6 +298,11 @@ def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
     return rows
 
 
+def _on_text(tried: list, asked) -> list:
+    """Return the policies that are tried on text: random ones only where that is asked for."""
+    return [policy for policy in tried if policy[0] != "random" or asked.draws_on_text]
+
+
 def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], list[dict]]:
     """Return the rows of CACHE on text, of random sets only where that is asked for, and those of STREAMING."""
     from stages.model.paths import Unreadable
@@ -310,7 +316,7 @@ def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], li
     def losses(scored: list) -> dict[str, list[float]]:
         return {"loss": [-float(own.logprob.mean(dtype=np.float64)) for own in scored]}
 
-    chosen = [policy for policy in tried if policy[0] != "random" or asked.draws_on_text]
+    chosen = _on_text(tried, asked)
     rows = _rows(loaded, pairs, cut, chosen, streams, losses) if chosen else []
     rows = [{"task": TEXT} | row for row in rows]
     cells: list[dict] = []

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 TABLES = {name: table for name, table in vars(tables).items() if isinstance(table, tables.Table)}
 CHOSEN = "settings are chosen, or control sets found, while it is measured"
 UNCOUNTED = {  # columns whose names no stage knows beforehand: all rows of one may lack, though not of one prompt
-    "EFFECTS": ({"measure"}, "what a prompt is scored by is its task's, which says it of the answers"),
+    "EFFECTS": ({"measure"}, "its task says of the answers; of the intact model one may lack of a prompt, too"),
     "NEIGHBOURS_SILENCED": ({"measure"}, "as EFFECTS"),
     "STEERING": ({"vector", "layer", "strength", "heads", "draw", "chosen"}, CHOSEN),
     "COMPOSED": ({"vector", "heads", "draw", "beside"}, CHOSEN),
@@ -24,8 +24,8 @@ UNCOUNTED = {  # columns whose names no stage knows beforehand: all rows of one 
     "OFFSETS": ({"layer", "measure"}, "the layer is chosen by steer; measures are seven, in the code"),
     "ORDERS": ({"context", "vector", "heads", "draw", "source"}, CHOSEN),
     "CIRCUIT": ({"direction", "purpose", "sources", "draw"}, "feeders are chosen on split a"),
-    "CACHE": ({"measure", "method", "share", "draw"}, "policies are ranked by the gates, measured just before"),
-    "STREAMING": ({"sinks", "positions", "length"}, "whether positions can be re-counted shows when it is tried"),
+    "CACHE": ({"measure"}, "recall and log-probability, as the task says of the answers"),
+    "STREAMING": ({"positions", "length"}, "whether positions can be re-counted shows when it is tried"),
     "PROBES": ({"layer"}, "whether the first block's input is seen shows when the model has run"),
     "NGRAM": ({"baseline", "measure"}, "what counting says of a prompt is its task's"),
 }

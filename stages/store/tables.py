@@ -494,7 +494,7 @@ GATES = _table(
 CACHE = _of_runs(
     "data/gates/{}/cache.parquet",
     "What is lost when some key heads keep all and the others sinks and a window, per prompt",
-    "task* measure method share draw prompt*",
+    "task* measure method* share* draw* prompt*",
     "task measure",
     task=(pa.string(), "task"),
     measure=(pa.string(), "recall (share of answer tokens that are the argmax), logprob or loss (nats per token)"),
@@ -512,7 +512,7 @@ CACHE = _of_runs(
 STREAMING = _of_runs(
     "data/gates/{}/streaming.parquet",
     "Loss on text when every head sees only some sinks and a window, per passage",
-    "prompt* sinks positions length",
+    "prompt* sinks* positions length",
     "",
     prompt=(pa.string(), "id of the passage"),
     cluster=(pa.string(), "cluster of the passage"),
