@@ -12,6 +12,7 @@ import transformers as hf
 from test_model_contract import plain, prompt, relations
 from tiny import IDS, SMALL, UNUSUAL, WINDOWED, make, tokenizer
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.families import FAMILIES
 from stages.families.family import Relation, Tokens
@@ -443,3 +444,31 @@ def test_a_model_on_cuda_is_measured_as_on_the_processor(name):
     there = measure(loaded, [tokens], [relations(tokens)]).means[0]["random"].values
     for key, value in here.items():
         np.testing.assert_allclose(there[key], value, atol=1e-3)
+
+
+def test_proof_waits_for_no_number_of_each_head():
+    """On a GPU each is a wait; a model of 7B has 1,024 heads."""
+    assert _waited(heads=16) == _waited(heads=4)
+
+
+def _waited(heads: int) -> int:
+    """Return how many numbers the proof of a Llama with so many heads a layer asks its device for."""
+    torch.manual_seed(0)
+    shape = SMALL | {"num_attention_heads": heads, "num_key_value_heads": 2, "head_dim": 8}
+    config = hf.LlamaConfig(**shape, **IDS, initializer_range=0.2)
+    config._attn_implementation = "eager"
+    model = hf.LlamaForCausalLM(config).eval().requires_grad_(False)
+    loaded = replace(make("llama_gqa"), model=model, anatomy=find(model))
+    with Waits() as waits:
+        prove(loaded)
+    return waits.number
+
+
+class Waits(TorchDispatchMode):
+    """Counts the tensors whose number is asked for."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))

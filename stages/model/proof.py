@@ -128,9 +128,10 @@ def _heads(loaded: Loaded, ids: np.ndarray) -> None:
         weight = placed.weight(loaded.model.get_submodule(layer.projection))
         weight = weight if weight.shape[0] == width(loaded.model.get_submodule(layer.projection)) else weight.T
         read_H = weight[:size].reshape(layer.heads, -1).abs().amax(1)
-        for head in range(layer.heads):
-            if not torch.isfinite(gradient_H[head]) or (gradient_H[head] == 0 and read_H[head] > 0):
-                raise _refused(loaded, "heads", f"no output depends on L{number}H{head} in {layer.projection}")
+        lost_H = ~torch.isfinite(gradient_H) | ((gradient_H == 0) & (read_H.to(gradient_H.device) > 0))
+        if lost_H.any():  # one number a layer is waited for, however many heads there are
+            head = int(lost_H.nonzero()[0])
+            raise _refused(loaded, "heads", f"no output depends on L{number}H{head} in {layer.projection}")
 
 
 def _divides(loaded: Loaded, ids: np.ndarray) -> str:
