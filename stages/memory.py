@@ -85,8 +85,9 @@ def _write(slot: str, rows: list[dict], chosen: dict, why: str) -> None:
         return
     table = pd.DataFrame(rows, columns=tables.MEMORY.names)
     why = chosen.get("why", "")  # rows of what was asked in vain may stand there
-    noted = tables.MEMORY.with_reason(why) if why else tables.MEMORY.noting(chosen=chosen)
-    noted.write(table.sort_values(tables.MEMORY.names[:-1], kind="stable"), slot, asked=len(table))
+    (tables.MEMORY.with_reason(why) if why else tables.MEMORY.noting(chosen=chosen)).write(
+        table.sort_values(tables.MEMORY.names[:-1], kind="stable"), slot, asked=len(table)
+    )
 
 
 if __name__ == "__main__":
