@@ -591,8 +591,10 @@ def test_the_lead_names_only_families_that_are_silenced(tmp_path, html):
     )
     assert lead in text_of(html)
     table = effects(np.random.default_rng(1)).query("purpose == 'none'")
-    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table)))
-    assert "families of heads." in shown and "No family was silenced" in shown
+    why = {"not_measured": {"ablation": "no head is silenced: no long texts"}}
+    shown = text_of(render(write_slot(tmp_path / "decoder", effects=table, causal=None, model=model() | why)))
+    assert "families of heads." in shown and "No family was silenced. No head is silenced: no long texts." in shown
+    assert "No head was measured by gradients. No head is silenced: no long texts." in shown
 
 
 def test_methods_say_what_a_verdict_is(html):

@@ -15,7 +15,8 @@ def effects(slot: Slot, context: Context) -> list:
     silenced = silenced[~silenced["measure"].isin(rows.BESIDE)]
     path = slot.path("effects.csv")
     if silenced.empty:
-        return [Note(f"No family was silenced ({path} has no such rows).")]
+        why = capital(slot.reasons.get("ablation", "")) or f"{path} has no such rows"
+        return [Note(f"No family was silenced. {why}.")]
     claims = silenced[silenced["claim"]]
     how = (
         "The best heads of a family, chosen on one half of the prompts, are replaced by "

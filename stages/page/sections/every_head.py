@@ -20,7 +20,8 @@ def every_head(slot: Slot, context: Context) -> list:
     single = rows.single_heads(slot.causal)
     path = slot.path("causal.csv")
     if single.empty:
-        return [Note(f"No head was measured by gradients ({path} has no rows).")]
+        why = capital(slot.reasons.get("ablation", "")) or f"{path} has no rows"
+        return [Note(f"No head was measured by gradients. {why}.")]
     whole = head_maps.whole_layers(slot.model)
     maps = [
         Chart(head_maps.harm_map(part, whole), capital(f"{context.task(task)}: {measure}"))
