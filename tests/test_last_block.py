@@ -1,6 +1,7 @@
 """The last block runs on the tokens that are read alone: the same scores, caches and attention, and less work."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -78,11 +79,24 @@ def test_what_is_looked_at_is_whole():
     assert torch.equal(few[last], every[last]) and tokens[3:] == [1, 20]
 
 
-def test_a_last_block_that_mixes_tokens_is_found_and_runs_whole():
+def earlier(x, distance: int):
+    """What stands so many tokens before each, zeros before the first."""
+    return torch.nn.functional.pad(x, (0, 0, distance, 0))[:, : x.shape[1]]
+
+
+MIXES = {
+    "all before": lambda x: x.cumsum(1),
+    "one before": partial(earlier, distance=1),
+    "one far before": partial(earlier, distance=40),
+}
+
+
+@pytest.mark.parametrize("mixes", MIXES.values(), ids=MIXES)
+def test_a_last_block_that_mixes_tokens_is_found_and_runs_whole(mixes):
     loaded = make("llama_gqa", scale=3.0)
     assert proof.prove(loaded)[1]["narrows"] == "ok"
     mlp = loaded.model.model.layers[-1].mlp
     own = mlp.forward
-    mlp.forward = lambda x: own(x) + x.cumsum(1)
+    mlp.forward = lambda x: own(x) + mixes(x)
     proven, result = proof.prove(loaded)
     assert not proven.narrows and result["narrows"] == "not used: a token that is not read matters in the last block"

@@ -223,7 +223,7 @@ def _narrows(loaded: Loaded, ids: np.ndarray) -> str:
         return "only in a decoder is nothing looked at but some rows of logits"
     if not alone(loaded):
         return "its last block does not attend"
-    texts = [ids[: 2 * SHORT], ids[::-1][:SHORT].copy()]
+    texts = [ids, ids[::-1][:SHORT].copy()]  # the whole probe: what reaches far is seen as well
     places = [np.array([1, len(text) - 3, len(text) - 1]) for text in texts]
     few_NV = forward(loaded, texts, places)
     whole_NV = torch.cat([_logits(loaded, *pair) for pair in zip(texts, places, strict=True)])
