@@ -27,10 +27,10 @@ def measured(change: float) -> pd.DataFrame:
 THRESHOLDS = {"gate": 0.1, "logprob": 0.1, "mass": 0.05, "mass_answer": 0.05, "wu": 0.1, "induction": 0.4, "echo": 0.4}
 
 
-def cached(gate: float, none: float, random: list[float], whole: float = 0.9) -> pd.DataFrame:
+def cached(gate: float, none: float, random: list[float], whole: float = 0.9, shares=(0.5,)) -> pd.DataFrame:
     rows, full = [], {("gate", 0.5): "L0K0 L1K0", ("gate", 0.25): "L1K0"}
     tried = [("full", 1.0, 0, whole), ("none", 0.0, 0, none), ("gate", 0.5, 0, gate), ("gate", 0.25, 0, gate)]
-    tried += [("random", 0.5, draw, value) for draw, value in enumerate(random, start=1)]
+    tried += [("random", share, draw, value) for share in shares for draw, value in enumerate(random, start=1)]
     for prompt in range(20):
         for method, share, draw, value in tried:
             held = full.get((method, share), "L0K0 L1K0" if draw < 3 else "L0K0 L0K1")
@@ -50,13 +50,15 @@ def streamed(bare: float, sunk: float) -> pd.DataFrame:
     return caching.streamed(pd.DataFrame(rows))
 
 
-def page(folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, sunk=0.1, whole=0.9, free=()) -> str:
+def page(
+    folder, change=0.5, gate=0.88, none=0.1, random=(0.5,) * 19, bare=2.0, sunk=0.1, whole=0.9, free=(), shares=(0.5,)
+) -> str:
     gates = measured(change)
     overlap, policy = caching.overlap(gates, THRESHOLDS), {"sinks": 4, "window": 32}
     tables = {"gates": gates, "gates_overlap": overlap, "streaming": streamed(bare, sunk)}
     tables["model"] = model() | {"attention_free": list(free)}
     folder = write_slot(folder / "decoder", **tables)
-    cached(gate, none, list(random), whole).to_csv(folder / "cache.csv", index=False)
+    cached(gate, none, list(random), whole, shares).to_csv(folder / "cache.csv", index=False)
     (folder / "cache.json").write_text(pd.Series(policy).to_json())
     return text_of(render(folder))
 
@@ -124,13 +126,16 @@ def test_the_page_says_that_nothing_is_lost_or_told_apart(tmp_path):
     assert "not told apart from random sets, 3 of which do as well or better." in some
     worse = page(tmp_path / "worse", gate=0.6)
     assert "better than chance, and yet half of the key heads are not enough" in worse
-    easy = page(tmp_path / "easy", none=0.88)
+    both = {"shares": (0.25, 0.5)}
+    assert "by the gate: 0.88 with 1 (19 of 19 random sets lose more" in page(tmp_path / "both", **both)
+    easy = page(tmp_path / "easy", none=0.88, **both)
     assert "There is little to lose" in easy and "rank p = 0.05 (floor 0.05)." not in easy
     found = "ith half of the key heads cut to a few first tokens and a window, recall of needles is 0.88"
     assert found in easy and "nothing to lose: with" not in easy
-    unable = page(tmp_path / "unable", gate=0.03, none=0.0, random=(0.0,) * 19, whole=0.0)
+    unable = page(tmp_path / "unable", gate=0.03, none=0.0, random=(0.0,) * 19, whole=0.0, **both)
     assert "There is nothing to lose: with the full cache it recalls as good as nothing; no cache is tested." in unable
     assert "is enough for these prompts" not in unable and "recall of needles is" not in unable
+    assert "by the gate: 0.88 with 1. " in easy and "by the gate: 0.03 with 1. " in unable  # not tested: no rank either
 
 
 def test_the_page_says_what_is_not_cut_in_a_model_that_attends_in_some_blocks_only(tmp_path):

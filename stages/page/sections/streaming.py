@@ -291,7 +291,10 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
             )
         text += _others(recall)
         fewer = recall[(recall["method"] == "gate") & (recall["share"] < HALF)].sort_values("share")
-        said = [f"{number(row.value)} with {row.kept:.0f}{_beside(row)}" for row in fewer.itertuples()]
+        tested = full.value - none.value >= CLOSE
+        said = [
+            f"{number(row.value)} with {row.kept:.0f}{_beside(row) if tested else ''}" for row in fewer.itertuples()
+        ]
         text += f" Fewer key heads by the gate: {listed(said)}." if said else ""
     loss = rows[rows["measure"] == "loss"]
     if len(loss):
