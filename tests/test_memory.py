@@ -359,6 +359,10 @@ def test_the_page_says_what_does_not_hold(tmp_path):
         and text.count("not told apart") >= 2
         and "agree more often" not in text
     )
-    alone = said([row(what="intact", measure="own", layer=-1, cluster="c", value=0)], tmp_path, {})
-    assert alone == "Nothing was looked up: the model answers not one of the known facts right."
+    intact, first = row(what="intact", measure="own", layer=-1, cluster="c", value=0), {"split": "a", "cluster": "a"}
+    for rows in (
+        [intact],
+        [intact | first | {"value": 1}, row(what="interchange", measure="donor", layer=1, value=1) | first],
+    ):
+        assert said(rows, tmp_path, {}) == "Nothing was looked up: an encoder."
     assert said([], tmp_path, {}) == "MLPs were not read as a store: an encoder."

@@ -31,7 +31,7 @@ def memory(slot: Slot, context: Context) -> list:
         return [Note(f"MLPs were not read as a store: {why}.")]
     read = Read.of(rows)
     if read is None:
-        return [Note("Nothing was looked up: the model answers not one of the known facts right.")]
+        return [Note(f"Nothing was looked up: {slot.reasons.get('memory') or f'{path} has no chosen layer'}.")]
     blocks: list[Any] = [Note(WHAT), *_claims(read, path), *memory_lookup.blocks(read, path, context)]
     blocks += [*memory_insert.blocks(read, path), *memory_miss.blocks(read, path), *folded(slot)]
     return [block for block in blocks if block.kind != "note" or block.text]
