@@ -249,3 +249,21 @@ def test_a_kept_shard_that_is_damaged_is_made_again(tmp_path, place, damage):
     file.unlink() if damage == "gone" else file.write_bytes(content)
     assert run() == first == [[[{"n": 7}], [{"n": -7}]], [[{"n": 8}], [{"n": -8}]]]
     assert len(ran) == 3
+
+
+PAIR = ("the cat sees a dog.", "the cat see a dog.")
+
+
+def test_names_are_counted_as_they_are_scored_also_of_prompts_without_scored_tokens(loaded, means):
+    """A tie of equal tokens is said of a pair; nothing of a text too short to be scored, or of what is looked at."""
+    asked = {
+        "blimp": [row(0, targets=PAIR), row(1, targets=PAIR[:1] * 2)],
+        "text": [row(2, text=TEXTS[0]), row(3, text="a")],
+        "treebank": [row(4, text=TEXTS[0], targets=(" red",))],
+    }
+    silent = silencing("1", "L0H0")
+    todo = [shard for task, rows in asked.items() for shard in cut(task, rows, {r.id: [silent] for r in rows}, 9)]
+    made = pd.concat([shards.run(loaded, means, shard, 100) for shard in todo])
+    names = shards.names(loaded, todo)
+    assert names == set(made[["intervention", "task", "prompt"]].itertuples(index=False, name=None))
+    assert {(task, prompt[-1]) for _, task, prompt in names} == {("blimp", "0"), ("blimp", "1"), ("text", "2")}

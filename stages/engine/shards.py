@@ -16,7 +16,7 @@ import torch
 from stages.engine.kept import Job
 from stages.model.intervene import Head
 from stages.model.load import Loaded, load
-from stages.model.outcome import outcomes, trial
+from stages.model.outcome import outcomes, speaks, trial
 from stages.model.score import Ablation, Batch
 from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
@@ -85,7 +85,7 @@ def cut(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Interven
 
 
 def names(loaded: Loaded, shards: Sequence[Shard]) -> set[tuple[str, str, str]]:
-    """Return (intervention, task, prompt) of all that shards score; nothing is said of a prompt without scored tokens.
+    """Return (intervention, task, prompt) of all that shards say something of (`outcome.speaks`).
 
     A prompt may be in two shards, and is scored intact in both.
     """
@@ -93,7 +93,7 @@ def names(loaded: Loaded, shards: Sequence[Shard]) -> set[tuple[str, str, str]]:
         (intervention.id, shard.task, row.id)
         for shard in shards
         for row in shard.prompts
-        if any(map(len, trial(loaded, shard.task, row).positions))
+        if speaks(shard.task, trial(loaded, shard.task, row))
         for intervention in (INTACT, *shard.interventions)
     }
 

@@ -41,6 +41,12 @@ def outcome(task: str, tokens: Sequence[Tokens], scored: Sequence[Scored]) -> di
     return tasks.of(task).measures(tokens, scored)
 
 
+def speaks(task: str, asked: Trial) -> bool:
+    """Tell whether the task says anything of a trial: of one without scored tokens some do (a tie), others do not."""
+    answered = [Scored(np.zeros(len(at)), np.zeros(len(at), dtype=bool)) for at in asked.positions]
+    return bool(outcome(task, asked.tokens, answered))
+
+
 def outcomes(
     loaded: Loaded, task: str, rows: Sequence[Any], max_tokens: int, under: Sequence[Callable[[Batch], Ablation]] = ()
 ) -> Iterator[tuple[Any, list[dict[str, float]]]]:
