@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -170,7 +171,9 @@ def forward(
     selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
     chunks = closing(_chunked(loaded, given)) if cuts else nullcontext([given])
     narrow = narrowed(loaded, rows) if loaded.narrows and not gradients else nullcontext()
-    with torch.set_grad_enabled(gradients), selecting, narrow, chunks as parts:
+    # the flash kernel's gradients are other bytes in every run
+    exact = sdpa_kernel(SDPBackend.MATH) if gradients and loaded.device.type == "cuda" else nullcontext()
+    with torch.set_grad_enabled(gradients), exact, selecting, narrow, chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
         for part in parts:
             with suppress(_Waits):
