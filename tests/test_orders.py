@@ -376,3 +376,14 @@ def test_what_was_not_measured_says_why(tmp_path):
     slot = SimpleNamespace(orders=made.head(0), path=str, reasons={"orders": "an encoder writes no continuation"})
     (note,) = section.orders(slot, None)
     assert note.text == "No order was asked about: an encoder writes no continuation."
+
+
+def test_a_model_that_reads_no_demonstrations_is_asked_nothing(tmp_path, monkeypatch, loaded, prompts):
+    monkeypatch.chdir(tmp_path)
+    bare = [row for row in as_rows(prompts) if row.role == "zero_shot"]
+    monkeypatch.setattr("stages.model.tokens.fitting", lambda loaded, rows: (bare, [None] * len(bare)))
+    monkeypatch.setattr("stages.store.table.Table.read", lambda self, *of: pd.DataFrame(bare))
+    monkeypatch.setattr("stages.store.records.read", lambda slot: {"kind": "decoder"})
+    monkeypatch.setattr("stages.tasks.unasked", lambda *asked: "")
+    orders.measure("a", SimpleNamespace(left_out=lambda name: "", tasks=None), lambda: loaded)
+    assert tables.ORDERS.reason("a") == "no prompt with demonstrations fits the model"

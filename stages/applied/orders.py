@@ -49,8 +49,8 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
 
     loaded = model()
     rows, encoded = fitting(loaded, list(tables.ASKED.read(TASK).itertuples()))
-    if not rows:
-        return tables.ORDERS.write_empty(slot, why="no prompt fits the model")
+    if not any(row.role == "clean" for row in rows):
+        return tables.ORDERS.write_empty(slot, why="no prompt with demonstrations fits the model")
     answer = sum(len(tokens.target) for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot")
     edited = answer * (2 * len(settings.orders.heads) + settings.orders.draws)
     work = Work(shared([tokens.ids for tokens in encoded])) + Work(edited, edited)
