@@ -171,7 +171,7 @@ def forward(
     selecting = ExitStack() if rows is None else _selecting(loaded, rows, waiting, reads)
     chunks = closing(_chunked(loaded, given)) if cuts else nullcontext([given])
     narrow = narrowed(loaded, rows) if loaded.narrows and not gradients else nullcontext()
-    # the flash kernel's gradients are other bytes in every run
+    # torch warns that the flash kernel sums gradients in any order
     exact = sdpa_kernel(SDPBackend.MATH) if gradients and loaded.device.type == "cuda" else nullcontext()
     with torch.set_grad_enabled(gradients), exact, selecting, narrow, chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
