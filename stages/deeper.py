@@ -1,8 +1,9 @@
 """A stage of a slot at the sizes of the longer studies: `python -m stages.deeper <stage> <slot>`, in full/.
 
-The stage runs as it is, in a temporary folder in which all that it reads is linked from the repository, params.yaml is
-the repository's with the section of full/params.yaml in it, and what it writes is its own: no result of the default run
-is touched. Kept are the summaries, in full/reports/slots/<slot>/<stage>/, and params.json there: what made them.
+The stage (of a plan, and of what carries it out) runs as it is, in a temporary folder in which all that it reads is
+linked from the repository, params.yaml is the repository's with the section of full/params.yaml in it, and what it
+writes is its own: no result of the default run is touched. Kept are the summaries, and params.json with what made them,
+in full/reports/slots/<slot>/<stage>/.
 """
 
 import importlib
@@ -23,8 +24,10 @@ SUMMARIES = {  # stage: what writes its summaries
     "circuit": summarize.circuits,
     "gates": summarize.cached,
     "memory": summarize.remembered,
+    "plan": summarize.silenced,
 }
-READ = ("asked", "heads", "models")  # of data/: what stages read
+CARRIED_OUT = {"plan": ("ablate",)}  # stage: what runs after it
+READ = ("activations", "asked", "heads", "indirect", "models")  # of data/: what stages read
 
 
 def main(stage: str, slot: str) -> None:
@@ -36,7 +39,8 @@ def main(stage: str, slot: str) -> None:
     kept = paths.deeper(slot, stage).absolute()
     with _apart(root, whole | {stage: section.model_dump(mode="json")}):
         settings = params.load()
-        importlib.import_module(f"stages.{stage}").main(slot)
+        for name in (stage, *CARRIED_OUT.get(stage, ())):
+            importlib.import_module(f"stages.{name}").main(slot)
         record = records.read(slot)
         made = params.asked_of(stage, settings) | {"model": record["name"], "files": record["files"]}
         with folders.replacing(kept) as folder:

@@ -61,7 +61,7 @@ def main(slot: str) -> None:
     folder = paths.report(slot)
     log.info(_announced(slot))
     heads = tables.HEADS.read(slot)
-    silenced, (single, agreement) = _silenced(slot, settings), _single_heads(slot, settings)
+    of_sets, (single, agreement) = silenced(slot, heads, folder, settings), _single_heads(slot, settings)
     raw_steering = tables.STEERING.read(slot)
     steered = steering.table(raw_steering, tables.STEERING.skipped(slot), _texts(raw_steering, settings))
     traced = circuits(slot, heads, folder, settings)
@@ -74,7 +74,6 @@ def main(slot: str) -> None:
     _csv(folder / "overlap.csv", overlap(heads))
     with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
     _csv(folder / "reliability.csv", reliability(heads, settings.classify.thresholds).merge(with_effect, "left"))
-    _csv(folder / "effects.csv", silenced, " ".join(effects.COLUMNS))
     switched = _switched(slot)
     _csv(folder / "switch.csv", switched)
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
@@ -103,7 +102,7 @@ def main(slot: str) -> None:
     _csv(folder / "iteration.csv", steps)
     files.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
-    numbers = metrics(heads, silenced, steered, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers = metrics(heads, of_sets, steered, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
     if (share := orders.made_up_order(stepped)) is not None:
         numbers.setdefault("extrapolation", {}).setdefault("successor", {})["made_up_order"] = share
@@ -187,12 +186,13 @@ def _vocabulary(slot: str) -> int:
     return records.read(slot)["vocabulary"] or 1
 
 
-def _silenced(slot: str, settings: params.Params) -> pd.DataFrame:
-    """Return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
-    vocabulary = _vocabulary(slot)
+def silenced(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
+    """Write and return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
     of_sets = ("purpose", "!=", "single")
     raws = (tables.EFFECTS.read(slot, only=[("task", "==", task), of_sets]) for task in _asked(settings))
-    return effects.table(raws, tables.PLANS.read(slot), vocabulary)
+    table = effects.table(raws, tables.PLANS.read(slot), _vocabulary(slot))
+    _csv(folder / "effects.csv", table, " ".join(effects.COLUMNS))
+    return table
 
 
 def _switched(slot: str) -> pd.DataFrame:

@@ -93,6 +93,13 @@ def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFr
                             ascending=[True, True, False, True, True, True, True], kind="stable")  # fmt: skip
 
 
+def more_claims(slot: Any, families: Mapping[str, Family]) -> pd.DataFrame:
+    """Return the claims of a slot's longer study with more control sets, as `silenced` has them; none without it."""
+    of_study = slot.longer["plan"].slot.effects if "plan" in slot.longer else slot.effects.head(0)
+    rows = silenced(of_study, families)
+    return rows[rows["claim"] & rows["q"].notna()]
+
+
 def harm(row: Any) -> Change:
     """Return a row's change (columns task, measure, change, low, high) as harm."""
     return Change(row.change, row.low, row.high).harm(falls(row.task, row.measure))

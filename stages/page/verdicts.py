@@ -200,6 +200,11 @@ def over_all(claims: pd.DataFrame, alpha: float) -> str:
     text += f"q at most {alpha:g}"
     if not passing and judged["p_floor"].min() >= alpha:
         text += f": with so few control sets p cannot fall below {p_value(judged['p_floor'].min())}, nor q below p"
+    elif passing:
+        whose = [
+            f"{family_heads(row.family)} on {plain(row.task)}" for row in judged[judged["q"] <= alpha].itertuples()
+        ]
+        text += f": {listed(whose)}"
     return f"{text}."
 
 

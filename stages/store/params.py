@@ -318,6 +318,7 @@ class Longer(Studies):
     circuit: Circuit | None = None
     gates: Gates | None = None
     memory: Memory | None = None
+    plan: Plan | None = None
 
 
 class Params(Studies):
@@ -392,10 +393,15 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
 
 
 def asked_of(stage: str, settings: Params) -> dict[str, Any]:
-    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks."""
-    tasks = json.dumps(settings.tasks.model_dump(mode="json"), sort_keys=True)
-    section = getattr(settings, stage).model_dump(mode="json")
-    return {"seed": settings.seed, "params": section, "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
+    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks.
+
+    A plan says nothing without what runs it: the section `ablate` stands beside it.
+    """
+    sections = {name: getattr(settings, name) for name in ("tasks", stage, *(["ablate"] if stage == "plan" else []))}
+    asked = {name: section and section.model_dump(mode="json") for name, section in sections.items()}
+    tasks = json.dumps(asked.pop("tasks"), sort_keys=True)
+    made = {"seed": settings.seed, "params": asked.pop(stage), "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
+    return made | asked
 
 
 def _content(path: Path) -> Any:

@@ -34,7 +34,19 @@ def effects(slot: Slot, context: Context) -> list:
     says = " ".join(filter(None, [*says, verdicts.over_all(claims, context.alpha)]))
     cards = _cards(slot, claims, context)
     figure = [Figure(cards, says, path, "cards", legend)] if cards else []
-    return [Note(how), *figure, folded, *_tables(silenced, rows.other_kinds(slot.effects), context, path)]
+    tables = _tables(silenced, rows.other_kinds(slot.effects), context, path)
+    return [Note(how), *figure, folded, *tables, *_longer(slot, context)]
+
+
+def _longer(slot: Slot, context: Context) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list: the claims among more control sets; [] without it."""
+    claims = rows.more_claims(slot, context.families)
+    if claims.empty:
+        return []
+    study = slot.longer["plan"]
+    said = f"{verdicts.over_all(claims, context.alpha)} {verdicts.controls(claims)}"
+    table = _table(claims, [], context, "As in the table above.", study.slot.path("effects.csv"), "")
+    return [study.fold("every claim among more control sets", [Note(said), table])]
 
 
 def _cards(slot: Slot, claims: pd.DataFrame, context: Context) -> list[Chart]:

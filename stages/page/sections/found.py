@@ -36,7 +36,7 @@ def found(slot: Slot, context: Context) -> list:
     claims = rows.silenced(slot.effects, context.families)
     claims = claims[claims["claim"] & claims["change"].notna()] if len(claims) else claims
     said = [
-        _heads(slot), _broken(slot, claims, context.alpha), _steered(slot, context.alpha), _extrapolated(slot),
+        _heads(slot), _broken(slot, claims, context), _steered(slot, context.alpha), _extrapolated(slot),
         _looked_up(slot), _cached(slot, context.alpha), _limits(slot),
     ]  # fmt: skip
     blocks: list[Any] = [Note(text) for text in said if text]
@@ -67,8 +67,9 @@ def _heads(slot: Slot) -> str:
     return f"{said}."
 
 
-def _broken(slot: Slot, claims: pd.DataFrame, alpha: float) -> str:
+def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
     """Say what is lost without the best heads, where no or few control sets do as much, and where they do."""
+    alpha = context.alpha
     ranked = claims[claims["p"].notna()] if len(claims) else claims
     if ranked.empty:
         return ""
@@ -85,11 +86,21 @@ def _broken(slot: Slot, claims: pd.DataFrame, alpha: float) -> str:
             f"{p_value(largest['p_floor'].max())}; the largest harm of {len(ranked)} claims, over which q is at least "
             f"{p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
         )
+        said += [_among_more(rows.more_claims(slot, context.families), alpha)]
     apart = set(told["family"])
     alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
     if alike:
         said.append(f"Not told apart from other heads by what is lost: {listed(alike)}.")
-    return " ".join(said)
+    return " ".join(filter(None, said))
+
+
+def _among_more(claims: pd.DataFrame, alpha: float) -> str:
+    """Say which claims hold at once in a longer study, whose control sets are more; '' where there is none."""
+    if claims.empty:
+        return ""
+    return (
+        f"In a longer study, with {int(claims['controls'].min())} control sets each: {verdicts.over_all(claims, alpha)}"
+    )
 
 
 def _lost(row: Any) -> str:
