@@ -10,13 +10,17 @@ import yaml
 from defaults import of_the_default_run
 from test_memory import raw_rows, row
 
+import stages.ablate
+import stages.plan
 from stages import deeper
 from stages import memory as stage
 from stages.families import FAMILIES
-from stages.page import inputs, longer, page
+from stages.page import inputs, longer, page, rows
 from stages.page.page import Section
 from stages.page.section import Context
 from stages.page.sections.circuit import SECTION as CIRCUIT
+from stages.page.sections.effects import SECTION as EFFECTS
+from stages.page.sections.found import SECTION as FOUND
 from stages.page.sections.memory import SECTION
 from stages.page.sections.streaming import SECTION as STREAMING
 from stages.store import files, params, paths, tables
@@ -184,3 +188,68 @@ def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
     notes = fold_of(CIRCUIT, fewer, "circuit", slot)[2:]
     opened = [note.split(":")[0] for note in notes if not note.startswith("More about")]
     assert opened == heads[1:]  # each head that the default run did not trace opens a paragraph of its own
+
+
+@pytest.fixture()
+def planned(repository, monkeypatch):
+    """The repository with a longer study of a plan, and what stands in for its two stages."""
+    study = yaml.safe_load((paths.FULL / paths.PARAMS).read_text())
+    usual = yaml.safe_load(paths.PARAMS.read_text())["plan"]
+    study["plan"] = usual | {"draws": 7, "sweep": None}
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    ran = []
+
+    def plan(slot: str) -> None:
+        ran.append(("plan", params.load().plan.draws))
+        tables.PLANS.write_empty(slot, why="a test")
+
+    def ablate(slot: str) -> None:
+        ran.append(("ablate", len(tables.PLANS.read(slot))))
+        tables.EFFECTS.write_empty(slot, why="a test")
+
+    monkeypatch.setattr(stages.plan, "main", plan)
+    monkeypatch.setattr(stages.ablate, "main", ablate)
+    monkeypatch.chdir(paths.FULL)
+    return ran
+
+
+def test_a_plan_is_carried_out_and_its_effects_are_kept(repository, planned, monkeypatch):
+    deeper.main("plan", "decoder")
+    assert planned == [("plan", 7), ("ablate", 0)]
+    kept = paths.deeper("decoder", "plan")
+    assert {path.name for path in kept.iterdir()} == {"effects.csv", "params.json"}
+    made = json.loads((kept / "params.json").read_text())
+    monkeypatch.chdir(repository)
+    assert made["ablate"] == params.load().ablate.model_dump(mode="json") and made["params"]["draws"] == 7
+    assert "CHANGED" not in shown(repository).longer["plan"].says
+    sections = yaml.safe_load(paths.PARAMS.read_text())
+    sections["ablate"]["prompts"]["icl"] += 1  # a plan on other prompts is another study
+    files.write_text(paths.PARAMS, yaml.safe_dump(sections))
+    assert "CHANGED" in shown(repository).longer["plan"].says
+
+
+def with_ranks(p: float, q: float, draws: int) -> inputs.Slot:
+    """The committed slot, every claim of a family with this rank p and q among so many control sets."""
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    effects = slot.effects
+    claim = effects["q"].notna() & (effects["purpose"] == "family")
+    ranks = {"p": p, "q": q, "p_floor": 1 / (1 + draws), "controls": draws}
+    return replace(slot, effects=effects.assign(**{name: effects[name].where(~claim, ranks[name]) for name in ranks}))
+
+
+def test_the_page_names_the_claims_that_hold_at_once_among_more_control_sets():
+    few = with_ranks(0.05, 0.0857, 19)
+    claims = rows.silenced(few.effects, FAMILIES)
+    number = int((claims["claim"] & claims["q"].notna()).sum())
+    said = [block.text for block in FOUND.build(few, Context(FAMILIES, [])) if block.kind == "note"]
+    assert said and not any("longer study" in text for text in said)
+    many = with_ranks(0.025, 0.03, 39)
+    notes = fold_of(EFFECTS, few, "plan", many)
+    assert f"Over all {number} claims of this model at once, {number} have q at most 0.05: " in notes[1]
+    assert "39" in notes[1] and "function heads on icl" in notes[1]
+    studied = replace(few, longer={"plan": longer.Study(many, "Made by a test.")})
+    text = next(b.text for b in FOUND.build(studied, Context(FAMILIES, [])) if "control sets of other" in b.text)
+    assert "A longer study has 39 control sets each. Over all" in text and "function heads on icl" in text
+    weak = replace(few, longer={"plan": longer.Study(with_ranks(0.3, 0.4, 39), "Made by a test.")})
+    text = next(b.text for b in FOUND.build(weak, Context(FAMILIES, [])) if "control sets of other" in b.text)
+    assert f"Over all {number} claims of this model at once, none has q at most 0.05." in text

@@ -98,9 +98,7 @@ def _among_more(claims: pd.DataFrame, alpha: float) -> str:
     """Say which claims hold at once in a longer study, whose control sets are more; '' where there is none."""
     if claims.empty:
         return ""
-    return (
-        f"In a longer study, with {int(claims['controls'].min())} control sets each: {verdicts.over_all(claims, alpha)}"
-    )
+    return f"A longer study has {int(claims['controls'].min())} control sets each. {verdicts.over_all(claims, alpha)}"
 
 
 def _lost(row: Any) -> str:
