@@ -13,11 +13,12 @@ from stages.families.family import Tokens
 from stages.model import chunks, measure, mlp
 from stages.model.attended import Attention
 from stages.model.continuation import next_tokens
-from stages.model.forward import Waiting, forward, frozen, prefill, remembering
+from stages.model.forward import Waiting, forward, prefill, remembering
 from stages.model.intervene import Edit, capturing, editing
 from stages.model.load import Loaded
 from stages.model.measure import weighing
 from stages.model.misses import answers
+from stages.model.prefixes import frozen
 from stages.model.proof import prove
 from stages.model.rows import Rows
 from stages.model.score import Ablation, Batch, LastTokens, residuals_after

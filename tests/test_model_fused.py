@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny import DECODERS, ENCODERS, make
 
-from stages.model.forward import forward, frozen, prefill
+from stages.model.forward import forward, prefill
 from stages.model.load import fuse
+from stages.model.prefixes import frozen
 from stages.model.score import Batch
 from stages.model.tokens import Tokens
 

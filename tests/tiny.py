@@ -98,6 +98,13 @@ UNUSUAL = {  # hybrids, gates, learned sinks, multipliers, sparse experts, masks
             shared_expert_intermediate_size=16, **IDS,
         )
     ),
+    "nemotron_h": lambda: hf.NemotronHForCausalLM(
+        hf.NemotronHConfig(
+            **{k: v for k, v in SMALL.items() if k != "num_hidden_layers"}, num_key_value_heads=2, head_dim=8,
+            layers_block_type=["linear_attention", "full_attention", "mlp", "full_attention"], mamba_num_heads=4,
+            mamba_head_dim=8, ssm_state_size=8, n_groups=1, chunk_size=8, **IDS,
+        )
+    ),
     "gpt_oss": lambda: hf.GptOssForCausalLM(
         hf.GptOssConfig(
             **SMALL, num_local_experts=4, num_experts_per_tok=2, num_key_value_heads=2, head_dim=8, sliding_window=6,
@@ -123,6 +130,14 @@ UNUSUAL = {  # hybrids, gates, learned sinks, multipliers, sparse experts, masks
         )
     ),
 }  # fmt: skip
+BESIDE = {  # in every block states beside attention, of one input
+    "falcon_h1": lambda: hf.FalconH1ForCausalLM(
+        hf.FalconH1Config(
+            **SMALL, num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
+            mamba_n_groups=1, mamba_chunk_size=8, mamba_d_conv=4, **IDS,
+        )
+    ),
+}  # fmt: skip
 PIXELS = {**SMALL, "image_size": 16, "patch_size": 4}
 VISION = {
     "vit": lambda: hf.ViTModel(hf.ViTConfig(**PIXELS), add_pooling_layer=False),
@@ -141,7 +156,7 @@ def processor() -> Any:
 def make(name: str, seed: int = 0, scale: float = 1.0) -> Loaded:
     """Build a random model of an architecture; `scale` widens its weights so that attention is far from uniform."""
     torch.manual_seed(seed)
-    model = (DECODERS | ENCODERS | UNUSUAL | VISION)[name]().eval().requires_grad_(False)
+    model = (DECODERS | ENCODERS | UNUSUAL | BESIDE | VISION)[name]().eval().requires_grad_(False)
     model.config._attn_implementation = "eager"  # as `load` asks for
     for parameter in model.parameters():
         if parameter.dim() > 1:

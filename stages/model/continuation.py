@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from stages.model.forward import Pass, Waiting, continuing, forward, remembering, resuming, side_by_side, together
+from stages.model.forward import Pass, Waiting, forward, prefill, remembering, resuming, together
 from stages.model.intervene import Edit, editing
 from stages.model.load import Loaded
+from stages.model.prefixes import continuing, frozen
 from stages.model.score import ROWS
 from stages.model.unread import Unread, likeliest
 
@@ -34,9 +34,7 @@ def _of_one_length(loaded: Loaded, texts: Sequence[np.ndarray], edits: Sequence[
     start = len(texts[0]) - 1 if loaded.caches else 0  # where the tokens begin that run under edits
     prefixes, tails = None, [text[start:] for text in texts]
     if start:
-        cache = DynamicCache()
-        forward(loaded, [text[:start] for text in texts], cache=cache, headless=True)
-        prefixes = side_by_side([(cache, row) for row in range(len(texts))], start)
+        prefixes = frozen(prefill(loaded, [text[:start] for text in texts]))
     every_N = torch.arange(len(texts), device=loaded.device)
     with remembering(loaded) as residuals_NTD:
         forward(loaded, tails, cache=None if prefixes is None else continuing(prefixes, every_N), headless=True)

@@ -6,7 +6,7 @@ Seven exact shortcuts, used for a model where its proof at fetch (`stages.model.
 - `together`: of several passes the head reads the rows at once, in the last of them: its weights, the largest matrix of
   a small model, are read once for some hundred rows (Gemma 3 270M: 2.5 ms a row in place of 5.5).
 - `Unread`: where logits are only scored, the head reads a piece of its vocabulary at a time (`stages.model.unread`).
-- `Frozen`: a key-value cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
+- `prefixes`: a cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
 - chunks: a long text runs a part at a time, each continuing a cache of those before it (`stages.model.chunks`).
 - `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
 - `narrowed`: after the last attention only the scored rows run (`stages.model.last_block`).
@@ -22,13 +22,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from stages.families.family import Tokens
 from stages.model.chunks import steady
 from stages.model.last_block import narrowed, replaced
 from stages.model.load import Loaded
+from stages.model.prefixes import empty, of_pass
 from stages.model.unread import Unread, plain
 
 T = TypeVar("T")  # what is made of logits
@@ -49,41 +50,6 @@ class _Waits(Exception):
     """A pass has come to the LM head, which is to read its rows later."""
 
 
-class _FrozenLayer(DynamicLayer):
-    """One layer's keys and values (N, heads, P, K) of prefixes; `update` returns prefix + new and keeps nothing.
-
-    which_B: the prefix that each row continues; None where there is one for all rows.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, which_B: torch.Tensor | None = None) -> None:
-        super().__init__()
-        self.keys, self.values, self.which_B, self.is_initialized = keys, values, which_B, True
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
-        return self._after(self.keys, key_states), self._after(self.values, value_states)
-
-    def _after(self, kept: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-        whole = self.which_B is None
-        kept = kept.expand(len(fresh), -1, -1, -1) if whole else kept[self.which_B.to(kept.device)]
-        return torch.cat([kept, fresh], dim=-2)
-
-
-class _Following(_FrozenLayer):
-    """One layer of prefixes that keeps what continues them, for the chunks of one pass."""
-
-    fresh: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
-        if self.fresh is not None:
-            key_states = torch.cat([self.fresh[0], key_states], dim=-2)
-            value_states = torch.cat([self.fresh[1], value_states], dim=-2)
-        self.fresh = key_states, value_states
-        return super().update(key_states, value_states)
-
-    def get_seq_length(self) -> int:
-        return super().get_seq_length() + (0 if self.fresh is None else self.fresh[0].shape[-2])
-
-
 class _Skipped(DynamicLayer):
     """A layer whose block a pass skips: as long as the others, since positions and masks are made by any of them."""
 
@@ -93,26 +59,6 @@ class _Skipped(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.length
-
-
-def frozen(cache: Cache) -> Cache:
-    """Freeze a filled cache; of one row, any number of rows may continue it."""
-    return Cache(layers=[_FrozenLayer(entry.keys, entry.values) for entry in cache.layers])
-
-
-def side_by_side(rows: Sequence[tuple[Cache, int]], length: int) -> Cache:
-    """Freeze the first `length` tokens of rows of filled caches: prefix n is row rows[n][1] of cache rows[n][0]."""
-
-    def stacked(layer: int, name: str) -> torch.Tensor:
-        return torch.cat([getattr(cache.layers[layer], name)[row : row + 1, :, :length] for cache, row in rows])
-
-    number = len(rows[0][0].layers)
-    return Cache(layers=[_FrozenLayer(stacked(layer, "keys"), stacked(layer, "values")) for layer in range(number)])
-
-
-def continuing(prefixes: Cache, which_B: torch.Tensor, layer: int = 0) -> Cache:
-    """Return the cache, from a layer on, of a batch whose row b continues prefix which_B[b]; nothing is copied yet."""
-    return Cache(layers=[_FrozenLayer(entry.keys, entry.values, which_B) for entry in prefixes.layers[layer:]])
 
 
 def pad(loaded: Loaded, ids: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,8 +104,9 @@ def forward(
     cuts = loaded.kind == "decoder" and loaded.caches and not gradients and loaded.chunks.wanted(max(map(len, ids)))
     cuts = cuts and steady(loaded.model, max(map(len, ids)) + (0 if cache is None else cache.get_seq_length()))
     if cuts and cache is None:
-        cache = DynamicCache()
+        cache = empty(loaded)
     if cache is not None:
+        cache = of_pass(cache, len(ids), cuts)
         mask_BT = given["attention_mask"]
         given["attention_mask"] = torch.cat([mask_BT.new_ones(len(ids), cache.get_seq_length()), mask_BT], dim=1)
         given |= {"past_key_values": cache, "use_cache": True}
@@ -275,21 +222,16 @@ def _selecting(loaded: Loaded, rows: Sequence[np.ndarray], waiting: Waiting, rea
 
 
 def _chunked(loaded: Loaded, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what a pass is given, chunk by chunk: each continues the cache of those before it.
-
-    Where that cache is frozen, what is new is kept for this pass alone.
-    """
+    """Yield what a pass is given, chunk by chunk: each continues the cache of those before it."""
     cache, mask_BS = given["past_key_values"], given["attention_mask"]
-    if any(isinstance(entry, _FrozenLayer) for entry in cache.layers):
-        cache = Cache(layers=[_Following(entry.keys, entry.values, entry.which_B) for entry in cache.layers])
     before, skipped = cache.get_seq_length(), {}
     with loaded.chunks.running(*given["input_ids"].shape) as chunks:
         for chunk in chunks:
             seen = before + chunk.stop
             ids_BT = given["input_ids"][:, chunk]
-            yield given | {"input_ids": ids_BT, "attention_mask": mask_BS[:, :seen], "past_key_values": cache}
+            yield given | {"input_ids": ids_BT, "attention_mask": mask_BS[:, :seen]}
             for number, entry in enumerate(cache.layers):
-                if entry.get_seq_length() < seen:
+                if isinstance(entry, DynamicLayer) and entry.get_seq_length() < seen:
                     skipped.setdefault(number, entry)
                     cache.layers[number] = _Skipped(seen)
     for number, entry in skipped.items():
@@ -297,8 +239,8 @@ def _chunked(loaded: Loaded, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def prefill(loaded: Loaded, ids: Sequence[np.ndarray]) -> Cache:
-    """Run prefixes of one length and return their cache, plain (full-length keys everywhere: the mask does windows)."""
-    cache = DynamicCache()
+    """Run prefixes of one length and return their cache, plain."""
+    cache = empty(loaded)
     forward(loaded, ids, cache=cache, headless=True)
     return cache
 

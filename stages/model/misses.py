@@ -11,11 +11,12 @@ from itertools import groupby
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache
+from transformers import Cache
 
 from stages.families.family import Tokens
-from stages.model.forward import Pass, Waiting, forward, together
+from stages.model.forward import Pass, Waiting, forward, prefill, together
 from stages.model.load import Loaded
+from stages.model.prefixes import empty
 from stages.model.rank_one import Metric
 from stages.model.reduce import brought
 from stages.model.rows import Rows
@@ -30,16 +31,16 @@ class _Alike:
 
     numbers: list[int]
     new: list[np.ndarray]
-    cache: DynamicCache | None
+    cache: Cache | None
 
     @classmethod
     def begun(cls, loaded: Loaded, numbers: list[int], ids: list[np.ndarray]) -> "_Alike":
         """Run what they share at the start, once."""
         shared = int((np.stack(ids) == ids[0]).all(0)[:-1].cumprod().sum()) if loaded.caches else 0
-        cache = DynamicCache() if loaded.caches else None
+        cache = empty(loaded) if loaded.caches else None
         if shared:
-            forward(loaded, [ids[0][:shared]], cache=cache, headless=True)
-            cache.batch_repeat_interleave(len(ids))
+            cache = prefill(loaded, [ids[0][:shared]])
+            cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long))
         return cls(numbers, [row[shared:] for row in ids], cache)
 
     def run(self, loaded: Loaded, waiting: Waiting) -> torch.Tensor | None:
@@ -53,7 +54,7 @@ class _Alike:
             best_B[place : place + 1] if loaded.caches else np.append(self.new[place], best_B[place]) for place in left
         ]
         if self.cache is not None and 0 < len(left) < len(best_B):
-            self.cache.batch_select_indices(torch.tensor(left, device=loaded.device))
+            self.cache.reorder_cache(torch.tensor(left))
         self.numbers = [self.numbers[place] for place in left]
 
 

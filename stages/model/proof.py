@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from stages.families.family import Tokens
 from stages.model import placed, sharing
-from stages.model.forward import Pass, Waiting, forward, inputs, remembering, resuming, together
+from stages.model.forward import Pass, Waiting, forward, inputs, prefill, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
 from stages.model.last_block import alone
 from stages.model.load import Loaded, fuse, open_folder, rounded
@@ -237,7 +237,10 @@ def _waiting(loaded: Loaded, text: np.ndarray, at: np.ndarray, waiting: Waiting)
 def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     if loaded.kind != "decoder":
         return "only decoders continue a text"
-    short = ids[:SHORT]
+    short, half, places = ids[:SHORT], len(ids) // 2, np.array([len(ids) // 2, len(ids) - 1])
+    grown = prefill(loaded, [ids[:half]])  # as chunks do
+    if not _same(loaded, forward(loaded, [ids[half:]], [places - half], grown), _logits(loaded, ids, places)):
+        return "a text that continues a cache is not read as the whole text"
     edits = _few(_edits(loaded))
     target = np.arange(len(short) - 3, len(short))
     tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
@@ -289,7 +292,8 @@ def _outcome(check: Callable[[Loaded, np.ndarray], str], loaded: Loaded, ids: np
     try:
         why = check(loaded, ids)
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raised = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        why = f"the model does not run so ({raised})"
     return f"not used: {why}" if why else "ok"
 
 

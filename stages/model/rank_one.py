@@ -17,9 +17,10 @@ import torch
 from tqdm import tqdm
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, frozen, prefill, remembering, resuming
+from stages.model.forward import forward, prefill, remembering, resuming
 from stages.model.load import Loaded
 from stages.model.mlp import Writer, keys, places, reading, storing, writing
+from stages.model.prefixes import frozen
 from stages.model.rows import Rows, alike
 from stages.model.score import Scored
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from stages.families.family import Tokens
-from stages.model.forward import forward, frozen, prefill, remembering, resuming
+from stages.model.forward import forward, prefill, remembering, resuming
 from stages.model.load import Loaded
+from stages.model.prefixes import frozen
 from stages.model.score import Scored, score_rows
 
 

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
 from stages.families.family import Tokens
 from stages.model import sharing
@@ -21,18 +21,16 @@ from stages.model.forward import (
     HEAD,
     Pass,
     Waiting,
-    continuing,
     forward,
-    frozen,
     grown,
     prefill,
     remembering,
     resuming,
-    side_by_side,
     together,
 )
 from stages.model.intervene import Edit, Head, ablating_copies, editing
 from stages.model.load import Loaded
+from stages.model.prefixes import continuing, empty, ends_alone, frozen, side_by_side
 from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
@@ -293,7 +291,10 @@ class LastTokens:
     def __init__(self, loaded: Loaded, prompts: Sequence[Tokens]) -> None:
         self.loaded = loaded
         same: dict[tuple[int, int], list[_RunUp]] = {}
-        for numbers in _beginning_alike(prompts):
+        alike = _beginning_alike(prompts)
+        if loaded.caches and ends_alone(empty(loaded)):  # a prompt in a longer text's cache would not be found there
+            alike = [numbers for group in alike for numbers in _of_one_length(prompts, group)]
+        for numbers in alike:
             for run in _run_up(loaded, {number: prompts[number] for number in numbers}):
                 same.setdefault(run.lengths, []).append(run)
         self.groups = [_SameLength(loaded, runs) for runs in same.values()]
@@ -360,6 +361,12 @@ def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
     return [*groups, together] if together else groups
 
 
+def _of_one_length(prompts: Sequence[Tokens], numbers: Sequence[int]) -> list[list[int]]:
+    """Return those of one group whose answers begin at one place, place by place."""
+    starts = sorted({int(prompts[number].target[0]) for number in numbers})
+    return [[number for number in numbers if prompts[number].target[0] == start] for start in starts]
+
+
 def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) -> list[_RunUp]:
     """Run prompts, by their numbers, up to the end of their answers: what all share once, the rest in one batch.
 
@@ -369,12 +376,16 @@ def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) 
     before = [int(tokens.target[0]) - 1 for tokens in prompts.values()]
     begin = sharing.shared(ids, limit=min(before)) if len(ids) > 1 and loaded.caches else 0
     cut = begin if begin >= sharing.SHARED else 0
-    cache = DynamicCache() if loaded.caches else None
+    cache = empty(loaded) if loaded.caches else None
     if cut:
         cache = prefill(loaded, [ids[0][:cut]])
-        cache.batch_repeat_interleave(len(ids))
+        cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long))
+    follows = cache
+    if ends_alone(cache) and not after:  # then all of them have as many tokens before the last of the prompt
+        forward(loaded, [row[cut : before[0]] for row in ids], cache=cache, headless=True)
+        cut, follows = before[0], frozen(cache)
     with remembering(loaded, after) as residuals_BTD:
-        forward(loaded, [row[cut:-1] for row in ids], cache=cache, headless=True)
+        forward(loaded, [row[cut:-1] for row in ids], cache=follows, headless=True)
     runs = []
     for row, (number, tokens) in enumerate(prompts.items()):
         start = before[row] - cut if loaded.caches or after else 0

@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import DynamicCache
 
 from stages.families.family import Tokens
-from stages.model.forward import HEAD, continuing, forward, remembering, resuming
+from stages.model.forward import HEAD, forward, prefill, remembering, resuming
 from stages.model.intervene import Head
 from stages.model.load import Loaded
 from stages.model.observe import SOFTMAX, observing, softmaxes
 from stages.model.paths import Enough, Unreadable, pieces
+from stages.model.prefixes import continuing
 from stages.model.score import Scored, score_rows
 from stages.model.unread import Unread
 
@@ -105,8 +105,7 @@ class Streams:
         self.rows = [at - 1 - self.start for at in positions]
         self.prefix = None
         if self.start:
-            self.prefix = DynamicCache()
-            forward(loaded, [row[: self.start] for row in ids], cache=self.prefix, headless=True)
+            self.prefix = prefill(loaded, [row[: self.start] for row in ids])
         everything = list(range(len(prompts)))
         with torch.no_grad(), remembering(loaded) as self.residuals:
             (self.intact,) = self._read([self._pass(everything)])
