@@ -16,26 +16,28 @@ from stages.model.intervene import capturing
 from stages.model.last_block import alone
 
 DECODERS = ["llama_gqa", "gpt2", "capped", "biased", "granite"]
+TUPLES = {"gpt_oss": partial(make, "gpt_oss", scale=3.0)}  # its MLP returns its router's scores as well, of (B T)
+MAKE = MODELS | TUPLES | {"falcon_h1": partial(make, "falcon_h1", scale=3.0)}  # its last block holds a state as well
 
 
 def seen(loaded) -> list[int]:
     """The numbers of tokens that the heaviest part of the last block's MLP works on from now on, pass by pass."""
     tokens: list[int] = []
-    part = alone(loaded)[-1]
+    part = alone(loaded)[1]
     heavy = max(part.modules(), key=lambda module: sum(w.numel() for w in module.parameters(recurse=False)))
     own = heavy.forward
 
-    def count(x):
+    def count(x, *more):
         tokens.append(x.shape[:-1].numel())
-        return own(x)
+        return own(x, *more)
 
     heavy.forward = count  # no hook: where one looks, the block runs whole
     return tokens
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *TUPLES, "falcon_h1"])
 def test_only_tokens_that_are_read_run_and_scores_stay(name):
-    whole = MODELS[name]()
+    whole = MAKE[name]()
     few = replace(whole, narrows=True)
     for one, other in zip(scores(whole), scores(few), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -48,12 +50,14 @@ def test_only_tokens_that_are_read_run_and_scores_stay(name):
     assert tokens[2:] == [1, 20]  # a cache is filled without it
     for one, same in zip(cache.layers, other.layers, strict=True):
         assert torch.equal(one.keys, same.keys) and torch.equal(one.values, same.values)
+        for number, state in getattr(one, "recurrent_states", {}).items():
+            assert torch.equal(state, same.recurrent_states[number])
 
 
-@pytest.mark.parametrize("name", ["llama_gqa", "gpt2"])
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "gpt_oss", "falcon_h1"])
 def test_chunks_run_their_own_tokens(name, monkeypatch):
     monkeypatch.setattr("stages.model.chunks.CHUNK", 8)
-    loaded = MODELS[name]()
+    loaded = MAKE[name]()
     texts, places = [prompt(27, 1).ids, prompt(20, 1).ids], [np.array([0, 7, 8, 26]), np.array([19])]
     few = forward(replace(loaded, narrows=True), texts, places)
     torch.testing.assert_close(few, forward(loaded, texts, places), atol=1e-5, rtol=1e-5)
@@ -100,3 +104,30 @@ def test_a_last_block_that_mixes_tokens_is_found_and_runs_whole(mixes):
     mlp.forward = lambda x: own(x) + mixes(x)
     proven, result = proof.prove(loaded)
     assert not proven.narrows and result["narrows"] == "not used: a token that is not read matters in the last block"
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "falcon_h1"])
+def test_mlps_that_return_tuples_and_mixers_called_by_keyword_do_not_stand_in_the_way(name):
+    assert proof.prove(MAKE[name]())[1]["narrows"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        (lambda x: x.sum(), "a tensor () of "),
+        (lambda x: {"scores": x}, "a dict of "),
+        (lambda x: x.T, "a tensor (2, "),
+    ],
+)
+def test_what_makes_no_row_for_each_token_is_refused_in_one_plain_line(beside, said):
+    loaded = make("gpt_oss", scale=3.0)
+    mlp = loaded.model.model.layers[-1].mlp
+    own = mlp.forward
+
+    def forward(x):
+        hidden, scores = own(x)
+        return hidden, beside(scores)
+
+    mlp.forward = forward
+    proven, result = proof.prove(loaded)
+    assert not proven.narrows and result["narrows"].startswith("not used: a part of its last block makes " + said)

@@ -42,20 +42,42 @@ def alone(loaded: Loaded) -> list[nn.Module]:
     return [loaded.model.get_submodule(layer.projection), *heavy]
 
 
-def _of_few(loaded: Loaded, own: Any, read_N: Sequence[tuple[int, int]], x_BTD: torch.Tensor, *more: Any) -> Any:
-    """Return what a module makes of the tokens that are read, and zeros for all others, (B, T, D)."""
-    start, (rows, length) = loaded.chunks.start, x_BTD.shape[:2]
-    if x_BTD.dim() != 3:  # (B T) in one
-        return own(x_BTD, *more)
+class Unlike(Exception):
+    """A part of the last block makes something that is not a row for each token."""
+
+
+def _of_few(loaded: Loaded, own: Any, read_N: Sequence[tuple[int, int]], *given: Any, **named: Any) -> Any:
+    """Return what a module makes of the tokens that are read, and zeros for all others, (B, T, D).
+
+    What is given anything by name (masks, a cache) may look at others: it runs whole, and so does what is given tokens
+    in one, (B T, D). Of a tuple each part has rows (B, T, E) or (B T, E); `Unlike` where one has not.
+    """
+    start, x = loaded.chunks.start, given[0] if given else None
+    if named or x is None or x.dim() != 3:
+        return own(*given, **named)
+    rows, length = x.shape[:2]
+    if any(torch.is_tensor(part) and part.shape[:2] != (rows, length) for part in given):
+        return own(*given)
     here_N = [(row, at - start) for row, at in read_N if start <= at < start + length] or [(0, 0)]
     if len(here_N) >= rows * length:
-        return own(x_BTD, *more)
-    row_N, at_N = torch.tensor(here_N, device=x_BTD.device).T
-    given = (x[row_N, at_N][None] if torch.is_tensor(x) else x for x in (x_BTD, *more))
-    made_1ND = own(*given)
-    made_BTD = made_1ND.new_zeros(rows, length, made_1ND.shape[-1])
-    made_BTD[row_N, at_N] = made_1ND[0]
-    return made_BTD
+        return own(*given)
+    row_N, at_N = torch.tensor(here_N, device=x.device).T
+
+    def spread(made: Any) -> Any:
+        if made is None:
+            return None
+        if not torch.is_tensor(made) or made.shape[:-1] not in ((1, len(here_N)), (len(here_N),)):
+            raise Unlike(f"a part of its last block makes {_shape(made)} of {len(here_N)} tokens: not a row for each")
+        whole = made.new_zeros(rows, length, made.shape[-1])
+        whole[row_N, at_N] = made.reshape(len(here_N), -1)
+        return whole if made.dim() == 3 else whole.flatten(0, 1)
+
+    made = own(*(x[row_N, at_N][None] if torch.is_tensor(x) else x for x in given))
+    return tuple(map(spread, made)) if isinstance(made, tuple) else spread(made)
+
+
+def _shape(made: Any) -> str:
+    return f"a tensor {tuple(made.shape)}" if torch.is_tensor(made) else f"a {type(made).__name__}"
 
 
 def _watched(loaded: Loaded) -> bool:

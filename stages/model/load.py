@@ -69,9 +69,9 @@ class Loaded:
 
     images: how a model of images reads them (its tokenizer is None); None for models of text.
     What the proof at fetch found not to be exact is not used: resumes: blocks below an edit may be skipped; caches: a
-    cache of keys, values and states may be continued; divides: attention may be computed a few queries at a time; fuses: it may
-    be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing follows that head;
-    narrows: what follows the last attention may run on the tokens that are read alone.
+    cache of keys, values and states may be continued; divides: attention may be computed a few queries at a time;
+    fuses: it may be computed by SDPA; gathers: the LM head may read rows of several passes at once; ends: nothing
+    follows that head; narrows: what follows the last attention may run on the tokens that are read alone.
     chunks: where a pass of this model stands, for the hooks that it meets.
     """
 

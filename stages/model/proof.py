@@ -35,7 +35,7 @@ from stages.families.family import Tokens
 from stages.model import placed, sharing
 from stages.model.forward import Pass, Waiting, forward, inputs, prefill, remembering, resuming, together
 from stages.model.intervene import Edit, Head, ablating, tracking
-from stages.model.last_block import alone
+from stages.model.last_block import Unlike, alone
 from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
 from stages.model.observe import close
@@ -225,7 +225,10 @@ def _narrows(loaded: Loaded, ids: np.ndarray) -> str:
         return "its last block does not attend"
     texts = [ids, ids[::-1][:SHORT].copy()]  # the whole probe: what reaches far is seen as well
     places = [np.array([1, len(text) - 3, len(text) - 1]) for text in texts]
-    few_NV = forward(loaded, texts, places)
+    try:
+        few_NV = forward(loaded, texts, places)
+    except Unlike as error:
+        return str(error)
     whole_NV = torch.cat([_logits(loaded, *pair) for pair in zip(texts, places, strict=True)])
     return "" if _same(loaded, few_NV, whole_NV) else "a token that is not read matters in the last block"
 
