@@ -171,12 +171,14 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
         of_layers = [_alone(loaded, layer, alone) for layer in loaded.anatomy.layers]
         which = [number for of_layer in of_layers for number in range(len(group)) for _ in of_layer]
         asked = [one for of_layer in of_layers for _ in group for one in of_layer]
-        outcomes = streams.under(which, [heads for *_, heads in asked])
-        before = [streams.intact[number] for number in which]
-        moved = brought([_moved(outcome, intact) for outcome, intact in zip(outcomes, before, strict=True)])
-        for number, (layer, head, key_head, _), outcome, change in zip(which, asked, outcomes, moved, strict=True):
+        scored, moved = [], []  # as rows come: hidden states are large
+        for number, outcome in zip(which, streams.under(which, [heads for *_, heads in asked]), strict=True):
+            scored.append(outcome.scored)
+            moved.append(_moved(outcome, streams.intact[number]))
+        changes = brought(moved)
+        for number, (layer, head, key_head, _), own, change in zip(which, asked, scored, changes, strict=True):
             row, intact = group[number][0], streams.intact[number]
-            logprob = float((outcome.scored.logprob - intact.scored.logprob).mean())
+            logprob = float((own.logprob - intact.scored.logprob).mean())
             mass, at_answer = masses[number].get((layer, head), (None, None))
             lost = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "layer": layer, "head": head,
                     "key_head": key_head, "change": float(change), "logprob": logprob, "mass": mass,

@@ -151,7 +151,7 @@ def test_positions_that_are_no_rotation_are_not_counted_anew():
     loaded, (tokens, _) = tiny.make("gpt2"), prompts()
     streams = Streams(loaded, [tokens], [tokens.target], CUT)
     with pytest.raises(Unreadable, match="re-counted"):
-        streams.under([0], [whole_model(loaded)], Cut(2, 5, True))
+        next(streams.under([0], [whole_model(loaded)], Cut(2, 5, True)))
 
 
 def test_the_planted_head_that_reads_the_far_past_is_gated_full_and_only_it():
@@ -229,12 +229,12 @@ def test_rows_run_from_their_own_first_layer_and_the_head_reads_those_of_several
     loaded, both = replace(tiny.make("llama_gqa", scale=4.0), ends=True), prompts()
     streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
     rows = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]  # prompt, layer
-    alone = [streams.under([number], [{(layer, 1)}])[0] for number, layer in rows]
+    alone = [next(streams.under([number], [{(layer, 1)}])) for number, layer in rows]
     begun, read, own = [], [], module.score_rows
     whole, resumed = module.resuming, lambda loaded, layer, x: begun.append(layer) or whole(loaded, layer, x)
     monkeypatch.setattr(module, "resuming", resumed)
     monkeypatch.setattr(module, "score_rows", lambda rows, *where: read.append(len(rows)) or own(rows, *where))
-    together = streams.under([number for number, _ in rows], [{(layer, 1)} for _, layer in rows])
+    together = list(streams.under([number for number, _ in rows], [{(layer, 1)} for _, layer in rows]))
     assert begun == [0, 1, 2] and read == [5 * len(rows)]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.scored.logprob, other.scored.logprob, atol=1e-5)
@@ -260,6 +260,20 @@ def test_hidden_rows_of_sets_that_are_scored_are_not_kept(monkeypatch):
         every = streams.every([{head} for head in loaded.anatomy.heads])
         assert len(every) == len(ran) == len(alive) == len(loaded.anatomy.heads) > 6
         assert max(alive) <= 3
+
+
+def test_rows_run_as_they_are_asked_for_and_their_hidden_states_are_not_kept(monkeypatch):
+    """Also where each pass reads its own logits, and however many rows the LM head may read at once then."""
+    both, ran, own = prompts(), [], module._Ran
+    monkeypatch.setattr(module, "_Ran", lambda *fields: ran.append(weakref.ref(made := own(*fields))) or made)
+    for ends, head in ((False, module.HEAD), (True, 1)):
+        monkeypatch.setattr(module, "HEAD", head)
+        loaded = replace(tiny.make("llama_gqa"), ends=ends)
+        streams = Streams(loaded, both, [tokens.target for tokens in both], CUT)
+        heads = [{(layer, 1)} for layer in range(3)] * 3  # each begins to differ in another layer: a pass of its own
+        ran.clear()
+        alive = [sum(ref() is not None for ref in ran) for _ in streams.under([0] * len(heads), heads)]
+        assert len(alive) == len(ran) == len(heads) and max(alive) <= 3
 
 
 def test_prompts_of_about_one_length_run_together_and_query_heads_near_the_bound_are_measured_on():

@@ -90,7 +90,7 @@ class Streams:
     """Prompts that run together, intact once, then with any heads streaming.
 
     >>> streams = Streams(loaded, prompts, positions, Cut(4, 32))
-    >>> alone = streams.under([0, 0], [{(5, 1)}, {(5, 2)}])  # the first prompt twice, one head streaming in each
+    >>> alone = list(streams.under([0, 0], [{(5, 1)}, {(5, 2)}]))  # the first prompt twice, one head streaming in each
     """
 
     def __init__(self, loaded: Loaded, prompts: Sequence[Tokens], positions: Sequence[np.ndarray], cut: Cut) -> None:
@@ -112,26 +112,29 @@ class Streams:
         self.known: dict[tuple[frozenset[Head], Cut], list[Scored]] = {}  # of `every`: what all prompts gave
 
     @torch.no_grad()
-    def under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None) -> list[Outcome]:
-        """Return what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first.
+    def under(
+        self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut | None = None
+    ) -> Iterator[Outcome]:
+        """Yield what each row gives: prompt which[n] with heads[n] streaming; cut: of this size, if not the first.
 
-        Rows that follow each other and begin to differ in the same layer run together, from that layer.
+        Rows that follow each other and begin to differ in the same layer run together, from that layer. Rows run as
+        they are asked for: no more hidden rows are kept than the LM head reads at once.
         """
-        passes: list[_Ran] = []
+        for of_pass in self._read(self._rows_under(which, heads, cut or self.cut)):
+            yield from of_pass
+
+    def _rows_under(self, which: Sequence[int], heads: Sequence[Collection[Head]], cut: Cut) -> Iterator[_Ran]:
         for numbers, cuts in self._alike(which, heads):
             if not any(cuts):
                 intact = [self.intact[number] for number in numbers]
-                passes.append(_Ran(numbers, [of.hidden_RD for of in intact], [of.scored for of in intact]))
+                yield _Ran(numbers, [of.hidden_RD for of in intact], [of.scored for of in intact])
                 continue
             layer = min(at for at, _ in cuts[0])
             residual_NTD = self.residuals.get(layer)
             residual_NTD = None if residual_NTD is None else residual_NTD[numbers]
-            with (
-                streaming(self.loaded, cuts, cut or self.cut, self.start),
-                resuming(self.loaded, layer, residual_NTD),
-            ):
-                passes.append(self._pass(numbers))
-        return [outcome for of_pass in self._read(passes) for outcome in of_pass]
+            with streaming(self.loaded, cuts, cut, self.start), resuming(self.loaded, layer, residual_NTD):
+                ran = self._pass(numbers)
+            yield ran
 
     @torch.no_grad()
     def every(self, sets: Sequence[Collection[Head]], cut: Cut | None = None) -> list[list[Scored]]:
@@ -213,6 +216,9 @@ class Streams:
                 yield from self._at_once(group)
                 group = []
             group.append(ran)
+            if all(other.scored is not None for other in group):  # nothing waits
+                yield from self._at_once(group)
+                group = []
         yield from self._at_once(group)
 
     def _at_once(self, group: Sequence[_Ran]) -> Iterator[list[Outcome]]:
