@@ -1,6 +1,6 @@
 """Say what is wrong here and the way out: `python -m stages.doctor`, one line each, exit code 1 if anything is.
 
-It changes nothing. Environment, locks of DVC and git, params, data, the cache of models, memory and disk.
+It changes nothing. Environment, folders, locks of DVC and git, params, data, the cache of models, memory and disk.
 """
 
 import os
@@ -20,7 +20,7 @@ def main() -> None:
         raise UserError(f"{paths.PARAMS}: no such file; run from the repository's folder (git clone, not pip install)")
     findings: list[Finding] = []
     settings = None
-    for check in ("environment", "locks", "caches"):
+    for check in ("environment", "folders", "locks", "caches"):
         with _said(findings, check):
             findings += import_module(f"stages.checks.{check}").findings()
     with _said(findings, str(paths.PARAMS), MEND):
@@ -28,6 +28,7 @@ def main() -> None:
     for check in ("asked", "artefacts", "space") if settings else ():
         with _said(findings, check):
             findings += import_module(f"stages.checks.{check}").findings(settings)
+    findings = list(dict.fromkeys(findings))  # what several checks meet is said once
     wrong = sum(finding.wrong for finding in findings)
     lines = [*map(str, sorted(findings, key=lambda finding: not finding.wrong))]
     _print("\n".join([*lines, f"{wrong} wrong" if wrong else "nothing is wrong"]))
@@ -45,7 +46,9 @@ def _said(findings: list[Finding], check: str, way_out: str = "") -> Iterator[No
     except UserError as error:
         findings.append(Finding(str(error), way_out))
     except Exception as error:
-        way_out = "pip install -r requirements.lock" if isinstance(error, ImportError) else way_out
+        if isinstance(error, ImportError):
+            way_out = "pip install -r requirements.lock"
+        way_out = way_out or "mend what is said of other lines and run this again; else file this line as an issue"
         findings.append(Finding(f"{check}: cannot be checked ({words(error)})", way_out))
 
 

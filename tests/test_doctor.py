@@ -15,7 +15,8 @@ import yaml
 from safetensors.numpy import save
 
 from stages import doctor
-from stages.checks import artefacts, caches, environment, locks, space
+from stages.checks import artefacts, caches, environment, folders, locks, space
+from stages.checks.finding import Finding
 from stages.model import files
 from stages.store import keys, params, paths, tables
 
@@ -80,8 +81,8 @@ def test_data_that_lack_are_damaged_or_of_another_model(folder):
     lines = said(artefacts.findings(params.load()))
     assert "data/heads/tiny.parquet: not there; dvc pull, or dvc repro" in lines
     why = "damaged, or written by another program or an earlier version (its checksum is another)"
-    assert f"{plan}: {why}; rm {plan} && dvc checkout {plan} (from DVC's cache)" in lines
-    assert "data/asked/text.parquet: damaged" in lines and "rm data/asked/text.parquet" in lines
+    assert f"{plan}: {why}; rm -f {plan} && dvc checkout {plan} (from DVC's cache)" in lines
+    assert "data/asked/text.parquet: damaged" in lines and "rm -f data/asked/text.parquet" in lines
     assert "slot tiny: data/models/tiny.json is of another name ('another'); dvc repro" in lines
     paths.model("tiny").write_text("{}", encoding="utf-8")
     assert "data/models/tiny.json: no record of a model" in said(artefacts.findings(params.load()))
@@ -201,9 +202,9 @@ def test_locks_of_a_real_repository_are_broken_and_mended(tmp_path, monkeypatch)
     os.utime(".git/index.lock", (0, 0))
     assert dvc("repro").returncode != 0
     wrong = [finding for finding in locks.findings() if finding.wrong]
-    assert [finding.about.split(":")[0] for finding in wrong] == ["dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock"]
-    for finding in wrong:
-        Path(finding.way_out.split()[1]).unlink()  # each begins with rm <file>
+    assert [finding.about.split(":")[0] for finding in wrong] == [".git/index.lock", ".dvc/tmp/rwlock", "dvc.lock"]
+    for finding in wrong:  # from the top: each begins with rm <file>
+        Path(finding.way_out.split()[1]).unlink()
     assert dvc("repro").returncode == 0 and Path("a.txt").read_text() == "a\n"
     assert not any(finding.wrong for finding in locks.findings())
     whole = Path("dvc.lock").read_text(encoding="utf-8")
@@ -265,6 +266,87 @@ def test_a_lock_of_a_run_that_was_stopped_or_partial_is_not_wrong(three):
     Path("dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
     lock.write_text(whole, encoding="utf-8")
     assert not wrong()
+
+
+def commands(finding, which: int) -> str:
+    """Return the nth command that a way out offers, as a shell takes it."""
+    return finding.way_out.split(", or ")[which].partition(" (")[0]
+
+
+def test_lines_lead_out_when_followed_from_the_top(three):
+    """Git's lock stops `git checkout`, DVC's every command, and a result that was edited stops `dvc checkout`."""
+    lock = Path("dvc.lock")
+    whole = lock.read_text(encoding="utf-8")
+    lock.write_text(whole[: whole.index("  b:\n") - 3], encoding="utf-8")
+    Path(".dvc/tmp/rwlock").write_text("{", encoding="utf-8")
+    Path(".git/index.lock").touch()
+    os.utime(".git/index.lock", (0, 0))
+    Path("a.txt").write_text("edited", encoding="utf-8")
+    for finding in [finding for finding in locks.findings() if finding.wrong]:
+        assert subprocess.run(commands(finding, 0), shell=True, stdin=subprocess.DEVNULL).returncode == 0, finding
+    assert lock.read_text(encoding="utf-8") == whole and Path("a.txt").read_bytes() == b""
+    assert not [finding for finding in locks.findings() if finding.wrong]
+
+
+def test_a_damaged_file_comes_back_from_the_cache_or_where_that_is_damaged_too_by_its_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert subprocess.run(["git", "init", "-q"], check=True) and dvc("init", "-q").returncode == 0
+    made = {"data": "mkdir data && echo a > data/a", "file": "cp data/a file"}
+    stages = {name: {"cmd": cmd, "outs": [name]} for name, cmd in made.items()}
+    stages["file"]["deps"] = ["data"]
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    assert dvc("repro", "-q").returncode == 0
+    for path in (Path("data/a"), Path("file")):
+        for lost in ("file", "cache"):
+            way_out = Finding("", artefacts._again(path))
+            path.write_text("damaged", encoding="utf-8")
+            if lost == "cache":
+                for kept in Path(".dvc/cache/files").rglob("*"):
+                    if kept.is_file() and kept.read_bytes() == b"a\n":
+                        kept.unlink()
+                assert subprocess.run(commands(way_out, 0), shell=True).returncode  # then the second one is followed
+            assert subprocess.run(commands(way_out, lost == "cache"), shell=True).returncode == 0, way_out
+            assert path.read_text(encoding="utf-8") == "a\n"
+    assert dvc("status").stdout.strip() == "Data and pipelines are up to date."
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Paths that this user may not write, as the system says of them: tests may run as root, who may write anywhere."""
+    paths_of: set[str] = set()
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: str(path) not in paths_of)
+    return paths_of
+
+
+def test_folders_that_may_not_be_written(folder, refused, monkeypatch):
+    assert said(folders.findings()) == ""
+    Path("dvc.lock").touch()
+    refused |= {"data/heads", "dvc.lock", str(files.cache())}
+    lines = said(folders.findings())
+    assert "wrong: data/heads: may not be written by you; chmod -R u+rwX data\n" in lines
+    assert "wrong: dvc.lock: may not be written by you; chmod u+rwX dvc.lock\n" in lines
+    assert f"chmod -R u+rwX {files.cache()}, or set HEAD_ATLAS_CACHE to another folder" in lines
+    monkeypatch.setattr(folders.os, "geteuid", lambda: os.getuid() + 1)
+    assert f"sudo chown -R {os.getuid() + 1} data\n" in said(folders.findings())
+    refused |= {"."}
+    monkeypatch.setattr(folders, "_read_only", lambda path: True)
+    (line,) = map(str, folders.findings())  # what holds of it holds of all that is in it
+    assert line.startswith("wrong: this folder: may not be written by you; clone to a disk that may be written")
+
+
+def test_a_file_in_the_place_of_a_folder(folder):
+    Path("reports").touch()
+    Path(".git").touch()  # a worktree
+    (finding,) = folders.findings()
+    assert str(finding) == "wrong: reports: not a folder; mv reports reports.old"
+    assert subprocess.run(finding.way_out, shell=True).returncode == 0 and not folders.findings()
+
+
+def test_a_cache_that_cannot_be_made_is_said_once(folder, capsys, monkeypatch):
+    Path("file").touch()
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", "file")
+    about = "wrong: file: cannot be made (File exists); set HEAD_ATLAS_CACHE"
+    assert [line for line in doctors_lines(capsys) if "HEAD_ATLAS_CACHE" in line] == [about]
 
 
 @pytest.fixture
@@ -371,7 +453,7 @@ def test_a_pipeline_that_is_cut_and_a_lock_that_is_nested_too_deeply(clone, caps
     Path(".dvc/tmp").mkdir(exist_ok=True)
     Path(".dvc/tmp/rwlock").write_text("[" * 100_000, encoding="utf-8")
     assert [str(finding).partition(" (")[0] for finding in locks.findings() if finding.wrong] == [
-        "wrong: dvc.lock: cut or not as DVC writes it", "wrong: .dvc/tmp/rwlock: cut; rm .dvc/tmp/rwlock",
+        "wrong: .dvc/tmp/rwlock: cut; rm .dvc/tmp/rwlock", "wrong: dvc.lock: cut or not as DVC writes it",
     ]  # fmt: skip
 
 
@@ -425,7 +507,9 @@ def test_a_folder_that_is_no_repository(clone):
 def test_a_check_that_breaks_hides_no_other(folder, capsys, monkeypatch):
     monkeypatch.setattr(caches, "findings", lambda: 1 / 0)
     lines = doctors_lines(capsys)
-    assert "wrong: caches: cannot be checked (ZeroDivisionError: division by zero)" in lines
+    assert any(
+        line.startswith("wrong: caches: cannot be checked (ZeroDivisionError: division by zero); ") for line in lines
+    )
     assert any(line.startswith("note : disk: ") for line in lines)
 
 
@@ -456,9 +540,7 @@ def test_a_record_that_stages_refuse_or_cannot_reckon_with(change, about, folder
     path.write_text(json.dumps(record | change).replace("Infinity", "1e999"), encoding="utf-8")
     (finding,) = artefacts.findings(params.load())
     assert finding.about.startswith(f"{path}: no record of a model ({about}") and finding.wrong
-    assert (
-        finding.way_out == f"rm {path} && dvc checkout {path} (from DVC's cache), or rm {path} && dvc repro fetch@tiny"
-    )
+    assert finding.way_out == f"rm -f {path} && dvc checkout {path} (from DVC's cache), or rm -f {path} && dvc repro"
     assert said(space.findings(params.load())).startswith("note : no model is fetched yet")
 
 

@@ -1,6 +1,7 @@
 """Params against data: what lacks, what is left of keys that are gone, what is damaged or of another model."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 from stages.checks.finding import Finding, words
@@ -28,7 +29,7 @@ def _slots(settings: params.Params) -> list[Finding]:
             there = records.read(slot)
         except UserError as error:
             why = str(error).removeprefix(f"{path}: ").partition("; expected")[0]
-            out.append(Finding(f"{path}: no record of a model ({why})", _again(path, f"fetch@{slot}")))
+            out.append(Finding(f"{path}: no record of a model ({why})", _again(path)))
             continue
         if other := [key for key in OF_A_SLOT if there[key] != getattr(model, key)]:
             about = f"slot {slot}: {path} is of another {other[0]} ({there[other[0]]!r:.80})"
@@ -89,6 +90,23 @@ def _gone(settings: params.Params) -> list[Finding]:
     ]
 
 
-def _again(path: Path, stage: str = "") -> str:
-    file = shlex.quote(str(path))
-    return f"rm {file} && dvc checkout {file} (from DVC's cache), or rm {file} && dvc repro {stage}".rstrip()
+def _again(path: Path) -> str:
+    """Return how a file comes back: from DVC's cache, or, where that lacks it or is damaged as well, by its stage.
+
+    Without `-f` DVC would take it from its cache again; `-s` leaves the stages before it as they are.
+    """
+    file, outs, whole = shlex.quote(str(path)), _outs(Path.cwd()), path.absolute()
+    stage = next((outs[place] for place in (whole, *whole.parents) if place in outs), "")
+    by_stage = f"dvc repro -f -s {shlex.quote(stage)}" if stage else f"rm -f {file} && dvc repro"
+    return f"rm -f {file} && dvc checkout {file} (from DVC's cache), or {by_stage}"
+
+
+@cache
+def _outs(folder: Path) -> dict[Path, str]:
+    """Return the stage that writes each out of the repository in a folder, nothing where DVC cannot say."""
+    from dvc.repo import Repo
+
+    try:
+        return {Path(out.fs_path): stage.addressing for stage in Repo(str(folder)).index.stages for out in stage.outs}
+    except Exception:  # of any type: `locks` has its line
+        return {}

@@ -19,8 +19,10 @@ MARKS = ("<<<<<<<", "=======", ">>>>>>>")
 
 def findings() -> list[Finding]:
     """Check dvc.yaml and dvc.lock of both pipelines, the files they are written from, DVC's rwlock and git's lock."""
-    out = _repository()
-    usable = not out  # else every question to DVC has the same answer
+    first = _repository()
+    usable = not first  # else every question to DVC has the same answer
+    # what stops git and DVC comes first: lines are followed from the top
+    out = [*first, *_index(Path(".git/index.lock")), *_rwlock(Path(".dvc/tmp/rwlock"))]
     for path in (Path("dvc.lock"), Path("full/dvc.lock")):
         pipeline = path.with_suffix(".yaml")
         cut = _cut(pipeline)
@@ -34,7 +36,7 @@ def findings() -> list[Finding]:
             out.append(
                 Finding(f"{path}: a conflict of a merge in line {line}", f"settle it by hand, then git add {path}")
             )
-    return [*out, *_rwlock(Path(".dvc/tmp/rwlock")), *_index(Path(".git/index.lock"))]
+    return out
 
 
 def _repository() -> list[Finding]:
@@ -91,7 +93,7 @@ def _lock_file(path: Path, stages: list[Any]) -> Iterator[Finding]:
         yield Finding(f"{path}: a conflict of a merge in line {line}", again)
         return
     if committed := _committed(path):
-        again = f"git checkout {path} && dvc checkout, or {again}"
+        again = f"git checkout {path} && dvc repro{what}, or {again}"
     try:
         entries = COMPILED_LOCKFILE_SCHEMA(load_yaml(str(path))).get("stages") or {}
     except Exception as error:  # of YAML, of DVC's schema, of depth
