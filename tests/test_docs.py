@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from defaults import of_the_default_run
 from safetensors.numpy import save_file
 
 from stages.store import paths
@@ -67,6 +68,7 @@ def test_the_snippet_of_vectors_reads_what_steer_writes(tmp_path, monkeypatch, c
     assert capsys.readouterr().out == "capitalize.function after layer 3 norm 10.0\n"
 
 
+@of_the_default_run  # of edited params the page may be of before, and show no longer study
 def test_every_link_of_the_page_leads_to_a_file_or_to_a_place_in_it():
     page = ROOT / "reports" / "index.html"
     html = page.read_text(encoding="utf-8").partition('<script type="application/json"')[0]
