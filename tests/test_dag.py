@@ -260,6 +260,14 @@ def test_importing_a_stage_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 
 
+def test_tests_that_read_the_default_slots_are_skipped_where_params_are_edited():
+    """A user's slots have other names, and a stage that was left out has written empty tables."""
+    reads = re.compile(r'(SLOTS|ROOT / "reports/slots") / "(decoder|encoder)|ROOT / "reports/slots/(decoder|encoder)')
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for block in path.read_text(encoding="utf-8").split("\n\n\n"):
+            assert not reads.search(block) or "@of_the_default_run\n" in block, (path.name, block[:200])
+
+
 @of_the_default_run
 def test_numbers_of_the_readme_are_those_of_the_reports():
     said, folder = " ".join((ROOT / "README.md").read_text().split()), ROOT / "reports/slots/decoder"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import synthetic
 import yaml
 from defaults import of_the_default_run
 from test_memory import raw_rows, row
@@ -40,8 +41,7 @@ def repository(tmp_path, monkeypatch):
     files.write_text(tmp_path / paths.PARAMS, yaml.safe_dump(sections))
     files.write_text(tmp_path / paths.FULL / paths.PARAMS, yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
-    record = json.loads((SLOTS / "decoder/model.json").read_text(encoding="utf-8"))
-    files.write_text(paths.model("decoder"), json.dumps(record | {"files": FILES}))
+    files.write_text(paths.model("decoder"), synthetic.record("decoder", files=FILES))
     tables.HEADS.write_empty("decoder", why="none")
     tables.MEMORY.write_empty("decoder", why="the default run")
     return tmp_path
@@ -157,6 +157,7 @@ def fold_of(section, slot: inputs.Slot, stage_name: str, deep: inputs.Slot) -> l
     return [block.text for block in fold.blocks if block.kind == "note"]
 
 
+@of_the_default_run
 def test_the_fold_names_heads_that_the_first_prompts_had_missed():
     slot = inputs.read("decoder", SLOTS / "decoder")
     gates = slot.gates.assign(prompts=2, change=0.01)

@@ -39,6 +39,7 @@ def test_cards_hold_the_numbers_of_the_tables():
     assert all("L5H1" in row[1].split() for row in together["rows"])
 
 
+@of_the_default_run
 def test_the_listing_is_one_row_per_head():
     slot = inputs.read("decoder", SLOTS / "decoder")
     table = cards.listing(slot, FAMILIES)
@@ -147,6 +148,7 @@ def test_the_first_result_is_on_the_first_screen_and_the_sections_beside_it_wher
     assert page.locator("nav a", has_text="Grammar heads").first.is_visible()
 
 
+@of_the_default_run
 def test_a_click_on_a_map_opens_the_card_and_a_column_sorts(page):
     maps = page.locator("#decoder-heads .maps .chart").first
     maps.scroll_into_view_if_needed()

@@ -115,6 +115,7 @@ def test_a_slot_without_results_says_so():
     assert text_of(str(page.linked("a [b](#c)"))) == "a b"
 
 
+@of_the_default_run
 def test_heads_of_a_family_that_is_none_are_refused(tmp_path):
     shutil.copytree(SLOTS / "decoder", tmp_path / "decoder")
     heads = tmp_path / "decoder/heads.csv"
