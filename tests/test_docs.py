@@ -35,6 +35,16 @@ def test_readme_is_short_and_leads_to_every_page_of_docs():
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= set(LINK.findall(text))
 
 
+def test_programs_that_the_lock_does_not_install_are_installed_where_docs_call_them():
+    installed = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        text = page.read_text(encoding="utf-8")
+        for program in ("pre-commit", "ruff", "pytest", "ray"):
+            calls = re.findall(rf"(?m)(?:^|&& |`|-m )({program} (?:install|check|start|-q).*)", text)
+            there = re.search(rf"(?m)^{program}==", installed) or f"pip install {program}" in text
+            assert not calls or there, (page.name, calls)
+
+
 def test_what_docs_call_files_of_reports_and_params_exists():
     """Names in backticks that are paths of the repository, without a placeholder, are there."""
     for page in PAGES:
