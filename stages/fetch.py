@@ -24,7 +24,11 @@ def main(slot: str) -> None:
     source = settings.models[slot]
     origin = locate(slot, source)
     log.info(checking(f"fetch {slot}", weights(readable(origin.folder))))
-    loaded, proof = proven(origin.folder, source.dtype, source.device_map)
+    try:
+        loaded, proof = proven(origin.folder, source.dtype, source.device_map)
+    except UserError as error:
+        named = str(error).startswith((one_line(str(origin.folder)), str(paths.PARAMS)))
+        raise error if named else UserError(f"{origin.folder}: {error}") from error
     first = first_token(loaded)
     if first is None and loaded.images is None:
         log.warning("%s: its tokenizer has no BOS; every prompt begins with its first word", slot)

@@ -105,7 +105,7 @@ def test_a_users_mistake_is_one_line():
     with pytest.raises(UserError, match="rhyme"):
         tasks.of("extrapolation").build(settings(functions=("rhyme",)), 17)
     with pytest.raises(ValueError, match="end"):
-        settings(template="{x} {y}")
+        settings(template="Q: {x} {y}")
 
 
 def answers(rows) -> pd.DataFrame:

@@ -52,6 +52,48 @@ def build(task, **changes):
     return kind.build(kind.settings(**section), seed=17)
 
 
+# YAML, paths, labels and templates
+
+
+def test_anchors_that_multiply_are_refused_in_time(tmp_path):
+    """A bomb: nine lines that name each other nine times hold a billion values."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
+    file = tmp_path / "params.yaml"
+    file.write_text("\n".join(lines))
+    with in_time(), pytest.raises(UserError, match=r"params.yaml: not YAML: its anchors repeat .* 10,000,000 are read"):
+        params.load(file)
+    file.write_text("\n".join(lines[:4]) + "\nb2: *b\n")
+    assert source.yaml(file, "a list")["b2"] == [["x"] * 9] * 9
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "a/" * 3000, "é" * 200, " "])
+@pytest.mark.parametrize("place", ["tasks.text.path", "ngram.path", "models.decoder.name"])
+def test_a_path_that_no_file_can_have_names_its_key(path, place, tmp_path):
+    content = section = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))
+    *parts, key = place.split(".")
+    for part in parts:
+        section = section[part]
+    section[key] = path
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^{file}: {place} = .*expected the path of a file or folder"):
+        params.load(file)
+
+
+@pytest.mark.parametrize("labels", [["A ", "B"], ["A\n", "B"], ["A\nB: C", "D"], ["\u200b", "\u200c"], ["", "B"]])
+def test_a_label_is_text_that_is_seen(labels):
+    with pytest.raises(ValueError, match=r"labels: .*: expected text on one line, no white space at its ends"):
+        build("neighbours", labels=labels)
+
+
+@pytest.mark.parametrize("task", ["icl", "composed", "extrapolation", "neighbours", "orders"])
+@pytest.mark.parametrize("template", ["{x}{y}\n", "{x} -> {y}"])
+def test_a_template_parts_words_and_demonstrations(task, template):
+    with pytest.raises(ValueError, match=r"something must stand between \{x\} and \{y\}, and before or after both"):
+        build(task, template=template)
+
+
 # Numbers
 
 

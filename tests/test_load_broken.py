@@ -289,6 +289,30 @@ def gguf_header(folder):
     (folder / "tiny.gguf").write_bytes(content)
 
 
+def no_object_for_the_tokenizer(folder):
+    (folder / "tokenizer_config.json").write_text("[]")
+
+
+def byte_order_mark(folder):
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())
+
+
+def head_that_writes_nothing(folder):
+    edit(folder, lambda tensors: tensors["model.layers.1.self_attn.o_proj.weight"][:, :8].zero_())
+
+
+def no_finite_norm(folder):
+    configure(folder, rms_norm_eps=float("nan"))
+
+
+def processor_of_no_pixels(folder):
+    shutil.rmtree(folder)
+    save("vit", folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"size": {"height": 0, "width": 16}, "image_processor_type": "ViTImageProcessor"}'
+    )
+
+
 def no_tokenizer(folder):
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -340,6 +364,11 @@ BROKEN = {
     gguf_incomplete: r"tiny\.gguf: the weights lack model\.layers\.1\.self_attn\.q_proj\.weight",
     gguf_truncated: r"tiny\.gguf: cannot be read as a GGUF model",
     gguf_header: r"tiny\.gguf: cannot be read as a GGUF model",
+    no_object_for_the_tokenizer: r"tokenizer_config\.json: not an object; expected an object of JSON",
+    byte_order_mark: r"config\.json: not JSON \(Unexpected UTF-8 BOM .*\); expected an object of JSON, in UTF-8",
+    head_that_writes_nothing: r"it cannot be measured \(proof of heads\): no output depends on L1H0",
+    no_finite_norm: r"no attention head can be measured",
+    processor_of_no_pixels: r"its image processor makes no pixels of a picture \(",
     no_tokenizer: r"cannot be loaded as a model \(.*tokenizer",
     tokenizer_made_up: r"its tokenizer has no vocabulary; tokenizer\.json is missing or empty",
     foreign_tokenizer: r"the tokenizer has \d+ tokens, the model 100",

@@ -1,6 +1,6 @@
 """Spans become tokens in one place: whatever the tokenizer, the tokens of a span spell the span."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from stages.model.forward import forward
 from stages.model.load import Loaded
 from stages.model.tokens import encode, fitting, longest, ordinary, token_name
+from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt, Span
 
 DECODER, ENCODER = make("gpt2"), make("bert")
@@ -90,6 +91,17 @@ def test_control_tokens_that_a_text_spells_are_text(loaded, before, control, aft
     assert tokens.special.sum() == (1 if loaded is DECODER else 2)
     ((word,), _) = tokens.words, tokens.arcs
     assert spell(loaded, tokens, word).strip() == control
+
+
+def test_a_tokenizer_that_drops_letters_is_refused():
+    """A vocabulary without some letters and without <unk>: the model would read another text, and nobody knew."""
+    model = make("gpt2")
+    core = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate("Ġabc")}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    lacking = replace(model, tokenizer=hf.PreTrainedTokenizerFast(tokenizer_object=core))
+    assert len(encode(lacking, row(text="a cab\u00e9"))) == 5
+    with pytest.raises(UserError, match=r"makes no token of 'd' in 'a cad', so that another text would be read"):
+        encode(lacking, row(text="a cad"))
 
 
 def test_a_vocabulary_that_holds_control_tokens_spells_them():

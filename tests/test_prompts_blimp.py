@@ -403,7 +403,10 @@ def folder(tmp_path, pairs=10, **changes):
 
 
 def test_a_folder_gives_the_first_pairs_of_every_file(tmp_path):
-    write(tmp_path / "b.jsonl", *(record(UID="b", pairID=str(n), linguistics_term="s-selection") for n in range(5)))
+    write(
+        tmp_path / "b.jsonl",
+        *(record(UID="b", pairID=str(n), linguistics_term="s-selection", sentence_good=f"Bo {n}.") for n in range(5)),
+    )
     write(tmp_path / "a.jsonl", *(record(UID="a", pairID=n, sentence_good=f"Anna sleeps {n}.") for n in range(5)))
     built = blimp.build(folder(tmp_path, pairs=2), seed=0)
     assert [prompt.id for prompt in built] == ["blimp/a/0000", "blimp/a/0001", "blimp/b/0000", "blimp/b/0001"]
@@ -413,8 +416,14 @@ def test_a_folder_gives_the_first_pairs_of_every_file(tmp_path):
 
 def test_two_equal_sentences_are_no_pair(tmp_path):
     same = record(pairID="0", sentence_bad="Anna sleeps.")
-    write(tmp_path / "a.jsonl", same, *(record(pairID=str(n)) for n in (1, 2, 3)))
-    assert [prompt.id[-4:] for prompt in blimp.build(folder(tmp_path, pairs=2), seed=0)] == ["0001", "0002"]
+    spaced = record(pairID="1", sentence_bad="Anna  sleeps.")
+    write(tmp_path / "a.jsonl", same, spaced, *(record(pairID=str(n), sentence_bad=f"{n}.") for n in (2, 3, 4)))
+    assert [prompt.id[-4:] for prompt in blimp.build(folder(tmp_path, pairs=2), seed=0)] == ["0002", "0003"]
+
+
+def test_a_pair_that_stands_twice_is_asked_once_as_it_lies_in_one_split(tmp_path):
+    write(tmp_path / "a.jsonl", *(record(pairID=str(n)) for n in range(4)), record(pairID="9", sentence_bad="x"))
+    assert [prompt.id[-4:] for prompt in blimp.build(folder(tmp_path, pairs=5), seed=0)] == ["0000", "0009"]
 
 
 @pytest.mark.parametrize(
@@ -427,11 +436,14 @@ def test_two_equal_sentences_are_no_pair(tmp_path):
             r"a\.jsonl:2: no sentence_bad, linguistics_term;",
         ),
         (json.dumps(record(sentence_bad=3)), r"a\.jsonl:2: sentence_bad: 3; expected text"),
+        (json.dumps(record(sentence_bad=" x")), r"a\.jsonl:2: sentence_bad: ' x'; expected text on one line, no white"),
+        (json.dumps(record(sentence_good="a\nb")), r"sentence_good: 'a\\nb'; expected text on one line"),
+        (json.dumps(record(sentence_good="\u200b")), r"sentence_good: '\\u200b'; expected text on one line"),
         (json.dumps(record(pairID="one")), r"a\.jsonl:2: pairID: 'one'; expected a whole number"),
         (json.dumps(record(linguistics_term="All")), r"a\.jsonl:2: linguistics_term: 'All'; expected another name"),
         (json.dumps(record(linguistics_term="!!")), r"a\.jsonl:2: linguistics_term: '!!'; expected another name"),
         (json.dumps(record(UID="a/b")), r"a\.jsonl:2: UID: 'a/b'; expected a name"),
-        (json.dumps(record(pairID="0")), r"UID some_paradigm with pairID 0 occurs twice"),
+        (json.dumps(record(pairID="0", sentence_bad="x")), r"UID some_paradigm with pairID 0 occurs twice"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):

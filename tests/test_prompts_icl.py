@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.store.errors import UserError
+from stages.tasks.icl.pairs import Frame
 from stages.tasks.icl.prompts import build, derangement, natural_text, query_rows
 from stages.tasks.icl.settings import Settings
 
@@ -270,6 +271,39 @@ def test_bad_lexicons_are_user_errors(tmp_path, content, says):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=says):
         build(settings(path=str(path)), 1)
+
+
+@pytest.mark.parametrize(
+    "template, x, y, fits",
+    [
+        ("Q: {x}\nA: {y}\n\n", "Q: up", "down", True),
+        ("{x} -> {y}\n", "New York", "US", True),
+        ("{x} {y}\n", "up", "down", True),
+        ("{x} {y}\n", "New York", "US", False),
+        ("{x}, {y}; ", "a", "b; c", False),
+    ],
+)
+def test_a_pair_is_read_back_from_its_prompt_or_refused(tmp_path, template, x, y, fits):
+    """What `shifts` reads back: every pair shown, and the word that is asked about."""
+    rows = [(f"{x}{n}", f"{y}{n}") for n in range(12)]
+    asked = settings(source="path", path=write(tmp_path, f=rows), shots=3, sets=2, queries=2, template=template)
+    if not fits:
+        with pytest.raises(UserError, match=r"f: \(.*nothing tells where input and answer end; expected another"):
+            build(asked, 1)
+        return
+    frame = Frame(template)
+    for prompt in build(asked, 1):
+        if prompt.role in ("clean", "zero_shot"):
+            assert (frame.word(prompt.text), prompt.targets[0].strip()) in rows
+            assert frame.instead(prompt.text, "Z").endswith(frame.question("Z"))
+            shown = frame.shown(prompt.text)
+            assert len(shown) == (3 if prompt.role == "clean" else 0) and set(shown) <= set(rows)
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "\u200b", " \ufeff "])
+def test_what_is_no_line_of_text_is_no_word(tmp_path, bad):
+    with pytest.raises(UserError, match=r"f, item 8 = .* must be text on one line that can be seen"):
+        build(settings(source="path", path=write(tmp_path, f=[*numbered(8), (bad, "y")])), 1)
 
 
 def test_missing_places_and_unknown_functions_are_user_errors(tmp_path):

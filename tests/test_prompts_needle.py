@@ -157,6 +157,44 @@ def test_bad_settings_are_user_errors(hay, tmp_path):
         build(settings(tmp_path / "verse.txt"), 17)
 
 
+FACT = {"statement": "The password of the gate is", "question": "What is it?", "answer": "red fox"}
+
+
+@pytest.mark.parametrize(
+    "added, says",
+    [
+        (
+            {"a": FACT | {"answer": " red fox"}},
+            r"facts.yaml: a.answer = ' red fox': expected text on one line, no white",
+        ),
+        ({"a": FACT | {"question": "What?\n\nAnswer: x"}}, r"a.question = .*: expected text on one line"),
+        (
+            {"a": FACT | {"question": "Is it a red fox?"}},
+            r"a = .*: the answer 'red fox' stands in the statement or the",
+        ),
+        (
+            {"a": FACT | {"answer": "old maps"}},
+            r"a: the haystack holds the answer 'old maps' as well; expected a needle",
+        ),
+        (
+            {"a": FACT | {"statement": "It " * 90 + "is"}},
+            r"a: \d+ words with its question .*lengths = 150 tokens has room",
+        ),
+        ({"a": FACT, "b": FACT | {"answer": "x"}}, r"b.statement = .*: a says it as well; expected another"),
+    ],
+)
+def test_a_needle_that_is_none_is_named(hay, added, says):
+    (hay / "facts.yaml").write_text(yaml.safe_dump(added), encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        build(settings(hay, **SMALL), 17)
+
+
+def test_added_needles_behind_a_link_to_nothing_are_missed(hay):
+    (hay / "facts.yaml").symlink_to(hay / "gone")
+    with pytest.raises(UserError, match=r"facts\.yaml: no such file"):
+        build(settings(hay, **SMALL), 17)
+
+
 def test_a_text_without_spaces_is_refused(tmp_path):
     """Counted in words, Japanese made prompts of 8,300 tokens where 400 were asked for."""
     japanese = (

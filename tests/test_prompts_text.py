@@ -83,6 +83,14 @@ def test_too_little_text_says_what_it_has_and_needs(story):
         build(settings(story, **{**SMALL, "short_passages": 61}), 17)
 
 
+def test_a_passage_that_stands_twice_is_taken_once(tmp_path):
+    """It would lie in both splits: what is chosen on one would be reported on the same text."""
+    page = " ".join(["word on. The"] * 200)
+    (tmp_path / "a.txt").write_text("\n\n".join([page] * 50))
+    with pytest.raises(UserError, match=r"give 1 long passages"):
+        build(settings(tmp_path, passages=2), 17)
+
+
 @given(sizes=st.lists(st.integers(1, 400), max_size=30), characters=st.integers(1, 300))
 def test_cut_loses_nothing_but_the_end(sizes, characters):
     paragraphs = [("word " * size)[:size].strip() or "w" for size in sizes]

@@ -375,7 +375,9 @@ def test_files_are_taken_in_order_by_length_and_each_text_once(tmp_path, caplog)
     ("content", "message"),
     [
         ("Once upon a time there was no treebank.\n", r"a\.conllu: sentence 1 is not CoNLL-U"),
-        (block(*ANNA) + "1\tAnna\n\n", r"a\.conllu: sentence 2 \(a-00002\): word 1 \(Anna\): head None"),
+        (block(*ANNA) + "1\tAnna\n\n", r"a\.conllu: sentence 2 is not CoNLL-U \(row 1 has 2 columns; expected 10\)"),
+        (block(*ANNA).replace("\t_\n", "\n"), r"sentence 1 is not CoNLL-U \(row 1 has 9 columns; expected 10\)"),
+        (block(*ANNA).replace("\t_\n", "\t_\t\n"), r"sentence 1 is not CoNLL-U \(row 1 has 11 columns"),
         (block(*ANNA) + "Anna sleeps.\n\n", r"a\.conllu: sentence 2 is not CoNLL-U"),
         (block(*ANNA) + "1" * 5000 + "\tAnna\n\n", r"a\.conllu: sentence 2 is not CoNLL-U"),
         (block(*ANNA, sent_id="s1", text="Anna snores."), r"sentence 1 \(s1\): the words 'Anna sleeps \.' do"),
@@ -414,10 +416,8 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
-    for path in (tmp_path, tmp_path / "nowhere.conllu"):
-        with pytest.raises(
-            UserError, match=rf"{path}: no \*\.conllu here; expected a treebank: a CoNLL-U file or a folder"
-        ):
+    for path, lacks in ((tmp_path, r"no \*\.conllu here"), (tmp_path / "nowhere.conllu", "no such file or folder")):
+        with pytest.raises(UserError, match=rf"{path}: {lacks}; expected a treebank: a CoNLL-U file or a folder"):
             treebank.build(folder(path), seed=0)
 
 

@@ -88,7 +88,11 @@ def layout(model: PreTrainedModel, block: str, processor: BaseImageProcessor) ->
     from PIL import Image
 
     name, config = type(model).__name__, model.config
-    pixels_CHW = _pixels(processor, Image.new("RGB", (256, 256), "gray"))
+    try:
+        pixels_CHW = _pixels(processor, Image.new("RGB", (256, 256), "gray"))
+    except Exception as error:  # each processor stumbles in its own way over what its file says
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{name}: its image processor makes no pixels of a picture ({reason})") from error
     size, patch = pixels_CHW.shape[1:], _pair(getattr(config, "patch_size", 0))
     if not all(patch) or size[0] % patch[0] or size[1] % patch[1]:
         raise UserError(f"{name}: patches of {patch} pixels (its config) do not fill images of {size} (its processor)")

@@ -213,8 +213,19 @@ def _opened(
     except UserError:
         raise
     except Exception as error:  # what transformers stumbles over in files that others wrote
+        for file in read.glob("*.json"):  # which transformers' own words do not say
+            if why := _no_object(file):
+                raise UserError(f"{file}: {why}; expected an object of JSON, in UTF-8") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{folder}: cannot be loaded as a model ({reason})") from error
+
+
+def _no_object(file: Path) -> str:
+    """Return why a file is no JSON object, or ''."""
+    try:
+        return "" if isinstance(json.loads(file.read_text(encoding="utf-8")), dict) else "not an object"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})"
 
 
 def stored(folder: Path) -> str:
@@ -264,6 +275,10 @@ def _placing(folder: Path, device_map: Any) -> dict[str, Any]:
         return {}
     if not is_accelerate_available():
         raise UserError(f"{folder}: device_map needs accelerate: pip install accelerate")
+    there = torch.accelerator.device_count()
+    for path, place in device_map.items() if isinstance(device_map, dict) else ():
+        if type(place) is int and place >= there:
+            raise UserError(f"{paths.PARAMS}: device_map: {path!r}: GPU {place} is not here; {there} GPUs are")
     return {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
 
 

@@ -38,6 +38,11 @@ def encode(loaded: Loaded, prompt: Any, target: int = 0) -> Tokens:
     ids, special, offsets = _coded(tokenizer, text, add_special_tokens=not decoder)
     if special.all():
         raise UserError(f"prompt {prompt.id}: the model's tokenizer makes no token of {text!r:.60}; leave it out")
+    if (at := _unread(text, offsets)) is not None:
+        raise UserError(
+            f"prompt {prompt.id}: the model's tokenizer makes no token of {text[at]!r} in "
+            f"{text[max(0, at - 20) :]!r:.60}, so that another text would be read; expected one that reads all letters"
+        )
     if (rows := len(loaded.model.get_input_embeddings().weight)) <= ids.max():
         token = tokenizer.convert_ids_to_tokens(int(ids.max()))
         raise UserError(
@@ -166,6 +171,18 @@ def _coded(
             tokens.append((index, added, start, end))
     table = np.array(tokens, dtype=np.int64).reshape(-1, 4)
     return table[:, 0].copy(), table[:, 1].astype(bool), table[:, 2:].copy()
+
+
+def _unread(text: str, offsets: np.ndarray) -> int | None:
+    """Return where the first English letter or digit stands that no token covers, None where all are read.
+
+    Other characters may vanish: tokenizers leave out white space, control characters and accents as they were trained.
+    """
+    change = np.zeros(len(text) + 1, dtype=np.int64)
+    np.add.at(change, offsets[:, 0], 1)
+    np.add.at(change, offsets[:, 1], -1)
+    uncovered = np.flatnonzero(change.cumsum()[:-1] == 0)
+    return next((int(at) for at in uncovered if text[at].isascii() and text[at].isalnum()), None)
 
 
 def _random(loaded: Loaded, prompt: Any) -> Tokens:

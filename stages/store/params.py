@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, create_model, field
 
 from stages.store import paths, source
 from stages.store.errors import UserError
-from stages.store.section import Count, Name, Natural, Positive, Section, Share
+from stages.store.section import Count, Name, Natural, Place, Positive, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 
@@ -43,7 +43,7 @@ def _placement(value: Any) -> Any:
     if not isinstance(value, dict) or not value or not all(isinstance(path, str) for path in value):
         raise ValueError("allowed: auto, or for each module path the number of a GPU, cpu or disk")
     for path, place in value.items():
-        if type(place) is not int and place not in ("cpu", "disk"):
+        if (type(place) is not int or place < 0) and place not in ("cpu", "disk"):
             raise ValueError(f"{path}: {place!r} is no place; allowed: the number of a GPU, cpu, disk")
         if outer := [other for other in value if other != path and f"{path}.".startswith(f"{other}." if other else "")]:
             raise ValueError(f"{path!r} lies within {outer[0]!r}: name each module once")
@@ -58,7 +58,7 @@ class Model(Section):
     """
 
     source: Literal["package", "hub", "path"]
-    name: str = Field(min_length=1)
+    name: Place
     revision: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device_map: Annotated[Any, AfterValidator(_placement)] = None
@@ -94,7 +94,7 @@ class Tasks(Section):
 class Ngram(Section):
     """The n-gram baseline: what counting the words of a text can do."""
 
-    path: str = Field(min_length=1)
+    path: Place
     order: Annotated[int, Field(ge=2, le=9)]
 
 

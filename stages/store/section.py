@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 MOST = 1_000_000  # of anything that is counted out: a slip of zeros is told, not waited for
@@ -10,6 +10,15 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 Natural = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _place(path: str) -> str:
+    if not path.strip() or len(path.encode()) > 4000 or any(len(part.encode()) > 255 for part in path.split("/")):
+        raise ValueError("expected the path of a file or folder: no blank one, up to 255 bytes a name and 4,000 in all")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_place)]  # the path of a file or folder, as far as any file could have it
 
 
 class Section(BaseModel):

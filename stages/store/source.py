@@ -16,6 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from stages.store.errors import UserError
 
 SHOWN = 200  # characters of a wrong value in a message
+MOST = 10_000_000  # values of a YAML file, each as often as its anchors repeat it
 # What no text holds. Lines and spaces may stand, and what lies above DEL: real books hold it in place of other signs.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
@@ -74,7 +75,10 @@ def yaml(path: Path, expected: str) -> Any:
     """Read a YAML file; None where it is empty."""
     content = text(path, expected)
     try:
-        return _writable(YAML(typ="safe").load(content), content)
+        read = YAML(typ="safe").load(content)
+        if (values := _size(read, {})) > MOST:
+            raise ValueError(f"its anchors repeat what they name: {values:.1e} values; {MOST:,} are read")
+        return _writable(read, content)
     except (YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:  # of dates, depth, anchors
         raise UserError(f"{path}: not YAML: {_reason(error)}; expected {expected}") from None
 
@@ -104,8 +108,32 @@ def files(path: Path, pattern: str, expected: str) -> list[Path]:
     path = Path(path)
     there = sorted(path.glob(pattern)) if path.is_dir() else [path] if path.is_file() else []
     if not there:
-        raise UserError(f"{path}: no {pattern} here; expected {expected}")
+        lacks = f"no {pattern} here" if path.is_dir() else "not a file" if path.exists() else "no such file or folder"
+        raise UserError(f"{path}: {lacks}; expected {expected}")
     return [regular(file, expected) for file in there]
+
+
+def line(value: Any) -> str:
+    """Return a text without white space at its ends; '' where it is no text of one line in which something is seen.
+
+    A byte order mark or a zero-width space alone is nothing that a model could be asked for.
+
+    >>> line(" a b "), line("a\\nb"), line("\\u200b"), line(7)
+    ('a b', '', '', '')
+    """
+    kept = value.strip() if isinstance(value, str) else ""
+    seen = any(character.isprintable() and not character.isspace() for character in kept)
+    return kept if seen and not set(kept) & {"\n", "\r"} else ""
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return of how many values a value is made, what an anchor repeats counted each time; known: by their id."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _writable(value: Any, content: str) -> Any:

@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from stages.store import source
 from stages.store.errors import UserError
-from stages.store.section import Section
+from stages.store.section import Place, Section
 from stages.tasks.prompt import Prompt, few_enough
 
 IMAGES_UNSCORED = "nothing is asked of a model of images that losing a head could change: its heads are looked at only"
@@ -26,7 +26,7 @@ class Source(Section):
     """Where a task's prompts come from: `builtin` (path = the lexicon), `path` (your file or folder) or `hub`."""
 
     source: Literal["builtin", "path", "hub"] = "builtin"
-    path: str = Field(min_length=1)
+    path: Place
 
 
 def _demonstration(template: str) -> str:
@@ -34,6 +34,10 @@ def _demonstration(template: str) -> str:
         raise ValueError("must contain {x} once and {y} once")
     if template.index("{x}") > template.index("{y}"):
         raise ValueError("{x} must come before {y}")
+    before, _, rest = template.partition("{x}")
+    between, _, after = rest.partition("{y}")
+    if not between or not before + after:
+        raise ValueError("something must stand between {x} and {y}, and before or after both")
     return template
 
 

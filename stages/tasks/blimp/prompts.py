@@ -129,8 +129,10 @@ def _row(record: Any, where: str) -> Row:
         lacks = f"no {', '.join(missing)}" if isinstance(record, dict) else f"a {type(record).__name__}, not an object"
         raise UserError(f"{where}: {lacks}; expected the keys {', '.join(KEYS)}")
     for key in KEYS[:3]:
-        if not isinstance(record[key], str) or not record[key].strip():
-            raise UserError(f"{where}: {key}: {source.shown(record[key])}; expected text")
+        if not source.line(record[key]) or source.line(record[key]) != record[key]:
+            raise UserError(
+                f"{where}: {key}: {source.shown(record[key])}; expected text on one line, no white space at its ends"
+            )
     if not isinstance(record["UID"], str) or not re.fullmatch(r"[\w.-]+", record["UID"]):
         raise UserError(f"{where}: UID: {record['UID']!r}; expected a name of letters, digits and underscores")
     if isinstance(record["pairID"], bool) or not re.fullmatch(r"[0-9]{1,9}", str(record["pairID"])):
@@ -148,8 +150,15 @@ def _row(record: Any, where: str) -> Row:
 
 
 def _first(rows: Iterable[Row], count: int, where: str) -> list[Row]:
-    """The first rows that are pairs: BLiMP has a few whose two sentences are the same, which nothing can tell apart."""
-    chosen = list(islice((row for row in rows if row.good != row.bad), count))
+    """The first rows that are pairs, each once: a pair lies in one split.
+
+    BLiMP has a few whose two sentences are the same, which nothing can tell apart, nor should white space.
+    """
+    seen: set[tuple[str, str]] = set()
+    apart = (row for row in rows if row.good.split() != row.bad.split())
+    chosen = list(
+        islice((row for row in apart if (pair := (row.good, row.bad)) not in seen and not seen.add(pair)), count)
+    )
     if len(chosen) < count:
         log.warning("%s: %d pairs, %d were asked for", where, len(chosen), count)
     return chosen

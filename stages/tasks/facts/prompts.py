@@ -15,7 +15,6 @@ goes from the answer to the subject: which tokens it has, in any model.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stages.store import source
 from stages.store.errors import UserError
@@ -99,7 +98,7 @@ def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
     of_templates: dict[tuple[str, ...], dict[str, str]] = {}
     for where, fact in source.json_lines(path, expected):
         given = fact if isinstance(fact, dict) and fact.keys() == {"subject", "object", "templates"} else {}
-        subject, answer = (_stripped(given.get(key)) for key in ("subject", "object"))
+        subject, answer = (source.line(given.get(key)) for key in ("subject", "object"))
         templates = given.get("templates")
         if not subject or not answer or not isinstance(templates, list) or not templates:
             raise UserError(f"{where}: {source.shown(fact)}: expected {expected}")
@@ -119,10 +118,6 @@ def _given(settings: Settings) -> tuple[list[Relation], list[Pair], set[str]]:
     ]
     taken = {word.lower() for relation in relations for pair in relation.known for word in " ".join(pair).split()}
     return relations, [], taken
-
-
-def _stripped(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else ""
 
 
 def _relation(relation: Relation, settings: Settings, taken: set[str], seed: int) -> list[Prompt]:

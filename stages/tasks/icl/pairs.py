@@ -59,10 +59,19 @@ class Frame:
         return re.findall(f"{before}(.+?){middle}(.+?){after or '(?=' + (before or '$') + '|$)'}", self._cut(text)[0])
 
     def _cut(self, text: str) -> tuple[str, str]:
-        start = self.parts[0]
-        whole = text.removesuffix(self.colon)
-        context, found, word = whole.rpartition(start) if start else ("", "", whole)
-        return (context, word) if found or not start else ("", whole)
+        before, _, after = self.parts
+        whole, between = text.removesuffix(self.colon), after + before
+        context, found, word = whole.rpartition(between) if between else ("", "", whole)
+        return (context + after, word) if found else ("", whole.removeprefix(before))
+
+    def holds(self, x: str, y: str) -> bool:
+        """Tell whether a pair can be read back from what demonstrates it and asks for it.
+
+        >>> Frame("{x} -> {y}\\n").holds("up", "down"), Frame("{x} {y}\\n").holds("New York", "US")
+        (True, False)
+        """
+        text = 2 * self.demonstration(x, y) + self.question(x)
+        return self.shown(text) == [(x, y)] * 2 and self.word(text) == x
 
 
 def own_inverse(kind: str, pairs: Iterable[tuple[str, str]]) -> bool:

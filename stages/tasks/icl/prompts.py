@@ -17,6 +17,7 @@ import numpy as np
 
 from stages.store import paths, source
 from stages.store.errors import UserError
+from stages.tasks.icl.pairs import Frame
 from stages.tasks.icl.settings import Settings
 from stages.tasks.prompt import Prompt, few_enough, stream
 
@@ -54,6 +55,12 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
     if len(halves[1]) < settings.queries:
         raise UserError(
             f"{where}{len(halves[1])} of them questions of a split; tasks.icl.queries = {settings.queries} needs more"
+        )
+    frame = Frame(settings.template)
+    if lost := [pair for pair in pairs if not frame.holds(*pair)]:
+        raise UserError(
+            f"{settings.path}: {name}: {source.shown(lost[0])}: as tasks.icl.template = {settings.template!r} writes "
+            "it, nothing tells where input and answer end; expected another template, or a pair without what it has"
         )
     before, _, rest = settings.template.partition("{x}")
     middle, _, after = rest.partition("{y}")
@@ -203,12 +210,13 @@ def _distinct(file: Path, name: str, rows: list, *keys: int | str) -> list[Pair]
     pairs: dict[str, str] = {}
     for number, row in enumerate(rows):
         try:
-            x, y = (row[key].strip() for key in keys)
-        except (KeyError, IndexError, TypeError, AttributeError):
+            x, y = (source.line(row[key]) for key in keys)
+        except (KeyError, IndexError, TypeError):
             x = y = ""
         if not x or not y or len(row) < len(keys) or isinstance(row, str) or (isinstance(row, list) and len(row) > 2):
+            both = " and ".join(map(repr, keys))
             raise UserError(
-                f"{file}: {name}, item {number} = {source.shown(row)}: {keys[0]!r} and {keys[1]!r} must be text"
+                f"{file}: {name}, item {number} = {source.shown(row)}: {both} must be text on one line that can be seen"
             )
         pairs.setdefault(x, y)
     return list(pairs.items())

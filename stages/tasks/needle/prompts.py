@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, RootModel
+from pydantic import AfterValidator, Field, RootModel, model_validator
 
-from stages.store import paths
+from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.needle.settings import Settings
@@ -33,12 +33,27 @@ NAME = r"^[a-z][a-z0-9_-]*$"
 END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
 
 
-class Fact(Entry):
-    """A needle; `<statement> <answer>.` stands in the haystack."""
+def _one_line(text: str) -> str:
+    if not source.line(text) or source.line(text) != text:
+        raise ValueError("expected text on one line, no white space at its ends")
+    return text
 
-    statement: str = Field(min_length=1)
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+class Fact(Entry):
+    """A needle; `<statement> <answer>.` stands in the haystack, and nothing else there or in the question answers."""
+
+    statement: Line
+    question: Line
+    answer: Line
+
+    @model_validator(mode="after")
+    def _told_once(self) -> "Fact":
+        if self.answer in self.statement or self.answer in self.question:
+            raise ValueError(f"the answer {self.answer!r} stands in the statement or the question as well")
+        return self
 
 
 class Facts(RootModel[dict[Annotated[str, Field(pattern=NAME)], Fact]]):
@@ -64,10 +79,23 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     needed = round(max(settings.lengths) * WORDS)
     if sizes.sum() < needed:
         raise UserError(
-            f"{settings.path}: {sizes.sum():,} words in sentences; tasks.needle.lengths = {max(settings.lengths)} "
+            f"{settings.path}: {int(sizes.sum()):,} words in sentences; tasks.needle.lengths = {max(settings.lengths)} "
             f"tokens needs {needed:,}"
         )
-    facts = _facts(Path(settings.path))
+    facts, hay = _facts(Path(settings.path)), " ".join(sentences)
+    if told := [name for name, fact in facts.items() if fact["answer"] in hay]:
+        raise UserError(
+            f"{settings.path}: {told[0]}: the haystack holds the answer {facts[told[0]]['answer']!r} as well; expected "
+            "a needle that is told once"
+        )
+    shortest = round(min(settings.lengths) * WORDS)
+    for name, fact in facts.items():
+        bare, _ = _ask([], 0, **fact)
+        if (taken := len(f"{bare} {fact['answer']}".split())) >= shortest:
+            raise UserError(
+                f"{settings.path}: {name}: {taken} words with its question and no haystack; tasks.needle.lengths = "
+                f"{min(settings.lengths)} tokens has room for fewer than {shortest}"
+            )
     keys = stream(seed, "needle/facts").permutation(list(facts))
     prompts = []
     for trial, (number, (length, depth)) in itertools.product(range(settings.trials), enumerate(cells)):
@@ -102,9 +130,13 @@ def _facts(path: Path) -> dict[str, dict[str, str]]:
     """Return the built-in facts, and those that facts.yaml in the folder of the haystack adds."""
     facts = read(FACTS, Facts, "needles").root
     file = path / FACTS.name
-    added = read(file, Facts, "needles").root if file.exists() else {}
+    added = read(file, Facts, "needles").root if file.exists() or file.is_symlink() else {}
     if twice := sorted(facts.keys() & added.keys()):
         raise UserError(f"{file}: {twice[0]}: a built-in needle has this name; give it another")
+    given: dict[str, str] = {}
+    for name, fact in (facts | added).items():
+        if (other := given.setdefault(fact.statement, name)) != name:
+            raise UserError(f"{file}: {name}.statement = {fact.statement!r}: {other} says it as well; expected another")
     return {name: fact.model_dump() for name, fact in (facts | added).items()}
 
 

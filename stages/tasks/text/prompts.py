@@ -26,7 +26,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
         ("long", settings.passages, settings.tokens),
         ("short", settings.short_passages, settings.short_tokens),
     ):
-        passages = cut(paragraphs, tokens * CHARACTERS)
+        passages = list(dict.fromkeys(cut(paragraphs, tokens * CHARACTERS)))  # each once: it lies in one split
         if len(passages) < count:
             words = sum(len(paragraph.split()) for paragraph in paragraphs)
             needed = -(-words * count // len(passages)) if passages else count * tokens * CHARACTERS // 5

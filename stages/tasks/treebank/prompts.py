@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("tokens", "head", "deprel")
 BROKEN = 0.05  # share of a file's sentences that may break a rule: these are skipped
 EXPECTED = "a treebank: a CoNLL-U file or a folder of *.conllu"
+WIDTH = 10  # columns of a row
 ID = r"[0-9]{1,9}([-.][0-9]{1,9})?"  # of a word, or of a multiword token or an empty node
 RANGE = r"(?<![0-9])[0-9]{1,9}(?![0-9])"  # each end of a hub's multiword token
 NOTHING = (None, "None", "_", "")  # in a hub's column: a surface token or an empty node, which has no head
@@ -154,10 +155,16 @@ def _read(file: Path) -> list[Entry]:
 
 def _parsed(block: str, file: Path, number: int) -> Entry:
     for line in block.split("\n"):
-        name = re.split(r"\t|  ", line)[0]
-        if line.strip() and not line.startswith("#") and not re.fullmatch(ID, name):  # the parser reads ` 1` as 1
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, *rest = re.split(r"\t| {2,}", line)
+        if not re.fullmatch(ID, name):  # the parser reads ` 1` as 1
             raise UserError(
                 f"{file}: sentence {number} is not CoNLL-U (id {source.shown(name)}; expected 1, 1-2 or 1.1, and a tab)"
+            )
+        if len(rest) + 1 != WIDTH:  # the parser reads past what is missing or too much
+            raise UserError(
+                f"{file}: sentence {number} is not CoNLL-U (row {name} has {len(rest) + 1} columns; expected {WIDTH})"
             )
     try:
         entry = _entry(conllu.parse(block)[0], file, number)
@@ -175,6 +182,10 @@ def _entry(sentence: conllu.TokenList, file: Path, number: int) -> Entry:
     if [word["id"] for word in words] != list(range(1, len(words) + 1)):
         raise UserError(f"{where}: ids {source.shown([word['id'] for word in words])}; expected 1, 2, 3 ...")
     ranges = [token for token in sentence if not isinstance(token["id"], int) and token["id"][1] == "-"]
+    for token in ranges:
+        if token["form"] == "_":
+            first, _, last = token["id"]
+            raise UserError(f"{where}: multiword token {first}-{last} has the form '_'; expected how it is written")
     text = sentence.metadata.get("text") or _spaced(sentence)
     ends = [0, *(end for token in ranges for end in (token["id"][0], token["id"][2])), len(words)]
     if ends != sorted(ends):
