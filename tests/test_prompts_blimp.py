@@ -459,8 +459,8 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=rf"{path}: no \*\.jsonl here; expected a folder of BLiMP's"):
+    for path, lacks in ((tmp_path, r"no \*\.jsonl here"), (tmp_path / "nowhere", "no such file or folder")):
+        with pytest.raises(UserError, match=rf"{path}: {lacks}; expected a folder of BLiMP's"):
             blimp.build(folder(path), seed=0)
 
 

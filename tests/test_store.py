@@ -98,7 +98,7 @@ def test_no_task_and_a_sweep_of_one_family_or_of_other_numbers_are_named(tmp_pat
     message = broken(tmp_path, put("plan", "sweep", "families", ["function", "function"]))
     assert "plan.sweep.families = ['function', 'function']: each value may stand once" in message
     assert "controlled: 2 is not among numbers" in broken(tmp_path, put("plan", "sweep", "controlled", [2]))
-    for labels in (["", "B"], ["A", " A"], ["A", "AB"]):
+    for labels in (["A", "A"], ["A", "AB"]):
         assert "two different words" in broken(tmp_path, put("tasks", "neighbours", "labels", labels))
     message = broken(tmp_path, put("tasks", "repeats", "prompts", 10**9))
     assert "tasks.repeats.prompts = 1000000000" in message and "less than or equal to 1000000" in message

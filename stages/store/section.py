@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
 
+from stages.store import source
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 MOST = 1_000_000  # of anything that is counted out: a slip of zeros is told, not waited for
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -18,6 +20,13 @@ def _place(path: str) -> str:
     return path
 
 
+def _line(text: str) -> str:
+    if not source.line(text) or source.line(text) != text:
+        raise ValueError("expected text on one line, no white space at its ends")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_line)]
 Place = Annotated[str, AfterValidator(_place)]  # the path of a file or folder, as far as any file could have it
 
 

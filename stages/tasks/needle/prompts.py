@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, Field, RootModel, model_validator
+from pydantic import Field, RootModel, model_validator
 
-from stages.store import paths, source
+from stages.store import paths
 from stages.store.errors import UserError
+from stages.store.section import Line
 from stages.tasks.lexicon import Entry, read
 from stages.tasks.needle.settings import Settings
 from stages.tasks.prompt import Prompt, Span, few_enough, read_text, stream
@@ -31,15 +32,6 @@ LONGEST = 100  # words; what has no full stop for longer (tables, verse) is no s
 ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
 NAME = r"^[a-z][a-z0-9_-]*$"
 END = re.compile(ABBREVIATIONS + r"""(?:(?<=[.!?])|(?<=[.!?]['")\u2019\u201d]))\s+(?=['"(\u2018\u201c]?[A-Z])""")
-
-
-def _one_line(text: str) -> str:
-    if not source.line(text) or source.line(text) != text:
-        raise ValueError("expected text on one line, no white space at its ends")
-    return text
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class Fact(Entry):

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.store import source
-from stages.store.section import Count, Natural
+from stages.store.section import Count, Line, Natural
 from stages.tasks.task import Source, Template
 
 
@@ -25,14 +24,12 @@ class Settings(Source):
     report: Count
     swapped: Natural
     template: Template
-    labels: tuple[str, str]
+    labels: tuple[Line, Line]
 
     @model_validator(mode="after")
     def _sensible(self) -> "Settings":
         if self.few >= self.many:
             raise ValueError(f"few: {self.few} is not below many: {self.many}")
-        if wrong := [label for label in self.labels if not source.line(label) or source.line(label) != label]:
-            raise ValueError(f"labels: {wrong[0]!r}: expected text on one line, no white space at its ends")
         first, second = sorted(self.labels, key=len)
         if second.startswith(first):
             raise ValueError("labels: must be two different words, neither of them the beginning of the other")
