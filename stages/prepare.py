@@ -14,6 +14,7 @@ from stages.store.errors import UserError, run
 from stages.tasks.task import one_sided
 
 log = logging.getLogger(__name__)
+ALL = "all"  # in every summary, the condition of all prompts of a task
 
 
 def main(task: str) -> None:
@@ -23,6 +24,10 @@ def main(task: str) -> None:
     if source is None:
         raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
     prompts = sorted(tasks.of(task).build(source, settings.seed), key=lambda prompt: prompt.id)
+    if any(ALL in (prompt.condition, prompt.category) for prompt in prompts):
+        raise UserError(
+            f"{source.path}: tasks.{task}: prompts named {ALL!r}: that stands for all together; rename them"
+        )
     if why := one_sided(prompts):
         log.warning("%s: %s", task, why)
     rows = [asdict(prompt) for prompt in prompts]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from stages import tasks
+from stages import prepare, tasks
 from stages.model import files as model_files
 from stages.page import inputs
 from stages.recipes import lesson
@@ -401,3 +401,26 @@ def test_a_row_of_a_summary_that_is_cut_is_told(tmp_path):
     file.write_text("a,b\n1,\n2\n")
     with pytest.raises(UserError, match=r"a\.csv:3: 1 cells, 2 columns: cut"):
         inputs.frame(file, ["a", "b"])
+
+
+def test_no_prompts_have_the_name_of_all_of_them(tmp_path, monkeypatch):
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text(encoding="utf-8"))
+    pairs = {"good": "The cat sleeps.", "bad": "The cat sleep."}
+    rows = [
+        {"sentence_good": f"{n} {pairs['good']}", "sentence_bad": f"{n} {pairs['bad']}", "UID": "all", "pairID": str(n),
+         "linguistics_term": "x", "field": "syntax"} for n in range(40)
+    ]  # fmt: skip
+    (tmp_path / "blimp").mkdir()
+    (tmp_path / "blimp/a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    content["tasks"]["blimp"] |= {"source": "path", "path": "blimp"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"blimp: tasks.blimp: prompts named 'all': that stands for all together"):
+        prepare.main("blimp")
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_empty_name_of_the_cache_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", "")
+    assert model_files.cache() == tmp_path / ".cache/head-atlas"

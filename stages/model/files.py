@@ -176,7 +176,7 @@ def differing(there: Mapping[str, str], recorded: Mapping[str, str]) -> str:
 
 def cache() -> Path:
     """Return the user cache of assembled and converted models: $HEAD_ATLAS_CACHE or ~/.cache/head-atlas."""
-    folder = Path(os.environ.get("HEAD_ATLAS_CACHE", Path.home() / ".cache" / "head-atlas"))
+    folder = Path(os.environ.get("HEAD_ATLAS_CACHE") or Path.home() / ".cache" / "head-atlas")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
