@@ -229,28 +229,29 @@ def test_a_plan_is_carried_out_and_its_effects_are_kept(repository, planned, mon
     assert "CHANGED" in shown(repository).longer["plan"].says
 
 
-def with_ranks(p: float, q: float, draws: int) -> inputs.Slot:
-    """The committed slot, every claim of a family with this rank p and q among so many control sets."""
-    slot = inputs.read("decoder", SLOTS / "decoder")
+def with_ranks(slot: inputs.Slot, p: float, q: float, draws: int) -> inputs.Slot:
+    """A slot with this rank p and q of every claim of a family, among so many control sets."""
     effects = slot.effects
     claim = effects["q"].notna() & (effects["purpose"] == "family")
     ranks = {"p": p, "q": q, "p_floor": 1 / (1 + draws), "controls": draws}
     return replace(slot, effects=effects.assign(**{name: effects[name].where(~claim, ranks[name]) for name in ranks}))
 
 
+@of_the_default_run
 def test_the_page_names_the_claims_that_hold_at_once_among_more_control_sets():
-    few = with_ranks(0.05, 0.0857, 19)
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    few = with_ranks(slot, 0.05, 0.0857, 19)
     claims = rows.silenced(few.effects, FAMILIES)
     number = int((claims["claim"] & claims["q"].notna()).sum())
     said = [block.text for block in FOUND.build(few, Context(FAMILIES, [])) if block.kind == "note"]
     assert said and not any("longer study" in text for text in said)
-    many = with_ranks(0.025, 0.03, 39)
+    many = with_ranks(slot, 0.025, 0.03, 39)
     notes = fold_of(EFFECTS, few, "plan", many)
     assert f"Over all {number} claims of this model at once, {number} have q at most 0.05: " in notes[1]
     assert "39" in notes[1] and "function heads on icl" in notes[1]
     studied = replace(few, longer={"plan": longer.Study(many, "Made by a test.")})
     text = next(b.text for b in FOUND.build(studied, Context(FAMILIES, [])) if "control sets of other" in b.text)
     assert "A longer study has 39 control sets each. Over all" in text and "function heads on icl" in text
-    weak = replace(few, longer={"plan": longer.Study(with_ranks(0.3, 0.4, 39), "Made by a test.")})
+    weak = replace(few, longer={"plan": longer.Study(with_ranks(slot, 0.3, 0.4, 39), "Made by a test.")})
     text = next(b.text for b in FOUND.build(weak, Context(FAMILIES, [])) if "control sets of other" in b.text)
     assert f"Over all {number} claims of this model at once, none has q at most 0.05." in text
