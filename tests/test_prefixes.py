@@ -10,6 +10,7 @@ from test_model_contract import plain
 from tiny import make
 from transformers import DynamicCache
 
+from stages.families.family import Tokens
 from stages.model import chunks
 from stages.model.continuation import next_tokens
 from stages.model.forward import forward, prefill
@@ -113,6 +114,20 @@ def test_ablations_and_edits_on_caches_are_those_of_whole_texts(loaded, begin, m
     intact = [plain(loaded, tokens) for tokens in batch]
     assert_close(intact, run(loaded)[0])
     both_ways(monkeypatch, loaded, run)
+
+
+@pytest.mark.parametrize("length", [40, 1])  # all that comes before the prompt's last token is shared, or nothing does
+def test_answers_of_one_prompt_and_prompts_of_one_token_are_those_of_whole_texts(loaded, length):
+    (beginning,), answers = prompts((length,)), np.random.default_rng(2).integers(5, 90, (3, 2))
+    wholes = [np.r_[beginning.ids, answer] for answer in answers]
+    places = np.array([length, length + 1])
+    rivals = [Tokens("p", "test", ids, np.zeros(len(ids), dtype=bool), places) for ids in wholes]
+    layer = max(loaded.anatomy.layers)
+    edits = [Edit(), Edit(heads={(layer, 1): torch.full((loaded.anatomy.layers[layer].head_size,), 2.0)})]
+    found = LastTokens(loaded, rivals).edited([edits] * 3)
+    assert_close([plain(loaded, tokens) for tokens in rivals], logprobs([intact for intact, _ in found]))
+    expected = LastTokens(replace(loaded, caches=False), rivals).edited([edits] * 3)
+    assert_close(*([logprobs(of_prompt) for of_prompt in each] for each in (expected, found)))
 
 
 def test_what_is_said_next_and_under_streaming_is_that_of_whole_texts(loaded, monkeypatch):

@@ -234,7 +234,7 @@ class _RunUp:
 
     number: int  # which of all prompts
     tokens: Tokens
-    cache: Cache | None  # of what comes before the last prompt token; None where edited rows run whole
+    cache: Cache | None  # of what comes before the last prompt token, if anything; None where edited rows run whole
     row: int
     residuals: Mapping[int, torch.Tensor]  # layer -> (T, D), of the tokens that edited rows run
 
@@ -252,7 +252,7 @@ class _SameLength:
         before, _ = runs[0].lengths
         start = before if loaded.caches else 0
         self.at = before - start  # where the last prompt token stands in what runs
-        self.prefixes = side_by_side([(run.cache, run.row) for run in runs], before) if loaded.caches else None
+        self.prefixes = side_by_side([(run.cache, run.row) for run in runs], before) if start else None
         self.residuals = {layer: torch.stack([run.residuals[layer] for run in runs]) for layer in runs[0].residuals}
         self.tails = [run.tokens.ids[start:-1] for run in runs]
         self.targets = torch.from_numpy(np.stack([run.tokens.ids[run.tokens.target] for run in runs]))
@@ -381,8 +381,9 @@ def _run_up(loaded: Loaded, prompts: Mapping[int, Tokens], after: bool = False) 
         cache = prefill(loaded, [ids[0][:cut]])
         cache.reorder_cache(torch.zeros(len(ids), dtype=torch.long))
     follows = cache
-    if ends_alone(cache) and not after:  # then all of them have as many tokens before the last of the prompt
-        forward(loaded, [row[cut : before[0]] for row in ids], cache=cache, headless=True)
+    if ends_alone(cache) and not after and before[0]:  # all of them have as many tokens before the prompt's last
+        if cut < before[0]:  # else they are one prompt with several answers
+            forward(loaded, [row[cut : before[0]] for row in ids], cache=cache, headless=True)
         cut, follows = before[0], frozen(cache)
     with remembering(loaded, after) as residuals_BTD:
         forward(loaded, [row[cut:-1] for row in ids], cache=follows, headless=True)
