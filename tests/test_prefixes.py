@@ -153,3 +153,18 @@ def test_what_cannot_be_continued_is_refused_in_one_plain_line():
     assert result["caches"] == "not used: a text that continues a cache is not read as the whole text"
     assert type(empty(make("gemma3"))) is DynamicCache and not ends_alone(empty(make("gemma3")))
     assert ends_alone(empty(make("lfm2")))
+
+
+@pytest.mark.parametrize(("name", "mixer"), [("lfm2", "Lfm2ShortConv"), ("falcon_h1", "FalconH1Mixer")])
+def test_a_model_that_reads_single_tokens_otherwise_does_not_continue_its_caches(name, mixer):
+    """Every hybrid has code of its own for one token after a cache, which several tokens never run."""
+    loaded = make(name, scale=3.0)
+
+    def stronger(module, args, output):
+        return output * 1.1 if output.shape[1] == 1 else output
+
+    mixers = [module for module in loaded.model.modules() if type(module).__name__ == mixer]
+    hooks = [module.register_forward_hook(stronger) for module in mixers]
+    proven, result = prove(loaded)
+    assert hooks and not proven.caches
+    assert result["caches"] == "not used: a single token that continues a cache is not read as in the whole text"

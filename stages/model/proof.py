@@ -39,6 +39,7 @@ from stages.model.last_block import Unlike, alone
 from stages.model.load import Loaded, fuse, open_folder, rounded
 from stages.model.measure import weighing
 from stages.model.observe import close
+from stages.model.prefixes import frozen
 from stages.model.probe import probe_inputs, width
 from stages.model.score import Batch, LastToken, score_rows
 from stages.model.unread import plain
@@ -240,10 +241,16 @@ def _waiting(loaded: Loaded, text: np.ndarray, at: np.ndarray, waiting: Waiting)
 def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     if loaded.kind != "decoder":
         return "only decoders continue a text"
-    short, half, places = ids[:SHORT], len(ids) // 2, np.array([len(ids) // 2, len(ids) - 1])
-    grown = prefill(loaded, [ids[:half]])  # as chunks do
-    if not _same(loaded, forward(loaded, [ids[half:]], [places - half], grown), _logits(loaded, ids, places)):
+    short, half, last = ids[:SHORT], len(ids) // 2, len(ids) - 1
+    grown, places = prefill(loaded, [ids[:half]]), np.array([half, last - 1])
+    several_NV = forward(loaded, [ids[half:last]], [places - half], grown)  # as chunks do
+    if not _same(loaded, several_NV, _logits(loaded, ids, places)):
         return "a text that continues a cache is not read as the whole text"
+    single, at = ids[last:], np.array([0])  # models read one token in another way: what is written runs so
+    for cache, rows in ((grown, 1), (frozen(prefill(loaded, [ids[:last]])), 2)):
+        expected_NV = _logits(loaded, ids, at + last).expand(rows, -1)
+        if not _same(loaded, forward(loaded, [single] * rows, [at] * rows, cache), expected_NV):
+            return "a single token that continues a cache is not read as in the whole text"
     edits = _few(_edits(loaded))
     target = np.arange(len(short) - 3, len(short))
     tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
