@@ -168,3 +168,14 @@ def test_a_model_that_reads_single_tokens_otherwise_does_not_continue_its_caches
     proven, result = prove(loaded)
     assert hooks and not proven.caches
     assert result["caches"] == "not used: a single token that continues a cache is not read as in the whole text"
+
+
+def test_steps_that_are_clamped_in_long_passes_alone_are_found():
+    """Nemotron-H clamps what its states forget by in a pass of several tokens, not in one of a single token."""
+    loaded = make("nemotron_h", scale=3.0)
+    for module in loaded.model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = (1.0, 2.0)
+    proven, result = prove(loaded)
+    assert not proven.caches
+    assert result["caches"] == "not used: a single token that continues a cache is not read as in the whole text"

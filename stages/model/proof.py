@@ -246,11 +246,13 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     several_NV = forward(loaded, [ids[half:last]], [places - half], grown)  # as chunks do
     if not _same(loaded, several_NV, _logits(loaded, ids, places)):
         return "a text that continues a cache is not read as the whole text"
-    single, at = ids[last:], np.array([0])  # models read one token in another way: what is written runs so
-    for cache, rows in ((grown, 1), (frozen(prefill(loaded, [ids[:last]])), 2)):
-        expected_NV = _logits(loaded, ids, at + last).expand(rows, -1)
-        if not _same(loaded, forward(loaded, [single] * rows, [at] * rows, cache), expected_NV):
-            return "a single token that continues a cache is not read as in the whole text"
+    singles, at = [ids[last:], *(ids[place : place + 1] for place in range(7))], np.array([0])
+    wholes = [np.concatenate([ids[:last], single]) for single in singles]
+    expected_NV = forward(loaded, wholes, [at + last] * len(wholes))  # no cache
+    one_NV = forward(loaded, singles[:1], [at], grown)  # models read one token by code of its own: what is written
+    more_NV = forward(loaded, singles, [at] * len(singles), frozen(prefill(loaded, [ids[:last]])))
+    if not _same(loaded, torch.cat([one_NV, more_NV]), torch.cat([expected_NV[:1], expected_NV])):
+        return "a single token that continues a cache is not read as in the whole text"
     edits = _few(_edits(loaded))
     target = np.arange(len(short) - 3, len(short))
     tokens = Tokens("probe", "probe", short, np.zeros(len(short), dtype=bool), target)
