@@ -248,10 +248,20 @@ def test_the_page_names_the_claims_that_hold_at_once_among_more_control_sets():
     many = with_ranks(slot, 0.025, 0.03, 39)
     notes = fold_of(EFFECTS, few, "plan", many)
     assert f"Over all {number} claims of this model at once, {number} have q at most 0.05: " in notes[1]
-    assert "39" in notes[1] and "function heads on icl" in notes[1]
+    assert "39" in notes[1] and "function heads (accuracy on in-context functions)" in notes[1]
     studied = replace(few, longer={"plan": longer.Study(many, "Made by a test.")})
     text = next(b.text for b in FOUND.build(studied, Context(FAMILIES, [])) if "control sets of other" in b.text)
-    assert "A longer study has 39 control sets each. Over all" in text and "function heads on icl" in text
+    assert (
+        "A longer study has 39 control sets each. Over all" in text
+        and "function heads (accuracy on in-context functions)" in text
+    )
+    first = replace(few, longer={"plan": longer.Study(with_ranks(slot, 0.025, 0.06, 39), "Made by a test.")})
+    text = next(b.text for b in FOUND.build(first, Context(FAMILIES, [])) if "control sets of other" in b.text)
+    assert (
+        "none has q at most 0.05; " in text
+        and "function heads (accuracy on in-context functions)" in text.split("none has q")[1]
+    )
+    assert f"have q = 0.06, as low as so many sets let {number} of {number} claims come." in text
     weak = replace(few, longer={"plan": longer.Study(with_ranks(slot, 0.3, 0.4, 39), "Made by a test.")})
     text = next(b.text for b in FOUND.build(weak, Context(FAMILIES, [])) if "control sets of other" in b.text)
     assert f"Over all {number} claims of this model at once, none has q at most 0.05." in text

@@ -7,6 +7,7 @@ the control sets alone. Rows are those of `rows.silenced`.
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stages.page.inputs import Slot
@@ -201,11 +202,17 @@ def over_all(claims: pd.DataFrame, alpha: float) -> str:
     if not passing and judged["p_floor"].min() >= alpha:
         text += f": with so few control sets p cannot fall below {p_value(judged['p_floor'].min())}, nor q below p"
     elif passing:
-        whose = [
-            f"{family_heads(row.family)} on {plain(row.task)}" for row in judged[judged["q"] <= alpha].itertuples()
-        ]
-        text += f": {listed(whose)}"
+        text += f": {_named(judged[judged['q'] <= alpha])}"
+    elif len(first := judged[np.isclose(judged["p"], judged["p_floor"])]):
+        text += (
+            f"; {_named(first)}, which no control set equals, {'have' if len(first) > 1 else 'has'} q = "
+            f"{p_value(first['q'].max())}, as low as so many sets let {len(first)} of {len(judged)} claims come"
+        )
     return f"{text}."
+
+
+def _named(claims: pd.DataFrame) -> str:
+    return listed(f"{family_heads(row.family)} ({measured(row.task, row.measure)})" for row in claims.itertuples())
 
 
 def controls(claims: pd.DataFrame) -> str:
