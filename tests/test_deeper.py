@@ -262,6 +262,8 @@ def test_the_page_names_the_claims_that_hold_at_once_among_more_control_sets():
         and "function heads (accuracy on in-context functions)" in text.split("none has q")[1]
     )
     assert f"have q = 0.06, as low as so many sets let {number} of {number} claims come." in text
+    assert "not among these" not in text
     weak = replace(few, longer={"plan": longer.Study(with_ranks(slot, 0.3, 0.4, 39), "Made by a test.")})
     text = next(b.text for b in FOUND.build(weak, Context(FAMILIES, [])) if "control sets of other" in b.text)
     assert f"Over all {number} claims of this model at once, none has q at most 0.05." in text
+    assert "not among these: " in text and "(accuracy on in-context functions, rank p 0.30)" in text

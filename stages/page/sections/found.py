@@ -86,7 +86,7 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
             f"{p_value(largest['p_floor'].max())}; the largest harm of {len(ranked)} claims, over which q is at least "
             f"{p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
         )
-        said += [_among_more(rows.more_claims(slot, context.families), alpha)]
+        said += [_among_more(rows.more_claims(slot, context.families), told, alpha)]
     apart = set(told["family"])
     alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
     if alike:
@@ -94,11 +94,20 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
     return " ".join(filter(None, said))
 
 
-def _among_more(claims: pd.DataFrame, alpha: float) -> str:
-    """Say which claims hold at once in a longer study, whose control sets are more; '' where there is none."""
+def _among_more(claims: pd.DataFrame, told: pd.DataFrame, alpha: float) -> str:
+    """Say which claims hold at once in a longer study, whose control sets are more, and which of `told` do not there.
+
+    '' where there is no such study.
+    """
     if claims.empty:
         return ""
-    return f"A longer study has {int(claims['controls'].min())} control sets each. {verdicts.over_all(claims, alpha)}"
+    text = f"A longer study has {int(claims['controls'].min())} control sets each. {verdicts.over_all(claims, alpha)}"
+    here = set(zip(told["family"], told["task"], strict=True))
+    lost = [row for row in claims[claims["p"] > alpha].itertuples() if (row.family, row.task) in here]
+    named = listed(
+        f"{family_heads(row.family)} ({measured(row.task, row.measure)}, rank p {p_value(row.p)})" for row in lost
+    )
+    return f"{text} Told apart among fewer sets and not among these: {named}." if lost else text
 
 
 def _lost(row: Any) -> str:
