@@ -41,7 +41,12 @@ def test_a_path_that_is_not_there_is_named_with_its_key(key, value, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as said:
         tidy.main()
-    assert str(said.value) == f"params.yaml: {key} = {source.shown(value)}: no such file or folder"
+    # a name of 300 letters is no file's anywhere, which params know; a recipe's words are looked for first
+    never = len(value) > 255 and not key.startswith("recipes")
+    says = (
+        "up to 255 bytes a name and 4,000 in all" if never else f"{key} = {source.shown(value)}: no such file or folder"
+    )
+    assert str(said.value).startswith(f"params.yaml: {key} = ") and str(said.value).endswith(says)
     assert not Path("data").exists()
 
 
