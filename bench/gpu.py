@@ -1,15 +1,17 @@
-"""Extract and ablate of the default run on this machine's GPU (or processor), and what share of its peak they reach.
+"""Every stage of a slot that runs its model, on this machine's GPU (or processor), and what share of its peak it has.
 
     python bench/gpu.py peak decoder 2048 16384  what the card multiplies, and passes of so many tokens
-    python bench/gpu.py run decoder              every task of extract, then ablate, with the params of this folder
+    python bench/gpu.py run decoder              every stage, in order, with the params and the prompts of this folder
+    python bench/gpu.py run decoder ablate       of these, the ones that are named
 
 Rows are appended to bench/gpu.csv. Operations are those of products with weights, forwards: attention's own and
 gradients' are left out, so a share of the peak is a lower bound. The peak is the fastest product of two square matrices
-here, in the model's dtype, without TF32. `seconds` leave out `load_seconds`. Both stages are those of the pipeline:
+here, in the model's dtype, without TF32. `seconds` leave out `load_seconds`. The stages are those of the pipeline:
 their tables are in data/.
 """
 
 import csv
+import importlib
 import sys
 import time
 import traceback
@@ -19,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages import ablate, extract, families
 from stages.model import load as loading
 from stages.model import placed
 from stages.model.forward import forward
@@ -28,6 +29,7 @@ from stages.store import params, records
 FILE = Path(__file__).with_suffix(".csv")
 COLUMNS = "card dtype batch_tokens part seconds load_seconds tflop tflop_per_second share_of_peak memory_gb".split()
 SIZE = 8192  # of the matrices that the peak is measured with
+STAGES = "answer trace classify plan ablate steer apply circuit neighbours gates sinks memory examples".split()
 DEVICE = placed.chosen()
 GPU = DEVICE.type == "cuda"
 
@@ -102,23 +104,24 @@ def counted():
         loading.load = own
 
 
-def timed(slot: str) -> None:
-    """Run both stages of a slot as the pipeline does."""
+def timed(slot: str, named: list[str]) -> None:
+    """Run the stages of a slot as the pipeline does, all or those that are named."""
     dtype = getattr(torch, records.read(slot)["dtype"])
     best, settings = peak(dtype), params.load()
-    tasks = [name for name, section in settings.tasks if section is not None and families.of(name)]
-    parts = [(f"extract {task}", extract.main, (slot, task)) for task in tasks] + [("ablate", ablate.main, (slot,))]
-    for part, stage, given in parts:
-        with counted() as counter:
-            start = finished()
-            try:
-                stage(*given)
-            except Exception:  # the others are worth their time on a card that is lent
-                traceback.print_exc()
-                continue
-            seconds = finished() - start - counter.load_seconds
-        if counter.operations:
-            add(dtype, settings.extract.batch_tokens, part, seconds, counter, best)
+    tasks = [name for name, section in settings.tasks if section is not None]
+    for stage in named or ("extract", *STAGES):
+        for task in tasks if stage == "extract" else [None]:
+            module, given = importlib.import_module(f"stages.{stage}"), (slot, task) if task else (slot,)
+            with counted() as counter:
+                start = finished()
+                try:
+                    module.main(*given)
+                except Exception:  # the others are worth their time on a card that is lent
+                    traceback.print_exc()
+                    continue
+                seconds = finished() - start - counter.load_seconds
+            if counter.load_seconds:
+                add(dtype, settings.extract.batch_tokens, f"{stage} {task or ''}".strip(), seconds, counter, best)
 
 
 def passes(slot: str, sizes: list[int]) -> None:
@@ -138,11 +141,11 @@ def passes(slot: str, sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    what, slot, *sizes = sys.argv[1:]
+    what, slot, *more = sys.argv[1:]
     if what == "peak":
         for dtype in (torch.float32, torch.bfloat16):
             print(dtype, f"{peak(dtype) / 1e12:.1f} TFLOP/s", flush=True)
         if slot != "none":
-            passes(slot, [int(size) for size in sizes])
+            passes(slot, [int(size) for size in more])
     else:
-        timed(slot)
+        timed(slot, more)

@@ -43,7 +43,7 @@ def main(slot: str) -> None:
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
     from stages.engine.means import no_means, text_means
-    from stages.model.cost import announce
+    from stages.model.cost import Work, announce, products
     from stages.model.load import load
     from stages.model.silence import unknown_kinds
     from stages.model.tokens import fitting
@@ -78,7 +78,8 @@ def main(slot: str) -> None:
         return passes * sum(length[row.id] for row in shard.prompts)
 
     tokens = sum(cost(shard) for shard in todo)
-    log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), _work(loaded, todo), loaded))
+    works = [_work(loaded, [shard]) for shard in todo]
+    log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), sum(works, Work()), loaded))
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
@@ -88,7 +89,8 @@ def main(slot: str) -> None:
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
-        for (table,) in tables_of(job, todo, key, folder, loaded, lambda number: progress.update(cost(todo[number]))):
+        costs, done = [products(work, loaded) for work in works], lambda number: progress.update(cost(todo[number]))
+        for (table,) in tables_of(job, todo, key, folder, loaded, done, costs):
             add(table)
         add(known)
     rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}

@@ -50,6 +50,7 @@ def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
 
     rows: of the prompts table; encoded: their tokens.
     """
+    from stages.engine.local import each
     from stages.model.score import ENOUGH, Batch
     from stages.model.sharing import near
     from stages.model.written import writes
@@ -57,14 +58,19 @@ def answers(loaded, rows: list, encoded: list) -> pd.DataFrame:
     shown = [row.text[: row.relations[0]["key_start"]] for row in rows]
     first = [int(tokens.target[0]) for tokens in encoded]
     together = near(shown, [tokens.ids for tokens in encoded], first, ENOUGH)
-    answered = []
-    for chosen in tqdm(together, desc="answer", unit="batch"):
+
+    def some(chosen: list[int]) -> list[dict]:
         batch = Batch(loaded, [encoded[index] for index in chosen], [encoded[index].target for index in chosen])
         wanted = [_wanted(rows[index]) for index in chosen]
         texts = writes(loaded, batch, [answer + end for answer, end in wanted])
+        answered = []
         for index, scored, (answer, end), text in zip(chosen, batch.intact, wanted, texts, strict=True):
             judged = {"correct": text.startswith(answer), "ended": text == answer + end, "forced": scored.solved}
             answered.append(_row(rows[index], encoded[index]) | judged)
+        return answered
+
+    batches = tqdm(each(some, together, loaded), desc="answer", total=len(together), unit="batch")
+    answered = [row for of_batch in batches for row in of_batch]
     return pd.DataFrame(answered, columns=tables.ANSWERS.names).sort_values("prompt")
 
 

@@ -73,16 +73,28 @@ def main(slot: str) -> None:
 
 def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows of CIRCUIT and COMPOSITION; split a first: it says which heads are feeders."""
+    from stages.engine.local import each
     from stages.model.paths import Paths
 
     found = Paths(loaded, encoded[0].ids, [layer for layer, _ in targets])
-    table: list[dict] = []
     feeders: dict = {}
     sets: dict = {}
-    order = sorted(range(len(rows)), key=lambda index: (rows[index].split, rows[index].id))
-    for index in tqdm(order, desc="circuit", unit="prompt"):
+
+    def patched(index: int) -> list[dict]:
         row, tokens = rows[index], encoded[index]
-        if row.split == "b" and not feeders:
+        other = corrupted(loaded, tokens, stream(settings.seed, f"circuit/{row.id}"))
+        clean, noise = found.run(tokens.ids), found.run(other)
+        table = []
+        for place, target in enumerate(targets, start=1):
+            same = {"target": circuit.name(target), "place": place, "split": row.split, "cluster": row.cluster}
+            results = _prompt(found, clean, noise, target, tokens, sets.get(target))
+            table += [same | {"prompt": row.id} | result for result in results]
+        return table
+
+    table: list[dict] = []
+    for split in "ab":
+        order = sorted((at for at, row in enumerate(rows) if row.split == split), key=lambda at: rows[at].id)
+        if split == "b":
             feeders = {
                 target: circuit.feeders(pd.DataFrame(table), target, settings.circuit.share) for target in targets
             }
@@ -90,13 +102,10 @@ def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings
                 rng = stream(settings.seed, f"circuit/{slot}/{circuit.name(target)}")
                 sets[target] = circuit.sets(feeders[target], target, loaded.anatomy, settings.circuit.draws, rng)
                 log.info("%s: feeders %s", circuit.name(target), " ".join(map(circuit.name, feeders[target])) or "none")
-        other = corrupted(loaded, tokens, stream(settings.seed, f"circuit/{row.id}"))
-        clean, noise = found.run(tokens.ids), found.run(other)
-        for place, target in enumerate(targets, start=1):
-            same = {"target": circuit.name(target), "place": place, "split": row.split, "cluster": row.cluster}
-            patched = _prompt(found, clean, noise, target, tokens, sets.get(target))
-            table += [same | {"prompt": row.id} | result for result in patched]
-    return pd.DataFrame(table)[tables.CIRCUIT.names], _weights(found, clean, targets)
+        of_prompts = each(patched, order, loaded)
+        for of_prompt in tqdm(of_prompts, desc=f"circuit, split {split}", total=len(order), unit="prompt"):
+            table += of_prompt
+    return pd.DataFrame(table)[tables.CIRCUIT.names], _weights(found, found.run(encoded[order[-1]].ids), targets)
 
 
 def corrupted(loaded, tokens, rng: np.random.Generator) -> np.ndarray:

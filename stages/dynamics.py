@@ -45,7 +45,7 @@ from stages.statistics.findings import (
     together,
 )
 from stages.statistics.onset import locate
-from stages.store import files, params, paths, workers
+from stages.store import files, params, paths
 from stages.store.errors import UserError, run
 from stages.tasks.prompt import stream
 
@@ -72,7 +72,8 @@ def main(name: str) -> None:
     for arm, seed in runs:
         for step in () if isinstance(arms[arm], Revisions) else arms[arm].kept:
             _check(paths.checkpoint(name, arm, seed, step), name)
-    from stages.training.cost import measuring  # torch is loaded only where something is measured
+    from stages.engine import workers  # torch is loaded only where something is measured
+    from stages.training.cost import measuring
     from stages.training.train import threads
 
     processes = min(threads(), len(runs))

@@ -89,8 +89,12 @@ def main(slot: str, task: str) -> None:
         tqdm(total=sum(learned.costs), unit="token", desc=task) as progress,
     ):
         key = keys(record, task, learned.offsets)
-        measured = tables_of(job, todo, key, folder, loaded, lambda number: progress.update(learned.costs[number]))
-        for relations, last, sums in measured:
+
+        def done(number: int) -> None:
+            progress.update(learned.costs[number])
+
+        costs = learned.costs if len(learned.sizes) == 1 else ()  # several pieces are read one after the other
+        for relations, last, sums in tables_of(job, todo, key, folder, loaded, done, costs):
             for add, table in ((add_relations, relations), (add_outputs, last)):
                 if len(table):
                     add(table)

@@ -28,7 +28,7 @@ from stages.tasks.text.task import STRIDE
 
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
-GROUP = 1024  # tokens of the needle prompts that run together, at most
+GROUP = 512  # tokens of the needle prompts that run together, at most
 TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 
 
@@ -161,11 +161,12 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
 
     weighed: also the attention of these query heads to what is cut.
     """
+    from stages.engine.local import each
     from stages.model.reduce import brought
     from stages.model.streaming import Streams
 
-    rows: list[dict] = []
-    for group in tqdm(_alike(pairs), desc="gates", unit="group of prompts"):
+    def of_group(group: list[tuple]) -> list[dict]:
+        rows: list[dict] = []
         streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
         masses = [_masses(loaded, tokens, cut) if weighed else {} for _, tokens in group]
         of_layers = [_alone(loaded, layer, alone) for layer in loaded.anatomy.layers]
@@ -188,7 +189,11 @@ def _gates(loaded, pairs: list, cut, alone: set, weighed: bool = False) -> list[
             if head == caching.ALONE and of.kv_heads == of.heads:  # its one reader loses the same alone
                 mass, at_answer = masses[number].get((layer, key_head), (None, None))
                 rows.append(lost | {"head": key_head, "mass": mass, "mass_answer": at_answer})
-    return rows
+        return rows
+
+    groups = _alike(pairs)
+    every = tqdm(each(of_group, groups, loaded), desc="gates", total=len(groups), unit="group of prompts")
+    return [row for rows in every for row in rows]
 
 
 def _moved(outcome, intact):
@@ -286,18 +291,23 @@ def _rows(loaded, pairs: list, cut, tried: list, streams, values) -> list[dict]:
 
 
 def _recalled(loaded, pairs: list, cut, tried: list) -> list[dict]:
+    from stages.engine.local import each
     from stages.model.streaming import Streams
 
-    task, rows = task_of(NEEDLE), []
-    for group in tqdm(_alike(pairs), desc="cache", unit="group of prompts"):
+    task = task_of(NEEDLE)
+
+    def of_group(group: list[tuple]) -> list[dict]:
         streams = Streams(loaded, [tokens for _, tokens in group], [tokens.target for _, tokens in group], cut)
 
-        def values(scored: list, group: list = group) -> dict[str, list[float]]:
+        def values(scored: list) -> dict[str, list[float]]:
             measures = [task.measures([of[1]], [own]) for of, own in zip(group, scored, strict=True)]
             return {measure: [of[measure] for of in measures] for measure in measures[0]}
 
-        rows += [{"task": NEEDLE} | row for row in _rows(loaded, group, cut, tried, streams, values)]
-    return rows
+        return [{"task": NEEDLE} | row for row in _rows(loaded, group, cut, tried, streams, values)]
+
+    groups = _alike(pairs)
+    every = tqdm(each(of_group, groups, loaded), desc="cache", total=len(groups), unit="group of prompts")
+    return [row for rows in every for row in rows]
 
 
 def _on_text(tried: list, asked) -> list:

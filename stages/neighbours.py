@@ -9,6 +9,7 @@ with the control sets silenced.
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def main(slot: str) -> None:
         return _write_empty(slot, why)
     from stages.engine import shards
     from stages.engine.kept import forget, keys, tables_of
+    from stages.engine.local import each
     from stages.engine.means import no_means, text_means
     from stages.model.cost import Work, announce
     from stages.model.demonstrations import readings
@@ -63,10 +65,16 @@ def main(slot: str) -> None:
     sets: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         sets.setdefault((shown(row.id), labelling(row.id)), []).append(row)
+
+    def of_set(some: list[Any]) -> list[Any]:
+        return [replace(reading, row=None) for reading in readings(loaded, TASK, some, heads)]  # rows do not travel
+
+    whole = list(sets.values())
+    every = tqdm(each(of_set, whole, loaded), desc=TASK, total=len(whole), unit="set")
     read = [
-        reading
-        for of_set in tqdm(sets.values(), desc=TASK, unit="set")
-        for reading in readings(loaded, TASK, of_set, heads)
+        replace(reading, row=row)
+        for some, of_some in zip(whole, every, strict=True)
+        for row, reading in zip(some, of_some, strict=True)
     ]
     result, chosen = prompt_rows(read, list(loaded.anatomy.layers), settings.neighbours.nearest)
     attention = attention_rows(read, heads, looking)

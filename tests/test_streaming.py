@@ -277,9 +277,9 @@ def test_rows_run_as_they_are_asked_for_and_their_hidden_states_are_not_kept(mon
 
 
 def test_prompts_of_about_one_length_run_together_and_query_heads_near_the_bound_are_measured_on():
-    pairs = [(pd.Series({"id": f"p{n}"}), np.zeros(length)) for n, length in enumerate((600, 100, 500, 500, 2000))]
+    pairs = [(pd.Series({"id": f"p{n}"}), np.zeros(length)) for n, length in enumerate((300, 50, 250, 250, 1000))]
     groups = [[len(tokens) for _, tokens in group] for group in stage._alike(pairs)]
-    assert groups == [[100, 500], [500], [600], [2000]]
+    assert groups == [[50, 250], [250], [300], [1000]]
     rows = [
         {"layer": 0, "head": head, "change": change} for head, change in ((-1, 0.9), (0, 0.04), (0, 0.12), (1, 0.07))
     ]

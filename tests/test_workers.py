@@ -26,7 +26,7 @@ def lives(process: psutil.Process) -> bool:
 def workers(stage: subprocess.Popen) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         begun = psutil.Process(stage.pid).children(recursive=True)
-        return [process for process in begun if any("spawn_main" in word for word in process.cmdline())]
+        return [process for process in begun if "resource_tracker" not in " ".join(process.cmdline())]
     return []
 
 

@@ -50,6 +50,7 @@ def composed(
     loaded: "Loaded", stored: Stored, prompts: pd.DataFrame, settings: params.Params, slot: str
 ) -> tuple[list[dict], dict[str, str], int]:
     """Return rows of COMPOSED, why pairs of functions are left out, by name, and how many prompts the others have."""
+    from stages.engine.local import each
     from stages.model.cost import Work, announce, shared
     from stages.model.tokens import fitting
 
@@ -62,24 +63,26 @@ def composed(
     work = Work(shared([tokens.ids for tokens in encoded]), sum(answer.values())) + Work(edited, edited)
     log.info(announce(f"apply {slot}, where the model composes all functions", len(prompts), work, loaded))
     copied, copy = _demonstrated(loaded, _first(clean[clean.condition == COPY], "a", settings.apply.choose))
-    rows, skipped, number = [], {}, 0
-    for condition in tqdm(conditions, desc="composed functions", unit="pair"):
+
+    def of_pair(condition: str) -> tuple[list[dict], str, int]:
+        """Return its rows, or why there are none, and how many prompts they are of."""
         inner, outer = parts(condition)
         if unsolved := [name for name in (inner, outer) if name not in stored.means]:
-            skipped[condition] = f"no vector of {' and '.join(unsolved)}"
-            continue
+            return [], f"no vector of {' and '.join(unsolved)}", 0
         of_condition = clean[clean.condition == condition]
         tried, own = _demonstrated(loaded, _first(of_condition, "a", settings.apply.choose))
         if not tried or (right := sum(tried) / len(tried)) < settings.trace.solved_above:
-            skipped[condition] = f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model"
-            continue
+            return [], f"accuracy {right:.2f} after demonstrations" if tried else "no prompt fits the model", 0
         shown, bare = of_condition[of_condition.split == "b"], asked[asked.condition == condition]
-        number += len(shown) + len(bare)
         same = {"function": condition, "draw": 0, "beside": "", "heads": 0}
-        for row, scored in _answers(loaded, shown):
-            rows.append(same | _row(row, "none", scored))
+        rows = [same | _row(row, "none", scored) for row, scored in _answers(loaded, shown)]
         edits = sums(stored, inner, outer, copy, own, settings.apply.draws, settings.seed, f"apply/{slot}/{condition}")
-        rows += [same | row for row in _under(loaded, bare, edits)]
+        return [*rows, *(same | row for row in _under(loaded, bare, edits))], "", len(shown) + len(bare)
+
+    every = tqdm(each(of_pair, conditions, loaded), desc="composed functions", total=len(conditions), unit="pair")
+    made = dict(zip(conditions, every, strict=True))
+    rows, number = [row for of, *_ in made.values() for row in of], sum(count for *_, count in made.values())
+    skipped = {condition: why for condition, (_, why, _) in made.items() if why}
     if not any(copied):
         skipped[COPY] = "no demonstration of copying is answered right: nothing can be taken off a sum"
     return rows, skipped, number

@@ -48,6 +48,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         return _write_empty(slot, why)
     from safetensors.torch import load_file
 
+    from stages.engine.local import each
     from stages.model.cost import Work, announce
     from stages.model.tokens import fitting
     from stages.model.vectors import COLUMNS, Parts, answered_right, mean_outputs
@@ -67,17 +68,18 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     length, answer = (sum(map(len, of)) / max(1, len(bare)) for of in (bare, [tokens.target for tokens in bare]))
     edited = Work(answer, answer) * (count * (1 + 2 * len(FACTORS)))
     log.info(announce(f"shifts {slot}", count, Work(length * count) + edited, loaded))
-    answers, geometry, pairs_of, asked_of = [], [], {}, [0, 0, 0]
-    for function in tqdm(functions, desc="shifts", unit="function"):
+
+    def measured(function: str) -> tuple[list[dict], list[dict], pd.DataFrame, int]:
+        """Return rows of answers and of geometry, the pairs, and how many answers were asked for."""
         whole = prompts[prompts.condition == function]
         of_function = whole[whole.id.isin(fits)]
         frame = Frame(settings.tasks.icl.template)
-        pairs = pairs_of[function] = asked_pairs(of_function, frame).head(settings.shifts.pairs)
+        pairs = asked_pairs(of_function, frame).head(settings.shifts.pairs)
         parts = Parts(loaded, means[function])
         chosen = chosen_settings(steered[steered.function == function])
         rng = stream(settings.seed, f"shifts/{slot}/{function}")
         layer = next(setting.layer for setting in chosen.values() if setting.vector == "function")
-        geometry += [{"function": function} | row for row in in_spaces(loaded, pairs, frame, layer, rng)]
+        geometry = [{"function": function} | row for row in in_spaces(loaded, pairs, frame, layer, rng)]
         edits = {}
         for label, setting in (("added", best_added(steered[steered.function == function], chosen)),
                                ("heads", chosen["heads"])):  # fmt: skip
@@ -86,13 +88,21 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
         solved = shown[shown.condition == function].set_index("prompt").solved.to_dict()
         rows = answered(loaded, unseen, of_function, solved, frame, edits, known["inverse"])
-        answers += [known | row for row in rows]
         demonstrated = _demonstrated(unseen, of_function, solved, known["inverse"])
-        asked_of[0] += 2 * len(unseen) * 3 + sum(map(sum, demonstrated))  # of x and y: none, added, heads
-        asked_of[1] += 2 * (len(pairs) >= offsets.FEW)  # spaces
+        number = 2 * len(unseen) * 3 + sum(map(sum, demonstrated))  # of x and y: none, added, heads
+        return [known | row for row in rows], geometry, pairs, number
+
+    every = tqdm(each(measured, functions, loaded), desc="shifts", total=len(functions), unit="function")
+    made = dict(zip(functions, every, strict=True))
+    answers, geometry = ([row for of in made.values() for row in of[place]] for place in (0, 1))
+    pairs_of = {function: pairs for function, (_, _, pairs, _) in made.items()}
+    asked_of = [
+        sum(number for *_, number in made.values()),
+        2 * sum(len(of) >= offsets.FEW for of in pairs_of.values()),
+    ]
     read = readings(loaded, vectors, pairs_of, settings, slot)
     kept = [name for name in vectors if name.rpartition(".")[0] in pairs_of and name.rpartition(".")[2] in READ]
-    asked_of[2] = len(kept) * (1 + settings.shifts.random)
+    asked_of += [len(kept) * (1 + settings.shifts.random)]
     for table, of_table, number in zip(TABLES, (answers, geometry, read), asked_of, strict=True):
         table.write(pd.DataFrame(of_table), slot, asked=number, otherwise="no function has pairs enough")
 

