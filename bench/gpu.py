@@ -12,6 +12,7 @@ their tables are in data/.
 
 import csv
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ FILE = Path(__file__).with_suffix(".csv")
 COLUMNS = "card dtype batch_tokens part seconds load_seconds tflop tflop_per_second share_of_peak memory_gb".split()
 SIZE = 8192  # of the matrices that the peak is measured with
 STAGES = "answer trace classify plan ablate steer apply circuit neighbours gates sinks memory examples".split()
+os.environ["HEAD_ATLAS_WORKERS"] = "1"  # what other processes multiply is not counted here
 DEVICE = placed.chosen()
 GPU = DEVICE.type == "cuda"
 

@@ -151,7 +151,7 @@ def main() -> None:
         (folder / "stages").symlink_to(ROOT / "stages")  # what params.yaml names lies there
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "stages/sources/english").glob("*.txt"))]
     (folder / "long.txt").write_text("\n\n".join(texts * 3), encoding="utf-8")
-    os.environ["HEAD_ATLAS_CACHE"] = str(folder / "cache")
+    os.environ |= {"HEAD_ATLAS_CACHE": str(folder / "cache"), "HEAD_ATLAS_WORKERS": "1"}  # memory is this process's
     os.chdir(folder)
     settings(folder, asked.dtype)
     known = parts(folder, asked)

@@ -94,7 +94,7 @@ def _run(code: Path, folder: Path, stage: list[str]) -> tuple[float, float]:
     process = subprocess.Popen(
         [sys.executable, "-c", OWN, f"stages.{stage[0]}", *stage[1:]],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(code)},
+        env=os.environ | {"PYTHONPATH": str(code), "HEAD_ATLAS_WORKERS": "1"},
         stderr=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)

@@ -27,7 +27,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HEAD_ATLAS_CACHE": str(folder.parent / "cache"),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "2",  # so that stages share their work
         "DVC_NO_ANALYTICS": "1",
     }
 

@@ -1,7 +1,9 @@
 """Work shared by forked processes: the same results in the same order, and what a user reads where one is killed."""
 
+import multiprocessing
 import os
 import signal
+import time
 from functools import partial
 
 import psutil
@@ -15,7 +17,7 @@ from stages.engine.kept import Job, keys, tables_of
 from stages.store import parquet, tables
 from stages.store.errors import UserError
 
-pytestmark = pytest.mark.skipif(local.workers.METHOD != "fork", reason="nothing is forked here")
+pytestmark = pytest.mark.skipif(not local.workers.forks(), reason="nothing is forked here")
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +58,47 @@ def test_as_many_processes_as_processors_where_most_of_them_have_work_and_room(
     assert local.processes(pieces, loaded) == expected
 
 
-def test_nothing_is_forked_beside_an_accelerator(loaded, threads, monkeypatch):
+def test_nothing_is_forked_beside_an_accelerator_or_on_one_processor(loaded, threads, monkeypatch):
     threads(2)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.accelerator, "is_available", lambda: True)
+        assert local.processes(400, loaded) == 1
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
     assert local.processes(400, loaded) == 1
 
 
-def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
-    for content, expected in (("max\n", psutil.virtual_memory().total), ("1000\n", 1000)):
-        (tmp_path / "memory.max").write_text(content)
-        monkeypatch.setattr(local, "LIMIT", tmp_path / "memory.max")
-        assert local._memory() == expected
+@pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("3", 3), ("400", 16), ("", 16)])
+def test_a_user_says_how_many_processes(loaded, threads, monkeypatch, asked, expected):
+    threads(16)
+    monkeypatch.setenv("HEAD_ATLAS_WORKERS", asked)
+    assert local.processes(400, loaded) == expected
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5"])
+def test_no_number_of_processes_is_one_line(loaded, monkeypatch, asked):
+    monkeypatch.setenv("HEAD_ATLAS_WORKERS", asked)
+    with pytest.raises(UserError, match=f"^HEAD_ATLAS_WORKERS = '{asked}': allowed: a number of workers$"):
+        local.processes(400, loaded)
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/\n", {"memory.max": "1000"}, 1000),
+        ("0::/job/step\n", {"job/step/memory.max": "max", "job/memory.max": "900", "memory.max": "max"}, 900),
+        ("12:cpu:/a\n3:memory:/a\n", {"memory/a/memory.limit_in_bytes": "800", "a/memory.max": "1"}, 800),
+        ("", {}, None),
+    ],
+)
+def test_the_memory_of_a_container_or_a_job_counts(tmp_path, monkeypatch, groups, limits, expected):
+    (tmp_path / "cgroup").write_text(groups)
+    for name, content in limits.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(content + "\n")
+    monkeypatch.setattr(local, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(local, "LIMITS", tmp_path / "fs")
+    assert local._memory() == (expected or psutil.virtual_memory().total)
 
 
 def test_results_come_in_order_from_other_processes_of_one_thread(loaded, threads):
@@ -127,5 +159,25 @@ def test_a_killed_worker_is_one_line(loaded, threads):
             os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    with pytest.raises(UserError, match=r"a worker process was killed.*OMP_NUM_THREADS=1"):
+    with pytest.raises(UserError, match=r"ended of itself.*HEAD_ATLAS_WORKERS=1"):
         list(local.each(work, range(8), loaded))
+
+
+def test_what_still_runs_is_not_waited_for(loaded, threads):
+    """An error in one piece, or of who reads the results, ends the others."""
+    threads(2)
+
+    def work(number: int) -> int:
+        if number == 0:
+            raise UserError("no")
+        time.sleep(0 if number == 1 else 60)
+        return number
+
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="no"):
+        list(local.each(work, range(8), loaded))
+    with pytest.raises(ZeroDivisionError):
+        for _ in local.each(work, range(1, 9), loaded):
+            1 / 0  # noqa: B018
+    assert time.monotonic() - begun < 30
+    assert not multiprocessing.active_children()

@@ -28,7 +28,7 @@ def sh(folder: Path, command: str, check: bool = True) -> subprocess.CompletedPr
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HEAD_ATLAS_CACHE": str(folder.parent / "cache"),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "2",  # so that stages share their work
         "DVC_NO_ANALYTICS": "1",
     }
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ class Job:
 
     start: makes a worker's state, once per worker, such as the loaded model. run: from state and shard to its tables,
     one per schema. Both are functions of a module, or partials of such: they travel to other machines.
-    files: what `start` reads of this folder. threads: of each worker, where not those of this process. processes: how
-    many of this machine share the shards, without Ray; 0: this one runs them.
+    files: what `start` reads of this folder. threads: of each worker; 0: as `tables_of` finds. processes: how many of
+    this machine, each with a state of its own, share the shards, without Ray; 0: as many as `stages.engine.local`
+    finds, with this one's state.
     """
 
     start: Callable[[], Any]
@@ -76,28 +78,30 @@ def tables_of(
     each takes, where the dearest are to run first, so that none is left alone at the end. The folder is the caller's to
     `forget`, when its stage ends.
     """
-    processes = 1 if here is None else local.processes(len(shards), here)
+    alone = here is None or "HEAD_ATLAS_RAY" in os.environ
+    processes = 1 if alone else local.processes(len(shards), here)
     threads = job.threads or (1 if processes > 1 else torch.get_num_threads())
     names = [f"{key(shard)}-{threads}" for shard in shards]
     missing = [number for number, name in enumerate(names) if not _kept(job, folder, name)]
     if costs:
         missing.sort(key=lambda number: -costs[number])
-    running, awaited = _finished(job, shards, missing, here, threads, processes), set(missing)
+    awaited = set(missing)
     kept = [number for number in range(len(names)) if number not in awaited]
     if kept:
         saved = sum(_seconds(_last(job, folder, names[number])) for number in kept)
         log.info("%d of %d shards are kept from a run that was cut off: %.1f s saved", len(kept), len(names), saved)
     for number in kept:
         done(number)
-    for number, name in enumerate(names):
-        while number in awaited:  # later ones may be finished before it
-            at, (seconds, results) = next(running)
-            for place, (rows, schema) in enumerate(zip(results, job.schemas, strict=True)):
-                noted = schema.with_metadata({SECONDS: f"{seconds:.3f}"})
-                parquet.write(_file(folder, names[at], place), rows, noted)
-            awaited.remove(at)
-            done(at)
-        yield [parquet.arrow(_file(folder, name, place)) for place in range(len(job.schemas))]
+    with closing(_finished(job, shards, missing, here, threads, processes)) as running:
+        for number, name in enumerate(names):
+            while number in awaited:  # later ones may be finished before it
+                at, (seconds, results) = next(running)
+                for place, (rows, schema) in enumerate(zip(results, job.schemas, strict=True)):
+                    noted = schema.with_metadata({SECONDS: f"{seconds:.3f}"})
+                    parquet.write(_file(folder, names[at], place), rows, noted)
+                awaited.remove(at)
+                done(at)
+            yield [parquet.arrow(_file(folder, name, place)) for place in range(len(job.schemas))]
 
 
 def _finished(
@@ -124,11 +128,8 @@ def _finished(
 def _by_processes(job: Job, shards: Sequence[Any], missing: Sequence[int]) -> Iterator[tuple[int, Results]]:
     with workers.pool(job.processes) as pool:
         futures = {pool.submit(_alone, job, shards[number]): number for number in missing}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _alone(job: Job, shard: Any) -> Results:

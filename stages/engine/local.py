@@ -6,9 +6,11 @@ Each runs one thread. Two of them take .86 of the time that two threads of one p
 `ablate` (Gemma 3 270M, 2 cores): small products make threads wait for each other, and what is Python's is one thread's.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +20,9 @@ import torch
 from stages.engine import workers
 from stages.store.errors import UserError
 
-WORKER = 3_000_000_000  # bytes that a worker may take beside the weights, which all share
-LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-SHARE = 2  # pieces of work of each worker, at least: they are of unequal length
+WORKER = 3_000_000_000  # bytes of a process beside the weights, which all share; and as many as the weights
+SHARE = 2  # pieces of work of each process, at least: they are of unequal length
+GROUPS, LIMITS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # of a container, or of a job on a cluster
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -30,16 +32,20 @@ _work: Callable[[int], Any] | None = None  # of the forked processes
 def processes(pieces: int, loaded: Any) -> int:
     """Return how many processes of one thread share so many pieces of work with a model; 1: they do not.
 
-    As many as torch has threads (OMP_NUM_THREADS, else processors), where that is most of them. It depends on nothing
-    that changes from run to run, such as what memory is free: sums depend on the threads that make them.
+    As many as torch has threads (OMP_NUM_THREADS, else processors), where that is most of them, or HEAD_ATLAS_WORKERS.
+    It depends on nothing that changes from run to run, such as what memory is free: sums depend on the threads that
+    make them. Raises `UserError` where HEAD_ATLAS_WORKERS is no number of processes.
     """
     threads = torch.get_num_threads()
-    if workers.METHOD != "fork" or torch.accelerator.is_available():  # CUDA cannot be forked
+    most = os.environ.get("HEAD_ATLAS_WORKERS", "")
+    if most and (not most.isdecimal() or not int(most)):
+        raise UserError(f"HEAD_ATLAS_WORKERS = {most!r}: allowed: a number of workers")
+    if not workers.forks():
         return 1
     weights = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
-    room = int((_memory() - weights) // WORKER)
-    number = min(threads, pieces // SHARE, room)
-    return number if number > threads // 2 else 1  # few workers would leave processors idle
+    room = int((_memory() - weights) // (weights + WORKER))
+    number = max(1, min(threads, pieces // SHARE, room, int(most or threads)))
+    return number if most or number > threads // 2 else 1  # few would leave processors idle
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], loaded: Any) -> Iterator[Result]:
@@ -50,37 +56,46 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], loaded: Any) -> 
         return
     early: dict[int, Result] = {}
     following = 0
-    for number, result in finished(lambda number: work(items[number]), range(len(items)), many):
-        early[number] = result
-        while following in early:
-            yield early.pop(following)
-            following += 1
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this machine, or this container, has."""
-    limit = LIMIT.read_text().strip() if LIMIT.is_file() else "max"
-    return min(psutil.virtual_memory().total, 2**63 if limit == "max" else int(limit))
+    with closing(finished(lambda number: work(items[number]), range(len(items)), many)) as results:
+        for number, result in results:
+            early[number] = result
+            while following in early:
+                yield early.pop(following)
+                following += 1
 
 
 def finished(work: Callable[[int], Any], numbers: Sequence[int], many: int) -> Iterator[tuple[int, Any]]:
     """Yield (number, what `work` returns of it) as `many` forked processes are done with them; begun in order."""
     global _work
-    _work = work
-    with workers.pool(many) as pool:
-        futures = {pool.submit(_run, number): number for number in numbers}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, as the system does where memory ends; what is finished is kept; fewer "
-                "run at once with OMP_NUM_THREADS=1"
-            ) from None
-        finally:
-            _work = None
-            pool.shutdown(cancel_futures=True)
+    _work, left = work, iter(numbers)
+    try:
+        with workers.pool(many) as pool:
+            running = {pool.submit(_run, number): number for number in islice(left, 2 * many)}
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    number = running.pop(future)
+                    running |= {pool.submit(_run, other): other for other in islice(left, 1)}
+                    yield number, future.result()
+    finally:
+        _work = None
 
 
 def _run(number: int) -> Any:
     return _work(number)
+
+
+def _memory() -> int:
+    """Return the bytes of memory that this machine has, or what limits this process's group, or one that holds it."""
+    limits = [psutil.virtual_memory().total]
+    for line in GROUPS.read_text().splitlines() if GROUPS.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        root, name = (LIMITS / "memory", "memory.limit_in_bytes") if controllers else (LIMITS, "memory.max")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        inside = root / path.strip("/")
+        for folder in (inside, *inside.parents):
+            if folder.is_relative_to(root) and (folder / name).is_file():
+                text = (folder / name).read_text().strip()
+                limits += [int(text)] if text.isdecimal() else []
+    return min(limits)

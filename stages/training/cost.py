@@ -8,7 +8,7 @@ from stages.recipes.lesson import Lesson
 from stages.recipes.settings import Architecture, Training
 from stages.store.cost import calculation
 
-OPENED = 6000  # small calculations that take as long as the processes that share the work take to import what they run
+OPENED = 800  # small calculations that take as long as processes to begin and what they share to be imported
 STEP = 0.004  # seconds of one thread for a step's calls, the smallest model's as well
 CHECKPOINT = 90  # small calculations that take as long as reading a checkpoint and measuring it, on one thread
 BACKWARD = 3  # a step forward and back multiplies so many times what a pass does
