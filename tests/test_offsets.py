@@ -83,3 +83,17 @@ def test_coordinates_of_the_space_that_vectors_span_keep_inner_products():
 
 def test_few_pairs_are_not_measured():
     assert offsets.rows(words()[: offsets.FEW - 1], words(1)[: offsets.FEW - 1], np.random.default_rng(0)) == []
+
+
+def test_pairs_that_share_a_word_are_no_rivals_whatever_the_rounding():
+    """First letters: twelve words, three letters; a word is its letter, a step of its own, and one that all share."""
+    rng = np.random.default_rng(3)
+    letters = rng.normal(size=(3, 20))[np.arange(12) % 3]
+    words = letters + 0.3 * rng.normal(size=(12, 20)) - rng.normal(size=20)
+    assert offsets.hits(words, letters).all()
+    for _ in range(20):
+        noisy = [some * (1 + 1e-14 * rng.normal(size=some.shape)) for some in (words, letters)]
+        assert offsets.hits(*noisy).all()
+        assert offsets.returns(*noisy, 1.0).tolist() == offsets.returns(words, letters, 1.0).tolist()
+    words[1] = words[0]  # one word in two pairs: it is no candidate of either
+    assert offsets.hits(words, letters).sum() >= 11

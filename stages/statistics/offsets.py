@@ -23,6 +23,7 @@ from stages.statistics.ranks import rank_p
 
 DRAWS = 99  # dealings
 FEW = 8  # pairs; below it nothing is measured
+SAME = 1 - 1e-9  # cosine of two vectors of one word
 
 
 def cosine(x_PD: np.ndarray, y_PD: np.ndarray) -> float:
@@ -58,10 +59,12 @@ def returns(x_PD: np.ndarray, y_PD: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _nearest(guess_PD: np.ndarray, x_PD: np.ndarray, y_PD: np.ndarray) -> np.ndarray:
-    count = len(x_PD)
-    cosine_PC = _unit(guess_PD) @ _unit(np.concatenate([y_PD, x_PD])).T  # candidates: all y, then all x
-    cosine_PC[np.arange(count), count + np.arange(count)] = -np.inf
-    return cosine_PC.argmax(1) == np.arange(count)
+    candidates_CD = _unit(np.concatenate([y_PD, x_PD]))
+    others_PC = _unit(guess_PD) @ candidates_CD.T
+    own_P = others_PC.diagonal().copy()
+    for word_PD in (x_PD, y_PD):  # pairs may share a word: y is not beaten by itself, and x is no candidate
+        others_PC[_unit(word_PD) @ candidates_CD.T > SAME] = -np.inf
+    return own_P > others_PC.max(1)
 
 
 MEASURES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
