@@ -1,9 +1,8 @@
 """Compare the tables of two runs, value by value: `python bench/same_values.py data other/data out.csv`.
 
-A row per table and column that both have: how many values differ, and by how much at most (numbers; NaN equals NaN).
-Rows are put side by side by what names them: all columns that hold no floating-point numbers and no lists, in both
-orders as they stand where these are equal, else sorted by them. `rows` differ where a table has others: nothing is
-compared then.
+A row per table (`parquet`) and column (`measure`) that both have: how many values differ, and numbers by
+how much at most (NaN equals NaN). Rows are put side by side by what names them: all columns that hold no floating-point numbers and no lists, in both
+orders as they stand where these are equal, else sorted by them. Where the counts of rows differ nothing is compared.
 """
 
 import csv
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-COLUMNS = "table column rows other_rows differ largest".split()
+COLUMNS = "parquet measure count other_count differing largest".split()
 
 
 def compared(table: str, one: pd.DataFrame, other: pd.DataFrame) -> list[list]:
