@@ -1,7 +1,7 @@
 """Compare the tables of two runs, value by value: `python bench/same_values.py data other/data out.csv`.
 
-A row per table (`parquet`) and column (`measure`) that both have: how many values differ, and numbers by how much at most
-(NaN equals NaN). Rows are put side by side by what names them: all columns that hold no floating-point numbers and no
+A row per table (`parquet`) and column (`measure`) that both have: how many differ, and numbers by how much at most (NaN
+equals NaN). Rows are put side by side by what names them: all columns that hold no floating-point numbers and no
 lists, in both orders as they stand where these are equal, else sorted by them. Where the counts of rows differ nothing
 is compared.
 """
