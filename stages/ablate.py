@@ -102,8 +102,8 @@ def main(slot: str) -> None:
 
 
 def _work(loaded, todo: "Sequence[Shard]") -> "Work":
-    """Return the work of shards: what prompts share runs once, and of silenced heads the layers from the first one."""
-    from stages.model.cost import Work, above, shared
+    """Return the work of shards: what prompts share runs once, and layers below which the same heads are silenced."""
+    from stages.model.cost import Work, branched, shared
     from stages.model.tokens import encode
 
     total = Work()
@@ -111,8 +111,8 @@ def _work(loaded, todo: "Sequence[Shard]") -> "Work":
         scored = [encode(loaded, row, n) for row in shard.prompts for n in range(tasks.of(shard.task).targets)]
         rows = sum(len(tokens.target) for tokens in scored)
         once = Work(shared([tokens.ids for tokens in scored]), rows)
-        firsts = [min(layer for layer, _ in intervention.silences) for intervention in shard.interventions]
-        total += once + Work(once.tokens * sum(above(loaded, first) for first in firsts), rows * len(firsts))
+        sets = [(intervention.kind, intervention.silences) for intervention in shard.interventions]
+        total += once + Work(once.tokens * branched(loaded, sets), rows * len({(kind, *heads) for kind, heads in sets}))
     return total
 
 

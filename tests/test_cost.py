@@ -13,7 +13,7 @@ from tiny import make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.model import cost
-from stages.model.cost import Work, above, announce, seconds, shared, weights
+from stages.model.cost import Work, announce, branched, seconds, shared, weights
 from stages.store import cost as of_tables
 from stages.training import cost as of_training
 
@@ -50,8 +50,9 @@ def test_work_is_announced_in_minutes(monkeypatch):
 
 def test_silenced_heads_leave_out_the_blocks_below():
     loaded = make("llama_gqa")
-    assert [above(loaded, layer) for layer in range(3)] == pytest.approx([1, 2 / 3, 1 / 3])
-    assert above(loaded.allowed({"resumes": "no"}), 2) == 1
+    alone = [branched(loaded, [("mean", [(layer, 1)])]) for layer in range(3)]
+    assert alone == pytest.approx([1, 2 / 3, 1 / 3])
+    assert branched(loaded.allowed({"resumes": "no"}), [("mean", [(2, 1)])]) == 1
 
 
 def test_a_multiplication_takes_its_time():

@@ -202,7 +202,7 @@ def render(
     with debug_mode(checked):
         parts = [(slot, sections.build(slot, context)) for slot in slots]
         closing = methods.compared(slots) + methods.sections(slots, FAMILIES, 0.05, 0.05)
-        return page.render("Head Atlas", parts, FAMILIES, closing)
+        return page.render("Head Atlas", parts, FAMILIES, closing, checked=checked)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What prompts have in common runs once, and no number changes: plans on hand-made ids, and passes of tiny models."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from stages.families.family import Tokens
 from stages.model import sharing
+from stages.model.cost import branched
 from stages.model.score import Ablation, Batch
 from tests.tiny import make
 
@@ -106,3 +108,64 @@ def test_ablations_that_run_together_equal_plain_passes(name, max_tokens, monkey
             np.testing.assert_allclose(scored.logprob, naive(loaded, prompt, at, ablation), atol=2e-5)
     changed = [batch.intact[3].logprob[0], *(of[3].logprob[0] for of in batch.ablations(asked, max_tokens))]
     assert all(abs(one - other) > 1e-5 for one, other in pairwise(changed))
+
+
+SETS = [
+    [(0, 1)],
+    [(0, 1), (2, 2)],
+    [(0, 1), (1, 0)],
+    [(2, 2), (0, 1)],
+    [(1, 0), (1, 3)],
+    [(1, 3), (1, 0), (2, 0)],
+    [(2, 0)],
+]
+
+
+def values_of(loaded, heads, kind: str) -> dict:
+    """What a kind writes: the same for a head in every ablation."""
+    return {
+        (layer, head): torch.full((loaded.anatomy.layers[layer].head_size,), 0.3 * head + layer + len(kind))
+        for layer, head in heads
+    }
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2"])
+@pytest.mark.parametrize("kept", [1, 16])
+@pytest.mark.parametrize("begun", [0, 12])
+def test_ablations_that_write_the_same_up_to_a_layer_are_one_copy_up_to_there(name, kept, begun, monkeypatch):
+    monkeypatch.setattr("stages.model.score.KEPT", kept)
+    loaded = make(name, scale=3.0)
+    rng = np.random.default_rng(0)
+    shared = rng.integers(5, 30, begun)
+    prompts = [tokens(np.r_[2, shared, rng.integers(5, 30, 6)]) for _ in range(3)]
+    positions = [np.arange(len(row) - 2, len(row)) for row in prompts]
+    batch = Batch(loaded, prompts, positions, runs=20 if begun else 1)
+    assert bool(batch.cut) == bool(begun)
+    kinds = ["mean"] * len(SETS) + ["zero"]
+    asked = [
+        Ablation(values_of(loaded, heads, kind), kind == "zero", kind)
+        for heads, kind in zip([*SETS, SETS[0]], kinds, strict=True)
+    ]
+    rows = [0] * len(loaded.anatomy.layers)
+
+    def count(module, args, kwargs, number: int) -> None:
+        rows[number] += len(args[0] if args else kwargs["hidden_states"])
+
+    hooks = [
+        loaded.model.get_submodule(layer.attention).register_forward_pre_hook(
+            partial(count, number=number), with_kwargs=True
+        )
+        for number, layer in loaded.anatomy.layers.items()
+    ]
+    found = batch.ablations(asked, 10_000 if kept > 1 else 1)
+    for hook in hooks:
+        hook.remove()
+    for ablation, of_prompts in zip(asked, found, strict=True):
+        for prompt, at, scored in zip(prompts, positions, of_prompts, strict=True):
+            np.testing.assert_allclose(scored.logprob, naive(loaded, prompt, at, ablation), atol=2e-5)
+    if kept > 1:  # all of them are one tree
+        copies = [2, 4, *[7] * (len(rows) - 2)]
+        assert rows == [count * (3 + bool(begun)) for count in copies]
+        sets = list(zip(kinds, [*SETS, SETS[0]], strict=True))
+        assert branched(loaded, sets) == pytest.approx(sum(copies) / len(copies))
+        assert branched(loaded.allowed({"resumes": "no"}), sets) == 7 and branched(loaded, []) == 0

@@ -5,9 +5,9 @@
         add(table)
 
 `job.run` is a pure function of the worker's state (a model) and a shard. Shards are fixed by prompts and sizes in
-params, never by workers, and every worker runs as many threads: the same bytes from 1, 2 or 8 of them.
-They run in processes of this machine (`stages.engine.local`), or on Ray where HEAD_ATLAS_RAY says so
-(`stages.engine.on_ray`).
+params, never by workers. They run in processes of this machine (`stages.engine.local`: one of all threads, or several
+of one each), or on Ray where HEAD_ATLAS_RAY says so (`stages.engine.on_ray`), where every worker runs as many threads:
+the same bytes from 1, 2 or 8 of them.
 """
 
 import hashlib

@@ -32,7 +32,8 @@ _work: Callable[[int], Any] | None = None  # of the forked processes
 def processes(pieces: int, loaded: Any) -> int:
     """Return how many processes of one thread share so many pieces of work with a model; 1: they do not.
 
-    As many as torch has threads (OMP_NUM_THREADS, else processors), where that is most of them, or HEAD_ATLAS_WORKERS.
+    As many as torch has threads (OMP_NUM_THREADS, else processors), where memory has room for most of them; of
+    HEAD_ATLAS_WORKERS as many as there is room for.
     It depends on nothing that changes from run to run, such as what memory is free: sums depend on the threads that
     make them. Raises `UserError` where HEAD_ATLAS_WORKERS is no number of processes.
     """

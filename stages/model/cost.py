@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from stages.model import sharing
+from stages.model.intervene import Head
+from stages.model.linear import linear
 from stages.model.load import Loaded
 
 SIDE = 1024  # width of the square matrix that is multiplied
-TIMES = 5
+TIMES = 15
 READING = 30  # tokens, or rows, that take as long as reading the weights once: few in a pass cost as much as so many
 PROVEN = 1900  # tokens that take as long as loading a model and all checks of it: Gemma 3 270M, 1 thread
 OVERHEAD = 1.5  # a model takes so many times what its products alone take: Gemma 3 270M, 1 and 2 threads
@@ -81,7 +84,7 @@ def seconds(loaded: Loaded) -> float:
 
 
 def product(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
-    """Return what one multiplication takes in a model's products, seconds: measured, in some 0.02 s.
+    """Return what one multiplication takes in a model's products, seconds: measured, in some 0.1 s.
 
     A linear layer's product, whose matrix is read by rows: the other order takes ten times as long in bfloat16 on a
     processor that has no instructions for it (2.0e-9 s a multiplication beside 1.9e-10).
@@ -90,7 +93,8 @@ def product(dtype: torch.dtype = torch.float32, device: torch.device | str = "cp
     rows, took = square[: SIDE // 4], []
     for _ in range(1 + TIMES):
         start = perf_counter()
-        torch.nn.functional.linear(rows, square)[0, 0].item()  # waits for the device
+        with torch.no_grad():
+            linear(rows, square)[0, 0].item()  # waits for the device
         took.append(perf_counter() - start)
     return OVERHEAD * median(took[1:]) / rows.numel() / SIDE
 
@@ -107,7 +111,14 @@ def _alike(ids: list[int], others: list[int]) -> int:
     return next(differ, min(len(ids), len(others)))
 
 
-def above(loaded: Loaded, layer: int) -> float:
-    """Return which share of the blocks runs where all below a layer are left out."""
-    blocks = len(loaded.anatomy.blocks)
-    return (blocks - layer) / blocks if loaded.resumes else 1.0
+def branched(loaded: Loaded, silenced: Sequence[tuple[str, Sequence[Head]]]) -> float:
+    """Return how often all blocks run under ablations, where those that write the same up to a layer run as one.
+
+    silenced: (kind, heads) of each.
+    """
+    count, ran = len(loaded.anatomy.blocks), 0
+    for layer, stop in sharing.steps((heads for _, heads in silenced), loaded.resumes) if silenced else ():
+        end = count if stop is None else stop
+        written = {(kind, *sorted(head for head in heads if head[0] < end)) for kind, heads in silenced}
+        ran += (end - layer if loaded.resumes else count) * sum(len(copy) > 1 for copy in written)
+    return ran / count

@@ -8,7 +8,8 @@ Seven exact shortcuts, used for a model where its proof at fetch (`stages.model.
 - `Unread`: where logits are only scored, the head reads a piece of its vocabulary at a time (`stages.model.unread`).
 - `prefixes`: a cache that never grows. A prefix runs once, any number of rows continue it, any number of times.
 - chunks: a long text runs a part at a time, each continuing a cache of those before it (`stages.model.chunks`).
-- `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back.
+- `resuming`: every block below the first changed layer is skipped; the block there gets its intact input back. A pass
+  may end at a block (`stopping`), and others go on from there.
 - `narrowed`: after the last attention only the scored rows run (`stages.model.last_block`).
 
 Legend: B batch, T token, D residual width, V vocabulary, N scored row.
@@ -28,6 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from stages.families.family import Tokens
 from stages.model.chunks import steady
 from stages.model.last_block import narrowed, replaced
+from stages.model.linear import Linears
 from stages.model.load import Loaded
 from stages.model.prefixes import empty, of_pass
 from stages.model.unread import Unread, plain
@@ -47,7 +49,7 @@ class Waiting:
 
 
 class _Waits(Exception):
-    """A pass has come to the LM head, which is to read its rows later."""
+    """A pass has come to the LM head, which is to read its rows later, or to the block where it is to end."""
 
 
 class _Skipped(DynamicLayer):
@@ -120,7 +122,7 @@ def forward(
     narrow = narrowed(loaded, rows) if loaded.narrows and not gradients else nullcontext()
     # torch warns that the flash kernel sums gradients in any order
     exact = sdpa_kernel(SDPBackend.MATH) if gradients and loaded.device.type == "cuda" else nullcontext()
-    with torch.set_grad_enabled(gradients), exact, selecting, narrow, chunks as parts:
+    with torch.set_grad_enabled(gradients), exact, selecting, narrow, Linears(), chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
         for part in parts:
             with suppress(_Waits):
@@ -295,6 +297,29 @@ def resuming(loaded: Loaded, layer: int, residual_BTD: torch.Tensor | None) -> I
         block = loaded.model.get_submodule(anatomy.blocks[layer])
         stack.callback(block.register_forward_pre_hook(give, with_kwargs=True, prepend=True).remove)
         yield
+
+
+@contextmanager
+def stopping(loaded: Loaded, layer: int | None) -> Iterator[dict[int, torch.Tensor]]:
+    """End passes at a layer's block and collect what it would read, (B, T, D) by layer, for `resuming`.
+
+    None: they run to their end, and nothing is collected.
+    """
+    reached: dict[int, torch.Tensor] = {}
+    if layer is None:
+        yield reached
+        return
+
+    def end(module: Any, args: tuple, kwargs: dict) -> None:
+        loaded.chunks.keep(reached, layer, args[0] if args else kwargs["hidden_states"])
+        raise _Waits
+
+    block = loaded.model.get_submodule(loaded.anatomy.blocks[layer])
+    handle = block.register_forward_pre_hook(end, with_kwargs=True)
+    try:
+        yield reached
+    finally:
+        handle.remove()
 
 
 def batches(prompts: Sequence[Tokens], max_tokens: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:

@@ -272,13 +272,17 @@ def _caches(loaded: Loaded, ids: np.ndarray) -> str:
     prompts = [Tokens("probe", "probe", text, np.zeros(len(text), dtype=bool)) for text in texts]
     places = [np.arange(len(text) - 3, len(text)) for text in texts]
     batch = Batch(loaded, prompts, places)
-    head, value = edits[len(edits) // 2]
-    for row, got in enumerate(batch.ablated({head: value}, everywhere=True)):
+    both = dict([edits[0], edits[len(edits) // 2]])
+    for row, got in enumerate(batch.ablated(both, everywhere=True)):
         targets = texts[row][places[row]]
-        (full,) = _edited(loaded, texts[row], [(head, value)], places=places[row] - 1)
+        with ExitStack() as stack:
+            for head, value in both.items():
+                stack.enter_context(_writing(loaded, 0, head, value))
+            full_NV = forward(loaded, texts[row : row + 1], [places[row] - 1])
         before = torch.from_numpy(batch.intact[row].logprob)
-        if not _agree(loaded, torch.from_numpy(got.logprob), _logprob(full, targets), before):
-            return f"an ablation in block {head[0]} of texts that share a cache is not that of whole texts"
+        if not _agree(loaded, torch.from_numpy(got.logprob), _logprob(full_NV, targets), before):
+            blocks = " and ".join(str(layer) for layer, _ in both)
+            return f"an ablation in blocks {blocks} of texts that share a cache is not that of whole texts"
     return ""
 
 

@@ -1,6 +1,7 @@
 """Log-probabilities of target tokens under any number of interventions, sharing all work that they leave unchanged.
 
-A `Batch` runs intact once; then `ablated` repeats only what an ablation changes: layers from the first ablated one up.
+A `Batch` runs intact once; then `ablations` repeat only what they change, layers from the first ablated one up, and
+those that write the same up to a layer run up to there as one.
 Prompts that begin alike (in-context prompts with the same demonstrations) share one run of their prefix.
 `LastTokens` do the same for edits at prompts' last tokens: everything before them is run once and for all.
 
@@ -10,6 +11,7 @@ Legend: B batch row, T token, N scored row, V vocabulary, D residual width.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from stages.model.forward import (
     prefill,
     remembering,
     resuming,
+    stopping,
     together,
 )
 from stages.model.intervene import Edit, Head, ablating_copies, editing
@@ -34,9 +37,13 @@ from stages.model.prefixes import continuing, empty, ends_alone, frozen, side_by
 from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
-ENOUGH = 1024  # tokens beyond which a pass with more of them is hardly faster: then ablations of like layers alone run
+ENOUGH = 1024  # tokens beyond which a pass is no faster on a processor: what it makes leaves the caches
+KEPT = 16  # full passes whose residuals are kept while ablations part: a gigabyte of float32 at width 4,096
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 LAUNCHED = 512  # and on a GPU, where every call costs
+
+Written = tuple[Any, ...]  # what an ablation has written, () for nothing
+State = tuple[torch.Tensor | None, torch.Tensor | None]  # residuals of beginnings and of tails, (B, T, D)
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,24 @@ class Scored:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is written in heads' places, (K,) or (B, T, K) by head; everywhere: at special positions as well (zero)."""
+    """What is written in heads' places, (K,) or (B, T, K) by head; everywhere: at special positions as well (zero).
+
+    name: those of one name write the same in a head's place, in one batch; without one it is like no other.
+    """
 
     values: Mapping[Head, torch.Tensor]
     everywhere: bool
+    name: str = ""
 
-    @property
-    def first(self) -> int:
-        """The first layer that runs differently."""
-        return min(layer for layer, _ in self.values)
+    def written(self, layer: int | None = None) -> Written:
+        """Return what is written below a layer (None: in all), the same for ablations that write the same."""
+        heads = sorted(head for head in self.values if layer is None or head[0] < layer)
+        return (self.name or f"{id(self)}", *heads) if heads else ()
+
+    def between(self, layer: int, stop: int | None) -> "Ablation":
+        """Return the part that writes from one layer up to another; None: to the end."""
+        heads = [head for head in self.values if layer <= head[0] and (stop is None or head[0] < stop)]
+        return Ablation({head: self.values[head] for head in heads}, self.everywhere)
 
 
 class Batch:
@@ -127,7 +143,7 @@ class Batch:
         return self.ablations([Ablation(values, everywhere)])[0]
 
     def ablations(self, asked: Sequence[Ablation], max_tokens: int = ENOUGH) -> list[list[Scored]]:
-        """Score under each ablation. Those that begin at like layers run together, as copies of the batch.
+        """Score under each ablation: as copies of the batch, those that have written the same so far as one copy.
 
         Weights are read once for all rows of a pass: few rows cost about as much as many, above all at the LM head.
         Where values (B, T, K) differ between prompts in what they share, each prompt runs its own.
@@ -135,58 +151,113 @@ class Batch:
         max_tokens: that run together, at most (one copy at least).
         """
         results = [self.intact] * len(asked)
-        alike = [number for number, ablation in enumerate(asked) if self._alike(ablation)]
-        chunks = list(self._chunks({number: asked[number].first for number in alike}, max_tokens))
-        passes = [self._pass([asked[number] for number in chosen]) for chosen in chunks]
-        for chosen, scores in zip(chunks, together(self.loaded, passes, grown(HEAD, max_tokens)), strict=True):
-            for number, scored in zip(chosen, scores, strict=True):
-                results[number] = scored
-        if unlike := sorted(set(range(len(asked))) - set(alike)):
+        alike = [number for number, ablation in enumerate(asked) if self.tails and self._alike(ablation)]
+        in_order = sorted(alike, key=lambda number: (asked[number].written(), number))
+        size = max(1, KEPT * max_tokens // self._tokens) if self.tails else 1
+        for at in range(0, len(in_order), size):
+            chosen = in_order[at : at + size]
+            scored = self._branching([asked[number] for number in chosen], max_tokens)
+            for number, scores in zip(chosen, scored, strict=True):
+                results[number] = scores
+        if self.tails and (unlike := sorted(set(range(len(asked))) - set(alike))):
             apart = self._apart.ablations([asked[number] for number in unlike], max_tokens)
             for number, scores in zip(unlike, apart, strict=True):
                 results[number] = scores
         return results
 
-    def _chunks(self, first: Mapping[int, int], max_tokens: int) -> Iterator[list[int]]:
-        """Yield the numbers of ablations that run together; first: the first layer of each."""
-        if not self.tails:
-            return
-        tokens = max(len(self.starts) * self.cut, len(self.tails) * max(map(len, self.tails)))
-        heads, chunk = sum(map(len, self.rows)), []
-        head, enough = grown(HEAD, max_tokens), grown(ENOUGH, max_tokens)
-        for number in sorted(first, key=lambda number: (first[number], number)):
-            size = len(chunk) + 1
-            full = size * tokens > max_tokens or size * heads > head
-            if chunk and (full or (first[number] > first[chunk[0]] and len(chunk) * tokens >= enough)):
-                yield chunk
-                chunk = []
-            chunk.append(number)
-        if chunk:
-            yield chunk
+    @property
+    def _tokens(self) -> int:
+        """How many tokens a copy runs in one pass."""
+        return max(len(self.starts) * self.cut, len(self.tails) * max(map(len, self.tails)))
 
-    def _pass(self, asked: Sequence[Ablation]) -> Pass[list[list[Scored]]]:
-        rows = len(asked) * sum(map(len, self.rows))
-        return Pass(partial(self._run, asked), rows, partial(self._scored, copies=len(asked)))
+    def _branching(self, asked: Sequence[Ablation], max_tokens: int) -> list[list[Scored]]:
+        """Score under each ablation, from one layer that is written to to the next: paths part where writing differs.
 
-    def _run(self, asked: Sequence[Ablation], waiting: Waiting) -> torch.Tensor | Unread | None:
-        """Run copies of the batch, one per ablation, from the first layer that any of them changes: logits (N, V)."""
-        loaded, layer, copies = self.loaded, min(ablation.first for ablation in asked), len(asked)
-        cache = None
+        What runs is a tree: up to a layer, all that have written the same there are one copy. Where resuming is not
+        proven for the model, each ablation runs whole.
+        """
+        steps = sharing.steps((ablation.values for ablation in asked), self.loaded.resumes)
+        states: dict[Written, State] = {}
+        for layer, stop in steps[:-1]:
+            copies = {ablation.written(stop): ablation for ablation in asked}
+            copies.pop((), None)
+            after: dict[Written, State] = {}
+            for chosen in self._chunks(list(copies.values()), max_tokens):
+                ran = self._run(chosen, states, layer, stop)
+                for place, ablation in enumerate(chosen):
+                    after[ablation.written(stop)] = tuple(
+                        None if x_BTD is None else x_BTD.chunk(len(chosen))[place] for x_BTD in ran
+                    )
+            states = after
+        layer, _ = steps[-1]
+        copies = {ablation.written(): ablation for ablation in asked}
+        chunks = list(self._chunks(list(copies.values()), max_tokens, grown(HEAD, max_tokens)))
+        passes = [
+            Pass(
+                partial(self._run, chosen, states, layer, None),
+                len(chosen) * sum(map(len, self.rows)),
+                partial(self._scored, copies=len(chosen)),
+            )
+            for chosen in chunks
+        ]
+        scored = together(self.loaded, passes, grown(HEAD, max_tokens))
+        known = {
+            ablation.written(): scores
+            for chosen, of_chunk in zip(chunks, scored, strict=True)
+            for ablation, scores in zip(chosen, of_chunk, strict=True)
+        }
+        return [known[ablation.written()] for ablation in asked]
+
+    def _chunks(self, copies: Sequence[Ablation], max_tokens: int, head: int = 0) -> Iterator[Sequence[Ablation]]:
+        """Yield those that run together; head: rows that the LM head reads at once, at most, where it reads."""
+        size = min(max_tokens, grown(ENOUGH, max_tokens)) // self._tokens
+        if head:
+            size = min(size, head // max(1, sum(map(len, self.rows))))
+        for at in range(0, len(copies), max(1, size)):
+            yield copies[at : at + max(1, size)]
+
+    def _run(
+        self,
+        asked: Sequence[Ablation],
+        states: Mapping[Written, State],
+        layer: int,
+        stop: int | None,
+        waiting: Waiting | None = None,
+    ) -> Any:
+        """Run copies of the batch, one per ablation, from one layer to another.
+
+        states: what copies have come to at `layer`, intact ones apart. Returns what they come to at `stop`: of
+        beginnings, None where there are none, and of tails; without a stop the logits (N, V) of all copies.
+        """
+        loaded, copies = self.loaded, len(asked)
+        intact = self.prefix_residuals.get(layer), self.residuals.get(layer)
+        begun = [states.get(ablation.written(layer), intact) for ablation in asked]
+        starts_BTD, tails_BTD = (_stacked(parts) for parts in zip(*begun, strict=True))
+        writes = [ablation.between(layer, stop) for ablation in asked]
+        cache, came_to = None, {}
         if self.cut:
-            residual_BTD = _copied(self.prefix_residuals.get(layer), copies)
-            edits = [self._edit(ablation, self.sharing.beginnings, self.starts, 0) for ablation in asked]
-            with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
+            edits = [self._edit(ablation, self.sharing.beginnings, self.starts, 0) for ablation in writes]
+            with stopping(loaded, stop) as came_to, resuming(loaded, layer, starts_BTD), ablating_copies(loaded, edits):
                 edited = prefill(loaded, self.starts * copies)
-            which_B = torch.tensor([self.sharing.beginning[number] for number in self.sharing.tails] * copies)
-            copy_B = torch.arange(copies).repeat_interleave(len(self.tails))
-            device = loaded.device
-            below = continuing(self.prefixes, which_B.to(device)).layers[:layer]
-            above = continuing(edited, (which_B + copy_B * len(self.starts)).to(device), layer).layers
-            cache = Cache(layers=[*below, *above])
-        edits = [self._edit(ablation, self.sharing.tails, self.tails, self.cut) for ablation in asked]
-        residual_BTD = _copied(self.residuals.get(layer), copies)
-        with resuming(loaded, layer, residual_BTD), ablating_copies(loaded, edits):
-            return forward(loaded, self.tails * copies, self.rows * copies, cache, waiting=waiting, whole=False)
+            cache = self._cache(edited, copies, layer, stop)
+        edits = [self._edit(ablation, self.sharing.tails, self.tails, self.cut) for ablation in writes]
+        ids = self.tails * copies
+        with stopping(loaded, stop) as reached, resuming(loaded, layer, tails_BTD), ablating_copies(loaded, edits):
+            if stop is None:
+                return forward(loaded, ids, self.rows * copies, cache, waiting=waiting, whole=False)
+            forward(loaded, ids, cache=cache, headless=True)
+        return came_to.get(stop), reached[stop]
+
+    def _cache(self, edited: Cache, copies: int, layer: int, stop: int | None) -> Cache:
+        """Return what tails of copies continue: their own beginnings in the layers that run, intact ones elsewhere."""
+        device = self.loaded.device
+        which_B = torch.tensor([self.sharing.beginning[number] for number in self.sharing.tails] * copies)
+        copy_B = torch.arange(copies).repeat_interleave(len(self.tails))
+        intact = continuing(self.prefixes, which_B.to(device)).layers
+        last = len(intact) if stop is None else stop
+        ran = Cache(layers=edited.layers[:last])
+        own = continuing(ran, (which_B + copy_B * len(self.starts)).to(device), layer).layers
+        return Cache(layers=[*intact[:layer], *own, *intact[last:]])
 
     def _edit(self, ablation: Ablation, prompts: Sequence[int], texts: Sequence[np.ndarray], start: int):
         """Return what `ablating_copies` asks for, of some prompts' tokens from `start` on."""
@@ -224,8 +295,8 @@ class Batch:
         return [scored[at : at + len(self.ids)] for at in range(0, len(scored), len(self.ids))]
 
 
-def _copied(residual_BTD: torch.Tensor | None, copies: int) -> torch.Tensor | None:
-    return residual_BTD if residual_BTD is None or copies == 1 else residual_BTD.repeat(copies, 1, 1)
+def _stacked(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    return parts[0] if parts[0] is None or len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)

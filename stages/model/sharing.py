@@ -2,10 +2,11 @@
 
 A decoder's token depends on what stands before it alone. So prompts that begin alike share a run of their beginnings;
 prompts that are equal up to the last token that predicts (rival answers of one token) are one row; and tokens that
-follow equal texts are predicted once, as the LM head's rows are dear.
+follow equal texts are predicted once, as the LM head's rows are dear. Ablations that write the same up to a layer are
+one copy of the prompts up to there.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,6 +73,15 @@ def plan(
     pairs = sorted(pair for pair in pairs if pair[0] != pair[1])
     lengths = [length[number] for number in tails]
     return Sharing(cut, beginnings, tails, place_of, tail, lengths, read, places, pairs)
+
+
+def steps(silenced: Iterable[Iterable[tuple[int, int]]], resumes: bool) -> list[tuple[int, int | None]]:
+    """Return the stretches of layers between which paths of ablations may part: (layer, next one), the last to the end.
+
+    silenced: heads (layer, head) of each, one head at least; resumes: passes may begin and end at any layer.
+    """
+    layers = sorted({layer for heads in silenced for layer, _ in heads})
+    return list(pairwise([*(layers if resumes else layers[:1]), None]))
 
 
 def _representatives(numbers: Sequence[int], key: Callable[[int], Hashable]) -> tuple[list[int], dict[int, int]]:

@@ -177,4 +177,4 @@ class _Written(Mapping):
 
 def silencing(heads: Sequence[Head], name: str, writable: Writable) -> Ablation:
     """Return the ablation that silences heads in the way `name`, one of `KINDS`."""
-    return Ablation(_Written(heads, KINDS[name], writable), KINDS[name].everywhere)
+    return Ablation(_Written(heads, KINDS[name], writable), KINDS[name].everywhere, name)

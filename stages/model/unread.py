@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.model.linear import linear
+
 PIECE = 2048  # words at once: of some hundred rows a few megabytes
 BLOCK = 64  # the largest of a row is looked for among the largest of so many: an index is slow to carry along
 
@@ -77,7 +79,7 @@ class Unread:
 
     def _piece(self, start: int) -> torch.Tensor:
         bias = self.head.bias if self.head.bias is None else self.head.bias[start : start + PIECE]
-        return nn.functional.linear(self.hidden_ND, self.head.weight[start : start + PIECE], bias).float()
+        return linear(self.hidden_ND, self.head.weight[start : start + PIECE], bias).float()
 
 
 def likeliest(logits_NV: torch.Tensor | Unread) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""Linear layers by oneDNN: what torch's own give, and torch's own wherever that is not known to be so."""
+
+import platform
+
+import numpy as np
+import pytest
+import torch
+from tiny import make
+from torch import nn
+
+from stages.model import linear as by_onednn
+from stages.model.forward import forward
+from stages.model.linear import LEAST, Linears, linear
+
+X86 = platform.machine() in by_onednn.PROCESSORS and torch.backends.mkldnn.is_available()
+NOT_MEASURED = "oneDNN was measured on x86-64 alone"
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes that oneDNN is given from now on."""
+    shapes: list[tuple[int, ...]] = []
+    own = by_onednn._by_onednn
+    monkeypatch.setattr(by_onednn, "_by_onednn", lambda x, *others: shapes.append(tuple(x.shape)) or own(x, *others))
+    return shapes
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(sum(shape)).normal(size=shape)).float()
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+@pytest.mark.parametrize("shape", [(LEAST, 48), (3, 40, 48), (1, 700, 48)])
+@pytest.mark.parametrize("biased", [False, True])
+@torch.no_grad()
+def test_what_is_made_is_what_torch_makes(shape, biased, made):
+    x, weight, bias = numbers(*shape), numbers(96, 48), numbers(96) if biased else None
+    expected = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    found = linear(x, weight, bias)
+    assert made == [shape] and found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
+    torch.testing.assert_close(linear(x[..., ::2], weight[:, ::2].contiguous()), x[..., ::2] @ weight[:, ::2].T)
+
+
+class Other(torch.Tensor):
+    """As quantised weights are."""
+
+
+@pytest.mark.parametrize(
+    "x, weight, bias",
+    [
+        (numbers(LEAST - 1, 8), numbers(5, 8), None),
+        (numbers(0, 8), numbers(5, 8), None),
+        (numbers(LEAST, 8).double(), numbers(5, 8).double(), None),
+        (numbers(LEAST, 8).bfloat16(), numbers(5, 8).bfloat16(), None),
+        (numbers(LEAST, 8), numbers(8, 5).T, None),
+        (numbers(LEAST, 8), numbers(8), None),
+        (numbers(LEAST, 8), numbers(5, 8).as_subclass(Other), None),
+        (numbers(LEAST, 8).to("meta"), numbers(5, 8).to("meta"), None),
+    ],
+)
+def test_all_else_is_left_to_torch(x, weight, bias, made):
+    with torch.no_grad():
+        found, expected = linear(x, weight, bias), nn.functional.linear(x, weight, bias)
+    assert not made and type(found) is type(expected) and found.shape == expected.shape
+    assert found.is_meta or torch.equal(found, expected)
+
+
+def test_gradients_and_other_processors_are_left_to_torch(made, monkeypatch):
+    x, weight = numbers(LEAST, 8), numbers(5, 8).requires_grad_(True)
+    linear(x, weight).sum().backward()
+    assert weight.grad is not None and not made
+    with torch.no_grad():
+        monkeypatch.setattr(platform, "machine", lambda: "arm64")
+        assert torch.equal(linear(x, weight), nn.functional.linear(x, weight))
+        monkeypatch.undo()
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert torch.equal(linear(x, weight), nn.functional.linear(x, weight))
+    assert not made
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3", "gpt2", "bert"])
+def test_passes_are_those_of_plain_calls_and_nothing_stays_behind(name, made, monkeypatch):
+    loaded = make(name, scale=3.0)
+    texts = [np.random.default_rng(seed).integers(5, 90, 40) for seed in range(3)]
+    whole = torch.from_numpy(np.stack(texts))
+    with torch.no_grad():
+        plain = loaded.model(input_ids=whole).logits[:, -1]
+    assert not made
+    found = forward(loaded, texts, [np.array([39])] * 3)
+    assert bool(made) == (name != "gpt2")  # whose layers are no linear ones
+    torch.testing.assert_close(found, plain, atol=2e-5, rtol=1e-5)
+    made.clear()
+    loaded.model(input_ids=whole)
+    assert not made
+    with Linears(), torch.no_grad():
+        assert nn.Linear(8, 5)(numbers(LEAST, 8)).shape == (LEAST, 5) and made == [(LEAST, 8)]
