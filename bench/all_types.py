@@ -15,7 +15,8 @@ way (`bench.reference`):
     projection  d z_h / d weights is nonzero for head h alone, in every layer: W_O's input really is one slice per head;
                 and with the head's columns zeroed, its weights change no logit: nothing else reads them
     ablation    one head of every layer, zero and a constant: = columns of W_O zeroed, its output shifted by W_O c
-    shortcut    `Batch.ablated` with shared prefixes and skipped blocks = plain full passes with those columns
+    shortcut    `Batch.ablations` with shared prefixes and skipped blocks, of a head of each layer alone and of more and
+                more layers together, which part on the way = plain full passes with those columns
     last token  `LastToken.edited`, a head's output in place and a vector added = full passes with both written out here
     vector      `function_vector` = what the next norm that reads the residual sees with and without the head's part
     padding     short and long together = alone

@@ -5,7 +5,7 @@ Legend: T token, S key token, H head, K head size, D residual width, V vocabular
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating
 from stages.model.load import Loaded
 from stages.model.measure import measure
-from stages.model.score import Batch, LastToken
+from stages.model.score import Ablation, Batch, LastToken
 from stages.model.vectors import function_vector
 from stages.store.errors import UserError
 
@@ -251,20 +251,24 @@ class Trial:
                 near(f"ablation, L{index}H{head} {name}", ours, right, CLOSE, self.scale)
 
     def check_shortcut(self) -> None:
-        """Resumed passes and shared prefixes."""
+        """Resumed passes and shared prefixes: a head of each layer alone, then of more and more layers together."""
         start = self.long.ids[:48]
         prompts = [prompt(60, 3, start), prompt(56, 4, start), prompt(60, 5, start)]
         batch = Batch(self.loaded, prompts, [tokens.target for tokens in prompts])
         with torch.no_grad():
             for tokens, scored in zip(prompts, batch.intact, strict=True):
                 near("shortcut, intact", scored.logprob, self.reference.logprob(tokens), CLOSE, self.scale)
-        for index, head in self.heads:
-            layer = self.layers[index]
-            results = batch.ablated({(index, head): torch.zeros(layer.head_size)}, everywhere=True)
-            with torch.no_grad(), self.reference.without(layer, head):
-                for tokens, scored in zip(prompts, results, strict=True):
+        sets = [[head] for head in self.heads] + [self.heads[:number] for number in range(2, 1 + len(self.heads))]
+        zeros = [{(at, head): torch.zeros(self.layers[at].head_size) for at, head in heads} for heads in sets]
+        results = batch.ablations([Ablation(values, everywhere=True, name="zero") for values in zeros])
+        for heads, of_prompts in zip(sets, results, strict=True):
+            with torch.no_grad(), ExitStack() as stack:
+                for at, head in heads:
+                    stack.enter_context(self.reference.without(self.layers[at], head))
+                for tokens, scored in zip(prompts, of_prompts, strict=True):
                     right = self.reference.logprob(tokens)
-                    near(f"shortcut, L{index}H{head}", scored.logprob, right, CLOSE, self.scale)
+                    named = " ".join(f"L{at}H{head}" for at, head in heads)
+                    near(f"shortcut, {named}", scored.logprob, right, CLOSE, self.scale)
 
     def check_last_token(self) -> None:
         """Edits at the last token (decoders only)."""

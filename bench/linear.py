@@ -1,0 +1,76 @@
+"""Linear layers of Gemma 3 270M's sizes by MKL and by oneDNN, in one run: `python bench/linear.py` -> bench/linear.csv.
+
+As in a pass of a stage: a process of one thread on each processor, and the weights of 24 layers in turn, so that none
+stays in a cache. The two take turns, so that what the machine does beside meets both. On an idle machine.
+"""
+
+import csv
+import multiprocessing
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from stages.model.linear import _by_onednn
+
+SIZES = [(640, 2048), (2048, 640), (640, 1024), (640, 256)]  # the MLP, then queries, keys and values
+ROWS = [16, 64, 128, 256, 512, 1024, 2048]
+LAYERS, TURNS = 24, 7
+CPU = Path("/proc/cpuinfo")
+
+
+def seconds(call, x: torch.Tensor, weights: list[torch.Tensor]) -> float:
+    """Return what all layers take once."""
+    start = time.perf_counter()
+    for weight in weights:
+        call(x, weight, None)
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def measured(barrier) -> list[dict]:
+    """Return billions of operations a second, the median of turns, by rows and sizes, in this process."""
+    torch.set_num_threads(1)
+    rows = []
+    for inner, outer in SIZES:
+        weights = [torch.randn(outer, inner) for _ in range(LAYERS)]
+        for count in ROWS:
+            x = torch.randn(count, inner)
+            calls = {"mkl": torch.nn.functional.linear, "onednn": _by_onednn}
+            took: dict[str, list[float]] = {name: [] for name in calls}
+            barrier.wait()
+            for _ in range(1 + TURNS):
+                for name, call in calls.items():
+                    took[name].append(seconds(call, x, weights))
+            speed = {name: 2e-9 * count * inner * outer * LAYERS / statistics.median(took[name][1:]) for name in calls}
+            rows.append({"inputs": inner, "outputs": outer, "rows": count} | speed)
+    return rows
+
+
+def main() -> None:
+    """Measure in as many processes as processors at once, and write their means."""
+    count = os.cpu_count() or 1
+    with multiprocessing.Manager() as manager:
+        barrier = manager.Barrier(count)
+        with multiprocessing.get_context("spawn").Pool(count) as pool:
+            of_processes = pool.map(measured, [barrier] * count, chunksize=1)
+    named = [line.split(":")[1].strip() for line in CPU.read_text().splitlines() if line.startswith("model name")]
+    processor = named[0] if named else "unknown"
+    held = os.environ.get("ONEDNN_MAX_CPU_ISA", torch.backends.cpu.get_cpu_capability())
+    path = Path(__file__).with_suffix(".csv")
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(["processor", "instructions", "inputs", "outputs", "rows", "mkl", "onednn", "ratio"])
+        for cells in zip(*of_processes, strict=True):
+            mkl, onednn = (statistics.mean(cell[name] for cell in cells) for name in ("mkl", "onednn"))
+            one = cells[0]
+            speed = [f"{mkl:.1f}", f"{onednn:.1f}", f"{onednn / mkl:.2f}"]
+            writer.writerow([processor, held, one["inputs"], one["outputs"], one["rows"], *speed])
+
+
+if __name__ == "__main__":
+    main()
