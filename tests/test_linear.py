@@ -96,3 +96,13 @@ def test_passes_are_those_of_plain_calls_and_nothing_stays_behind(name, made, mo
     assert not made
     with Linears(), torch.no_grad():
         assert nn.Linear(8, 5)(numbers(LEAST, 8)).shape == (LEAST, 5) and made == [(LEAST, 8)]
+
+
+@torch.no_grad()
+def test_parts_may_be_named():
+    """As I-BERT does."""
+    x, weight, bias = numbers(LEAST, 8), numbers(5, 8), numbers(5)
+    expected = nn.functional.linear(x, weight, bias)
+    with Linears():
+        assert torch.equal(nn.functional.linear(x, weight=weight, bias=bias), expected)
+        assert torch.equal(nn.functional.linear(input=x, weight=weight, bias=bias), expected)

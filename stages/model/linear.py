@@ -52,5 +52,6 @@ class Linears(TorchFunctionMode):
     """While it lasts, linear layers, of whatever module, are made by `linear`."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        function = linear if function is functional.linear else function
+        if function is functional.linear and not kwargs:  # named ones are left to torch
+            return linear(*args)
         return function(*args, **(kwargs or {}))
