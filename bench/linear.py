@@ -16,8 +16,8 @@ import torch
 from stages.model.linear import _by_onednn
 
 SIZES = [(640, 2048), (2048, 640), (640, 1024), (640, 256)]  # the MLP, then queries, keys and values
-ROWS = [16, 64, 128, 256, 512, 1024, 2048]
-LAYERS, TURNS = 24, 7
+ROWS = [16, 64, 256, 1024]
+LAYERS, TURNS = 24, 3
 CPU = Path("/proc/cpuinfo")
 
 
