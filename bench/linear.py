@@ -2,6 +2,7 @@
 
 As in a pass of a stage: a process of one thread on each processor, and the weights of 24 layers in turn, so that none
 stays in a cache. The two take turns, so that what the machine does beside meets both. On an idle machine.
+Processors without AVX-512: as many instructions are used with ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2.
 """
 
 import csv
@@ -15,9 +16,10 @@ import torch
 
 from stages.model.linear import _by_onednn
 
-SIZES = [(640, 2048), (2048, 640), (640, 1024), (640, 256)]  # the MLP, then queries, keys and values
-ROWS = [16, 64, 256, 1024]
-LAYERS, TURNS = 24, 3
+SIZES = {(640, 2048): 24, (2048, 640): 24, (640, 1024): 24, (640, 256): 24, (640, 262_144): 1}  # how many of each:
+ROWS = [1, 4, 16, 64, 256, 1024]  # the MLP, queries, keys and values, the LM head
+TURNS = 3
+HEAD = 256  # rows that the LM head reads at once, at most: their logits are a megabyte each
 CPU = Path("/proc/cpuinfo")
 
 
@@ -34,9 +36,9 @@ def measured(barrier) -> list[dict]:
     """Return billions of operations a second, the median of turns, by rows and sizes, in this process."""
     torch.set_num_threads(1)
     rows = []
-    for inner, outer in SIZES:
-        weights = [torch.randn(outer, inner) for _ in range(LAYERS)]
-        for count in ROWS:
+    for (inner, outer), layers in SIZES.items():
+        weights = [torch.randn(outer, inner) for _ in range(layers)]
+        for count in ROWS if layers > 1 else [rows for rows in ROWS if rows <= HEAD]:
             x = torch.randn(count, inner)
             calls = {"mkl": torch.nn.functional.linear, "onednn": _by_onednn}
             took: dict[str, list[float]] = {name: [] for name in calls}
@@ -44,7 +46,7 @@ def measured(barrier) -> list[dict]:
             for _ in range(1 + TURNS):
                 for name, call in calls.items():
                     took[name].append(seconds(call, x, weights))
-            speed = {name: 2e-9 * count * inner * outer * LAYERS / statistics.median(took[name][1:]) for name in calls}
+            speed = {name: 2e-9 * count * inner * outer * layers / statistics.median(took[name][1:]) for name in calls}
             rows.append({"inputs": inner, "outputs": outer, "rows": count} | speed)
     return rows
 

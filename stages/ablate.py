@@ -111,8 +111,8 @@ def _work(loaded, todo: "Sequence[Shard]") -> "Work":
         scored = [encode(loaded, row, n) for row in shard.prompts for n in range(tasks.of(shard.task).targets)]
         rows = sum(len(tokens.target) for tokens in scored)
         once = Work(shared([tokens.ids for tokens in scored]), rows)
-        sets = [(intervention.kind, intervention.silences) for intervention in shard.interventions]
-        total += once + Work(once.tokens * branched(loaded, sets), rows * len({(kind, *heads) for kind, heads in sets}))
+        sets = {(intervention.kind, tuple(sorted(intervention.silences))) for intervention in shard.interventions}
+        total += once + Work(once.tokens * branched(loaded, list(sets)), rows * len(sets))
     return total
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.model import cost
 from stages.model.cost import Work, announce, branched, seconds, shared, weights
-from stages.model.linear import LEAST, Linears
+from stages.model.linear import Linears
 from stages.store import cost as of_tables
 from stages.training import cost as of_training
 
@@ -63,7 +63,7 @@ def test_a_multiplication_takes_its_time():
 def test_training_is_announced_by_its_tokens_and_steps(monkeypatch):
     architecture = SimpleNamespace(width=8, layers=2, inner=16)
     lesson, training = SimpleNamespace(positions=10, symbols=5), SimpleNamespace(batch=4, architecture=architecture)
-    monkeypatch.setattr(of_training, "product", lambda: 1e-6)
+    monkeypatch.setattr(of_training, "product", lambda **how: 1e-6)
     monkeypatch.setattr(of_training, "calculation", lambda: 1e-3)
     step = 3 * (4 * 10) * (2 * (4 * 64 + 2 * 8 * 16) + 8 * 5) * 1e-6 + of_training.STEP / 2
     told = of_training.training([(lesson, training, 1000)] * 2, 2)
@@ -116,11 +116,18 @@ def called(text):
 def test_what_is_measured_is_a_linear_layers_product(dtype):
     """Its matrix lies as a layer's: the other way round products in half precision took ten times as long (x86)."""
     with torch.no_grad(), Products() as layers, Linears():
-        torch.nn.Linear(cost.SIDE, cost.SIDE, bias=False, dtype=dtype)(torch.ones(LEAST, cost.SIDE, dtype=dtype))
+        torch.nn.Linear(cost.SIDE, cost.SIDE, bias=False, dtype=dtype)(torch.ones(64, cost.SIDE, dtype=dtype))
     with Products() as measured:
         cost.product(dtype)
     assert set(measured.matrices) == set(layers.matrices)
     assert {strides for _, strides in measured.matrices} == {(1, cost.SIDE)}
+
+
+def test_training_asks_for_products_with_gradients():
+    """oneDNN's have none: what torch makes there is what training waits for."""
+    with Products() as measured:
+        of_training.training([], 1)
+    assert {str(function) for function, _ in measured.matrices} == {"aten.mm.default"}
 
 
 class Products(TorchDispatchMode):

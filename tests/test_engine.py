@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import make
 
+from stages import ablate
 from stages.engine import kept, shards
 from stages.engine.kept import Job, forget, keys, tables_of
 from stages.engine.pieces import Pieces
@@ -53,6 +54,15 @@ def means(loaded):
 
 def test_heads_are_read_as_they_are_written():
     assert silencing("x", "L5H1 L11H2").silences == ((5, 1), (11, 2)) and INTACT.silences == ()
+
+
+def test_a_set_in_another_order_is_read_once(loaded):
+    ways = [silencing(str(number), heads) for number, heads in enumerate(("L0H0 L1H1", "L1H1 L0H0", "L1H0"))]
+    asked, once = (
+        ablate._work(loaded, [Shard("icl", (row(0, text="a cat", targets=(" sees",)),), (), tuple(some))])
+        for some in (ways, ways[:1])
+    )
+    assert 0 < 2 * asked.rows == 3 * once.rows
 
 
 def test_prompts_of_the_same_interventions_make_shards_and_each_is_in_one():

@@ -5,7 +5,7 @@ rows that it reads. A stage counts both, with what is shared or skipped left out
 what a multiplication takes on this device, with these threads and whatever runs beside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -83,9 +83,12 @@ def seconds(loaded: Loaded) -> float:
     return product(next(loaded.model.parameters()).dtype, loaded.device)
 
 
-def product(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
+def product(
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", multiply: Callable = linear
+) -> float:
     """Return what one multiplication takes in a model's products, seconds: measured, in some 0.1 s.
 
+    multiply: what makes them: torch's own linear layer where there are gradients.
     A linear layer's product, whose matrix is read by rows: the other order takes ten times as long in bfloat16 on a
     processor that has no instructions for it (2.0e-9 s a multiplication beside 1.9e-10).
     """
@@ -94,7 +97,7 @@ def product(dtype: torch.dtype = torch.float32, device: torch.device | str = "cp
     for _ in range(1 + TIMES):
         start = perf_counter()
         with torch.no_grad():
-            linear(rows, square)[0, 0].item()  # waits for the device
+            multiply(rows, square)[0, 0].item()  # waits for the device
         took.append(perf_counter() - start)
     return OVERHEAD * median(took[1:]) / rows.numel() / SIDE
 

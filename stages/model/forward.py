@@ -29,7 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from stages.families.family import Tokens
 from stages.model.chunks import steady
 from stages.model.last_block import narrowed, replaced
-from stages.model.linear import Linears
+from stages.model.linear import Linears, applies
 from stages.model.load import Loaded
 from stages.model.prefixes import empty, of_pass
 from stages.model.unread import Unread, plain
@@ -122,7 +122,8 @@ def forward(
     narrow = narrowed(loaded, rows) if loaded.narrows and not gradients else nullcontext()
     # torch warns that the flash kernel sums gradients in any order
     exact = sdpa_kernel(SDPBackend.MATH) if gradients and loaded.device.type == "cuda" else nullcontext()
-    with torch.set_grad_enabled(gradients), exact, selecting, narrow, Linears(), chunks as parts:
+    sooner = nullcontext() if gradients or not applies(loaded.device, loaded.model.dtype) else Linears()
+    with torch.set_grad_enabled(gradients), exact, selecting, narrow, sooner, chunks as parts:
         model = loaded.model.base_model if headless else loaded.model
         for part in parts:
             with suppress(_Waits):

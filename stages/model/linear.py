@@ -1,9 +1,7 @@
 """Linear layers on a processor, by oneDNN where torch asks MKL: the same sums in another order, sooner.
 
-torch hands linear layers of float32 to MKL, whose kernels are made for one maker's processors, and all other types to
-oneDNN. On an AMD Zen 4, a thread on each of two cores and the weights of 24 layers of Gemma 3 270M in turn, 256 to
-2,048 rows: MKL 60 to 92 GFLOP/s, oneDNN 83 to 103; with oneDNN held to AVX2, 74 to 93 and 76 to 94. Below `LEAST` rows
-the weights are read for too little, and MKL stays.
+torch hands linear layers of float32 to MKL, whose kernels are made for one maker's processors, and those of half
+precision to oneDNN. What each gives on an AMD Zen 4, by sizes of layers and rows, is in bench/linear.csv.
 
 The operator is torch's own, what its compiler makes of linear layers; it has no gradient. Where it is missing, or on
 processors other than x86-64 (not measured), nothing changes.
@@ -17,7 +15,6 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-LEAST = 64  # rows of a product that oneDNN makes
 PROCESSORS = ("x86_64", "AMD64")
 
 
@@ -40,7 +37,12 @@ def _suits(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None
         return False
     if any(part.dtype != torch.float32 or part.device.type != "cpu" for part in given):
         return False
-    return weight_EC.dim() == 2 and weight_EC.is_contiguous() and x.numel() >= LEAST * weight_EC.shape[1] > 0
+    return weight_EC.dim() == 2 and weight_EC.is_contiguous() and min(x.numel(), weight_EC.numel()) > 0
+
+
+def applies(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether any linear layer of a model on this device and of this type may be made by oneDNN here."""
+    return device.type == "cpu" and dtype == torch.float32 and _available()
 
 
 def _available() -> bool:

@@ -17,8 +17,8 @@ from stages.model.score import Ablation, Batch, Scored
 from stages.model.sharing import shared
 from stages.model.tokens import encode
 
-PADDED = 0.1  # of a batch that many ablations repeat: more padding than that cuts it, where
-SOME = 128  # tokens are in it: of less, a pass holds ablations of many layers, and all run from the first
+PADDED = 0.05  # of a batch that many ablations repeat: more padding than that cuts it, where
+SOME = 64  # tokens are in it: a part of fewer is a small pass in the first layers, where few ablations have parted
 
 
 @dataclass(frozen=True)

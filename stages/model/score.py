@@ -38,7 +38,7 @@ from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 ENOUGH = 1024  # tokens beyond which a pass is no faster on a processor: what it makes leaves the caches
-KEPT = 16  # full passes whose residuals are kept while ablations part: a gigabyte of float32 at width 4,096
+KEPT = 16  # full passes whose residuals are kept while ablations part, twice: before a stretch of layers and after it
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 LAUNCHED = 512  # and on a GPU, where every call costs
 
@@ -92,7 +92,8 @@ class Batch:
 
     What they have in common runs once (`stages.model.sharing`), unless share is False; a prompt without positions does
     not run. runs: how often the batch will run, intact and ablated.
-    Memory: the residuals of one batch at every block, layers x B x T x D floats.
+    Memory: the residuals of beginnings and tails at every block, layers x tokens x D floats; with `ablations` those of
+    4 x `KEPT` x max_tokens more tokens at most, at one block (of a batch at least).
     """
 
     def __init__(

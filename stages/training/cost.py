@@ -3,6 +3,8 @@
 train induction: 6 runs, 4,800 steps, about 0.5 min
 """
 
+from torch.nn import functional
+
 from stages.model.cost import product
 from stages.recipes.lesson import Lesson
 from stages.recipes.settings import Architecture, Training
@@ -22,7 +24,7 @@ def weights(architecture: Architecture, symbols: int) -> int:
 
 def training(runs: list[tuple[Lesson, Training, int]], processes: int) -> str:
     """Return how long runs take, (lesson, training, steps) each, that so many processes share: 'about 1.0 min'."""
-    take, seconds = product(), OPENED * calculation()
+    take, seconds = product(multiply=functional.linear), OPENED * calculation()
     for lesson, asked, steps in runs:
         tokens = asked.batch * lesson.positions
         each = BACKWARD * tokens * weights(asked.architecture, lesson.symbols) * take + STEP / processes
