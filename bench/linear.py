@@ -19,7 +19,7 @@ from stages.model.linear import _by_onednn
 SIZES = {(640, 2048): 24, (2048, 640): 24, (640, 1024): 24, (640, 256): 24, (640, 262_144): 1}  # how many of each:
 ROWS = [1, 4, 16, 64, 256, 1024]  # the MLP, queries, keys and values, the LM head
 TURNS = 3
-HEAD = 256  # rows that the LM head reads at once, at most: their logits are a megabyte each
+HEAD = 256  # rows of it, at most: their logits are a megabyte each
 CPU = Path("/proc/cpuinfo")
 
 

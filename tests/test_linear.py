@@ -54,6 +54,13 @@ class Other(torch.Tensor):
         (numbers(ROWS, 8).double(), numbers(5, 8).double(), None),
         (numbers(ROWS, 8).bfloat16(), numbers(5, 8).bfloat16(), None),
         (numbers(ROWS, 8), numbers(8, 5).T, None),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(10)[::2]),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(5, 3)[:, 0]),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(1).expand(5)),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(1)),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(1, 5)),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(ROWS, 5)),
+        (numbers(ROWS, 8), numbers(5, 8), numbers(1)[0]),
         (numbers(ROWS, 8), numbers(8), None),
         (numbers(ROWS, 8), numbers(5, 8).as_subclass(Other), None),
         (numbers(ROWS, 8).to("meta"), numbers(5, 8).to("meta"), None),
@@ -70,12 +77,12 @@ def test_gradients_and_other_processors_are_left_to_torch(made, monkeypatch):
     x, weight = numbers(ROWS, 8), numbers(5, 8).requires_grad_(True)
     linear(x, weight).sum().backward()
     assert weight.grad is not None and not made
-    with torch.no_grad():
-        monkeypatch.setattr(platform, "machine", lambda: "arm64")
-        assert torch.equal(linear(x, weight), nn.functional.linear(x, weight))
-        monkeypatch.undo()
-        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-        assert torch.equal(linear(x, weight), nn.functional.linear(x, weight))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    for of, name, said in ((platform, "machine", "arm64"), (torch.backends.mkldnn, "is_available", False)):
+        with torch.no_grad(), monkeypatch.context() as patched:
+            patched.setattr(of, name, lambda said=said: said)
+            assert torch.equal(linear(x, weight), nn.functional.linear(x, weight))
     assert not made
 
 
@@ -98,7 +105,8 @@ def test_passes_are_those_of_plain_calls_and_nothing_stays_behind(name, made, mo
     assert len(made) == 1 if name == "gpt2" else len(made) > 1  # its layers are no linear ones, but its head is
     torch.testing.assert_close(found, plain, atol=2e-5, rtol=1e-5)
     made.clear()
-    loaded.model(input_ids=whole)
+    with torch.no_grad():
+        loaded.model(input_ids=whole)
     assert not made
     with Linears(), torch.no_grad():
         assert nn.Linear(8, 5)(numbers(ROWS, 8)).shape == (ROWS, 5) and made == [(ROWS, 8)]

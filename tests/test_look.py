@@ -64,10 +64,10 @@ def test_attention_is_the_models_own_and_written_to_half_a_step(name):
         attentions = loaded.model(input_ids=ids_of(loaded), output_attentions=True).attentions
     attentions = [weights[0].numpy() for weights in attentions if weights is not None]
     for weights, layer in zip(attentions, loaded.anatomy.layers, strict=True):
-        np.testing.assert_allclose(seen.attention[layer], weights, atol=1e-6)
+        np.testing.assert_allclose(seen.attention[layer], weights, atol=1e-5)  # products by oneDNN, and by MKL
     data = data_of(seen.html())
     assert data["causal"] == (loaded.kind == "decoder") and data["tokens"][:3] == ["<bos>", "·the", "·cat"]
-    assert np.abs(unpacked(data) - np.concatenate(attentions)).max() <= 0.5 / LEVELS + 1e-6
+    assert np.abs(unpacked(data) - np.concatenate(attentions)).max() <= 0.5 / LEVELS + 1e-5
 
 
 def test_a_decoder_says_what_comes_next():

@@ -217,6 +217,8 @@ def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():
     [
         ([60, 60, 62, 62, 63], [[0, 1, 2, 3, 4]]),  # of one length, about
         ([64, 64, 90, 92, 94, 140], [[0, 1], [2, 3, 4], [5]]),  # 52 tokens of padding beside 128, 144 beside 276
+        ([64, 70, 77, 77], [[0], [1], [2, 3]]),  # 6 beside 64, 7 beside 70
+        ([60, 70, 70], [[0, 1], [2]]),  # fewer than 64 are no part; then 10 beside 130
         ([4, 5, 9, 20], [[0, 1, 2, 3]]),  # few tokens: padding costs less than another pass
     ],
 )

@@ -1,7 +1,7 @@
 """Linear layers on a processor, by oneDNN where torch asks MKL: the same sums in another order, sooner.
 
-torch hands linear layers of float32 to MKL, whose kernels are made for one maker's processors, and those of half
-precision to oneDNN. What each gives on an AMD Zen 4, by sizes of layers and rows, is in bench/linear.csv.
+torch hands linear layers of float32 to MKL, whose kernels are made for one maker's processors. What each gives on an
+AMD Zen 4, by sizes of layers and rows, is in bench/linear.csv: a few rows of narrow layers are no sooner.
 
 The operator is torch's own, what its compiler makes of linear layers; it has no gradient. Where it is missing, or on
 processors other than x86-64 (not measured), nothing changes.
@@ -30,13 +30,15 @@ def _by_onednn(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | 
 
 
 def _suits(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None) -> bool:
-    if torch.is_grad_enabled() or not _available():
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not _available():
         return False
     given = [x, weight_EC] if bias_E is None else [x, weight_EC, bias_E]
     if any(type(part) not in (torch.Tensor, torch.nn.Parameter) for part in given):  # quantised, say
         return False
-    if any(part.dtype != torch.float32 or part.device.type != "cpu" for part in given):
+    if any(part.dtype != torch.float32 or part.device.type != "cpu" or part.layout != torch.strided for part in given):
         return False
+    if bias_E is not None and not (bias_E.shape == weight_EC.shape[:1] and bias_E.is_contiguous()):
+        return False  # the operator reads as many numbers as there are outputs, one after the other
     return weight_EC.dim() == 2 and weight_EC.is_contiguous() and min(x.numel(), weight_EC.numel()) > 0
 
 
