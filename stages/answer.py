@@ -15,7 +15,7 @@ from tqdm import tqdm
 from stages import tasks
 from stages.store import params, records, tables
 from stages.store.errors import run
-from stages.tasks.extrapolation.task import ASKED
+from stages.tasks.extrapolation.task import ASKED, word_tokens
 
 log = logging.getLogger(__name__)
 TASK = "extrapolation"
@@ -82,9 +82,9 @@ def _wanted(prompt) -> tuple[str, str]:
 
 
 def _row(prompt, tokens) -> dict:
-    ((answer, word),) = tokens.spans[ASKED]
+    ((answer, _),) = tokens.spans[ASKED]
     row = {"prompt": prompt.id, "function": prompt.condition, "category": prompt.category, "split": prompt.split}
-    row |= {"cluster": prompt.cluster, "word_tokens": len(word)}
+    row |= {"cluster": prompt.cluster, "word_tokens": word_tokens(tokens)}
     return row | {"answer_tokens": int(np.sum(tokens.target <= answer.max()))}
 
 

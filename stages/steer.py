@@ -20,7 +20,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -151,7 +151,7 @@ def main(slot: str) -> None:
     prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.condition.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
-    elsewhere = _read_whole(loaded, _elsewhere(settings))
+    elsewhere = _elsewhere(loaded, settings)
     shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=["prompt", "split", "condition", "solved"])
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
@@ -348,11 +348,15 @@ def _clean(asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> p
     return prompts[prompts.id.isin(names) & prompts.id.isin(clean.prompt)]
 
 
-def _elsewhere(settings: params.Params) -> pd.DataFrame:
+def _elsewhere(loaded, settings: params.Params) -> pd.DataFrame:
     """Return the prompts of other tasks that are answered under the vectors (`stages.tasks.task.Task.steered`)."""
-    names = [name for name, task in settings.tasks if task is not None and tasks.of(name).steered]
-    read = [tables.ASKED.read(name) for name in names]
-    prompts = pd.concat(read or [pd.DataFrame(columns=tables.PROMPTS.names)], ignore_index=True)
+    asked = {name: tasks.of(name).steered for name, task in settings.tasks if task is not None}
+    chosen = [_read_whole(loaded, _zero_shot(name), steered) for name, steered in asked.items() if steered is not None]
+    return pd.concat(chosen or [pd.DataFrame(columns=tables.PROMPTS.names)], ignore_index=True)
+
+
+def _zero_shot(task: str) -> pd.DataFrame:
+    prompts = tables.ASKED.read(task)
     return prompts[(prompts.role == "zero_shot") & (prompts.split == "b")]
 
 
@@ -368,12 +372,13 @@ def _steered_elsewhere(
     return rows
 
 
-def _read_whole(loaded, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Return the prompts that the model reads whole."""
+def _read_whole(loaded, prompts: pd.DataFrame, asked: Callable[..., bool] | None = None) -> pd.DataFrame:
+    """Return the prompts that the model reads whole; asked: of these, those for which it holds (row, tokens)."""
     from stages.model.tokens import fitting
 
-    fits = {row.id for row in fitting(loaded, list(prompts.itertuples()))[0]} if len(prompts) else set()
-    return prompts[prompts.id.isin(fits)]
+    read = zip(*fitting(loaded, list(prompts.itertuples())), strict=True) if len(prompts) else ()
+    kept = {row.id for row, tokens in read if asked is None or asked(row, tokens)}
+    return prompts[prompts.id.isin(kept)]
 
 
 def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:

@@ -12,10 +12,14 @@ from stages.page import carried
 from stages.statistics import extrapolation
 from stages.store.errors import UserError
 from stages.store.metrics import extrapolated
+from stages.store.params import load
 from stages.tasks.extrapolation import invented
 from stages.tasks.extrapolation.functions import FUNCTIONS
+from stages.tasks.extrapolation.prompts import Lexicon
 from stages.tasks.extrapolation.settings import Settings
+from stages.tasks.extrapolation.task import ASKED, CLASSES
 from stages.tasks.icl.prompts import from_lexicon, parted
+from stages.tasks.lexicon import read
 from stages.tasks.prompt import stream
 
 
@@ -64,7 +68,7 @@ def test_demonstrations_hold_no_word_that_is_asked_and_usual_words_are_questions
         shown = prompt.text.rpartition("Q:")[0]
         assert f"Q: {asked(prompt)[0]}\n" not in shown
         assert shown.count("Q:") == (10 if prompt.role == "clean" else 0)
-        if prompt.category == "usual":
+        if prompt.category == "usual":  # of the first words; more of them are tested below
             pairs = known[FUNCTIONS[prompt.condition].like][1]
             _, questions = parted(FUNCTIONS[prompt.condition].like, len(pairs), 17)
             half = [pairs[item][0] for item in questions["ab".index(prompt.split) :: 2]]
@@ -81,6 +85,37 @@ def test_more_words_leave_the_first_ones_as_they_are(prompts):
     more = {prompt.id: prompt for prompt in tasks.of("extrapolation").build(settings(words=12), 17)}
     assert all(more[prompt.id] == prompt for prompt in prompts if prompt.id in more)
     assert {prompt.id for prompt in prompts} <= set(more)
+
+
+def test_every_class_has_words_enough_for_a_claim_that_no_vector_was_chosen_on():
+    """At the sizes of the default run: 20 words of split b, with and without demonstrations from either split."""
+    built = tasks.of("extrapolation").build(load().tasks.extrapolation, 17)
+    words: dict[tuple, set[str]] = {}
+    for prompt in built:
+        if prompt.role == "clean" or prompt.split == "b":
+            words.setdefault((prompt.role, prompt.condition, prompt.category), set()).add(asked(prompt)[0])
+    assert len(words) == 2 * 35 and min(map(len, words.values())) >= 20
+
+
+def test_more_common_words_are_no_words_of_icl_and_take_their_ending_or_do_not():
+    of_icl = {word.lower() for _, pairs in from_lexicon(tasks_path()).values() for pair in pairs for word in pair}
+    lexicon = read(tasks_path().parent / "rare.yaml", Lexicon, "this test")
+    lists = dict(lexicon)
+    for part in lists.values():
+        words = part.split() if isinstance(part, str) else [word for word, _ in part]
+        assert len(words) == len(set(words)) and not of_icl & set(words)
+    for function in (FUNCTIONS["singular-plural"], FUNCTIONS["present-past"]):
+        for name, takes in zip(function.common, (True, False), strict=True):
+            assert len(lists[name]) >= 30 and all(function.regular(*pair) == takes for pair in lists[name])
+
+
+def test_a_made_up_word_that_is_one_token_is_no_unseen_word():
+    def tokens(size: int) -> SimpleNamespace:
+        return SimpleNamespace(spans={ASKED: [(np.arange(1), np.arange(size))]})
+
+    steered = tasks.of("extrapolation").steered
+    told = {(kind, size): steered(SimpleNamespace(category=kind), tokens(size)) for kind in CLASSES for size in (1, 2)}
+    assert [of for of, yes in told.items() if not yes] == [("made_up", 1), ("copied", 1)]
 
 
 def test_made_up_words_exist_nowhere_and_take_the_regular_ending():

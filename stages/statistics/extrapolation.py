@@ -17,7 +17,7 @@ import pandas as pd
 from stages.statistics.effects import PROMPTS
 from stages.statistics.intervals import FEWEST, interval
 from stages.tasks.extrapolation.functions import FUNCTIONS
-from stages.tasks.extrapolation.task import CLASSES, COPIED, MADE_UP, RARE, TASK, USUAL
+from stages.tasks.extrapolation.task import CLASSES, COPIED, MADE_UP, RARE, TASK, UNSEEN, USUAL, known
 
 COLUMNS = "function kind class tokens context accuracy low high trials clusters note".split()
 DEMONSTRATIONS = "demonstrations"  # the intact model after demonstrations; other contexts: vectors, n-gram baselines
@@ -27,7 +27,6 @@ DIFFERENCE = f"{MADE_UP}-{RARE}"
 NO_ANSWER = "no right answer exists: the share that is echoed"
 UNSOLVED = "not solved on usual words"
 KNOWN = "{} that are one token of the model's left out"
-UNSEEN = (MADE_UP, COPIED)
 
 
 def table(answers: pd.DataFrame, steering: pd.DataFrame, counted: pd.DataFrame, solved_above: float) -> pd.DataFrame:
@@ -38,16 +37,16 @@ def table(answers: pd.DataFrame, steering: pd.DataFrame, counted: pd.DataFrame, 
     """
     if answers.empty:
         return pd.DataFrame(columns=COLUMNS)
-    known = answers[answers.category.isin(UNSEEN) & (answers.word_tokens == 1)]
-    steering = steering[~(steering.context.isin(UNSEEN) & steering.cluster.isin(known.cluster))]
-    counted = counted[~(counted.category.isin(UNSEEN) & counted.cluster.isin(known.cluster))]
-    asked = answers.assign(correct=answers.ended.astype(float), word=_words(answers.cluster)).drop(known.index)
+    owned = answers[[known(*word) for word in zip(answers.category, answers.word_tokens, strict=True)]]
+    steering = steering[~(steering.context.isin(UNSEEN) & steering.cluster.isin(owned.cluster))]
+    counted = counted[~(counted.category.isin(UNSEEN) & counted.cluster.isin(owned.cluster))]
+    asked = answers.assign(correct=answers.ended.astype(float), word=_words(answers.cluster)).drop(owned.index)
     usual = asked[asked.category == USUAL].groupby("function").correct.mean()
     solved = set(usual[usual >= solved_above].index)
     rows = []
     for function in [name for name in FUNCTIONS if name in set(asked.function)]:
         of_function = asked[asked.function == function]
-        left_out = int((known.function == function).sum())
+        left_out = int((owned.function == function).sum())
         same = {"function": function, "kind": FUNCTIONS[function].kind}
         unsolved = "" if function in solved else UNSOLVED
         for name, read in _by_class(of_function, "category"):

@@ -106,8 +106,9 @@ class Task:
     roles: roles of the prompts that extract measures and counting answers; () for all.
     silenced_on: whether heads are silenced on a prompt: (its row, the task's section of params) -> yes or no.
     traced: its parts are functions that `trace` looks for in heads, where the model solves them.
-    steered: `steer` also answers its prompts of role zero_shot and split b, whose `condition` is a function of a traced
-        task and whose `category` then stands as the context: under that function's vectors.
+    steered: whether `steer` also answers one of its prompts of role zero_shot and split b: (its row, its tokens with
+        their spans) -> yes or no. Its `condition` is a function of a traced task, whose vectors it is answered under,
+        and its `category` then stands as the context. None: it answers none.
     extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
     outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
         ordinary tokens, or "" for none.
@@ -139,7 +140,7 @@ class Task:
     roles: tuple[str, ...] = ()
     silenced_on: Callable[[Any, Any], bool] = lambda prompt, settings: True
     traced: bool = False
-    steered: bool = False
+    steered: Callable[[Any, Any], bool] | None = None
     extracted: tuple[str, str] = ("", "")
     outputs: Literal["last", "mean", ""] = ""
     mean_role: str = ""

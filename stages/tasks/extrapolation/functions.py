@@ -19,7 +19,8 @@ class Function:
     like: the function of task icl whose pairs give demonstrations and usual words. rare: the list of rare.yaml with
     its rare words ("" for numbers). invented: what made-up words look like (`invented.words`). answer: the rule that
     gives the right answer of a made-up word, and of a rare word that stands without one; None where no rule does.
-    regular: whether a pair is regular, where some are not.
+    regular: whether a pair is regular, where some are not. common: the lists of rare.yaml with more common words, that
+    are and that are not.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Function:
     invented: Literal["noun", "verb", "adjective", "country", "number"]
     answer: Callable[[str], str] | None = None
     regular: Callable[[str, str], bool] | None = None
+    common: tuple[str, str] = ("", "")
 
 
 def lower(word: str) -> str:
@@ -51,9 +53,10 @@ FUNCTIONS = {
         Function("successor", "order", "successor", "", "number", lambda word: str(int(word) + 1)),
         Function("comparative", "rule", "comparative", "adjectives", "adjective", lambda word: f"{word}er"),
         Function("singular-plural", "rule", "singular-plural", "nouns", "noun", plural,
-                 lambda word, answer: answer == plural(word)),
+                 lambda word, answer: answer == plural(word), ("regular_nouns", "irregular_nouns")),
         Function("present-past", "rule", "present-past", "verbs", "verb", lambda word: f"{word}ed",
-                 lambda word, answer: answer.endswith("ed") and len(answer) > len(word)),
+                 lambda word, answer: answer.endswith("ed") and len(answer) > len(word),
+                 ("regular_verbs", "irregular_verbs")),
         Function("english-spanish", "knowledge", "english-spanish", "translations", "noun"),
         Function("antonym", "knowledge", "antonym", "antonyms", "adjective"),
         Function("country-capital", "knowledge", "country-capital", "capitals", "country"),

@@ -1,7 +1,7 @@
 """Usual, rare and made-up words after demonstrations of a function, and the same words without (Task `extrapolation`).
 
-    usual      words of task icl's questions; of functions with regular endings, those that take one
-    irregular  common words that do not: of those questions, and of rare.yaml
+    usual      words of task icl's questions; of functions with regular endings, those that take one, and more of them
+    irregular  common words that do not: of those questions as well, and more of them
     rare       rare real words, right answers from rare.yaml, the longest first: they have more tokens, as
                made-up ones have; of the successor, two- and three-digit numbers
     made_up    words that do not exist (`invented.py`), right answers by the rule; of the successor, six-digit numbers
@@ -34,12 +34,15 @@ NUMBERS = 21, 1000  # rare ones for the successor: the usual ones end at 20
 
 
 class Lexicon(Entry):
-    """Rare words, with right answers where no rule gives them."""
+    """Rare words, with right answers where no rule gives them, and more common ones of functions with endings."""
 
     nouns: str
     verbs: str
     adjectives: str
+    regular_nouns: tuple[Pair, ...]
     irregular_nouns: tuple[Pair, ...]
+    regular_verbs: tuple[Pair, ...]
+    irregular_verbs: tuple[Pair, ...]
     antonyms: tuple[Pair, ...]
     translations: tuple[Pair, ...]
     capitals: tuple[Pair, ...]
@@ -99,10 +102,9 @@ def classes(
 
     words = {USUAL: usual}
     if function.regular:
-        words = {USUAL: [word for word in usual if function.regular(*word[:2])]}
-        words[IRREGULAR] = [word for word in usual if not function.regular(*word[:2])]
-        if function.rare == "nouns":
-            words[IRREGULAR] += drawn(list(lexicon.irregular_nouns), IRREGULAR)
+        for kind, takes, common in zip((USUAL, IRREGULAR), (True, False), function.common, strict=True):
+            words[kind] = [word for word in usual if function.regular(*word[:2]) == takes]
+            words[kind] += drawn(list(getattr(lexicon, common)), kind)
     rare = drawn(_rare(function, lexicon), RARE)
     words[RARE] = sorted(rare, key=lambda word: -len(word[0])) if function.rare else rare
     made_up = invented.words(function.invented, stream(seed, f"extrapolation/{function.name}/made_up"), taken)
@@ -137,7 +139,7 @@ def real_words(folder: Path) -> set[str]:
 def _taken(known: dict[str, tuple[str, list[Pair]]], lexicon: Lexicon, folder: Path) -> set[str]:
     real = " ".join(read_text(folder / "real.txt"))
     pairs = [pair for _, of_function in known.values() for pair in of_function]
-    pairs += [*lexicon.irregular_nouns, *lexicon.antonyms, *lexicon.translations, *lexicon.capitals]
+    pairs += [pair for part in dict(lexicon).values() if not isinstance(part, str) for pair in part]
     words = {word for pair in pairs for answer in pair for word in answer.lower().split()}
     return words.union(*(text.split() for text in (lexicon.nouns, lexicon.verbs, lexicon.adjectives, real)))
 
