@@ -4,7 +4,8 @@
              score; best non-members, marked, only where fewer than `least` are members. On the family's home tasks, and
              on the tasks that show whether the effect is specific (the first way of `kinds` alone). In every way of
              `kinds`; in those of `also` some families alone, on home tasks.
-    control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py)
+    control  `draws` matched sets for each of them, on its home tasks (stages/statistics/control.py), in the ways of
+             `controlled`, the same sets in each
     single   one head alone, on every task: those that head a family, and a random sample
     sweep    more and more heads of one of two families that are not the other's, on the tasks that both are asked
              about, and sweep_control, sets matched to them: which of the two does the model need there?
@@ -84,13 +85,13 @@ def plan(
         sets = controls(heads, name, pool, settings.plan.draws, rng)
         same = {"family": name, "k": len(heads), "condition": family.home_condition, "members": inside}
         level, first = "" if sets else NONE, settings.plan.kinds[0]
-        for kind in settings.plan.kinds:
+        kinds = [*settings.plan.kinds, *(kind for kind, names in settings.plan.also.items() if name in names)]
+        for kind in kinds:
             rows.append(same | _row("family", kind, 0, heads, [*home, *beside] if kind == first else home, level))
-        for kind in (kind for kind, names in settings.plan.also.items() if name in names):
-            rows.append(same | _row("family", kind, 0, heads, home, level))
-        for draw, control in enumerate(sets, start=1):
-            level = matching(heads, control, pool)
-            rows.append(same | _row("control", first, draw, control, home, level) | {"members": 0})
+        for kind in (kind for kind in kinds if kind in settings.plan.controlled):
+            for draw, control in enumerate(sets, start=1):
+                level = matching(heads, control, pool)
+                rows.append(same | _row("control", kind, draw, control, home, level) | {"members": 0})
         named += heads[: settings.plan.named]
         log.info("%s: %s (%d members); %d control sets", name, written(heads), inside, len(sets))
     rows += sweep(slot, best, pool, tasks, settings) if settings.plan.sweep else []

@@ -53,15 +53,16 @@ def probes(local: float, spread: float) -> pd.DataFrame:
 def silenced_in(kinds: list[str]) -> pd.DataFrame:
     """Five sink heads silenced in some ways: the n-th costs text 0.n nats."""
     same = {"purpose": "family", "family": "sink", "k": 5, "draw": 0, "heads": "L1H0", "members": 5, "task": "text",
-            "measure": "loss", "condition": "all", "intact": 3.0, "trials": 20, "clusters": 20, "controls": 19,
-            "note": ""}  # fmt: skip
-    made = [same | {"kind": kind, "change": at / 10, "low": at / 10 - 0.05, "high": at / 10 + 0.05}
+            "measure": "loss", "condition": "all", "intact": 3.0, "trials": 20, "clusters": 20, "note": ""}  # fmt: skip
+    made = [same | {"kind": kind, "controls": 19 * (kind == "mean"), "change": at / 10, "low": at / 10 - 0.05, "high": at / 10 + 0.05}
             for at, kind in enumerate(kinds, start=1)]  # fmt: skip
     made = [row | {"value": 3.0 + row["change"]} for row in made]
     return pd.DataFrame(made, columns=COLUMNS["effects"].split())
 
 
-def said(sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool, silenced: pd.DataFrame | None = None) -> str:
+def said(
+    sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool, silenced: pd.DataFrame | None = None, longer=None
+) -> str:
     silenced = silenced_in([]) if silenced is None else silenced
     slot = SimpleNamespace(
         sinks=sunk,
@@ -71,6 +72,7 @@ def said(sunk: pd.DataFrame, probed: pd.DataFrame, decoder: bool, silenced: pd.D
         model={"attention": []},
         path=lambda file: file,
         effects=silenced,
+        longer=longer or {},
     )
     return " ".join(block.text for block in sinks(slot, Context({}, [])) if isinstance(block, Note))
 
@@ -119,7 +121,7 @@ def test_modes_of_lengths_are_said_after_correction_over_layers():
 def test_a_guess_stands_beside_the_constant_state():
     slot = SimpleNamespace(
         sinks=rows(True), probes=probes(0.0, 0.5), decoder=False, reasons={}, model={"attention": []},
-        path=lambda file: file, effects=silenced_in([]),
+        path=lambda file: file, effects=silenced_in([]), longer={},
     )  # fmt: skip
     last = next(block for block in sinks(slot, Context({}, [])) if isinstance(block, Table) and block.folded)
     at = last.columns.index("a guess")
@@ -146,6 +148,24 @@ def test_redirected_attention_stands_beside_the_other_ways_to_silence():
     assert "Of the best of the sink heads (L1H0; member), loss on text" in text
     assert "20 prompts; zeros: worse than uniform)." in text
     assert "Redirected" not in said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero"]))
+
+
+def test_redirected_heads_are_ranked_among_others_of_a_longer_study():
+    once = silenced_in(["mean", "zero", "sink"])
+    ranked = silenced_in(["mean", "sink"]).assign(controls=[39, 39], p=[0.025, 0.2], p_floor=0.025, q=[0.1, 0.3])
+    ranked = ranked.assign(control_change=0.01, matching="2 of 5 in the same layers, 5 of 5 of the same attention kind")
+    others = ranked.assign(purpose="control", members=0, draw=1, controls=np.nan)
+    study = SimpleNamespace(effects=pd.concat([ranked, others]), path=lambda file: f"full/{file}")
+    text = said(rows(True), probes(0.4, 0.5), False, once, {"plan": SimpleNamespace(slot=study)})
+    assert "No control sets are redirected" not in text
+    assert (
+        "Control sets are redirected as well in a longer study (full/effects.csv). The 5 best sink heads (L1H0; all "
+        "members), loss on text: harm +0.200 [+0.150, +0.250]; 7 of 39 control sets (as many heads, 2 of 5 in the "
+        "same layers, the others from the nearest) do as much: rank p = 0.20, q = 0.30 over all claims; not told apart "
+        "from other heads."
+    ) in text
+    unranked = {"plan": SimpleNamespace(slot=SimpleNamespace(effects=ranked[:1], path=study.path))}
+    assert "No control sets are redirected" in said(rows(True), probes(0.4, 0.5), False, once, unranked)
 
 
 def test_the_longest_tokens_stand_beside_their_neighbours_and_not_beside_other_ordinary_ones():

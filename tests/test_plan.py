@@ -17,7 +17,7 @@ KINDS = {layer: "global" if layer % 6 == 5 else "window" for layer in range(12)}
 
 def settings(**changes):
     chosen = {"leave_out": (), "top": 3, "least": 1, "draws": 19, "kinds": ("mean", "zero"), "also": {}}
-    chosen |= {"specificity": ("blimp",), "named": 1, "sample": 5, "sweep": None}
+    chosen |= {"controlled": ("mean",), "specificity": ("blimp",), "named": 1, "sample": 5, "sweep": None}
     return SimpleNamespace(seed=3, plan=SimpleNamespace(**chosen | changes))
 
 
@@ -151,3 +151,17 @@ def test_the_plan_is_the_same_every_time(planned):
 
 def test_every_family_with_home_tasks_is_judged_on_a_split():
     assert {family.name for family in FAMILIES.values() if family.home} >= {"sink", "induction", "function"}
+
+
+def test_control_sets_are_the_same_heads_in_every_way_that_is_controlled():
+    members = {"sink": [(0, 1)], "retrieval": [(3, 2)]}
+    asked = settings(also={"sink": ("sink",)}, controlled=("mean", "sink"))
+    rows, _ = plan.plan("decoder", judged(members), record(), ["text", "needle"], asked)
+    sets = pd.DataFrame(rows)
+    controls = sets[sets.purpose == "control"]
+    assert {name: sorted(of.kind.unique()) for name, of in controls.groupby("family")} == {
+        "sink": ["mean", "sink"], "retrieval": ["mean"],
+    }  # fmt: skip
+    of_sink = controls[controls.family == "sink"]
+    mean, sink = (of_sink[of_sink.kind == kind].set_index("draw") for kind in ("mean", "sink"))
+    assert len(mean) == 19 and (mean.heads == sink.heads).all() and sets.id.is_unique

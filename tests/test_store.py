@@ -90,6 +90,8 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     assert "least: 9 is above top: 5" in broken(tmp_path, put("plan", "least", 9))
     message = broken(tmp_path, put("plan", "also", {"zero": ["sink"]}))
     assert "also: zero is one of kinds, which all families have" in message
+    message = broken(tmp_path, put("plan", "controlled", ["resample"]))
+    assert "controlled: resample is no way that heads are silenced in; allowed: mean, zero, sink" in message
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 
 

@@ -55,20 +55,22 @@ def by_place(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["length", "depth"]).sort_values(["length", "depth"])
 
 
-def silenced(effects: pd.DataFrame, families: Mapping[str, Family]) -> pd.DataFrame:
+def silenced(effects: pd.DataFrame, families: Mapping[str, Family], kind: str = "") -> pd.DataFrame:
     """Return what silencing a family's heads changes, a row per family, task, measure and condition, in display order.
 
-    Rows are of the kind of ablation that controls have. `home`: the task is one that the family is asked about;
-    `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is given on; `harm`: the
-    change for the worse, from `harm_low` to `harm_high`, that of control sets `control_harm`; `as_harmful`: control
-    sets that do as much harm (empty without controls); `besides`: kind of ablation -> its harm, of the other kinds.
+    Rows are of one kind of ablation, where none is named of the first that has controls. `home`: the task is one that
+    the family is asked about; `whole`: over all prompts that it is asked about; `claim`: the measure that a verdict is
+    given on; `harm`: the change for the worse, from `harm_low` to `harm_high`, that of control sets `control_harm`;
+    `as_harmful`: control sets that do as much harm (empty without controls); `besides`: kind of ablation -> its harm,
+    of the other kinds.
     """
-    rows, sets, besides = effects[effects["purpose"] == "family"], asked(families), other_kinds(effects)
+    kind = kind or main_kind(effects)
+    rows, sets, besides = effects[effects["purpose"] == "family"], asked(families), other_kinds(effects, kind)
     changes = {
         (row.kind, *(getattr(row, name) for name in SAME)): harm(row)
         for row in rows[rows["kind"].isin(besides)].itertuples()
     }
-    rows = rows[rows["kind"] == main_kind(effects)].copy()
+    rows = rows[rows["kind"] == kind].copy()
     homes = {(name, task) for name, family in sets.items() for task in family.home}
     conditions = {(name, family.home_condition) for name, family in sets.items()}
     rows["home"] = _in(rows, ["family", "task"], homes) | (rows["controls"] > 0)
@@ -123,7 +125,7 @@ def _main(rows: pd.DataFrame) -> pd.Series:
 
 
 def main_kind(effects: pd.DataFrame) -> str:
-    """Return the kind of ablation that control sets were run with; without controls, the first of families, or ''."""
+    """Return the first kind of ablation that control sets were run with; without any, the first of families, or ''."""
     kinds = [
         *effects.loc[effects["purpose"] == "control", "kind"],
         *effects.loc[effects["purpose"] == "family", "kind"],
@@ -131,10 +133,10 @@ def main_kind(effects: pd.DataFrame) -> str:
     return kinds[0] if kinds else ""
 
 
-def other_kinds(effects: pd.DataFrame) -> list[str]:
-    """Return the kinds of ablation that families were silenced with besides the main one: they have no control sets."""
+def other_kinds(effects: pd.DataFrame, kind: str = "") -> list[str]:
+    """Return the kinds of ablation that families were silenced with besides one, where none is named the main one."""
     kinds = dict.fromkeys(effects.loc[effects["purpose"] == "family", "kind"])
-    return [kind for kind in kinds if kind != main_kind(effects)]
+    return [other for other in kinds if other != (kind or main_kind(effects))]
 
 
 def asked(families: Mapping[str, Family]) -> dict[str, Family]:

@@ -147,6 +147,7 @@ class Plan(Section):
     draws: Count
     kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     also: dict[Kind, Annotated[tuple[str, ...], AfterValidator(_distinct)]]
+    controlled: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     specificity: Annotated[tuple[Name, ...], AfterValidator(_tasks), AfterValidator(_distinct)]
     named: Natural
     sample: Natural
@@ -158,6 +159,9 @@ class Plan(Section):
             raise ValueError(f"least: {self.least} is above top: {self.top}")
         if twice := sorted({*self.also} & {*self.kinds}):
             raise ValueError(f"also: {twice[0]} is one of kinds, which all families have; take it out of also")
+        if other := [kind for kind in self.controlled if kind not in (*self.kinds, *self.also)]:
+            allowed = ", ".join((*self.kinds, *self.also))
+            raise ValueError(f"controlled: {other[0]} is no way that heads are silenced in; allowed: {allowed}")
         return self
 
 

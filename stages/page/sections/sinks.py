@@ -132,9 +132,23 @@ def _redirected(slot: Slot, context: Context) -> str:
         return ""
     return (
         "Redirected: all attention of some heads is sent to the first token, from every position, so that they fetch "
-        f"what stands there and nothing else. {capital('; '.join(said))}. No control sets are redirected: this may be "
-        f"what any heads do. Rows of kind `{REDIRECTED}` in {slot.path('effects.csv')}; + is worse."
+        f"what stands there and nothing else. {capital('; '.join(said))}. {_among_others(slot, context)} Rows of kind "
+        f"`{REDIRECTED}` in {slot.path('effects.csv')}; + is worse."
     )
+
+
+def _among_others(slot: Slot, context: Context) -> str:
+    """Say how redirected heads rank among as many others that are redirected as well, here or in a longer study."""
+    study = slot.longer.get("plan")
+    for of_run, where in ((slot, ""), (study and study.slot, " in a longer study")):
+        rows = paired.silenced(of_run.effects, context.families, REDIRECTED) if of_run else pd.DataFrame()
+        if rows.empty or not (rows["claim"] & (rows["controls"] > 0)).any():
+            continue
+        said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}"
+                f"{verdicts.verdict(row, context.alpha)}" for row in rows[rows["claim"]].itertuples()]  # fmt: skip
+        here = f" ({of_run.path('effects.csv')})" if where else ""
+        return f"Control sets are redirected as well{where}{here}. {'. '.join(map(capital, said))}."
+    return "No control sets are redirected: this may be what any heads do."
 
 
 def _noted(effects: pd.DataFrame, row: Any) -> list[tuple[str, str]]:
