@@ -114,7 +114,14 @@ def clone(tmp_path_factory):
     content["models"] = {"decoder": {"source": "path", "name": "../model0"}}
     content["tasks"] = {"text": content["tasks"]["text"] | {"passages": 4, "short_passages": 8, "tokens": 64}}
     content["tasks"]["counts"] = {"path": "stages/tasks/counts", "prompts": 12}
-    content["plan"] |= {"leave_out": [], "draws": 2, "kinds": ["double"], "sample": 1, "specificity": ["counts"]}
+    content["plan"] |= {
+        "leave_out": [],
+        "draws": 2,
+        "kinds": ["double"],
+        "controlled": ["double"],
+        "sample": 1,
+        "specificity": ["counts"],
+    }
     content["ablate"]["prompts"] |= {"counts": 4}
     recipe = content["recipes"]["induction"]
     recipe["train"] |= {"steps": 2, "seeds": 1, "checkpoints": {"even": 2}}

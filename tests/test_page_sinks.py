@@ -54,7 +54,8 @@ def silenced_in(kinds: list[str]) -> pd.DataFrame:
     """Five sink heads silenced in some ways: the n-th costs text 0.n nats."""
     same = {"purpose": "family", "family": "sink", "k": 5, "draw": 0, "heads": "L1H0", "members": 5, "task": "text",
             "measure": "loss", "condition": "all", "intact": 3.0, "trials": 20, "clusters": 20, "note": ""}  # fmt: skip
-    made = [same | {"kind": kind, "controls": 19 * (kind == "mean"), "change": at / 10, "low": at / 10 - 0.05, "high": at / 10 + 0.05}
+    made = [same | {"kind": kind, "controls": 19 * (kind == "mean"), "change": at / 10, "low": at / 10 - 0.05,
+                    "high": at / 10 + 0.05}
             for at, kind in enumerate(kinds, start=1)]  # fmt: skip
     made = [row | {"value": 3.0 + row["change"]} for row in made]
     return pd.DataFrame(made, columns=COLUMNS["effects"].split())
