@@ -80,7 +80,7 @@ def test_a_stage_that_fails_leaves_what_was_there(repository, monkeypatch):
     assert (paths.deeper("decoder", "memory") / "memory.csv").read_text() == "before"
 
 
-@pytest.mark.parametrize("name", ["steer", "gates"])  # no longer study; one without a section
+@pytest.mark.parametrize("name", ["apply", "gates"])  # no longer study; one without a section
 def test_what_has_no_section_is_a_users_mistake(repository, monkeypatch, name):
     monkeypatch.chdir(paths.FULL)
     with pytest.raises(UserError, match=f"no section '{name}'.*memory"):
