@@ -27,6 +27,7 @@ STEERED = (
     "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
     "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
 )
+AGAIN = "Made-up words against rare ones of as many tokens."
 OF_STUDY = "Heads and layers are those of this study, as its part of section 'Function vectors' has them."
 
 
@@ -42,7 +43,7 @@ def extrapolation(slot: Slot, context: Context) -> list:
 def _longer(slot: Slot) -> list[Fold]:
     """Return what a longer study of this slot adds, in a list: more words of each class; [] where there is none."""
     study = slot.longer.get("steer")
-    asked = _asked(study.slot, "", OF_STUDY) if study else []
+    asked = _asked(study.slot, AGAIN, OF_STUDY) if study else []
     return [study.fold("more words", asked)] if asked else []
 
 
@@ -72,7 +73,7 @@ def _matched(table: pd.DataFrame, says: str, path: str) -> list:
     rows = table[table["tokens"] == MATCHED]
     made_up = dict.fromkeys(table[table["class"] == "made_up"]["function"])
     without = [name for name in made_up if name not in {*rows["function"], ALL}]
-    blocks = [Note(text)] if (text := f"{says} {carried.at_equal_tokens(rows, without)}".strip()) else []
+    blocks = [Note(f"{says} {carried.at_equal_tokens(rows, without)}".strip())]
     lines = []
     for (function, kind), part in rows.groupby(["function", "kind"], sort=False):
         rare, other, change = (part[part["class"] == name].iloc[0] for name in ("rare", "made_up", carried.DIFFERENCE))
