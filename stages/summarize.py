@@ -62,8 +62,7 @@ def main(slot: str) -> None:
     log.info(_announced(slot))
     heads = tables.HEADS.read(slot)
     of_sets, (single, agreement) = silenced(slot, heads, folder, settings), _single_heads(slot, settings)
-    raw_steering = tables.STEERING.read(slot)
-    steered = steering.table(raw_steering, tables.STEERING.skipped(slot), _texts(raw_steering, settings))
+    under_vectors, classes = steered(slot, heads, folder, settings)
     traced = circuits(slot, heads, folder, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
     _csv(
@@ -78,10 +77,6 @@ def main(slot: str) -> None:
     _csv(folder / "switch.csv", switched)
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
-    _csv(folder / "steering.csv", steered, " ".join(steering.COLUMNS))
-    classes = _classes(slot, raw_steering, settings)
-    _csv(folder / "extrapolation.csv", classes)
-    _csv(folder / "sweep.csv", sweep.table(raw_steering))
     summed, texts = _applied(slot)
     _csv(folder / "composed.csv", summed)
     _csv(folder / "continued.csv", texts)
@@ -93,8 +88,7 @@ def main(slot: str) -> None:
     _csv(folder / "probes.csv", tables.PROBES.read(slot), " ".join(sinks.PROBES))
     stepped = _orders(slot, settings)
     _csv(folder / "orders.csv", stepped)
-    neighboured = _neighbours(slot)
-    _csv(folder / "neighbours.csv", neighboured, " ".join(neighbours.COLUMNS))
+    labelled = resembled(slot, heads, folder, settings)
     stored = remembered(slot, heads, folder, settings)
     looked = norms.table(tables.NORMS.read(slot))
     _csv(folder / "images.csv", looked)
@@ -102,7 +96,7 @@ def main(slot: str) -> None:
     _csv(folder / "iteration.csv", steps)
     files.write_text(folder / "model.json", _json(_model(slot, settings)))
     mains = {name: tasks.of(name).main for name in tasks.names() if tasks.of(name).main}
-    numbers = metrics(heads, of_sets, steered, grammar, steps, _sink_rate(slot, settings), mains)
+    numbers = metrics(heads, of_sets, under_vectors, grammar, steps, _sink_rate(slot, settings), mains)
     numbers |= extrapolated(classes)
     if (share := orders.made_up_order(stepped)) is not None:
         numbers.setdefault("extrapolation", {}).setdefault("successor", {})["made_up_order"] = share
@@ -111,7 +105,7 @@ def main(slot: str) -> None:
         numbers["vectors"] = numbers.get("vectors", {}) | {name: of for name, of in applied.items() if of}
     numbers |= {"circuit": of_circuit} if (of_circuit := circuit.metrics(traced)) else {}
     numbers |= {"shifts": of_shifts} if (of_shifts := shifts.metrics(moved)) else {}
-    numbers |= neighbours.metrics(neighboured)
+    numbers |= neighbours.metrics(labelled)
     numbers |= memory.metrics(stored)
     numbers |= {"sinks": of_sinks} if (of_sinks := sinks.metrics(sunk)) else {}
     numbers |= {"orders": of_orders} if (of_orders := orders.metrics(stepped)) else {}
@@ -145,6 +139,21 @@ def cached(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
     return caching.metrics(measured, curve, small)
 
 
+def steered(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the tables of function vectors, of what was tried for them and of classes of words; return first and last.
+
+    The last is accuracy on usual, rare and made-up words (empty where the model was not asked).
+    """
+    raw, answers = tables.STEERING.read(slot), tables.ANSWERS.read(slot)
+    under_vectors = steering.table(raw, tables.STEERING.skipped(slot), _texts(raw, settings))
+    counted = tables.NGRAM.read(only=[("task", "==", extrapolation.TASK.name)])
+    classes = extrapolation.table(answers, raw, counted, settings.trace.solved_above)
+    _csv(folder / "steering.csv", under_vectors, " ".join(steering.COLUMNS))
+    _csv(folder / "sweep.csv", sweep.table(raw))
+    _csv(folder / "extrapolation.csv", classes)
+    return under_vectors, classes
+
+
 def _texts(raw_steering: pd.DataFrame, settings: params.Params) -> dict[str, str]:
     """Return, by natural prompt that was steered, the text it is asked in."""
     natural = raw_steering[raw_steering.context == steering.NATURAL].prompt.unique()
@@ -156,11 +165,13 @@ def _sinks(slot: str) -> pd.DataFrame:
     return sinks.table(tables.SINK_HEADS.read(slot), tables.SINK_TOKENS.read(slot))
 
 
-def _neighbours(slot: str) -> pd.DataFrame:
-    """Return the table of labelled demonstrations (empty where none were read)."""
+def resembled(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
+    """Write and return the table of labelled demonstrations (empty where none were read)."""
     read, attention = tables.NEIGHBOURS.read(slot), tables.NEIGHBOURS_ATTENTION.read(slot)
     silenced, chosen = tables.NEIGHBOURS_SILENCED.read(slot), tables.NEIGHBOURS.note("chosen", slot)
-    return neighbours.table(read, attention, silenced, chosen)
+    labelled = neighbours.table(read, attention, silenced, chosen)
+    _csv(folder / "neighbours.csv", labelled, " ".join(neighbours.COLUMNS))
+    return labelled
 
 
 def _orders(slot: str, settings: params.Params) -> pd.DataFrame:
@@ -321,13 +332,6 @@ def _steps(slot: str, heads: pd.DataFrame, settings: params.Params) -> pd.DataFr
     """Return the best head per function and relation of the iteration task (empty where it was not measured)."""
     relations = _relations(slot, stepping.TASK, settings, stepping.READ)
     return pd.DataFrame(columns=stepping.COLUMNS) if relations is None else stepping.table(relations, heads)
-
-
-def _classes(slot: str, raw_steering: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
-    """Return accuracy on usual, rare and made-up words (empty where the model was not asked)."""
-    answers = tables.ANSWERS.read(slot)
-    counted = tables.NGRAM.read(only=[("task", "==", extrapolation.TASK.name)])
-    return extrapolation.table(answers, raw_steering, counted, settings.trace.solved_above)
 
 
 def _applied(slot: str) -> tuple[pd.DataFrame, pd.DataFrame]:

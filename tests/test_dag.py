@@ -15,10 +15,10 @@ import yaml
 from defaults import of_the_default_run
 
 from stages import tasks
-from stages.deeper import CARRIED_OUT, READ, SUMMARIES
+from stages.deeper import STUDIES
 from stages.families import FAMILIES
 from stages.store import paths, tables
-from stages.store.params import Params
+from stages.store.params import PREPARES, Params
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -81,23 +81,39 @@ def test_deps_are_the_rooms_that_a_stage_imports(stage):
 def test_a_longer_study_depends_on_what_its_stages_and_summaries_do():
     """full/dvc.yaml runs them through `deeper`: its rooms are theirs together, and what each reads of data/."""
     full = yaml.safe_load((ROOT / "full/dvc.yaml").read_text())["stages"]["deeper"]
-    stages = full["matrix"]["stage"]
-    listed = [dep.removeprefix("../").replace("${item.slot}", "${key}") for dep in full["deps"]]
-    after = [name for stage in stages for name in CARRIED_OUT.get(stage, ())]
-    needed = {dep for stage in [*stages, *after] for dep in body(stage)["deps"] if not dep.startswith("stages/")}
-    needed -= {"data/plans/${key}.parquet"}  # the study's own
-    assert [dep for dep in needed if not {dep, str(Path(dep).parent)} & set(listed)] == []
-    reached = set().union(*(rooms(stage) for stage in [*stages, *after, "deeper"]))
-    files = {
-        "stages/${item.stage}.py",
-        "stages/deeper.py",
-        "stages/summarize.py",
-        *(f"stages/{name}.py" for name in after),
-    }
-    assert {dep for dep in listed if dep.startswith("stages/")} == {f"stages/{room}" for room in reached} | files
     sizes = yaml.safe_load((ROOT / "full/params.yaml").read_text())
-    assert set(stages) == set(sizes) & set(SUMMARIES) and set(sizes["slots"]) <= set(PARAMS["models"])
-    assert {Path(dep).parts[1] for dep in needed if dep.startswith("data/")} <= set(READ)
+    studies = full["matrix"]["stage"]
+    assert set(studies) == set(sizes) & set(STUDIES) and set(sizes["slots"]) <= set(PARAMS["models"])
+    listed = [dep.removeprefix("../").replace("${item.slot}", "${key}") for dep in full["deps"]]
+    run = {stage for study in studies for stage in runs(study)}
+    needed = {dep for stage in run for dep in body(stage)["deps"] if not dep.startswith("stages/")}
+    needed -= {"${item.path}", "${ngram.path}"}  # a file or folder of words each, which lies in stages/
+    words = {PARAMS["ngram"]["path"], *(section["path"] for section in sizes["tasks"].values())}
+    assert [dep for dep in needed if not {dep, str(Path(dep).parent)} & set(listed)] == []
+    reached = set().union(*(rooms(stage) for stage in [*run, "deeper"]))
+    files = {f"stages/{name}.py" for name in ("${item.stage}", "deeper", "summarize", *run - set(studies))}
+    of_code = {f"stages/{room}" for room in reached} | files
+    assert {dep for dep in listed if dep.startswith("stages/")} == of_code | words
+    own, usual = [name for name in full["params"] if isinstance(name, str)], full["params"][-1]["../params.yaml"]
+    assert own == ["tasks", "${item.stage}"]
+    asked = {key.split(".")[0] for stage in [*run, "summarize"] for key in body(stage).get("params", [])}
+    assert asked <= set(usual) | set(studies) and {"tasks", "plan"} <= set(usual)
+
+
+def runs(study: str) -> list[str]:
+    """Stages that a longer study runs."""
+    return ["prepare"] * (study in PREPARES) + [command.split()[0] for command in STUDIES[study].runs]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_longer_study_finds_what_its_stages_read_and_nothing_that_they_write(study):
+    """Its own prompts among those of the default run are files of their own: tests/test_deeper.py."""
+    bodies = [body(stage) for stage in runs(study)]
+    read, written = (
+        {Path(path).parts[1] for each in bodies for path in each[kind] if str(path).startswith("data/")}
+        for kind in ("deps", "outs")
+    )
+    assert set(STUDIES[study].reads) == (read | {"heads"}) - (written - {"asked"})  # heads: which slot it is of
 
 
 def test_longer_studies_that_are_kept_are_of_todays_stages():

@@ -1,5 +1,6 @@
 """A stage at a larger size runs apart from the default run, keeps what made it, and the page shows it or does not."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,12 @@ from defaults import of_the_default_run
 from test_memory import raw_rows, row
 
 import stages.ablate
+import stages.answer
+import stages.neighbours
+import stages.ngram
 import stages.plan
-from stages import deeper
+import stages.steer
+from stages import deeper, prepare, tasks
 from stages import memory as stage
 from stages.families import FAMILIES
 from stages.page import inputs, longer, page, rows
@@ -21,9 +26,12 @@ from stages.page.page import Section
 from stages.page.section import Context
 from stages.page.sections.circuit import SECTION as CIRCUIT
 from stages.page.sections.effects import SECTION as EFFECTS
+from stages.page.sections.extrapolation import SECTION as EXTRAPOLATION
 from stages.page.sections.found import SECTION as FOUND
 from stages.page.sections.memory import SECTION
+from stages.page.sections.neighbours import SECTION as NEIGHBOURS
 from stages.page.sections.streaming import SECTION as STREAMING
+from stages.page.sections.vectors import SECTION as VECTORS
 from stages.store import files, params, paths, tables
 from stages.store.errors import UserError
 
@@ -80,7 +88,7 @@ def test_a_stage_that_fails_leaves_what_was_there(repository, monkeypatch):
     assert (paths.deeper("decoder", "memory") / "memory.csv").read_text() == "before"
 
 
-@pytest.mark.parametrize("name", ["steer", "gates"])  # no longer study; one without a section
+@pytest.mark.parametrize("name", ["apply", "gates"])  # no longer study; one without a section
 def test_what_has_no_section_is_a_users_mistake(repository, monkeypatch, name):
     monkeypatch.chdir(paths.FULL)
     with pytest.raises(UserError, match=f"no section '{name}'.*memory"):
@@ -227,6 +235,156 @@ def test_a_plan_is_carried_out_and_its_effects_are_kept(repository, planned, mon
     sections["ablate"]["prompts"]["icl"] += 1  # a plan on other prompts is another study
     files.write_text(paths.PARAMS, yaml.safe_dump(sections))
     assert "CHANGED" in shown(repository).longer["plan"].says
+
+
+@pytest.fixture()
+def prompted(repository, monkeypatch):
+    """The repository with prompts of two tasks, longer studies of more of them, and what stands in for their stages."""
+    usual = yaml.safe_load((ROOT / "tests/params.yaml").read_text())["tasks"]
+    few = {"extrapolation": {"functions": ["copy"], "words": 3}, "neighbours": {"groups": ["repeated"], "report": 2}}
+    few = {task: usual[task] | {"path": str(ROOT / usual[task]["path"])} | sizes for task, sizes in few.items()}
+    sections, study = (yaml.safe_load(path.read_text()) for path in (paths.PARAMS, paths.FULL / paths.PARAMS))
+    sections["tasks"] |= few
+    more = {"extrapolation": few["extrapolation"] | {"words": 5}, "neighbours": few["neighbours"] | {"report": 4}}
+    study |= {"tasks": more, "steer": sections["steer"], "neighbours": sections["neighbours"] | {"sets": 2}}
+    files.write_text(paths.PARAMS, yaml.safe_dump(sections))
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(study))
+    for task in few:
+        prepare.main(task)
+    tables.PLANS.write_empty("decoder", why="the default run")
+    ran = []
+
+    def stand_in(module, *written) -> None:
+        def main(*of: str) -> None:
+            prompts = {task: len(tables.ASKED.read(task)) for task in few}
+            ran.append((module.__name__.removeprefix("stages."), of, prompts))
+            for table in written:
+                table.write_empty(*of, why="a test")
+
+        monkeypatch.setattr(module, "main", main)
+
+    stand_in(stages.ngram, tables.NGRAM)
+    stand_in(stages.answer, tables.ANSWERS)
+    stand_in(stages.steer, tables.STEERING)
+    stand_in(stages.neighbours, tables.NEIGHBOURS, tables.NEIGHBOURS_ATTENTION, tables.NEIGHBOURS_SILENCED)
+    return ran
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
+
+
+def built(settings: params.Params) -> dict[str, int]:
+    """How many prompts there are of both tasks."""
+    sections = {task: getattr(settings.tasks, task) for task in ("extrapolation", "neighbours")}
+    return {task: len(tasks.of(task).build(section, settings.seed)) for task, section in sections.items()}
+
+
+@pytest.mark.parametrize(
+    ("study", "task", "changed", "after", "kept"),
+    [
+        ("steer", "extrapolation", "words: 5` (default 3)", ["ngram", "answer", "steer"],
+         {"steering.csv", "sweep.csv", "extrapolation.csv"}),
+        ("neighbours", "neighbours", "report: 4` (default 2)", ["neighbours"], {"neighbours.csv"}),
+    ],
+)  # fmt: skip
+def test_a_study_prepares_its_prompts_anew_and_leaves_those_of_the_default_run(
+    repository, prompted, monkeypatch, study, task, changed, after, kept
+):
+    before, usual = contents(repository), built(params.load())
+    assert {"asked", "prompts", "plans"} <= {path.parent.name for path in before}
+    sizes = params.load_studies(paths.FULL / paths.PARAMS)
+    deep = built(params.deepened(params.load(), sizes, study))
+    monkeypatch.chdir(paths.FULL)
+    deeper.main(study, "decoder")
+    folder = paths.deeper("decoder", study)
+    made = json.loads((folder / "params.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {"params.json"} | kept
+    monkeypatch.chdir(repository)
+    assert contents(repository) == before and not (paths.FULL / "data").exists()
+    assert deep[task] > usual[task]  # more of its own, as many of the other
+    assert prompted == [
+        (stage, () if stage == "ngram" else ("decoder",), usual | {task: deep[task]}) for stage in after
+    ]
+    assert made["params"][f"tasks.{task}.template"] == getattr(sizes.tasks, task).template
+    says = shown(repository).longer[study].says
+    assert f"`tasks.{task}.{changed}" in says and "template" not in says and "CHANGED" not in says
+    content = yaml.safe_load((paths.FULL / paths.PARAMS).read_text())
+    content["tasks"][task]["template"] += " "
+    files.write_text(paths.FULL / paths.PARAMS, yaml.safe_dump(content))
+    assert "CHANGED" in shown(repository).longer[study].says
+
+
+def test_a_study_hangs_on_the_sections_that_it_is_carried_out_with(repository, prompted, monkeypatch):
+    monkeypatch.chdir(paths.FULL)
+    deeper.main("neighbours", "decoder")
+    monkeypatch.chdir(repository)
+    assert "CHANGED" not in shown(repository).longer["neighbours"].says
+    sections = yaml.safe_load(paths.PARAMS.read_text())
+    sections["plan"]["top"] += 1  # other heads are silenced
+    files.write_text(paths.PARAMS, yaml.safe_dump(sections))
+    assert "CHANGED" in shown(repository).longer["neighbours"].says
+
+
+def test_prompts_of_one_study_are_none_of_the_others(repository, prompted):
+    default, sizes = params.load(), params.load_studies(paths.FULL / paths.PARAMS)
+    digests = {
+        name: params.asked_of(name, params.deepened(default, sizes, name))["tasks"]
+        for name in ("circuit", "gates", "memory", "plan", "neighbours", "steer")
+    }
+    usual = params.asked_of("memory", default)["tasks"]
+    assert [name for name, digest in digests.items() if digest != usual] == ["neighbours", "steer"]
+    assert digests["neighbours"] != digests["steer"]
+
+
+def test_a_task_that_no_study_prepares_is_refused(repository, prompted):
+    path = paths.FULL / paths.PARAMS
+    content = yaml.safe_load(path.read_text())
+    text = yaml.safe_load(paths.PARAMS.read_text())["tasks"]["text"]
+    files.write_text(path, yaml.safe_dump(content | {"tasks": content["tasks"] | {"text": text}}))
+    with pytest.raises(
+        UserError, match=r"^full/params.yaml: tasks = .*: text: .*allowed: extrapolation, neigh\w+$"
+    ) as no:
+        params.load_studies(path)
+    assert "\n" not in str(no.value)
+    files.write_text(path, yaml.safe_dump(content | {"tasks": None}))
+    assert params.deepened(params.load(), params.load_studies(path), "steer").tasks == params.load().tasks
+
+
+@of_the_default_run
+@pytest.mark.parametrize(
+    ("section", "study", "table"),
+    [
+        (VECTORS, "steer", "steering"),
+        (EXTRAPOLATION, "steer", "extrapolation"),
+        (NEIGHBOURS, "neighbours", "neighbours"),
+    ],
+)
+def test_a_study_on_more_prompts_is_folded_in_its_sections(section, study, table):
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    context = Context(FAMILIES, [])
+    plain = section.build(slot, context)
+    assert all(block.kind != "fold" for block in plain)
+    empty = {name: getattr(slot, name).head(0) for name in inputs.COLUMNS if name != "heads"}
+    deep = replace(slot, **empty | {table: getattr(slot, table)}, folder=Path("full/reports/slots/decoder") / study)
+    other = {"steer": "neighbours", "neighbours": "steer"}[study]
+    for longer_studies in ({other: longer.Study(deep, "")}, {study: longer.Study(replace(deep, **empty), "")}):
+        assert all(block.kind != "fold" for block in section.build(replace(slot, longer=longer_studies), context))
+    *before, fold = section.build(replace(slot, longer={study: longer.Study(deep, "Made by a test.")}), context)
+    assert [block.kind for block in before] == [block.kind for block in plain]
+    assert fold.kind == "fold" and fold.blocks[0].text == "Made by a test."
+    assert {block.path for block in fold.blocks if block.kind != "note"} == {deep.path(f"{table}.csv")}
+    said, usual = ([block.text for block in blocks if block.kind == "note"] for blocks in (fold.blocks, plain))
+    assert set(said) & set(usual)  # of the same numbers the same is said; how they were measured is said once
+    how = importlib.import_module(section.build.__module__).WHAT[:50]
+    assert any(text.startswith(how) for text in usual) and not any(text.startswith(how) for text in said)
+
+
+@of_the_default_run
+def test_a_study_of_neighbours_has_the_control_sets_of_the_default_run():
+    slot = inputs.read("decoder", SLOTS / "decoder")
+    notes = fold_of(NEIGHBOURS, slot, "neighbours", replace(slot, effects=slot.effects.head(0)))
+    assert any("Control sets: as many heads, " in text for text in notes)
 
 
 def with_ranks(slot: inputs.Slot, p: float, q: float, draws: int) -> inputs.Slot:

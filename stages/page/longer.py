@@ -25,18 +25,17 @@ class Study:
 
 def attached(slot: Slot, default: params.Params, sizes: params.Longer) -> Slot:
     """Return the slot with the longer studies of it that are there and were made with the same weights, by stage."""
-    stages = [name for name in sorted(params.Longer.model_fields) if name not in ("seed", "recipes", "slots")]
+    stages = [name for name in sorted(params.Longer.model_fields) if name not in ("seed", "recipes", "slots", "tasks")]
     studies = {}
     for stage in stages if slot.name in sizes.slots else ():
-        folder, section = paths.FULL / paths.deeper(slot.name, stage), getattr(sizes, stage)
+        folder = paths.FULL / paths.deeper(slot.name, stage)
         made = _made(folder)
-        if section is None or not made or made["files"] != slot.model.get("files"):
+        if getattr(sizes, stage) is None or not made or made["files"] != slot.model.get("files"):
             continue
         read = replace(inputs.read(slot.name, folder), model=slot.model, heads=slot.heads)
-        now = params.asked_of(stage, default.model_copy(update={stage: section}))
+        now = params.asked_of(stage, params.deepened(default, sizes, stage))
         changed = any(made[key] != now[key] for key in now)
-        usual = getattr(default, stage)  # null where the default run leaves it out
-        usual = usual.model_dump(mode="json") if usual is not None else {}
+        usual = params.asked_of(stage, default)["params"]
         studies[stage] = Study(read, _provenance(stage, slot.name, made["params"], usual, changed))
     return replace(slot, longer=studies)
 

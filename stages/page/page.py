@@ -76,10 +76,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Fold:
-    """Notes and tables that start closed (a figure would be drawn without a width)."""
+    """Blocks that start closed; a figure is drawn when it is opened."""
 
     title: str
-    blocks: list[Table | Note]
+    blocks: list[Figure | Table | Note]
     kind: str = "fold"
 
 

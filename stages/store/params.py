@@ -20,6 +20,8 @@ from stages.store.errors import UserError
 from stages.store.section import Count, Name, Natural, Place, Positive, Section, Share
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
+PREPARES = {"steer": ("extrapolation",), "neighbours": ("neighbours",)}  # longer study: tasks whose prompts are its own
+BESIDE = {"plan": ("ablate",), "steer": ("trace", "ngram"), "neighbours": ("plan",)}  # other sections that it hangs on
 
 
 def _distinct(values: tuple) -> tuple:
@@ -316,13 +318,28 @@ class Studies(Section):
 
 
 class Longer(Studies):
-    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots."""
+    """The whole of full/params.yaml: recipes, and sections of stages that run at larger sizes in these slots.
+
+    tasks: sections that stand in the place of the default run's for the studies that prepare these tasks (`PREPARES`);
+    the others read the default run's prompts. `studies` gives it a field per task.
+    """
 
     slots: Annotated[tuple[Name, ...], AfterValidator(_distinct)] = ()
+    tasks: Tasks | None = None
     circuit: Circuit | None = None
     gates: Gates | None = None
     memory: Memory | None = None
+    neighbours: Neighbours | None = None
     plan: Plan | None = None
+    steer: Steer | None = None
+
+    @field_validator("tasks")
+    @classmethod
+    def _prepared(cls, tasks: Tasks | None) -> Tasks | None:
+        allowed = sorted({task for prepared in PREPARES.values() for task in prepared})
+        if other := [name for name, task in tasks or () if task is not None and name not in allowed]:
+            raise ValueError(f"{other[0]}: none of the studies prepares this task; allowed: {', '.join(allowed)}")
+        return tasks
 
 
 class Params(Studies):
@@ -355,17 +372,21 @@ class Params(Studies):
 
 @cache
 def studies() -> type[Longer]:
-    """Return `Longer` with what a recipe is: the floors above are asked only when params are read."""
-    return create_model("Longer", __base__=Longer, recipes=_recipes())
+    """Return `Longer` with what recipes and tasks are: the floors above are asked only when params are read."""
+    return create_model("Longer", __base__=Longer, tasks=(_every_task() | None, None), recipes=_recipes())
 
 
 @cache
 def whole() -> type[Params]:
     """Return `Params` with what a recipe is and a field per task."""
+    return create_model("Params", __base__=Params, tasks=(_every_task(), ...), recipes=_recipes())
+
+
+@cache
+def _every_task() -> type[Tasks]:
     tasks = import_module("stages.tasks")
     fields = {name: (tasks.of(name).settings | None, None) for name in tasks.names()}
-    named = create_model("Tasks", __base__=Tasks, **fields)
-    return create_model("Params", __base__=Params, tasks=(named, ...), recipes=_recipes())
+    return create_model("Tasks", __base__=Tasks, **fields)
 
 
 def _recipes() -> tuple[Any, Any]:
@@ -396,16 +417,26 @@ def load_studies(path: Path = paths.PARAMS) -> Studies:
     return _checked(path, content, _kind(content))
 
 
-def asked_of(stage: str, settings: Params) -> dict[str, Any]:
-    """Return what a stage of a slot was asked, as JSON has it: the seed, its section, and the sha256 of all tasks.
+def deepened(default: Params, sizes: Longer, stage: str) -> Params:
+    """Return the default run's params with a longer study's section, and with those of the tasks that it prepares."""
+    given = {task: getattr(sizes.tasks, task) for task in PREPARES.get(stage, ()) if sizes.tasks}
+    tasks = default.tasks.model_copy(update={task: section for task, section in given.items() if section is not None})
+    return default.model_copy(update={stage: getattr(sizes, stage), "tasks": tasks})
 
-    A plan says nothing without what runs it: the section `ablate` stands beside it.
+
+def asked_of(stage: str, settings: Params) -> dict[str, Any]:
+    """Return what a longer study was asked, as JSON has it: the seed, its params, and the sha256 of all tasks.
+
+    params: the stage's section, and as `tasks.<task>.<key>` those of the tasks that it prepares. Beside them stand the
+    sections that it hangs on as well (`BESIDE`), as a plan does on what carries it out.
     """
-    sections = {name: getattr(settings, name) for name in ("tasks", stage, *(["ablate"] if stage == "plan" else []))}
+    sections = {name: getattr(settings, name) for name in ("tasks", stage, *BESIDE.get(stage, ()))}
     asked = {name: section and section.model_dump(mode="json") for name, section in sections.items()}
-    tasks = json.dumps(asked.pop("tasks"), sort_keys=True)
-    made = {"seed": settings.seed, "params": asked.pop(stage), "tasks": hashlib.sha256(tasks.encode()).hexdigest()}
-    return made | asked
+    tasks, made = asked.pop("tasks"), dict(asked.pop(stage) or {})
+    for task in PREPARES.get(stage, ()):
+        made |= {f"tasks.{task}.{key}": value for key, value in (tasks[task] or {}).items()}
+    digest = hashlib.sha256(json.dumps(tasks, sort_keys=True).encode()).hexdigest()
+    return {"seed": settings.seed, "params": made, "tasks": digest} | asked
 
 
 def _content(path: Path) -> Any:

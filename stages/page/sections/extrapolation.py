@@ -5,7 +5,7 @@ import pandas as pd
 from stages.page import carried, classes_chart
 from stages.page.carried import ALL, MATCHED, value
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 
 TASK = "extrapolation"
@@ -27,16 +27,34 @@ STEERED = (
     "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
     "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
 )
+AGAIN = "Made-up words against rare ones of as many tokens."
+OF_STUDY = "Heads and layers are those of this study, as its part of section 'Function vectors' has them."
 
 
 def extrapolation(slot: Slot, context: Context) -> list:
     """Show accuracy by function and class, made-up against rare words at equal tokens, and what vectors do."""
+    asked = _asked(slot, TOKENS, STEERED)
+    if not asked:
+        why = slot.reasons.get(TASK, f"{slot.path('extrapolation.csv')} has no rows")
+        return [Note(f"No usual, rare or made-up words were asked: {why}.")]
+    return [Note(WHAT), *asked, *_longer(slot)]
+
+
+def _longer(slot: Slot) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list: more words of each class; [] where there is none."""
+    study = slot.longer.get("steer")
+    asked = _asked(study.slot, AGAIN, OF_STUDY) if study else []
+    return [study.fold("more words", asked)] if asked else []
+
+
+def _asked(slot: Slot, tokens: str, vectors: str) -> list:
+    """Show what was asked, [] where nothing was; tokens, vectors: what is said first of equal tokens and of vectors."""
     table, path = slot.extrapolation, slot.path("extrapolation.csv")
     whole = table[table["tokens"] == ALL]
     whole = whole.assign(shown=whole["function"] + " (" + whole["kind"] + ")")
     shown, counted = whole[whole["context"] == SHOWN], whole[whole["context"] == "ngram_prompt"]
     if shown.empty:
-        return [Note(f"No usual, rare or made-up words were asked: {slot.reasons.get(TASK, f'{path} has no rows')}.")]
+        return []
     chart = classes_chart.classes(shown, counted, list(dict.fromkeys(shown["shown"])))
     legend = [
         (colour, shape, label)
@@ -47,15 +65,15 @@ def extrapolation(slot: Slot, context: Context) -> list:
     solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
     said = [carried.carried(solved), carried.knowledge(shown), carried.unsolved(shown), carried.ordered(solved),
             carried.endings(solved)]  # fmt: skip
-    blocks = [Note(WHAT), Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
-    return [*blocks, *_matched(table, path), *_steered(whole, path), *_by_tokens(table, path)]
+    blocks = [Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
+    return [*blocks, *_matched(table, tokens, path), *_steered(whole, vectors, path), *_by_tokens(table, path)]
 
 
-def _matched(table: pd.DataFrame, path: str) -> list:
+def _matched(table: pd.DataFrame, says: str, path: str) -> list:
     rows = table[table["tokens"] == MATCHED]
     made_up = dict.fromkeys(table[table["class"] == "made_up"]["function"])
     without = [name for name in made_up if name not in {*rows["function"], ALL}]
-    blocks = [Note(f"{TOKENS} {carried.at_equal_tokens(rows, without)}".strip())]
+    blocks = [Note(f"{says} {carried.at_equal_tokens(rows, without)}".strip())]
     lines = []
     for (function, kind), part in rows.groupby(["function", "kind"], sort=False):
         rare, other, change = (part[part["class"] == name].iloc[0] for name in ("rare", "made_up", carried.DIFFERENCE))
@@ -67,7 +85,7 @@ def _matched(table: pd.DataFrame, path: str) -> list:
     return blocks
 
 
-def _steered(whole: pd.DataFrame, path: str) -> list:
+def _steered(whole: pd.DataFrame, says: str, path: str) -> list:
     told = whole[whole["context"].isin(VECTORS)]
     if told.empty:
         return []
@@ -80,7 +98,7 @@ def _steered(whole: pd.DataFrame, path: str) -> list:
         lines.append([function, label, *("–" if row is None else value(row) for row in rows), str(words)])
     columns = ["function", "class", *VECTORS.values(), "words"]
     folded = f"Without demonstrations, by function ({len(lines)} rows)"
-    text = f"{STEERED} {carried.steered(told, VECTORS)}".strip()
+    text = f"{says} {carried.steered(told, VECTORS)}".strip()
     return [Note(text), Table(columns, lines, "", path, (2, 3, 4, 5), folded=folded)]
 
 

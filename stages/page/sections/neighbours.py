@@ -1,12 +1,13 @@
 """Labelled demonstrations: does a new item get the label of those that resemble it?"""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from stages.page import charts
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, capital, interval, listed, number, p_value
 from stages.page.verdicts import matched
@@ -79,13 +80,27 @@ OTHERS = (
 
 def neighbours(slot: Slot, context: Context) -> list:
     """Show accuracy and agreement with the nearest demonstrations, for made-up words of two scripts and all else."""
-    rows, path = slot.neighbours, slot.path("neighbours.csv")
-    if rows.empty:
-        why = slot.reasons.get("neighbours") or f"{path} has no rows"
+    if slot.neighbours.empty:
+        why = slot.reasons.get("neighbours") or f"{slot.path('neighbours.csv')} has no rows"
         return [Note(f"No labelled demonstrations were read: {why}.")]
+    return _read(slot, WHAT, context.alpha) + _longer(slot, context.alpha)
+
+
+def _longer(slot: Slot, alpha: float) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list: more sets of demonstrations; [] where there is none."""
+    if "neighbours" not in slot.longer or slot.longer["neighbours"].slot.neighbours.empty:
+        return []
+    study = slot.longer["neighbours"]
+    read = replace(study.slot, effects=slot.effects)  # it silences the sets of the default run's plan
+    return [study.fold("more sets of demonstrations", _read(read, "", alpha))]
+
+
+def _read(slot: Slot, what: str, alpha: float) -> list:
+    """Show what labelled demonstrations give; what: how they were read, said beneath the first sentences."""
+    rows, path = slot.neighbours, slot.path("neighbours.csv")
     cells = rows[rows["condition"] != "made_up"].set_index(["condition", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
-    blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{WHAT} {_chosen(cells)}")]
+    blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{what} {_chosen(cells)}".strip())]
     shown = rows[(rows["measure"] == "accuracy") & rows["condition"].isin(KINDS)]
     chart = charts.by_condition(shown.assign(condition=shown["condition"].map(BARS)), "accuracy", 0.5)
     blocks.append(Figure([Chart(chart, "Accuracy by kind of items", "")], _kinds(shown), path, "single"))
@@ -94,7 +109,7 @@ def neighbours(slot: Slot, context: Context) -> list:
     others = [condition for condition in KINDS if not any(condition in groups for _, groups in MADE_UP.values())]
     blocks.append(_table(cells, others, COLUMNS, OTHERS, path))
     blocks = [block for block in blocks if block.kind != "table" or block.rows]
-    more = (_reviews(cells), _attention(cells, context.alpha), _silenced(cells, slot, context.alpha))
+    more = (_reviews(cells), _attention(cells, alpha), _silenced(cells, slot, alpha))
     blocks += [Note(said) for said in more if said]
     controls = _table(cells, list(KINDS), CONTROLS, "", path)
     return [

@@ -7,7 +7,7 @@ import pandas as pd
 
 from stages.page import applied, charts, rows, sentences, verdicts
 from stages.page.inputs import Slot
-from stages.page.page import Chart, Figure, Note, Table
+from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import capital, interval, listed, number, p_value
 
@@ -34,40 +34,52 @@ WHAT = (
 
 def vectors(slot: Slot, context: Context) -> list:
     """Show what function vectors do without demonstrations, and how few heads carry the effect."""
-    path = slot.path("steering.csv")
-    steered = slot.steering[slot.steering["vector"].isin(LABELS)]
-    single, together = steered[steered["function"] != ALL], steered[steered["function"] == ALL]
-    contexts = [name for name in CONTEXTS if name in set(single["context"])]
-    blocks = []
-    if contexts:
-        claims = [row for name in contexts for row in _claims(together, name)]
-        said = [_claim(row, together, context.alpha) for row in claims]
-        cards = [
-            Chart(charts.steering(together[together["context"] == name]), capital(CONTEXTS[name]),
-                  _means(together[together["context"] == name]))
-            for name in contexts
-        ]  # fmt: skip
-        legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
-        blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
-        blocks.append(Note(WHAT.format(**LABELS)))
-        blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
-        blocks += _texts(together, path, context.alpha)
-        blocks += [Note(said) for said in [_place(together, contexts), _held_out(together, single)] if said]
-        cards = [
-            Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name])) for name in contexts
-        ]
-        blocks += [Figure(cards, f"Function by function. {CHOSEN}", path, "cards", legend)]
-        blocks.append(_table(single, contexts, path))
-    else:
+    blocks = _tested(slot, context.alpha, WHAT.format(**LABELS))
+    if not blocks:
         why = slot.reasons.get("function") or slot.reasons.get("icl") or slot.reasons.get("steering")
-        blocks.append(Note(f"No function vector was tested: {why or f'{path} has no rows'}."))
+        why = why or f"{slot.path('steering.csv')} has no rows"
+        blocks.append(Note(f"No function vector was tested: {why}."))
     shares = rows.concentration(slot.heads)
     if len(shares):
         chart = Chart(charts.concentration(shares), "Concentration of the indirect effect", "")
         blocks.append(Figure([chart], sentences.concentration(shares), slot.path("heads.csv"), "single"))
     else:
         blocks.append(Note(sentences.concentration(shares)))
-    return blocks + applied.sweep(slot) + applied.composed(slot, context.alpha) + applied.continued(slot, context.alpha)
+    blocks += applied.sweep(slot) + applied.composed(slot, context.alpha) + applied.continued(slot, context.alpha)
+    return blocks + _longer(slot, context.alpha)
+
+
+def _longer(slot: Slot, alpha: float) -> list[Fold]:
+    """Return what a longer study of this slot adds, in a list: more settings, on more words; [] where there is none."""
+    study = slot.longer.get("steer")
+    tested = _tested(study.slot, alpha) if study else []
+    return [study.fold("more settings, more words", tested + applied.sweep(study.slot))] if tested else []
+
+
+def _tested(slot: Slot, alpha: float, what: str = "") -> list:
+    """Say and show what vectors do in every context; [] where none was tested. what: how, beneath the first figure."""
+    path = slot.path("steering.csv")
+    steered = slot.steering[slot.steering["vector"].isin(LABELS)]
+    single, together = steered[steered["function"] != ALL], steered[steered["function"] == ALL]
+    contexts = [name for name in CONTEXTS if name in set(single["context"])]
+    if not contexts:
+        return []
+    claims = [row for name in contexts for row in _claims(together, name)]
+    said = [_claim(row, together, alpha) for row in claims]
+    cards = [
+        Chart(charts.steering(together[together["context"] == name]), capital(CONTEXTS[name]),
+              _means(together[together["context"] == name]))
+        for name in contexts
+    ]  # fmt: skip
+    legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
+    blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
+    blocks += [Note(what)] if what else []
+    blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
+    blocks += _texts(together, path, alpha)
+    blocks += [Note(said) for said in [_place(together, contexts), _held_out(together, single)] if said]
+    cards = [Chart(charts.steering(single[single["context"] == name]), capital(CONTEXTS[name])) for name in contexts]
+    blocks += [Figure(cards, f"Function by function. {CHOSEN}", path, "cards", legend)]
+    return [*blocks, _table(single, contexts, path)]
 
 
 def _claims(together: pd.DataFrame, name: str) -> list[Any]:
