@@ -18,7 +18,7 @@ from stages import tasks
 from stages.deeper import STUDIES
 from stages.families import FAMILIES
 from stages.store import paths, tables
-from stages.store.params import PREPARES, Params
+from stages.store.params import BESIDE, PREPARES, Longer, Params
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -311,3 +311,8 @@ def test_the_page_says_what_every_summary_is():
     summaries = body("summarize")
     outs = [name for kind in ("outs", "metrics", "plots") for out in summaries[kind] for name in out]
     assert {Path(out).name for out in outs} == set(FILES)
+
+
+def test_the_page_hangs_on_every_section_that_it_holds_longer_studies_against():
+    held = {*Longer.model_fields, *(name for names in BESIDE.values() for name in names)} - {"slots"}
+    assert held <= set(body("report")["params"])

@@ -413,6 +413,8 @@ def test_the_page_names_the_claims_that_hold_at_once_among_more_control_sets():
         "A longer study has 39 control sets each. Over all" in text
         and "function heads (accuracy on in-context functions)" in text
     )
+    since = replace(few, longer={"plan": longer.Study(many, "Made by a test.", changed=True)})
+    assert not any("longer study" in b.text for b in FOUND.build(since, Context(FAMILIES, [])) if b.kind == "note")
     first = replace(few, longer={"plan": longer.Study(with_ranks(slot, 0.025, 0.06, 39), "Made by a test.")})
     text = next(b.text for b in FOUND.build(first, Context(FAMILIES, [])) if "control sets of other" in b.text)
     assert (

@@ -527,7 +527,7 @@ NEAR = "(as many heads, from the same or nearest layers)"
         ({"q": 0.0704}, "its floor, q = 0.070 over all claims."),
         ({"q": 0.075}, "its floor, q = 0.075 over all claims."),
         ({"besides": {"zero": rows.Change(2.1, -0.4, 4.0)}},
-         "its floor. With zeros in their place the harm is +2.100 [−0.400, +4.000], without control sets to"),
+         "its floor. With zeros in their place the harm is +2.100 [−0.400, +4.000], by its interval alone"),
         ({"besides": {"zero": rows.Change(2.1, 1.9, 2.3)}}, "its floor."),
     ],
 )  # fmt: skip

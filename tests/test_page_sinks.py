@@ -157,16 +157,17 @@ def test_redirected_heads_are_ranked_among_others_of_a_longer_study():
     ranked = ranked.assign(control_change=0.01, matching="2 of 5 in the same layers, 5 of 5 of the same attention kind")
     others = ranked.assign(purpose="control", members=0, draw=1, controls=np.nan)
     study = SimpleNamespace(effects=pd.concat([ranked, others]), path=lambda file: f"full/{file}")
-    text = said(rows(True), probes(0.4, 0.5), False, once, {"plan": SimpleNamespace(slot=study)})
+    text = said(rows(True), probes(0.4, 0.5), False, once, {"plan": SimpleNamespace(slot=study, changed=False)})
     assert "No control sets are redirected" not in text
     assert (
         "Control sets are redirected as well in a longer study (full/effects.csv). The 5 best sink heads (L1H0; all "
         "members), loss on text: harm +0.200 [+0.150, +0.250]; 7 of 39 control sets (as many heads, 2 of 5 in the "
-        "same layers, the others from the nearest) do as much: rank p = 0.20, q = 0.30 over all claims; not told apart "
-        "from other heads."
+        "same layers, the others from the nearest) do as much: rank p = 0.20; not told apart from other heads."
     ) in text
-    unranked = {"plan": SimpleNamespace(slot=SimpleNamespace(effects=ranked[:1], path=study.path))}
-    assert "No control sets are redirected" in said(rows(True), probes(0.4, 0.5), False, once, unranked)
+    unranked = {"plan": SimpleNamespace(slot=SimpleNamespace(effects=ranked[:1], path=study.path), changed=False)}
+    changed = {"plan": SimpleNamespace(slot=study, changed=True)}
+    for longer in (unranked, changed):
+        assert "No control sets are redirected" in said(rows(True), probes(0.4, 0.5), False, once, longer)
 
 
 def test_the_longest_tokens_stand_beside_their_neighbours_and_not_beside_other_ordinary_ones():

@@ -386,3 +386,28 @@ def test_differences_of_one_sign_are_shares_and_no_arm_runs_away():
     mixed = np.array([-1.0, -1.0, 0.5] + [0.0] * 9)
     low, high = interval(mixed, np.arange(12), change=True)
     assert low > mixed.mean() - 2.5 * 2.3 * mixed.std(ddof=1) / np.sqrt(12)
+
+
+def test_q_is_over_the_claims_of_one_way_of_silencing():
+    """Redirected heads that stand out as well leave the q of mean ablation as it is without them."""
+
+    def rows(kind: str, family: str, harms: list[float]) -> list[dict]:
+        made = []
+        for draw, harm in enumerate(harms):  # the first is the family's
+            purpose = "control" if draw else "family"
+            same = {"intervention": f"{purpose}/{family}/{kind}/{draw}", "purpose": purpose, "family": family, "k": 1}
+            same |= {"kind": kind, "draw": draw, "heads": f"L{draw}H0", "task": "text", "condition": "", "category": ""}
+            made += [same | {"cluster": f"c{n}", "prompt": f"p{n}", "measure": "loss", "value": 3 + harm + 0.001 * n,
+                             "intact": 3.0} for n in range(20)]  # fmt: skip
+        return made
+
+    mean = [*rows("mean", "sink", [1.0] + [0.1] * 19), *rows("mean", "previous", [0.0] + [0.1] * 19)]
+    both = [*mean, *rows("sink", "sink", [1.0] + [0.1] * 19)]
+    tables = {}
+    for name, made in (("mean", mean), ("both", both)):
+        raw = pd.DataFrame(made)
+        plan = raw.drop_duplicates("intervention").rename(columns={"intervention": "id"})
+        table = effects.table([raw], plan.assign(members=1, matching="", tasks=[["text"]] * len(plan)), 1000)
+        tables[name] = table[table.p.notna()].set_index(["kind", "family"]).q
+    assert tables["mean"].to_dict() == {("mean", "sink"): 0.1, ("mean", "previous"): 1.0}
+    assert tables["both"].to_dict() == tables["mean"].to_dict() | {("sink", "sink"): 0.05}

@@ -91,6 +91,8 @@ def test_lists_that_contradict_themselves_are_named(tmp_path):
     message = broken(tmp_path, put("plan", "also", {"zero": ["sink"]}))
     assert "also: zero is one of kinds, which all families have" in message
     message = broken(tmp_path, put("plan", "controlled", ["resample"]))
+    assert "controlled: has to name mean, the first of kinds: claims are made with it" in message
+    message = broken(tmp_path, put("plan", "controlled", ["mean", "resample"]))
     assert "controlled: resample is no way that heads are silenced in; allowed: mean, zero, sink" in message
     assert "steer.zero_shot = 0" in broken(tmp_path, put("steer", "zero_shot", 0))
 

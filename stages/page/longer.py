@@ -13,10 +13,14 @@ from stages.store import params, paths
 
 @dataclass(frozen=True)
 class Study:
-    """One stage of a slot at a larger size. slot: its tables, as this study has them; says: what made them."""
+    """One stage of a slot at a larger size.
+
+    slot: its tables, as this study has them; says: what made them; changed: whether params have since.
+    """
 
     slot: Slot
     says: str
+    changed: bool = False
 
     def fold(self, title: str, blocks: list) -> Fold:
         """Return blocks, closed at first, with what made them before."""
@@ -34,9 +38,9 @@ def attached(slot: Slot, default: params.Params, sizes: params.Longer) -> Slot:
             continue
         read = replace(inputs.read(slot.name, folder), model=slot.model, heads=slot.heads)
         now = params.asked_of(stage, params.deepened(default, sizes, stage))
-        changed = any(made[key] != now[key] for key in now)
+        changed = any(made[key] != now[key] for key in now if key in made)  # older studies wrote down less
         usual = params.asked_of(stage, default)["params"]
-        studies[stage] = Study(read, _provenance(stage, slot.name, made["params"], usual, changed))
+        studies[stage] = Study(read, _provenance(stage, slot.name, made["params"], usual, changed), changed)
     return replace(slot, longer=studies)
 
 

@@ -75,10 +75,10 @@ READING = (
     "are chosen on) are left out as long as a third of the heads remains; those of the families with most members are"
     " let in first, and every claim says which its control sets hold. The rank p is (1 + control sets that do at "
     "least as much harm) / (1 + control sets); it cannot fall below its floor, 1 / (1 + control sets), so that at the"
-    " floor no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot: every family on "
-    "the main measure of every task that it is asked about. On other tasks no control sets are run: the harm there "
-    "only shows whether the damage is general. Where heads are few, control sets overlap: their mean Jaccard index is"
-    " given, and the more they share, the less a rank among them says.",
+    " floor no control set did as much. q is p after Benjamini-Hochberg over all claims of the slot in one way of "
+    "silencing: every family on the main measure of every task that it is asked about. On other tasks no control sets "
+    "are run: the harm there only shows whether the damage is general. Where heads are few, control sets overlap: "
+    "their mean Jaccard index is given, and the more they share, the less a rank among them says.",
     "Intervals of effects are over clusters of prompts (Student's t, corrected for skewness after Hall 1992; Wilson's "
     "for shares), for exactly the heads that were silenced: they say nothing of other heads. Below 8 clusters there is "
     "none. Where the intact model cannot do a task, nothing can be lost, and there is no rank. A value worse than a "

@@ -96,11 +96,11 @@ def claim(row: Any, alpha: float, again: bool = False) -> str:
 
 
 def disagreement(row: Any) -> str:
-    """Say what another kind of ablation does, which has no control sets, where only one of both is clear of 0."""
+    """Say what another kind of ablation does, by its interval alone, where only one of both is clear of 0."""
     here = side(_harm(row), row.measure)
     return "".join(
-        f" With {method(kind)} in their place the harm is {written(other, row.measure)}, without control sets to "
-        "compare with."
+        f" With {method(kind)} in their place the harm is {written(other, row.measure)}, by its interval alone: no "
+        "control sets are held against it."
         for kind, other in row.besides.items()
         if side(other, row.measure) != here
     )

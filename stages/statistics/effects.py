@@ -1,9 +1,9 @@
 """From raw paired values to the table of effects: each family's set of heads beside its control sets.
 
 The claim 'these heads matter for this task' is a rank among D control sets: p = (1 + number of them at least as
-harmful) / (1 + D), printed with its floor 1 / (1 + D); q = Benjamini-Hochberg over the claims: each family on its home
-tasks, in the task's main measure. low and high bound the change of THESE heads over other prompts: they say nothing of
-other heads.
+harmful) / (1 + D), printed with its floor 1 / (1 + D); q = Benjamini-Hochberg over the claims of one way of silencing:
+each family on its home tasks, in the task's main measure. low and high bound the change of THESE heads over other
+prompts: they say nothing of other heads.
 
 A cell is `not measurable` where the intact model cannot do the task on those prompts: accuracy or recall below `ABLE`,
 or, where two answers are to choose from, not above chance; loss not below that of a uniform guess, ln V. Then p is
@@ -113,7 +113,8 @@ def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> 
         frame.p.notna() & (frame.condition == ALL) & (frame.measure == frame.task.map(lambda task: tasks.of(task).main))
     )
     whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
-    return frame.assign(q=adjusted(frame.p.where(claim).astype(float))).astype(whole)
+    p = frame.p.where(claim).astype(float)
+    return frame.assign(q=p.groupby(frame.kind).transform(adjusted)).astype(whole)
 
 
 def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataFrame, limit: float) -> list[dict]:

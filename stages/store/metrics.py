@@ -94,7 +94,7 @@ def metrics(
     if sink_rate is not None:
         tree.setdefault("text", {})["sink_rate"] = round(sink_rate, 5)
     silenced = overall[overall.purpose == "family"]
-    against = silenced[(silenced.controls > 0).fillna(False)].kind  # control sets run with one kind of ablation
+    against = silenced[(silenced.controls > 0).fillna(False)].kind  # the first kind that control sets have
     silenced = silenced[silenced.kind == (against.iloc[0] if len(against) else "mean")]
     for (family, task), rows in silenced.groupby(["family", "task"], sort=False):
         for main in rows[rows.measure == mains.get(task)].itertuples():

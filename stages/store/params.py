@@ -21,7 +21,13 @@ from stages.store.section import Count, Name, Natural, Place, Positive, Section,
 
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 PREPARES = {"steer": ("extrapolation",), "neighbours": ("neighbours",)}  # longer study: tasks whose prompts are its own
-BESIDE = {"plan": ("ablate",), "steer": ("trace", "ngram"), "neighbours": ("plan",)}  # other sections that it hangs on
+BESIDE = {  # longer study: other sections that it hangs on
+    "circuit": ("classify",),
+    "gates": ("classify",),
+    "neighbours": ("classify", "plan", "ablate"),
+    "plan": ("classify", "ablate"),
+    "steer": ("trace", "ngram"),
+}
 
 
 def _distinct(values: tuple) -> tuple:
@@ -161,6 +167,8 @@ class Plan(Section):
             raise ValueError(f"least: {self.least} is above top: {self.top}")
         if twice := sorted({*self.also} & {*self.kinds}):
             raise ValueError(f"also: {twice[0]} is one of kinds, which all families have; take it out of also")
+        if self.kinds[0] not in self.controlled:
+            raise ValueError(f"controlled: has to name {self.kinds[0]}, the first of kinds: claims are made with it")
         if other := [kind for kind in self.controlled if kind not in (*self.kinds, *self.also)]:
             allowed = ", ".join((*self.kinds, *self.also))
             raise ValueError(f"controlled: {other[0]} is no way that heads are silenced in; allowed: {allowed}")

@@ -36,7 +36,7 @@ def extrapolation(slot: Slot, context: Context) -> list:
     asked = _asked(slot, TOKENS, STEERED)
     if not asked:
         why = slot.reasons.get(TASK, f"{slot.path('extrapolation.csv')} has no rows")
-        return [Note(f"No usual, rare or made-up words were asked: {why}.")]
+        return [Note(f"No usual, rare or made-up words were asked: {why}."), *_longer(slot)]
     return [Note(WHAT), *asked, *_longer(slot)]
 
 

@@ -86,7 +86,9 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
             f"{p_value(largest['p_floor'].max())}; the largest harm of {len(ranked)} claims, over which q is at least "
             f"{p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
         )
-        said += [_among_more(rows.more_claims(slot, context.families), told, alpha)]
+        study = slot.longer.get("plan")
+        if study and not study.changed:  # what older params made is shown in its fold alone, which says so
+            said.append(_among_more(rows.more_claims(slot, context.families), told, alpha))
     apart = set(told["family"])
     alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
     if alike:
@@ -97,7 +99,7 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
 def _among_more(claims: pd.DataFrame, told: pd.DataFrame, alpha: float) -> str:
     """Say which claims hold at once in a longer study, whose control sets are more, and which of `told` do not there.
 
-    '' where there is no such study.
+    '' where it has none.
     """
     if claims.empty:
         return ""

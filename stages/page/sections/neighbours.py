@@ -73,8 +73,8 @@ WHAT = (
 )
 
 OTHERS = (
-    "All other kinds of items; sets draw from the same lists of words and reviews. Where the query itself is shown, "
-    "that one demonstration alone resembles it; elsewhere all of its class do."
+    "All other kinds of items; sets of words, and of reviews, draw from the same lists. Where the query itself is "
+    "shown, that one demonstration alone resembles it; elsewhere all of its class do."
 )
 
 
@@ -82,7 +82,7 @@ def neighbours(slot: Slot, context: Context) -> list:
     """Show accuracy and agreement with the nearest demonstrations, for made-up words of two scripts and all else."""
     if slot.neighbours.empty:
         why = slot.reasons.get("neighbours") or f"{slot.path('neighbours.csv')} has no rows"
-        return [Note(f"No labelled demonstrations were read: {why}.")]
+        return [Note(f"No labelled demonstrations were read: {why}."), *_longer(slot, context.alpha)]
     return _read(slot, WHAT, context.alpha) + _longer(slot, context.alpha)
 
 

@@ -140,14 +140,18 @@ def _redirected(slot: Slot, context: Context) -> str:
 def _among_others(slot: Slot, context: Context) -> str:
     """Say how redirected heads rank among as many others that are redirected as well, here or in a longer study."""
     study = slot.longer.get("plan")
-    for of_run, where in ((slot, ""), (study and study.slot, " in a longer study")):
-        rows = paired.silenced(of_run.effects, context.families, REDIRECTED) if of_run else pd.DataFrame()
-        if rows.empty or not (rows["claim"] & (rows["controls"] > 0)).any():
+    runs = [(slot, ""), *([(study.slot, " in a longer study")] if study and not study.changed else [])]
+    for of_run, where in runs:
+        rows = paired.silenced(of_run.effects, context.families, REDIRECTED)
+        claims = rows[rows["claim"] & (rows["controls"] > 0)]
+        if claims.empty:
             continue
         said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}"
-                f"{verdicts.verdict(row, context.alpha)}" for row in rows[rows["claim"]].itertuples()]  # fmt: skip
+                f"{verdicts.verdict(row, context.alpha)}{f' ({row.note})' if row.note else ''}"
+                for row in claims.assign(q=float("nan")).itertuples()]  # fmt: skip
         here = f" ({of_run.path('effects.csv')})" if where else ""
-        return f"Control sets are redirected as well{where}{here}. {'. '.join(map(capital, said))}."
+        each = ", each claim a test of its own" if len(said) > 1 else ""
+        return f"Control sets are redirected as well{where}{here}{each}. {'. '.join(map(capital, said))}."
     return "No control sets are redirected: this may be what any heads do."
 
 

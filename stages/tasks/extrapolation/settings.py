@@ -12,8 +12,8 @@ class Settings(Source):
     """Usual, rare and made-up words of in-context functions: `words` of each class, at most.
 
     path: a folder of words: functions.yaml gives the demonstrations and the usual words, as it does for task icl,
-    rare.yaml rare ones with right answers, real.txt words that made-up ones must not be. sets: sets of
-    demonstrations per function, which its words take in turn. functions: names; empty = all.
+    rare.yaml rare ones with right answers and more usual ones, real.txt words that made-up ones must not be. sets: sets
+    of demonstrations per function, which its words take in turn. functions: names; empty = all.
     """
 
     source: Literal["builtin"] = "builtin"
