@@ -161,8 +161,9 @@ def test_redirected_heads_are_ranked_among_others_of_a_longer_study():
     assert "No control sets are redirected" not in text
     assert (
         "Control sets are redirected as well in a longer study (full/effects.csv). The 5 best sink heads (L1H0; all "
-        "members), loss on text: harm +0.200 [+0.150, +0.250]; 7 of 39 control sets (as many heads, 2 of 5 in the "
-        "same layers, the others from the nearest) do as much: rank p = 0.20; not told apart from other heads."
+        "members), loss on text: harm +0.200 [+0.150, +0.250], of control sets +0.010 on average; 7 of 39 control sets "
+        "(as many heads, 2 of 5 in the same layers, the others from the nearest) do as much: rank p = 0.20; not told "
+        "apart from other heads."
     ) in text
     unranked = {"plan": SimpleNamespace(slot=SimpleNamespace(effects=ranked[:1], path=study.path), changed=False)}
     changed = {"plan": SimpleNamespace(slot=study, changed=True)}

@@ -14,6 +14,7 @@ from stages.page.section import Context, SlotSection
 from stages.page.sentences import (
     beyond,
     capital,
+    decimals,
     interval,
     listed,
     measured,
@@ -146,7 +147,8 @@ def _among_others(slot: Slot, context: Context) -> str:
         claims = rows[rows["claim"] & (rows["controls"] > 0)]
         if claims.empty:
             continue
-        said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}"
+        said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}, of control "
+                f"sets {number(row.control_harm, decimals(row.measure), True)} on average"
                 f"{verdicts.verdict(row, context.alpha)}{f' ({row.note})' if row.note else ''}"
                 for row in claims.assign(q=float("nan")).itertuples()]  # fmt: skip
         here = f" ({of_run.path('effects.csv')})" if where else ""
