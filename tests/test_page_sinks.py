@@ -74,6 +74,7 @@ def said(
         path=lambda file: file,
         effects=silenced,
         longer=longer or {},
+        heads=pd.DataFrame({"layer": [1, 2], "head": [0, 0], "family": "sink", "member": [1, 0]}),
     )
     return " ".join(block.text for block in sinks(slot, Context({}, [])) if isinstance(block, Note))
 
@@ -155,15 +156,16 @@ def test_redirected_heads_are_ranked_among_others_of_a_longer_study():
     once = silenced_in(["mean", "zero", "sink"])
     ranked = silenced_in(["mean", "sink"]).assign(controls=[39, 39], p=[0.025, 0.2], p_floor=0.025, q=[0.1, 0.3])
     ranked = ranked.assign(control_change=0.01, matching="2 of 5 in the same layers, 5 of 5 of the same attention kind")
-    others = ranked.assign(purpose="control", members=0, draw=1, controls=np.nan)
-    study = SimpleNamespace(effects=pd.concat([ranked, others]), path=lambda file: f"full/{file}")
+    others = ranked.assign(purpose="control", members=0, draw=1, controls=np.nan, heads="L2H0")
+    more = others.assign(draw=2, heads="L1H0 L2H0", change=0.3)
+    study = SimpleNamespace(effects=pd.concat([ranked, others, more]), path=lambda file: f"full/{file}")
     text = said(rows(True), probes(0.4, 0.5), False, once, {"plan": SimpleNamespace(slot=study, changed=False)})
     assert "No control sets are redirected" not in text
     assert (
         "Control sets are redirected as well in a longer study (full/effects.csv). The 5 best sink heads (L1H0; all "
-        "members), loss on text: harm +0.200 [+0.150, +0.250], of control sets +0.010 on average; 7 of 39 control sets "
-        "(as many heads, 2 of 5 in the same layers, the others from the nearest) do as much: rank p = 0.20; not told "
-        "apart from other heads."
+        "members), loss on text: harm +0.200 [+0.150, +0.250], of control sets +0.200 to +0.300 (0 to 1 of their 5 "
+        "heads are sink heads, which look there already); 7 of 39 control sets (as many heads, 2 of 5 in the same "
+        "layers, the others from the nearest) do as much: rank p = 0.20; not told apart from other heads."
     ) in text
     unranked = {"plan": SimpleNamespace(slot=SimpleNamespace(effects=ranked[:1], path=study.path), changed=False)}
     changed = {"plan": SimpleNamespace(slot=study, changed=True)}

@@ -45,12 +45,12 @@ def sweep(slot: Slot) -> list:
     lines = ["full line", "dashed", "dotted", "dash and dot"]
     named = [f"{strength} ({lines[place % 4]})" for place, strength in enumerate(strengths)]
     prompts = sorted({int(count) for count in added[added["function"] != ALL]["trials"]})
-    settings = len(added[added["function"] == order[-1]])
+    settings = len(added[(added["function"] == order[-1]) & (added["vector"] == added["vector"].iloc[0])])
     says = (
         f"What the choice was made on: accuracy without demonstrations on {listed(map(str, prompts))} prompts per "
         f"function of one half, by the layer after which a vector is added and its strength, {listed(named)}; rings: "
-        f"chosen, of all functions together for any. The best of {settings} values is there by luck as well: nothing "
-        f"is claimed from these prompts, and what was chosen is reported above on the other half."
+        f"chosen (of all functions together: by any of them). The best of {settings} values of a vector is there by "
+        f"luck as well: nothing is claimed from these prompts, and what was chosen is reported above on the other half."
     )
     return [Figure(cards, says, path, "cards", colours), *_numbers(rows)]
 

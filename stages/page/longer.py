@@ -53,4 +53,5 @@ def _provenance(stage: str, slot: str, made: dict, usual: dict, changed: bool) -
     sizes = [f"`{key}: {made[key]}` (default {usual.get(key)})" for key in made if made[key] != usual.get(key)]
     text = f"Made by `dvc repro full/dvc.yaml:deeper@{stage}-{slot}`, which `dvc repro` leaves as it is, with "
     text += f"{', '.join(sizes) or 'the same sizes'}."
+    text += " Terms are those above."
     return text + (" THE PARAMS HAVE CHANGED SINCE: run it again." if changed else "")

@@ -148,9 +148,12 @@ def asked(families: Mapping[str, Family]) -> dict[str, Family]:
     return sets
 
 
-def control_sets(effects: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
-    """Return the control sets of claims, one row each: family, task, measure, condition, change, harm, heads, draw."""
-    rows = effects[(effects["purpose"] == "control") & (effects["kind"] == main_kind(effects))]
+def control_sets(effects: pd.DataFrame, claims: pd.DataFrame, kind: str = "") -> pd.DataFrame:
+    """Return the control sets of claims, one row each: family, task, measure, condition, change, harm, heads, draw.
+
+    kind: of ablation, as of `silenced`.
+    """
+    rows = effects[(effects["purpose"] == "control") & (effects["kind"] == (kind or main_kind(effects)))]
     rows = rows.assign(harm=rows["change"] * _signs(rows))
     return rows[[*SAME, "change", "harm", "heads", "draw"]].merge(claims[SAME], on=SAME)
 

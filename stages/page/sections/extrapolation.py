@@ -28,7 +28,10 @@ STEERED = (
     "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
 )
 AGAIN = "Made-up words against rare ones of as many tokens."
-OF_STUDY = "Heads and layers are those of this study, as its part of section 'Function vectors' has them."
+OF_STUDY = (
+    "Heads and layers are those of this study, as its part of section 'Function vectors' has them; here an answer also "
+    "has to end, with a newline, and usual words are those of one half."
+)
 
 
 def extrapolation(slot: Slot, context: Context) -> list:

@@ -74,7 +74,8 @@ WHAT = (
 
 OTHERS = (
     "All other kinds of items; sets of words, and of reviews, draw from the same lists. Where the query itself is "
-    "shown, that one demonstration alone resembles it; elsewhere all of its class do."
+    "shown, that one demonstration alone resembles it, and where several vote the others can outvote it; elsewhere all "
+    "of its class resemble it."
 )
 
 

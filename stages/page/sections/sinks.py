@@ -81,6 +81,7 @@ class _Words:
     each: str = "token"
 
 
+FAMILY = "sink"
 REDIRECTED = "sink"  # the way to silence heads that sends their attention to the first token
 TEXT, IMAGES = _Words(), _Words("the class token", "images", "patches", "patch")
 
@@ -147,14 +148,28 @@ def _among_others(slot: Slot, context: Context) -> str:
         claims = rows[rows["claim"] & (rows["controls"] > 0)]
         if claims.empty:
             continue
-        said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}, of control "
-                f"sets {number(row.control_harm, decimals(row.measure), True)} on average"
-                f"{verdicts.verdict(row, context.alpha)}{f' ({row.note})' if row.note else ''}"
+        sets = paired.control_sets(of_run.effects, claims, REDIRECTED)
+        said = [f"{verdicts.heads_said(row)}, {measured(row.task, row.measure)}: harm {verdicts.harm(row)}"
+                f"{_of_sets(sets, row, slot.heads)}{verdicts.verdict(row, context.alpha)}"
+                f"{f' ({row.note})' if row.note else ''}"
                 for row in claims.assign(q=float("nan")).itertuples()]  # fmt: skip
         here = f" ({of_run.path('effects.csv')})" if where else ""
         each = ", each claim a test of its own" if len(said) > 1 else ""
         return f"Control sets are redirected as well{where}{here}{each}. {'. '.join(map(capital, said))}."
     return "No control sets are redirected: this may be what any heads do."
+
+
+def _of_sets(sets: pd.DataFrame, row: Any, heads: pd.DataFrame) -> str:
+    """Say what a claim's control sets lose, and how many of their heads are sink heads: these look there already."""
+    own = sets[(sets["family"] == row.family) & (sets["task"] == row.task) & (sets["measure"] == row.measure)]
+    members = heads[(heads["family"] == FAMILY) & (heads["member"] == 1)]
+    names = {f"L{layer}H{head}" for layer, head in zip(members["layer"], members["head"], strict=True)}
+    counts = [len(names.intersection(of_set.split())) for of_set in own["heads"]]
+    few, many = min(counts), max(counts)
+    low, high = (number(edge, decimals(row.measure), True) for edge in (own["harm"].min(), own["harm"].max()))
+    inside = f"{few} to {many}" if few < many else f"{few}"
+    look = f"{inside} of their {int(row.k)} heads are sink heads, which look there already"
+    return f", of control sets {low} to {high} ({look})"
 
 
 def _noted(effects: pd.DataFrame, row: Any) -> list[tuple[str, str]]:

@@ -94,7 +94,10 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
     said = (
         f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
     )
-    return f"{said}{verdicts.as_accurate(row, alpha)}."
+    others = together[(together["context"] == row.context) & (together["vector"] == "control")]
+    less = len(intact) and len(others) and others["high"].iloc[0] < intact.iloc[0]
+    beside = f" (control sets take it down, to {number(row.control_accuracy)} on average)" if less else ""
+    return f"{said}{verdicts.as_accurate(row, alpha)}{beside}."
 
 
 def _texts(together: pd.DataFrame, path: str, alpha: float) -> list:
@@ -160,6 +163,10 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
     numbers = listed(sorted({f"{int(row.heads)}" for row in used.itertuples()}, key=int))
     tried = listed(sorted({n for row in used.itertuples() for n in row.tried.split()}, key=int))
     said = f"How many heads a vector holds was chosen per function from {tried or numbers}: {numbers}."
+    most = sum(int(row.heads) == max(map(int, row.tried.split())) for row in used.itertuples() if row.tried)
+    said += (
+        f" In {most} of {len(used)} functions that is the most that was tried: more might do better." if most else ""
+    )
     members = slot.heads[slot.heads["family"] == "function"]
     if members.empty:
         return said
@@ -182,7 +189,8 @@ def _place(together: pd.DataFrame, contexts: list[str]) -> str:
         whole = heads["accuracy"] - one["accuracy"]
         if layerwise["low"] > one["high"] and whole > 0:
             gains.append(min((layerwise["accuracy"] - one["accuracy"]) / whole, 1.0))
-            verdict = f"sums after their own blocks make up {number(gains[-1])} of what one sum lacks"
+            share = "all" if gains[-1] == 1 else number(gains[-1])
+            verdict = f"sums after their own blocks make up {share} of what one sum lacks"
         else:
             verdict = "sums after their own blocks are not told apart from one sum at one layer"
         said.append(f"{capital(CONTEXTS[context])}: {'; '.join(each)} ({verdict})")
