@@ -88,14 +88,14 @@ def _claims(together: pd.DataFrame, name: str) -> list[Any]:
 
 def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
     """Say what the top heads do over all functions, and whether control sets do as much."""
-    intact = together[(together["context"] == row.context) & (together["vector"] == "none")]["accuracy"]
-    before = f", from {number(intact.iloc[0])} with nothing written" if len(intact) else ""
+    intact = together[(together["context"] == row.context) & (together["vector"] == "none")]
+    before = f", from {number(intact['accuracy'].iloc[0])} with nothing written" if len(intact) else ""
     value = f"{number(row.accuracy)} {interval(row.low, row.high)}".strip()
     said = (
         f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
     )
     others = together[(together["context"] == row.context) & (together["vector"] == "control")]
-    less = len(intact) and len(others) and others["high"].iloc[0] < intact.iloc[0]
+    less = len(intact) and len(others) and others["high"].iloc[0] < intact["low"].iloc[0]
     beside = f" (control sets take it down, to {number(row.control_accuracy)} on average)" if less else ""
     return f"{said}{verdicts.as_accurate(row, alpha)}{beside}."
 
