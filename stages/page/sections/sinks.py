@@ -162,6 +162,8 @@ def _among_others(slot: Slot, context: Context) -> str:
 def _of_sets(sets: pd.DataFrame, row: Any, heads: pd.DataFrame) -> str:
     """Say what a claim's control sets lose, and how many of their heads are sink heads: these look there already."""
     own = sets[(sets["family"] == row.family) & (sets["task"] == row.task) & (sets["measure"] == row.measure)]
+    if own.empty:  # a claim on one condition alone: control sets are summed up over all
+        return ""
     members = heads[(heads["family"] == FAMILY) & (heads["member"] == 1)]
     names = {f"L{layer}H{head}" for layer, head in zip(members["layer"], members["head"], strict=True)}
     counts = [len(names.intersection(of_set.split())) for of_set in own["heads"]]
