@@ -9,7 +9,7 @@ missing.
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -104,13 +104,13 @@ def main(slot: str) -> None:
 def _work(loaded, todo: "Sequence[Shard]") -> "Work":
     """Return the work of shards: what prompts share runs once, and layers below which the same heads are silenced."""
     from stages.model.cost import Work, branched, shared
-    from stages.model.tokens import encode
+    from stages.model.outcome import trial
 
     total = Work()
     for shard in todo:
-        scored = [encode(loaded, row, n) for row in shard.prompts for n in range(tasks.of(shard.task).targets)]
-        rows = sum(len(tokens.target) for tokens in scored)
-        once = Work(shared([tokens.ids for tokens in scored]), rows)
+        trials = [trial(loaded, shard.task, row) for row in shard.prompts]
+        rows = sum(len(places) for asked in trials for places in asked.positions)
+        once = Work(shared([tokens.ids for asked in trials for tokens in asked.tokens]), rows)
         sets = {(intervention.kind, tuple(sorted(intervention.silences))) for intervention in shard.interventions}
         total += once + Work(once.tokens * branched(loaded, list(sets)), rows * len(sets))
     return total
@@ -127,15 +127,19 @@ def planned(
     """
     from stages.engine.shards import Intervention, cut
 
+    @cache
+    def some(condition: str, count: int) -> list[Any]:
+        inside = prompts[prompts.condition == condition]
+        return list(spread(inside if len(inside) else prompts, count).itertuples())
+
     chosen: dict[str, Any] = {row.id: row for row in spread(prompts, settings.prompts[task]).itertuples()}
     asked: dict[str, list[Intervention]] = {}
     here = plan[plan.tasks.map(lambda asked_on: task in asked_on).astype(bool)]
     sweeping = here.purpose.isin(SWEEP)
     for row in here[~sweeping].itertuples():
-        inside = prompts[prompts.condition == row.condition]
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
         intervention = Intervention.of(row)
-        for prompt in spread(inside if len(inside) else prompts, count).itertuples():
+        for prompt in some(row.condition, count):
             chosen[prompt.id] = prompt
             asked.setdefault(prompt.id, []).append(intervention)
     in_order = sorted(chosen.values(), key=lambda prompt: prompt.id)

@@ -1,6 +1,7 @@
 """The plan is executed as it is written: which prompts, which heads, which kinds; in a folder of a tiny model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from synthetic import record
 
 from stages import ablate, extract, fetch, prepare
 from stages.engine import means, shards
+from stages.model.tokens import encode
 from stages.store import files, params, paths, tables
 from stages.store.errors import UserError
 
@@ -161,6 +163,17 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     ablate.main(slot)
     assert [row.id for row in calls[3].prompts] == [row.id for row in calls[2].prompts]  # not from the start
     assert tables.EFFECTS.path(slot).read_bytes() == whole and not paths.shards(slot, "ablate").exists()
+
+
+def test_text_has_no_target_and_its_scored_tokens_are_counted():
+    loaded, words = tiny.make("llama_gqa"), " a bird likes the old house and the river" * 3
+    row = SimpleNamespace(id="text/0", role="short", cluster="0", text=words, targets=[], relations=[], ordinals=[],
+                          tokens=0, bos=True)  # fmt: skip
+    silenced = shards.Intervention("single/L0H1/mean", "single", "", 1, "mean", 0, "L0H1")
+    tokens = len(encode(loaded, row))
+    for interventions, runs in ((), 1), ((silenced,), 2):
+        work = ablate._work(loaded, [shards.Shard("text", (row,), (row,), interventions)])
+        assert (work.tokens, work.rows) == (runs * tokens, runs * len(range(4, tokens, 4)))
 
 
 def test_an_unknown_kind_names_those_there_are(slot):

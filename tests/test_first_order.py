@@ -1,5 +1,6 @@
 """First-order effects are the slope of the exact ablation, in every architecture, for every head, task and kind."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from stages.model.first_order import first_order
 from stages.model.forward import forward
 from stages.model.outcome import outcomes, trial
 from stages.model.silence import Writable, silencing
+from stages.model.unread import Unread
 from stages.tasks import of
 
 SMALL = 3e-4  # part of the way to the replacement: the error of the slope falls with its square, to olmo2's 1e-2
@@ -101,6 +103,20 @@ def test_batches_do_not_change_the_estimates():
     rows = [prompt(number, "text") for number in (0, 1)]
     together, alone = (first_order(loaded, "text", rows, means, ("zero",), size) for size in (512, 1))
     assert np.allclose(together.change, alone.change, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["blimp", "icl", "text"])
+@pytest.mark.parametrize("name", ["gpt2", "llama_gqa", "gemma3"])
+def test_a_head_that_reads_a_piece_at_a_time_gives_the_same_estimates(name, task, monkeypatch):
+    loaded, asked = tiny.make(name, scale=4.0), []
+    means = {head: torch.zeros(loaded.anatomy.layers[head[0]].head_size) for head in loaded.anatomy.heads}
+    rows = [prompt(number, task) for number in (0, 1)]
+    whole = first_order(loaded, task, rows, means, ("mean", "zero"), 512)
+    gradient = Unread.gradient
+    monkeypatch.setattr(Unread, "gradient", lambda *given: asked.append(1) or gradient(*given))
+    pieces = first_order(replace(loaded, ends=True), task, rows, means, ("mean", "zero"), 512)
+    assert asked and np.abs(pieces.change).max() > 0
+    assert np.allclose(pieces.change, whole.change, rtol=1e-4, atol=1e-5 * np.abs(whole.change).max())
 
 
 def test_no_hook_and_no_gradient_stays_behind():

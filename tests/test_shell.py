@@ -101,6 +101,14 @@ def test_an_error_is_one_line_whatever_it_names(capfd):
     assert done.stderr == "a\\nb\n"
 
 
+def test_the_last_search_for_garbage_walks_nothing():
+    said = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects())))"
+    command = f"{said}; from stages.store.errors import run; run(lambda: None)"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    frozen, walked = done.stdout.split()
+    assert frozen == "True" and int(walked) < 100
+
+
 SECTIONS = {*params.whole().model_fields}
 
 

@@ -56,6 +56,18 @@ def test_in_bfloat16_logits_are_rounded_as_the_head_rounds_them():
     torch.testing.assert_close(Unread(hidden_ND, made).logits(rows, best), logits_NV[rows, best], atol=0, rtol=0.01)
 
 
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("words", [5, PIECE + 1, 2 * PIECE + 64])
+def test_the_gradient_of_log_probabilities_is_that_of_whole_logits(words, bias, scale):
+    made, weights_N = head(words, bias, scale), torch.tensor([0.5, -1.0, 2.0, 0.0])
+    hidden_ND, words_N = torch.randn(4, 16, requires_grad=True), torch.tensor([words - 1, 0, words // 2, 1])
+    logits_NV = made.double()(hidden_ND.double())
+    (logits_NV.log_softmax(1)[torch.arange(4), words_N] * weights_N).sum().backward()
+    pulled_ND = Unread(hidden_ND.detach(), made.float()).gradient(words_N, weights_N)
+    torch.testing.assert_close(pulled_ND, hidden_ND.grad, atol=2e-6 * scale, rtol=1e-3)
+
+
 def test_rows_are_picked_and_split_as_those_of_a_tensor(monkeypatch):
     unread = Unread(torch.arange(24.0).reshape(6, 4), nn.Linear(4, 7))
     alone = [Unread(part_ND, unread.head).reduced() for part_ND in unread.hidden_ND.split([2, 4])]

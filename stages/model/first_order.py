@@ -28,6 +28,7 @@ from stages.model.load import Loaded
 from stages.model.outcome import Trial, trial
 from stages.model.reduce import brought
 from stages.model.silence import KINDS, Writable
+from stages.model.unread import Unread
 from stages.store import tables
 
 WEIGHTS = {  # measure -> weights of the scored tokens' log-probabilities, per sequence
@@ -86,9 +87,13 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
     ).to(device)
     with tracking(loaded) as outputs:
         ids, rows = [tokens.ids for tokens in sequences], [places - 1 for places in positions]
-        logits_NV = forward(loaded, ids, rows, gradients=True)
-        logprob_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
-        (logprob_N * torch.from_numpy(np.concatenate(weights)).to(logprob_N)).sum().backward()
+        logits_NV = forward(loaded, ids, rows, gradients=True, whole=False)
+        weights_N = torch.from_numpy(np.concatenate(weights)).float().to(device)
+        if isinstance(logits_NV, Unread):  # logits that a graph holds are a megabyte a row, several times
+            logits_NV.hidden_ND.backward(logits_NV.gradient(targets_N, weights_N))
+        else:
+            logprob_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+            (logprob_N * weights_N.to(logprob_N)).sum().backward()
     width = max(map(len, sequences))
     real_BT, ordinary_BT = (torch.zeros(len(sequences), width, dtype=torch.bool, device=device) for _ in range(2))
     for row, tokens in enumerate(sequences):
@@ -116,9 +121,12 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
 
 
 def _batches(trials: Sequence[Trial], max_tokens: int) -> Iterator[list[Trial]]:
-    """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions."""
+    """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions.
+
+    Half as many tokens as elsewhere: a pass with gradients keeps all that it makes, whose memory comes anew each time.
+    """
     widest = [max(asked.tokens, key=len) for asked in trials]
     scored = [sum(map(len, asked.positions)) for asked in trials]
     sequences = max((len(asked.tokens) for asked in trials), default=1)
-    for batch in batches(widest, max_tokens // sequences, scored):
+    for batch in batches(widest, max_tokens // sequences // 2, scored):
         yield [trials[index] for index in batch]

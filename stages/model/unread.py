@@ -77,6 +77,25 @@ class Unread:
         total_N = (torch.stack(sums) * (largest_XN - top_N).exp()).sum(0)
         return total_N.log() + top_N, torch.stack(words).gather(0, piece_N[None])[0]
 
+    @torch.no_grad()
+    def gradient(self, words_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+        """Return the gradient, with respect to each row (N, D), of the weighted sum of the words' log-probabilities.
+
+        The log-probability of a word pulls a row towards the word's own weights and away from those that all words have
+        on average, each with its probability; these come from the largest logit so far, as in flash attention.
+        """
+        weight_VD, largest_N1 = self.head.weight, self.hidden_ND.new_full((len(self), 1), -torch.inf, dtype=torch.float)
+        total_N1, mean_ND = torch.zeros_like(largest_N1), torch.zeros_like(self.hidden_ND, dtype=torch.float)
+        for start in range(0, self.head.out_features, PIECE):
+            logits_NP = self._piece(start)
+            before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, logits_NP.amax(1, keepdim=True))
+            shares_NP, shrunk_N1 = logits_NP.sub_(largest_N1).exp_(), (before_N1 - largest_N1).exp()
+            total_N1 = total_N1 * shrunk_N1 + shares_NP.sum(1, keepdim=True)
+            part_ND = (shares_NP.to(weight_VD.dtype) @ weight_VD[start : start + PIECE]).float()
+            mean_ND = mean_ND * shrunk_N1 + part_ND
+        pulled_ND = weights_N[:, None] * (weight_VD[words_N].float() - mean_ND / total_N1)
+        return pulled_ND.to(self.hidden_ND.dtype)
+
     def _piece(self, start: int) -> torch.Tensor:
         bias = self.head.bias if self.head.bias is None else self.head.bias[start : start + PIECE]
         return linear(self.hidden_ND, self.head.weight[start : start + PIECE], bias).float()

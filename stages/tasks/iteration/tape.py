@@ -7,6 +7,8 @@
 The tape is s_1 ... s_L, written. Pure numpy, shared by the prompts for pretrained models and the training recipe.
 """
 
+from functools import cache
+
 import numpy as np
 from scipy.stats import entropy
 
@@ -47,6 +49,7 @@ def last_chance(function: str, length: int) -> float:
     return float(np.linalg.matrix_power(_led(function), length)[0].max())
 
 
+@cache
 def uncertainty(function: str, length: int) -> tuple[float, float]:
     """Return the least losses, nats, that are possible without the string: of the tape with its end, of s_L alone.
 
