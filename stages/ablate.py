@@ -128,7 +128,7 @@ def planned(
     from stages.engine.shards import Intervention, cut
 
     @cache
-    def some(condition: str, count: int) -> list[Any]:
+    def prompts_of(condition: str, count: int) -> list[Any]:
         inside = prompts[prompts.condition == condition]
         return list(spread(inside if len(inside) else prompts, count).itertuples())
 
@@ -139,7 +139,7 @@ def planned(
     for row in here[~sweeping].itertuples():
         count = (settings.single if row.purpose == "single" else settings.prompts).get(task, 0)
         intervention = Intervention.of(row)
-        for prompt in some(row.condition, count):
+        for prompt in prompts_of(row.condition, count):
             chosen[prompt.id] = prompt
             asked.setdefault(prompt.id, []).append(intervention)
     in_order = sorted(chosen.values(), key=lambda prompt: prompt.id)

@@ -8,6 +8,7 @@ linear probes read from one token's state; and, of a model of images, norms.parq
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def probed(loaded, texts: Sequence[Path], settings: params.Params) -> pd.DataFra
 
     texts: files, each a topic. Returns the rows of PROBES, or why there are none.
     """
-    from stages.engine.local import each
+    import torch
+
     from stages.model.token_states import EMBEDDING, KINDS, token_states
     from stages.model.tokens import encode
     from stages.statistics.intervals import FEWEST
@@ -144,8 +146,8 @@ def probed(loaded, texts: Sequence[Path], settings: params.Params) -> pd.DataFra
     def rows(job: tuple[str, int]) -> pd.DataFrame:
         return _probed(passages, prompts, embedded, *job, asked.shuffles, settings.seed)
 
-    with threadpool_limits(1):  # in each of the processes: same bytes
-        made = list(tqdm(each(rows, jobs, loaded), total=len(jobs), desc="probes", unit="probe"))
+    with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads()) as threads:  # of one thread each: same bytes
+        made = list(tqdm(threads.map(rows, jobs), total=len(jobs), desc="probes", unit="probe"))
     result = pd.concat(made, ignore_index=True)
     return result.assign(layer=result["layer"].where(result["layer"] != EMBEDDING, -1))
 

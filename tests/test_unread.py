@@ -68,6 +68,21 @@ def test_the_gradient_of_log_probabilities_is_that_of_whole_logits(words, bias, 
     torch.testing.assert_close(pulled_ND, hidden_ND.grad, atol=2e-6 * scale, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.float16, 0.002), (torch.bfloat16, 0.01)])
+def test_the_gradient_of_a_likely_word_is_no_difference_of_rounded_numbers(dtype, close):
+    """All words' weights have a part in common, and p(target) is near 1: what is left is of the other words."""
+    torch.manual_seed(0)
+    made, targets_N = nn.Linear(128, 20_000, bias=False).requires_grad_(False), torch.arange(4) * 5001
+    made.weight.copy_(torch.randn(20_000, 128) + 5 * torch.randn(128))
+    hidden_ND = 0.13 * (made.weight[targets_N] - made.weight.mean(0))
+    made, hidden_ND = made.to(dtype), hidden_ND.to(dtype)
+    share_NV = made(hidden_ND).double().softmax(1)  # of logits as the head rounds them
+    assert (share_NV[torch.arange(4), targets_N] > 0.9).all()
+    exact_ND = (nn.functional.one_hot(targets_N, 20_000) - share_NV) @ made.weight.double()
+    off_ND = Unread(hidden_ND, made).gradient(targets_N, torch.ones(4)).double() - exact_ND
+    assert (off_ND.norm(dim=1) / exact_ND.norm(dim=1)).max() < close
+
+
 def test_rows_are_picked_and_split_as_those_of_a_tensor(monkeypatch):
     unread = Unread(torch.arange(24.0).reshape(6, 4), nn.Linear(4, 7))
     alone = [Unread(part_ND, unread.head).reduced() for part_ND in unread.hidden_ND.split([2, 4])]

@@ -89,7 +89,7 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
         ids, rows = [tokens.ids for tokens in sequences], [places - 1 for places in positions]
         logits_NV = forward(loaded, ids, rows, gradients=True, whole=False)
         weights_N = torch.from_numpy(np.concatenate(weights)).float().to(device)
-        if isinstance(logits_NV, Unread):  # logits that a graph holds are a megabyte a row, several times
+        if isinstance(logits_NV, Unread):  # a graph would hold several copies of the logits, a megabyte a row each
             logits_NV.hidden_ND.backward(logits_NV.gradient(targets_N, weights_N))
         else:
             logprob_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(1)
@@ -121,12 +121,9 @@ def _changes(loaded: Loaded, trials: Sequence[Trial], measure: str, means, kinds
 
 
 def _batches(trials: Sequence[Trial], max_tokens: int) -> Iterator[list[Trial]]:
-    """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions.
-
-    Half as many tokens as elsewhere: a pass with gradients keeps all that it makes, whose memory comes anew each time.
-    """
+    """Yield trials that run together: by length; every prompt whole, as a gradient reaches all of its positions."""
     widest = [max(asked.tokens, key=len) for asked in trials]
     scored = [sum(map(len, asked.positions)) for asked in trials]
     sequences = max((len(asked.tokens) for asked in trials), default=1)
-    for batch in batches(widest, max_tokens // sequences // 2, scored):
+    for batch in batches(widest, max_tokens // sequences, scored):
         yield [trials[index] for index in batch]

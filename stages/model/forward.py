@@ -100,7 +100,8 @@ def forward(
 
     ids: token ids per prompt (of an image its pixels), following the cache's prefix; rows: positions within them;
     headless: no LM head at all; gradients: keep the graph; waiting: of several passes (`together`): the last returns
-    the logits of all of them, the others None; whole: False where they are only scored: they may then be `Unread`.
+    the logits of all of them, the others None; whole: False where they are only scored: they may then be `Unread`,
+    of which `hidden_ND` alone is in a graph.
     """
     given: dict[str, Any] = inputs(loaded, ids)
     cuts = loaded.kind == "decoder" and loaded.caches and not gradients and loaded.chunks.wanted(max(map(len, ids)))

@@ -5,7 +5,7 @@ stay in it, and are reduced as soon as they are made (Gemma 3 270M, 384 rows: 7.
 them the product; one thread of a busy machine). Right only where nothing follows the head, which is proven at fetch
 (`Loaded.ends`).
 
-Legend: N scored row, D residual width, V vocabulary, P words of a piece, M target.
+Legend: N scored row, D residual width, V vocabulary, P words of a piece, M target or row picked, 1 a column.
 """
 
 from collections.abc import Sequence
@@ -78,23 +78,29 @@ class Unread:
         return total_N.log() + top_N, torch.stack(words).gather(0, piece_N[None])[0]
 
     @torch.no_grad()
-    def gradient(self, words_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
-        """Return the gradient, with respect to each row (N, D), of the weighted sum of the words' log-probabilities.
+    def gradient(self, targets_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of sum over n of weight_n log p(target_n) with respect to the hidden rows, (N, D).
 
-        The log-probability of a word pulls a row towards the word's own weights and away from those that all words have
-        on average, each with its probability; these come from the largest logit so far, as in flash attention.
+        Of one row: (1 - p(target)) W[target] - sum over other words of p(word) W[word]. Sums are relative to the
+        largest logit so far and rescaled where it grows (online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867).
+        The target is left out of them: where it is likely, a difference of two averages would be all rounding.
         """
-        weight_VD, largest_N1 = self.head.weight, self.hidden_ND.new_full((len(self), 1), -torch.inf, dtype=torch.float)
-        total_N1, mean_ND = torch.zeros_like(largest_N1), torch.zeros_like(self.hidden_ND, dtype=torch.float)
+        weight_VD = self.head.weight
+        largest_N1 = self.hidden_ND.new_full((len(self), 1), -torch.inf, dtype=torch.float)
+        own_N1, others_N1 = torch.zeros_like(largest_N1), torch.zeros_like(largest_N1)
+        sums_ND = torch.zeros_like(self.hidden_ND, dtype=torch.float)
         for start in range(0, self.head.out_features, PIECE):
             logits_NP = self._piece(start)
-            before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, logits_NP.amax(1, keepdim=True))
-            shares_NP, shrunk_N1 = logits_NP.sub_(largest_N1).exp_(), (before_N1 - largest_N1).exp()
-            total_N1 = total_N1 * shrunk_N1 + shares_NP.sum(1, keepdim=True)
-            part_ND = (shares_NP.to(weight_VD.dtype) @ weight_VD[start : start + PIECE]).float()
-            mean_ND = mean_ND * shrunk_N1 + part_ND
-        pulled_ND = weights_N[:, None] * (weight_VD[words_N].float() - mean_ND / total_N1)
-        return pulled_ND.to(self.hidden_ND.dtype)
+            previous_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, logits_NP.amax(1, keepdim=True))
+            shares_NP, rescale_N1 = logits_NP.sub_(largest_N1).exp_(), (previous_N1 - largest_N1).exp()
+            (row_M,) = torch.where((start <= targets_N) & (targets_N < start + shares_NP.shape[1]))
+            own_N1 = own_N1 * rescale_N1
+            own_N1[row_M, 0] = shares_NP[row_M, targets_N[row_M] - start]
+            shares_NP[row_M, targets_N[row_M] - start] = 0
+            others_N1 = others_N1 * rescale_N1 + shares_NP.sum(1, keepdim=True)
+            sums_ND = sums_ND * rescale_N1 + shares_NP @ weight_VD[start : start + PIECE].float()
+        gradient_ND = weights_N[:, None] * (others_N1 * weight_VD[targets_N].float() - sums_ND) / (own_N1 + others_N1)
+        return gradient_ND.to(self.hidden_ND.dtype)
 
     def _piece(self, start: int) -> torch.Tensor:
         bias = self.head.bias if self.head.bias is None else self.head.bias[start : start + PIECE]
