@@ -49,6 +49,19 @@ def test_work_is_announced_in_minutes(monkeypatch):
     assert announce("x", 1, Work(2), loaded).startswith("x: 1 prompts, 2 tokens, about")
 
 
+@pytest.mark.parametrize(("tokens", "looks"), [(10, 1), (1_000_000, 4)])
+def test_of_a_long_stage_the_best_of_several_looks_counts(tokens, looks, monkeypatch):
+    loaded, took = make("llama_gqa"), iter([2e-9, 2e-9, 1e-9, 3e-9, 2e-9])
+    monkeypatch.setattr(cost, "AGAIN", 3)
+    monkeypatch.setattr(cost, "seconds", lambda loaded: next(took))
+    count = tokens * weights(loaded)[0]
+    line = announce("a", 1, Work(tokens), loaded)
+    assert (
+        line.endswith(f"about {count * (2e-9 if looks == 1 else 1e-9) / 60:.1f} min") and len(list(took)) == 5 - looks
+    )
+    assert count * 2e-9 > cost.LONG or looks == 1
+
+
 def test_silenced_heads_leave_out_the_blocks_below():
     loaded = make("llama_gqa")
     alone = [branched(loaded, [("mean", [(layer, 1)])]) for layer in range(3)]

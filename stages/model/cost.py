@@ -24,6 +24,8 @@ from stages.model.load import Loaded
 
 SIDE = 1024  # width of the square matrix that is multiplied
 TIMES = 15
+LONG = 30  # seconds: of a stage that seems to take more, speed is measured again, and the best counts: for some tenths
+AGAIN = 5  # of a second two threads may begin on one processor, where a product takes twice its time
 READING = 30  # tokens, or rows, that take as long as reading the weights once: few in a pass cost as much as so many
 PROVEN = 1900  # tokens that take as long as loading a model and all checks of it: Gemma 3 270M, 1 thread
 OVERHEAD = 1.5  # a model takes so many times what its products alone take: Gemma 3 270M, 1 and 2 threads
@@ -45,7 +47,10 @@ class Work:
 
 def announce(stage: str, prompts: int, work: Work, loaded: Loaded) -> str:
     """Return a line such as 'trace decoder: 108 prompts, 16,020 tokens, 7,776 rows of the LM head, about 0.8 min'."""
-    minutes = products(work, loaded) * seconds(loaded) / 60
+    count, taken = products(work, loaded), seconds(loaded)
+    if count * taken > LONG:
+        taken = min(taken, *(seconds(loaded) for _ in range(AGAIN)))
+    minutes = count * taken / 60
     rows = f", {work.rows:,.0f} rows of the LM head" if work.rows and weights(loaded)[1] else ""
     return f"{stage}: {prompts:,} prompts, {work.tokens:,.0f} tokens{rows}, about {minutes:.1f} min"
 
