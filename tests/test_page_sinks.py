@@ -137,6 +137,21 @@ def test_global_only_can_fail():
     assert "not global only: the next token can be read as well" in text and "global only, as far" not in text
 
 
+def test_what_too_few_passages_leave_open_is_not_said_to_be_missing():
+    asked = probes(0.0, 0.5)
+    wide = (asked["kind"] == "first") & (asked["target"] == "next")
+    asked.loc[wide, "high"] = 0.12  # between: the margin is 0.05
+    text = said(rows(True), asked, decoder=False)
+    assert "global (the topic and the other tokens); whether it holds the next token is not settled" in text
+    asked.loc[asked["target"].isin(["topic", "rest"]), ["low", "high"]] = [0.0, 0.9]
+    asked.loc[wide, ["value", "low", "high"]] = [0.5, 0.4, 0.6]
+    text = said(rows(True), asked, decoder=False)
+    assert "local (the next token); whether it holds the topic or the other tokens is not settled" in text
+    asked.loc[wide, ["value", "low", "high"]] = [0.0, -0.1, 0.04]
+    text = said(rows(True), asked, decoder=False)
+    assert "nothing is shown to be read by this margin; whether it holds the topic or the other tokens is" in text
+
+
 def test_redirected_attention_stands_beside_the_other_ways_to_silence():
     text = said(rows(True), probes(0.4, 0.5), False, silenced_in(["mean", "zero", "sink"]))
     assert (

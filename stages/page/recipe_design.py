@@ -11,17 +11,23 @@ def design(recipe: Recipe) -> str:
         return surveyed(recipe)
     shape = recipe.train.architecture
     mlp = f"MLPs of {shape.inner}" if shape.inner else "no MLPs"
-    size = f"{_count(shape.layers, 'layer')} of {_count(shape.heads, 'head')}"
-    size = f"{_count(shape.layers, 'MLP')}, no attention" if shape.type == "bag" else size
-    variants = listed(f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or size})" for arm in recipe.ordered)
     before = f"All of them {learned(recipe, recipe.train.before)}. " if recipe.train.before else ""
     seeds = recipe.train.seeds
     return (
         f"Trained from scratch on the task `{recipe.task}`, {seeds} seed{'s' * (seeds > 1)} each, "
-        f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants}; width {shape.width}, {mlp}. "
+        f"{recipe.train.steps} steps of {recipe.train.batch} sequences: {variants(recipe)}; "
+        f"width {shape.width}, {mlp}. "
         f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
         f"measures pretrained models. {uncertain(seeds)}"
     )
+
+
+def variants(recipe: Recipe) -> str:
+    """List a recipe's variants, each with what it changes, or with its size."""
+    shape = recipe.train.architecture
+    size = f"{_count(shape.layers, 'layer')} of {_count(shape.heads, 'head')}"
+    size = f"{_count(shape.layers, 'MLP')}, no attention" if shape.type == "bag" else size
+    return listed(f"{arm.replace('_', ' ')} ({_changes(recipe.arms[arm]) or size})" for arm in recipe.ordered)
 
 
 def uncertain(seeds: int) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from stages.page import charts
 from stages.page.page import Chart, Figure, Note, Table
-from stages.page.recipe_design import uncertain
-from stages.page.sentences import beyond, capital, listed, number
+from stages.page.recipe_design import uncertain, variants
+from stages.page.sentences import capital, listed, number
 from stages.recipes.settings import Recipe
 from stages.recipes.states import REGISTER, STUDIED
 
@@ -20,6 +20,7 @@ READ = {"R2": 0.1, "accuracy": 0.05}  # beyond chance, with the whole interval: 
 FAR = 10.0  # robust standard deviations, as measured
 LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
+SMALL = 0.005  # would be written as zero with two digits
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN, charts.BLACK, charts.GREY]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 EDITS = {
@@ -35,11 +36,13 @@ def design(recipe: Recipe) -> str:
     shape, train = recipe.train.architecture, recipe.train
     return (
         f"Trained from scratch on the task `{recipe.task}`: {train.seeds} seed{'s' * (train.seeds > 1)} each, "
-        f"{train.steps} steps of {train.batch} sequences where the variant says nothing else; {shape.layers} layers of "
+        f"{train.steps} steps of {train.batch} sequences where the variant says nothing else: {variants(recipe)}; "
+        f"{shape.layers} layers of "
         f"{shape.heads} heads, width {shape.width}, MLPs of {shape.inner}. Measured on {recipe.study.sequences} "
         "held-out sequences. A probe is a ridge regression from ONE token's state (unit norm), fitted on four fifths "
-        "of the sequences and scored on the others, each once, as in the section on sinks. To hold something is not to "
-        "use it, so that both are asked: an edit replaces what every block "
+        "of the sequences and scored on the others, each once, as in the section on sinks; held is what it reads by "
+        f"{READ['accuracy']} (accuracy; R2: {READ['R2']}) above the commonest answer and shuffled labels, with the "
+        "whole interval. To hold something is not to use it, so that both are asked: an edit replaces what every block "
         "reads at some tokens, and the outcome is that of the other tokens. Both are judged run by run, by 95 % "
         f"intervals over sequences; of curves: {uncertain(train.seeds)}"
     )
@@ -59,7 +62,7 @@ def blocks(states: pd.DataFrame, recipe: Recipe, path: str) -> list:
             part for part in (held(holds, arm), edits(used, arm), apart(states, arm), dump(states, arm)) if part
         )
         if text:
-            result.append(Note(f"{capital(arm.replace('_', ' '))}: {text}"))
+            result.append(Note(f"{capital(arm.replace('_', ' '))}: {text[0].lower()}{text[1:]}"))
     return [*result, Note(norms(states))]
 
 
@@ -146,7 +149,8 @@ def edits(used: pd.DataFrame, arm: str) -> str:
     sentences = []
     for tokens, of_set in rows[rows["measure"] == "accuracy"].groupby("tokens", sort=False):
         if parts := _harms(of_set):
-            name = "the registers" if tokens == REGISTER else f"as many {tokens}" if "ordinary" in tokens else tokens
+            matched = "ordinary" in tokens and REGISTER in set(rows["tokens"])
+            name = "the registers" if tokens == REGISTER else f"as many {tokens}" if matched else tokens
             sentences.append(f"{capital(name)}, harm to the accuracy of the others: {listed(parts)}.")
     loss = rows[(rows["measure"] == "loss") & (rows["tokens"] == REGISTER)]
     if parts := _harms(loss):
@@ -172,8 +176,7 @@ def _harms(of_set: pd.DataFrame) -> list[str]:
         runs = of_set[of_set["what"] == edit]
         if runs.empty:
             continue
-        sides, count = [beyond(*pair) for pair in zip(runs["low"], runs["high"], strict=True)], len(runs)
-        worse, better = sides.count(-1), sides.count(1)  # as printed
+        worse, better, count = int((runs["high"] < 0).sum()), int((runs["low"] > 0).sum()), len(runs)
         harm = _ranged(_harm(runs), sign=True)
         if runs["value"].abs().max() <= EXACT:
             parts.append(f"none when {how}")
@@ -265,8 +268,10 @@ def _grouped(rows: pd.DataFrame, arms: list[str], keys: list[str]):
 
 
 def _ranged(values: pd.Series, sign: bool = False) -> str:
-    """Write a mean over seeds and, of several, their range."""
-    text = number(values.mean(), sign=sign)
-    if len(values) > 1:
-        text += f" ({number(values.min(), sign=sign)} to {number(values.max(), sign=sign)})"
-    return text
+    """Write a mean over seeds and, of several, their range; with more digits where two would be zeros."""
+    mean, low, high = (_digits(value, sign) for value in (values.mean(), values.min(), values.max()))
+    return f"{mean} ({low} to {high})" if len(values) > 1 else mean
+
+
+def _digits(value: float, sign: bool) -> str:
+    return number(value, 4 if EXACT < abs(value) < SMALL else 2, sign)

@@ -173,7 +173,8 @@ def _blocks(results: Results) -> list:
     arms, say, compared = recipe.ordered, recipe_findings, _compared(results)
     findings, whole = _findings(results)
     study, kept = recipe.study, recipe.arm(recipe.main).kept
-    alike = [arm for arm in arms if recipe.arm(arm).before == recipe.arm(recipe.main).before]  # start from the same
+    main = recipe.arm(recipe.main)  # changes are compared between variants with one beginning and the same checkpoints
+    alike = [arm for arm in arms if recipe.arm(arm).before == main.before and recipe.arm(arm).kept == main.kept]
     first = earliest(kept[0], min(study.steps, kept[-1] - kept[0]), study.factor)
     lesson = _lesson(recipe)
     axes = recipe_graded.AXES if isinstance(lesson, Graded) else {}
@@ -192,7 +193,9 @@ def _blocks(results: Results) -> list:
     factor = study.factor
     stretch = f"{study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
     caption = (
-        "Dashed and level: what guessing or simpler means reach. " if (whole["finding"] == "level").any() else ""
+        "Dashed and level, where drawn: what guessing or simpler means reach in the task of the first variant. "
+        if (whole["finding"] == "level").any()
+        else ""
     ) + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         f"at its mean onset; the bar above: {recipe_design.bounds(results.runs)} of the onset; neither where the "

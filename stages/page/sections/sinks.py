@@ -54,8 +54,10 @@ HOLDS = (
     "dashed accuracy. One token of each kind per passage. Ordinary ones: one where the most attended token of another "
     "passage stands, and beside the longest token the nearest one of its own passage. A token holds what its probe "
     "reads by at least 0.05 above chance (the constant state, "
-    "shuffled targets, a guess), with the whole interval; it is told apart from an ordinary one where their intervals "
-    "do not overlap."
+    "shuffled targets, a guess), with the whole interval; what its probe reads by less, with the whole interval, it "
+    "does not hold, by this margin; between them nothing is settled. It is told apart from an ordinary one where their "
+    "intervals do not overlap. Sentences are about the middle layer of those probed (of two the later one), fixed "
+    "beforehand."
 )
 TARGETS = {
     "token": "the token itself, R²",
@@ -416,7 +418,16 @@ def _held(row: Any) -> int:
         return -1
     if pd.isna(row["low"]):
         return 0
-    return int(beyond(row["low"], row["high"], max(row["majority"], row["shuffled"], row["guess"]) + MARGIN) > 0)
+    return int(beyond(row["low"], row["high"], _chance(row) + MARGIN) > 0)
+
+
+def _open(row: Any) -> bool:
+    """Tell whether a probe that is not shown to read something is not shown to miss it either."""
+    return not _held(row) and (pd.isna(row["high"]) or beyond(row["high"], row["high"], _chance(row) + MARGIN) > 0)
+
+
+def _chance(row: Any) -> float:
+    return max(row["majority"], row["shuffled"], row["guess"])
 
 
 def _first(rows: pd.DataFrame, decoder: bool) -> str:
@@ -466,15 +477,21 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
         text += ")"
     if count < ENOUGH:
         return f"{text}: too few passages for a claim."
-    if broad and not local:
-        verdict = f"global only, by this margin ({listed(NAMES[t] for t in broad)})"
-        verdict += f"; {listed(NAMES[t] for t in same)} cannot vary there" if same else ""
-    elif broad:
+    others = LOCAL if broad and not local else GLOBAL if local and not broad else ()
+    unsettled = [NAMES[target] for target in (others or TARGETS) if _open(cells[target])]
+    left = f"whether it holds {' or '.join(unsettled)} is not settled: the interval holds the margin"
+    if broad and local:
         verdict = f"not global only: {listed(NAMES[t] for t in local)} can be read as well"
-    elif local:
-        verdict = "local only, by this margin"
+    elif broad or local:
+        kind = "global" if broad else "local"
+        only = kind if unsettled else f"{kind} only, by this margin"
+        verdict = f"{only} ({listed(NAMES[t] for t in broad or local)})"
+        verdict += f"; {left}" if unsettled else ""
+        verdict += f"; {listed(NAMES[t] for t in same)} cannot vary there" if same else ""
     else:
-        verdict = "nothing is read by this margin"
+        verdict = (
+            f"nothing is shown to be read by this margin; {left}" if unsettled else "nothing is read by this margin"
+        )
     return f"{text}: {verdict}. {_apart(cells, beside)}".strip()
 
 
