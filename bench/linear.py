@@ -1,7 +1,9 @@
-"""Linear layers of Gemma 3 270M's sizes by MKL and by oneDNN, in one run: `python bench/linear.py` -> bench/linear.csv.
+"""Linear layers of Gemma 3 270M's sizes by MKL, by oneDNN, and by oneDNN of weights laid out beforehand, in one run.
+
+    python bench/linear.py    # -> bench/linear.csv
 
 As in a pass of a stage: a process of one thread on each processor, and the weights of 24 layers in turn, so that none
-stays in a cache. The two take turns, so that what the machine does beside meets both. On an idle machine.
+stays in a cache. They take turns, so that what the machine does beside meets all. On an idle machine.
 Processors without AVX-512: as many instructions are used with ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2.
 """
 
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from stages.model.linear import _by_onednn
+from stages.model.linear import LAYING, _by_onednn
 
 SIZES = {(640, 2048): 24, (2048, 640): 24, (640, 1024): 24, (640, 256): 24, (640, 262_144): 1}  # how many of each:
 ROWS = [1, 4, 16, 64, 256, 1024]  # the MLP, queries, keys and values, the LM head
@@ -38,14 +40,19 @@ def measured(barrier) -> list[dict]:
     rows = []
     for (inner, outer), layers in SIZES.items():
         weights = [torch.randn(outer, inner) for _ in range(layers)]
+        blocks = [getattr(torch.ops.mkldnn, LAYING)(weight) for weight in weights]
         for count in ROWS if layers > 1 else [rows for rows in ROWS if rows <= HEAD]:
             x = torch.randn(count, inner)
-            calls = {"mkl": torch.nn.functional.linear, "onednn": _by_onednn}
+            calls = {
+                "mkl": (torch.nn.functional.linear, weights),
+                "onednn": (_by_onednn, weights),
+                "laid_out": (_by_onednn, blocks),
+            }
             took: dict[str, list[float]] = {name: [] for name in calls}
             barrier.wait()
             for _ in range(1 + TURNS):
-                for name, call in calls.items():
-                    took[name].append(seconds(call, x, weights))
+                for name, (call, of) in calls.items():
+                    took[name].append(seconds(call, x, of))
             speed = {name: 2e-9 * count * inner * outer * layers / statistics.median(took[name][1:]) for name in calls}
             rows.append({"inputs": inner, "outputs": outer, "rows": count} | speed)
     return rows
@@ -66,11 +73,10 @@ def main() -> None:
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if fresh:
-            writer.writerow(["processor", "instructions", "inputs", "outputs", "rows", "mkl", "onednn", "ratio"])
+            writer.writerow(["processor", "instructions", "inputs", "outputs", "rows", "mkl", "onednn", "laid_out"])
         for cells in zip(*of_processes, strict=True):
-            mkl, onednn = (statistics.mean(cell[name] for cell in cells) for name in ("mkl", "onednn"))
             one = cells[0]
-            speed = [f"{mkl:.1f}", f"{onednn:.1f}", f"{onednn / mkl:.2f}"]
+            speed = [f"{statistics.mean(cell[name] for cell in cells):.1f}" for name in ("mkl", "onednn", "laid_out")]
             writer.writerow([processor, held, one["inputs"], one["outputs"], one["rows"], *speed])
 
 

@@ -29,6 +29,7 @@ from stages.tasks.text.task import STRIDE
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
 GROUP = 512  # tokens of the needle prompts that run together, at most
+TOGETHER = 2  # passages of text that run together
 TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 
 
@@ -317,46 +318,52 @@ def _on_text(tried: list, asked) -> list:
 
 def _texts(loaded, pairs: list, cut, tried: list, asked) -> tuple[list[dict], list[dict]]:
     """Return the rows of CACHE on text, of random sets only where that is asked for, and those of STREAMING."""
+    from stages.engine.local import each
     from stages.model.paths import Unreadable
     from stages.model.streaming import Cut, Streams, whole_model
 
     start = asked.window + max(asked.sinks, *asked.sinks_tried)
     positions = np.arange(start, max(asked.lengths), STRIDE)
     smallest = Cut(min(asked.sinks, *asked.sinks_tried), asked.window)
-    streams = Streams(loaded, [tokens for _, tokens in pairs], [positions] * len(pairs), smallest)
+    chosen = _on_text(tried, asked)
 
     def losses(scored: list) -> dict[str, list[float]]:
         return {"loss": [-float(own.logprob.mean(dtype=np.float64)) for own in scored]}
 
-    chosen = _on_text(tried, asked)
-    rows = _rows(loaded, pairs, cut, chosen, streams, losses) if chosen else []
-    rows = [{"task": TEXT} | row for row in rows]
-    cells: list[dict] = []
-
-    def add(scored: list, sinks: int, counted: str) -> None:
-        edges = [start, *asked.lengths]
-        for (row, _), own in zip(pairs, scored, strict=True):
-            for low, high in pairwise(edges):
+    def cells(group: list, scored: list, sinks: int, counted: str) -> list[dict]:
+        made: list[dict] = []
+        for (row, _), own in zip(group, scored, strict=True):
+            for low, high in pairwise([start, *asked.lengths]):
                 inside = (positions >= low) & (positions < high)
                 if inside.any():
                     loss = -float(own.logprob[inside].mean(dtype=np.float64))
-                    cells.append(
+                    made.append(
                         {"prompt": row.id, "cluster": row.cluster, "sinks": sinks, "positions": counted,
                          "length": high, "tokens": int(inside.sum()), "loss": loss}
                     )  # fmt: skip
+        return made
 
-    add([outcome.scored for outcome in streams.intact], -1, "text")
-    for sinks in tqdm(asked.sinks_tried, desc="streaming", unit="number of sinks"):
-        for recount in (False, True) if sinks else (False,):  # without sinks there is nothing to re-count
-            try:
-                (scored,) = streams.every([whole_model(loaded)], Cut(sinks, asked.window, recount))
-            except Unreadable as why:
-                if not recount:
-                    raise
-                log.info("positions in the cache: %s", why)
-                continue
-            add(scored, sinks, "cache" if recount else "text")
-    return rows, cells
+    def of_group(group: list) -> tuple[list[dict], list[dict]]:
+        streams = Streams(loaded, [tokens for _, tokens in group], [positions] * len(group), smallest)
+        lost = _rows(loaded, group, cut, chosen, streams, losses) if chosen else []
+        streamed = cells(group, [outcome.scored for outcome in streams.intact], -1, "text")
+        for sinks in asked.sinks_tried:
+            for recount in (False, True) if sinks else (False,):  # without sinks there is nothing to re-count
+                try:
+                    (scored,) = streams.every([whole_model(loaded)], Cut(sinks, asked.window, recount))
+                except Unreadable as why:
+                    if not recount:
+                        raise
+                    if group is groups[0]:  # all say the same
+                        log.info("positions in the cache: %s", why)
+                    continue
+                streamed += cells(group, scored, sinks, "cache" if recount else "text")
+        return [{"task": TEXT} | row for row in lost], streamed
+
+    groups = [pairs[place : place + TOGETHER] for place in range(0, len(pairs), TOGETHER)]
+    every = list(tqdm(each(of_group, groups, loaded), desc="text", total=len(groups), unit="group of passages"))
+    rows, streamed = ([row for of in every for row in of[which]] for which in (0, 1))
+    return rows, streamed
 
 
 def _policy(slot: str, loaded, record: dict, gates: list, tried: list, settings) -> dict:

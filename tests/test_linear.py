@@ -1,17 +1,24 @@
 """Linear layers by oneDNN: what torch's own give, and torch's own wherever that is not known to be so."""
 
+import gc
 import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import make
+import yaml
+from tiny import make, save
 from torch import nn
 
+from stages import fetch
 from stages.model import linear as by_onednn
+from stages.model import load as loading
+from stages.model import machine
 from stages.model.forward import forward
-from stages.model.linear import Linears, applies, linear
+from stages.model.linear import Linears, applies, lay_out, linear
 
+ROOT = Path(__file__).parents[1]
 X86 = platform.machine() in by_onednn.PROCESSORS and torch.backends.mkldnn.is_available()
 NOT_MEASURED = "oneDNN was measured on x86-64 alone"
 ROWS = 64
@@ -120,3 +127,100 @@ def test_parts_may_be_named():
     with Linears():
         assert torch.equal(nn.functional.linear(x, weight=weight, bias=bias), expected)
         assert torch.equal(nn.functional.linear(input=x, weight=weight, bias=bias), expected)
+
+
+@pytest.fixture
+def given(monkeypatch) -> list[torch.Tensor]:
+    """The weights that torch's operator is given from now on: those laid out are of another layout."""
+    weights: list[torch.Tensor] = []
+    own = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn,
+        "_linear_pointwise",
+        lambda x, weight, *others: weights.append(weight) or own(x, weight, *others),
+    )
+    return weights
+
+
+def laid_out(bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(48, 96, bias=bias).requires_grad_(False)
+    lay_out(nn.Sequential(layer), None, room=1e9)
+    return layer
+
+
+def blocked(weights: list[torch.Tensor]) -> list[bool]:
+    found = [weight.is_mkldnn for weight in weights]
+    weights.clear()
+    return found
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", [(48,), (1, 1, 48), (2, 48), (64, 48), (3, 40, 48), (1, 700, 48)])
+@torch.no_grad()
+def test_weights_laid_out_give_the_same_bits(shape, biased, given):
+    layer, x = laid_out(biased), numbers(*shape)
+    found = linear(x, layer.weight, layer.bias)
+    assert blocked(given) == [x.numel() > 48]  # one row alone is summed in another order
+    assert torch.equal(found, linear(x, layer.weight.clone(), layer.bias))
+    assert blocked(given) == [False]
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+@torch.no_grad()
+def test_a_weight_that_is_changed_is_what_it_is_now(given):
+    x, others = numbers(ROWS, 48), numbers(96, 48)
+
+    def written(layer):
+        layer.weight[3] += 1
+
+    def copied(layer):
+        layer.weight.copy_(others)
+
+    def moved(layer):
+        layer.weight.data = others
+
+    def replaced(layer):
+        layer.weight = nn.Parameter(others, requires_grad=False)
+
+    for change in (written, copied, moved, replaced):
+        layer = laid_out()
+        linear(x, layer.weight, layer.bias)
+        change(layer)
+        found = linear(x, layer.weight, layer.bias)
+        assert blocked(given) == [True, False]
+        torch.testing.assert_close(found, nn.functional.linear(x, layer.weight, layer.bias), atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+@torch.no_grad()
+def test_what_is_laid_out_goes_with_its_weight_and_has_room(given):
+    before = len(by_onednn._laid_out)
+    layer = laid_out()
+    assert len(by_onednn._laid_out) == before + 1
+    del layer
+    gc.collect()
+    assert len(by_onednn._laid_out) == before
+    model = nn.Sequential(nn.Linear(48, 96), nn.Linear(96, 700), nn.Linear(48, 96).double())
+    lay_out(model, model[1], room=4 * 48 * 96 - 1)
+    assert len(by_onednn._laid_out) == before
+    lay_out(model, model[1], room=4 * 48 * 96)
+    assert len(by_onednn._laid_out) == before + 1 and model[0].weight in by_onednn._laid_out
+
+
+@pytest.mark.skipif(not X86, reason=NOT_MEASURED)
+def test_a_slot_s_weights_are_laid_out_where_a_sixteenth_of_memory_holds_them(tmp_path, monkeypatch):
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
+    folder = save("llama_gqa", tmp_path / "model")
+    content["models"] = {"a": {"source": "path", "name": str(folder)}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    fetch.main("a")
+    for room, expected in ((64e9, True), (1e3, False)):
+        monkeypatch.setattr(machine, "memory", lambda room=room: room)
+        assert expected == any(weight in by_onednn._laid_out for weight in loading.load("a").model.parameters())
+    monkeypatch.setattr(machine, "memory", lambda: 64e9)
+    loaded = loading.load("a", lays_out=False)
+    assert not any(weight in by_onednn._laid_out for weight in loaded.model.parameters())
+    loaded = loading.load("a")
+    assert loaded.model.get_output_embeddings().weight not in by_onednn._laid_out

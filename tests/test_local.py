@@ -14,6 +14,7 @@ from tiny import make
 
 from stages.engine import local, shards
 from stages.engine.kept import Job, keys, tables_of
+from stages.model import machine
 from stages.store import parquet, tables
 from stages.store.errors import UserError
 
@@ -28,15 +29,15 @@ def loaded():
 @pytest.fixture
 def threads():
     """Set how many threads torch has, and how much memory there is, for one test."""
-    before, own = torch.get_num_threads(), local._memory
+    before, own = torch.get_num_threads(), local.memory
 
     def set_to(number: int, memory: float = 64e9) -> None:
         torch.set_num_threads(number)
-        local._memory = lambda: int(memory)
+        local.memory = lambda: int(memory)
 
     yield set_to
     torch.set_num_threads(before)
-    local._memory = own
+    local.memory = own
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,9 @@ def test_the_memory_of_a_container_or_a_job_counts(tmp_path, monkeypatch, groups
     for name, content in limits.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(content + "\n")
-    monkeypatch.setattr(local, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(local, "LIMITS", tmp_path / "fs")
-    assert local._memory() == (expected or psutil.virtual_memory().total)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "LIMITS", tmp_path / "fs")
+    assert machine.memory() == (expected or psutil.virtual_memory().total)
 
 
 def test_results_come_in_order_from_other_processes_of_one_thread(loaded, threads):

@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import torch
 
 from stages.engine import workers
+from stages.model.machine import memory
 from stages.store.errors import UserError
 
 WORKER = 3_000_000_000  # bytes of a process beside the weights, which all share; and as many as the weights
 SHARE = 2  # pieces of work of each process, at least: they are of unequal length
-GROUPS, LIMITS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # of a container, or of a job on a cluster
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -44,7 +42,7 @@ def processes(pieces: int, loaded: Any) -> int:
     if not workers.forks():
         return 1
     weights = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
-    room = int((_memory() - weights) // (weights + WORKER))
+    room = int((memory() - weights) // (weights + WORKER))
     number = max(1, min(threads, pieces // SHARE, room, int(most or threads)))
     return number if most or number > threads // 2 else 1  # few would leave processors idle
 
@@ -84,19 +82,3 @@ def finished(work: Callable[[int], Any], numbers: Sequence[int], many: int) -> I
 
 def _run(number: int) -> Any:
     return _work(number)
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this machine has, or what limits this process's group, or one that holds it."""
-    limits = [psutil.virtual_memory().total]
-    for line in GROUPS.read_text().splitlines() if GROUPS.is_file() else ():
-        _, controllers, path = line.split(":", 2)
-        root, name = (LIMITS / "memory", "memory.limit_in_bytes") if controllers else (LIMITS, "memory.max")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        inside = root / path.strip("/")
-        for folder in (inside, *inside.parents):
-            if folder.is_relative_to(root) and (folder / name).is_file():
-                text = (folder / name).read_text().strip()
-                limits += [int(text)] if text.isdecimal() else []
-    return min(limits)

@@ -3,19 +3,57 @@
 torch hands linear layers of float32 to MKL, whose kernels are made for one maker's processors. What each gives on an
 AMD Zen 4, by sizes of layers and rows, is in bench/linear.csv: a few rows of narrow layers are no sooner.
 
+Before each product oneDNN lays weights out in blocks of its own. `lay_out` does that once for a model, for as much
+memory again as these weights have: the same bits, sooner where a pass has few rows (`laid_out` in that table).
+
 The operator is torch's own, what its compiler makes of linear layers; it has no gradient. Where it is missing, or on
 processors other than x86-64 (not measured), nothing changes.
 """
 
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 PROCESSORS = ("x86_64", "AMD64")
+LAYING = "_reorder_linear_weight"
+
+
+@dataclass(frozen=True)
+class _LaidOut:
+    """A weight in oneDNN's blocks, and what it was made of: `own` keeps that memory from being another tensor's."""
+
+    blocks: torch.Tensor
+    own: torch.Tensor
+    version: int
+
+    def of(self, weight_EC: torch.Tensor) -> bool:
+        """Say whether the weight is what it was: not written to (torch counts that, but for `.data`), nor moved."""
+        return self.version == weight_EC._version and self.own.data_ptr() == weight_EC.data_ptr()
+
+
+_laid_out = WeakTensorKeyDictionary()  # weight -> _LaidOut, as long as the weight is there
+
+
+@torch.no_grad()
+def lay_out(model: nn.Module, head: nn.Module | None, room: float) -> None:
+    """Lay the weights of linear layers out for `linear`; not the head's, which is read a piece of it at a time.
+
+    room: bytes that this may take; where it would take more, nothing is laid out.
+    """
+    layers = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
+    weights = {id(layer.weight): layer.weight for layer in layers if _suits(layer.weight[:1], layer.weight, None)}
+    if sum(weight.nbytes for weight in weights.values()) > room or not hasattr(torch.ops.mkldnn, LAYING):
+        return
+    for weight in weights.values():
+        blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+        _laid_out[weight] = _LaidOut(blocks, weight.detach(), weight._version)
 
 
 def linear(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None = None) -> torch.Tensor:
@@ -26,6 +64,9 @@ def linear(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None
 
 
 def _by_onednn(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None) -> torch.Tensor:
+    laid_out = _laid_out.get(weight_EC)
+    several = x.numel() > x.shape[-1]  # of one row alone oneDNN sums plain weights and blocks in another order
+    weight_EC = laid_out.blocks if laid_out is not None and several and laid_out.of(weight_EC) else weight_EC
     return torch.ops.mkldnn._linear_pointwise(x, weight_EC, bias_E, "none", [], "")
 
 

@@ -40,10 +40,11 @@ from transformers.utils import is_accelerate_available
 from transformers.utils import logging as transformers_logging
 
 from stages.model import anatomy as anatomies
-from stages.model import files, gguf, placed
+from stages.model import files, gguf, machine, placed
 from stages.model.anatomy import Anatomy, asked_as, find, probe_inputs
 from stages.model.chunks import Chunks
 from stages.model.images import Images, layout
+from stages.model.linear import lay_out
 from stages.model.observe import close
 from stages.model.origin import changed, locate, readable
 from stages.model.weights import only_pooler, prove_filled, prove_finite, prove_stored
@@ -59,6 +60,7 @@ FUSED = {
 }  # of the largest output: what SDPA may differ by
 PROCESSOR = "preprocessor_config.json"
 MODULES = 12  # named in a message
+LAID_OUT = 1 / 16  # of memory, at most: several workers of a cluster, which know nothing of each other, may be here
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -100,11 +102,12 @@ class Loaded:
         return replace(self, **{name: proof[name] == "ok" for name in names if name in proof})
 
 
-def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
+def load(slot: str, attention: Literal["eager", "sdpa"] = "eager", lays_out: bool = True) -> Loaded:
     """Load the model of a slot as fetch recorded it: its files, its anatomy and what its proof allows.
 
     attention: "sdpa", fused and faster, gives no attention weights; where it was not proved to be the same function,
     the model runs eager.
+    lays_out: the blocks' weights may be in memory twice (`stages.model.linear`): sooner where passes have few rows.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
     record = records.read(slot)
@@ -124,6 +127,8 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager") -> Loaded:
     loaded = _ready(*opened, anatomy, kind).allowed(proof)
     if attention == "sdpa" and loaded.fuses:
         loaded.model.set_attn_implementation("sdpa")
+    if lays_out:
+        lay_out(loaded.model, loaded.model.get_output_embeddings(), LAID_OUT * machine.memory())
     return loaded
 
 
