@@ -52,7 +52,7 @@ def main(slot: str) -> None:
     refuse((*unknown_kinds(settings.plan.also, "plan.also"), *unknown_kinds({*plan.kind, *settings.plan.kinds})))
     why_intact = no_means(slot, settings)
     plan = plan.head(0) if why_intact else plan
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     prompts, length = {}, {}
     for task in settings.ablate.prompts:
         table = silenced_on(slot, task, settings)
@@ -209,7 +209,7 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
 
     given = {"means": means, "kinds": kinds, "max_tokens": settings.extract.batch_tokens}
     job = Job(
-        partial(load, slot, attention="sdpa"),
+        partial(load, slot, attention="sdpa", lays_out=True),
         partial(_estimates, **given),
         [tables.FIRST_ORDER.schema],
         [paths.model(slot)],
@@ -272,7 +272,7 @@ def _encoder(slot: str, record: dict, settings: params.Params) -> None:
     from stages.model.pseudo import outcomes, work
     from stages.model.tokens import fitting
 
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     if loaded.tokenizer.mask_token_id is None:
         return _write_empty(slot, "this model's tokenizer has no mask token: no token can be hidden and asked for")
     rows, asked = [], 0

@@ -35,7 +35,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     rows, encoded = fitting(loaded, list(prompts.itertuples()))
     if not rows:
         return _write_empty(slot, "no prompt fits the model")

@@ -22,7 +22,7 @@ def main(slot: str) -> None:
     def model():
         from stages.model.load import load  # torch is loaded only where something is measured
 
-        return load(slot, attention="sdpa")
+        return load(slot, attention="sdpa", lays_out=True)
 
     for use in (composed, continued, shifts, orders):
         use.measure(slot, settings, model)

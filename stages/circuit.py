@@ -54,7 +54,7 @@ def main(slot: str) -> None:
     from stages.model.paths import Unreadable
     from stages.model.tokens import fitting
 
-    loaded = load(slot)
+    loaded = load(slot, lays_out=True)
     prompts = tables.ASKED.read(FAMILY.task)
     count = {"a": settings.circuit.choose, "b": settings.circuit.prompts}
     chosen = pd.concat([prompts[prompts.split == split].sort_values("id").head(count[split]) for split in "ab"])

@@ -67,8 +67,7 @@ def main(slot: str, task: str) -> None:
     from stages.model.load import load  # torch is loaded only where something is measured
     from stages.model.tokens import longest
 
-    opened = partial(load, slot, lays_out=False)  # long texts want the memory, and have many rows
-    loaded = opened()
+    loaded = load(slot)
     piece = lru_cache(1)(partial(_encoded, loaded, task))  # a task of one piece is encoded once
     learned = _learned(piece, task, settings.extract.batch_tokens)
     if not learned.prompts:
@@ -82,7 +81,7 @@ def main(slot: str, task: str) -> None:
     todo = Pieces(lambda number: _shards(*piece(number), task, settings.extract.batch_tokens), learned.sizes)
     schemas = [tables.RELATIONS.schema, outputs.schema, SUMS]
     work = partial(_extracted, task=task, offsets=learned.offsets)
-    job = Job(opened, work, schemas, [paths.model(slot)])
+    job = Job(partial(load, slot), work, schemas, [paths.model(slot)])
     folder, means = paths.shards(slot, "extract", task), _Means()
     with (
         tables.RELATIONS.writer(slot, task, asked=learned.relations) as add_relations,

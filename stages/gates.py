@@ -29,7 +29,7 @@ from stages.tasks.text.task import STRIDE
 log = logging.getLogger(__name__)
 NEEDLE, TEXT = "needle", "text"
 GROUP = 512  # tokens of the needle prompts that run together, at most
-TOGETHER = 2  # passages of text that run together
+TOGETHER = 2  # passages of text that run together, at most
 TABLES = (tables.GATES, tables.CACHE, tables.STREAMING)
 
 
@@ -47,7 +47,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.paths import Unreadable
 
-    loaded = load(slot)
+    loaded = load(slot, lays_out=True)
     try:
         rows, asked, policy = measured(slot, loaded, record, settings)
     except Unreadable as why:

@@ -43,7 +43,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.mlp import writers
 
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     found = writers(loaded)
     good = {layer: writer for layer, writer in found.items() if not isinstance(writer, str)}
     if not good:

@@ -44,7 +44,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     table = tables.ASKED.read(TASK)
     if unknown := sorted(set(settings.neighbours.silenced) - set(table.condition)):
         allowed = ", ".join(sorted(set(table.condition)))

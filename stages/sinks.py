@@ -47,7 +47,7 @@ def _measure(slot: str, settings: params.Params) -> None:
     from stages.model.load import load
     from stages.model.tokens import fitting
 
-    loaded = load(slot)
+    loaded = load(slot, lays_out=True)
     prompts = tables.PICTURES.read(task) if kind == "vision" else tables.ASKED.read(task)
     asked = prompts if kind == "vision" else prompts[prompts.role == "short"]
     rows, passages = fitting(loaded, list(asked.itertuples())[: settings.sinks.prompts])

@@ -147,7 +147,7 @@ def main(slot: str) -> None:
     from stages.model.load import load
     from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
-    loaded = load(slot, attention="sdpa")
+    loaded = load(slot, attention="sdpa", lays_out=True)
     prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.condition.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
@@ -172,7 +172,9 @@ def main(slot: str) -> None:
     record = records.read(slot)
     asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
     work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
-    job = Job(partial(load, slot, attention="sdpa"), work, [tables.STEERING.schema, ADDED], [paths.model(slot)])
+    job = Job(
+        partial(load, slot, attention="sdpa", lays_out=True), work, [tables.STEERING.schema, ADDED], [paths.model(slot)]
+    )
     key = keys(record, order.heads, order.seed, repr(asked_of))
     rows, chosen = [], {}
     with tqdm(total=len(todo), desc="steer", unit="function") as progress:

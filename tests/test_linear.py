@@ -183,12 +183,15 @@ def test_a_weight_that_is_changed_is_what_it_is_now(given):
     def replaced(layer):
         layer.weight = nn.Parameter(others, requires_grad=False)
 
-    for change in (written, copied, moved, replaced):
+    def shortened(layer):
+        layer.weight.data, layer.bias = layer.weight.data[:10], None
+
+    for change in (written, copied, moved, replaced, shortened):
         layer = laid_out()
         linear(x, layer.weight, layer.bias)
         change(layer)
         found = linear(x, layer.weight, layer.bias)
-        assert blocked(given) == [True, False]
+        assert blocked(given) == [True, False] and layer.weight not in by_onednn._laid_out
         torch.testing.assert_close(found, nn.functional.linear(x, layer.weight, layer.bias), atol=3e-6, rtol=1e-5)
 
 
@@ -209,18 +212,16 @@ def test_what_is_laid_out_goes_with_its_weight_and_has_room(given):
 
 
 @pytest.mark.skipif(not X86, reason=NOT_MEASURED)
-def test_a_slot_s_weights_are_laid_out_where_a_sixteenth_of_memory_holds_them(tmp_path, monkeypatch):
+def test_a_slot_s_weights_are_laid_out_where_that_is_asked_for_and_there_is_room(tmp_path, monkeypatch):
     content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
     folder = save("llama_gqa", tmp_path / "model")
     content["models"] = {"a": {"source": "path", "name": str(folder)}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
     fetch.main("a")
-    for room, expected in ((64e9, True), (1e3, False)):
-        monkeypatch.setattr(machine, "memory", lambda room=room: room)
-        assert expected == any(weight in by_onednn._laid_out for weight in loading.load("a").model.parameters())
-    monkeypatch.setattr(machine, "memory", lambda: 64e9)
-    loaded = loading.load("a", lays_out=False)
-    assert not any(weight in by_onednn._laid_out for weight in loaded.model.parameters())
-    loaded = loading.load("a")
-    assert loaded.model.get_output_embeddings().weight not in by_onednn._laid_out
+    monkeypatch.setattr(loading.os, "cpu_count", lambda: 8)
+    for asked, memory, expected in ((True, 64e9, True), (False, 64e9, False), (True, 1e5, False)):
+        monkeypatch.setattr(machine, "memory", lambda memory=memory: memory)
+        model = loading.load("a", lays_out=asked).model
+        assert expected == any(weight in by_onednn._laid_out for weight in model.parameters())
+        assert model.get_output_embeddings().weight not in by_onednn._laid_out

@@ -48,7 +48,7 @@ def test_layers_that_cannot_be_written_to_are_refused(asked, layers, why, monkey
     asked = asked.model_copy(update={"memory": asked.memory.model_copy(update={"layers": layers})})
     asked = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": "asked"})})
     monkeypatch.setattr(stage.params, "load", lambda: asked)
-    monkeypatch.setattr("stages.model.load.load", lambda slot, attention: loaded)
+    monkeypatch.setattr("stages.model.load.load", lambda slot, **how: loaded)
     monkeypatch.setattr("stages.model.mlp.writers", lambda loaded: found)
     monkeypatch.setattr(stage.records, "read", lambda slot: {"kind": "decoder"})
     with pytest.raises(UserError, match=f"params.yaml: memory.layers: {why}"):
@@ -132,7 +132,7 @@ def test_experts_say_why_not(asked, monkeypatch):
     facts = Settings(known=4, rare=2, invented=2, words=2, shots=2, path="words")
     with_facts = asked.model_copy(update={"tasks": asked.tasks.model_copy(update={"facts": facts})})
     monkeypatch.setattr(params, "load", lambda: with_facts)
-    monkeypatch.setattr(load, "load", lambda slot, attention: make("mixtral", scale=3.0))
+    monkeypatch.setattr(load, "load", lambda slot, **how: make("mixtral", scale=3.0))
     stage.main("decoder")
     assert tables.MEMORY.read("decoder").empty
     assert "no one matrix is the store" in tables.MEMORY.reason("decoder")

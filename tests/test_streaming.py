@@ -424,3 +424,30 @@ def test_the_curve_ranks_the_gate_among_random_sets():
     measured = pd.DataFrame({"change": [0.01, 0.5]})
     found = caching.metrics(measured, caching.table(pd.DataFrame(rows)), 0.1)
     assert found["gates"] == {"streaming_share": 0.5} and found["cache"]["half"]["recall"] == pytest.approx(0.8005)
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "bloom"])  # the second has no positions to count anew
+@pytest.mark.parametrize("tried", [True, False])
+def test_texts_are_read_alike_by_any_processes_and_as_one_group(name, tried, monkeypatch):
+    loaded, sets = tiny.make(name), [("none", 0.0, 0, []), ("gate", 0.5, 0, [(0, 0)]), ("random", 0.5, 1, [(1, 0)])]
+    pairs = [
+        (SimpleNamespace(id=f"p{n}", cluster=f"c{n}"), tokens) for n, tokens in enumerate(prompts(lengths=(40,) * 9))
+    ]
+    asked = SimpleNamespace(window=6, sinks=2, sinks_tried=[0, 1, 2], lengths=[20, 40], draws_on_text=False)
+    monkeypatch.setattr(stage, "STRIDE", 3)
+
+    def measured(workers: int, together: int) -> list[pd.DataFrame]:
+        monkeypatch.setenv("HEAD_ATLAS_WORKERS", str(workers))
+        monkeypatch.setattr(stage, "TOGETHER", together)
+        made = stage._texts(loaded, pairs, Cut(2, 6), sets if tried else [], asked)
+        return [pd.DataFrame(rows) for rows in made]
+
+    two = measured(2, 2)
+    for one, other in zip(two, measured(1, 2), strict=True):
+        pd.testing.assert_frame_equal(one, other, rtol=1e-6)
+    lost, streamed = (of.sort_values(list(of.columns[:-1]), ignore_index=True) for of in measured(1, 9))
+    for of, whole in zip(two, (lost, streamed), strict=True):
+        pd.testing.assert_frame_equal(of.sort_values(list(of.columns[:-1]), ignore_index=True), whole, rtol=1e-5)
+    assert len(lost) == (2 + 1) * 9 * tried  # the full cache, and two of three policies: random ones are not asked for
+    counted = 1 + 3 + (2 if name == "llama_gqa" else 0)
+    assert len(streamed) == counted * 9 * 2 and streamed.groupby(["sinks", "positions"]).ngroups == counted

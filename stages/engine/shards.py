@@ -148,7 +148,7 @@ def row(intervention: Intervention, task: str, prompt: Any, measure: str, value:
 def effects(slot: str, means: Mapping[Head, torch.Tensor], max_tokens: int) -> Job:
     """Return what runs a plan's shards on a slot's model: a table of effects from each."""
     work = partial(_scored, means=means, max_tokens=max_tokens)
-    return Job(partial(load, slot, attention="sdpa"), work, [tables.EFFECTS.schema], [paths.model(slot)])
+    return Job(partial(load, slot, attention="sdpa", lays_out=True), work, [tables.EFFECTS.schema], [paths.model(slot)])
 
 
 def _scored(loaded: Loaded, shard: Shard, means: Mapping[Head, torch.Tensor], max_tokens: int) -> list[pd.DataFrame]:

@@ -34,8 +34,9 @@ class _LaidOut:
     version: int
 
     def of(self, weight_EC: torch.Tensor) -> bool:
-        """Say whether the weight is what it was: not written to (torch counts that, but for `.data`), nor moved."""
-        return self.version == weight_EC._version and self.own.data_ptr() == weight_EC.data_ptr()
+        """Say whether the weight is what it was: torch counts what is written, but not through `.data` or numpy."""
+        moved = self.own.data_ptr() != weight_EC.data_ptr() or self.own.shape != weight_EC.shape
+        return not moved and self.version == weight_EC._version
 
 
 _laid_out = WeakTensorKeyDictionary()  # weight -> _LaidOut, as long as the weight is there
@@ -47,13 +48,26 @@ def lay_out(model: nn.Module, head: nn.Module | None, room: float) -> None:
 
     room: bytes that this may take; where it would take more, nothing is laid out.
     """
+    if not hasattr(torch.ops.mkldnn, LAYING):
+        return
     layers = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
-    weights = {id(layer.weight): layer.weight for layer in layers if _suits(layer.weight[:1], layer.weight, None)}
-    if sum(weight.nbytes for weight in weights.values()) > room or not hasattr(torch.ops.mkldnn, LAYING):
+    weights = {id(layer.weight): layer.weight for layer in layers if _suits(layer.weight, layer.weight, None)}
+    if sum(weight.nbytes for weight in weights.values()) > room:
         return
     for weight in weights.values():
-        blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+        blocks = getattr(torch.ops.mkldnn, LAYING)(weight)
         _laid_out[weight] = _LaidOut(blocks, weight.detach(), weight._version)
+
+
+def _blocks(weight_EC: torch.Tensor) -> torch.Tensor:
+    """Return a weight laid out, or as it is: where it never was, or has changed since."""
+    laid_out = _laid_out.get(weight_EC)
+    if laid_out is None:
+        return weight_EC
+    if laid_out.of(weight_EC):
+        return laid_out.blocks
+    del _laid_out[weight_EC]
+    return weight_EC
 
 
 def linear(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None = None) -> torch.Tensor:
@@ -64,9 +78,8 @@ def linear(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None
 
 
 def _by_onednn(x: torch.Tensor, weight_EC: torch.Tensor, bias_E: torch.Tensor | None) -> torch.Tensor:
-    laid_out = _laid_out.get(weight_EC)
-    several = x.numel() > x.shape[-1]  # of one row alone oneDNN sums plain weights and blocks in another order
-    weight_EC = laid_out.blocks if laid_out is not None and several and laid_out.of(weight_EC) else weight_EC
+    if x.numel() > x.shape[-1]:  # of one row alone oneDNN sums plain weights and blocks in another order
+        weight_EC = _blocks(weight_EC)
     return torch.ops.mkldnn._linear_pointwise(x, weight_EC, bias_E, "none", [], "")
 
 

@@ -9,6 +9,7 @@ import copy
 import gc
 import json
 import logging
+import os
 import shutil
 import tempfile
 import weakref
@@ -60,7 +61,7 @@ FUSED = {
 }  # of the largest output: what SDPA may differ by
 PROCESSOR = "preprocessor_config.json"
 MODULES = 12  # named in a message
-LAID_OUT = 1 / 16  # of memory, at most: several workers of a cluster, which know nothing of each other, may be here
+LAID_OUT = 1 / 4  # of memory, at most, of as many workers of a cluster as there are processors, each with a model
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -102,12 +103,12 @@ class Loaded:
         return replace(self, **{name: proof[name] == "ok" for name in names if name in proof})
 
 
-def load(slot: str, attention: Literal["eager", "sdpa"] = "eager", lays_out: bool = True) -> Loaded:
+def load(slot: str, attention: Literal["eager", "sdpa"] = "eager", lays_out: bool = False) -> Loaded:
     """Load the model of a slot as fetch recorded it: its files, its anatomy and what its proof allows.
 
     attention: "sdpa", fused and faster, gives no attention weights; where it was not proved to be the same function,
     the model runs eager.
-    lays_out: the blocks' weights may be in memory twice (`stages.model.linear`): sooner where passes have few rows.
+    lays_out: linear layers may be in memory twice (`stages.model.linear`): sooner where many passes have few rows.
     Raises `UserError` when the origin is gone or its files are not those recorded.
     """
     record = records.read(slot)
@@ -128,7 +129,8 @@ def load(slot: str, attention: Literal["eager", "sdpa"] = "eager", lays_out: boo
     if attention == "sdpa" and loaded.fuses:
         loaded.model.set_attn_implementation("sdpa")
     if lays_out:
-        lay_out(loaded.model, loaded.model.get_output_embeddings(), LAID_OUT * machine.memory())
+        room = LAID_OUT * machine.memory() / (os.cpu_count() or 1)
+        lay_out(loaded.model, loaded.model.get_output_embeddings(), room)
     return loaded
 
 
