@@ -75,7 +75,8 @@ def _figure(holds: pd.DataFrame, arms: list[str], path: str) -> Figure:
     for arm in arms:
         of_arm = means[means["arm"] == arm]
         for (fact, measure), rows in of_arm.groupby(["what", "measure"], sort=True):
-            base = alt.Chart(rows, width="container", height=150).encode(
+            chart = alt.Chart(rows, width="container", height=150)
+            base = chart.encode(
                 x=alt.X("layer:O", title="state before block (last: after all)", axis=alt.Axis(labelAngle=0))
             )
             scale = alt.Scale(domain=[0, 1], clamp=True)
@@ -85,7 +86,7 @@ def _figure(holds: pd.DataFrame, arms: list[str], path: str) -> Figure:
             points = base.mark_point(filled=True, size=45, opacity=1).encode(
                 y=value, color=colour, shape=shape, tooltip=shown
             )
-            level = base.mark_rule(color=charts.GREY, strokeDash=[3, 3]).encode(y="mean(control):Q", x=alt.X())
+            level = chart.mark_rule(color=charts.GREY, strokeDash=[3, 3]).encode(y="mean(control):Q")
             cards.append(Chart(alt.layer(level, lines, points), f"{capital(arm.replace('_', ' '))}: {fact}"))
     legend = [(c, s, kind) for c, s, kind in zip(COLOURS, SHAPES, kinds, strict=False)]
     says = "What a linear probe reads off one token's state, on sequences it was not fitted on; means over seeds. "
