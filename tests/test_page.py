@@ -761,6 +761,14 @@ def test_a_bound_that_is_not_0_does_not_read_as_0():
     assert verdicts.harm(row) == "+0.068 [+0.003, +0.133]"
 
 
+def test_every_mark_of_a_legend_is_drawn_as_what_it_is():
+    """A triangle that points right stood in the legend as a square: a class without a rule."""
+    shown = (ROOT / "reports/index.html").read_text(encoding="utf-8")
+    marks = set(re.findall(r'<li><i class="([^"]*)" style', shown))
+    ruled = set(re.findall(r"\.legend \.([a-z-]+)", shown)) | {"square", ""}
+    assert marks and {name for mark in marks for name in mark.split(" ")} <= ruled
+
+
 def test_stage_writes_page_and_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "tests/params.yaml", tmp_path)

@@ -45,6 +45,7 @@ SHORT = (
 LEAD = 3  # charts that are seen at once
 TITLE = 30  # letters in a line of an axis title, as long as the axis
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]]
+STROKES = ["line", "line dashed", "line dotted", "line dash-dot", "line even"]  # the same in legends
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _blocks(results: Results) -> list:
     }
     reach = recipe_lengths.reach(recipe, curve, whole, COLOURS, DASHES)
     lead = [*reach, *(cards.pop(measure) for measure in compared[len(reach) - LEAD :] if measure in cards)]
-    legend = [(colour, "circle", arm.replace("_", " ")) for arm, colour in zip(arms, COLOURS, strict=False)]
+    legend = [(c, stroke, arm.replace("_", " ")) for arm, c, stroke in zip(arms, COLOURS, STROKES, strict=False)]
     factor = study.factor
     stretch = f"{study.window} steps with" if factor is None else f"stretch in which steps grow {factor:g}-fold with"
     caption = (
@@ -321,4 +322,5 @@ def chart(
     level = level[["value", "versus"]]
     rule = alt.Chart(level).mark_rule(color=charts.GREY, strokeDash=[3, 3])
     rule = rule.encode(y="value:Q", tooltip=[alt.Tooltip("versus:N"), alt.Tooltip("value:Q", format=".3f")])
-    return alt.layer(band, lines, bar, at, *([rule] if len(level) else []))
+    below, above = ([band], [bar, at]) if len(onset) else ([], [])
+    return alt.layer(*below, lines, *above, *([rule] if len(level) else []))
