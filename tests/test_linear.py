@@ -218,6 +218,7 @@ def test_a_slot_s_weights_are_laid_out_where_that_is_asked_for_and_there_is_room
     content["models"] = {"a": {"source": "path", "name": str(folder)}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
     fetch.main("a")
     monkeypatch.setattr(loading.os, "cpu_count", lambda: 8)
     for asked, memory, expected in ((True, 64e9, True), (False, 64e9, False), (True, 1e5, False)):

@@ -316,7 +316,7 @@ def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     paths.vectors("decoder").parent.mkdir(parents=True)
     save_file({"capitalize.layer_average": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
-    monkeypatch.setattr("stages.model.load.load", lambda slot, **how: loaded)
+    monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
     ids = loaded.tokenizer("Q: garden\nA:", return_tensors="pt").input_ids
     expected = [loaded.model(ids).logits[0, -1].argmax()]
     with editing(loaded, [Edit(added={1: 2 * vector})], ids.shape[1] - 1):
@@ -337,7 +337,7 @@ def test_the_recipe_of_the_readme_says_what_the_stage_says(tmp_path, monkeypatch
     paths.vectors("decoder").parent.mkdir(parents=True)
     added = {"capitalize.layer_average": made.added(setting)}
     save_file(added, paths.vectors("decoder"), {"provenance": json.dumps(note)})
-    monkeypatch.setattr("stages.model.load.load", lambda slot, **how: loaded)
+    monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
     read = [encode(loaded, row).ids for row in prompts.itertuples()]
     asked = [ids[: len(ids) - 2].tolist() for ids in read]  # the answer is two tokens: the cat
     plain = [next_token(loaded, ids) for ids in asked]
