@@ -375,8 +375,8 @@ def test_a_reading_equals_plain_passes(built, name, chunk, monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ("nearest_right", "it goes with the nearest rather than with the majority."),
-        ("majority_right", "it goes with the majority rather than with the nearest."),
+        ("nearest_right", "it goes with those that it resembles rather than with the majority."),
+        ("majority_right", "it goes with the majority rather than with those that it resembles."),
         ("last_right", "neither of the two is told apart as what it goes with."),
     ],
 )

@@ -304,16 +304,16 @@ def test_the_heads_are_ranked_among_control_sets_on_the_same_words():
 @pytest.mark.parametrize(
     ("other", "sets", "said", "never"),
     [
-        (0, 19, "none of 19 control sets is as accurate: rank p = 0.05, its floor. So the step carries", "not told"),
-        (20, 19, "1 of 19 control sets is as accurate: rank p = 0.10; not told apart from other heads.", "carries"),
-        (0, 4, "cannot fall below 0.20, so that they are not told apart", "carries"),
-        (0, 0, "no control set was run (no control possible: too few other heads), so that this may be", "carries"),
+        (0, 19, "none of 19 control sets is as accurate: rank p = 0.05, its floor. So what was learned on", "not told"),
+        (20, 19, "1 of 19 control sets is as accurate: rank p = 0.10; not told apart from other heads.", "next word"),
+        (0, 4, "cannot fall below 0.20, so that they are not told apart", "next word"),
+        (0, 0, "no control set was run (no control possible: too few other heads), so that this may be", "next word"),
     ],
 )
 def test_that_the_step_carries_is_said_only_where_other_heads_do_not_carry_it(tmp_path, other, sets, said, never):
     made = statistics.table(runs(18, 2, 20, 20, 2, 0, 0, other, sets), {}, 13)
     made = as_read(made, tmp_path)
-    text = section.vector(made[made.context == "zero_shot"], 0.05)
+    text = section.vector(made[made.context == "zero_shot"], {}, 0.05)
     text = text[text.index("In known orders that it is not from") :]
     assert said in text and never not in text
 
@@ -324,7 +324,7 @@ OF_OTHERS, OF_STATED = ("others", "not_stated"), (MADE_UP, "stated")
 @pytest.mark.parametrize(
     ("where", "cells", "said", "never"),
     [
-        (OF_OTHERS, {"control_accuracy": 0.7}, "to others; with as many other heads 0.70 are right", "do not carry"),
+        (OF_OTHERS, {"control_accuracy": 0.7}, "in others; under as many other heads 0.70 of the words", "not told"),
         (OF_OTHERS, {"accuracy": 0.0, "low": 0.0, "high": 0.1}, "24 words: fewer than with nothing", "not told"),
         (OF_STATED, {"p": 0.3}, "by guessing; 5 of 19 control sets are as accurate: rank p = 0.30; not", "no step"),
         (OF_STATED, {"p": np.nan, "controls": 0, "matching": NONE}, "by guessing; no control set was run", "no step"),
@@ -337,7 +337,7 @@ def test_what_is_seen_is_said_though_other_heads_may_do_the_same(tmp_path, where
     read = read[read.context == "zero_shot"].set_index(["ordering", "category", "vector"]).sort_index()
     read.loc[(*where, "heads"), list(cells)] = list(cells.values())
     read.loc[(*OF_OTHERS, "none"), "accuracy"] = 0.3
-    text = section.vector(read.reset_index(), 0.05)
+    text = section.vector(read.reset_index(), {}, 0.05)
     parts = dict(zip((OF_OTHERS, OF_STATED), text.split("In known orders")[1].split(" In made-up orders"), strict=True))
     assert said in parts[where] and never not in parts[where]
 
@@ -351,10 +351,10 @@ def test_what_is_seen_is_said_though_other_heads_may_do_the_same(tmp_path, where
          "counts more is not told apart"),
         ((18, 20, 2, 2, 20, 18, 0),
          ["the step is taken the way it is demonstrated", "what may be known counts more", "it steps on",
-          "the step carries"], "copied"),
+          "gives the next word in others"], "copied"),
         ((0, 0, 0, 6, 6, 0, 0),
          ["no step to the next word is seen", "which of the two counts more is not told apart",
-          "the step carries from one known order to others", "it calls up next words that the model knows"],
+          "gives the next word in others", "next words that the model knows, is not settled"],
          "than by guessing"),
     ],
 )  # fmt: skip
@@ -364,6 +364,26 @@ def test_sentences_follow_the_table(tmp_path, numbers, said, never):
     blocks = section.orders(slot, SimpleNamespace(alpha=0.05))
     text = " ".join(block.text for block in blocks[2:] if block.kind == "note")
     assert all(sentence in text for sentence in said) and never not in text
+
+
+@pytest.mark.parametrize(
+    ("high", "shown", "said"),
+    [
+        (0.2, (0.5, 0.3, 0.7), "are right, after demonstrations 0.50 [0.30, 0.70]. It calls up next words that"),
+        (0.4, (0.5, 0.3, 0.7), "more than 0.40 is excluded, but after demonstrations, too, only 0.50 [0.30, 0.70] are"),
+        (0.4, None, "no step is seen that it adds."),
+    ],
+)
+def test_that_no_step_is_taken_is_said_only_where_demonstrations_would_take_more(high, shown, said):
+    """A vector as good as demonstrations was hardly excluded, and the verdict was that it takes no step."""
+
+    def row(accuracy, low, high, **more):
+        rest = {"trials": 24, "p": 0.05, "guess": 0.1, "learned_low": 0.0, "learned_high": 0.2}
+        return rest | {"accuracy": accuracy, "low": low, "high": high} | more
+
+    none, others = row(0.0, 0.0, 0.1), [row(0.8, 0.6, 0.9), row(0.0, 0.0, 0.1)]
+    text = section._steps(row(0.0, 0.0, high), none, shown and row(*shown), others, 0.05)
+    assert said in text
 
 
 def test_what_was_not_measured_says_why(tmp_path):

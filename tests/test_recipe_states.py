@@ -1,5 +1,6 @@
 """Recipes about states: data with the right facts, probes that read planted ones only, edits that are what they say."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from stages import train
-from stages.page import recipe_states
+from stages.page import recipe_design, recipe_states
 from stages.recipes.lesson import IGNORED
 from stages.recipes.patches import NONE, Patches
 from stages.recipes.registers import BITS, FILLERS, Registers
@@ -246,12 +247,31 @@ def test_what_is_read_in_one_run_of_two_is_said_to_be():
     assert "holds the label: 0.98 (0.98 to 0.98), without the state" in recipe_states.held(rows(), "encoder")
     mixed = rows()
     mixed.loc[1, "low"] = 0.4
-    assert "in 1 of 2 runs holds the label" in recipe_states.held(mixed, "encoder")
+    assert "holds the label in 1 of 2 runs" in recipe_states.held(mixed, "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(low=0.4), "encoder")
     assert "is not shown to hold" in recipe_states.held(rows(shuffled=0.97), "encoder")
     pixels = {"tokens": "patch", "what": "own pixels", "measure": "R2", "control": 0.0, "shuffled": 0.0}
     assert "is not shown to hold" in recipe_states.held(rows(**pixels, value=0.12, low=0.08, high=0.2), "encoder")
-    assert "holds the own pixels" in recipe_states.held(rows(**pixels, value=0.2, low=0.12, high=0.3), "encoder")
+    assert "holds its own pixels" in recipe_states.held(rows(**pixels, value=0.2, low=0.12, high=0.3), "encoder")
+
+
+def test_what_other_tokens_hold_as_well_stands_beside_a_register():
+    """One register holds the label: so did every other token, which only a folded table said."""
+    both = pd.concat([rows(), rows(tokens="filler", value=0.9)], ignore_index=True)
+    assert "holds the label: 0.98 (0.98 to 0.98), without the state 0.50 (one filler 0.90)." in (
+        recipe_states.held(both, "encoder")
+    )
+
+
+def test_variants_that_are_asked_something_else_are_told_apart():
+    """Of two variants whose patches are asked, the page said that patches are asked nothing."""
+    study = params.load_studies(ROOT / "full/params.yaml").recipes["patches"]
+    said = recipe_design.asked(study)
+    first, _, others = said.partition(" Of variants dumps and no dumps: ")
+    assert "patches are asked nothing" in first and "those of the background answer `none`" in others
+    assert re.search(r"Always giving the commonest answer is right in 0\.7\d of them", others)
+    assert said.endswith("Every patch also gives back its own pixels in dumps, no dumps and pixels.")
+    assert " Of variant" not in recipe_design.asked(params.load_studies(ROOT / "full/params.yaml").recipes["registers"])
 
 
 def test_kinds_and_runs_are_told_apart_run_by_run():

@@ -169,9 +169,10 @@ def test_an_instruction_leads_back_with_its_own_sign_and_an_offset_with_the_othe
     echo = table[(table.function == "opposite") & (table.measure == "echo")].iloc[0]
     assert echo.trials == 23 and echo.value == 0
     page = said(table)
-    assert "v leads both ways with one sign, and more often back than −v does; an offset does neither" in page
+    assert "v leads both ways with one sign, as no offset does. Under −v no answer at all is a member of a pair" in page
+    assert "an offset does neither" in said(shifts.table(answers(20, 4), offset_rows()))
     assert "from 0.02 for opposite" in page
-    assert "to 0.50 for upper" in page and "less often, or not at all" in page
+    assert "to 0.50 for upper" in page and "−v does not undo what v does. Under −v" in page
     assert "as for an offset" in said(shifts.table(answers(0, 20), offset_rows()))
     assert "leads back is not told apart" in said(shifts.table(answers(6, 6), offset_rows()))
     assert "too few pairs to tell" in said(shifts.table(answers(10, 0, pairs=10), offset_rows()))

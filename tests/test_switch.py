@@ -138,8 +138,8 @@ def page(table: pd.DataFrame, reasons: dict | None = None) -> list:
 def test_the_page_says_what_the_table_says(table):
     texts = [block.text for block in page(table) if block.kind == "note"]
     assert texts[1] == (
-        "Accuracy on in-context functions: 1.00 intact; without 4 induction heads 1.00 (rank p 1.00); without 1 and 4 "
-        "function heads 0.75 and 0.50 (rank p – and 0.15)."
+        "Accuracy on in-context functions: 1.00 intact; without 4 induction heads (members: 1) 1.00 (rank p 1.00); "
+        "without 1 and 4 function heads (members: 1 and 1) 0.75 and 0.50 (rank p – and 0.15)."
     )
     by_family = {text.split(" heads")[0]: text for text in texts[2:]}
     assert "0.75 without 1 (1 member; harm +0.25 [−0.08, +0.54]) and 0.50 without 4" in by_family["Function"]

@@ -137,7 +137,12 @@ def _others(measured: pd.DataFrame) -> str:
     named = "; ".join(f"{row.beside} for {row.function}" for row in as_good.itertuples())
     text = f" Of {len(others)} pairs with another function in the second one's place, {len(as_good) or 'none'} "
     verb = "does" if len(as_good) < 2 else "do"
-    return f"{text}{verb} as well{f' ({named})' if named and len(as_good) <= 4 else ''}."
+    best = others.loc[(others["accuracy"] - others["function"].map(analogy)).idxmax()]
+    nearest = ""
+    if as_good.empty:
+        own = number(analogy[best["function"]])
+        nearest = f"; nearest comes {best['beside']} for {best['function']} ({number(best['accuracy'])} beside {own})"
+    return f"{text}{verb} as well{f' ({named})' if named and len(as_good) <= 4 else nearest}."
 
 
 def _sums_table(single: pd.DataFrame, measured: pd.DataFrame, path: str) -> Table:

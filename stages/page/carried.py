@@ -61,18 +61,36 @@ def ordered(solved: pd.DataFrame) -> str:
     )
 
 
-def carried(solved: pd.DataFrame) -> str:
-    """Say in which functions most made-up words are right, in which most are wrong, and which are neither."""
+def carried(solved: pd.DataFrame, without: list[str]) -> str:
+    """Say in which functions most made-up words are right, in which most are wrong, and which are neither.
+
+    without: functions in which no rare word has as many tokens as a made-up one.
+    """
     sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    at = cells(solved)
     for _, row in solved[solved["class"] == "made_up"].iterrows():
         side = beyond(row["low"], row["high"], HALF) if row["trials"] >= FEWEST else 0
-        sides[side].append(f"{row['function']} {value(row)}")
+        doubts = _doubts(at, row["function"], row["function"] in without) if side < 0 else ""
+        sides[side].append(f"{row['function']} {value(row)}{doubts}")
     texts = {
         1: "Carried over to most made-up words: {}.",
         -1: "Solved on usual words, yet wrong on most made-up ones: {}.",
         0: "Neither most made-up words right nor most wrong, as far as these words tell: {}.",
     }
     return " ".join(texts[side].format(listed(names)) for side, names in sides.items() if names)
+
+
+def _doubts(at: dict[tuple[str, str], pd.Series], function: str, longer: bool) -> str:
+    """Say, in brackets, what else than never having been seen may be why made-up words are wrong; '' for nothing."""
+    usual, rare = (at.get((function, kind)) for kind in ("usual", "rare"))
+    said = []
+    if usual is not None and beyond(usual["low"], usual["high"], HALF) <= 0:
+        said.append(f"usual words {value(usual)}: hardly solved")
+    if rare is not None and beyond(rare["low"], rare["high"], HALF) < 0:
+        said.append(f"rare real words are mostly wrong as well, {number(rare['accuracy'])}")
+    if longer:
+        said.append("of more tokens than any rare word")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def knowledge(shown: pd.DataFrame) -> str:

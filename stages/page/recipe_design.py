@@ -1,7 +1,11 @@
 """What stands on the page about how a recipe's models were trained and measured: read from params."""
 
-from stages.page.sentences import listed
+import numpy as np
+
+from stages.page.sentences import listed, number
+from stages.recipes.lesson import IGNORED, create
 from stages.recipes.settings import First, Recipe, Revisions
+from stages.recipes.states import States
 from stages.statistics.intervals import FEWEST
 
 
@@ -19,6 +23,40 @@ def design(recipe: Recipe) -> str:
         f"width {shape.width}, {mlp}. "
         f"{before}Every checkpoint is measured on {recipe.study.sequences} held-out sequences with the code that "
         f"measures pretrained models. {uncertain(seeds)}"
+    )
+
+
+def asked(recipe: Recipe) -> str:
+    """Say what the task asks and, of variants that are asked something else, what that is; '' where nothing is said."""
+    lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
+    usual = lessons[recipe.main]
+    others: dict[str, list[str]] = {}
+    for arm, lesson in lessons.items():
+        own = [part for part in _sentences(lesson.remarks) if part not in _sentences(usual.remarks)]
+        if own and isinstance(lesson, States) and not lesson.chance(1):
+            own.append(_commonest(lesson, recipe.study.sequences))
+        if own:
+            others.setdefault(" ".join(filter(None, own)), []).append(arm.replace("_", " "))
+    said = [
+        usual.remarks,
+        *(f"Of variant{'s' * (len(arms) > 1)} {listed(arms)}: {own}" for own, arms in others.items()),
+    ]
+    painted = [arm.replace("_", " ") for arm, lesson in lessons.items() if isinstance(lesson, States) and lesson.paints]
+    said += [f"Every patch also gives back its own pixels in {listed(painted)}."] if painted else []
+    return " ".join(filter(None, said))
+
+
+def _sentences(remarks: str) -> list[str]:
+    return [f"{part.removesuffix('.')}." for part in remarks.split(". ") if part]
+
+
+def _commonest(lesson: States, count: int) -> str:
+    """Say what always giving the commonest answer gets, of a lesson in which guessing has no one level."""
+    labels_NT = lesson.held_out(np.random.default_rng(0), count).labels_NT
+    shares = np.bincount(labels_NT[labels_NT != IGNORED]) / (labels_NT != IGNORED).sum()
+    return (
+        f"Always giving the commonest answer is right in {number(shares.max())} of them, so that accuracies and harms "
+        "are not of the same thing as where something else is asked."
     )
 
 

@@ -20,6 +20,7 @@ READ = {"R2": 0.1, "accuracy": 0.05}  # beyond chance, with the whole interval: 
 FAR = 10.0  # robust standard deviations, as measured
 LONG = 2.0  # times its kind's median: a shorter state is no outlier
 EXACT = 1e-5  # a difference that is only one of rounding
+OWN = {"own pixels": "its own pixels"}  # facts that are the token's, with their article
 SMALL = 0.005  # would be written as zero with two digits
 COLOURS = [charts.BLUE, charts.ORANGE, charts.GREEN, charts.PURPLE, charts.BROWN, charts.BLACK, charts.GREY]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
@@ -115,7 +116,10 @@ def _used_table(used: pd.DataFrame, arms: list[str], path: str) -> Table:
         rows.append([arm.replace("_", " "), tokens, measure, number(of_set["control"].mean()), *cells])
     columns = ["variant", "tokens", "outcome", "intact", *EDITS.values()]
     says = "Whether states are used: harm to the outcome of all other tokens when the states of some are replaced at "
-    says += "every layer, + is worse, loss in nats; mean over seeds and, in brackets, the range."
+    says += (
+        "every layer, + is worse, loss in nats; mean over seeds and, in brackets, the range. Intact: the outcome of "
+    )
+    says += "these others, which are not the same in every row."
     return Table(columns, rows, says, path, tuple(range(3, 8)))
 
 
@@ -127,15 +131,23 @@ def held(holds: pd.DataFrame, arm: str) -> str:
     for (tokens, fact), of_kind in rows.groupby(["tokens", "what"]):
         count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
         values = f"{_ranged(of_kind['value'])}, without the state {number(of_kind['control'].mean())}"
+        if tokens == REGISTER:
+            values += _as_well(rows[rows["what"] == fact])
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
-            parts.append(f"one {tokens} {_in_runs(count, runs)} the {fact}: {values}")
+            parts.append(f"one {tokens} {_in_runs(count, runs, OWN.get(fact, f'the {fact}'))}: {values}")
     return f"after the last block {'; '.join(parts)}." if parts else ""
 
 
-def _in_runs(count: int, runs: int) -> str:
+def _as_well(rows: pd.DataFrame) -> str:
+    """Say what other tokens hold of a fact that a register holds, on average over runs: it may be held anywhere."""
+    means = rows[rows["tokens"] != REGISTER].groupby("tokens")["value"].mean()
+    return f" (one {listed(f'{tokens} {number(value)}' for tokens, value in means.items())})" if len(means) else ""
+
+
+def _in_runs(count: int, runs: int, fact: str) -> str:
     if not count:
-        return "is not shown to hold"
-    return "holds" if count == runs else f"in {count} of {runs} runs holds"
+        return f"is not shown to hold {fact}"
+    return f"holds {fact}" if count == runs else f"holds {fact} in {count} of {runs} runs"
 
 
 def read(rows: pd.DataFrame) -> pd.Series:

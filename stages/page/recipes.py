@@ -209,7 +209,8 @@ def _blocks(results: Results) -> list:
 
     def opening(design: str) -> list:
         """Return what is asked, the first figure, how it was measured, the other curves."""
-        asked, how = ([lesson.remarks], [design]) if lesson.remarks else ([design], [])
+        asked = recipe_design.asked(recipe)
+        asked, how = ([asked], [design]) if asked else ([design], [])
         return [*map(Note, asked), *curves, *map(Note, how), *others]
 
     if isinstance(lesson, States):

@@ -124,6 +124,8 @@ def verdict(row: Any, alpha: float, again: bool = False) -> str:
             text += f"; with so few control sets that cannot fall below {p}, so that they are not told apart"
         return text
     text = f"; {worse} of {sets} control sets{alike} {'does' if worse == 1 else 'do'} as much: rank p = {p}{q}"
+    if worse == sets and row.p > alpha:
+        return f"{text}; so without each of them at least as much is lost"
     return text if row.p <= alpha else f"{text}; not told apart from other heads"
 
 

@@ -215,9 +215,10 @@ def _previous(feeding: pd.DataFrame, heads: pd.DataFrame, whole: Any, slot: Slot
     text = f" Previous-token scores of the feeders: {scores}; {said} of that family."
     best = heads.loc[heads["previous"].idxmax()]
     if best["feeder"] != 1:
+        change = f"changes the score by {number(-best['effect'], 3, True)}"
         text += (
             f" The earlier head with the highest such score, {best['source']} ({number(best['previous'])}), is no "
-            f"feeder of these keys: noising it takes {number(best['effect'], 3)} off the score."
+            f"feeder of these keys: noising it {change}."
         )
     if pd.notna(whole["rho_p"]):
         text += (

@@ -14,10 +14,12 @@ VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "th
 WHAT = (
     "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
     "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule (without "
-    "those that are one token of its own). Functions stand from procedure to knowledge, in an order fixed before "
+    "those that are one token of the model's). Functions stand from procedure to knowledge, in an order fixed before "
     "measuring: form (the answer is made of the word's letters), order (the next number: rare ones have two or three "
     "digits, made-up ones six), rule (a regular ending, which rare and made-up words take), knowledge (nothing in the "
-    "word says it). What greedy decoding writes has to be the answer, letter by letter, and to end there."
+    "word says it). What greedy decoding writes has to be the answer, letter by letter, and to end there. "
+    "Solved are functions of which enough usual words are right here; section 'Function vectors' asks on other "
+    "prompts, where a function may fall on the other side."
 )
 TOKENS = (
     "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "
@@ -66,17 +68,21 @@ def _asked(slot: Slot, tokens: str, vectors: str) -> list:
     ]
     says = f"Lines are 95 % intervals over words, for these demonstrations. {carried.counting(counted)}".strip()
     solved = shown[~shown["note"].str.startswith(carried.UNSOLVED)]
-    said = [carried.carried(solved), carried.knowledge(shown), carried.unsolved(shown), carried.ordered(solved),
-            carried.endings(solved)]  # fmt: skip
+    said = [carried.carried(solved, _without(table)), carried.knowledge(shown), carried.unsolved(shown),
+            carried.ordered(solved), carried.endings(solved)]  # fmt: skip
     blocks = [Figure([Chart(chart)], says, path, "single", legend), Note(" ".join(filter(None, said)))]
     return [*blocks, *_matched(table, tokens, path), *_steered(whole, vectors, path), *_by_tokens(table, path)]
 
 
+def _without(table: pd.DataFrame) -> list[str]:
+    """Return the functions in which no rare word has as many tokens as a made-up one."""
+    made_up = dict.fromkeys(table[table["class"] == "made_up"]["function"])
+    return [name for name in made_up if name not in {*table[table["tokens"] == MATCHED]["function"], ALL}]
+
+
 def _matched(table: pd.DataFrame, says: str, path: str) -> list:
     rows = table[table["tokens"] == MATCHED]
-    made_up = dict.fromkeys(table[table["class"] == "made_up"]["function"])
-    without = [name for name in made_up if name not in {*rows["function"], ALL}]
-    blocks = [Note(f"{says} {carried.at_equal_tokens(rows, without)}".strip())]
+    blocks = [Note(f"{says} {carried.at_equal_tokens(rows, _without(table))}".strip())]
     lines = []
     for (function, kind), part in rows.groupby(["function", "kind"], sort=False):
         rare, other, change = (part[part["class"] == name].iloc[0] for name in ("rare", "made_up", carried.DIFFERENCE))

@@ -90,9 +90,14 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
         if study and not study.changed:  # what older params made is shown in its fold alone, which says so
             said.append(_among_more(rows.more_claims(slot, context.families), told, alpha))
     apart = set(told["family"])
-    alike = [family_heads(name) for name in dict.fromkeys(ranked["family"]) if name not in apart]
-    if alike:
+    least = ranked["as_harmful"] == ranked["controls"]  # without every control set as much is lost, or more
+    rest = {
+        name: least[ranked["family"] == name].all() for name in dict.fromkeys(ranked["family"]) if name not in apart
+    }
+    if alike := [family_heads(name) for name, all_do in rest.items() if not all_do]:
         said.append(f"Not told apart from other heads by what is lost: {listed(alike)}.")
+    if less := [family_heads(name) for name, all_do in rest.items() if all_do]:
+        said.append(f"Without each control set at least as much is lost as without {listed(less)}.")
     return " ".join(filter(None, said))
 
 
@@ -132,6 +137,8 @@ def _steered(slot: Slot, alpha: float) -> str:
         f"place at the last token of a bare prompt, take accuracy from {number(at.loc['none', 'accuracy'])} to "
         f"{number(own['accuracy'])} {interval(own['low'], own['high'])}".rstrip()
     )
+    clean = slot.steering[(slot.steering["function"] == "all") & (slot.steering["context"] == "clean")]
+    said += f" ({number(clean['accuracy'].iloc[0])} with demonstrations)" if len(clean) else ""
     if pd.isna(own["p"]) or own["p"] > alpha:
         said = said.replace("are carried by", "were looked for in", 1)
         rank = "no rank" if pd.isna(own["p"]) else f"rank p = {p_value(own['p'])}, not told apart from other heads"
@@ -151,13 +158,16 @@ def _extrapolated(slot: Slot) -> str:
         return ""
     sides: dict[int, list[str]] = {1: [], -1: []}
     asked = solved[(solved["class"] == "made_up") & (solved["trials"] >= carried.FEWEST)]
+    usual = {row.function: row for row in solved[solved["class"] == "usual"].itertuples()}
+    sure = [name for name, row in usual.items() if carried.beyond(row.low, row.high, carried.HALF) > 0]
+    asked = asked[asked["function"].isin(sure)]
     for row in asked.itertuples():
         sides.setdefault(carried.beyond(row.low, row.high, carried.HALF), []).append(
             f"{row.function} {number(row.accuracy)} ({row.kind})"
         )
     texts = {
         1: "most made-up words are right for {}",
-        -1: "most are wrong, though at least half of the usual words are right, for {}",
+        -1: "most are wrong, though most usual words are right, for {}",
     }
     said = [text.format(listed(sides[side])) for side, text in texts.items() if sides[side]]
     if said:

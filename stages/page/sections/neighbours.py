@@ -41,6 +41,7 @@ MADE_UP = {
     "japanese": ("Made-up words in katakana", ("forms_katakana", "forms_katakana_disjoint")),
 }
 SIDES = {1: "above chance", -1: "below chance", 0: "not told apart from chance"}
+ITSELF = "repeated"  # the kind of items in which the query itself is shown
 AGREEMENT = "nearest_agreement_against_majority"
 DIFFERENCE = "attention_difference"
 NO_TOKEN = f"{AGREEMENT}_no_shared_token"
@@ -101,6 +102,7 @@ def _read(slot: Slot, what: str, alpha: float) -> list:
     rows, path = slot.neighbours, slot.path("neighbours.csv")
     cells = rows[rows["condition"] != "made_up"].set_index(["condition", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
+    said.append(_one_alone(cells))
     blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{what} {_chosen(cells)}".strip())]
     shown = rows[(rows["measure"] == "accuracy") & rows["condition"].isin(KINDS)]
     chart = charts.by_condition(shown.assign(condition=shown["condition"].map(BARS)), "accuracy", 0.5)
@@ -171,11 +173,25 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
         return f"{said}: too few prompts for a claim."
     side = beyond(agrees["low"], agrees["high"], 0.5)
     follows = {
-        1: "it goes with the nearest rather than with the majority",
-        -1: "it goes with the majority rather than with the nearest",
+        1: "it goes with those that it resembles rather than with the majority",
+        -1: "it goes with the majority rather than with those that it resembles",
         0: "neither of the two is told apart as what it goes with",
     }
     return f"{said}: {follows[side]}."
+
+
+def _one_alone(cells: pd.DataFrame) -> str:
+    """Say how it is where one demonstration alone resembles the query: elsewhere its whole class does."""
+    row = cells.loc[(ITSELF, "accuracy")] if (ITSELF, "accuracy") in cells.index else None
+    if row is None or pd.isna(row["value"]):
+        return ""
+    enough = row["trials"] >= 20 and pd.notna(row["low"])
+    side = SIDES[beyond(row["low"], row["high"], 0.5)] if enough else "too few prompts for a claim"
+    return (
+        "There all demonstrations of the right class resemble the query, so that the nearest one is not told apart "
+        f"from its class as a whole. Where one alone does, the query itself ({int(row['trials'])} prompts), the answer "
+        f"is its label in {_value(row)}, {side}."
+    )
 
 
 def _unshared(read: pd.DataFrame) -> str:

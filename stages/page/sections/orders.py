@@ -59,7 +59,8 @@ def orders(slot: Slot, context: Context) -> list:
     if left_out:
         blocks.append(Note(f"The vector of the step was not measured: {'; '.join(left_out)}."))
     else:
-        blocks += [Note(text) for text in [vector(measured[measured["context"] == "zero_shot"], context.alpha)] if text]
+        text = vector(measured[measured["context"] == "zero_shot"], clean, context.alpha)
+        blocks += [Note(text)] if text else []
     return [*blocks, _table(measured, path)]
 
 
@@ -143,8 +144,11 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
     return f"{said}: the two are not told apart{so}."
 
 
-def vector(rows: pd.DataFrame, alpha: float) -> str:
-    """Say what the vector of the step does in the order that it is from, and on made-up orders."""
+def vector(rows: pd.DataFrame, clean: dict[tuple[str, str], Any], alpha: float) -> str:
+    """Say what the vector of the step does in the order that it is from, and on made-up orders.
+
+    clean: rows after demonstrations, by order and way of giving it.
+    """
     at = {(row["ordering"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
     heads = [key for key in at if key[2] == "heads" and key[0] not in (KNOWN, OTHERS)]
     if not heads:
@@ -164,7 +168,7 @@ def vector(rows: pd.DataFrame, alpha: float) -> str:
         for order, way in ((OTHERS, "not_stated"), (MADE_UP, "stated"))
     )
     claims = [_elsewhere(*others, alpha)] if others[0] is not None else []
-    claims += [_steps(*told, others, alpha)] if told[0] is not None else []
+    claims += [_steps(*told, clean.get((MADE_UP, "stated")), others, alpha)] if told[0] is not None else []
     return " ".join([said, *claims])
 
 
@@ -190,14 +194,21 @@ def _elsewhere(row: Any, none: Any, alpha: float) -> str:
         return f"{said}, too few to tell."
     rank = verdicts.as_accurate(row, alpha) if row["accuracy"] else ""
     if _works(row, none, alpha):
-        others = f"with as many other heads {number(row['control_accuracy'])} are right, mean over sets"
-        return f"{said}{rank}. So the step carries from one known order to others; {others}."
+        others = f"under as many other heads {number(row['control_accuracy'])} of the words are right, mean over sets"
+        return (
+            f"{said}{rank}. So what was learned on one known order gives the next word in others; {others}. What the "
+            "same heads write for other functions was not tried here."
+        )
     beside = {1: "", 0: ": not told apart from nothing", -1: ": fewer than with nothing"}
     return f"{said}{beside[beyond(row['low'], row['high'], none['accuracy'])]}{rank}."
 
 
-def _steps(row: Any, none: Any, others: list[Any], alpha: float) -> str:
-    """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from."""
+def _steps(row: Any, none: Any, shown: Any, others: list[Any], alpha: float) -> str:
+    """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from.
+
+    shown: the same words after demonstrations, which a vector that steps would come near; None where they were not
+    asked. others: known orders that the vector is not from, under it and with nothing written.
+    """
     if not _enough(row):
         return "The made-up orders are too few to tell."
     if beyond(row["low"], row["high"], max(none["accuracy"], row["guess"])) > 0:
@@ -210,12 +221,18 @@ def _steps(row: Any, none: Any, others: list[Any], alpha: float) -> str:
             f"In made-up orders that are stated no step is seen; in {value(row, 'learned')} the answer begins as a "
             "word of what it was learned from: with the vector come those words, not the step alone."
         )
-    if others[0] is not None and _works(*others, alpha):
+    said = "In made-up orders that are stated no step is seen that it adds"
+    if others[0] is None or shown is None or not _works(*others, alpha):
+        return f"{said}."
+    if beyond(row["low"], row["high"], shown["low"]) < 0:
         return (
-            "In made-up orders that are stated no step is seen: it calls up next words that the model knows. More than "
-            f"{number(row['high'])} is excluded."
+            f"{said}: {value(row)} are right, after demonstrations {value(shown)}. It calls up next words that the "
+            "model knows."
         )
-    return "In made-up orders that are stated no step is seen that it adds."
+    return (
+        f"{said}: more than {number(row['high'])} is excluded, but after demonstrations, too, only {value(shown)} are "
+        "right. Whether it steps, or calls up next words that the model knows, is not settled."
+    )
 
 
 def _enough(*cells: Any) -> bool:

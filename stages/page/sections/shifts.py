@@ -28,6 +28,10 @@ BOTH = (
     "Nothing right under −v may only mean that it breaks the model: what counts is where v itself leads from y. No "
     "word asked about stands in a prompt that the vector comes from."
 )
+BROKEN = (
+    "Under −v no answer at all is a member of a pair, the word itself neither: it may only break the model, and says "
+    "nothing of offsets."
+)
 SAYS = (
     "Cosine, directions and parallelogram as above. Then the share of pairs whose y is answered to x / whose x is "
     "answered to y. Shown: the intact model, with demonstrations of f from x to y. Zero-shot: accuracy of the heads in "
@@ -94,10 +98,13 @@ def _inverses(rows: pd.DataFrame) -> str:
         return "None of the functions is its own inverse."
     said = []
     for name in names:
-        shown = _answers(rows, name, "demonstrations", 0, "y")
+        shown = [_answers(rows, name, "demonstrations", 0, asked) for asked in "xy"]
         said.append(f"{capital(name)} is its own inverse{_of_offsets(rows, name)}.")
-        if shown is not None:
-            said.append(f"With demonstrations of it from x to y, the model answers x to y in {_whole(shown)}.")
+        if None not in (shown[0], shown[1]):
+            said.append(
+                f"With demonstrations of it from x to y, asked about x the model answers y in {_whole(shown[0])}, "
+                f"asked about y it answers x in {_whole(shown[1])}."
+            )
         said += [_both_ways(rows, name, vector) for vector in ("heads", "added")]
     return " ".join(filter(None, said))
 
@@ -122,8 +129,9 @@ def _both_ways(rows: pd.DataFrame, name: str, vector: str) -> str:
         return ""
     label = "The heads in place" if vector == "heads" else f"Added ({there['kind'].replace('_', ' ')})"
     text = (
-        f"{label}, v: x to y in {_whole(there)} of {int(there['trials'])} pairs ({number(nothing[0]['value'])} with "
-        f"nothing), y to x in {_whole(back)} ({number(nothing[1]['value'])}); −v: y to x in {_whole(minus)}"
+        f"{label}, v: from x to y in {_whole(there)} of {int(there['trials'])} pairs ({number(nothing[0]['value'])} "
+        f"with nothing), from y to x in {_whole(back)} ({number(nothing[1]['value'])}); −v: from y to x in "
+        f"{_whole(minus)}"
     )
     gains = [_cell(rows, function=name, vector=vector, measure="plus_less_nothing", asked=asked) for asked in "xy"]
     if any(row is None or row["note"] or pd.isna(row["low"]) for row in (*gains, change)):
@@ -133,10 +141,18 @@ def _both_ways(rows: pd.DataFrame, name: str, vector: str) -> str:
         return f"{text}: v does not lead from x to y beyond doubt, so that nothing follows from where it leads from y."
     side = beyond(change["low"], change["high"])
     if leads[1] and side > 0:
+        if _silent(rows, name, vector):
+            return f"{text}: v leads both ways with one sign, as no offset does. {BROKEN}"
         return f"{text}: v leads both ways with one sign, and more often back than −v does; an offset does neither."
     if side < 0:
         return f"{text}: minus the vector leads back more often than the vector, as for an offset."
     return f"{text}: which of the two signs leads back is not told apart."
+
+
+def _silent(rows: pd.DataFrame, name: str, vector: str) -> bool:
+    """Tell whether under minus the vector no answer is of a pair: neither the other member nor the word itself."""
+    cells = [_answers(rows, name, vector, -1, asked, measure) for asked in "xy" for measure in ("other", "echo")]
+    return all(cell is not None and cell["value"] == 0 for cell in cells)
 
 
 def _backwards(rows: pd.DataFrame) -> str:
@@ -144,13 +160,16 @@ def _backwards(rows: pd.DataFrame) -> str:
     there, minus = _answers(rows, ALL, "heads", 1, "x"), _answers(rows, ALL, "heads", -1, "y")
     if there is None or minus is None:
         return ""
+    tried = rows[(rows["vector"] == "heads") & (rows["factor"] == 1) & (rows["function"] != ALL) & (rows["trials"] > 0)]
     text = (
-        f"Over the {int(there['trials'])} pairs of all functions, v leads from x to y in {_whole(there)}, −v from y "
-        f"back to x in {_whole(minus)}"
+        f"Over the {int(there['trials'])} pairs of {tried['function'].nunique()} functions, v leads from x to y in "
+        f"{_whole(there)}, −v from y back to x in {_whole(minus)}"
     )
     if pd.isna(there["low"]) or pd.isna(minus["low"]):
         return f"{text}."
     if beyond(there["low"], there["high"], minus["high"]) > 0:
+        if _silent(rows, ALL, "heads"):
+            return f"{text}: −v does not undo what v does. {BROKEN}"
         return f"{text}: what v does, −v undoes less often, or not at all."
     if beyond(minus["low"], minus["high"], there["high"]) > 0:
         return f"{text}: −v leads back more often than v leads there."

@@ -458,7 +458,7 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     if side > 0:
         back = 1 - sunk.change / bare.change
         few = f" ({passages} passages, too few for a claim)" if passages < FEW else ""
-        text += f" The window alone is worse; the mean with sinks has {number(100 * back, 0)} % of that loss less{few}."
+        text += f" The window alone is worse; {most} sinks take {number(100 * back, 0)} % off its mean harm{few}."
     else:
         text += " On so many passages the window alone is not told apart from full attention."
     if (most, "cache") in cells.index:

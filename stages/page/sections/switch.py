@@ -86,7 +86,10 @@ def _short(rows: pd.DataFrame, measure: str) -> str:
     for name, part in rows.groupby("family", sort=False):
         values, ranks = ([number(value, digits) for value in part["value"]], [p_value(p) for p in part["p"]])
         heads = listed(str(int(k)) for k in part["k"])
-        parts.append(f"without {heads} {family_heads(name)} {listed(values)} (rank p {listed(ranks)})")
+        inside = listed(str(int(count)) for count in part["members"])
+        parts.append(
+            f"without {heads} {family_heads(name)} (members: {inside}) {listed(values)} (rank p {listed(ranks)})"
+        )
     return f"{capital(measure)}: {number(rows['intact'].iloc[0], digits)} intact; {'; '.join(parts)}."
 
 

@@ -222,7 +222,8 @@ def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
         for row in own_of.itertuples()
         if row.Index in other_of.index and row.low > other_of.high[row.Index]
     ]
-    return f"{said}; these do more, by intervals that do not meet, for {listed(apart)}." if apart else f"{said}."
+    more = "those ranked by all functions do more, by intervals that do not meet, for"
+    return f"{said}; {more} {listed(apart)}." if apart else f"{said}."
 
 
 def _normed(slot: Slot) -> list[str]:
