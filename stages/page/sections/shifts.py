@@ -100,7 +100,7 @@ def _inverses(rows: pd.DataFrame) -> str:
     for name in names:
         shown = [_answers(rows, name, "demonstrations", 0, asked) for asked in "xy"]
         said.append(f"{capital(name)} is its own inverse{_of_offsets(rows, name)}.")
-        if None not in (shown[0], shown[1]):
+        if all(cell is not None for cell in shown):
             said.append(
                 f"With demonstrations of it from x to y, asked about x the model answers y in {_whole(shown[0])}, "
                 f"asked about y it answers x in {_whole(shown[1])}."
