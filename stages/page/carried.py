@@ -85,7 +85,7 @@ def _doubts(at: dict[tuple[str, str], pd.Series], function: str, longer: bool) -
     usual, rare = (at.get((function, kind)) for kind in ("usual", "rare"))
     said = []
     if usual is not None and beyond(usual["low"], usual["high"], HALF) <= 0:
-        said.append(f"usual words {value(usual)}: hardly solved")
+        said.append(f"usual words {value(usual)}, perhaps not most of them")
     if rare is not None and beyond(rare["low"], rare["high"], HALF) < 0:
         said.append(f"rare real words are mostly wrong as well, {number(rare['accuracy'])}")
     if longer:

@@ -131,7 +131,7 @@ def held(holds: pd.DataFrame, arm: str) -> str:
     for (tokens, fact), of_kind in rows.groupby(["tokens", "what"]):
         count, runs = int(read(of_kind).sum()), of_kind["seed"].nunique()
         values = f"{_ranged(of_kind['value'])}, without the state {number(of_kind['control'].mean())}"
-        if tokens == REGISTER:
+        if tokens == REGISTER and count:
             values += _as_well(rows[rows["what"] == fact])
         if tokens == REGISTER or of_kind["measure"].iloc[0] != "accuracy" or "patch" in tokens:
             parts.append(f"one {tokens} {_in_runs(count, runs, OWN.get(fact, f'the {fact}'))}: {values}")
@@ -141,7 +141,7 @@ def held(holds: pd.DataFrame, arm: str) -> str:
 def _as_well(rows: pd.DataFrame) -> str:
     """Say what other tokens hold of a fact that a register holds, on average over runs: it may be held anywhere."""
     means = rows[rows["tokens"] != REGISTER].groupby("tokens")["value"].mean()
-    return f" (one {listed(f'{tokens} {number(value)}' for tokens, value in means.items())})" if len(means) else ""
+    return f" ({listed(f'one {tokens} {number(value)}' for tokens, value in means.items())})" if len(means) else ""
 
 
 def _in_runs(count: int, runs: int, fact: str) -> str:

@@ -29,7 +29,7 @@ BOTH = (
     "word asked about stands in a prompt that the vector comes from."
 )
 BROKEN = (
-    "Under −v no answer at all is a member of a pair, the word itself neither: it may only break the model, and says "
+    "Under −v no answer at all is a member of a pair, not even the word itself: it may only break the model, and says "
     "nothing of offsets."
 )
 SAYS = (
