@@ -18,6 +18,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from stages.families.sets import silenced_sets, unknown_sets
 from stages.statistics.control import NONE, Head, Pool, controls, matching
@@ -28,6 +29,7 @@ from stages.tasks.prompt import stream
 from stages.tasks.task import IMAGES_UNSCORED
 
 log = logging.getLogger(__name__)
+SILENT = 5  # seconds before a bar is shown: hundreds of control sets take minutes
 
 
 def main(slot: str) -> None:
@@ -73,7 +75,7 @@ def plan(
         members={name: set(_pairs(table[table.member | table.member_a])) for name, table in best.items()},
     )
     rows, named = [], []
-    for name, table in best.items():
+    for name, table in tqdm(best.items(), desc=f"plan {slot}", unit="family", delay=SILENT):
         family = silenced_sets()[name][0]
         home = [task for task in family.home if task in tasks]
         beside = [task for task in settings.plan.specificity if task in tasks and task not in home]
