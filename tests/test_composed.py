@@ -181,8 +181,8 @@ OTHERS = "Of 4 pairs with another function in the second one's place, "
 @pytest.mark.parametrize(
     ("analogy", "random", "said", "others", "never"),
     [
-        (10, 0, "none of 19 draws is as accurate: rank p = 0.05, its floor. ", "none does as well; nearest comes h for u of f (0.30 beside 0.50).",
-         "not told"),
+        (10, 0, "none of 19 draws is as accurate: rank p = 0.05, its floor. ",
+         "none does as well; nearest comes h for u of f (0.30 beside 0.50).", "not told"),
         (2, 8, "1 of 19 draws is as accurate: rank p = 0.10; not told apart from them. ",
          "2 do as well (h for u of f; h for u of g).", "its floor"),
     ],
