@@ -425,3 +425,15 @@ def test_a_sweep_over_the_family_is_not_silenced_here():
     rows += [("family", "induction", "zero"), ("control", "function", "mean")]
     plan = pd.DataFrame(rows, columns=["purpose", "family", "kind"])
     assert planned(plan, "mean").index.tolist() == [0, 1]
+
+
+def test_one_item_that_resembles_the_query_stands_beside_whole_classes_that_do():
+    """Where the whole class resembles the query, the answer was said to go with the nearest one."""
+    from stages.page.sections.neighbours import _one_alone
+
+    row = {"condition": "repeated", "measure": "accuracy", "value": 0.65, "low": 0.47, "high": 0.8, "trials": 20}
+    cells = pd.DataFrame([row]).set_index(["condition", "measure"])
+    assert "the answer is its label in 0.65 [0.47, 0.80], not told apart from chance." in _one_alone(cells)
+    assert _one_alone(cells.assign(low=0.55)).endswith("0.65 [0.55, 0.80], above chance.")
+    assert _one_alone(cells.assign(trials=8)).endswith("too few prompts for a claim.")
+    assert _one_alone(cells.rename(index={"repeated": "words"})) == ""

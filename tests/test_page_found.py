@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -131,3 +132,14 @@ def test_a_record_that_is_no_object_is_one_line(tmp_path):
     (tmp_path / "model.json").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"model\.json: not JSON .*; run dvc repro"):
         inputs.read("decoder", tmp_path)
+
+
+def test_heads_without_which_less_is_lost_than_without_any_control_set_are_no_mere_draw():
+    """All control sets cost more than the sink heads, and the verdict was: not told apart."""
+    from stages.page.verdicts import verdict
+
+    row = SimpleNamespace(controls=19, matching="", p=1.0, q=1.0, p_floor=0.05, as_harmful=19, harm=0.04)
+    assert verdict(row, 0.05).endswith("rank p = 1.00, q = 1.00 over all claims; so without each of them at least as "
+                                       "much is lost")  # fmt: skip
+    row.as_harmful, row.p = 18, 0.95
+    assert verdict(row, 0.05).endswith("not told apart from other heads")
