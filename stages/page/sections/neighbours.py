@@ -102,7 +102,7 @@ def _read(slot: Slot, what: str, alpha: float) -> list:
     rows, path = slot.neighbours, slot.path("neighbours.csv")
     cells = rows[rows["condition"] != "made_up"].set_index(["condition", "measure"])
     said = [_language(rows, language, what) for language, (what, _) in MADE_UP.items()]
-    said.append(_one_alone(cells))
+    said.append(_one_alone(cells) if any(said) else "")  # it speaks of the kinds before
     blocks: list[Any] = [Note(" ".join(filter(None, said))), Note(f"{what} {_chosen(cells)}".strip())]
     shown = rows[(rows["measure"] == "accuracy") & rows["condition"].isin(KINDS)]
     chart = charts.by_condition(shown.assign(condition=shown["condition"].map(BARS)), "accuracy", 0.5)
