@@ -428,6 +428,11 @@ DEEP = "[" * 3000 + "]" * 3000
         ("plan.leave_out", "[gone]", "plan.leave_out: 'gone': not a set of heads; allowed: ", None),
         ("plan.sweep.families", "[gone, function]", "plan.sweep.families: 'gone': not a set of heads; allowed: ", None),
         ("classify.thresholds", "{gone: 0.5}", "classify.thresholds: 'gone': no such family; allowed: ", None),
+        ("neighbours.silenced", "[gone]", "neighbours.silenced: 'gone': no such kind; allowed: forms_katakana, ", None),
+        ("tasks.neighbours.groups", "[gone]", "tasks.neighbours.groups: 'gone': no such kind; allowed: ", None),
+        ("tasks.icl.functions", "[gone]", "tasks.icl.functions = 'gone': not in ", None),
+        ("recipes.parity.task", "gone", "recipes.parity.task = 'gone': no such lesson; allowed: ", None),
+        ("recipes.parity.train.arguments.longest", "5", "recipes.parity.train.arguments", None),
     ],
 )
 def test_values_that_dvc_or_a_late_stage_ends_at(where, value, about, to_dvc, clone, capsys):
