@@ -148,14 +148,10 @@ def _work(needles: dict, passages: list, settings, loaded) -> int:
 
 
 def _alike(pairs: list[tuple]) -> list[list[tuple]]:
-    """Return prompts in groups of about one length, GROUP tokens at most (one prompt at least): few are padding.
-
-    None holds more than half of them: two processes share even a few.
-    """
+    """Return prompts in groups of about one length, GROUP tokens at most (one prompt at least): few are padding."""
     groups: list[list[tuple]] = []
     for row, tokens in sorted(pairs, key=lambda pair: (len(pair[1]), pair[0].id)):
-        full = not groups or 2 * len(groups[-1]) >= len(pairs)
-        if full or (len(groups[-1]) + 1) * len(tokens) > GROUP:
+        if not groups or (len(groups[-1]) + 1) * len(tokens) > GROUP:
             groups.append([])
         groups[-1].append((row, tokens))
     return groups
