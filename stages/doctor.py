@@ -62,4 +62,4 @@ def _print(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, *sys.argv[1:])

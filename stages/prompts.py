@@ -1,6 +1,7 @@
 """Say where the prompts of every task come from: `python -m stages.prompts` writes reports/prompts.csv."""
 
 import logging
+import sys
 from typing import Any
 
 import pandas as pd
@@ -72,4 +73,4 @@ def _relation(prompt: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, *sys.argv[1:])

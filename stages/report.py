@@ -1,6 +1,7 @@
 """Stage `report`: the page people read, from the git-tracked summaries of every slot in params.yaml."""
 
 import logging
+import sys
 from pathlib import Path
 
 from stages.families import FAMILIES
@@ -51,4 +52,4 @@ def _shown(family: Family, slots: list[inputs.Slot]) -> bool:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, *sys.argv[1:])

@@ -14,6 +14,7 @@ No other stage depends on the file, and none runs again where today's keys stay 
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 from stages import tasks
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, *sys.argv[1:])

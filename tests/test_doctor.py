@@ -444,6 +444,23 @@ def test_values_that_dvc_or_a_late_stage_ends_at(where, value, about, to_dvc, cl
     assert len(dvcs) == (to_dvc is not None) and all(to_dvc in line for line in dvcs), lines
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "about"),
+    [
+        ("\nsteer:\n", "\nstear:\n", "'stear': unknown key; allowed: seed, "),
+        ("\nslots: [decoder]", "\nslots: 7", "slots = 7: "),
+        ("    task: patches ", "    task: patchs ", "recipes.patches.task = 'patchs': no such lesson; allowed: "),
+    ],
+)
+def test_params_of_the_longer_studies_are_read_as_well(before, after, about, clone, capsys):
+    file = Path("full/params.yaml")
+    text = file.read_text(encoding="utf-8")
+    assert before in text
+    file.write_text(text.replace(before, after, 1), encoding="utf-8")
+    lines = doctors_lines(capsys)
+    assert [line for line in lines if line.startswith(f"wrong: full/params.yaml: {about}")], lines
+
+
 def test_a_pipeline_that_is_cut_and_a_lock_that_is_nested_too_deeply(clone, capsys):
     assert not [finding for finding in locks.findings() if finding.wrong]
     whole = Path("dvc.yaml").read_bytes()

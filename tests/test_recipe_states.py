@@ -344,21 +344,19 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
 
 
 def test_committed_results_of_patches_show_what_the_page_says_of_them():
-    """Of six seeds four are clearly ahead, none behind: of three, by another rounding, all were, and more was asked."""
+    """In every seed: the bounds that were set before any of them was trained."""
     file = ROOT / paths.FULL / paths.study("patches") / "states.csv"
     table = pd.read_csv(file).set_index(["arm", "question", "tokens", "what"]).sort_index()
     holds = table.loc[("digit", "holds")].query("layer == 4")["value"]
     background, objects = (table.loc[("digit", "holds", f"{kind} patch", "digit")] for kind in ("background", "object"))
     background, objects = (of.query("layer == 4").set_index("seed")["value"] for of in (background, objects))
-    assert background.min() >= 0.8 and background.mean() >= 0.85 and objects.min() >= 0.65
-    ahead = background - objects
-    assert ahead.min() >= -0.02 and (ahead >= 0.04).mean() > 0.5
+    assert background.min() >= 0.85 and objects.min() >= 0.65 and (background - objects).min() >= 0.04
     assert holds.loc[("background patch", "own pixels")].max() <= 0.25 < holds.loc[("object patch", "own pixels")].min()
     assert holds.loc[("class token", "digit")].min() >= 0.85
     used = table.loc[("digit", "used")].query("measure == 'accuracy'")
     assert used["control"].min() >= 0.93 and used.loc[("4 background patches", "drop"), "value"].abs().max() <= 0.05
     if "dumps" in table.index.get_level_values("arm"):
         mass = table.loc[("dumps", "attention", REGISTER, "mass")].query("layer == 0")
-        assert (mass["value"] / mass["control"]).min() >= 1.1
+        assert (mass["value"] / mass["control"]).min() >= 1.2
         edits = table.loc[("dumps", "used", REGISTER)].query("measure == 'accuracy'")
         assert edits.loc[["mean", "shuffle"], "value"].abs().max() <= 0.03
