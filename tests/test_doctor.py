@@ -454,8 +454,9 @@ def test_values_that_dvc_or_a_late_stage_ends_at(where, value, about, to_dvc, cl
 )
 def test_params_of_the_longer_studies_are_read_as_well(before, after, about, clone, capsys):
     file = Path("full/params.yaml")
-    text = file.read_text(encoding="utf-8")
+    text = (ROOT / file).read_text(encoding="utf-8")
     assert before in text
+    file.parent.mkdir()
     file.write_text(text.replace(before, after, 1), encoding="utf-8")
     lines = doctors_lines(capsys)
     assert [line for line in lines if line.startswith(f"wrong: full/params.yaml: {about}")], lines

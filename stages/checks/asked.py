@@ -33,19 +33,18 @@ def findings(settings: params.Params) -> list[Finding]:
 
 def _prompts(settings: params.Params) -> Iterator[Finding]:
     """Build the prompts of every task that needs no hub, and look for the kinds that later stages ask for by name."""
+    kinds: dict[str, list[str]] = {}
     for task, section in settings.tasks:
         if section is None or section.source == "hub" or named.unreadable(section.path):
             continue
         try:
-            prompts = tasks.of(task).build(section, settings.seed)
+            kinds[task] = sorted({prompt.condition for prompt in tasks.of(task).build(section, settings.seed)})
         except UserError as error:
             yield Finding(str(error), MEND)
-            continue
-        if task == "neighbours" and settings.neighbours:
-            kinds = {prompt.condition for prompt in prompts}
-            silenced = settings.neighbours.silenced
-            for mistake in named.unknown("neighbours.silenced", silenced, "no such kind", sorted(kinds)):
-                yield Finding(f"{paths.PARAMS}: {mistake}", MEND)
+    if settings.neighbours and (allowed := kinds.get("neighbours")):
+        silenced = settings.neighbours.silenced
+        for mistake in named.unknown("neighbours.silenced", silenced, "no such kind", allowed):
+            yield Finding(f"{paths.PARAMS}: {mistake}", MEND)
 
 
 def _lessons(settings: params.Studies, file: Path) -> Iterator[Finding]:
