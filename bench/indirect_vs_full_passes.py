@@ -19,7 +19,7 @@ from stages import trace
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.load import load
-from stages.model.tokens import fitting
+from stages.model.tokens import first_answering, fitting
 from stages.store import tables
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def main() -> None:
 
 def full_passes(loaded, tokens, means) -> np.ndarray:
     """Return the effect of each head on the answer's first token that is not white space, by one pass per head."""
-    number = trace.first_answering(loaded, tokens)
+    number = first_answering(loaded, tokens)
     last, place = int(tokens.target[0]) - 1, int(tokens.target[number])
 
     def probability(edit: Edit) -> float:

@@ -1,9 +1,9 @@
 """Run the plan: `python -m stages.ablate <slot>` silences the heads of every row of data/plans/<slot>.parquet.
 
 Writes data/effects/<slot>/: effects.parquet, one row per (intervention, prompt, measure) with the intact value beside,
-on prompts of split b; and first_order.parquet, what gradients say of every head on the same prompts. An encoder with a
-masked-LM head is scored intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why the rest is
-missing.
+on prompts of split b, and rows of the intact model alone, on prompts that do not depend on the plan; and
+first_order.parquet, what gradients say of every head on prompts of split b. An encoder with a masked-LM head is scored
+intact, on minimal pairs (pseudo-log-likelihoods); the tables' metadata say why the rest is missing.
 """
 
 import logging
@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from stages import tasks
@@ -67,10 +68,13 @@ def main(slot: str) -> None:
         for shard in planned(task, table, plan, settings.ablate, swept)
     ]
     scored = {row.id for shard in todo for row in shard.prompts}
+    rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
+    reported = {(task, row.id) for task, some in rows.items() for row in some}
     for task, table in _rivals(settings).items():
-        rows, encoded = fitting(loaded, list(table[~table.id.isin(scored)].itertuples()))
-        length |= {row.id: len(tokens) for row, tokens in zip(rows, encoded, strict=True)}
-        todo += shards.cut(task, rows, {}, settings.ablate.shard)  # intact only: its accuracy rests on all of them
+        unscored, encoded = fitting(loaded, list(table[~table.id.isin(scored)].itertuples()))
+        length |= {row.id: len(tokens) for row, tokens in zip(unscored, encoded, strict=True)}
+        todo += shards.cut(task, unscored, {}, settings.ablate.shard)  # intact: its accuracy rests on all of them
+        reported |= {(task, name) for name in table.id}
 
     def cost(shard: "Shard") -> int:
         """Return how many tokens it runs."""
@@ -83,22 +87,31 @@ def main(slot: str) -> None:
     means = {} if why_intact else text_means(slot, loaded, settings)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
-    known = _known(slot, settings, {(shard.task, row.id) for shard in todo for row in shard.prompts})
+    known = _known(slot, settings, reported)
+    names = [name for name in shards.names(loaded, todo) if _told(*name, reported)]
     with (
-        effects.writer(slot, asked=len(shards.names(loaded, todo)) + len(known)) as add,
+        effects.writer(slot, asked=len(names) + len(known)) as add,
         tqdm(total=tokens, desc="ablate", unit="token", unit_scale=True) as progress,
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
         costs, done = [products(work, loaded) for work in works], lambda number: progress.update(cost(todo[number]))
         for (table,) in tables_of(job, todo, key, folder, loaded, done, costs):
-            add(table)
+            columns = (table[name].to_pylist() for name in ("intervention", "task", "prompt"))
+            add(table.filter(pa.array([_told(*name, reported) for name in zip(*columns, strict=True)], pa.bool_())))
         add(known)
-    rows = {task: list(spread(table, settings.ablate.prompts[task]).itertuples()) for task, table in prompts.items()}
     if why_intact:
         tables.FIRST_ORDER.write_empty(slot, why=why_intact)
     else:
         _first_order(slot, loaded, rows, means, settings)
     forget(folder)
+
+
+def _told(intervention: str, task: str, prompt: str, reported: set[tuple[str, str]]) -> bool:
+    """Tell whether a row is written: those of the intact model only on prompts that do not depend on the plan.
+
+    On others it is scored for what is silenced there, and its value stands beside that (`intact`).
+    """
+    return intervention != "none" or (task, prompt) in reported
 
 
 def _work(loaded, todo: "Sequence[Shard]") -> "Work":
@@ -232,10 +245,10 @@ def _estimates(loaded, shard: tuple[str, Sequence[Any]], **given: Any) -> list[p
     return [first_order(loaded, *shard, **given)]
 
 
-def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> pd.DataFrame:
+def _known(slot: str, settings: params.Params, reported: set[tuple[str, str]]) -> pd.DataFrame:
     """Return what extract knows of the intact model, on all other clean prompts of both splits: nothing runs again.
 
-    scored: (task, prompt) of those that this stage has scored itself.
+    reported: (task, prompt) of those whose own scores this stage writes.
     """
     from stages.engine.shards import INTACT, row
 
@@ -251,7 +264,7 @@ def _known(slot: str, settings: params.Params, scored: set[tuple[str, str]]) -> 
         rows += [
             row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))
             for prompt in prompts.loc[right.index].itertuples(index=False)
-            if (task, prompt.id) not in scored
+            if (task, prompt.id) not in reported
         ]
     return pd.DataFrame(rows, columns=tables.EFFECTS.names)
 

@@ -47,11 +47,13 @@ def main(slot: str) -> None:
             continue
         arrays = _arrays(values, heads, family.statistic == "hits_word")
         columns = judge(family, *arrays, settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}"))
-        on_a = arrays[4] == "a"
-        columns["member_a"] = np.zeros(len(heads), dtype=bool)
-        if on_a.any():  # judged again without any prompt that effects are reported on
+        columns |= {"member_a": np.zeros(len(heads), dtype=bool), "lead_a": np.full(len(heads), np.nan)}
+        if len(own := _on_a(values, family)):  # judged again without any prompt that effects are reported on
+            arrays = _arrays(own, heads, family.statistic == "hits_word")
             rng = stream(settings.seed, f"classify/{slot}/{family.name}/a")
-            columns["member_a"] = judge(family, *(part[on_a] for part in arrays), settings.classify, rng)["member"]
+            on_a = judge(family, *arrays, settings.classify, rng)
+            beaten = np.where(np.isnan(on_a["baseline"]), on_a["score_null"], on_a["baseline"])
+            columns |= {"member_a": on_a["member"], "lead_a": on_a["score"] - beaten}
         table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique())
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
@@ -74,7 +76,7 @@ def _announced(slot: str, settings: params.Params, heads: int) -> str:
 
 
 def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:
-    """Return one row per (prompt, layer, head) with value, value_null and baseline, or why there is none."""
+    """Return one row per (prompt, layer, head) with value, value_null and baselines, or why there is none."""
     if getattr(settings.tasks, family.task) is None:
         return pd.DataFrame(), f"task {family.task} is not in params"
     effect = family.statistic == "effect"
@@ -82,7 +84,7 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         return pd.DataFrame(), why
     if effect:
         table = tables.INDIRECT.read(slot)
-        return table.assign(value=table.effect, value_null=0.0, baseline=np.nan), ""
+        return table.assign(value=table.effect, value_null=0.0, baseline=np.nan, baseline_a=np.nan), ""
     known = (
         "prompt",
         "split",
@@ -93,6 +95,7 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
         "mass_null",
         "over_half_null",
         "baseline",
+        "baseline_a",
         "recalled",
     )
     columns = [name for name in tables.RELATIONS.names if name in (*known, family.statistic)]
@@ -112,6 +115,13 @@ def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.Data
             return table, f"the intact model answers none of {trials} trials in full"
     null = {"hits_word": "baseline", "over_half": "over_half_null"}.get(family.statistic, "mass_null")
     return table.assign(value=table[family.statistic], value_null=table[null]), ""
+
+
+def _on_a(values: pd.DataFrame, family: Family) -> pd.DataFrame:
+    """Return the rows of split a, beside the offset that is the best there: split b has no say in it either."""
+    rows = values[values.split == "a"]
+    rows = rows.assign(baseline=rows.baseline_a)
+    return rows.assign(value_null=rows.baseline) if family.statistic == "hits_word" else rows
 
 
 def _arrays(values: pd.DataFrame, heads: pd.DataFrame, over_words: bool = False) -> tuple[np.ndarray, ...]:

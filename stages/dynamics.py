@@ -33,16 +33,14 @@ from stages.statistics.findings import (
     FINDINGS,
     arrays,
     best,
-    bounded,
     compared,
     guessed,
     leader,
     levelled,
     metrics,
-    spans,
     summary,
-    supported,
     together,
+    told,
 )
 from stages.statistics.onset import locate
 from stages.store import files, params, paths
@@ -102,9 +100,8 @@ def main(name: str) -> None:
     findings = pd.DataFrame([*compared(located, lessons), *levelled(levels, recipe.main)], columns=FINDINGS)
     curve = summary(pd.concat(kept))
     chance = guessed({arm: lesson.chance(study.sequences) for arm, lesson in lessons.items()})
-    whole = bounded(findings.assign(seed=pd.to_numeric(findings.seed)), main_lesson.falls)
-    whole = pd.concat([whole, *([chance] if len(chance) else [])], ignore_index=True)
-    whole = supported(whole, main_lesson.falls, spans(curve, main_lesson.falls), arms[recipe.main].seeds)
+    numbered = findings.assign(seed=pd.to_numeric(findings.seed))
+    whole = told(numbered, curve, chance, main_lesson.falls, arms[recipe.main].seeds)
     summaries = {"curve": curve, "findings": findings}
     summaries["picture"] = pd.DataFrame(picture, columns=PICTURE)
     summaries["states"] = pd.DataFrame(studied, columns=["arm", "seed", *STUDIED])

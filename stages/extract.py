@@ -49,6 +49,7 @@ class Named(NamedTuple):
     cluster: str
 
 
+Best = tuple[int | None, int | None]  # a family's best fixed offset on all prompts, and on those of split a alone
 Shard = tuple[str, list[tuple[Named, Tokens]]]  # what is done, `measure` or `answer`, and prompts that run together
 
 
@@ -127,15 +128,16 @@ class _Means:
 class _Learned:
     """What only all prompts together say: how many they are, and the work; sizes: shards of each piece of them.
 
-    costs: tokens of each shard. offsets: the best fixed offset of every content family of the task. relations, outputs:
-    of each head, how many relations of prompts, and how many outputs and means of them, there are to measure.
+    costs: tokens of each shard. offsets: the best fixed offsets of every content family of the task.
+    relations, outputs: of each head, how many relations of prompts, and how many outputs and means of them, there are
+    to measure.
     """
 
     prompts: int
     work: "Work"
     sizes: list[int]
     costs: list[int]
-    offsets: dict[str, int | None]
+    offsets: dict[str, Best]
     relations: int = 0
     outputs: int = 0
 
@@ -145,7 +147,7 @@ def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str
     from stages.model.cost import READING, Work, shared
 
     attentional, kept, by_role = _attentional(task), tasks.of(task).outputs, bool(tasks.of(task).mean_role)
-    offsets = {family.name: Offsets() for family in attentional if family.content}
+    offsets = {family.name: (Offsets(), Offsets()) for family in attentional if family.content}
     averaged: set[tuple[str, str]] = set()  # (split, role) of each mean
     learned = _Learned(0, Work(), [], [], {})
     for number in range(tables.PROMPTS.number_of_pieces(task)):
@@ -166,16 +168,17 @@ def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str
             learned.outputs += len(rows)
         elif kept == "mean" and attentional:
             averaged |= {(row.split, row.role if by_role else "") for row in rows}
-        for tokens in encoded:
+        for row, tokens in zip(rows, encoded, strict=True):
             relations = _relations(attentional, tokens)
             learned.relations += len(relations)
             for name in offsets.keys() & relations.keys():
-                offsets[name].add(relations[name])
+                for of_prompts in offsets[name][: 1 + (row.split == "a")]:
+                    of_prompts.add(relations[name])
     learned.outputs += len(averaged)
-    for name, of_family in offsets.items():
-        learned.offsets[name] = of_family.best
-        if of_family.prompts:
-            log.info("%s: %d of %d prompts have the relation", name, of_family.prompts, learned.prompts)
+    for name, (of_all, of_a) in offsets.items():
+        learned.offsets[name] = of_all.best, of_a.best
+        if of_all.prompts:
+            log.info("%s: %d of %d prompts have the relation", name, of_all.prompts, learned.prompts)
     return learned
 
 
@@ -227,9 +230,7 @@ def _parts(chosen: list[int], encoded: list[Tokens], limit: int) -> Iterator[lis
         yield chosen[start : start + step]
 
 
-def _extracted(
-    loaded, shard: Shard, task: str, offsets: dict[str, int | None]
-) -> tuple[pa.Table, pa.Table, list[dict]]:
+def _extracted(loaded, shard: Shard, task: str, offsets: dict[str, Best]) -> tuple[pa.Table, pa.Table, list[dict]]:
     """Return the relations, the last-token head outputs and the sums of mean head outputs of a shard."""
     what, prompts = shard
     rows, tokens = zip(*prompts, strict=True)
@@ -240,7 +241,7 @@ def _extracted(
 
 
 def _measured(
-    loaded, rows: Sequence[Named], tokens: Sequence[Tokens], task: str, offsets: dict[str, int | None]
+    loaded, rows: Sequence[Named], tokens: Sequence[Tokens], task: str, offsets: dict[str, Best]
 ) -> tuple[pa.Table, list[dict]]:
     """Measure all relations of the task's families on prompts that run together; sums where the task keeps means."""
     from stages.model.measure import measure
@@ -292,17 +293,18 @@ def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.T
     )
 
 
-def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, int | None]) -> pa.Table:
+def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, Best]) -> pa.Table:
     """Return the rows of prompts, (row, means, relations, scored) each: one per prompt, relation and head."""
     layer, head = np.array(loaded.anatomy.heads).T
     size, schema = len(layer), tables.RELATIONS.schema
     each: dict[str, list] = {name: [] for name in schema.names}  # a value per relation, or (L H,) of them
     for row, means, relations, scored in prompts:
         for name, mean in means.items():
-            at = offsets.get(name)
+            at, at_a = offsets.get(name, (None, None))
             same = {"prompt": row.id, "split": row.split, "cluster": row.cluster, "relation": name, "best_offset": at}
             same |= {"queries": mean.count, "recalled": None if scored is None else scored.recalled}
-            same |= {"baseline": None if at is None else offset_accuracy(relations[name], at)}
+            for column, offset in (("baseline", at), ("baseline_a", at_a)):
+                same[column] = None if offset is None else offset_accuracy(relations[name], offset)
             of_heads = {statistic: values[layer, head] for statistic, values in mean.values.items()}
             for column, values in each.items():
                 values.append(same.get(column, of_heads.get(column)))

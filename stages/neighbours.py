@@ -52,8 +52,6 @@ def main(slot: str) -> None:
     plan = planned(tables.PLANS.read(slot), settings.plan.kinds[0])
     interventions = tuple(shards.Intervention.of(row) for row in plan.itertuples())
     looking = {i.draw: i.silences for i in interventions}  # 0: the family's
-    if 0 not in looking or not plan[plan.purpose == "family"].members.iloc[0]:
-        looking = {}
     heads = sorted({head for of_set in looking.values() for head in of_set})
     rows, encoded = fitting(loaded, list(table.itertuples()))
     if not rows:
@@ -81,11 +79,11 @@ def main(slot: str) -> None:
     result = result.merge(attention[attention.draw == 0].drop(columns="draw"), "left", "prompt")
     tables.NEIGHBOURS.noting(chosen=chosen).write(result.sort_values("prompt"), slot, asked=len(rows))
     beside = attention[attention.draw > 0].sort_values(["prompt", "draw"])
-    lacking, draws = "no control set of the induction family is in the plan", len(looking.keys() - {0})
+    lacking, draws = "no control set of induction heads is in the plan", len(looking.keys() - {0})
     tables.NEIGHBOURS_ATTENTION.write(beside, slot, asked=len(rows) * draws, otherwise=lacking)
     why = settings.left_out("ablate") or no_means(slot, settings)
     if why or not interventions or not asked:
-        why = why or ("no induction heads to silence" if asked else "no prompts to silence heads on")
+        why = why or ("no induction heads, by split a, to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
     means, limit = text_means(slot, loaded, settings), settings.extract.batch_tokens
@@ -100,8 +98,12 @@ def main(slot: str) -> None:
 
 
 def planned(plan: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Return what is silenced here: the family's best heads and their control sets, not those of a sweep over it."""
-    return plan[(plan.family == FAMILY) & (plan.kind == kind) & plan.purpose.isin(("family", "control"))]
+    """Return what is silenced here: the family's best heads and their control sets, not those of a sweep over it.
+
+    Nothing where none of these heads is a member: the best heads that are not are no induction heads.
+    """
+    rows = plan[(plan.family == FAMILY) & (plan.kind == kind) & plan.purpose.isin(("family", "control"))]
+    return rows if rows[rows.purpose == "family"].members.any() else rows.head(0)
 
 
 def labelling(prompt: str) -> str:

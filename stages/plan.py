@@ -163,7 +163,7 @@ def ranked(judged: pd.DataFrame) -> pd.DataFrame:
     """
     rows = judged
     if judged.family.nunique() > 1:
-        rows = judged.assign(score_a=judged.score_a - judged.baseline.fillna(judged.score_null))
+        rows = judged.assign(score_a=judged.lead_a)
     rows = rows.groupby(["layer", "head"], as_index=False)[["score_a", "member", "member_a"]].max()
     rows = rows.astype({"member": bool, "member_a": bool})
     order = ["member_a", "score_a", "layer", "head"]

@@ -162,6 +162,7 @@ def indirect(loaded, prompts: Sequence[tuple], means: Sequence[dict]) -> pd.Data
     """
     from stages.model.intervene import Edit
     from stages.model.score import LastTokens
+    from stages.model.tokens import first_answering
 
     heads = loaded.anatomy.heads
     numbers = [first_answering(loaded, tokens) for _, tokens in prompts]
@@ -175,12 +176,6 @@ def indirect(loaded, prompts: Sequence[tuple], means: Sequence[dict]) -> pd.Data
         effects = [value - base for value in patched]
         tables_of_prompts.append(pd.DataFrame(same | {"layer": layers, "head": of_layer, "effect": effects}))
     return pd.concat(tables_of_prompts, ignore_index=True)
-
-
-def first_answering(loaded, tokens) -> int:
-    """Return which of the target's tokens is the first that is not white space (0 where all are)."""
-    texts = [loaded.tokenizer.decode([int(token)]) for token in tokens.ids[tokens.target]]
-    return next((number for number, text in enumerate(texts) if text.strip()), 0)
 
 
 def _up_to(tokens, number: int):

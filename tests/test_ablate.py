@@ -12,6 +12,7 @@ from synthetic import record
 
 from stages import ablate, extract, fetch, prepare
 from stages.engine import means, shards
+from stages.model.load import load
 from stages.model.tokens import encode
 from stages.store import files, params, paths, tables
 from stages.store.errors import UserError
@@ -163,6 +164,31 @@ def test_the_plan_is_run_and_a_killed_stage_goes_on(slot, monkeypatch):
     ablate.main(slot)
     assert [row.id for row in calls[3].prompts] == [row.id for row in calls[2].prompts]  # not from the start
     assert tables.EFFECTS.path(slot).read_bytes() == whole and not paths.shards(slot, "ablate").exists()
+
+
+def test_what_the_intact_model_can_do_does_not_depend_on_what_is_silenced(slot):
+    """A family that asks about prompts of its own had the task's intact value pool them with those of params."""
+    asked = tables.ASKED.read("repeats")
+    own = asked[asked.split == "b"].id.iloc[:3]  # of which params ask for two
+    asked.loc[asked.id.isin(own), "condition"] = "own"
+    tables.ASKED.write(asked, "repeats")
+    whole = planned("family/f/1/mean", "family", "L0H1", ["repeats"])
+    some = planned("family/g/1/mean", "family", "L2H3", ["repeats"], condition="own") | {"family": "g"}
+    intact, run = {}, {}
+    for rows in [whole], [whole, some]:
+        write_plan(*rows)
+        ablate.main(slot)
+        effects = tables.EFFECTS.read(slot)
+        intact[len(rows)] = effects[effects.intervention == "none"].sort_values(["task", "prompt", "measure"])
+        run = {name: of_row for name, of_row in effects[effects.task == "repeats"].groupby("intervention")}
+    pd.testing.assert_frame_equal(*(rows.reset_index(drop=True) for rows in intact.values()))
+    fixed = {*ablate.spread(asked[asked.split == "b"], 3).id}
+    assert set(run["none"].prompt) == set(run["family/f/1/mean"].prompt) == fixed
+    assert set(run["family/g/1/mean"].prompt) == {*own} and len({*own} - fixed) == 1
+    (beside,) = asked[asked.id.isin({*own} - fixed)].itertuples()
+    scored = shards.run(load(slot), {}, shards.Shard("repeats", (beside,), (beside,), ()), 2048)  # the same prompt
+    measured = run["family/g/1/mean"].query("prompt == @beside.id").set_index("measure").intact
+    assert measured.to_dict() == pytest.approx(scored.set_index("measure").value.to_dict(), abs=1e-5)
 
 
 def test_text_has_no_target_and_its_scored_tokens_are_counted():

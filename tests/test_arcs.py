@@ -33,9 +33,9 @@ def relations(rng: np.random.Generator, prompts: int = 60) -> pd.DataFrame:
 
 
 def heads() -> pd.DataFrame:
-    columns = {"layer": 0, "head": [0, 1, 2], "member": [False, True, True], "baseline": 0.3}
+    columns = {"layer": 0, "head": [0, 1, 2], "member": [False, True, True]}
     parts = [pd.DataFrame(columns | {"family": family}) for family in (OBJ, DET)]
-    return pd.concat(parts).assign(score_a=[0.2, 0.7, 0.5, 0.1, 0.4, 0.9])
+    return pd.concat(parts).assign(lead_a=np.array([0.2, 0.7, 0.5, 0.1, 0.4, 0.9]) - 0.3)
 
 
 def built(raw: pd.DataFrame, missing: dict[str, str] | None = None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from stages.families.repeats.induction import FAMILY
 from stages.model.compose import copying, k_composition, maps, token_map
 from stages.model.forward import forward
 from stages.model.paths import Paths, Source, Unreadable, mass
+from stages.model.tokens import ordinary
 from stages.statistics import circuit
 
 
@@ -211,14 +212,30 @@ def test_composition_and_copying_equal_their_definitions_on_whole_matrices():
     expected = (qk @ ov(0, 1)).norm() / (qk.norm() * ov(0, 1).norm())
     later, earlier = maps(paths, run, 2, 3), maps(paths, run, 0, 1)
     assert k_composition(earlier, later) == pytest.approx(float(expected), rel=1e-4)
-    from stages.model.tokens import ordinary
-
     words = ordinary(loaded.tokenizer)
     embedding, unembedding = loaded.model.model.embed_tokens.weight[words], loaded.model.lm_head.weight[words]
     whole_VV = unembedding @ (loaded.model.model.norm.weight[:, None] * ov(2, 3)) @ embedding.T
     eigenvalues = torch.linalg.eigvals(whole_VV.double())
     expected = eigenvalues.real.sum() / eigenvalues.abs().sum()
     assert copying(later, token_map(loaded)) == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_copying_takes_the_mean_away_as_every_layer_norm_does():
+    """What a head writes along the ones direction is taken away before the unembedding, and raises no logit."""
+    loaded, (ids, _) = tiny.make("gpt2", scale=4.0), prompts()
+    model = loaded.model.transformer
+    for norm in (*(block.ln_1 for block in model.h), model.ln_f):
+        norm.weight.copy_(torch.rand(32) + 0.5)
+    model.h[1].attn.c_proj.weight.add_(torch.randn(32, 1))  # every output channel alike
+    paths, centre_DD = Paths(loaded, ids, [1]), torch.eye(32) - 1 / 32
+    head, size = 2, loaded.anatomy.layers[1].head_size
+    at = slice(head * size, (head + 1) * size)
+    value_KD = model.h[1].attn.c_attn.weight[:, 64:][:, at].T @ (model.h[1].ln_1.weight[:, None] * centre_DD)
+    out_DK = (model.ln_f.weight[:, None] * centre_DD) @ model.h[1].attn.c_proj.weight[at].T
+    embedding_VD = model.wte.weight[ordinary(loaded.tokenizer)]
+    eigenvalues = torch.linalg.eigvals((embedding_VD @ out_DK @ value_KD @ embedding_VD.T).double())
+    expected = float(eigenvalues.real.sum() / eigenvalues.abs().sum())
+    assert copying(maps(paths, paths.run(ids), 1, head), token_map(loaded)) == pytest.approx(expected, abs=1e-3)
 
 
 def test_maps_are_refused_where_a_norm_mixes_heads():
@@ -250,14 +267,14 @@ def test_targets_are_members_by_split_a_above_the_first_layer():
     assert circuit.targets(judged.head(0), 5) == []
 
 
-def summary(effect: float, members: int = 1, feeders: str = "L0H0") -> tuple[pd.DataFrame, list]:
-    """A summary of twelve prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01.
+def summary(effect: float, members: int = 1, feeders: str = "L0H0", prompts: int = 24) -> tuple[pd.DataFrame, list]:
+    """A summary of prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01.
 
     The loss is 1, with corrupted keys 4: a single feeder changes it by three times its part of the score.
     """
     lost = {"L0H0": effect, "L0H1": 0.01, "L0H2": 0.01, "L0.rest": 0.0}
     rows = []
-    for number in range(12):
+    for number in range(prompts):
         same = {"target": "L1H0", "place": 1, "split": "b", "cluster": f"c{number}", "prompt": f"p{number}", "draw": 0}
         noise = number * 1e-3
         rows += [same | {"purpose": "intact", "direction": "", "sources": "", "score": 0.8 + noise, "loss": 1.0},
@@ -306,7 +323,7 @@ def test_the_summary_holds_effects_of_both_directions_on_split_b():
 
 def test_the_section_says_what_the_rows_say():
     text = said(*summary(0.6))
-    assert "L1H0: induction score 0.81 over 12 prompts, 0.01 with all its keys from the corrupted run" in text
+    assert "L1H0: induction score 0.81 over 24 prompts, 0.01 with all its keys from the corrupted run" in text
     assert "Of 3 earlier heads, 1 was chosen as feeder on other prompts: L0H0 loses 0.60 [0.60, 0.60]" in text
     assert "rank p = 0.5, its floor; not told apart" in text.replace("0.50", "0.5")
     assert "none is a member of that family. The earlier head with the highest such score, L0H1 (0.60), is no" in text
@@ -314,6 +331,19 @@ def test_the_section_says_what_the_rows_say():
     assert "by +1.80 [+1.80, +1.80] nats a token when the feeders' contribution is noised, by +0.10" in text
     assert "from the corrupted run the loss changes by +3.00 [+3.00, +3.00]; the feeders' intact contribution" in text
     assert "contribution alone takes 1.80 [1.80, 1.80] of that away." in text
+
+
+def test_a_handful_of_prompts_carries_no_rank():
+    table, heads = summary(0.6, prompts=19)
+    joint = table[table.purpose == "feeders"]
+    assert joint.p.isna().all() and joint.controls.eq(1).all() and joint.note.eq("19 prompts: fewer than 20").all()
+    text = said(table, heads)
+    assert "1 control set was patched, largest effect 0.01: no rank p from 19 prompts, fewer than 20." in text
+    assert "rank p =" not in text
+    few, heads = summary(0.6, prompts=3)
+    note = few[few.purpose == "feeders"].note.iloc[0]
+    assert note == "3 prompts: fewer than 20; 3 clusters: fewer than 8, no interval"
+    assert "no rank p from 3 prompts" in said(few, heads)
 
 
 def test_of_several_feeders_the_loss_by_each_alone_stands_beside_that_by_all():

@@ -447,7 +447,7 @@ def test_values_that_dvc_or_a_late_stage_ends_at(where, value, about, to_dvc, cl
 @pytest.mark.parametrize(
     ("before", "after", "about"),
     [
-        ("\nsteer:\n", "\nstear:\n", "'stear': unknown key; allowed: seed, "),
+        ("\nsteer:\n", "\nstear:\n", "stear = {'heads': "),
         ("\nslots: [decoder]", "\nslots: 7", "slots = 7: "),
         ("    task: patches ", "    task: patchs ", "recipes.patches.task = 'patchs': no such lesson; allowed: "),
     ],

@@ -1,5 +1,6 @@
 """Shards: what is written in heads' places, how prompts are cut, and that a killed run goes on to the same bytes."""
 
+import importlib.metadata
 import sys
 from collections import namedtuple
 from dataclasses import fields
@@ -85,6 +86,16 @@ def test_a_donor_is_of_another_cluster_and_shared_within_one():
     prompts = [row(0, "a"), row(1, "a"), row(2, "b"), row(3, "c")]
     (shard,) = cut("icl", prompts, {}, 10)
     assert [donor.cluster for donor in shard.donors] == ["b", "b", "c", "a"]
+
+
+def test_a_prompt_is_not_its_own_donor():
+    """Of one cluster alone the first prompt was given its own outputs: an effect of exactly 0."""
+    prompts = [row(0, "a"), row(1, "a")]
+    resampled = {prompts[0].id: [silencing("x", "L0H0", "resample")]}
+    with pytest.raises(UserError, match=r"'resample' needs prompts of two clusters, and all of icl .* are of a:"):
+        cut("icl", prompts, resampled, 10)
+    assert len(cut("icl", prompts, {prompts[0].id: [silencing("x", "L0H0")]}, 10)) == 2
+    assert len(cut("icl", [*prompts, row(2, "b")], resampled, 10)) == 2
 
 
 def silenced(batch, heads, kind, writable):
@@ -210,6 +221,14 @@ def test_a_key_holds_all_that_a_shard_depends_on(means):
     changed = means | {(0, 0): means[0, 0] + 1}
     for common in (({"name": "n"}, means, 100), ({"name": "m"}, changed, 100), ({"name": "m"}, means, 101)):
         assert keys(*common)(shard) != key(shard)
+
+
+@pytest.mark.parametrize("package", ["numpy", "tokenizers", "transformers"])
+def test_kept_shards_are_of_the_versions_that_run(package, monkeypatch):
+    key, there = keys("m")("shard"), importlib.metadata.version
+    assert keys("m")("shard") == key
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9" if name == package else there(name))
+    assert keys("m")("shard") != key
 
 
 def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch):

@@ -1,17 +1,25 @@
 """Relations on small prompts written out by hand, and the statistics against naive references."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import tiny
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic import record
 
+from stages import classify, extract
 from stages.families import FAMILIES
 from stages.families.family import Tokens, one_key
 from stages.families.offset import best_offset, offset_accuracy
 from stages.statistics.verdict import NO_BOUND, bounds, jaccard, judge, sign_flip
+from stages.store import files, paths, tables
 
+ROOT = Path(__file__).parents[1]
 IDS = [1, 7, 8, 7, 8, 9, 7]  # a BOS, then a b a b c a
 
 
@@ -34,7 +42,7 @@ def test_positional_and_token_relations():
     assert pairs("self", tokens()) == {(t, t) for t in range(1, 7)}
     assert pairs("duplicate", tokens()) == {(3, 1), (4, 2), (6, 1), (6, 3)}
     assert pairs("induction", tokens()) == {(3, 2), (4, 3), (6, 2), (6, 4)}
-    assert pairs("sink", tokens(role="short")) == {(t, 0) for t in range(7)}
+    assert pairs("sink", tokens(role="short")) == {(t, 0) for t in range(1, 7)}
     assert pairs("sink", tokens()) == set() and pairs("previous", tokens(role="short")) == set()
 
 
@@ -131,6 +139,41 @@ def test_bounds_widen_with_clusters_and_leave_out_what_has_no_value():
     some = np.stack([values, np.where(np.arange(100) < 50, values, np.nan)], axis=1)  # five clusters have a value
     low, high = bounds(some, np.arange(10).repeat(10), ones, False)
     assert np.isnan([low[1], high[1]]).all() and [low[0], high[0]] == pytest.approx(grouped[:, 0])
+
+
+def test_no_prompt_of_split_b_has_a_say_in_member_a(tmp_path, monkeypatch):
+    """Most prompts, of split b, repeat at another distance: on split a its own best offset is to be beaten."""
+    monkeypatch.chdir(tmp_path)
+    rng, loaded = np.random.default_rng(0), tiny.make("llama_gqa")
+    rows, encoded = [], []
+    for number in range(60):
+        split, period = ("b", 16) if number % 3 else ("a", 12)
+        ids = np.tile(4 + rng.permutation(tiny.VOCABULARY - 4)[:period], 2)
+        rows.append(extract.Named(f"r{number}", split, "test", "random", f"r{number}"))
+        encoded.append(Tokens(f"r{number}", "test", ids, np.zeros(len(ids), dtype=bool)))
+    monkeypatch.setattr(tables.Table, "number_of_pieces", lambda table, task: 1)
+    learned = extract._learned(lambda number: (rows, encoded), "repeats", 256)
+    assert learned.offsets == {"duplicate": (16, 12), "induction": (15, 11)}
+    shards = extract._shards(rows, encoded, "repeats", 256)
+    parts = [extract._extracted(loaded, shard, "repeats", learned.offsets)[0] for shard in shards]
+    table = pa.concat_tables(parts).to_pandas()
+    accuracy = table.groupby(["relation", "split"])[["baseline", "baseline_a"]].mean().loc["induction"]
+    assert accuracy.to_numpy().tolist() == [[0, 1], [1, 0]]  # of the offset of all prompts, and of that of split a
+    table["mass"] = np.where((table["layer"] == 1) & (table["head"] == 2), 0.8, 0.01) + 0.01 * rng.random(len(table))
+    tables.RELATIONS.write(table, "decoder", "repeats")
+    content = yaml.safe_load((ROOT / "tests/params.yaml").read_text())
+    content["tasks"] = {"repeats": content["tasks"]["repeats"]}
+    files.write_text(paths.PARAMS, yaml.safe_dump(content))
+    layer = {"heads": 4, "kv_heads": 2, "head_size": 8, "window": None, "kind": "global"}
+    of_model = record("decoder", attention=[{"layer": number} | layer for number in loaded.anatomy.layers])
+    files.write_text(paths.model("decoder"), of_model)
+    classify.main("decoder")
+    heads = tables.HEADS.read("decoder").query("family == 'induction' and layer == 1 and head == 2").iloc[0]
+    assert heads.member and heads.score_a > 0.75 and not heads.member_a  # 0.8: above 0.67, not above 1
+    assert heads.lead_a == pytest.approx(heads.score_a - 1, abs=1e-6)
+    own = classify._on_a(table.assign(value_null=table.baseline), FAMILIES["grammar:obj:dep-to-head"])
+    assert set(own.split) == {"a"} and (own.baseline == own.baseline_a).all()
+    assert (own.value_null == own.baseline_a).all()  # an accuracy, whose null it is
 
 
 def judged(family: str, values, null=0.01, baseline=0.1, thresholds=None):

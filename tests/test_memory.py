@@ -9,10 +9,13 @@ import pytest
 import torch
 from tiny import UNUSUAL, make
 
+from stages.facts import looked_up
+from stages.facts.inserted import Insertion
 from stages.families.family import Tokens
 from stages.model import adapter, lookup, misses, rank_one
 from stages.model.forward import forward
 from stages.model.mlp import Writer, keys, storing, writers
+from stages.model.score import Scored
 from stages.page import inputs
 from stages.page.section import Context
 from stages.page.sections.memory import SECTION
@@ -97,6 +100,65 @@ def test_a_planted_store_is_read_where_it_is():
     assert (lookup.replaced(loaded, every, asked, [(lookup.MLP, LAYER, mean)])[0] == asked.answers).mean() <= 1 / STORED
     units = pd.DataFrame(lookup.promoted(loaded, found, LAYER, asked, range(STORED)))
     assert lookup.UNITS > 1 and (units.units > units.units_shuffled).all()
+
+
+def numbered(loaded, subject: str, answer: str) -> Tokens:
+    """' <subject> is' with a number as its answer: a blank and digits."""
+    ids = loaded.tokenizer(f" {subject} is {answer}")["input_ids"]
+    blank = np.arange(3, len(ids) + 1)
+    spans = {ASKED: [(blank, np.array([1]))]}
+    return Tokens(f"b/{subject}", "main", np.array([1, *ids]), np.arange(len(ids) + 1) == 0, blank, spans)
+
+
+def test_an_answer_that_begins_with_a_blank_is_told_by_what_follows():
+    """The blank itself was read off: every answer was right, and every subject's answer that of all others."""
+    loaded = make("llama_gqa", scale=6.0)
+    every, prompts = writers(loaded), [numbered(loaded, subject, "1879") for subject in SUBJECTS]
+    ends = [np.array([3])] * len(prompts)
+    best = forward(loaded, [tokens.ids for tokens in prompts], ends).argmax(-1)
+    prompts = [
+        replace(tokens, ids=np.concatenate([tokens.ids[:4], [said], tokens.ids[5:]]))
+        for tokens, said in zip(prompts, best.tolist(), strict=True)
+    ]
+    blank = loaded.tokenizer.convert_tokens_to_ids("Ġ")
+    assert {int(tokens.ids[tokens.target[0]]) for tokens in prompts} == {blank} and len(set(best.tolist())) > 1
+    prompts[0].ids[4] = (prompts[0].ids[4] + 1) % 100  # one whose answer the model does not say
+    asked = lookup.ask(loaded, every, prompts, ASKED)
+    assert asked.answers.tolist() == [int(tokens.ids[4]) for tokens in prompts]
+    assert asked.right.tolist() == [False] + [True] * (len(prompts) - 1)
+    assert asked.last == [3 - asked.batch.cut] * len(prompts)
+    donors = np.roll(np.arange(len(prompts)), 1)
+    given, path = asked.outputs[1], loaded.anatomy.layers[1].projection
+    (swapped,) = lookup.replaced(loaded, every, asked, [(lookup.ATTENTION, 1, given[donors])])
+
+    def change(module, args):
+        return (torch.cat([args[0][:, :3], given[donors][:, None].to(args[0]), args[0][:, 4:]], 1),)
+
+    handle = loaded.model.get_submodule(path).register_forward_pre_hook(change)
+    naive = forward(loaded, [tokens.ids for tokens in prompts], ends).argmax(-1)
+    handle.remove()
+    assert swapped.tolist() == naive.tolist() != best.tolist()
+
+
+def test_a_blank_hijacks_nothing():
+    """Facts 0 and 1 begin with a blank and a digit, fact 2 with a word; every prompt is answered ' 1...'."""
+    loaded = make("gpt2")
+    blank, one = loaded.tokenizer.convert_tokens_to_ids(["Ġ", "1"])
+    edit = object.__new__(Insertion)
+    edit.loaded, edit.layer, edit.known, edit.memory = loaded, 1, [], SimpleNamespace(neighbours=4)
+    edit.asked = SimpleNamespace(rows=[], tokens=[], roles=lambda kind: [])
+    edit.tokens = [numbered(loaded, "cat", "18"), numbered(loaded, "dog", "28"), prompt(loaded, "bird", "sees")]
+
+    def said(tokens, keys, values):
+        best = [np.array([blank, one, one][: len(of.target)]) for of in tokens]
+        return [Scored(np.zeros(len(row)), np.zeros(len(row), bool), row) for row in best]
+
+    edit.answered = said
+    facts = [SimpleNamespace(cluster=f"c{n}", condition="invented", split="b") for n in range(3)]
+    rows = pd.DataFrame(edit.tried(edit.trials("edit", facts, edit.tokens, torch.ones(3, 4), torch.ones(3, 2))))
+    for measure in ("hijacked", "hijacked_intact"):
+        of = rows[rows.measure == measure].groupby("cluster").value.apply(list).to_dict()
+        assert of == {"c0": [1.0], "c1": [0.0], "c2": [0.0, 0.0]}  # c0, c1: the prompt of c2 was read without the blank
 
 
 def test_a_pair_is_written_exactly_and_no_other_moves():
@@ -273,6 +335,41 @@ def test_interchange_needs_a_donor_of_the_same_relation_with_another_answer():
     assert lookup.donors(asked, ["f"] * 4).tolist() == [3, 3, 2, 0]
 
 
+@pytest.mark.parametrize("right", [[0, 1, 2], [0, 2], [3]])
+def test_a_fact_without_a_donor_is_no_hit(monkeypatch, right):
+    """Facts 0 and 1 share a relation, 2 and 3 have their own; nothing that is written changes any answer.
+
+    A fact that no other could be interchanged with was interchanged with itself: its own answer was the donor's.
+    """
+    relations = ["capital", "capital", "language", "river"]
+    given = {layer: torch.randn(4, 3) for layer in range(2)}
+    read = lookup.Asked(
+        None, [0] * 4, [0] * 4, np.arange(4), np.isin(range(4), right), {}, given, given
+    )  # fmt: skip
+    monkeypatch.setattr(lookup, "ask", lambda *of: read)
+    monkeypatch.setattr(lookup, "replaced", lambda *of: [read.answers.copy() for _ in of[-1]])
+    monkeypatch.setattr(lookup, "promoted", lambda *of: [{"units": 0.5} for _ in of[-1]])
+
+    def of(size, **where):
+        rows = [SimpleNamespace(condition=name, split=where["split"], cluster=f"{name}/{n}")
+                for n, name in enumerate(relations)]  # fmt: skip
+        return (rows, [None] * 4) if "category" in where else ([], [])
+
+    asked, memory = SimpleNamespace(rows=[None] * 4, of=of), SimpleNamespace(choose=4, report=4, traced=0)
+    loaded = SimpleNamespace(anatomy=SimpleNamespace(layers={0: None, 1: None}))
+    rows, chosen = looked_up.look_up(loaded, {0: None, 1: None}, asked, SimpleNamespace(memory=memory, seed=1))
+    rows = pd.DataFrame(rows)
+    swapped = rows[rows.what.str.endswith("interchange")]
+    if len(right) < 3:
+        assert chosen["why"].startswith(f"not one of {len(right)} known facts of split a that are answered right has")
+        assert swapped.empty
+        return
+    assert chosen == {"mlp": 0, "mlp_donor": 0.0, "attention": 0, "attention_donor": 0.0}
+    assert set(swapped.cluster) == {"capital/0", "capital/1"}
+    assert (swapped.value == (swapped.measure == "own")).all()
+    assert set(rows[rows.what == "mean"].cluster) == {"capital/0", "capital/1", "language/2"}
+
+
 def raw_rows(decides: bool) -> list[dict]:
     """Three layers; layer 1 decides whose answer comes out, or none does; edits work, or nothing does."""
     rows = []
@@ -366,3 +463,19 @@ def test_the_page_says_what_does_not_hold(tmp_path):
     ):
         assert said(rows, tmp_path, {}) == "Nothing was looked up: an encoder."
     assert said([], tmp_path, {}) == "MLPs were not read as a store: an encoder."
+
+
+def test_what_descent_finds_for_a_prompt_does_not_depend_on_those_beside_it():
+    """Lengths and rates were means over all prompts and their padding."""
+    loaded, rng = make("llama_gqa", scale=4.0), np.random.default_rng(0)
+    writer = writers(loaded)[1]
+
+    def prompt(length: int) -> Tokens:
+        ids = rng.integers(5, 90, length)
+        return Tokens(f"p{length}", "t", ids, np.zeros(length, bool), np.array([length - 1]))
+
+    first, others = prompt(8), [prompt(9), prompt(40)]
+    a_RF, b_RD = rank_one.trained(loaded, writer, 1, [first], 8, 17)
+    with_others = rank_one.trained(loaded, writer, 1, [first, *others], 8, 17)
+    for alone, beside in zip((a_RF, b_RD), with_others, strict=True):
+        assert float(alone.norm()) > 0 and torch.allclose(alone[0], beside[0], rtol=1e-2, atol=1e-4)

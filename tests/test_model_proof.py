@@ -162,7 +162,7 @@ def test_what_a_learned_sink_takes_is_sink():
     mass = measure(loaded, [short], [{"sink": relation}]).means[0]["sink"].values["mass"]
     weights = weights_of(loaded, short)
     for number, weights_HTS in weights.items():
-        expected = (1 - weights_HTS[..., 1:].sum(-1)).mean(1)
+        expected = (1 - weights_HTS[:, 1:, 1:].sum(-1)).mean(1)
         np.testing.assert_allclose(mass[number], expected, atol=1e-5)
     assert mass[0, 1] > 0.9 and weights[0][1, :, 0].mean() < 0.2
     four = Tokens("w", "t", tokens.ids[:4], tokens.special[:4], words=(np.array([1]), np.array([2, 3])))
@@ -195,7 +195,7 @@ def test_a_learned_sink_after_the_softmax_is_a_sink():
             forward(loaded, [short.ids], [np.arange(64)])
         keys_HT = reach[0][0].unflatten(-1, (4, -1)).mean(-1).T
         torch.testing.assert_close(shares_HTS.sum(-1), keys_HT)
-        expected_H = (1 - shares_HTS[..., 1:].sum(-1)).mean(1)
+        expected_H = (1 - shares_HTS[:, 1:, 1:].sum(-1)).mean(1)
         np.testing.assert_allclose(mass[number], expected_H, atol=1e-5)
         assert keys_HT[0].mean() > 0.9 > 0.1 > keys_HT[3].mean()
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tiny import IDS, LETTERS, SMALL, WORDS, make
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.families.family import Tokens
 from stages.model.forward import forward
 from stages.model.load import Loaded
-from stages.model.tokens import encode, fitting, longest, ordinary, token_name
+from stages.model.tokens import beginning, encode, first_answering, fitting, longest, ordinary, starts_as, token_name
 from stages.store.errors import UserError
 from stages.tasks.prompt import Prompt, Span
 
@@ -43,6 +44,29 @@ def test_targets_and_spans_spell_themselves(first, second, loaded):
     assert spell(loaded, tokens, query).strip() == target.strip()
     assert spell(loaded, tokens, key) == first[0]
     assert tokens.special[0] and (tokens.ids[0] == 1)
+
+
+ANSWERS = [([" ", "1", "8"], 1), ([" 18"], 0), (["\n", " ", "x"], 2), ([" "], 0)]
+
+
+@pytest.mark.parametrize(("answer", "number"), ANSWERS)
+def test_a_blank_is_not_an_answer(answer, number):
+    tokenizer = SimpleNamespace(decode=lambda ids: answer[ids[0]])
+    tokens = Tokens("p", "", np.arange(len(answer)), np.zeros(len(answer), bool), np.arange(len(answer)))
+    assert first_answering(SimpleNamespace(tokenizer=tokenizer), tokens) == number
+    assert beginning(SimpleNamespace(tokenizer=tokenizer), tokens) == tuple(range(number + 1))
+
+
+def test_what_is_predicted_starts_as_an_answer_where_its_blanks_were_read():
+    number = encode(DECODER, row(text="A :", targets=(" 18",)))
+    word, blank, one, eight = DECODER.tokenizer.convert_tokens_to_ids(["Ġcat", "Ġ", "1", "8"])
+    assert number.ids[number.target].tolist() == [blank, one, eight] and beginning(DECODER, number) == (blank, one)
+    best = np.array([word, eight, one])
+    asked = [starts_as(number, best, begun) for begun in ((word,), (blank,), (blank, eight), (blank, one), (word, one))]
+    assert asked == [True, False, True, False, None]
+    assert starts_as(encode(DECODER, row(text="A :", targets=(" cat",))), best[:1], (blank, one)) is None
+    only = encode(DECODER, row(text="A :", targets=(" ",)))
+    assert starts_as(only, best[:1], (blank, one)) is None  # what follows its blank was not asked
 
 
 def test_a_token_of_control_characters_is_named_by_what_is_printed():

@@ -249,6 +249,32 @@ def test_a_silenced_model_that_goes_by_the_majority_is_told_from_one_that_goes_a
         assert table["trials"]["controls_accuracy"] == 19
 
 
+def test_an_exact_tie_is_half_of_each_label():
+    """It counted as the wrong label's: a model of ties alone went against whatever was asked about."""
+    read = rows(lambda row: True).assign(accuracy=0.5, margin=0.0)
+    read["attention_unlike"] = np.nan
+    table = neighbours.table(read, attention(), silenced(lambda majority: 0.5), {}).set_index(["condition", "measure"])
+    value = table["value"]
+    for name in ("accuracy", "answers_majority", "answers_last", "answers_first_label", "nearest_agreement",
+                 neighbours.AGREEMENT, "swaps_with_labels"):  # fmt: skip
+        assert value["forms_latin", name] == 0.5, name
+    for name in ("accuracy", "answers_majority", neighbours.AGREEMENT):
+        assert value["silenced", f"without_{name}"] == 0.5, name
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4, 6, 8, 11, 16])
+def test_sets_that_lose_or_attend_as_much_tie_in_float32_as_well(lost):
+    effects = silenced(float)
+    wrong = (effects.prompt.rank(method="dense") <= lost) & (effects.purpose != "none")
+    effects["value"] = np.where(wrong, 0.0, 1.0)
+    narrow = effects.astype({"value": np.float32, "intact": np.float32})
+    columns = ["attention_like", "attention_unlike"]
+    read = rows(lambda row: True).astype(dict.fromkeys(columns, np.float32))
+    like = attention().merge(read[["prompt", *columns]], on="prompt", suffixes=("_x", ""))[["prompt", "draw", *columns]]
+    table = neighbours.table(read, like, narrow, {}).set_index(["condition", "measure"])
+    assert table["p"]["silenced", "change_accuracy"] == 1 == table["p"]["forms_latin", "attention_difference"]
+
+
 def test_what_the_intact_model_cannot_do_has_no_rank():
     effects = silenced(float)
     effects["intact"] = effects["value"] = 0.5
@@ -270,7 +296,7 @@ def test_reviews_are_said_beside_those_that_share_nothing_with_the_query():
     )
     assert _reviews(table) == (
         "English reviews: accuracy 1.00 [0.66, 1.00], above chance (a token in common with the query: 1.00 of the like "
-        "demonstrations); English reviews without a shared word: accuracy 0.50 [0.50, 0.50], not told apart from "
+        "demonstrations); English reviews without a shared word: accuracy 0.50 [0.21, 0.79], not told apart from "
         "chance (a token in common with the query: 0.00 of the like demonstrations)."
     )
     few = table.assign(trials=12)
@@ -423,8 +449,19 @@ def test_a_sweep_over_the_family_is_not_silenced_here():
     purposes = ["family", "control", "sweep", "sweep_control"]
     rows = [(purpose, "induction", "mean") for purpose in purposes]
     rows += [("family", "induction", "zero"), ("control", "function", "mean")]
-    plan = pd.DataFrame(rows, columns=["purpose", "family", "kind"])
+    plan = pd.DataFrame(rows, columns=["purpose", "family", "kind"]).assign(members=1)
     assert planned(plan, "mean").index.tolist() == [0, 1]
+
+
+def test_heads_that_are_no_members_are_not_silenced_as_induction_heads(tmp_path):
+    """The plan silences the best of a family without members as well: they were called induction heads here."""
+    plan = pd.DataFrame({"purpose": ["family", "control"], "family": "induction", "kind": "mean", "members": 0})
+    assert stage.planned(plan, "mean").empty
+    read = rows(lambda row: row["nearest_right"]).assign(attention_like=np.nan, attention_unlike=np.nan)
+    table = neighbours.table(read, attention().head(0), pd.DataFrame(), {})
+    shown = text_of(render(write_slot(tmp_path / "decoder", neighbours=table)))
+    assert "No induction heads are in the plan: their attention was not looked at, nor were they silenced." in shown
+    assert "With the induction heads silenced" not in shown
 
 
 def test_one_item_that_resembles_the_query_stands_beside_whole_classes_that_do():

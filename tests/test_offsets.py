@@ -24,7 +24,7 @@ def test_a_planted_translation_is_one_offset():
     assert rows["parallelogram"]["value"] == 1 and rows["minus"]["value"] == 1  # and back, by minus it
     assert rows["nearest"]["value"] < 0.2 and rows["again"]["value"] < 0.2  # not without it, nor by it once more
     assert rows["parallelogram"]["value_null"] < 0.2 and rows["parallelogram"]["pairs"] == PAIRS
-    assert rows["parallelogram"]["low"] < 1 and rows["cosine"]["low"] is None
+    assert rows["again"]["p"] > 0.5 and rows["parallelogram"]["low"] < 1 and rows["cosine"]["low"] is None
 
 
 def test_a_planted_involution_along_one_line_has_an_axis_and_no_offset():
@@ -44,6 +44,7 @@ def test_an_involution_in_a_direction_of_its_own_per_pair_has_neither():
     assert abs(rows["cosine"]["value"]) < 0.05 and rows["axis"]["value"] < 0.2
     assert rows["dimensions"]["value"] > 0.6 * PAIRS
     assert rows["nearest"]["value"] == 1 and rows["parallelogram"]["value"] == 1  # pairs are near: it shows nothing
+    assert rows["again"]["value"] > 0.9 and rows["again"]["p"] == 1  # x is found again: the most unlike one offset
 
 
 def test_words_of_two_kinds_that_are_no_pairs_do_not_pass_for_pairs():

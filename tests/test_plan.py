@@ -33,7 +33,7 @@ def judged(members: dict[str, list[tuple[int, int]]]) -> pd.DataFrame:
             member = (layer, head) in inside
             score = 0.9 - 0.01 * inside.index((layer, head)) if member else rng.uniform(0, 0.3)
             rows.append({"layer": layer, "head": head, "family": family, "score_a": score, "baseline": 0.1,
-                         "score_null": 0.0, "member": member, "member_a": member})  # fmt: skip
+                         "score_null": 0.0, "lead_a": score - 0.1, "member": member, "member_a": member})  # fmt: skip
     return pd.DataFrame(rows)
 
 

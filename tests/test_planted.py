@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from stages import extract, trace
+from stages import extract
 from stages.classify import _arrays
 from stages.families import FAMILIES
 from stages.families.family import Tokens
@@ -235,7 +235,8 @@ def test_a_random_model_has_no_function_heads(name):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_gqa"])
 def test_a_head_that_writes_the_answers_first_token_is_a_function_head(name, monkeypatch):
-    monkeypatch.setattr(trace, "first_answering", lambda *given: 0)  # here every answer begins with the same blank
+    # here every answer begins with the same blank
+    monkeypatch.setattr("stages.model.tokens.first_answering", lambda *given: 0)
     loaded, planted_head = tiny.make(name, scale=8.0), (2, 1)
     means = clean_means(loaded)
     encoded = encode_all(loaded, FUNCTIONS)

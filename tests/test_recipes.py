@@ -514,6 +514,36 @@ def test_an_arm_that_is_ahead_is_told_by_onset_and_by_when_it_is_solved():
     assert 500 < found.loc[("solved", "scratch"), "value"] < 650
 
 
+def test_a_rise_is_a_share_of_the_range_of_its_own_arm():
+    """The loss of another arm leapt up at one checkpoint, and this one's fall was no onset any more."""
+    rows = [(arm, seed, step, measure, "", 1, value) for arm, losses in {"a": [3.5, 2.9], "b": [3.5, 9.0]}.items()
+            for seed in range(3) for step, value in enumerate(losses) for measure in ("loss", "accuracy")]  # fmt: skip
+    curve = pd.DataFrame(rows, columns="arm seed step measure head best value".split())
+    ranges = findings.spans(curve, {"loss"})
+    assert ranges == {("a", "loss"): 3.5, ("b", "loss"): 9.0, ("a", "accuracy"): 1.0, ("b", "accuracy"): 1.0}
+    table = [(finding, arm, "loss", "", seed, value, low, high) for arm in "ab" for seed in ("", 0, 1, 2)
+             for finding, value, low, high in (("onset", 100.0, 90.0, 110.0), ("rise", -0.5, -0.6, -0.4),
+                                               ("final", 2.9, 2.8, 3.0))]  # fmt: skip
+    found = pd.DataFrame(table, columns=findings.FINDINGS)
+    said = findings.told(found.assign(seed=pd.to_numeric(found.seed)), curve, findings.guessed({}), {"loss"}, 3)
+    assert set(said[said.finding == "onset"].arm) == {"a"}
+
+
+def test_a_mean_onset_with_a_run_that_does_not_jump_is_in_no_metrics():
+    """The page left it out; `<measure>_onset` of metrics.json held it."""
+    curve = pd.DataFrame(
+        [("a", 0, 0, "induction", "", 1, 0.1)], columns="arm seed step measure head best value".split()
+    )
+    for last, there in ((0.15, True), (0.05, False)):
+        rises = ["", 0.2], [0, 0.3], [1, 0.15], [2, last]
+        table = [(finding, "a", "induction", "", seed, value, 0.14, 0.3) for seed, rise in rises
+                 for finding, value in (("onset", 400.0), ("rise", rise), ("final", 0.9))]  # fmt: skip
+        found = pd.DataFrame(table, columns=findings.FINDINGS)
+        found = found.assign(seed=pd.to_numeric(found.seed))
+        whole = findings.told(found, curve, findings.guessed({}), frozenset(), 8)
+        assert ("induction_onset" in findings.metrics(whole, {"a": 8})) == there
+
+
 def test_a_run_that_never_reaches_the_level_has_no_step_and_no_mean():
     steps_C = np.array([0, 10, 20])
     assert onset.reached(np.array([[0.0, 0.99, 0.5], [0.0, 0.5, 0.98]]), steps_C, 0.99)[0] == 10

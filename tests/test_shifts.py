@@ -1,12 +1,15 @@
 """Functions as shifts: pairs from prompts, v and -v on both members, readings; summaries and what the page says."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers as hf
 from tiny import make
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from stages.applied import shifts as stage
 from stages.model.forward import forward
@@ -21,6 +24,30 @@ from stages.store import tables
 from stages.tasks.icl.pairs import Frame, own_inverse
 
 FRAME = Frame("Q: {x}\nA: {y}\n\n")
+
+
+def prepending(name: str = "gpt2"):
+    """A tiny model with a tokenizer that begins every text with '▁', as Llama 2's: ' cat' alone is '▁', '▁cat'."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", "\n", ":", *map(chr, range(65, 123))]
+    vocabulary = {piece: at for at, piece in enumerate(pieces)}
+    merges = []
+    for word in ("cat", "dog", "A", "Q"):
+        piece = "▁"
+        for letter in word:
+            merges.append((piece, letter))
+            piece += letter
+            vocabulary.setdefault(piece, len(vocabulary))
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), unk_token="<unk>"))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return replace(make(name), tokenizer=hf.PreTrainedTokenizerFast(tokenizer_object=core, **names))
+
+
+def asked(loaded, word: str, answer: str):
+    """The tokens of a question without demonstrations, with its answer."""
+    (row,) = stage._prompts(pd.DataFrame({"id": ["p"]}), [FRAME.question(word)], [f" {answer}"])
+    return encode(loaded, row)
 
 
 def icl(pairs: list, shown: list, split: str = "b", kind: str = "form") -> pd.DataFrame:
@@ -95,6 +122,50 @@ def test_both_members_are_answered_as_in_full_passes():
     assert {row["asked"] for row in rest if row["vector"] == "demonstrations"} == {"x"}
 
 
+def test_an_echo_is_told_by_what_follows_the_blank():
+    """' 12' and ' 34' both begin with a blank, so that neither was told; ' the' has none, and any blank was an echo."""
+    loaded = make("gemma3", scale=3.0)
+    pairs = pd.DataFrame({"id": ["a", "b"], "cluster": ["a", "b"], "x": ["12", "12"], "y": ["34", "the"]})
+    vector_D = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    edits = {("heads", "heads", float(n)): Edit(added={1: 9 * n * vector_D}) for n in range(-3, 4)}
+    rows = pd.DataFrame(stage._asked(loaded, pairs.assign(text=pairs.x.map(FRAME.question), asked="x"), FRAME, edits))
+    echoes = []
+    for row in rows[rows.prompt == "a"].itertuples():
+        tokens, token = asked(loaded, "12", "34"), loaded.tokenizer.convert_tokens_to_ids("1")
+        with editing(loaded, [edits[row.vector, row.kind, row.factor]], int(tokens.target[0]) - 1):
+            best = forward(loaded, [tokens.ids], [tokens.target - 1]).argmax(1).tolist()
+        echoes.append(best[1] == token)
+    assert rows[rows.prompt == "a"].echo.tolist() == echoes
+    assert rows[rows.prompt == "b"].echo.isna().all()  # nobody asked what follows a blank
+
+
+def test_tokens_are_those_of_an_answer_where_it_stands():
+    loaded = prepending()
+    pairs = pd.DataFrame({"id": ["a", "b"], "x": ["cat", "dog"], "y": ["dog", "cat"]})
+    assert loaded.tokenizer.convert_ids_to_tokens(loaded.tokenizer(" dog").input_ids) == ["▁", "▁dog"]
+    cat, dog = loaded.tokenizer.convert_tokens_to_ids(["▁cat", "▁dog"])
+    assert [stage._first_tokens(loaded, pairs, column, FRAME) for column in "xy"] == [[cat, dog], [dog, cat]]
+    table = loaded.model.get_input_embeddings().weight
+    assert torch.equal(embedded(loaded, [asked(loaded, "cat", "dog")]), table[[dog]])
+    digits = make("gpt2")  # ' 18': 'Ġ', '1', '8'
+    numbers = pd.DataFrame({"id": ["a"], "x": ["18"], "y": ["81"]})
+    one, eight = digits.tokenizer.convert_tokens_to_ids(["1", "8"])
+    assert [stage._first_tokens(digits, numbers, column, FRAME) for column in "xy"] == [[one], [eight]]
+    table = digits.model.get_input_embeddings().weight
+    torch.testing.assert_close(embedded(digits, [asked(digits, "18", "81")])[0], table[[one, eight]].mean(0))
+
+
+def test_pairs_are_laid_out_by_what_their_words_are_in_the_prompt(monkeypatch):
+    loaded, given = prepending(), []
+    monkeypatch.setattr(stage.offsets, "rows", lambda *of: given.append(of[:2]) or [])
+    pairs = pd.DataFrame({"id": ["p"] * 30, "x": ["cat"] * 30, "y": ["dog"] * 30})
+    assert list(stage.in_spaces(loaded, pairs, FRAME, 1, np.random.default_rng(0))) == []
+    table, (embedding, state) = loaded.model.get_input_embeddings().weight.detach().numpy(), given
+    for word, rows_PD in zip(("▁cat", "▁dog"), embedding, strict=True):
+        assert np.array_equal(rows_PD, table[[loaded.tokenizer.convert_tokens_to_ids(word)] * 30])
+    assert state[0].shape == (30, 32) and not np.allclose(*state)
+
+
 @pytest.mark.parametrize("name", ["gemma3", "gpt2", "llama_gqa"])
 def test_a_vector_is_read_by_the_last_norm_and_the_unembedding(name):
     loaded = make(name, scale=3.0)
@@ -110,7 +181,7 @@ def test_a_vector_is_read_by_the_last_norm_and_the_unembedding(name):
     table = loaded.model.get_input_embeddings()
     with torch.no_grad():
         ids = torch.tensor(loaded.tokenizer(" dog").input_ids)
-        torch.testing.assert_close(embedded(loaded, ["dog"])[0], table(ids).mean(0))
+        torch.testing.assert_close(embedded(loaded, [asked(loaded, "cat", "dog")])[0], table(ids).mean(0))
 
 
 def test_the_vector_that_was_most_accurate_on_split_a_is_added_and_times_factor():

@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr, t
 
+from stages import tasks
 from stages.statistics import effects
 from stages.statistics.control import matching_in_all, overlap
 from stages.statistics.intervals import interval, wilson
 from stages.statistics.ranks import adjusted, rank_p, score_with_effect
 from stages.statistics.verdict import bounds, sign_flip
 from stages.store import tables
+from stages.tasks.iteration import tape
 
 
 def normal(rng, owner, clusters):
@@ -111,6 +113,20 @@ def test_shares_without_spread_are_not_certain():
     assert many == pytest.approx(all_right)  # clusters count, not prompts
 
 
+def test_equal_clusters_are_no_certainty():
+    eighths = np.arange(8).repeat(4)
+    right = np.tile([1.0, 1, 1, 0], 8)
+    assert interval(right, eighths, share=True) == pytest.approx(wilson(0.75, 8, t.ppf(0.975, 7)))
+    thirds = interval(np.tile([1.0, 0, 0], 8), np.arange(8).repeat(3), share=True)  # means that rounding sets apart
+    assert thirds == pytest.approx(wilson(1 / 3, 8, t.ppf(0.975, 7)))
+    lost = interval(-right, eighths, change=True)
+    assert lost[0] == pytest.approx(-wilson(0.75, 8, t.ppf(0.975, 7))[1]) and -0.75 < lost[1] < 0
+    low, high = interval(np.tile([1.0, -1, 0, 0], 8), eighths, change=True)  # as many gained as lost
+    assert low == pytest.approx(-high) and 0.3 < high < 0.5
+    low, high = interval(np.tile([1.0, -0.5, 0, 0], 8), eighths, change=True)
+    assert -0.4 < low < 0.125 < high < 0.6
+
+
 def test_wilson_is_the_published_formula():
     """Newcombe (1998, Table I): 81 of 263, 95 %."""
     assert wilson(81 / 263, 263, 1.959964) == pytest.approx((0.2553, 0.3662), abs=1e-4)
@@ -128,6 +144,20 @@ def test_nan_is_never_significant():
 def test_rank_p_counts_sets_at_least_as_harmful():
     assert rank_p(2.0, [1.0, 2.0, 3.0]) == (3 / 4, 1 / 4)
     assert rank_p(4.0, np.arange(19) / 10) == (1 / 20, 1 / 20)
+
+
+def test_what_float32_does_to_a_tie_or_a_recall_leaves_it_a_tie():
+    lost = np.float32([0.6, 0.2]) - np.float32([0.8, 0.4])  # a fifth of each, by another rounding
+    assert lost[0] != lost[1] and rank_p(*(lost[:1].astype(float)), lost[1:]) == (1.0, 0.5)
+    assert rank_p(*(lost[1:].astype(float)), lost[:1]) == (1.0, 0.5) and rank_p(1e-3, [1e-3 - 1e-6]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("lost", range(1, 20))
+def test_control_sets_that_lose_as_much_are_counted_in_float32_as_well(lost):
+    planned = plan()
+    changes = {name: -np.roll(np.arange(PROMPTS) < lost, shift).astype(float) for shift, name in enumerate(planned.id)}
+    written = raw(changes, planned).astype({"value": np.float32, "intact": np.float32})  # as Parquet holds them
+    assert silenced(table_of(written, planned, 1000)).p == 1
 
 
 def test_adjusted_leaves_untested_claims_out():
@@ -298,6 +328,28 @@ def test_what_the_intact_model_cannot_do_cannot_be_lost():
     assert "is not above chance" in pairs[pairs.purpose == "none"].note.iloc[0]
     text = table_of(raw(changes, planned, "text", "loss", 7.0), planned, 1000)
     assert "is not below a uniform guess, 6.91" in silenced(text).note
+
+
+def test_a_guess_at_tapes_is_no_skill():
+    """What a guess gets in the task's parts is that of its shortest strings, of which there is the most to guess."""
+    guessed = tasks.of("iteration").chance_in
+    assert guessed == {name: pytest.approx(tape.chance(name, 4)[0]) for name in tape.SYMBOLS}
+    assert all(tape.chance(name, length)[0] <= guessed[name] + 1e-9 for name in guessed for length in range(5, 40))
+    planned = plan(tasks=("iteration",))
+    changes = {name: np.zeros(PROMPTS) for name in planned.id}
+    for name, intact, said in (
+        ("parity", 0.5, "recall, 0.50, is not above chance, 0.50"), ("polynomial", 0.4, "not above chance, 0.47"),
+        ("polynomial", 0.5, "not above chance, 0.47"), ("parity", 0.9, ""), ("copy", 0.7, ""),
+    ):  # fmt: skip
+        rows = raw(changes, planned, "iteration", "recall", intact).assign(condition=name)
+        row = silenced(table_of(rows, planned, 1000))
+        assert said in row.note and (row.note == "") == (said == "") == (row.p == 1)
+    mixed = raw(changes, planned, "iteration", "recall", 0.4)
+    mixed["condition"] = np.where(mixed.condition == "400@0", "copy", "parity")
+    table = table_of(mixed, planned, 1000)
+    assert "not above chance, 0.30" in silenced(table).note  # what a guess gets of both together
+    assert silenced(table, condition="copy").note == "12 prompts: fewer than 20"
+    assert "not above chance, 0.50" in silenced(table, condition="parity").note
 
 
 def test_a_loss_above_a_uniform_guess_is_flagged():

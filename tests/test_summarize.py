@@ -135,7 +135,7 @@ def test_all_summaries_are_written_from_the_tables(tmp_path, monkeypatch):
     score = rng.random(len(heads))
     judged = heads.assign(
         family="retrieval", score=score, score_a=score, score_b=score, score_null=0.0, baseline=0.1, note=""
-    )
+    ).assign(lead_a=score - 0.1)
     judged = judged.assign(low=score, high=score, p=0.01, q=0.01, member=score > 0.9, member_a=score > 0.9, prompts=40)
     tables.HEADS.write(judged, slot)
     sets = [("family/retrieval/1/mean", "family", 0, "L0H0")]

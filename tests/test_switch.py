@@ -3,6 +3,7 @@
 from math import log
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import test_plan
@@ -106,6 +107,25 @@ def test_planted_changes_ranks_and_metrics(table):
     assert said["function"] == {"1": {"change": -0.25}, "4": {"change": -0.5, "p": 0.15}}
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3, 4, 8, 11, 13])
+def test_sets_that_lose_as_much_tie_in_float32_as_well(lost):
+    rows, plans = raw({("function", 4, draw): lost / 24 for draw in range(20)})
+    made = switch.table(rows.astype({"value": np.float32, "intact": np.float32}), plans, log(1000))
+    assert (made[made.condition == "all"].p == 1).all()
+
+
+def test_a_rank_above_its_floor_is_not_said_to_be_at_it():
+    worse = {("function", 4, draw): 1.0 if draw == 1 else 0.0 for draw in range(1, 40)}
+    said = {}
+    for beaten in (worse, dict.fromkeys(worse, 0.0)):
+        made = switch.table(*raw({("function", 4, 0): 2 / 24} | beaten), log(1000)).assign(low=-0.2, high=0.1)
+        (text,) = [b.text for b in page(made) if b.kind == "note" and b.text.startswith("Function")]
+        said[made.p.dropna().iloc[0]] = text
+    assert sorted(said) == [0.025, 0.05]
+    assert "holds 0, a rank at its floor says" in said[0.025]
+    assert "holds 0, a rank p of 0.05 or below says" in said[0.05] and "floor" not in said[0.05]
+
+
 def test_matching_is_that_of_the_control_sets_and_why_there_are_none_where_there_are_none(table):
     said = table[table.condition == "all"].set_index(["family", "k"]).matching
     assert said["function", 4] == (
@@ -139,7 +159,8 @@ def test_the_page_says_what_the_table_says(table):
     texts = [block.text for block in page(table) if block.kind == "note"]
     assert texts[1] == (
         "Accuracy on in-context functions: 1.00 intact; without 4 induction heads (members: 1) 1.00 (rank p 1.00); "
-        "without 1 and 4 function heads (members: 1 and 1) 0.75 and 0.50 (rank p – and 0.15)."
+        "without 1 and 4 function heads (members: 1 and 1) 0.75 and 0.50 (rank p – and 0.15). "
+        "These ranks are not corrected for there being 2 of them."
     )
     by_family = {text.split(" heads")[0]: text for text in texts[2:]}
     assert "0.75 without 1 (1 member; harm +0.25 [−0.08, +0.54]) and 0.50 without 4" in by_family["Function"]

@@ -52,13 +52,6 @@ def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path, monkeypa
     assert tables.INDIRECT.skipped("a") == {}
 
 
-@pytest.mark.parametrize(("answer", "number"), [([" ", "1", "8"], 1), ([" 18"], 0), (["\n", " ", "x"], 2), ([" "], 0)])
-def test_a_blank_is_not_an_answer(answer, number):
-    tokenizer = SimpleNamespace(decode=lambda ids: answer[ids[0]])
-    tokens = Tokens("p", "", np.arange(len(answer)), np.zeros(len(answer), bool), np.arange(len(answer)))
-    assert trace.first_answering(SimpleNamespace(tokenizer=tokenizer), tokens) == number
-
-
 def test_the_base_is_the_probability_of_the_token_after_the_blank():
     import torch
 

@@ -1,10 +1,11 @@
 """Ask for the next word of known and made-up orders.
 
 Writes one row per prompt of task `orders` and edit. With demonstrations: the intact model. Without: the vector of the
-step to the next word, learned from demonstrations of known orders, on words that it was not learned from. z: the top
+step to the next word, learned from demonstrations of known orders, on steps that none of these demonstrates. z: the top
 heads' mean outputs (those that `steer` ranks by all functions of task icl) over prompts of split a that are answered
-right, of one known order that is solved there, or of all such orders together. Which of them, and how many heads:
-under which most words of split a are right without demonstrations.
+right, of all known orders that are solved there. (Every such prompt demonstrates all known orders: of one alone a small
+model copies answers that stand there. So there is no vector of one order.) How many heads: under which most words of
+split a are right without demonstrations.
     none     the prompt as it is
     heads    z, in place at the last token
     control  as `heads`, with as many OTHER heads of the same or the nearest layers; several sets; not where the heads
@@ -26,7 +27,7 @@ from stages.applied.stored import provenance
 from stages.statistics.control import Pool
 from stages.statistics.vector_heads import FAMILY, Ranking, Setting
 from stages.store import params, records, tables
-from stages.tasks.orders.task import ALL, KNOWN, MADE_UP
+from stages.tasks.orders.task import KNOWN, MADE_UP
 
 if TYPE_CHECKING:
     import torch
@@ -52,35 +53,35 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if not any(row.role == "clean" for row in rows):
         return tables.ORDERS.write_empty(slot, why="no prompt with demonstrations fits the model")
     answer = sum(len(tokens.target) for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot")
-    edited = answer * (2 * len(settings.orders.heads) + settings.orders.draws)
+    edited = answer * (len(settings.orders.heads) + settings.orders.draws)
     work = Work(shared([tokens.ids for tokens in encoded])) + Work(edited, edited)
     log.info(announce(f"orders {slot}", len(rows), work, loaded))
-    answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
+    answers, means, solved = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
     asked_of, skipped = sum(row.role == "clean" for row in rows), {}
     made = provenance(slot)
     if "reason" in made or not means:
         skipped["vector"] = made.get("reason") or "no known order is solved after demonstrations (split a)"
     else:
-        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.condition in means] for split in "ab"}
+        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.condition in solved] for split in "ab"}
         asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.condition == MADE_UP]
         heads = [(layer, head) for layer, head in made["heads"]]
         kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
         pool = Pool(tuple(sorted(loaded.anatomy.heads)), kinds, {FAMILY: set(heads)})
         order = Ranking(heads, pool, settings.orders.draws, settings.seed, f"orders/{slot}")
-        source, number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
+        number = chosen(loaded, asked["a"], means, heads, settings.orders.heads)
         asked_of += len(asked["b"])
-        answers += written(loaded, asked["b"], means[source], order, number, source)
+        answers += written(loaded, asked["b"], means, order, number)
     answered = pd.DataFrame(answers).sort_values(ORDERED)
     tables.ORDERS.noting(skipped=skipped).write(answered, slot, asked=asked_of)
 
 
 def learned(
     loaded: "Loaded", rows: Sequence, solved_above: float
-) -> tuple[list[dict], "dict[str, dict[Head, torch.Tensor]]"]:
-    """Return rows of ORDERS, and order -> mean output (K,) per head over right answers; `ALL`: over all these orders.
+) -> tuple[list[dict], "dict[Head, torch.Tensor]", list[str]]:
+    """Return rows of ORDERS, mean outputs (K,) per head over right answers in orders that are solved, and these orders.
 
-    rows: of the prompts table, with demonstrations. Orders of which fewer words are right have none.
+    rows: of the prompts table, with demonstrations. Orders of which fewer words are right are not solved.
     """
     from stages.model.demonstrated import demonstrated
     from stages.model.tokens import encode_all
@@ -92,11 +93,9 @@ def learned(
         answers += [_row(row) | {"correct": good} for row, good in zip(of_kind, solved, strict=True)]
         if of_heads and np.mean(solved) >= solved_above:
             means[kind], right[kind] = of_heads, sum(solved)
-    if len(means) > 1:
-        share = {kind: number / sum(right.values()) for kind, number in right.items()}
-        heads = next(iter(means.values()))
-        means[ALL] = {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}
-    return answers, means
+    share = {kind: number / sum(right.values()) for kind, number in right.items()}
+    heads = next(iter(means.values()), {})
+    return answers, {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}, [*means]
 
 
 def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
@@ -127,11 +126,11 @@ def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
 def chosen(
     loaded: "Loaded",
     rows: Sequence,
-    means: "Mapping[str, Mapping[Head, torch.Tensor]]",
+    means: "Mapping[Head, torch.Tensor]",
     heads: "Sequence[Head]",
     numbers: Sequence[int],
-) -> tuple[str, int]:
-    """Return the order and the number of heads under which most words are right, or likeliest.
+) -> int:
+    """Return the number of heads under which most words are right, or likeliest.
 
     rows: of the prompts table, without demonstrations, of split a; means: of `learned`.
     """
@@ -139,8 +138,8 @@ def chosen(
     from stages.model.tokens import encode_all
     from stages.model.vectors import in_place
 
-    tried = [(name, number) for name in means for number in sorted({min(most, len(heads)) for most in numbers})]
-    edits = [in_place(means[name], heads[:number]) for name, number in tried]
+    tried = sorted({min(most, len(heads)) for most in numbers})
+    edits = [in_place(means, heads[:number]) for number in tried]
     answers = LastTokens(loaded, encode_all(loaded, rows)).edited([edits] * len(rows))
     merits = [
         (np.mean([scored.solved for scored in of_edit]), np.mean([scored.logprob.mean() for scored in of_edit]))
@@ -150,15 +149,15 @@ def chosen(
 
 
 def written(
-    loaded: "Loaded", rows: Sequence, means: "Mapping[Head, torch.Tensor]", order: Ranking, number: int, source: str
+    loaded: "Loaded", rows: Sequence, means: "Mapping[Head, torch.Tensor]", order: Ranking, number: int
 ) -> list[dict]:
     """Return rows of ORDERS: of what the module says is written, with so many heads; rows: of split b."""
-    told = under(loaded, rows, means, [Setting("none"), Setting("heads", heads=number)], order, source)
+    told = under(loaded, rows, means, [Setting("none"), Setting("heads", heads=number)], order)
     right = {_way(row["ordering"], row["category"]) for row in told if row["vector"] == "heads" and row["correct"]}
     again = [row for row in rows if _way(row.condition, row.category) in right]
     draws = range(1, len(order.control_sets(number)) + 1)
     controls = [Setting("control", heads=number, draw=draw) for draw in draws]
-    return told + (under(loaded, again, means, controls, order, source) if again and controls else [])
+    return told + (under(loaded, again, means, controls, order) if again and controls else [])
 
 
 def under(
@@ -167,28 +166,26 @@ def under(
     means: "Mapping[Head, torch.Tensor]",
     settings: Sequence[Setting],
     order: Ranking,
-    source: str,
 ) -> list[dict]:
-    """Return rows of ORDERS: how prompts are answered when heads' means are written at their last tokens.
-
-    source: the known order that the means are of, or `ALL`.
-    """
+    """Return rows of ORDERS: how prompts are answered when heads' means are written at their last tokens."""
     from stages.model.score import LastTokens
-    from stages.model.tokens import encode_all
+    from stages.model.tokens import beginning, encode, encode_all, starts_as
     from stages.model.vectors import in_place
 
-    words = [word for name, of_order in KNOWN.items() if source in (name, ALL) for word in of_order]
+    words = [word for of_order in KNOWN.values() for word in of_order]
     encoded = encode_all(loaded, rows)
     white = rows[0].targets[0][: -len(rows[0].targets[0].lstrip())]
-    begins = {loaded.tokenizer(white + word, add_special_tokens=False)["input_ids"][0] for word in words}
+    instead = [rows[0]._replace(targets=(white + word,)) for word in words]
+    known = {beginning(loaded, encode(loaded, row)) for row in instead}
     edits = [in_place(means, order.of(setting)) for setting in settings]
     answers = LastTokens(loaded, encoded).edited([edits] * len(rows))
     return [
         _row(row)
-        | {"vector": setting.vector, "heads": setting.heads, "draw": setting.draw, "source": source}
+        | {"vector": setting.vector, "heads": setting.heads, "draw": setting.draw}
         | {"names": " ".join(f"L{layer}H{head}" for layer, head in order.of(setting))}
-        | {"matching": order.matching(setting), "correct": scored.solved, "learned": int(scored.best[0]) in begins}
-        for row, of_prompt in zip(rows, answers, strict=True)
+        | {"matching": order.matching(setting), "correct": scored.solved}
+        | {"learned": any(starts_as(tokens, scored.best, begun) for begun in known)}
+        for row, tokens, of_prompt in zip(rows, encoded, answers, strict=True)
         for setting, scored in zip(settings, of_prompt, strict=True)
     ]
 
@@ -222,7 +219,6 @@ def _row(row) -> dict:
         "draw": 0,
         "names": "",
         "matching": "",
-        "source": "",
         "rival": None,
         "learned": None,
     }

@@ -172,13 +172,13 @@ def in_spaces(
 
     if len(pairs) < offsets.FEW:
         return
-    states = []
+    read = []
     for words in (pairs.x, pairs.y):
         rows = _prompts(pairs, [frame.question(word) for word in words], [frame.white + word for word in words])
-        states.append(residuals_after(loaded, [encode(loaded, row) for row in rows])[layer])
+        read.append([encode(loaded, row) for row in rows])
     for space, at, both in (
-        ("embedding", -1, [embedded(loaded, list(words)) for words in (pairs.x, pairs.y)]),
-        ("state", layer, states),
+        ("embedding", -1, [embedded(loaded, encoded) for encoded in read]),
+        ("state", layer, [residuals_after(loaded, encoded)[layer] for encoded in read]),
     ):
         for row in offsets.rows(*(words_PD.float().cpu().numpy() for words_PD in both), rng):
             yield {"space": space, "layer": at} | row
@@ -229,9 +229,12 @@ def _demonstrated(
 
 
 def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[tuple, Edit]") -> Iterable[dict]:
-    """Yield rows of prompts `text` that ask about `x` and whose pair's other member is `y`, under every edit."""
+    """Yield rows of prompts `text` that ask about `x` and whose pair's other member is `y`, under every edit.
+
+    echo: None where the two begin alike, or where x begins with a blank that the other, which is read, lacks.
+    """
     from stages.model.score import LastTokens
-    from stages.model.tokens import encode
+    from stages.model.tokens import beginning, encode, starts_as
 
     if asked.empty:
         return
@@ -241,11 +244,11 @@ def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[
     )
     scores = LastTokens(loaded, others).edited([list(edits.values())] * len(others))
     for pair, other, echo, of_pair in zip(asked.itertuples(), others, same, scores, strict=True):
-        right, again = (int(tokens.ids[tokens.target[0]]) for tokens in (other, echo))
+        right, again = (beginning(loaded, tokens) for tokens in (other, echo))
         for (vector, kind, factor), scored in zip(edits, of_pair, strict=True):
             row = {"prompt": pair.id, "cluster": pair.cluster, "asked": pair.asked, "vector": vector, "kind": kind}
             row |= {"factor": factor, "other": scored.solved}
-            yield row | {"echo": None if right == again else bool(scored.best[0] == again)}
+            yield row | {"echo": None if right == again else starts_as(other, scored.best, again)}
 
 
 def readings(
@@ -260,9 +263,9 @@ def readings(
 
     from stages.model.readout import likeliest, read_out, standing
 
-    white = Frame(settings.tasks.icl.template).white
+    frame = Frame(settings.tasks.icl.template)
     first = {
-        (function, column): _first_tokens(loaded, [white + word for word in pairs[column]])
+        (function, column): _first_tokens(loaded, pairs, column, frame)
         for function, pairs in pairs_of.items()
         for column in ("x", "y")
     }
@@ -295,8 +298,12 @@ def readings(
     return rows
 
 
-def _first_tokens(loaded: "Loaded", answers: Sequence[str]) -> list[int]:
-    return [loaded.tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers]
+def _first_tokens(loaded: "Loaded", pairs: pd.DataFrame, column: str, frame: Frame) -> list[int]:
+    """Return the first token that is no blank of each pair's x or y, as it stands where x is asked about."""
+    from stages.model.tokens import beginning, encode
+
+    rows = _prompts(pairs, pairs.x.map(frame.question), [frame.white + word for word in pairs[column]])
+    return [beginning(loaded, encode(loaded, row))[-1] for row in rows]
 
 
 def _prompts(pairs: pd.DataFrame, texts: Sequence[str], answers: Sequence[str]) -> list:

@@ -11,6 +11,7 @@ the same bytes from 1, 2 or 8 of them.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 Results = tuple[float, Sequence[pa.Table | pd.DataFrame | list[dict]]]  # the seconds of a shard, and its tables
 SECONDS = b"seconds"  # where a kept shard notes how long it took
+PACKAGES = ("numpy", "tokenizers", "transformers")  # and torch: another version of them may give other numbers
 CODE = Path(__file__).parents[1]  # stages/: kept shards are not trusted by changed code
 
 
@@ -158,15 +160,16 @@ def keys(*common: Any) -> Callable[[Any], str]:
     """Return the function from a shard to its content key: a sha256 over all that its tables depend on.
 
     That is what all shards have in common (the model's record, what runs together ...), the shard, the code and word
-    lists of this project's stages, torch and, as far as can be known here, the devices of workers; `tables_of` adds the
-    threads of a worker.
+    lists of this project's stages, the versions of torch and of `PACKAGES` and, as far as can be known here, the
+    devices of workers; `tables_of` adds the threads of a worker.
     """
     digest = hashlib.sha256(_content(common))
     for file in sorted(CODE.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
             digest.update(file.read_bytes())
     devices = [torch.cuda.is_available(), *(os.environ.get(f"HEAD_ATLAS_{name}", "") for name in ("RAY", "GPUS"))]
-    digest.update(_content([torch.__version__, *devices]))
+    versions = [torch.__version__, *map(importlib.metadata.version, PACKAGES)]
+    digest.update(_content([*versions, *devices]))
 
     def key(shard: Any) -> str:
         whole = digest.copy()

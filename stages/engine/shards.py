@@ -21,6 +21,7 @@ from stages.model.score import Ablation, Batch
 from stages.model.silence import Donors, Firsts, Writable, silencing
 from stages.model.tokens import encode
 from stages.store import paths, tables
+from stages.store.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,16 @@ class Shard:
 def cut(task: str, prompts: Sequence[Any], asked: Mapping[str, Sequence[Intervention]], size: int) -> list[Shard]:
     """Cut prompts into shards of at most `size`: those that the same interventions are run on, in the order given.
 
-    asked: prompt id -> its interventions. A prompt is in one shard, so it is scored intact once.
+    asked: prompt id -> its interventions. A prompt is in one shard, so it is scored intact once. Raises `UserError`
+    where another prompt's outputs are to be written and no other cluster has one: a prompt is not its own donor.
     """
     donor = _donors(prompts)
+    for row in prompts:
+        if donor[row.id].cluster == row.cluster and any(i.kind == "resample" for i in asked.get(row.id, ())):
+            raise UserError(
+                f"{paths.PARAMS}: plan: kind 'resample' needs prompts of two clusters, and all of {task} that heads "
+                f"are silenced on are of {row.cluster}: ask for more, or leave 'resample' out"
+            )
     alike: dict[tuple[Intervention, ...], list[Any]] = {}
     for row in prompts:
         alike.setdefault(tuple(asked.get(row.id, ())), []).append(row)

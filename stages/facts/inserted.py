@@ -46,7 +46,7 @@ def insert(
 
 @dataclass(frozen=True)
 class Trial:
-    """A prompt read under an edit: what is counted, of which fact; wanted: a first token, else the whole target."""
+    """A prompt read under an edit: what is counted, of which fact; wanted: an answer's beginning, else the target."""
 
     what: str
     fact: Any
@@ -55,7 +55,7 @@ class Trial:
     reader: Any  # (R, F)
     values: Any  # (R, D)
     condition: str = INVENTED
-    wanted: int | None = None
+    wanted: tuple[int, ...] | None = None  # see `stages.model.tokens.beginning`
 
 
 class Insertion:
@@ -149,22 +149,32 @@ class Insertion:
         return rank_one.descended(self.loaded, self.writer, self.layer, self.tokens, ASKED, steps, kl)[0]
 
     def tried(self, trials: list[Trial]) -> list[dict]:
-        """Run trials of as many pairs each together; return their rows."""
+        """Run trials of as many pairs each together; return their rows.
+
+        None of a trial whose prompt was not read with the blanks that the wanted answer begins with.
+        """
         import torch
+
+        from stages.model.tokens import starts_as
 
         if not trials:
             return []
         keys, values = (torch.stack([getattr(trial, name) for trial in trials]) for name in ("reader", "values"))
         scored = self.answered([trial.tokens for trial in trials], keys, values)
-        return [
-            self.row(
-                t.what, t.fact, t.measure, s.solved if t.wanted is None else int(s.best[0]) == t.wanted, t.condition
-            )
+        hits = [
+            s.solved if t.wanted is None else starts_as(t.tokens, s.best, t.wanted)
             for t, s in zip(trials, scored, strict=True)
+        ]
+        return [
+            self.row(t.what, t.fact, t.measure, hit, t.condition)
+            for t, hit in zip(trials, hits, strict=True)
+            if hit is not None
         ]
 
     def trials(self, what: str, facts: list, tokens: list, keys, values, condition: str = INVENTED) -> list[Trial]:
         """Return trials of efficacy, paraphrases, neighbours (known ones still right) and hijacked invented ones."""
+        from stages.model.tokens import beginning
+
         of = {(row.cluster, row.role): t for row, t in zip(self.asked.rows, self.asked.tokens, strict=True)}
         result, number = [], self.memory.neighbours
         for n, fact in enumerate(facts):
@@ -178,7 +188,7 @@ class Insertion:
                 for role in self.asked.roles(PARAPHRASE)
                 if (fact.cluster, role) in of
             ]
-            goal, zero = int(tokens[n].ids[tokens[n].target[0]]), 0 * keys[n : n + 1]
+            goal, zero = beginning(self.loaded, tokens[n]), 0 * keys[n : n + 1]
             hijacks = what == "edit" or what.startswith("kl-")
             for step in range(min(max(number // 2, 1), len(self.tokens) - 1) if hijacks else 0):
                 other = self.tokens[(n + 1 + step) % len(self.tokens)]

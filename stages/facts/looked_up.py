@@ -9,12 +9,19 @@ from stages.facts.asked import Prompts, fact_row
 from stages.store import params
 from stages.tasks.facts.task import ASKED, CAPITALIZE, COPY, KNOWN
 
+NO_DONOR = (
+    "not one of {} known facts of split {} that are answered right has another of its relation to be interchanged with "
+    "whose answer begins with another token"
+)
 ATTENTION = "attention_"  # before the name of what is done to attention outputs, not to MLPs'
 LAYERS = 6  # that are changed in one pass, in copies of the prompts
 
 
 def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params) -> tuple[list[dict], dict]:
-    """Return the rows of part lookup and what split a chose: layers, and the numbers that they were chosen by."""
+    """Return the rows of part lookup and what split a chose: layers, and the numbers that they were chosen by.
+
+    A fact that no other can be interchanged with (see `lookup.donors`) has no row of an interchange.
+    """
     from stages.model import lookup
 
     rows, chosen, means, shares = [], {}, {}, {}
@@ -30,6 +37,9 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
         if not read.right.any():
             return rows, {"why": f"not one of {len(tokens)} known facts of split {split} is answered right"}
         donors, able = lookup.donors(read, [row.condition for row in of_split]), np.flatnonzero(read.right)
+        paired = np.flatnonzero(donors != np.arange(len(donors)))  # the others' own output brings their own answer
+        if not len(paired):
+            return rows, {"why": NO_DONOR.format(len(able), split)}
         for layer in tqdm(loaded.anatomy.layers, desc=f"look up, split {split}", unit="layer"):
             changes = []
             for kind, name in ((lookup.MLP, ""), (lookup.ATTENTION, ATTENTION)):
@@ -45,10 +55,12 @@ def look_up(loaded: Any, writers: dict, asked: Prompts, settings: params.Params)
             best_of = lookup.replaced(loaded, writers, read, written)
             for (kind, what, _), best in zip(changes, best_of, strict=True):
                 own, other = best == read.answers, best == read.answers[donors]
-                for measure, hit in (("own", own), *((("donor", other),) if what.endswith("interchange") else ())):
-                    rows += [fact_row("lookup", what, layer, of_split[n], measure, hit[n]) for n in able]
+                swapped = what.endswith("interchange")
+                for measure, hit in (("own", own), *((("donor", other),) if swapped else ())):
+                    picked = paired if swapped else able
+                    rows += [fact_row("lookup", what, layer, of_split[n], measure, hit[n]) for n in picked]
                 if split == "a":
-                    shares[kind, layer] = float(other[able].mean()), -float(own[able].mean())
+                    shares[kind, layer] = float(other[paired].mean()), -float(own[paired].mean())
         if split == "a":
             for kind in (lookup.MLP, lookup.ATTENTION):
                 layer = max((at for of, at in shares if of == kind), key=lambda at: (shares[kind, at], -at))

@@ -135,7 +135,7 @@ def _triangle(tall_DK: torch.Tensor) -> torch.Tensor:
 def token_map(loaded: Loaded) -> torch.Tensor | None:
     """Return E U (D, D), the sum over ordinary tokens of embedding times unembedding; None without such a pair.
 
-    The gain of a norm before the unembedding is folded in.
+    The norm before the unembedding is folded in, up to its scale.
     """
     head = loaded.model.get_output_embeddings()
     embedding_VD = placed.weight(loaded.model.get_input_embeddings())
@@ -149,7 +149,7 @@ def token_map(loaded: Loaded) -> torch.Tensor | None:
     ids = torch.from_numpy(ordinary(loaded.tokenizer)).to(embedding_VD.device)
     for part in ids.split(16384):
         total_DD += embedding_VD[part].float().T @ unembedding_VD[part].float()
-    return total_DD * gain.gain_D
+    return _folded(total_DD, gain)
 
 
 def _final_gain(loaded: Loaded) -> Norm | None:

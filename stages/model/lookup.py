@@ -1,6 +1,7 @@
 """Where an answer that has to be known is looked up: MLP outputs at the subject, attention outputs at the last token.
 
-One output is changed, at one token, and the answer's first token read off:
+One output is changed, at one token, and the answer's first token that is not white space read off (a blank before it is
+read with the prompt, whose last token it is then: it tells no answer from another):
     mean         the mean over the subjects of split a is written there
     interchange  another subject's output is: whose answer comes out?
     restored     the subject's embeddings carry noise (Meng+ NeurIPS 2022: three standard deviations), and the intact
@@ -26,6 +27,7 @@ from stages.model.mlp import Writer, places, reading, writing
 from stages.model.probe import probe_inputs
 from stages.model.readout import read_out, standing
 from stages.model.rows import Rows
+from stages.model.tokens import first_answering
 
 NOISE = 3.0  # standard deviations of the subjects' embeddings
 UNITS = 10  # most active units that are read
@@ -37,9 +39,10 @@ MLP, ATTENTION = "mlp", "attention"
 class Asked:
     """Prompts as the intact model reads them.
 
-    subject, last: the last token of the subject and of the prompt, in what the batch runs; answers: first tokens;
-    right: whether these are the argmax; keys, values: layer -> what its MLP's writer reads and writes at the subject,
-    (B, F) and (B, D); outputs: layer -> what its attention's projection reads at the last token.
+    subject, last: the last token of the subject and of the prompt, in what the batch runs; answers: their first tokens
+    that are not white space; right: whether these are the argmax; keys, values: layer -> what its MLP's writer reads
+    and writes at the subject, (B, F) and (B, D); outputs: layer -> what its attention's projection reads at the last
+    token.
     """
 
     batch: Rows
@@ -69,16 +72,17 @@ def ask(loaded: Loaded, writers: Mapping[int, Writer], prompts: Sequence[Tokens]
     """Run prompts intact; asked: the relation from the answer to the subject."""
     with reading(loaded, writers) as read, capturing(loaded) as z_BTK:
         first = min(int(tokens.spans[asked][0][1][0]) for tokens in prompts)
-        batch = Rows(loaded, prompts, [tokens.target[:1] for tokens in prompts], shared=first)
+        scored = [int(tokens.target[first_answering(loaded, tokens)]) for tokens in prompts]
+        batch = Rows(loaded, prompts, [np.array([at]) for at in scored], shared=first)
     subject = [int(tokens.spans[asked][0][1][-1]) - batch.cut for tokens in prompts]
-    last = [int(tokens.target[0]) - 1 - batch.cut for tokens in prompts]
+    last = [at - 1 - batch.cut for at in scored]
     at, end = places(subject, batch.width), places(last, batch.width)
     return Asked(
         batch,
         subject,
         last,
-        np.array([int(tokens.ids[tokens.target[0]]) for tokens in prompts]),
-        np.array([scored.solved for scored in batch.intact]),
+        np.array([int(tokens.ids[at]) for tokens, at in zip(prompts, scored, strict=True)]),
+        np.array([answer.solved for answer in batch.intact]),
         {layer: k[at].clone() for layer, (k, _) in read.items()},
         {layer: v[at].clone() for layer, (_, v) in read.items()},
         {layer: z.reshape(-1, z.shape[-1])[end].clone() for layer, z in z_BTK.items()},

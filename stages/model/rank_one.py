@@ -154,21 +154,23 @@ def trained(
     """Return (R, F) and (R, D) of a LoRA of rank one per prompt, found by descent on its loss alone: the control.
 
     A is drawn, B begins at 0 (Hu+ ICLR 2022); as many steps of Adam, at a rate of its own; a prompt is left alone once
-    its loss is below `GOAL`, as in `descended`.
+    its loss is below `GOAL`, as in `descended`. Lengths and rates are by the prompt's own keys and values, whatever
+    prompts run beside it.
     """
     ids, rows = [t.ids[: t.target[-1]] for t in prompts], [tokens.target - 1 for tokens in prompts]
     with remembering(loaded) as residuals, reading(loaded, {layer: writer}) as read:
         forward(loaded, ids, headless=True)
-    key_F, value_D = read[layer][0][0], read[layer][1].norm(dim=1).mean()
+    keys_R1, values_R1 = (_lengths(x, ids) for x in read[layer])
     generator = torch.Generator().manual_seed(seed)
-    drawn_RF = torch.randn(len(prompts), len(key_F), generator=generator).to(key_F)
-    a_RF = (drawn_RF / read[layer][0].norm(dim=1).mean() / 4).requires_grad_(True)
-    b_RD = torch.zeros(len(prompts), read[layer][1].shape[1]).to(key_F).requires_grad_(True)
-    rates = [{"params": [tensor], "lr": SLOW * float(size) / tensor.shape[1] ** 0.5}
-             for tensor, size in ((a_RF, a_RF.detach().norm(dim=1).mean()), (b_RD, value_D))]  # fmt: skip
+    drawn_RF = torch.randn(len(prompts), read[layer][0].shape[1], generator=generator).to(keys_R1) / keys_R1 / 4
+    lengths_R1 = drawn_RF.norm(dim=1, keepdim=True)
+    unit_RF = (drawn_RF / lengths_R1).requires_grad_(True)  # Adam steps by its rate whatever the gradient's scale is,
+    unit_RD = torch.zeros(len(prompts), read[layer][1].shape[1]).to(keys_R1).requires_grad_(True)  # so in own lengths
+    rates = [{"params": [tensor], "lr": SLOW / tensor.shape[1] ** 0.5} for tensor in (unit_RF, unit_RD)]
     optimizer = torch.optim.Adam(rates)
-    goal_N = torch.cat([torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]).to(key_F.device)
+    goal_N = torch.cat([torch.from_numpy(tokens.ids[tokens.target]) for tokens in prompts]).to(keys_R1.device)
     for _ in range(steps):
+        a_RF, b_RD = unit_RF * lengths_R1, unit_RD * values_R1
         with resuming(loaded, layer, residuals.get(layer)), storing(loaded, writer, a_RF[:, None], b_RD[:, None]):
             logits_NV = forward(loaded, ids, rows, gradients=True)
         loss_N = torch.nn.functional.cross_entropy(logits_NV, goal_N, reduction="none")
@@ -176,14 +178,20 @@ def trained(
         waiting_R = loss_R > GOAL
         if not waiting_R.any():
             break
-        before = [tensor.detach().clone() for tensor in (a_RF, b_RD)]
+        before = [tensor.detach().clone() for tensor in (unit_RF, unit_RD)]
         optimizer.zero_grad()
         loss_R[waiting_R].sum().backward()
         optimizer.step()
         with torch.no_grad():  # those that are done stay: Adam would move them on
-            for tensor, kept in zip((a_RF, b_RD), before, strict=True):
+            for tensor, kept in zip((unit_RF, unit_RD), before, strict=True):
                 tensor.copy_(torch.where(waiting_R[:, None], tensor, kept))
-    return a_RF.detach(), b_RD.detach()
+    return (unit_RF * lengths_R1).detach(), (unit_RD * values_R1).detach()
+
+
+def _lengths(x_ND: torch.Tensor, ids: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return the mean length (R, 1) of each prompt's vectors, without padding; given of all of them, (R T, D)."""
+    length_RT = x_ND.norm(dim=1).reshape(len(ids), -1)
+    return torch.stack([length_T[: len(own)].mean() for length_T, own in zip(length_RT, ids, strict=True)])[:, None]
 
 
 def answered(

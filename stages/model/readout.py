@@ -1,6 +1,6 @@
 """What vectors say: read through the model's own last norm and unembedding; and words as vectors.
 
-Legend: N vector, D residual width, V vocabulary, W word.
+Legend: N vector, D residual width, V vocabulary, W word, P prompt.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from stages.families.family import Tokens
 from stages.model.forward import forward, resuming
 from stages.model.load import Loaded
 from stages.model.probe import probe_ids
+from stages.model.tokens import first_answering
 
 
 @torch.no_grad()
@@ -51,8 +53,11 @@ def standing(logits_NV: torch.Tensor, tokens_W: Sequence[int]) -> np.ndarray:
 
 
 @torch.no_grad()
-def embedded(loaded: Loaded, words: Sequence[str]) -> torch.Tensor:
-    """Return the mean input embedding (W, D) of the tokens of ' word'."""
+def embedded(loaded: Loaded, prompts: Sequence[Tokens]) -> torch.Tensor:
+    """Return the mean input embedding (P, D) of each target's tokens, without the blanks that it begins with.
+
+    As they stand after the prompt: a word alone may begin with a token that it has nowhere else (Llama 2, Mistral).
+    """
     table = loaded.model.get_input_embeddings()
-    ids = [loaded.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-    return torch.stack([table(torch.tensor(row, device=loaded.device)).float().mean(0) for row in ids])
+    ids = [tokens.ids[tokens.target[first_answering(loaded, tokens) :]] for tokens in prompts]
+    return torch.stack([table(torch.as_tensor(row, device=loaded.device)).float().mean(0) for row in ids])

@@ -113,6 +113,31 @@ def longest(loaded: Loaded) -> int:
     return min(limits, default=1 << 30)
 
 
+def first_answering(loaded: Loaded, tokens: Tokens) -> int:
+    """Return which of the target's tokens is the first that is not white space (0 where all are).
+
+    Where numbers are cut into digits, ' 18' begins with a token that is a blank: it tells no answer from another.
+    """
+    texts = [loaded.tokenizer.decode([int(token)]) for token in tokens.ids[tokens.target]]
+    return next((number for number, text in enumerate(texts) if text.strip()), 0)
+
+
+def beginning(loaded: Loaded, tokens: Tokens) -> tuple[int, ...]:
+    """Return the ids of the target up to its first token that is not white space: what tells it from other answers."""
+    return tuple(tokens.ids[tokens.target[: first_answering(loaded, tokens) + 1]].tolist())
+
+
+def starts_as(tokens: Tokens, best: np.ndarray, begun: tuple[int, ...]) -> bool | None:
+    """Tell whether what is predicted begins as an answer does.
+
+    best: the argmax at each token of the prompt's own target; begun: `beginning` of the answer. None: the answer begins
+    with blanks that the prompt's own target lacks, so that what follows them was not asked.
+    """
+    *blanks, token = begun
+    read = tokens.ids[tokens.target[:-1]][: len(blanks)].tolist()  # the target's last token is read by nothing
+    return bool(best[len(blanks)] == token) if read == blanks else None
+
+
 def token_name(loaded: Loaded, index: int) -> str:
     """Return a token as it is read, on one line: white space and control characters visible.
 

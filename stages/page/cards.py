@@ -38,7 +38,8 @@ def cards(slot: Slot, families: dict[str, Family]) -> dict[str, dict[str, Any]]:
     shown = {}
     for (layer, _, name), own in scored.groupby(["layer", "head", "name"], sort=True):
         tables = [
-            _scores(own, families), _relations(own), causal.get(name), _sets(name, sets, effects), paths.get(name),
+            _scores(own, families, slot), _relations(own), causal.get(name), _sets(name, sets, effects),
+            paths.get(name),
         ]  # fmt: skip
         examples = _examples(slot, name, own, families)
         says = [_where(layers.get(layer)), _gate(slot, name), "" if examples else _unseen(slot, own)]
@@ -96,7 +97,7 @@ def _gate(slot: Slot, name: str) -> str:
     )
 
 
-def _scores(own: pd.DataFrame, families: dict[str, Family]) -> dict[str, Any]:
+def _scores(own: pd.DataFrame, families: dict[str, Family], slot: Slot) -> dict[str, Any]:
     kept = own[~own["family"].str.startswith(PREFIX)].set_index("family")
     body = []
     for name in [name for name in families if name in kept.index]:
@@ -105,7 +106,7 @@ def _scores(own: pd.DataFrame, families: dict[str, Family]) -> dict[str, Any]:
             continue
         body.append([
             name, "yes" if row["member"] == 1 else "no", number(row["score"]), interval(row["low"], row["high"]) or "–",
-            number(row["score_null"]), number(row["baseline"]), f"{families[name].threshold:g}",
+            number(row["score_null"]), number(row["baseline"]), f"{rows.threshold(slot, families[name]):g}",
             "–" if pd.isna(row["rank"]) else str(int(row["rank"])), p_value(row["q"]),
         ])  # fmt: skip
     columns = ["family", "member", "score", "95 % interval", "null", "best offset", "member at", "rank", "q"]

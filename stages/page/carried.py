@@ -122,8 +122,12 @@ def endings(solved: pd.DataFrame) -> str:
 
 
 def _apart(regular: pd.Series, irregular: pd.Series) -> str:
-    side = beyond(regular["low"], regular["high"], irregular["high"])
-    return "" if side > 0 else " (not told apart: the intervals overlap)"
+    if pd.isna([regular["low"], irregular["low"]]).any():
+        return " (too few words for an interval: not told apart)"
+    if beyond(regular["low"], regular["high"], irregular["high"]) > 0:
+        return ""
+    worse = beyond(regular["low"], regular["high"], irregular["low"]) < 0
+    return " (worse)" if worse else " (not told apart: the intervals overlap)"
 
 
 def at_equal_tokens(rows: pd.DataFrame, without: list[str]) -> str:

@@ -56,7 +56,7 @@ COLUMNS = {
     "streaming": "sinks positions length loss change low high passages tokens",
     "sinks": "part input layer head measure threshold value low high prompts note",
     "probes": "kind target layer value low high majority shuffled guess tokens blocks spread outliers note",
-    "orders": "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low "
+    "orders": "ordering category context vector accuracy low high rival rival_low rival_high lead lead_low "
     "lead_high guess learned learned_low learned_high trials clusters heads controls control_accuracy p p_floor "
     "overlap matching note",
     "images": "layer kind tokens norm ratio low high attention attention_low attention_high attention_null most images "

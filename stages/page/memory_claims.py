@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stages.page.memory_read import FEW
 from stages.page.sentences import interval, number
+from stages.statistics.memory import EXACT
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,22 @@ def rows_of(listed: list[Claim | str], cells: Callable[..., pd.DataFrame]) -> tu
 
 
 def verdict(claim: Claim, row: Any) -> str:
-    """Say whether a claim holds: the number, as printed, and all of its interval where there is one."""
+    """Say whether a claim holds: the number, as printed, and all of its interval where there is one.
+
+    Nothing holds of too few subjects, nor without an interval where there could be one.
+    """
     sign = 1 if claim.above else -1
     value, low, high = (round(float(row[name]), claim.digits) for name in ("value", "low", "high"))
     end = low if claim.above else high
     holds = sign * (value - claim.bar) > 0 or (value == claim.bar and claim.bar != 0)
     if not holds:
         return "does not hold"
-    if np.isnan(end):
+    if claim.where["measure"] in EXACT:
         return "holds"
+    if row["clusters"] < FEW or "fewer than" in str(row["note"]):
+        return "too few for a claim"
+    if np.isnan(end):
+        return "holds" if "ratio" in claim.where else "too few for a claim"
     clear = sign * (end - claim.bar) > 0 or (end == claim.bar and claim.bar != 0)
     return "holds" if clear else "holds; the interval goes beyond the bar"
 

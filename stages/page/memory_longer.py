@@ -130,10 +130,10 @@ def _noised(read: Read) -> str:
     most = rest.loc[rest["value"].idxmax()]
     others = f" (of all other layers', at most {number(most['value'])}, layer {most['layer']:.0f})" if len(rest) else ""
     return (
-        f"Under noise on the name's embeddings {shown(noise)} of {noise['trials']:.0f} facts that are right otherwise "
-        f"stay right; with the intact MLP output of layer {read.layer} put back at the name's last token, "
-        f"{shown(mlp)}{others}; with the intact attention output of layer {read.attention} at the prompt's last token, "
-        f"{shown(attention)}. Both layers were chosen on split a, without noise."
+        f"Under noise on the name's embeddings {shown(noise)} of {noise['trials']:.0f} facts{read.together()} that are "
+        f"right otherwise stay right; with the intact MLP output of layer {read.layer} put back at the name's last "
+        f"token, {shown(mlp)}{others}; with the intact attention output of layer {read.attention} at the prompt's "
+        f"last token, {shown(attention)}. Both layers were chosen on split a, without noise."
     )
 
 

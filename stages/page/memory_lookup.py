@@ -27,8 +27,8 @@ def _looked_up(read: Read) -> str:
     others, gave = kept[kept["layer"] != read.layer], read.cells(what="interchange", measure="donor", **same)
     gave = gave[gave["layer"] != read.layer]
     said = (
-        f"The intact model answers {shown(intact)} of {int(intact['trials'])} known facts right. With another "
-        f"subject's MLP output of layer {read.layer} put in at the subject, it gives that subject's answer in "
+        f"The intact model answers {shown(intact)} of {int(intact['trials'])} known facts{read.together()} right. With "
+        f"another subject's MLP output of layer {read.layer} put in at the subject, it gives that subject's answer in "
         f"{shown(donor)}{subjects(donor)}"
     )
     if len(others):
@@ -50,7 +50,7 @@ def _looked_up(read: Read) -> str:
 
 def _word(read: Read) -> str:
     """Say what the same ablation does where nothing has to be known."""
-    parts, harmed, fewest = [], [], FEW
+    parts, harmed, unsure, fewest = [], [], [], FEW
     for condition, what in (("copy", "copying a word"), ("capitalize", "capitalising one")):
         intact = read.cell(part="lookup", what="intact", condition=condition, measure="own")
         left = read.cell(part="lookup", what="mean", condition=condition, measure="own", layer=read.layer)
@@ -62,10 +62,13 @@ def _word(read: Read) -> str:
                 + (f" (any other layer's: at least {number(least)})" if pd.notna(least) else "")
             )
             harmed += [what.split()[0]] * bool(left["high"] < 1)
+            unsure += [what.split()[0]] * bool(pd.isna(left["high"]))
             fewest = min(fewest, int(left["clusters"]))
     if not parts:
         return ""
     side = f"so more than knowledge is lost, {listed(harmed)} as well" if harmed else "they can do without it"
+    if unsure and not harmed:
+        side = f"whether {listed(unsure)} can do without it is not told"
     few = f" ({fewest} words, too few for a claim)" if fewest < FEW else ""
     same = "The same ablation where nothing has to be known, on words that are right otherwise"
     return f"{same}: {'; '.join(parts)}: {side}{few}."
@@ -89,7 +92,7 @@ def _elsewhere(read: Read) -> str:
 def _units(read: Read) -> str:
     """Say how high the answer stands in what active units write, beside its controls."""
     cells = [
-        read.cell(part="lookup", what="promoted", measure=measure)
+        read.cell(part="lookup", what="promoted", condition=read.relation, measure=measure)
         for measure in ("units", "units_shuffled", "embedding", "embedding_shuffled")
     ]
     if any(cell is None for cell in cells):

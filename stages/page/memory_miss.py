@@ -52,19 +52,17 @@ def _missed(read: Read) -> str:
     known, invented = agreed["known"], agreed["invented"]
     if known is not None and invented is not None:
         less = read.cell(part="miss", what="shown", condition="gap", measure="agreement")
-        apart = less is not None and less["low"] > 0 and min(known["clusters"], invented["clusters"]) >= FEW
         said += (
             f" After two different sets of demonstrations the answers agree in {shown(known)} for known and in "
             f"{shown(invented)} for invented subjects{subjects(invented)}, a difference of {shown(less, 2, True)}"
-            f"{': answers about known subjects agree more often' if apart else ': not told apart'}."
+            f"{_agreeing(less, known, invented, 'known subjects', 'invented ones')}."
         )
     real, made = agreed["matched_real"], agreed["matched_invented"]
     less = read.cell(part="miss", what="shown", condition="gap_matched", measure="agreement")
     if real is not None and made is not None and less is not None:
-        apart = less["low"] > 0 and min(real["clusters"], made["clusters"]) >= FEW
         said += (
             f" Real and invented ones of as many tokens: {shown(real)} and {shown(made)}{subjects(made)}, a difference "
-            f"of {shown(less, 2, True)}{': the same holds' if apart else ': not told apart'}."
+            f"of {shown(less, 2, True)}{_agreeing(less, real, made, 'real ones', 'invented ones')}."
         )
     objects = {
         what: read.cell(part="miss", what=what, condition="invented", measure="object") for what in ("main", "shown")
@@ -75,6 +73,13 @@ def _missed(read: Read) -> str:
             f"without demonstrations and in {shown(objects['shown'])} after them."
         )
     return said
+
+
+def _agreeing(less: Any, real: Any, made: Any, more: str, fewer: str) -> str:
+    """Say about which of two classes answers agree more often; less: the difference of both."""
+    few = min(real["clusters"], made["clusters"]) < FEW or less is None or pd.isna(less["low"])
+    side = 0 if few else beyond(less["low"], less["high"])
+    return f": answers about {more if side > 0 else fewer} agree more often" if side else ": not told apart"
 
 
 def _side(gap: Any, more: str = "") -> str:

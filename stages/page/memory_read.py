@@ -5,12 +5,24 @@ from typing import Any
 import pandas as pd
 
 from stages.page.sentences import interval, number
+from stages.statistics.memory import ALL
 
 FEW = 20  # subjects that a claim rests on, at least
 MEASURES = {
     "efficacy": "recalled", "paraphrase": "in other words", "neighbours": "known subjects still right",
     "hijacked": "other invented names that get the object", "text_loss": "text loss, nats", "text_kl": "text KL, nats",
 }  # fmt: skip
+
+
+def relations(rows: pd.DataFrame) -> list[str]:
+    """Return the relations whose known facts were looked up, `ALL` first where there are several."""
+    asked = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["condition"]
+    return sorted(set(asked), key=lambda name: (name != ALL, name))
+
+
+def relation_of(rows: pd.DataFrame) -> str:
+    """Return the condition that known facts stand under: all relations together where there are several."""
+    return next(iter(relations(rows)), "")
 
 
 class Read:
@@ -25,8 +37,14 @@ class Read:
         chosen = rows[rows["part"] == "chosen"].set_index("measure")["value"]
         if "mlp" not in chosen.index:
             return None
-        relation = rows[(rows["part"] == "lookup") & (rows["what"] == "interchange")]["condition"]
-        return cls(rows, relation.iloc[0] if len(relation) else "", int(chosen["mlp"]), int(chosen["attention"]))
+        return cls(rows, relation_of(rows), int(chosen["mlp"]), int(chosen["attention"]))
+
+    def together(self) -> str:
+        """Name the relation where there are several, or say how many are taken together; '' where there is one."""
+        known = relations(self.rows)
+        if len(known) < 2:
+            return ""
+        return f" (of {len(known) - 1} relations)" if self.relation == ALL else f" of {self.relation}"
 
     def cells(self, **where: Any) -> pd.DataFrame:
         """Return the rows with these values."""

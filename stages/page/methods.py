@@ -7,6 +7,7 @@ from stages.page.head_maps import PREFIX
 from stages.page.inputs import COLUMNS, Slot
 from stages.page.inputs import COUNTING as COUNTED
 from stages.page.page import Note, Section, Table
+from stages.page.rows import threshold
 from stages.page.sentences import STATISTICS, TASKS
 from stages.store.paths import COUNTING, SOURCES
 
@@ -53,7 +54,7 @@ READING = (
     "A score is not a verdict. Its null is the mass that the same queries give an average other visible key (where the "
     "score counts queries with more than half of it on the target: how many give another key that much); for "
     "families that a fixed offset could fake, the baseline is the best fixed offset's accuracy. Intervals of scores "
-    "are 95 % intervals over prompts, prompts that share text kept together, as those of effects, below. A head is "
+    "are 95 % intervals over prompts, those of one cluster (below) kept together, as those of effects are. A head is "
     "a member when its score reaches the threshold, the one-sided sign-flip test of score minus null has q < {alpha:g} "
     "(Benjamini-Hochberg over the heads of a family), the score exceeds the null by at least {margin:g} (for indirect "
     "effects the null is 0 and the threshold is enough), and, where there is a baseline, the lower bound exceeds it "
@@ -87,9 +88,12 @@ READING = (
     "z), summed over positions, for all heads in one backward pass. They are estimates; the agreement with heads that "
     "were silenced one by one, over a random sample and those that the page names, is given as it is.",
     "Every choice (the top heads, the best head under a map, a layer, a strength) is made on one half of the prompts "
-    "and reported on the other. No prompt is in both halves, nor are prompts that share text; only a zero-shot prompt "
-    "of in-context functions is a bare question, so that where two functions ask about one word, its text can stand in "
-    "both halves, with another answer in each. Layers, heads and tokens count from 0: L5H1 is head 1 of layer 5.",
+    "and reported on the other. Prompts of one cluster (a passage, a fact, a set of demonstrations, a sentence) stay "
+    "in one half. That does not keep all text apart: passages of one length share none, but short and long ones are "
+    "cut from the same text and split by themselves, so that a short one of one half can lie in a long one of the "
+    "other; sentences around needles come from one text for both halves; and where two in-context functions ask about "
+    "one word, that bare question can stand in both, with another answer in each. Layers, heads and tokens count from "
+    "0: L5H1 is head 1 of layer 5.",
 )
 
 
@@ -97,8 +101,7 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
     """Return the sections that stand once, after all slots."""
     reading = [Note(text.format(alpha=alpha, margin=margin)) for text in READING]
     table = [
-        [f.name, f.relation_text, f.task, STATISTICS[f.statistic],
-         f"{f.threshold:g}" + (" (our convention)" if f.convention else ""), f.source]
+        [f.name, f.relation_text, f.task, STATISTICS[f.statistic], _member_at(slots, f), f.source]
         for f in families.values() if not f.name.startswith(PREFIX)
     ]  # fmt: skip
     if grammatical := [f for f in families.values() if f.name.startswith(PREFIX)]:
@@ -120,6 +123,14 @@ def sections(slots: list[Slot], families: dict[str, Family], alpha: float, margi
             Table(["file", "what it holds", "columns"], files),
         ]),
     ]  # fmt: skip
+
+
+def _member_at(slots: list[Slot], family: Family) -> str:
+    """Write the threshold in force, and the built-in one where params set another."""
+    used = sorted({threshold(slot, family) for slot in slots}) or [family.threshold]
+    if used == [family.threshold]:
+        return f"{family.threshold:g}" + (" (our convention)" if family.convention else "")
+    return f"{' or '.join(f'{value:g}' for value in used)} (set in params; {family.threshold:g} without)"
 
 
 def prompts(sources: pd.DataFrame) -> list[Section]:

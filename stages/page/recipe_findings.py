@@ -3,7 +3,6 @@
 Rows are those of `statistics.findings.bounded`: low and high are one or the other, as `ranged` says.
 """
 
-from collections.abc import Mapping, Set
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from stages.page.recipe_design import learned
 from stages.page.sentences import beyond, capital, interval, number
 from stages.recipes.settings import Recipe
-from stages.statistics.onset import RISES
+from stages.statistics.findings import ORDERED
 
 PICTURED = (
     "Where each head looks in one held-out sequence, at the last checkpoint, seed {seed} of {arm}: the run that ended "
@@ -61,8 +60,6 @@ MEASURES = {  # measure: (what it is called, what the axis says)
     "any_number": ("answers that are a stored number", "unseen names: whole number is any stored one, share"),
     "unseen_digits": ("digits right for unseen names", "unseen names: digits of their own number, never shown"),
 }
-ORDERED = 6  # runs from which on an order is claimed: all of one sign have p < 0.05 (sign test), and 5 do not
-ORDERS = ("after", "onset later", "solved later")  # findings that are about an order
 TOLD = 0.01  # a last value nearer to a level is not told apart from it: intervals of shares at 0 or 1 have no width
 
 
@@ -99,28 +96,6 @@ def jumps(whole: pd.DataFrame, measure: str, arms: list[str], first: tuple[float
         else:
             text += f" Not told apart from the steepest change of {other}."
     return text
-
-
-def flat(findings: pd.DataFrame, falls: Set[str], spans: Mapping[str, float]) -> set[tuple[str, str]]:
-    """Return arm and measure where a run does not jump: its onset is noise, and so is a mean that it is part of."""
-    rows = findings[(findings["finding"] == "rise") & findings["seed"].notna()]
-    return {
-        (row.arm, row.measure)
-        for row in rows.itertuples()
-        if row.value * (-1 if row.measure in falls else 1) < RISES * spans[row.measure]
-    }
-
-
-def placed(whole: pd.DataFrame, flat: Set[tuple[str, str]], seeds: int) -> pd.DataFrame:
-    """Return findings without the onsets of what does not jump in every run, and without orders of too few runs."""
-
-    def kept(row: Any) -> bool:
-        ends = {(row.arm, row.measure)}
-        if row.finding in ORDERS:
-            ends.add((row.arm, row.versus) if row.finding == "after" else (row.versus, row.measure))
-        return row.finding not in ("onset", *ORDERS) or not (ends & flat or (row.finding in ORDERS and seeds < ORDERED))
-
-    return whole[[kept(row) for row in whole.itertuples()]]
 
 
 def order(whole: pd.DataFrame, arm: str, seeds: int) -> str:

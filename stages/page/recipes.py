@@ -22,7 +22,7 @@ from stages.recipes.graded import Graded
 from stages.recipes.lesson import Lesson, create
 from stages.recipes.settings import Measuring, Recipe, Revisions, digest
 from stages.recipes.states import States
-from stages.statistics.findings import bounded, guessed, spans, supported
+from stages.statistics.findings import guessed, told
 from stages.statistics.onset import RISES, earliest
 from stages.store import paths
 from stages.store.errors import UserError
@@ -138,11 +138,7 @@ def _findings(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     curve = _curve(results.folder)
     lessons = {arm: create(recipe.task, recipe, recipe.arm(arm).arguments) for arm in recipe.ordered}
     chance = guessed({arm: lesson.chance(recipe.study.sequences) for arm, lesson in lessons.items()})
-    falls = lessons[recipe.main].falls
-    whole = pd.concat([bounded(findings, falls), *([chance] if len(chance) else [])], ignore_index=True)
-    ranges = spans(curve, falls)
-    whole = supported(whole, falls, ranges, results.runs, results.spacing)
-    return findings, recipe_findings.placed(whole, recipe_findings.flat(findings, falls, ranges), results.runs)
+    return findings, told(findings, curve, chance, lessons[recipe.main].falls, results.runs, results.spacing)
 
 
 def _compared(results: Results) -> list[str]:
@@ -200,8 +196,8 @@ def _blocks(results: Results) -> list:
     ) + (
         f"Thin lines: seeds; the band: the {stretch} the steepest change of the first variant, "
         f"at its mean onset; the bar above: {recipe_design.bounds(results.runs)} of the onset; neither where the "
-        f"change is not clear of 0, is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the largest "
-        "mean loss for nats) in any run, or ends at chance."
+        f"change is not clear of 0, is less than {100 * RISES:.0f} % of the measure's range (1 for shares; the "
+        "variant's largest mean loss for nats) in any run, or ends at chance."
     )
     caption += "" if isinstance(lesson, Graded) else BEST
     curves = [Figure(lead, SHORT if cards else caption, path, "cards", legend)] if lead else []

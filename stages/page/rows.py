@@ -148,6 +148,12 @@ def asked(families: Mapping[str, Family]) -> dict[str, Family]:
     return sets
 
 
+def threshold(slot: Any, family: Family) -> float:
+    """Return the threshold of membership that was in force for a slot; the built-in one where none is known."""
+    known = slot.reliability.set_index("family")["threshold"].dropna()
+    return float(known.get(family.name, family.threshold))
+
+
 def control_sets(effects: pd.DataFrame, claims: pd.DataFrame, kind: str = "") -> pd.DataFrame:
     """Return the control sets of claims, one row each: family, task, measure, condition, change, harm, heads, draw.
 

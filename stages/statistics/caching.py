@@ -115,7 +115,7 @@ def table(raw: pd.DataFrame) -> pd.DataFrame:
     draws_close: random sets whose mean is within CLOSE of the full cache's; draws_worse: those that lose more than
     this row's.
     """
-    rows, raw = [], pd.concat([raw, _told_apart(raw)], ignore_index=True)
+    rows, raw = [], pd.concat([raw, _told_apart(raw)], ignore_index=True).astype({"value": float})  # ties stay ties
     for (task, measure), of_task in raw.groupby(["task", "measure"], sort=False):
         full_P = of_task[of_task.method == "full"].set_index("prompt").value
         sign = -1 if measure == "loss" else 1

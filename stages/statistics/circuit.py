@@ -23,6 +23,7 @@ from stages.statistics.ranks import rank_p, score_with_effect
 
 LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of, beside single feeders
 CARRIED = 0.05  # attention that corrupted keys must lose, at least: less is no effect to share out
+PROMPTS = 20  # prompts that a claim rests on, at least
 COLUMNS = (
     "target place purpose direction source kind layer head feeder previous composition copying intact value effect low "
     "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p "
@@ -132,7 +133,10 @@ def _of_target(rows: pd.DataFrame, weights: pd.DataFrame, previous: Mapping, rng
             beside = [r for r in made if r["purpose"] == "control" and r["direction"] == row["direction"]]
             effects_D = [r["effect"] for r in beside]
             row["controls"], row["control_largest"] = len(beside), max(effects_D, default=np.nan)
-            row["p"], row["p_floor"] = rank_p(row["effect"], effects_D)
+            if row["trials"] >= PROMPTS:
+                row["p"], row["p_floor"] = rank_p(row["effect"], effects_D)
+            else:
+                row["note"] = "; ".join(filter(None, [f"{row['trials']} prompts: fewer than {PROMPTS}", row["note"]]))
             pool = Pool((), kinds, {})
             levels = [alike(feeding, [head_of(s) for s in r["source"].split()], pool) for r in beside]
             row["matching"] = alike_in_all(levels) if levels else NONE

@@ -71,6 +71,8 @@ class Cell:
         if measure not in SHARES:
             return ""
         chance = self.task.chance.get(measure, 0.0)
+        if self.task.chance_in:  # a mean over prompts, as the value is
+            chance = float(read[self.task.parts].map(self.task.chance_in).astype(float).mean())
         low, _ = interval(read.intact, read.cluster, share=True)
         if chance and (value <= chance or low <= chance):
             return f"not measurable: the intact model's {measure}, {value:.2f}, is not above chance, {chance:.2f}"
@@ -91,7 +93,7 @@ def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> 
     ordered: list[tuple[tuple, dict]] = []  # by place in the plan, a family before its controls, by task
     for raw in raws:
         names = {name: "category" for name in raw if name not in ("value", "intact")}  # of few values: much faster
-        raw = raw.assign(change=raw.value - raw.intact).astype(names)
+        raw = changed(raw).astype(names)
         intact = raw[raw.purpose == "none"].drop_duplicates(["task", "prompt", "measure"])
         rows = (_intact_row(cell, measure) for cell in cells(intact, limit) for measure in cell.measures)
         ordered += [((-1, False, row["task"]), row) for row in rows]
@@ -115,6 +117,12 @@ def table(raws: Iterable[pd.DataFrame], plan: pd.DataFrame, vocabulary: int) -> 
     whole = {name: "Int64" for name in ("members", "controls")}  # numbers that rows may lack
     p = frame.p.where(claim).astype(float)
     return frame.assign(q=p.groupby(frame.kind).transform(adjusted)).astype(whole)
+
+
+def changed(raw: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of EFFECTS with `change`, in float64: float32 means differ by how they are taken, and so do ties."""
+    raw = raw.astype({"value": float, "intact": float})
+    return raw.assign(change=raw.value - raw.intact)
 
 
 def _family_rows(family: pd.DataFrame, controls: pd.DataFrame, planned: pd.DataFrame, limit: float) -> list[dict]:

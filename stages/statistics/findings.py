@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stages.statistics.intervals import FEWEST
-from stages.statistics.onset import SEEDS, Located, rises
+from stages.statistics.onset import RISES, SEEDS, Located, rises
 
 
 class Lesson(Protocol):
@@ -24,6 +24,9 @@ class Lesson(Protocol):
 
 
 FINDINGS = ["finding", "arm", "measure", "versus", "seed", "value", "low", "high"]
+ORDERS = ("after", "onset later", "solved later")  # findings that are about an order
+ORDERED = 6  # runs from which on an order is claimed: all of one sign have p < 0.05 (sign test), and 5 do not
+Spans = Mapping[tuple[str, str], float]  # range by arm and measure
 
 
 def best(rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,11 +144,15 @@ def compared(located: dict[str, dict[str, Located]], lessons: Mapping[str, Lesso
                         yield f"{finding} beyond", first, measure, arm, "", value, *bounds
 
 
-def spans(curve: pd.DataFrame, falls: Set[str]) -> dict[str, float]:
-    """Return the range of every measure of curve.csv: 1 for shares, the largest mean loss for what is in nats."""
+def spans(curve: pd.DataFrame, falls: Set[str]) -> dict[tuple[str, str], float]:
+    """Return the range of every arm's measures of curve.csv: 1 for shares, its largest mean loss for what is in nats.
+
+    Of each arm alone: that another one's loss leaps up says nothing of this one's fall.
+    """
     losses = curve[(curve["best"] == 1) & curve["measure"].isin([measure for measure in falls if "loss" in measure])]
-    nats = float(losses.groupby(["arm", "step", "measure"])["value"].mean().max()) if len(losses) else 1.0
-    return {measure: nats if measure in falls else 1.0 for measure in set(curve["measure"])}
+    nats = losses.groupby(["arm", "step", "measure"])["value"].mean().groupby("arm").max().to_dict()
+    found = curve[["arm", "measure"]].drop_duplicates().itertuples(index=False)
+    return {(arm, measure): float(nats.get(arm, 1.0)) if measure in falls else 1.0 for arm, measure in found}
 
 
 def guessed(chance: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
@@ -182,16 +189,14 @@ def bounded(findings: pd.DataFrame, falls: Set[str]) -> pd.DataFrame:
     return whole.assign(**pd.DataFrame(bounds, whole.index, ["ranged", "low", "high"]))
 
 
-def supported(
-    whole: pd.DataFrame, falls: Set[str], spans: Mapping[str, float], seeds: int, spacing: float = 0
-) -> pd.DataFrame:
+def supported(whole: pd.DataFrame, falls: Set[str], spans: Spans, seeds: int, spacing: float = 0) -> pd.DataFrame:
     """Return the rows of findings.csv, without those per seed, that a sentence may be made of.
 
-    Dropped are onsets of what does not rise (`onset.rises`, `spans`: range by measure) or ends at chance (`level` by
-    the means `chance`); orders of onsets, and arms ahead of others, where one of the two has no onset or there are
-    fewer than SEEDS seeds; differences between arms whose chance differs, since they are not of the same thing. The
-    difference of two onsets is not known better than `spacing`, the steps between checkpoints: its low and high are
-    farther apart by as much on both sides.
+    Dropped are onsets of what does not rise (`onset.rises`, `spans`: range by arm and measure) or ends at chance
+    (`level` by the means `chance`); orders of onsets, and arms ahead of others, where one of the two has no onset or
+    there are fewer than SEEDS seeds; differences between arms whose chance differs, since they are not of the same
+    thing. The difference of two onsets is not known better than `spacing`, the steps between checkpoints: its low and
+    high are farther apart by as much on both sides.
     """
     keyed = whole[whole["versus"].fillna("") == ""].set_index(["finding", "arm", "measure"])[["value", "low", "high"]]
     chance = whole[(whole["finding"] == "level") & (whole["versus"] == "chance")]
@@ -199,7 +204,7 @@ def supported(
 
     def learned(arm: str, measure: str) -> bool:
         if ("rise", arm, measure) not in keyed.index or not rises(
-            *keyed.loc[("rise", arm, measure)], measure in falls, spans[measure]
+            *keyed.loc[("rise", arm, measure)], measure in falls, spans[arm, measure]
         ):
             return False
         final, guess = keyed.loc[("final", arm, measure)], chance.get((arm, measure), np.nan)
@@ -226,6 +231,41 @@ def supported(
     return rows.assign(low=rows["low"] - margin, high=rows["high"] + margin)
 
 
+def flat(findings: pd.DataFrame, falls: Set[str], spans: Spans) -> set[tuple[str, str]]:
+    """Return arm and measure where a run does not jump: its onset is noise, and so is a mean that it is part of."""
+    rows = findings[(findings["finding"] == "rise") & findings["seed"].notna()]
+    return {
+        (row.arm, row.measure)
+        for row in rows.itertuples()
+        if row.value * (-1 if row.measure in falls else 1) < RISES * spans[row.arm, row.measure]
+    }
+
+
+def placed(whole: pd.DataFrame, flat: Set[tuple[str, str]], seeds: int) -> pd.DataFrame:
+    """Return findings without the onsets of what does not jump in every run, and without orders of too few runs."""
+
+    def kept(row) -> bool:
+        ends = {(row.arm, row.measure)}
+        if row.finding in ORDERS:
+            ends.add((row.arm, row.versus) if row.finding == "after" else (row.versus, row.measure))
+        return row.finding not in ("onset", *ORDERS) or not (ends & flat or (row.finding in ORDERS and seeds < ORDERED))
+
+    return whole[[kept(row) for row in whole.itertuples()]]
+
+
+def told(
+    findings: pd.DataFrame, curve: pd.DataFrame, chance: pd.DataFrame, falls: Set[str], seeds: int, spacing: float = 0
+) -> pd.DataFrame:
+    """Return what may be said of findings.csv, in sentences as in metrics: `bounded`, `supported` and `placed`.
+
+    findings: as `bounded` takes them; chance: `guessed`'s.
+    """
+    whole = pd.concat([bounded(findings, falls), *([chance] if len(chance) else [])], ignore_index=True)
+    ranges = spans(curve, falls)
+    whole = supported(whole, falls, ranges, seeds, spacing)
+    return placed(whole, flat(findings, falls, ranges), seeds)
+
+
 def levelled(levels: Mapping[tuple[str, str], float], arm: str) -> Iterator[tuple]:
     """Yield what simpler means (`versus`) reach on the held-out sequences: rows of findings.csv without intervals."""
     for (measure, means), value in levels.items():
@@ -243,7 +283,7 @@ def _bounds(values_R: np.ndarray, unless_never: bool = False) -> tuple[float, fl
 def metrics(whole: pd.DataFrame, seeds: Mapping[str, int]) -> dict[str, float | int]:
     """Return the means over seeds that branches compare: last values; the first arm's onsets and solved step.
 
-    whole: findings as `supported` leaves them, so that what does not rise has no onset here.
+    whole: findings as `told` leaves them, so that what does not rise in every run has no onset here.
 
     `<measure>` and `<measure>_onset` are the first arm's, `<arm>_<measure>` those of the others; seeds: runs per arm.
     `<means>_<measure>`: what simpler means reach on the same sequences, such as ngram_accuracy.

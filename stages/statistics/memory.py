@@ -12,12 +12,14 @@ import pandas as pd
 
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p
+from stages.tasks.facts.task import CAPITALIZE, COPY
 
 COLUMNS = "part what layer condition measure value low high p p_floor trials clusters note".split()
 PROMPTS = 20  # prompts that a claim rests on, at least
 EXACT = ("second_singular", "reload")  # of one adapter: no sample of anything; in millionths
 MEANS = ("entropy", "text_loss", "text_kl", "subject_kl", *EXACT)  # no shares
 KNOWN, INVENTED = "known", "invented"
+ALL = "all"  # condition of look-ups of known facts of all relations, where there are several
 PAIRS = {"gap": (KNOWN, INVENTED), "gap_matched": ("matched_real", "matched_invented")}  # real, invented
 
 
@@ -30,7 +32,7 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     first = raw[(raw.split == "a") & raw.what.str.endswith("interchange")]
     first = first.assign(what=first.what.str.replace("interchange", "chosen_by"))
-    read = pd.concat([raw[raw.split == "b"], first])
+    read = _together(pd.concat([raw[raw.split == "b"], first]))
     keys = ["part", "what", "layer", "condition", "measure"]
     rows = [
         dict(zip(keys, names, strict=True)) | _mean(of_cell, names[-1])
@@ -45,6 +47,15 @@ def table(raw: pd.DataFrame, chosen: Mapping[str, object]) -> pd.DataFrame:
     rows += [{"part": "chosen", "what": "split_a", "layer": -1, "measure": name, "value": numbers[name]}
              for name in sorted(numbers)]  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _together(read: pd.DataFrame) -> pd.DataFrame:
+    """Add the look-ups of all relations together (condition `ALL`), where there are several."""
+    looked = read[read.part == "lookup"]
+    relations = set(looked[looked.what == "interchange"].condition)
+    if len(relations) < 2:
+        return read
+    return pd.concat([read, looked[~looked.condition.isin((COPY, CAPITALIZE))].assign(condition=ALL)])
 
 
 def _mean(cell: pd.DataFrame, measure: str) -> dict:
@@ -218,10 +229,10 @@ def metrics(table: pd.DataFrame) -> dict:
             cells = cells[cells[name] == wanted]
         return None if cells.empty or pd.isna(cells.value.iloc[0]) else round(float(cells.value.iloc[0]), 5)
 
-    relations = list(table[(table.part == "lookup") & (table.what == "interchange")].condition)
+    relations = set(table[(table.part == "lookup") & (table.what == "interchange")].condition)
     looked = {"layer": None if at is None else int(at)}
     if relations:
-        same = {"part": "lookup", "condition": relations[0]}
+        same = {"part": "lookup", "condition": ALL if ALL in relations else min(relations)}
         looked |= {"accuracy": value(what="intact", measure="own", **same)}
         looked |= {"donor": value(what="interchange", measure="donor", layer=at, **same)}
     edit = {"part": "insert", "what": "edit", "layer": at, "condition": INVENTED}

@@ -2,7 +2,8 @@
 
 The k demonstrations whose states are nearest to the query's vote. Layer and k are those of most agreement with the
 model's answers on split a; everything else is said of split b. Where the vote and the majority of the demonstrations
-agree, agreement says nothing; where they differ, exactly one of the two can be the answer.
+agree, agreement says nothing; where they differ, exactly one of the two can be the answer. Where both labels are as
+likely, the answer is half of each: it is right, and a rule's, by a half.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ def table(
 
     chosen: what split a chose, layer, nearest and agreement: the rows of condition 'chosen'.
     """
+    prompts, attention = _doubles(prompts, "accuracy", "margin"), _doubles(attention)
     read = prompts[prompts.split == "b"]
     rows = []
     kinds: list[tuple[str, str, Sequence[str]]] = [
@@ -71,6 +73,16 @@ def metrics(table: pd.DataFrame) -> dict[str, dict]:
     return {TASK: tree} if tree else {}
 
 
+def _doubles(rows: pd.DataFrame, *also: str) -> pd.DataFrame:
+    """Return rows with what is averaged in float64: means of float32 differ by how they are taken, and so do ties."""
+    return rows.astype({name: float for name in ("attention_like", "attention_unlike", *also)})
+
+
+def _agreement(right: pd.Series, rule: pd.Series) -> pd.Series:
+    """Return how far answers, right by 0, 1/2 or 1, are the rule's, which is right or not."""
+    return right.where(rule.astype(bool), 1 - right)
+
+
 def _of_condition(read: pd.DataFrame, attention: pd.DataFrame, condition: str, language: str) -> list[dict]:
     if read.empty:
         return []
@@ -78,31 +90,20 @@ def _of_condition(read: pd.DataFrame, attention: pd.DataFrame, condition: str, l
     conflict, apart = read[~read.majority_right], read[read.shared_like == 0]
     differ = read[read.nearest_right != read.majority_right]
     alone = differ[differ.shared_like == 0]
-    chosen = read.accuracy == 1
-    pairs = read.assign(right=chosen, base=read.prompt.str.partition("#")[0]).pivot(
-        index="base", columns="role", values="right"
-    )
+    pairs = read.assign(base=read.prompt.str.partition("#")[0]).pivot(index="base", columns="role", values="accuracy")
     cluster_of = read.assign(base=read.prompt.str.partition("#")[0]).groupby("base").cluster.first()
     measured = [
         ("accuracy", read.accuracy, read.cluster),
         ("accuracy_against_majority", conflict.accuracy, conflict.cluster),
         ("accuracy_with_majority", read[read.majority_right].accuracy, read[read.majority_right].cluster),
         ("accuracy_no_shared_token", apart.accuracy, apart.cluster),
-        ("answers_majority", (chosen == read.majority_right).astype(float), read.cluster),
-        ("answers_last", (chosen == read.last_right).astype(float), read.cluster),
-        ("answers_first_label", (chosen == read.first_label_right).astype(float), read.cluster),
+        ("answers_majority", _agreement(read.accuracy, read.majority_right), read.cluster),
+        ("answers_last", _agreement(read.accuracy, read.last_right), read.cluster),
+        ("answers_first_label", _agreement(read.accuracy, read.first_label_right), read.cluster),
         ("nearest_accuracy", read.nearest_right.astype(float), read.cluster),
-        ("nearest_agreement", (chosen == read.nearest_right).astype(float), read.cluster),
-        (
-            AGREEMENT,
-            ((differ.accuracy == 1) == differ.nearest_right).astype(float),
-            differ.cluster,
-        ),
-        (
-            f"{AGREEMENT}_no_shared_token",
-            ((alone.accuracy == 1) == alone.nearest_right).astype(float),
-            alone.cluster,
-        ),
+        ("nearest_agreement", _agreement(read.accuracy, read.nearest_right), read.cluster),
+        (AGREEMENT, _agreement(differ.accuracy, differ.nearest_right), differ.cluster),
+        (f"{AGREEMENT}_no_shared_token", _agreement(alone.accuracy, alone.nearest_right), alone.cluster),
         ("shared_like", read.shared_like, read.cluster),
         ("shared_unlike", read.shared_unlike, read.cluster),
         ("attention_like", read.attention_like, read.cluster),
@@ -110,7 +111,7 @@ def _of_condition(read: pd.DataFrame, attention: pd.DataFrame, condition: str, l
     ]
     if {"given", "swapped"} <= set(pairs):  # with the labels swapped, the other label: both right or both wrong
         both = pairs.dropna()
-        swaps = (both.given == both.swapped).astype(float)
+        swaps = both.given * both.swapped + (1 - both.given) * (1 - both.swapped)
         measured.append(("swaps_with_labels", swaps, cluster_of.reindex(both.index)))
     rows = [same | _row(measure, values, clusters, share=True) for measure, values, clusters in measured]
     rows += [same | row for row in _attention(read, attention)]
@@ -159,6 +160,7 @@ def _silenced(rows: pd.DataFrame, read: pd.DataFrame) -> list[dict]:
     if rows.empty:
         return []
     result = []
+    rows = rows.astype({"value": float, "intact": float})
     rows = rows.assign(change=rows.value - rows.intact)
     right = rows[rows.measure == "accuracy"]
     said = read.reindex(right.prompt)[["majority_right", "nearest_right"]].astype(bool).to_numpy()
@@ -167,7 +169,7 @@ def _silenced(rows: pd.DataFrame, read: pd.DataFrame) -> list[dict]:
     for measure, judged, answer in (("answers_majority", right, "majority"), (AGREEMENT, differ, "nearest")):
         for name, purpose in (("intact", "none"), ("without", "family"), ("controls", "control")):
             of_purpose = judged[judged.purpose == purpose]
-            same = ((of_purpose.value == 1) == of_purpose[answer]).astype(float)
+            same = _agreement(of_purpose.value, of_purpose[answer])
             row = _row(f"{name}_{measure}", same, of_purpose.cluster, share=True)
             if purpose == "control":  # the same prompts again and again: no interval
                 row |= {"low": np.nan, "high": np.nan, "trials": of_purpose.draw.nunique()}

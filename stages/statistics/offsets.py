@@ -78,7 +78,7 @@ SHARES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "minus": lambda x_PD, y_PD: returns(x_PD, y_PD, -1.0),
     "again": lambda x_PD, y_PD: returns(x_PD, y_PD, 1.0),
 }
-FALLS = ("dimensions",)  # smaller where there is one offset
+FALLS = ("dimensions", "again")  # smaller where there is one offset
 
 
 def rows(x_PD: np.ndarray, y_PD: np.ndarray, rng: np.random.Generator) -> list[dict]:

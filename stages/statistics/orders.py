@@ -2,10 +2,9 @@
 
 Right answers and rival ones are counted on the same prompts: `lead` is the difference of the two shares. `guess`: what
 any other word of a stated order, drawn at random, gets. Prompts of one order share nearly all of their text and are one
-cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight; `OTHERS`: those of them that the
-vector was not learned from. The heads of the vector are ranked among control sets written in the same way
-(stages/statistics/steering.py), on the same words; a control set's accuracy is over words, its interval over clusters
-(a prompt's value is its mean over sets).
+cluster. `KNOWN_ALL`: all known orders that were asked, every word the same weight. The heads of the vector are ranked
+among control sets written in the same way (stages/statistics/steering.py), on the same words; a control set's accuracy
+is over words, its interval over clusters (a prompt's value is its mean over sets).
 """
 
 from collections.abc import Mapping
@@ -21,12 +20,11 @@ from stages.tasks.orders.task import ALL as KNOWN_ALL
 from stages.tasks.orders.task import BACKWARDS, CATEGORIES, KNOWN, MADE_UP, NOT_STATED, SHUFFLED, STATED
 
 COLUMNS = (
-    "ordering category context vector source accuracy low high rival rival_low rival_high lead lead_low lead_high "
+    "ordering category context vector accuracy low high rival rival_low rival_high lead lead_low lead_high "
     "guess learned learned_low learned_high trials clusters heads controls control_accuracy p p_floor overlap matching "
     "note"
 ).split()
 VECTORS = ("none", "heads", "control")
-OTHERS = "others"  # known orders that the vector was not learned from
 LEFT_OUT = "not measured: "
 NOT_RUN = "no control set was written: nothing is right under the heads, and no set can do worse"
 
@@ -44,13 +42,8 @@ def table(raw: pd.DataFrame, skipped: Mapping[str, str], length: int) -> pd.Data
             way = told[(told.context == context) & (told.category == category)]
             for vector in VECTORS:
                 cell = way[way.vector == vector]
-                known = cell[cell.ordering != MADE_UP]
-                away = known[(known.source != "") & ~known.source.isin([KNOWN_ALL]) & (known.ordering != known.source)]
-                parts = [
-                    (KNOWN_ALL, known),
-                    (OTHERS, away),
-                    *((name, cell[cell.ordering == name]) for name in (*KNOWN, MADE_UP)),
-                ]
+                each = [(name, cell[cell.ordering == name]) for name in (*KNOWN, MADE_UP)]
+                parts = [(KNOWN_ALL, cell[cell.ordering != MADE_UP]), *each]
                 for name, part in parts:
                     same = {"ordering": name, "category": category, "context": context, "vector": vector}
                     controls = way[(way.vector == "control") & way.prompt.isin(part.prompt)]
@@ -70,7 +63,7 @@ def metrics(orders: pd.DataFrame) -> dict:
     """
     tree: dict = {}
     rivals = {SHUFFLED: "shuffled_known", BACKWARDS: "backwards_next"}
-    for row in orders[orders.ordering.isin([KNOWN_ALL, OTHERS, MADE_UP])].itertuples():
+    for row in orders[orders.ordering.isin([KNOWN_ALL, MADE_UP])].itertuples():
         if row.context == "clean":
             cell = tree.setdefault(str(row.ordering), {})
             cell[str(row.category)] = round(float(row.accuracy), 5)
@@ -98,7 +91,7 @@ def _ranked(runs: pd.DataFrame, controls: pd.DataFrame) -> dict:
 def _row(runs: pd.DataFrame) -> dict:
     same = {"correct": "mean", "rival": "mean", "learned": "mean", "cluster": "first"}
     prompts = runs.groupby("prompt").agg(same)
-    row = {"source": runs.source.iloc[0], "trials": len(prompts), "clusters": prompts.cluster.nunique()}
+    row = {"trials": len(prompts), "clusters": prompts.cluster.nunique()}
     row["heads"] = runs.heads.iloc[0]
     for name, column in (("", "correct"), ("rival", "rival"), ("learned", "learned")):
         values = prompts[column]

@@ -10,13 +10,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
+TIE = 2e-7  # effects this near are equal: what float32 leaves of a difference of two shares, in either set
+
 
 def rank_p(effect: float, controls: Iterable[float]) -> tuple[float, float]:
-    """Return p and its floor; (nan, nan) without controls or where a value is nan. Effects: the larger, the worse."""
+    """Return p and its floor; (nan, nan) without controls or where a value is nan. Effects: the larger, the worse.
+
+    A tie is as harmful. Its tolerance is absolute, as the rounding is of the values whose difference an effect is.
+    """
     controls_D = np.asarray(list(controls), dtype=float)
     if not len(controls_D) or np.isnan(effect) or np.isnan(controls_D).any():
         return np.nan, np.nan
-    as_harmful = int((controls_D >= effect - 1e-12).sum())
+    as_harmful = int((controls_D >= effect - TIE).sum())
     return (1 + as_harmful) / (1 + len(controls_D)), 1 / (1 + len(controls_D))
 
 

@@ -10,7 +10,7 @@ same prompts; only over all conditions, on `effects.PROMPTS` prompts, where the 
 import pandas as pd
 
 from stages.statistics.control import matching_in_all
-from stages.statistics.effects import ALL, PROMPTS, cells
+from stages.statistics.effects import ALL, PROMPTS, cells, changed
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
@@ -26,7 +26,7 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
     change: mean over prompts of silenced minus intact; control_change: the mean of that over control sets; matching:
     how these are matched, in all, or why there are none.
     """
-    raw, levels = raw.assign(change=raw.value - raw.intact), plan.set_index("id").matching
+    raw, levels = changed(raw), plan.set_index("id").matching
     rows = []
     for planned in plan[plan.purpose == "sweep"].itertuples():
         own = raw[raw.intervention == planned.id]

@@ -15,8 +15,7 @@ and `vectors.text.<function>.{intact,share,other,random,p}` (`composed.metrics` 
 letters and in katakana; the share of answers that are the nearest demonstrations' where these differ from the majority;
 attention of induction heads, and of control sets, to labels of like demonstrations minus unlike ones),
 `orders.{known,made_up}.<way>` (`orders.metrics`: the next word of an order that is not_stated, stated, shuffled or
-asked backwards, and rival answers; `orders.vector.{known,others,made_up}_<way>` under the vector of the step, others =
-known orders that it is not from;
+asked backwards, and rival answers; `orders.vector.{known,made_up}_<way>` under the vector of the step;
 `extrapolation.successor.made_up_order` is `orders.made_up.stated`),
 `shifts.<function>.{cosine_embedding,cosine_state,v_on_x,v_on_y,minus_v_on_y}` (`shifts.metrics`: mean cosine of pairs'
 offsets, and shares answered by the pair's other member under the heads in place) and `switch.<family>.<k>.{change,p}`

@@ -30,6 +30,10 @@ BESIDE = {  # longer study: other sections that it hangs on
 }
 
 
+PLAIN = {"valid tuple": "list", "Tuple": "List", "valid dictionary": "section", "Dictionary": "Section",
+         " after validation,": ","}  # fmt: skip
+
+
 def _distinct(values: tuple) -> tuple:
     if len(set(values)) < len(values):
         raise ValueError("each value may stand once")
@@ -403,8 +407,9 @@ def _recipes() -> tuple[Any, Any]:
 
 
 def _kind(content: Any) -> type[Studies]:
-    alone = isinstance(content, dict) and set(content) <= set(Longer.model_fields)
-    return studies() if alone else whole()
+    """Return what a file is to hold by the keys that only a params.yaml has: a misspelt one is told by its own kind."""
+    default = isinstance(content, dict) and set(content) & (set(Params.model_fields) - set(Longer.model_fields))
+    return whole() if default else studies()
 
 
 def _validated(content: Any) -> Studies:
@@ -455,23 +460,25 @@ def _checked(path: Path, content: Any, kind: type[Studies]) -> Any:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(_explain(path, error)) from None
+        raise UserError(_explain(path, error, kind)) from None
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path, error: ValidationError, kind: type[Studies]) -> str:
     # a misspelt key is also a missing one: the key that the user wrote comes first
     first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if not str(part).startswith("["))  # [key], [training], [revisions]
     key = ".".join(map(str, where)) or "the file"
     what = first["msg"].removeprefix("Value error, ")
+    for python, yaml in PLAIN.items():
+        what = what.replace(python, yaml)
     if first["type"] == "extra_forbidden":
-        allowed = sorted(_allowed(first["loc"][:-1]))
+        allowed = sorted(_allowed(first["loc"][:-1], kind))
         near = get_close_matches(str(where[-1]), allowed, 1) if len(allowed) > 1 else []
         what = f"unknown key; allowed: {', '.join(allowed)}{f'; nearest: {near[0]}' if near else ''}"
     elif first["type"] == "missing":
-        what = "missing key"
+        what = "missing value" if isinstance(where[-1], int) else "missing key"
     elif first["type"] == "model_type":
-        what = f"allowed: a section with keys of {', '.join(sorted(_allowed(first['loc'])))}"
+        what = f"allowed: a section with keys of {', '.join(sorted(_allowed(first['loc'], kind)))}"
     elif first["type"] == "dict_type":
         what = "allowed: a section, {} where it may be empty"
     value = "" if first["type"] == "missing" else f" = {source.shown(first['input'])}"
@@ -479,9 +486,9 @@ def _explain(path: Path, error: ValidationError) -> str:
     return f"{path}: {key}{value}: {what}{more}"
 
 
-def _allowed(where: tuple[Any, ...]) -> list[str]:
+def _allowed(where: tuple[Any, ...], kind: type[Studies]) -> list[str]:
     """Return the keys allowed in the section at a key path."""
-    section: Any = whole()
+    section: Any = kind
     variants = import_module("stages.recipes.settings").VARIANTS
     for part in where:
         fields = getattr(section, "model_fields", {})

@@ -102,6 +102,7 @@ RELATIONS = _of_heads(
         pa.int32(),
         "that offset: query - key, in tokens (grammar: in words); null where there is no baseline",
     ),
+    baseline_a=(pa.float32(), "as `baseline`, of the offset that is the best on split a alone: for `member_a`"),
     recalled=(pa.float32(), "share of target tokens that are the intact model's argmax, 0..1; null without a target"),
 )
 
@@ -180,6 +181,7 @@ HEADS = _of_heads(
         "score >= threshold, q < alpha, score - score_null >= margin, low > baseline (content families)",
     ),
     member_a=(pa.bool_(), "the same verdict from split a alone: which heads are silenced is chosen by it"),
+    lead_a=(pa.float32(), "score_a beyond the baseline of split a alone (score_null where there is none): for ranks"),
     prompts=(pa.int32(), "prompts behind the score"),
     note=(pa.string(), "'' or why the verdict is special, such as 'by architecture'"),
 )
@@ -380,7 +382,7 @@ ANSWERS = _table(
 ORDERS = _of_runs(
     "data/applied/{}/orders.parquet",
     "What the model says comes next in orders that it knows or is told, and under the vector of such a step",
-    "prompt* context vector heads draw source",
+    "prompt* context vector heads draw",
     "context ordering category",
     prompt=(pa.string(), "id of the prompt"),
     ordering=(pa.string(), "kind of order: letters, numbers, months, weekdays or made_up"),
@@ -393,9 +395,8 @@ ORDERS = _of_runs(
     draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
     names=(pa.string(), "the heads written, such as 'L5H1 L11H2'; '' where none"),
     matching=(pa.string(), "how well a control set is matched; '' elsewhere"),
-    source=(pa.string(), "known order whose demonstrations the vector is from, 'known' for several; '' with them"),
     correct=(pa.bool_(), "every token of the answer is the argmax, teacher-forced"),
-    learned=(pa.bool_(), "the argmax is the first token of a word of the source; null with demonstrations"),
+    learned=(pa.bool_(), "the argmax is the first token of a word of a known order; null with demonstrations"),
     rival=(pa.bool_(), "so it is of the rival answer; null where none is asked about"),
 )
 
@@ -614,7 +615,7 @@ MEMORY = _table(
     layer=(pa.int16(), "layer that was changed or read, from 0; -1 where none"),
     condition=(pa.string(), "relation or condition of the prompt, or its class of subjects"),
     split=(pa.string(), "split of the prompt"),
-    cluster=(pa.string(), "the subject (the passage, of text)"),
+    cluster=(pa.string(), "the subject; of text, the fact that was inserted"),
     measure=(pa.string(), "what was measured: own, donor, right, loss (nats per token), kl, entropy (nats) ..."),
     value=(pa.float32(), "its value on the prompt"),
 )

@@ -101,6 +101,7 @@ class Task:
     falls: measures of which less is better.
     beside: measures that say something about the prompts, not about the model's skill; they stand beside `main`.
     chance: measure -> what a guess gets, where that is one number.
+    chance_in: part (of `parts`) -> what a guess gets in `main` there, where parts differ in that.
     needs: "decoder" where a continuation is written, else "".
     reads: what a prompt is: "text", or an "image" (its `text` is a data URI of a PNG).
     roles: roles of the prompts that extract measures and counting answers; () for all.
@@ -135,6 +136,7 @@ class Task:
     falls: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
+    chance_in: Mapping[str, float] = field(default_factory=dict)
     needs: Literal["decoder", ""] = ""
     reads: Literal["text", "image"] = "text"
     roles: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Sink heads park their attention on the first token or a special one: 'nothing to say' (Gu+ ICLR 2025).
 
-Gu+ take the mean over ALL queries k..T of the attention to position k = the first token, T = 64; the first query, which
-sees only itself, is part of their mean and so of ours.
+Gu+ take the mean over ALL queries k..T of the attention to position k = the first token, T = 64. Their first query sees
+only itself: it has no null, and with it a head that looks at all tokens alike would be beyond chance. So it is left out
+here (1 of 64); their own measure is that of stage `sinks`.
 """
 
 import numpy as np
@@ -15,7 +16,8 @@ def relation(tokens: Tokens) -> Relation | None:
         return None
     sinks = tokens.special.copy()
     sinks[0] = True
-    return Relation(np.arange(len(tokens)), np.tile(sinks, (len(tokens), 1)), sink=True)
+    queries = np.arange(1, len(tokens))  # the first token of a causal model has nowhere else to look
+    return Relation(queries, np.tile(sinks, (len(queries), 1)), sink=True) if len(queries) else None
 
 
 FAMILY = Family(

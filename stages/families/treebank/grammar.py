@@ -70,7 +70,7 @@ def ranked(judged: pd.DataFrame, group: str) -> pd.DataFrame:
     inside = [family for family in judged.family.unique() if family.startswith("grammar:")]
     inside = [family for family in inside if GROUP[parts(family)[0]] == group]
     rows = judged[judged.family.isin(inside)].copy()
-    rows["score_a"] = rows.score_a - rows.baseline
+    rows["score_a"] = rows.lead_a
     return rows.groupby(["layer", "head"], as_index=False)[["score_a", "member"]].max()
 
 

@@ -11,6 +11,7 @@ from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Fold, Note, Table
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import interval, listed, number, p_value
+from stages.statistics.circuit import PROMPTS
 from stages.store import paths
 
 DRAWN = 6  # earlier heads in a drawing: the largest effects, and all feeders
@@ -151,6 +152,10 @@ def _ranked(row: Any, alpha: float) -> str:
     """Say how the feeders rank among sets of other earlier heads."""
     if not row["controls"] > 0:
         return f" No control set was patched ({row['matching']})."
+    if pd.isna(row["p"]):
+        sets = f"{int(row['controls'])} control set{'s were' if row['controls'] > 1 else ' was'} patched"
+        few = f"no rank p from {int(row['trials'])} prompts, fewer than {PROMPTS}"
+        return f" {sets}, largest effect {number(row['control_largest'])}: {few}."
     sets, p = int(row["controls"]), p_value(row["p"])
     as_large = round(row["p"] * (1 + sets)) - 1
     text = (

@@ -8,6 +8,7 @@ import pandas as pd
 from stages.page import carried, charts, counting, rows, verdicts
 from stages.page.head_maps import PREFIX, head_name
 from stages.page.inputs import Slot
+from stages.page.memory_read import relation_of
 from stages.page.page import Chart, Figure, Note
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import (
@@ -79,12 +80,13 @@ def _broken(slot: Slot, claims: pd.DataFrame, context: Context) -> str:
         shares = told[told["measure"].isin(SHARES)]
         largest = (shares if len(shares) else told).sort_values("harm", ascending=False, kind="stable").head(NAMED)
         worse, sets = int(largest["as_harmful"].max()), int(largest["controls"].min())
+        pool = f"{len(told)} told apart" if shares.empty else f"{len(shares)} told apart that are shares"
         said.append(
             f"Silenced together, {'; '.join(_lost(row) for row in largest.itertuples())}: "
             f"{'none' if not worse else f'at most {worse}'} of {sets} control sets of other heads does as much harm "
             f"(rank p {'at most ' if largest['p'].nunique() > 1 else ''}{p_value(largest['p'].max())}, floor "
-            f"{p_value(largest['p_floor'].max())}; the largest harm of {len(ranked)} claims, over which q is at least "
-            f"{p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
+            f"{p_value(largest['p_floor'].max())}; the largest harm among the {pool}, of {len(ranked)} claims, over "
+            f"which q is at least {p_value(ranked['q'].min())}; {pointer(slot.name, 'effects', 'all of them')})."
         )
         study = slot.longer.get("plan")
         if study and not study.changed:  # what older params made is shown in its fold alone, which says so
@@ -133,9 +135,10 @@ def _steered(slot: Slot, alpha: float) -> str:
         return ""
     own = at.loc["heads"]
     said = (
-        f"Functions shown by demonstrations are carried by {int(own['heads'])} heads: their mean outputs, written in "
-        f"place at the last token of a bare prompt, take accuracy from {number(at.loc['none', 'accuracy'])} to "
-        f"{number(own['accuracy'])} {interval(own['low'], own['high'])}".rstrip()
+        f"Functions shown by demonstrations are carried by {_how_many(own, slot.steering)}: their mean outputs, "
+        f"written in place at the last token of a bare prompt, take accuracy from "
+        f"{number(at.loc['none', 'accuracy'])} to {number(own['accuracy'])} "
+        f"{interval(own['low'], own['high'])}".rstrip()
     )
     clean = slot.steering[(slot.steering["function"] == "all") & (slot.steering["context"] == "clean")]
     said += f" ({number(clean['accuracy'].iloc[0])} with demonstrations)" if len(clean) else ""
@@ -147,6 +150,15 @@ def _steered(slot: Slot, alpha: float) -> str:
         said += f", those of as many other heads to {number(at.loc['control', 'accuracy'])}"
     rank = f"rank p = {p_value(own['p'])}, floor {p_value(own['p_floor'])}"
     return f"{said} ({rank}; {pointer(slot.name, 'vectors', 'function vectors')})."
+
+
+def _how_many(own: pd.Series, steering: pd.DataFrame) -> str:
+    """Say how many heads vectors hold; the row of all functions has no number where they differ by function."""
+    if pd.notna(own["heads"]):
+        return f"{int(own['heads'])} heads"
+    each = steering[(steering["function"] != "all") & (steering["vector"] == "heads")]
+    each = each[each["context"] == own["context"]]["heads"].dropna()
+    return f"{int(each.min())} to {int(each.max())} heads, by function" if len(each) else "heads chosen by function"
 
 
 def _extrapolated(slot: Slot) -> str:
@@ -210,6 +222,7 @@ def _looked_up(slot: Slot) -> str:
     layer = int(chosen["mlp"])
     same = table[(table["layer"] == layer) & table["value"].notna()]
     donor = same[(same["part"] == "lookup") & (same["what"] == "interchange") & (same["measure"] == "donor")]
+    donor = donor[donor["condition"] == relation_of(table)]
     recalled = same[(same["part"] == "insert") & (same["what"] == "edit") & (same["measure"] == "efficacy")]
     said = []
     if len(donor):

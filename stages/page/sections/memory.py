@@ -41,8 +41,8 @@ def _claims(read: Read, path: str) -> list:
     rows, heads = rows_of(claims(read.layer, read.relation), read.cells)
     says = (
         "Claim by claim: the bars were fixed after trials on Gemma 3 270M, so that they are no test of that model; "
-        "95 % intervals over subjects, of text over passages. Number: of subjects, of a difference of two classes' "
-        "both."
+        "95 % intervals over subjects, of text over facts, each tried on a passage. Number: of subjects (of text, of "
+        "facts), of a difference of two classes' both."
     )
     return [Table(["claim", "bar", "measured", "number", "verdict"], rows, says, path, (1, 2, 3), tuple(heads))]
 

@@ -269,12 +269,18 @@ def _attention(cells: pd.DataFrame, alpha: float) -> str:
         for kind, row in rows.items()
         if pd.notna(row["value"])
     )
-    if not shown:
-        return "No set of induction heads is in the plan: their attention was not looked at."
+    if not shown:  # older tables hold what silencing the best heads that are no members did: not said of induction
+        return "No induction heads are in the plan: their attention was not looked at, nor were they silenced."
     return (
         "Attention of the induction heads from the token before the answer, to the label of a like demonstration minus "
         f"that of an unlike one: {shown}.{_other_heads(cells, alpha)}"
     )
+
+
+def _looked(cells: pd.DataFrame) -> bool:
+    """Say whether there are induction heads: the attention of heads that are no members was not looked at."""
+    rows = cells[cells.index.get_level_values("measure") == DIFFERENCE]
+    return bool(rows["value"].notna().any())
 
 
 def _other_heads(cells: pd.DataFrame, alpha: float) -> str:
@@ -311,7 +317,7 @@ def _other_heads(cells: pd.DataFrame, alpha: float) -> str:
 
 def _silenced(cells: pd.DataFrame, slot: Slot, alpha: float) -> str:
     """Say what silencing the induction heads does, against control sets, and whose answer is given then."""
-    if ("silenced", "change_accuracy") not in cells.index:
+    if ("silenced", "change_accuracy") not in cells.index or not _looked(cells):
         return ""
     cells = cells.loc["silenced"]
     said = []

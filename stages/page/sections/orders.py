@@ -13,7 +13,6 @@ from stages.page.sentences import beyond, interval, listed, number, p_value
 
 TASK = "orders"
 KNOWN, MADE_UP = "known", "made_up"  # all known orders together; made-up ones
-OTHERS = "others"  # known orders that the vector was not learned from
 LEFT_OUT = "not measured: "
 FEWEST = 20  # words that a sentence may rest on
 WAYS = {
@@ -34,9 +33,9 @@ WHAT = (
     "is wrong."
 )
 VECTOR = (
-    "Without demonstrations, the mean outputs that the top heads of section 'Function vectors' have where a known "
-    "order is continued right are written in place at the last token. Which known order they are from, and how many "
-    "heads, was chosen on other words."
+    "Without demonstrations, the mean outputs that the top heads of section 'Function vectors' have where known "
+    "orders are continued right are written in place at the last token. They are from prompts that demonstrate steps "
+    "of all known orders, none with a word that is asked here or its answer; how many heads was chosen on other words."
 )
 
 
@@ -71,17 +70,19 @@ def value(row: Any, name: str = "") -> str:
 
 
 def known(clean: dict[tuple[str, str], Any]) -> str:
-    """Say how well known orders are continued, and each of them; its few words carry no claim."""
+    """Say how well known orders are continued, and each of them; few words of one carry no claim."""
     row = clean.get((KNOWN, "not_stated"))
     if row is None:
         return ""
-    each = listed(
-        f"{name} {number(cell['accuracy'])} of {int(cell['trials'])}"
-        for (name, way), cell in clean.items()
-        if way == "not_stated" and name not in (KNOWN, MADE_UP)
-    )
+    single = {name: cell for (name, way), cell in clean.items() if way == "not_stated" and name not in (KNOWN, MADE_UP)}
+    each = listed(f"{name} {number(cell['accuracy'])} of {int(cell['trials'])}" for name, cell in single.items())
+    few = [name for name, cell in single.items() if cell["trials"] < FEWEST]
     said = f"Known orders, not stated: right in {value(row)} of {int(row['trials'])} words"
-    return f"{said} ({each}: too few for a claim each)."
+    if not single:
+        return f"{said}."
+    if len(few) == len(single):
+        return f"{said} ({each}: too few for a claim each)."
+    return f"{said} ({each}{f'; too few for a claim: {listed(few)}' if few else ''})."
 
 
 def made_up(clean: dict[tuple[str, str], Any]) -> str:
@@ -145,16 +146,14 @@ def backwards(clean: dict[tuple[str, str], Any]) -> str:
 
 
 def vector(rows: pd.DataFrame, clean: dict[tuple[str, str], Any], alpha: float) -> str:
-    """Say what the vector of the step does in the order that it is from, and on made-up orders.
+    """Say what the vector of the step does in known orders, on steps that it was not shown, and in made-up ones.
 
     clean: rows after demonstrations, by order and way of giving it.
     """
     at = {(row["ordering"], row["category"], row["vector"]): row for _, row in rows.iterrows()}
-    heads = [key for key in at if key[2] == "heads" and key[0] not in (KNOWN, OTHERS)]
+    heads = [key for key in at if key[2] == "heads" and key[0] != KNOWN]
     if not heads:
         return ""
-    first = at[heads[0]]
-    source = "all known orders that are solved" if first["source"] == KNOWN else first["source"]
     parts = []
     for order, way, _ in heads:
         row, none = (at.get((order, way, name)) for name in ("heads", "none"))
@@ -162,13 +161,13 @@ def vector(rows: pd.DataFrame, clean: dict[tuple[str, str], Any], alpha: float) 
         beside = f"{number(none['accuracy'])} with nothing"
         beside += f", {number(row['control_accuracy'])} under control sets" if row["controls"] > 0 else ""
         parts.append(f"{name} {value(row)} of {int(row['trials'])} ({beside})")
-    said = f"{VECTOR}{_controls(at.values())} It is from {source}, {int(first['heads'])} heads: {'; '.join(parts)}."
-    others, told = (
+    said = f"{VECTOR}{_controls(at.values())} {int(at[heads[0]]['heads'])} heads: {'; '.join(parts)}."
+    known, told = (
         [at.get((order, way, name)) for name in ("heads", "none")]
-        for order, way in ((OTHERS, "not_stated"), (MADE_UP, "stated"))
+        for order, way in ((KNOWN, "not_stated"), (MADE_UP, "stated"))
     )
-    claims = [_elsewhere(*others, alpha)] if others[0] is not None else []
-    claims += [_steps(*told, clean.get((MADE_UP, "stated")), others, alpha)] if told[0] is not None else []
+    claims = [_not_shown(*known, alpha)] if known[0] is not None else []
+    claims += [_steps(*told, clean.get((MADE_UP, "stated")), known, alpha)] if told[0] is not None else []
     return " ".join([said, *claims])
 
 
@@ -187,27 +186,27 @@ def _works(row: Any, none: Any, alpha: float) -> bool:
     return _enough(row) and beyond(row["low"], row["high"], none["accuracy"]) > 0 and row["p"] <= alpha
 
 
-def _elsewhere(row: Any, none: Any, alpha: float) -> str:
-    """Say whether the vector steps in known orders that it was not learned from."""
-    said = f"In known orders that it is not from, together: {value(row)} of {int(row['trials'])} words"
+def _not_shown(row: Any, none: Any, alpha: float) -> str:
+    """Say whether the vector steps in known orders where no demonstration showed the step."""
+    said = f"In known orders, together: {value(row)} of {int(row['trials'])} words"
     if not _enough(row):
         return f"{said}, too few to tell."
     rank = verdicts.as_accurate(row, alpha) if row["accuracy"] else ""
     if _works(row, none, alpha):
         others = f"under as many other heads {number(row['control_accuracy'])} of the words are right, mean over sets"
         return (
-            f"{said}{rank}. So what was learned on one known order gives the next word in others; {others}. What the "
-            "same heads write for other functions was not tried here."
+            f"{said}{rank}. So what is written is more than the pairs that were shown: next words come that "
+            f"none of these held; {others}. What the same heads write for other functions was not tried here."
         )
     beside = {1: "", 0: ": not told apart from nothing", -1: ": fewer than with nothing"}
     return f"{said}{beside[beyond(row['low'], row['high'], none['accuracy'])]}{rank}."
 
 
-def _steps(row: Any, none: Any, shown: Any, others: list[Any], alpha: float) -> str:
-    """Say whether the vector steps in made-up orders that are stated, or writes words of the order that it is from.
+def _steps(row: Any, none: Any, shown: Any, known: list[Any], alpha: float) -> str:
+    """Say whether the vector steps in made-up orders that are stated, or writes words of the orders that it is from.
 
     shown: the same words after demonstrations, which a vector that steps would come near; None where they were not
-    asked. others: known orders that the vector is not from, under it and with nothing written.
+    asked. known: known orders, under it and with nothing written.
     """
     if not _enough(row):
         return "The made-up orders are too few to tell."
@@ -222,7 +221,7 @@ def _steps(row: Any, none: Any, shown: Any, others: list[Any], alpha: float) -> 
             "word of what it was learned from: with the vector come those words, not the step alone."
         )
     said = "In made-up orders that are stated no step is seen that it adds"
-    if others[0] is None or shown is None or not _works(*others, alpha):
+    if known[0] is None or shown is None or not _works(*known, alpha):
         return f"{said}."
     if beyond(row["low"], row["high"], shown["low"]) < 0:
         return (
@@ -255,7 +254,7 @@ def _drawn(clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
 
 
 def _table(measured: pd.DataFrame, path: str) -> Table:
-    names = {KNOWN: "all known", OTHERS: "known, not the vector's", MADE_UP: "made-up"}
+    names = {KNOWN: "all known", MADE_UP: "made-up"}
     written = {"none": "nothing", "heads": "heads in place", "control": "control sets"}
     lines = [
         [
@@ -270,7 +269,7 @@ def _table(measured: pd.DataFrame, path: str) -> Table:
         ]
         for _, row in measured.iterrows()
     ]
-    columns = ["order", "given", "written", "right", "rival", "begins as a word of the vector's order",
+    columns = ["order", "given", "written", "right", "rival", "begins as a word of a known order",
                "rank p of heads", "words"]  # fmt: skip
     folded = f"Every order, way of giving it and vector ({len(lines)} rows)"
     says = (

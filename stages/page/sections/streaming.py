@@ -347,7 +347,10 @@ def _judged(half: Any, within: bool, alpha: float) -> str:
     if half.p > alpha:
         return f": not told apart from random sets, {half.draws - half.draws_worse:.0f} of which do as well or better."
     if within:
-        return ": half of the cache's key heads are enough when the gate chooses them, and not when chance does."
+        said = ": half of the cache's key heads are enough when the gate chooses them"
+        if (1 + half.draws_close) / (1 + half.draws) <= alpha:
+            return f"{said}, and not when chance does."
+        return f"{said}; when chance does, they are enough in {half.draws_close:.0f} of {half.draws:.0f} sets as well."
     return ": better than chance, and yet half of the key heads are not enough."
 
 

@@ -3,6 +3,7 @@
 from math import nan
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from stages.page import charts, counting, verdicts
@@ -90,7 +91,9 @@ def _short(rows: pd.DataFrame, measure: str) -> str:
         parts.append(
             f"without {heads} {family_heads(name)} (members: {inside}) {listed(values)} (rank p {listed(ranks)})"
         )
-    return f"{capital(measure)}: {number(rows['intact'].iloc[0], digits)} intact; {'; '.join(parts)}."
+    said = f"{capital(measure)}: {number(rows['intact'].iloc[0], digits)} intact; {'; '.join(parts)}."
+    tried = int(rows["p"].notna().sum())
+    return f"{said} These ranks are not corrected for there being {tried} of them." if tried > 1 else said
 
 
 def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
@@ -122,10 +125,13 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         text += " No control sets were run, so that this may be what any heads do."
     elif (rows["controls"] == 0).any():
         text += " The other numbers have no control sets: as many other heads may do as much."
-    if ((rows["low"] <= 0) & (rows["high"] >= 0) & (rows["p"] <= alpha)).any():
+    unsure = rows[(rows["low"] <= 0) & (rows["high"] >= 0) & (rows["p"] <= alpha)]
+    if len(unsure):
+        floor = np.isclose(unsure["p"], unsure["p_floor"]).all()
+        rank = "a rank at its floor" if floor else f"a rank p of {alpha} or below"
         text += (
-            " Where an interval over prompts holds 0, a rank at its floor says that other heads do less on the same "
-            "prompts, not that other prompts would show the loss."
+            f" Where an interval over prompts holds 0, {rank} says that other heads do less on the same prompts, not "
+            "that other prompts would show the loss."
         )
     few = rows[rows["note"] != ""]
     return text + (f" Note: {few['note'].iloc[0]}." if len(few) else "")

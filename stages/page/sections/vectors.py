@@ -191,6 +191,10 @@ def _place(together: pd.DataFrame, contexts: list[str]) -> str:
             gains.append(min((layerwise["accuracy"] - one["accuracy"]) / whole, 1.0))
             share = "all" if gains[-1] == 1 else number(gains[-1])
             verdict = f"sums after their own blocks make up {share} of what one sum lacks"
+        elif layerwise["low"] > one["high"]:
+            verdict = "sums after their own blocks do better than one sum at one layer, which lacks nothing"
+        elif layerwise["high"] < one["low"]:
+            verdict = "sums after their own blocks do worse than one sum at one layer"
         else:
             verdict = "sums after their own blocks are not told apart from one sum at one layer"
         said.append(f"{capital(CONTEXTS[context])}: {'; '.join(each)} ({verdict})")

@@ -109,7 +109,7 @@ def _prompts(condition: str, words: dict[str, list[Pair]], settings: Settings, s
                         id=f"composed/{condition}/{split}{number:03d}#{role}",
                         role=role,
                         condition=condition,
-                        cluster=f"{condition}/{x}",
+                        cluster=x,  # a word that several pairs of functions ask is one
                         split=split,
                         text=text,
                         targets=(middle[len(colon) :] + y,),

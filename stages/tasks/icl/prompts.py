@@ -87,7 +87,7 @@ def _function(name: str, kind: str, pairs: list[Pair], settings: Settings, seed:
                     role=role,
                     condition=name,
                     category=kind,
-                    cluster=f"{name}/{number}" if context else f"{name}/{x}",
+                    cluster=f"{name}/{number}" if context else x,  # a word that several functions ask is one
                     split="ab"[number % 2],
                     text=context + before + x + colon,
                     targets=(middle[len(colon) :] + y,),

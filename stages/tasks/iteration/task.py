@@ -1,7 +1,8 @@
 """Strings and tapes: is every step through a string written right?
 
-recall = share of the tape's symbols that are the argmax given the right ones before (what a guess gets depends on
-function and length: `stages.tasks.iteration.tape.chance`); logprob = mean over the tape's symbols (nats).
+recall = share of the tape's symbols that are the argmax given the right ones before; what a guess gets depends on the
+function and, in `polynomial`, on the length (`stages.tasks.iteration.tape.chance`): GUESSED is that of the shortest
+strings of params.yaml, where it is the largest; logprob = mean over the tape's symbols (nats).
 """
 
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from stages.tasks.iteration.settings import Settings
 from stages.tasks.task import Task, recalled
+
+GUESSED = {"copy": 0.1, "parity": 0.5, "polynomial": 0.472}  # recall, of strings of four symbols
 
 
 def counted(baselines: Any, prompt: Any) -> dict[str, dict[str, float]]:
@@ -27,6 +30,7 @@ TASK = Task(
     measures=recalled,
     main="recall",
     smooth="logprob",
+    chance_in=GUESSED,
     needs="decoder",
     parts="condition",
     part=("function", "functions"),

@@ -14,10 +14,11 @@ How an order is given (`category`):
     backwards   made up, stated, but demonstrations and answer are the word BEFORE: to copy what follows is wrong
 
 Demonstrations are pairs of neighbours outside a gap that holds the words asked about and their answers: none of these,
-nor a rival answer, stands in a demonstration. Targets: the right answer and, where the order is stated, its rival: of
-`shuffled` the known next word, else the neighbour on the other side. Every word gives a `clean` prompt (with
-demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. The prompts of one order share nearly all of
-their text: they are one cluster.
+nor a rival answer, stands in a demonstration. Those of split a, from which a vector is learned, hold no word that is
+asked in split b, or would be if more runs were asked for, nor its answer. Targets: the right answer and, where the
+order is stated, its rival: of `shuffled` the known next word, else the neighbour on the other side. Every word gives a
+`clean` prompt (with demonstrations) and, but for `shuffled` and `backwards`, a `zero_shot` one. The prompts of one
+order share nearly all of their text: they are one cluster.
 """
 
 from collections.abc import Iterator, Set
@@ -60,7 +61,7 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
     invented.enough("noun", settings.made_up * settings.length, sizes)
     prompts: list[Prompt] = []
     for kind, words in KNOWN.items():
-        for order in runs(kind, words, settings, seed):
+        for order in runs(kind, words, settings, seed)[: 2 * settings.known]:
             prompts += asked(order, NOT_STATED, settings, seed)
             if order.split == "b":
                 prompts += asked(order, SHUFFLED, settings, seed)
@@ -71,12 +72,12 @@ def build(settings: Settings, seed: int) -> list[Prompt]:
 
 
 def runs(kind: str, words: tuple[str, ...], settings: Settings, seed: int) -> list[Order]:
-    """Return a known order once for each run of words that is asked; the first and the last word are not."""
+    """Return a known order once for each run of words that may be asked; the first and the last word are not."""
     rng = stream(seed, f"orders/{kind}")
     size = min(RUN, len(words) // AROUND)
     starts = range(1, len(words) - size, size)
     orders = []
-    for number, place in enumerate(rng.permutation(len(starts))[: 2 * settings.known]):
+    for number, place in enumerate(rng.permutation(len(starts))):
         start, length = starts[place], min(settings.length, len(words))
         first = rng.integers(max(0, start + size + 1 - length), min(start - 1, len(words) - length) + 1)
         at = tuple(range(start - first, start - first + size))
@@ -127,6 +128,12 @@ def demonstrations(order: Order, closed: range, rng: np.random.Generator) -> lis
     return [(order.words[free[index][0]], order.words[free[index][1]]) for index in chosen]
 
 
+def reported(settings: Settings, seed: int) -> set[str]:
+    """Return the words asked in split b of known orders, however many runs are asked for, and their answers."""
+    of_b = [order for kind, words in KNOWN.items() for order in runs(kind, words, settings, seed) if order.split == "b"]
+    return {order.words[place + step] for order in of_b for place in order.asked for step in (0, 1)}
+
+
 def mixed(closed: Set[str], shots: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Return steps in known orders, of each in turn, without any closed word."""
     of_orders = [[pair for pair in pairwise(words) if not closed & {*pair}] for words in KNOWN.values()]
@@ -144,7 +151,8 @@ def asked(order: Order, category: str, settings: Settings, seed: int) -> list[Pr
     closed = range(order.asked[0] - (not aside), order.asked[-1] + 2 + aside)
     rng = stream(seed, f"orders/{order.name}")
     if category == NOT_STATED and order.kind in KNOWN:
-        shown = mixed({order.words[place] for place in closed}, settings.shots, rng)
+        apart = reported(settings, seed) if order.split == "a" else set()
+        shown = mixed({order.words[place] for place in closed} | apart, settings.shots, rng)
     else:
         shown = demonstrations(order, closed, rng)
     if category == BACKWARDS:
