@@ -75,9 +75,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     tables.ORDERS.noting(skipped=skipped).write(answered, slot, asked=asked_of)
 
 
-def learned(
-    loaded: "Loaded", rows: Sequence, solved_above: float
-) -> tuple[list[dict], "dict[Head, torch.Tensor]"]:
+def learned(loaded: "Loaded", rows: Sequence, solved_above: float) -> tuple[list[dict], "dict[Head, torch.Tensor]"]:
     """Return rows of ORDERS, and mean outputs (K,) per head over right answers in orders that are solved.
 
     rows: of the prompts table, with demonstrations. Orders of which fewer words are right are not solved.
