@@ -11,7 +11,7 @@ split a are right without demonstrations.
     control  as `heads`, with as many OTHER heads of the same or the nearest layers; several sets; not where the heads
              answer nothing right: no other set can do worse
 Control sets: stages/statistics/vector_heads.py; their ranks: stages/statistics/orders.py.
-All else is reported on split b; of known orders only those that are solved are asked without demonstrations.
+All else is reported on split b, on all orders.
 """
 
 import logging
@@ -56,15 +56,14 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     edited = answer * (len(settings.orders.heads) + settings.orders.draws)
     work = Work(shared([tokens.ids for tokens in encoded])) + Work(edited, edited)
     log.info(announce(f"orders {slot}", len(rows), work, loaded))
-    answers, means, solved = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
+    answers, means = learned(loaded, _of(rows, "clean", "a"), settings.trace.solved_above)
     answers += shown(loaded, _of(rows, "clean", "b"))
     asked_of, skipped = sum(row.role == "clean" for row in rows), {}
     made = provenance(slot)
     if "reason" in made or not means:
         skipped["vector"] = made.get("reason") or "no known order is solved after demonstrations (split a)"
     else:
-        asked = {split: [row for row in _of(rows, "zero_shot", split) if row.condition in solved] for split in "ab"}
-        asked["b"] += [row for row in _of(rows, "zero_shot", "b") if row.condition == MADE_UP]
+        asked = {split: _of(rows, "zero_shot", split) for split in "ab"}
         heads = [(layer, head) for layer, head in made["heads"]]
         kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
         pool = Pool(tuple(sorted(loaded.anatomy.heads)), kinds, {FAMILY: set(heads)})
@@ -76,10 +75,8 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     tables.ORDERS.noting(skipped=skipped).write(answered, slot, asked=asked_of)
 
 
-def learned(
-    loaded: "Loaded", rows: Sequence, solved_above: float
-) -> tuple[list[dict], "dict[Head, torch.Tensor]", list[str]]:
-    """Return rows of ORDERS, mean outputs (K,) per head over right answers in orders that are solved, and these orders.
+def learned(loaded: "Loaded", rows: Sequence, solved_above: float) -> tuple[list[dict], "dict[Head, torch.Tensor]"]:
+    """Return rows of ORDERS, and mean outputs (K,) per head over right answers in orders that are solved.
 
     rows: of the prompts table, with demonstrations. Orders of which fewer words are right are not solved.
     """
@@ -95,7 +92,7 @@ def learned(
             means[kind], right[kind] = of_heads, sum(solved)
     share = {kind: number / sum(right.values()) for kind, number in right.items()}
     heads = next(iter(means.values()), {})
-    return answers, {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}, [*means]
+    return answers, {head: sum(means[kind][head] * part for kind, part in share.items()) for head in heads}
 
 
 def shown(loaded: "Loaded", rows: Sequence) -> list[dict]:
