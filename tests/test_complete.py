@@ -22,7 +22,7 @@ UNCOUNTED = {  # columns whose names no stage knows beforehand: all rows of one 
     "COMPOSED": ({"vector", "heads", "draw", "beside"}, CHOSEN),
     "SHIFTS": ({"kind", "factor"}, "kind says which of the vectors was chosen; factors are three, in the code"),
     "OFFSETS": ({"layer", "measure"}, "the layer is chosen by steer; measures are seven, in the code"),
-    "ORDERS": ({"context", "vector", "heads", "draw", "source"}, CHOSEN),
+    "ORDERS": ({"context", "vector", "heads", "draw"}, CHOSEN),
     "CIRCUIT": ({"direction", "purpose", "sources", "draw"}, "feeders are chosen on split a"),
     "CACHE": ({"measure"}, "recall and log-probability, as the task says of the answers"),
     "STREAMING": ({"positions", "length"}, "whether positions can be re-counted shows when it is tried"),
