@@ -171,8 +171,6 @@ def _weights(found, run, targets: list) -> list[dict]:
     from stages.model.compose import copying, k_composition, maps, token_map
 
     last = found.layers[-1]
-    if (norm := _norm_after(found, run.ids, last)) is not None:
-        found.after[last] = norm
     heads = [head for head in found.loaded.anatomy.heads if head[0] <= last]
     linear = {head: maps(found, run, *head) for head in heads}
     rows = []
@@ -189,48 +187,6 @@ def _weights(found, run, targets: list) -> list[dict]:
         value = copying(linear[head], tokens_DD)
         rows.append({"target": "", "layer": head[0], "head": head[1], "measure": "copying", "value": value})
     return rows
-
-
-def _norm_after(found, ids: np.ndarray, layer: int):
-    """Return what stands between a layer's W_O and the residual, a norm or a factor; None where that is not found.
-
-    `Paths` runs up to the attention of its last target and knows this of the layers below alone. A copying score
-    without the gain of the norm is another number.
-    """
-    import torch
-    from torch import nn
-
-    from stages.model.forward import forward
-    from stages.model.paths import Norm, norms
-
-    loaded, of = found.loaded, found.loaded.anatomy.layers[layer]
-    if of.scale is not None:
-        ones_D = torch.ones_like(found.before[layer].gain_D)
-        return Norm(ones_D, 0 * ones_D, False)
-    if not of.joins:
-        return None
-    block, joins, projection = (loaded.model.get_submodule(path) for path in (of.block, of.joins, of.projection))
-    read: dict[nn.Module, torch.Tensor] = {}
-    gave: dict[nn.Module, torch.Tensor] = {}
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
-        given, made = args[0] if args else kwargs.get("hidden_states"), output
-        made = made[0] if isinstance(made, tuple) else made
-        if isinstance(given, torch.Tensor) and isinstance(made, torch.Tensor):
-            read[module], gave[module] = given[0], made[0]
-
-    leaves = [module for module in block.modules() if not list(module.children()) and not isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in {*leaves, block, joins, projection}]
-    try:
-        with torch.no_grad(), loaded.chunks.whole():
-            forward(loaded, [ids], headless=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    wrote_TD, came_TD = gave[projection], (gave[block] if joins is block else read[joins]) - read[block]
-    through = [module for module in leaves if module in read and torch.equal(read[module], wrote_TD)]
-    possible = [norm for module in through for norm in norms(module, wrote_TD)]
-    return next((norm for norm in possible if norm.scale(wrote_TD, came_TD) is not None), None)
 
 
 def _write_empty(slot: str, why: str) -> None:

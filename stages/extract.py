@@ -1,8 +1,8 @@
-"""Run one task's prompts through one slot's model: `python -m stages.extract <slot> <task>`.
+"""Run the prompts of all tasks through one slot's model: `python -m stages.extract <slot>`, of some with their names.
 
-Writes attention masses per (prompt, layer, head, relation) and head outputs, of which a task keeps those at the last
-prompt token per (prompt, layer, head), means over all prompts of a (split, role), or none. Rows go to disk as batches
-finish.
+Writes, for each task, attention masses per (prompt, layer, head, relation) and head outputs, of which a task keeps
+those at the last prompt token per (prompt, layer, head), means over all prompts of a (split, role), or none. Rows go to
+disk as batches finish.
 """
 
 import logging
@@ -19,11 +19,12 @@ from tqdm import tqdm
 from stages import families, tasks
 from stages.families.family import Family, Relation, Tokens
 from stages.families.offset import Offsets, offset_accuracy
-from stages.store import params, paths, records, tables
+from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
 
 if TYPE_CHECKING:
     from stages.model.cost import Work
+    from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)
 TOGETHER = 8192  # padded tokens of prompts with demonstrations that run at once, at most
@@ -53,33 +54,60 @@ Best = tuple[int | None, int | None]  # a family's best fixed offset on all prom
 Shard = tuple[str, list[tuple[Named, Tokens]]]  # what is done, `measure` or `answer`, and prompts that run together
 
 
-def main(slot: str, task: str) -> None:
-    """Measure the pair, or write empty tables that say why it makes no sense."""
-    record = records.read(slot)
-    asked = tasks.of(task)
-    why = asked.refuses(record["kind"]) or _unmeasured(task)
+def main(slot: str, *asked: str) -> None:
+    """Measure the tasks that are named, all of params where none is: one process, one load of the model.
+
+    A task that makes no sense for the model gets empty tables that say why. A task that was measured before, of the
+    same prompts by the same code, stays as it is: another's prompts may have changed.
+    """
+    record, settings = records.read(slot), params.load()
     size = max(layer["head_size"] for layer in record["attention"])
-    if why:
-        return _write_empty(slot, task, size, why)
-    settings = params.load()
+    named = asked or [name for name, section in settings.tasks if section is not None]
+    todo = []
+    for task in named:
+        if why := tasks.of(task).refuses(record["kind"]) or _unmeasured(task):
+            _write_empty(slot, task, size, why)
+        else:
+            todo.append(task)
+    if not todo:
+        return
+    from stages.engine import local
+    from stages.engine.kept import as_noted, keys, note  # torch is loaded only where something is measured
+    from stages.model.load import load
+
+    batch_tokens, notes = settings.extract.batch_tokens, paths.shards(slot, "extracted.json")
+    key, loaded = keys("extract", record, batch_tokens, local.sharing()), None
+    for task in todo:
+        of = key([task, files.sha256(tables.PROMPTS.path(task))])
+        written = [table.path(slot, task) for table in (tables.RELATIONS, tables.outputs(size))]
+        if as_noted(notes, task, of, written):
+            log.info("%s on %s: as it was measured before", task, slot)
+            continue
+        loaded = loaded or load(slot)
+        _measure(loaded, slot, task, record, batch_tokens)
+        note(notes, task, of, written)
+
+
+def _measure(loaded: "Loaded", slot: str, task: str, record: dict, batch_tokens: int) -> None:
+    """Write the two tables of a task."""
     from stages.engine.kept import Job, forget, keys, tables_of
     from stages.engine.pieces import Pieces
     from stages.model.cost import announce
-    from stages.model.load import load  # torch is loaded only where something is measured
+    from stages.model.load import load
     from stages.model.tokens import longest
 
-    loaded = load(slot)
     piece = lru_cache(1)(partial(_encoded, loaded, task))  # a task of one piece is encoded once
-    learned = _learned(piece, task, settings.extract.batch_tokens)
+    learned = _learned(piece, task, batch_tokens)
+    size = _size(loaded)
     if not learned.prompts:
         return _write_empty(
             slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
         )
     log.info(announce(f"extract {task} on {slot}", learned.prompts, learned.work, loaded))
     outputs = tables.outputs(size)
-    if not asked.outputs:
-        outputs = outputs.with_reason(f"no head outputs of {asked.label} are used")
-    todo = Pieces(lambda number: _shards(*piece(number), task, settings.extract.batch_tokens), learned.sizes)
+    if not tasks.of(task).outputs:
+        outputs = outputs.with_reason(f"no head outputs of {tasks.of(task).label} are used")
+    todo = Pieces(lambda number: _shards(*piece(number), task, batch_tokens), learned.sizes)
     schemas = [tables.RELATIONS.schema, outputs.schema, SUMS]
     work = partial(_extracted, task=task, offsets=learned.offsets)
     job = Job(partial(load, slot), work, schemas, [paths.model(slot)])

@@ -255,8 +255,8 @@ def _rankings(gates: pd.DataFrame, heads: pd.DataFrame) -> dict[str, list]:
     rankings = {"gate": caching.ranked(together.to_dict())}
     wu = heads[heads.family == "retrieval"].dropna(subset=["score_a"])
     if len(wu):
-        group = wu.groupby("layer")["head"].transform("nunique") // wu.layer.map(together.groupby("layer").size())
-        best = wu.assign(key_head=wu["head"] // group).groupby(["layer", "key_head"]).score_a.max().to_dict()
+        groups = gates[gates["head"] != caching.ALONE].drop_duplicates(["layer", "head"])[["layer", "head", "key_head"]]
+        best = wu.merge(groups, on=["layer", "head"]).groupby(["layer", "key_head"]).score_a.max().to_dict()
         rankings["retrieval"] = caching.ranked({at: best.get(at, 0.0) for at in together.index})
     return rankings | {"first": sorted(rankings["gate"])}
 

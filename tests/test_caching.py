@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from test_page import model, render, text_of, write_slot
 
+from stages.gates import _rankings
 from stages.page.sections import streaming
 from stages.statistics import caching
 from stages.statistics.intervals import interval
@@ -186,3 +187,13 @@ def test_what_is_measured_at_one_share_stands_side_by_side_and_a_half_is_a_half(
     assert streaming._at(pd.concat([nothing, rows]), "gate").value == 0.7
     assert [streaming._at(rows, method).value for method in ("full", "none", "first")] == [0.9, 0.1, 0.3]
     assert streaming._at(nothing, "gate") is None
+
+
+def test_a_key_head_is_known_by_the_model_where_a_query_head_has_no_score():
+    """Four query heads of two key heads, one of which no prompt scored: its group is as large as before."""
+    gates = pd.DataFrame(
+        [{"layer": 0, "head": head, "key_head": head // 2, "change": 0.0} for head in range(4)]
+        + [{"layer": 0, "head": caching.ALONE, "key_head": key, "change": -1.0 - key} for key in range(2)]
+    )
+    scores = pd.DataFrame({"family": "retrieval", "layer": 0, "head": range(4), "score_a": [0.1, 0.9, 0.2, np.nan]})
+    assert _rankings(gates, scores)["retrieval"] == [(0, 0), (0, 1)]

@@ -388,11 +388,12 @@ def test_a_study_of_neighbours_has_the_control_sets_of_the_default_run():
 
 
 def with_ranks(slot: inputs.Slot, p: float, q: float, draws: int) -> inputs.Slot:
-    """A slot with this rank p and q of every claim of a family, among so many control sets."""
+    """A slot with this rank p and q of every claim of a family, among so many control sets, each with some harm."""
     effects = slot.effects
     claim = effects["q"].notna() & (effects["purpose"] == "family")
-    ranks = {"p": p, "q": q, "p_floor": 1 / (1 + draws), "controls": draws}
-    return replace(slot, effects=effects.assign(**{name: effects[name].where(~claim, ranks[name]) for name in ranks}))
+    harmful = rows._signs(effects) * (effects["change"].abs() + 1e-3)
+    ranks = {"p": p, "q": q, "p_floor": 1 / (1 + draws), "controls": draws, "change": harmful}
+    return replace(slot, effects=effects.assign(**{name: effects[name].mask(claim, ranks[name]) for name in ranks}))
 
 
 @of_the_default_run

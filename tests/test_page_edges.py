@@ -10,7 +10,7 @@ from defaults import of_the_default_run
 from test_memory import raw_rows, row, said
 
 from stages.families import FAMILIES
-from stages.page import cards, carried, inputs, memory_claims, memory_lookup, memory_miss, methods
+from stages.page import cards, carried, inputs, memory_claims, memory_lookup, memory_miss, methods, verdicts
 from stages.page.memory_read import Read
 from stages.page.section import Context
 from stages.page.sections import found, neighbours, orders, streaming, vectors
@@ -41,6 +41,17 @@ def test_vectors_of_several_numbers_of_heads_are_in_the_opening(slot):
     assert "are carried by heads chosen by function: their mean" in opening(
         replace(slot, steering=steering[together | (steering["vector"] != "heads")])
     )
+
+
+@of_the_default_run
+def test_a_claim_without_harm_is_none_that_holds(slot):
+    """Where silencing any heads helps, the set that helps least has a low p."""
+    claims = found.rows.silenced(slot.effects, FAMILIES)
+    claims = claims[claims["claim"] & claims["p"].notna()].head(3).assign(q=0.01, harm=[0.2, -0.1, 0.3])
+    first, second, third = (verdicts._named(claims.iloc[[place]]) for place in range(3))
+    said = verdicts.over_all(claims, 0.05)
+    assert said.startswith("Over all 3 claims of this model at once, 2 have q at most 0.05 and do harm: ")
+    assert said.endswith(f": {first} and {third}.") and second not in said.split(": ")[1]
 
 
 @of_the_default_run

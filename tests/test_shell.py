@@ -27,14 +27,14 @@ def test_no_command_holds_a_key(file):
 
 
 def test_the_keys_are_read_from_the_name_of_the_stage():
-    assert instance("extract@decoder-blimp") == ("decoder", "blimp")
+    assert instance("deeper@gates-decoder") == ("gates", "decoder")
     assert instance("full/dvc.yaml:train@copy") == instance("train@copy") == ("copy",)
     assert instance("report") == instance("../dvc.yaml:report") == instance("") == ()
 
 
 def test_a_stage_is_told_what_dvc_runs_unless_the_command_says_it(monkeypatch):
     ran = []
-    monkeypatch.setenv("DVC_STAGE", "extract@decoder-blimp")
+    monkeypatch.setenv("DVC_STAGE", "deeper@decoder-blimp")
     run(lambda slot, task: ran.append((slot, task)))
     run(lambda slot, task: ran.append((slot, task)), "encoder", "text")
     assert ran == [("decoder", "blimp"), ("encoder", "text")]

@@ -49,6 +49,6 @@ def _parts(cache: Path) -> list[Finding]:
 def _unfinished(shards: Path) -> list[Finding]:
     return [
         Finding(f"{folder}: finished shards of a stage that was killed", "dvc repro goes on from them", wrong=False)
-        for folder in sorted(shards.glob("*/*"))
+        for folder in sorted(shards.glob("*/*/"))
         if any(folder.iterdir())
     ]

@@ -29,7 +29,7 @@ import pyarrow as pa
 import torch
 
 from stages.engine import local, workers
-from stages.store import parquet
+from stages.store import files, parquet
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,28 @@ def keys(*common: Any) -> Callable[[Any], str]:
         return whole.hexdigest()
 
     return key
+
+
+def note(notes: Path, name: str, key: str, written: Sequence[Path]) -> None:
+    """Note that files are what has this key, with their bytes' sha256, for `as_noted`.
+
+    key: as `keys` makes it. notes: a file of JSON beside kept shards; who has none measures anew.
+    """
+    files.write_text(notes, json.dumps(_notes(notes) | {name: [key, *map(files.sha256, written)]}) + "\n")
+
+
+def as_noted(notes: Path, name: str, key: str, written: Sequence[Path]) -> bool:
+    """Say whether files are, to the byte, as they were noted, and made of what has this key."""
+    there = all(file.is_file() for file in written)
+    return there and _notes(notes).get(name) == [key, *map(files.sha256, written)]
+
+
+def _notes(notes: Path) -> dict[str, list[str]]:
+    try:
+        read = json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or cut off: nothing is known then
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def _content(value: Any) -> bytes:

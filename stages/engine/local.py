@@ -47,6 +47,11 @@ def processes(pieces: int, loaded: Any) -> int:
     return number if most or number > threads // 2 else 1  # few would leave processors idle
 
 
+def sharing() -> tuple[int, str]:
+    """Return what decides, beside the model and the work, how many processes of how many threads share it."""
+    return torch.get_num_threads(), os.environ.get("HEAD_ATLAS_WORKERS", "")
+
+
 def each(work: Callable[[Item], Result], items: Sequence[Item], loaded: Any) -> Iterator[Result]:
     """Yield what `work` returns of every item, in order; it changes nothing here, and returns no tensors."""
     many = processes(len(items), loaded)

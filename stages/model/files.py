@@ -4,7 +4,6 @@ transformers picks silently where a folder holds two models, an adapter beside o
 is refused in one line, before anything is loaded.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from stages.store.errors import UserError
-from stages.store.files import write_text
+from stages.store.files import sha256, write_text
 
 FILES = ("*.safetensors", "*.gguf", "*.json", "vocab.txt", "merges.txt", "*.model", "*.md", "LICENSE*")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -148,8 +147,7 @@ def fingerprint(file: Path) -> str:
         known = {}
     key = f"{file.resolve()}:{stat.st_size}:{stat.st_ino}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     if key not in known:
-        with file.open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        known[key] = sha256(file)
         write_text(memory, json.dumps(known))
     return known[key]
 

@@ -169,16 +169,11 @@ class Paths:
                 for module in block.modules():
                     if not list(module.children()) and not isinstance(module, nn.Linear):
                         stack.callback(module.register_forward_pre_hook(keep).remove)
-            run = self.run(ids)
+            run = self.run(ids, whole=True)
         for number in self.below:
-            layer = self.loaded.anatomy.layers[number]
-            if number in run.middle:
-                wrote_TD = run.middle[number] - run.residual[number]
-            elif layer.scale is not None:  # a block whose MLP reads the residual as it was before: they join at its end
-                wrote_TD = layer.scale * run.written[number]
-            else:
-                raise Unreadable(f"where the output of layer {number}'s heads joins the residual was not found")
-            self.after[number] = self._between(leaves, number, run.written[number], wrote_TD, "its heads' outputs pass")
+            self.after[number] = self._joining(leaves, run, number)
+        with suppress(Unreadable):  # no path leads through the last one's: only a copying score asks for it
+            self.after[self.layers[-1]] = self._joining(leaves, run, self.layers[-1])
         for number in {*self.below, *self.layers}:
             try:
                 self.before[number] = self._between(leaves, number, run.residual[number], run.reads[number], "it reads")
@@ -189,6 +184,17 @@ class Paths:
             weights_1TS, _ = self.attend(run, run.reads[number][None], number, head=None)
             if not _near(weights_1TS[0], run.weights[number]):
                 raise Unreadable(f"the attention of layer {number}, run again, does not give its own weights")
+
+    def _joining(self, leaves: dict, run: Run, number: int) -> Norm:
+        """Return what stands between a layer's W_O and the residual."""
+        layer = self.loaded.anatomy.layers[number]
+        if number in run.middle:
+            wrote_TD = run.middle[number] - run.residual[number]
+        elif layer.scale is not None:  # a block whose MLP reads the residual as it was before: they join at its end
+            wrote_TD = layer.scale * run.written[number]
+        else:
+            raise Unreadable(f"where the output of layer {number}'s heads joins the residual was not found")
+        return self._between(leaves, number, run.written[number], wrote_TD, "its heads' outputs pass")
 
     def _between(self, leaves: dict, number: int, x_TD: torch.Tensor, y_TD: torch.Tensor, what: str) -> Norm:
         """Return what makes y of x: a plain factor, or a module of the block that reads x."""
@@ -204,8 +210,11 @@ class Paths:
         raise Unreadable(f"layer {number}: what {what} is no norm with one scale per token")
 
     @torch.no_grad()
-    def run(self, ids: np.ndarray) -> Run:
-        """Run one prompt (T,) up to the last target's attention and keep what is needed of it."""
+    def run(self, ids: np.ndarray, whole: bool = False) -> Run:
+        """Run one prompt (T,) up to the last target's attention, or whole, and keep what is needed of it.
+
+        What the last target's layer writes is known of a whole run alone.
+        """
         run = Run(ids=ids)
         anatomy = self.loaded.anatomy
 
@@ -231,7 +240,7 @@ class Paths:
                 if anatomy.layers[number].sink:
                     weights_BHTS = shares(weights_BHTS, value, output)
                 run.weights[number] = weights_BHTS[0]
-                if number == self.layers[-1]:
+                if number == self.layers[-1] and not whole:
                     raise Enough
             return output, weights_BHTS
 
@@ -240,7 +249,7 @@ class Paths:
                 stack.callback(_hook(block, enter, number, kwargs=True))
             for number in {*self.below, *self.layers}:
                 stack.callback(_hook(self._module(anatomy.layers[number].attention), read, number, kwargs=True))
-            for number in self.below:
+            for number in {*self.below, *self.layers}:
                 layer = anatomy.layers[number]
                 handle = self._module(layer.projection).register_forward_hook(
                     lambda module, args, output, number=number: project(module, args, output, number)

@@ -196,16 +196,19 @@ def over_all(claims: pd.DataFrame, alpha: float) -> str:
     judged = claims[claims["q"].notna()]
     if judged.empty:
         return ""
-    passing = int((judged["q"] <= alpha).sum())
+    passes = (judged["q"] <= alpha) & (judged["harm"] > 0)  # where all sets help, p may be low of one that helps least
+    passing = int(passes.sum())
     text = (
         f"Over all {len(judged)} claims of this model at once, {passing or 'none'} {'have' if passing > 1 else 'has'} "
     )
     text += f"q at most {alpha:g}"
+    if passing < int((judged["q"] <= alpha).sum()):
+        text += f" and {'do' if passing > 1 else 'does'} harm"
     if not passing and judged["p_floor"].min() >= alpha:
         text += f": with so few control sets p cannot fall below {p_value(judged['p_floor'].min())}, nor q below p"
     elif passing:
-        text += f": {_named(judged[judged['q'] <= alpha])}"
-    elif len(first := judged[np.isclose(judged["p"], judged["p_floor"])]):
+        text += f": {_named(judged[passes])}"
+    elif len(first := judged[np.isclose(judged["p"], judged["p_floor"]) & (judged["harm"] > 0)]):
         text += (
             f"; {_named(first)}, which no control set equals, {'have' if len(first) > 1 else 'has'} q = "
             f"{p_value(first['q'].max())}, as low as so many sets let {len(first)} of {len(judged)} claims come"

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: a killed stage leaves nothing that a later run would trust."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -35,6 +36,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def beside(path: Path) -> Path:

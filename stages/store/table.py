@@ -101,7 +101,7 @@ class Table:
     def way_out(self, *of: str) -> str:
         """Return the commands that bring the table back as its stage wrote it."""
         room = Path(self.place).with_suffix("").parts[1]
-        stage = "@".join(filter(None, [STAGES.get(room, room), "-".join(of)]))
+        stage = "@".join(filter(None, [STAGES.get(room, room), *of[:1]]))
         return f"dvc checkout {self.path(*of)}, or dvc repro -f -s {stage}"
 
     def of_prompts(self, *of: str, columns: list[str], only: Sequence[tuple] = ()) -> pd.DataFrame:

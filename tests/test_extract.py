@@ -1,0 +1,84 @@
+"""All tasks of a slot in one process: what need not be measured again stays, to the byte."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+from stages import extract, fetch, prepare
+from stages.store import paths, tables
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ("repeats", "text")
+
+
+@pytest.fixture
+def slot(tmp_path, monkeypatch) -> str:
+    """A tiny decoder and three tasks, of which two are measured; nothing is extracted yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEAD_ATLAS_CACHE", str(tmp_path / "cache"))
+    content = yaml.safe_load((ROOT / "params.quick.yaml").read_text())
+    content["models"] = {"decoder": {"source": "path", "name": str(tiny.save("llama_gqa", tmp_path / "model"))}}
+    content["tasks"] = {task: content["tasks"][task] for task in (*MEASURED, "blimp")}
+    for task in content["tasks"].values():
+        task["path"] = str(ROOT / task["path"])
+    content["tasks"]["text"] |= {"passages": 4, "short_passages": 8}
+    paths.PARAMS.write_text(yaml.safe_dump(content))
+    fetch.main("decoder")
+    for task in content["tasks"]:
+        prepare.main(task)
+    return "decoder"
+
+
+def written() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("data/activations/decoder").iterdir()}
+
+
+def ran(caplog) -> set[str]:
+    """Tasks that the last run measured."""
+    found = {task for task in MEASURED for line in caplog.messages if line.startswith(f"extract {task} on decoder: ")}
+    caplog.clear()
+    return found
+
+
+def test_what_was_measured_of_the_same_prompts_stays(slot, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    extract.main(slot)
+    whole = written()
+    assert ran(caplog) == set(MEASURED) and len(whole) == 6
+    assert tables.RELATIONS.read(slot, "blimp").empty
+    extract.main(slot)
+    assert ran(caplog) == set() and written() == whole
+    tables.RELATIONS.path(slot, "text").write_bytes(b"damaged")
+    extract.main(slot)
+    assert ran(caplog) == {"text"} and written() == whole
+    content = yaml.safe_load(paths.PARAMS.read_text())
+    content["tasks"]["text"]["short_passages"] = 6
+    paths.PARAMS.write_text(yaml.safe_dump(content))
+    prepare.main("text")
+    extract.main(slot)
+    changed = written()
+    assert ran(caplog) == {"text"}
+    assert {name for name in whole if whole[name] != changed[name]} == {
+        "text.relations.parquet",
+        "text.outputs.parquet",
+    }
+    paths.shards(slot, "extracted.json").unlink()
+    extract.main(slot)
+    assert ran(caplog) == set(MEASURED) and written() == changed
+    monkeypatch.setenv("HEAD_ATLAS_WORKERS", "1")
+    extract.main(slot)
+    assert ran(caplog) == set(MEASURED)
+
+
+def test_tasks_that_are_named_are_measured_alone(slot, caplog):
+    caplog.set_level("INFO")
+    extract.main(slot, "repeats")
+    assert ran(caplog) == {"repeats"} and set(written()) == {"repeats.relations.parquet", "repeats.outputs.parquet"}
+    extract.main(slot)
+    assert ran(caplog) == {"text"}
+
+
+def test_the_way_out_names_the_stage_of_the_slot(slot):
+    assert tables.RELATIONS.way_out(slot, "text").endswith("dvc repro -f -s extract@decoder")
