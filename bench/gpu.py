@@ -13,6 +13,7 @@ their tables are in data/.
 import csv
 import importlib
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -114,6 +115,7 @@ def timed(slot: str, named: list[str]) -> None:
     for stage in named or ("extract", *STAGES):
         for task in tasks if stage == "extract" else [None]:
             module, given = importlib.import_module(f"stages.{stage}"), (slot, task) if task else (slot,)
+            shutil.rmtree("data/extracted", ignore_errors=True)  # else `extract` has nothing to do
             with counted() as counter:
                 start = finished()
                 try:

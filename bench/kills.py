@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,8 @@ def killed(folder: Path, stage: str, command: list[str], times: int, whole: dict
     seconds = time.monotonic() - begun
     hit = torn = 0
     for number in range(times):
+        if stage.startswith("extract@"):  # else it puts back what it measured before
+            shutil.rmtree(folder / "data/extracted" / stage.partition("@")[2], ignore_errors=True)
         process = start(folder, command)
         if number % 2:
             hit += wait_for_part(folder, process)

@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -94,7 +95,11 @@ def parts(folder: Path, asked: argparse.Namespace) -> dict[str, Callable[[], Non
     def long(tokens: int) -> None:
         settings(folder, asked.dtype, tokens)
         prepare.main("text")
-        extract.main("big", "text")
+        extracted("text")
+
+    def extracted(task: str) -> None:
+        shutil.rmtree("data/extracted", ignore_errors=True)  # else there is nothing to do
+        extract.main("big", task)
 
     def fetched() -> None:
         fetch.main("big")
@@ -103,7 +108,7 @@ def parts(folder: Path, asked: argparse.Namespace) -> dict[str, Callable[[], Non
     found: dict[str, Callable[[], None]] = {"make": lambda: make(folder / "model", asked), "fetch": fetched}
     found |= {f"{LONG}{tokens}": lambda tokens=tokens: long(tokens) for tokens in asked.lengths}
     found["prepare"] = lambda: [settings(folder, asked.dtype), *map(prepare.main, SHORT)]
-    found |= {f"extract {task}": lambda task=task: extract.main("big", task) for task in SHORT}
+    found |= {f"extract {task}": lambda task=task: extracted(task) for task in SHORT}
     after = {"answer": answer, "trace": trace, "classify": classify, "plan": plan, "ablate": ablate}
     return (
         found | {"ngram": ngram.main} | {name: lambda stage=stage: stage.main("big") for name, stage in after.items()}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)
+ROOMS = ("engine", "extract.py", "families", "model", "store", "tasks")  # of stages/: the code that tables depend on
+LOCKED = (Path("requirements.lock"),)
 TOGETHER = 8192  # padded tokens of prompts with demonstrations that run at once, at most
 RUN = 1024  # and tokens of them that run, demonstrations once, where these are not of one set
 SUMS = pa.schema(  # over the prompts of a shard, of each layer's mean head outputs (H K,)
@@ -57,8 +60,8 @@ Shard = tuple[str, list[tuple[Named, Tokens]]]  # what is done, `measure` or `an
 def main(slot: str, *asked: str) -> None:
     """Measure the tasks that are named, all of params where none is: one process, one load of the model.
 
-    A task that makes no sense for the model gets empty tables that say why. A task that was measured before, of the
-    same prompts by the same code, stays as it is: another's prompts may have changed.
+    A task that makes no sense for the model gets empty tables that say why. One that was measured before, of the same
+    prompts by the same code, is put back as it was: another's prompts may have changed.
     """
     record, settings = records.read(slot), params.load()
     size = max(layer["head_size"] for layer in record["attention"])
@@ -71,21 +74,30 @@ def main(slot: str, *asked: str) -> None:
             todo.append(task)
     if not todo:
         return
-    from stages.engine import local
-    from stages.engine.kept import as_noted, keys, note  # torch is loaded only where something is measured
+    from stages.engine import local  # torch is loaded only where something is measured
+    from stages.engine.kept import forget, keep, keys, put_back
     from stages.model.load import load
 
-    batch_tokens, notes = settings.extract.batch_tokens, paths.shards(slot, "extracted.json")
-    key, loaded = keys("extract", record, batch_tokens, local.sharing()), None
+    batch_tokens, locked = settings.extract.batch_tokens, [files.sha256(path) for path in LOCKED if path.is_file()]
+    key, loaded = keys("extract", record, batch_tokens, locked, local.sharing(), code=ROOMS), None
     for task in todo:
-        of = key([task, files.sha256(tables.PROMPTS.path(task))])
+        of = partial(_key, key, task)
         written = [table.path(slot, task) for table in (tables.RELATIONS, tables.outputs(size))]
-        if as_noted(notes, task, of, written):
-            log.info("%s on %s: as it was measured before", task, slot)
+        asked_of, last = of(), paths.extracted(slot, task)
+        if put_back(last, asked_of, written):
+            log.info("%s on %s: as it was measured before, of the same prompts by the same code", task, slot)
+            forget(paths.shards(slot, "extract", task))
             continue
         loaded = loaded or load(slot)
         _measure(loaded, slot, task, record, batch_tokens)
-        note(notes, task, of, written)
+        if of() == asked_of:  # else somebody has changed the prompts meanwhile
+            keep(last, asked_of, written)
+
+
+def _key(key: Callable[[list], str], task: str) -> str:
+    """Return what a task's tables depend on, its prompts read as they are now."""
+    tables.PROMPTS.complete(task)
+    return key([task, files.sha256(tables.PROMPTS.path(task))])
 
 
 def _measure(loaded: "Loaded", slot: str, task: str, record: dict, batch_tokens: int) -> None:

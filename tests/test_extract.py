@@ -1,5 +1,6 @@
 """All tasks of a slot in one process: what need not be measured again stays, to the byte."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import tiny
 import yaml
 
 from stages import extract, fetch, prepare
-from stages.store import paths, tables
+from stages.store import files, paths, tables
+from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ("repeats", "text")
@@ -50,9 +52,9 @@ def test_what_was_measured_of_the_same_prompts_stays(slot, caplog, monkeypatch):
     assert tables.RELATIONS.read(slot, "blimp").empty
     extract.main(slot)
     assert ran(caplog) == set() and written() == whole
-    tables.RELATIONS.path(slot, "text").write_bytes(b"damaged")
+    files.write_text(tables.RELATIONS.path(slot, "text"), "damaged")
     extract.main(slot)
-    assert ran(caplog) == {"text"} and written() == whole
+    assert ran(caplog) == set() and written() == whole
     content = yaml.safe_load(paths.PARAMS.read_text())
     content["tasks"]["text"]["short_passages"] = 6
     paths.PARAMS.write_text(yaml.safe_dump(content))
@@ -64,9 +66,17 @@ def test_what_was_measured_of_the_same_prompts_stays(slot, caplog, monkeypatch):
         "text.relations.parquet",
         "text.outputs.parquet",
     }
-    paths.shards(slot, "extracted.json").unlink()
+    shutil.rmtree("data/extracted")
     extract.main(slot)
     assert ran(caplog) == set(MEASURED) and written() == changed
+    shutil.rmtree("data/activations")  # as DVC does before it runs the stage
+    extract.main(slot)
+    assert ran(caplog) == set() and written() == changed
+    kept = next(paths.extracted(slot, "repeats").iterdir())
+    kept.unlink()  # else the table, which is the same file, would be damaged as well
+    kept.write_bytes(b"damaged")
+    extract.main(slot)
+    assert ran(caplog) == {"repeats"} and written() == changed
     monkeypatch.setenv("HEAD_ATLAS_WORKERS", "1")
     extract.main(slot)
     assert ran(caplog) == set(MEASURED)
@@ -78,6 +88,36 @@ def test_tasks_that_are_named_are_measured_alone(slot, caplog):
     assert ran(caplog) == {"repeats"} and set(written()) == {"repeats.relations.parquet", "repeats.outputs.parquet"}
     extract.main(slot)
     assert ran(caplog) == {"text"}
+
+
+def test_prompts_that_change_while_they_are_measured_are_not_kept(slot, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    measure, text = extract._measure, tables.PROMPTS.path("text")
+    was, other = text.read_bytes(), tables.PROMPTS.read("text").iloc[:6]
+
+    def changed(*of) -> None:
+        measure(*of)
+        tables.PROMPTS.write(other, "text", asked=len(other))
+
+    monkeypatch.setattr(extract, "_measure", changed)
+    extract.main(slot, "text")
+    monkeypatch.setattr(extract, "_measure", measure)
+    assert ran(caplog) == {"text"} and not paths.extracted(slot, "text").exists()
+    text.write_bytes(was)
+    extract.main(slot, "text")
+    assert ran(caplog) == {"text"}
+
+
+def test_a_table_that_is_not_there_is_named(slot):
+    tables.PROMPTS.path("text").unlink()
+    with pytest.raises(UserError, match=r"^data/prompts/text\.parquet: "):
+        extract.main(slot)
+
+
+def test_the_key_is_of_the_code_that_dvc_depends_on():
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["extract"]["do"]["deps"]
+    assert {f"stages/{room}" for room in extract.ROOMS} == {dep for dep in deps if dep.startswith("stages/")}
+    assert {str(path) for path in extract.LOCKED} <= set(deps)
 
 
 def test_the_way_out_names_the_stage_of_the_slot(slot):

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Results = tuple[float, Sequence[pa.Table | pd.DataFrame | list[dict]]]  # the seconds of a shard, and its tables
 SECONDS = b"seconds"  # where a kept shard notes how long it took
-PACKAGES = ("numpy", "tokenizers", "transformers")  # and torch: another version of them may give other numbers
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "transformers")  # and torch: other versions may give other numbers
 CODE = Path(__file__).parents[1]  # stages/: kept shards are not trusted by changed code
 
 
@@ -156,17 +156,19 @@ def _last(job: Job, folder: Path, name: str) -> Path:
     return _file(folder, name, len(job.schemas) - 1)
 
 
-def keys(*common: Any) -> Callable[[Any], str]:
+def keys(*common: Any, code: Sequence[str] = ("",)) -> Callable[[Any], str]:
     """Return the function from a shard to its content key: a sha256 over all that its tables depend on.
 
     That is what all shards have in common (the model's record, what runs together ...), the shard, the code and word
     lists of this project's stages, the versions of torch and of `PACKAGES` and, as far as can be known here, the
-    devices of workers; `tables_of` adds the threads of a worker.
+    devices of workers; `tables_of` adds the threads of a worker. code: rooms and files of stages/, where not all of
+    them are asked.
     """
     digest = hashlib.sha256(_content(common))
-    for file in sorted(CODE.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(file.read_bytes())
+    for room in code:
+        for file in sorted([CODE / room, *(CODE / room).rglob("*")]):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(file.read_bytes())
     devices = [torch.cuda.is_available(), *(os.environ.get(f"HEAD_ATLAS_{name}", "") for name in ("RAY", "GPUS"))]
     versions = [torch.__version__, *map(importlib.metadata.version, PACKAGES)]
     digest.update(_content([*versions, *devices]))
@@ -179,26 +181,24 @@ def keys(*common: Any) -> Callable[[Any], str]:
     return key
 
 
-def note(notes: Path, name: str, key: str, written: Sequence[Path]) -> None:
-    """Note that files are what has this key, with their bytes' sha256, for `as_noted`.
+def keep(folder: Path, key: str, written: Sequence[Path]) -> None:
+    """Keep whole tables under this key, as links to the same bytes where the disk has such, and none that was before.
 
-    key: as `keys` makes it. notes: a file of JSON beside kept shards; who has none measures anew.
+    key: as `keys` makes it.
     """
-    files.write_text(notes, json.dumps(_notes(notes) | {name: [key, *map(files.sha256, written)]}) + "\n")
+    forget(folder)
+    for place, path in enumerate(written):
+        files.link(path, _file(folder, key, place))
 
 
-def as_noted(notes: Path, name: str, key: str, written: Sequence[Path]) -> bool:
-    """Say whether files are, to the byte, as they were noted, and made of what has this key."""
-    there = all(file.is_file() for file in written)
-    return there and _notes(notes).get(name) == [key, *map(files.sha256, written)]
-
-
-def _notes(notes: Path) -> dict[str, list[str]]:
-    try:
-        read = json.loads(notes.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or cut off: nothing is known then
-        return {}
-    return read if isinstance(read, dict) else {}
+def put_back(folder: Path, key: str, written: Sequence[Path]) -> bool:
+    """Put tables where they belong that were kept under this key; False where they were not, or one is damaged."""
+    there = [_file(folder, key, place) for place in range(len(written))]
+    if not all(file.is_file() and parquet.intact(file) for file in there):
+        return False
+    for file, path in zip(there, written, strict=True):
+        files.link(file, path)
+    return True
 
 
 def _content(value: Any) -> bytes:

@@ -47,9 +47,9 @@ def processes(pieces: int, loaded: Any) -> int:
     return number if most or number > threads // 2 else 1  # few would leave processors idle
 
 
-def sharing() -> tuple[int, str]:
+def sharing() -> tuple[int, int, bool, str]:
     """Return what decides, beside the model and the work, how many processes of how many threads share it."""
-    return torch.get_num_threads(), os.environ.get("HEAD_ATLAS_WORKERS", "")
+    return torch.get_num_threads(), memory(), workers.forks(), os.environ.get("HEAD_ATLAS_WORKERS", "")
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], loaded: Any) -> Iterator[Result]:

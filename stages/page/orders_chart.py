@@ -15,7 +15,7 @@ def answers(rows: pd.DataFrame) -> alt.LayerChart:
     """Draw the share of right and of rival answers with 95 % intervals.
 
     rows: columns shown (order and how it is given), kind (of `ANSWERS`), value, low, high, trials, guess (of right
-    answers, where it is known; drawn dashed), in display order.
+    answers, where it is known; an upright stroke), in display order.
     """
     names = list(ANSWERS)
     labels, colours, shapes = zip(*ANSWERS.values(), strict=True)
@@ -44,7 +44,7 @@ def answers(rows: pd.DataFrame) -> alt.LayerChart:
     )
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
     x = alt.X("value:Q", title="share of words", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-    guess = base.transform_filter("isValid(datum.guess)").mark_tick(thickness=1.5, size=12, strokeDash=[3, 2])
+    guess = base.transform_filter("isValid(datum.guess)").mark_tick(thickness=1.5, size=12)
     return alt.layer(
         guess.encode(x=alt.X("guess:Q"), color=alt.value(INK)),
         base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q"),

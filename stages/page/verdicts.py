@@ -204,7 +204,7 @@ def over_all(claims: pd.DataFrame, alpha: float) -> str:
     text += f"q at most {alpha:g}"
     if passing < int((judged["q"] <= alpha).sum()):
         text += f" and {'do' if passing > 1 else 'does'} harm"
-    if not passing and judged["p_floor"].min() >= alpha:
+    if not (judged["q"] <= alpha).any() and judged["p_floor"].min() >= alpha:
         text += f": with so few control sets p cannot fall below {p_value(judged['p_floor'].min())}, nor q below p"
     elif passing:
         text += f": {_named(judged[passes])}"

@@ -38,6 +38,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def link(path: Path, to: Path) -> None:
+    """Let `to` be the same bytes as `path`: a hard link, a copy where the disk has none. Nothing writes in place."""
+    with replacing(to) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+
+
 def sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as stream:

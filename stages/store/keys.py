@@ -11,9 +11,9 @@ from stages.store.params import Params
 
 BY_TASK = ("data/prompts", "data/asked", "data/pictures")
 BY_SLOT = (
-    *("data/activations", "data/answers", "data/applied", "data/circuits", "data/effects", "data/gates", "data/heads"),
-    *("data/indirect", "data/memory", "data/models", "data/neighbours", "data/plans", "data/shards", "data/sinks"),
-    *("data/vectors", "reports/figures", "reports/slots"),
+    *("data/activations", "data/answers", "data/applied", "data/circuits", "data/effects", "data/extracted"),
+    *("data/gates", "data/heads", "data/indirect", "data/memory", "data/models", "data/neighbours", "data/plans"),
+    *("data/shards", "data/sinks", "data/vectors", "reports/figures", "reports/slots"),
 )
 BY_RECIPE = ("data/checkpoints", "reports/recipes")
 TABLES = ("activations", "applied", "circuits", "effects", "gates", "memory", "neighbours", "sinks", "vectors")
@@ -21,7 +21,7 @@ WRITTEN = {  # folder -> what stages leave there; `*/...`: in the folder of a ke
     **dict.fromkeys((*BY_TASK, "data/answers", "data/heads", "data/indirect", "data/plans"), ("*.parquet",)),
     **dict.fromkeys([f"data/{name}" for name in TABLES], ("*/*.parquet",)),
     "data/models": ("*.json",),
-    "data/shards": ("*",),
+    **dict.fromkeys(("data/extracted", "data/shards"), ("*",)),
     "data/checkpoints": ("*/*/*/*",),
     "reports/figures": ("*-heads.svg",),
     "reports/slots": ("*/metrics.json", "*/model.json", "*/cache.json", "*/examples.json"),

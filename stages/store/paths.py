@@ -20,6 +20,11 @@ def shards(key: str, *stage: str) -> Path:
     return Path("data/shards", key, *stage)
 
 
+def extracted(slot: str, task: str) -> Path:
+    """Folder of a task's tables of activations as they were last measured, by what they depend on."""
+    return Path("data/extracted", slot, task)
+
+
 def vectors(slot: str) -> Path:
     """Function vectors (safetensors)."""
     return Path(f"data/vectors/{slot}/vectors.safetensors")

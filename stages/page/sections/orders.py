@@ -49,7 +49,7 @@ def orders(slot: Slot, context: Context) -> list:
     said = [known(clean), made_up(clean), shuffled(clean), backwards(clean)]
     legend = [(colour, shape, label) for label, colour, shape in orders_chart.ANSWERS.values()]
     says = (
-        "Lines: 95 % intervals over runs of successive words (known) and over orders (made up). Dashed: a guess "
+        "Lines: 95 % intervals over runs of successive words (known) and over orders (made up). Strokes: a guess "
         "among the words that are stated, where it is known. Single orders: below."
     )
     figure = Figure([Chart(orders_chart.answers(_drawn(clean)))], says, path, "single", legend)
