@@ -819,6 +819,34 @@ def test_functions_that_need_heads_of_their_own_are_named_where_intervals_do_not
     assert _held_out(together[together.vector == "heads"], single) == ""
 
 
+def test_what_works_is_said_by_intervals_that_do_not_meet():
+    from stages.page.sections.vectors import _works
+
+    def rows_in(context, heads, layerwise, one):
+        cells = [("heads", *heads), ("layerwise", *layerwise), ("function", *one)]
+        return pd.DataFrame(cells, columns=["vector", "low", "high"]).assign(context=context)
+
+    zero, natural = (
+        rows_in("zero_shot", (0.5, 0.7), (0.5, 0.6), (0, 0.2)),
+        rows_in("natural", (0.5, 0.7), (0.3, 0.4), (0, 0.2)),
+    )
+    said = _works(pd.concat([zero, natural]), ["zero_shot", "natural"], 18)
+    assert said.startswith(
+        "Of the same heads, each in its own place gives more than one sum at one layer without demonstrations and in "
+        "natural text, and sums after their own blocks more than one sum without demonstrations and in natural text; "
+        "beside these, each in its own place gives more in natural text and is not told apart without demonstrations. "
+        "So one sum loses by its one layer: "
+    )
+    assert "norm" not in _works(pd.concat([zero, natural]), ["zero_shot", "natural"], 0)
+    same = rows_in("zero_shot", (0.5, 0.7), (0.5, 0.6), (0.4, 0.6))
+    assert _works(same, ["zero_shot"], 18) == (
+        "Of the same heads, each in its own place gives more than one sum at one layer in no context, and sums after "
+        "their own blocks more than one sum in no context; beside these, each in its own place gives more in no "
+        "context and is not told apart without demonstrations."
+    )
+    assert _works(zero[zero.vector != "layerwise"], ["zero_shot"], 18) == ""
+
+
 def test_where_sums_are_added_is_a_verdict_only_where_it_holds_in_every_context():
     from stages.page.sections.vectors import _place
 

@@ -42,9 +42,12 @@ def probes(local: float, spread: float) -> pd.DataFrame:
     made = []
     for kind in ("first", "attended", "largest", "ordinary", "beside"):
         for target in ("token", "position", "next", "topic", "rest"):
-            value = {"next": local, "topic": 0.8, "rest": 0.5}.get(target, np.nan)
+            chance = 0.2 if target == "topic" else 0.0
             for layer in (-1, 0, 1, 2):
-                chance = 0.2 if target == "topic" else 0.0
+                read = {"next": local, "topic": 0.8, "rest": 0.5} if layer >= 0 else {"next": local}
+                value = read.get(
+                    target, chance if target in ("topic", "rest") else np.nan
+                )  # a token alone knows neither
                 made.append([kind, target, layer, value, value - 0.05, value + 0.05, chance, chance, chance, 100, 50,
                              spread, 0, "the same in every prompt" if np.isnan(value) else ""])  # fmt: skip
     return pd.DataFrame(made, columns=COLUMNS["probes"].split())
@@ -135,6 +138,18 @@ def test_global_only_can_fail():
     assert "global only, by this margin" in said(rows(True), probes(0.0, 0.5), decoder=False)
     text = said(rows(True), probes(0.4, 0.5), decoder=False)
     assert "not global only: the next token can be read as well" in text and "global only, as far" not in text
+
+
+def test_what_the_token_itself_tells_of_the_topic_is_nothing_that_its_state_holds():
+    """A word of one file alone: its input embedding knows the topic without having read anything."""
+    probed = probes(0.4, 0.5)
+    told = (probed["layer"] < 0) & probed["target"].isin(["topic", "rest"]) & (probed["kind"] == "attended")
+    knowing = probed.assign(value=probed["value"].mask(told, 0.78))
+    verdicts = [
+        text.split("probes of the most attended other token read: ")[1].split(". ")[0]
+        for text in (said(rows(True), some, decoder=False) for some in (probed, knowing))
+    ]
+    assert "not global only" in verdicts[0] and "global" not in verdicts[1] and "local (" in verdicts[1]
 
 
 def test_what_too_few_passages_leave_open_is_not_said_to_be_missing():

@@ -336,7 +336,7 @@ def test_committed_results_are_within_the_bounds_that_make_the_recipe_worth_havi
         assert table.loc[(arm, "spread", REGISTER, "spread"), "value"].max() < 1e-5
         assert table.loc[(arm, "used", REGISTER)].loc[["mean", "shuffle"], "value"].abs().max() < 1e-5
     mass = table.loc[("back_copy", "attention", REGISTER, "mass")].query("layer == 0")
-    assert (mass["value"] / mass["control"]).min() >= 1.2
+    assert (mass["value"] / mass["control"]).min() >= 1.5
     zero, drop = (
         table.loc[("back_copy", "used", REGISTER, edit)].query("measure == 'loss'") for edit in ("zero", "drop")
     )

@@ -105,10 +105,10 @@ def _notes(rows: pd.DataFrame, slot: Slot, alpha: float) -> list[Note]:
         return [Note(f"{text} {none}{most}.")]
     feeding, null = heads[heads["feeder"] == 1], heads[heads["feeder"] == 0]
     text += _fed(rows, heads, feeding, null) + _together(joint, feeding)
-    text += _ranked(joint.loc["noising"], alpha) + _others(rows)
+    text += _ranked(joint.loc["noising"], alpha) + _others(rows) + _previous(feeding, heads, whole, slot)
     uniform = log(slot.model["vocabulary"]) if slot.model.get("vocabulary") else float("inf")
     beside = _no_heads(rows) + _lost(rows, joint, feeding, whole, uniform)
-    beside += _previous(feeding, heads, whole, slot) + _weights(feeding, heads, whole)
+    beside += _weights(feeding, heads, whole)
     return [Note(text), Note(f"More about the keys of {target}.{beside}")]
 
 

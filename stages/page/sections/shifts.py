@@ -7,6 +7,7 @@ import pandas as pd
 from stages.page.inputs import Slot
 from stages.page.page import Note, Table
 from stages.page.section import Context, SlotSection
+from stages.page.sections.vectors import LEFT_OUT
 from stages.page.sentences import beyond, capital, interval, listed, number, p_value
 
 ALL = "all"
@@ -199,7 +200,22 @@ def _table(rows: pd.DataFrame, steering: pd.DataFrame, path: str) -> Table:
     columns += [f"{name}, {space}" for space in SPACES for name in ("cosine", "directions", "parallelogram")]
     columns += ["shown", "v", "2v", "−v"]
     columns += ["zero-shot", "pairs asked"]
-    return Table(columns, lines, SAYS, path, tuple(range(2, len(columns))), tuple(marked))
+    says = " ".join(filter(None, [SAYS, _missing(lines, steering)]))
+    return Table(columns, lines, says, path, tuple(range(2, len(columns))), tuple(marked))
+
+
+def _missing(lines: list[list[str]], steering: pd.DataFrame) -> str:
+    """Say of which functions no pair was asked, and which are not in the table at all."""
+    unasked = [line[0] for line in lines if line[-1] == "0"]
+    noted = steering[steering["note"].fillna("").str.startswith(LEFT_OUT)]
+    absent = sorted(set(noted["function"]) - {line[0] for line in lines})
+    said = (
+        f"No pair of {listed(unasked)} is asked: a pair is left out where one of its words stands in a demonstration, "
+        "or on the half of the prompts that the vector is from."
+        if unasked
+        else ""
+    )
+    return f"{said} Without a vector, and not here: {listed(absent)}.".strip() if absent else said
 
 
 def _factors(rows: pd.DataFrame, path: str) -> Table:

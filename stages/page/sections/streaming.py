@@ -478,7 +478,8 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
             f"positions are re-counted. These passages end at {length}: "
         )
         text += (
-            "that is not tested here, every layer of the intact model sees all."
+            "that is not tested here, every layer of the intact model sees all (`python -m bench.streaming_books` "
+            "reads longer texts)."
             if length <= min(own)
             else f"from token {min(own)} on, sinks as in the text are "
             + ("seen by no layer." if local == len(slot.model["attention"]) else "those of the other layers.")

@@ -72,7 +72,11 @@ def _tested(slot: Slot, alpha: float, what: str = "") -> list:
         for name in contexts
     ]  # fmt: skip
     legend = [(colour, shape, label) for label, colour, shape in charts.VECTORS.values()]
-    blocks = [Note(" ".join(said)), Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend)]
+    said.append(_works(together, contexts, _number_normed(slot)))
+    blocks = [
+        Note(" ".join(filter(None, said))),
+        Figure(cards, f"All functions together. {CHOSEN}", path, "cards", legend),
+    ]
     blocks += [Note(what)] if what else []
     blocks.append(Note(" ".join([_functions(single), *_controls(claims), _heads(slot, single), *_normed(slot)])))
     blocks += _texts(together, path, alpha)
@@ -174,6 +178,37 @@ def _heads(slot: Slot, single: pd.DataFrame) -> str:
     return f"{said} That is not the family's number of members ({count}), which a threshold on the effect decides."
 
 
+def _works(together: pd.DataFrame, contexts: list[str], normed: int) -> str:
+    """Say which way to write the same heads gives more, by intervals that do not meet, and as far as it shows, why."""
+    cells = together.set_index(["context", "vector"])
+    asked = [name for name in contexts if all((name, way) in cells.index for way in ("heads", "layerwise", "function"))]
+
+    def more(way: str, other: str) -> list[str]:
+        return [name for name in asked if cells["low"][name, way] > cells["high"][name, other]]
+
+    def where(names: list[str]) -> str:
+        if len(names) == len(asked) > 2:
+            return f"in all {len(asked)} contexts"
+        return listed(CONTEXTS[name] for name in names) or "in no context"
+
+    if not asked:
+        return ""
+    gained, left = more("layerwise", "function"), more("heads", "layerwise")
+    alike = [name for name in asked if name not in left and name not in more("layerwise", "heads")]
+    said = (
+        "Of the same heads, each in its own place gives more than one sum at one layer "
+        f"{where(more('heads', 'function'))}, and sums after their own blocks more than one sum {where(gained)}; "
+        f"beside these, each in its own place gives more {where(left)}"
+    )
+    said += f" and is not told apart {where(alike)}." if alike else "."
+    if gained and normed:
+        said += (
+            " So one sum loses by its one layer: both kinds of sums take the norms after attention at their mean gain. "
+            "What sums lack beside that may be those norms', whose scale is each run's own: not tried."
+        )
+    return said
+
+
 def _place(together: pd.DataFrame, contexts: list[str]) -> str:
     """Say whether the layer where heads' sums are added decides, context by context, where intervals tell."""
     said, gains = [], []
@@ -232,8 +267,7 @@ def _held_out(together: pd.DataFrame, single: pd.DataFrame) -> str:
 
 def _normed(slot: Slot) -> list[str]:
     """Say where the sum of heads' parts is not what they write together: where W_O's output is normalised."""
-    layers = slot.model["attention"]
-    normed = sum(part.get("joins", "") != "" and part.get("scale") is None for part in layers)
+    layers, normed = slot.model["attention"], _number_normed(slot)
     if not normed:
         return []
     return [
@@ -241,6 +275,11 @@ def _normed(slot: Slot) -> list[str]:
         "what one head adds depends on what the others write there. In place that is exact; sums are computed at the "
         "norm's mean gain, an approximation."
     ]
+
+
+def _number_normed(slot: Slot) -> int:
+    """Return in how many layers a norm stands after attention."""
+    return sum(part.get("joins", "") != "" and part.get("scale") is None for part in slot.model["attention"])
 
 
 def _means(together: pd.DataFrame) -> str:
