@@ -154,7 +154,7 @@ def test_the_way_out_is_a_stage_that_writes_the_table():
             outs = [next(iter(out)) if isinstance(out, dict) else out for out in body(stage)["outs"]]
             outs = [re.sub(r"\${[^}]*}", "{}", out) for out in outs]
             assert any(table.place == out or table.place.startswith(f"{out}/") for out in outs), table.place
-            assert len(of.replace("-", "")) == len(ends)
+            assert of == "x"[: len(ends)]  # the slot, or the task of a stage of each
 
 
 def body(stage: str) -> dict:

@@ -26,7 +26,7 @@ LENGTH = 24
 
 
 def texts(loaded: Loaded, count: int, vocabulary: int, length: int = LENGTH) -> list[Tokens]:
-    rng, special = np.random.default_rng(1), np.isin(np.arange(length), (0, 7))  # the first, and one in between
+    rng, special = np.random.default_rng(1), np.arange(length) == 0
     return [
         Tokens(f"p{number}", "short", np.r_[1, rng.integers(4, vocabulary, length - 1)], special)
         for number in range(count)
@@ -94,6 +94,7 @@ def reference(loaded: Loaded, tokens: Tokens) -> dict[str, np.ndarray]:
 def test_sinks_equal_a_naive_reference_on_twenty_prompts(name):
     loaded = tiny.make(name)
     prompts = texts(loaded, 20, tiny.VOCABULARY)
+    prompts[0].special[7] = True  # of all: they have one array
     for tokens, seen in zip(prompts, look(loaded, prompts), strict=True):
         expected = reference(loaded, tokens)
         for column, tolerance in (("first", 1e-6), ("second", 1e-6), ("special", 1e-6), ("value", 1e-5), ("said", 1e-5),
