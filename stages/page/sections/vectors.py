@@ -201,7 +201,7 @@ def _works(together: pd.DataFrame, contexts: list[str], normed: int) -> str:
         f"beside these, each in its own place gives more {where(left)}"
     )
     said += f" and is not told apart {where(alike)}." if alike else "."
-    if gained and normed:
+    if gained == asked and normed:  # in every context: else the sentence would be of some alone
         said += (
             " So one sum loses by its one layer: both kinds of sums take the norms after attention at their mean gain. "
             "What sums lack beside that may be those norms', whose scale is each run's own: not tried."
