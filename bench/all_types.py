@@ -18,7 +18,7 @@ way (`bench.reference`):
     shortcut    `Batch.ablations` with shared prefixes and skipped blocks, of a head of each layer alone and of more and
                 more layers together, which part on the way = plain full passes with those columns
     last token  `LastToken.edited`, a head's output in place and a vector added = full passes with both written out here
-    vector      `function_vector` = what the next norm that reads the residual sees with and without the head's part
+    vector      `Parts` = what the next norm that reads the residual sees with and without the head's part
     padding     short and long together = alone
 
 Tolerances: 1e-5 for statistics, 1e-4 of the logits' largest size elsewhere. Outcomes: `right`; `refused` (the line);

@@ -20,7 +20,7 @@ from stages.model.intervene import Edit, ablating
 from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.score import Ablation, Batch, LastToken
-from stages.model.vectors import function_vector
+from stages.model.vectors import Parts
 from stages.store.errors import UserError
 
 LONG, SHORT = 80, 66  # tokens: more than any window or chunk of the tiny models
@@ -347,7 +347,7 @@ class Trial:
             z = z.reshape(-1, z.shape[-1])[at]
             means = {(index, h): z[h * layer.head_size : (h + 1) * layer.head_size] for h in range(layer.heads)}
             try:
-                ours = function_vector(self.loaded, means, [(index, head)])
+                ours = Parts(self.loaded, means).together([(index, head)])
             except UserError as error:
                 self.notes.append(f"vector refused: {error}")
                 return

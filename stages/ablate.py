@@ -84,7 +84,7 @@ def main(slot: str) -> None:
     tokens = sum(cost(shard) for shard in todo)
     works = [_work(loaded, [shard]) for shard in todo]
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), sum(works, Work()), loaded))
-    means = {} if why_intact else text_means(slot, loaded, settings)
+    means = {} if why_intact else text_means(slot, loaded)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
     known = _known(slot, settings, reported)
@@ -95,7 +95,7 @@ def main(slot: str) -> None:
     ):
         job, key = shards.effects(slot, means, limit), keys(record, means, limit)
         costs, done = [products(work, loaded) for work in works], lambda number: progress.update(cost(todo[number]))
-        for (table,) in tables_of(job, todo, key, folder, loaded, done, costs):
+        for (table,) in tables_of(job, todo, map(key, todo), folder, loaded, done, costs):
             columns = (table[name].to_pylist() for name in ("intervention", "task", "prompt"))
             add(table.filter(pa.array([_told(*name, reported) for name in zip(*columns, strict=True)], pa.bool_())))
         add(known)
@@ -233,9 +233,8 @@ def _first_order(slot: str, loaded, rows: Mapping[str, Sequence[Any]], means: Ma
         tables.FIRST_ORDER.writer(slot, asked=estimates) as add,
         tqdm(total=len(asked), desc="first order", unit="task") as progress,
     ):
-        for (table,) in tables_of(
-            job, list(asked.items()), key, paths.shards(slot, "ablate"), loaded, lambda _: progress.update()
-        ):
+        todo, folder = list(asked.items()), paths.shards(slot, "ablate")
+        for (table,) in tables_of(job, todo, map(key, todo), folder, loaded, lambda _: progress.update()):
             add(table)
 
 

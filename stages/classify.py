@@ -2,9 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from stages import tasks
@@ -21,6 +24,7 @@ from stages.store.named import refuse
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
+PROMPTS = ["prompt", "split", "cluster", "queries", "baseline", "baseline_a", "recalled"]  # what is read of each
 JUDGED = 160  # rows read, checked and put in place in the time of a small calculation
 
 
@@ -39,22 +43,20 @@ def main(slot: str) -> None:
         if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
             continue  # neither asked for nor possible
         asked += 1
-        values, why = _values(slot, family, settings)
+        measured, why = _measured(slot, family, settings, heads)
         if family.name == "streaming" and record["kind"] != "decoder":
             why = why or "an encoder keeps no cache of past keys"
-        if why:
+        if measured is None or why:
             missing[family.name] = why
             continue
-        arrays = _arrays(values, heads, family.statistic == "hits_word")
-        columns = judge(family, *arrays, settings.classify, stream(settings.seed, f"classify/{slot}/{family.name}"))
+        name = f"classify/{slot}/{family.name}"
+        columns = judge(family, *measured.arrays, settings.classify, stream(settings.seed, name))
         columns |= {"member_a": np.zeros(len(heads), dtype=bool), "lead_a": np.full(len(heads), np.nan)}
-        if len(own := _on_a(values, family)):  # judged again without any prompt that effects are reported on
-            arrays = _arrays(own, heads, family.statistic == "hits_word")
-            rng = stream(settings.seed, f"classify/{slot}/{family.name}/a")
-            on_a = judge(family, *arrays, settings.classify, rng)
+        if len((own := measured.on_a()).prompts):  # judged again without any prompt that effects are reported on
+            on_a = judge(family, *own.arrays, settings.classify, stream(settings.seed, f"{name}/a"))
             beaten = np.where(np.isnan(on_a["baseline"]), on_a["score_null"], on_a["baseline"])
             columns |= {"member_a": on_a["member"], "lead_a": on_a["score"] - beaten}
-        table = heads.assign(family=family.name, **columns, prompts=values.prompt.nunique())
+        table = heads.assign(family=family.name, **columns, prompts=len(measured.prompts))
         if family.name == "streaming":
             narrow = table.layer.map(lambda layer: (windows[layer] or RECENT + 1) <= RECENT)
             table.loc[narrow, ["member", "member_a", "note"]] = [False, False, "by architecture"]
@@ -75,66 +77,91 @@ def _announced(slot: str, settings: params.Params, heads: int) -> str:
     return announce(f"classify {slot}", counts, families * heads + rows / JUDGED)
 
 
-def _values(slot: str, family: Family, settings: params.Params) -> tuple[pd.DataFrame, str]:
-    """Return one row per (prompt, layer, head) with value, value_null and baselines, or why there is none."""
+@dataclass(frozen=True)
+class Measured:
+    """What a family is judged by: rows of prompts, sorted by id, and value and null of every head on each, (P, H).
+
+    over_words: words weigh equally, not prompts, and the null is what the best fixed offset hits.
+    """
+
+    prompts: pd.DataFrame
+    values_PH: np.ndarray
+    null_PH: np.ndarray
+    over_words: bool = False
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Values, null (P, H), baseline, cluster, split and weight (P,), as `judge` takes them."""
+        rows = self.prompts
+        baseline_P, weights_P = rows.baseline.to_numpy(float), np.ones(len(rows))
+        null_PH = self.null_PH
+        if self.over_words:
+            weights_P = rows.queries.to_numpy(float)
+            null_PH = np.broadcast_to(baseline_P[:, None], self.values_PH.shape)
+        return self.values_PH, null_PH, baseline_P, rows.cluster.to_numpy(str), rows.split.to_numpy(str), weights_P
+
+    def on_a(self) -> "Measured":
+        """Return what is of split a, beside the offset that is the best there: split b has no say in it either."""
+        first_P = (self.prompts.split == "a").to_numpy()
+        rows = self.prompts[first_P]
+        rows = rows.assign(baseline=rows.baseline_a)
+        return replace(self, prompts=rows, values_PH=self.values_PH[first_P], null_PH=self.null_PH[first_P])
+
+
+def _measured(slot: str, family: Family, settings: params.Params, heads: pd.DataFrame) -> tuple[Measured | None, str]:
+    """Return what a family is judged by, or why there is nothing."""
     if getattr(settings.tasks, family.task) is None:
-        return pd.DataFrame(), f"task {family.task} is not in params"
-    effect = family.statistic == "effect"
-    if why := tables.INDIRECT.reason(slot) if effect else tables.RELATIONS.reason(slot, family.task):
-        return pd.DataFrame(), why
-    if effect:
-        table = tables.INDIRECT.read(slot)
-        return table.assign(value=table.effect, value_null=0.0, baseline=np.nan, baseline_a=np.nan), ""
-    known = (
-        "prompt",
-        "split",
-        "cluster",
-        "layer",
-        "head",
-        "queries",
-        "mass_null",
-        "over_half_null",
-        "baseline",
-        "baseline_a",
-        "recalled",
-    )
-    columns = [name for name in tables.RELATIONS.names if name in (*known, family.statistic)]
-    table = tables.RELATIONS.read(slot, family.task, columns=columns, only=[("relation", "==", family.name)])
-    if table.empty:
+        return None, f"task {family.task} is not in params"
+    if family.statistic == "effect":
+        return _effects(slot, heads)
+    if why := tables.RELATIONS.reason(slot, family.task):
+        return None, why
+    over_words, only = family.statistic == "hits_word", [("relation", "==", family.name)]
+    prompts = tables.RELATIONS.of_prompts(slot, family.task, columns=PROMPTS, only=only)
+    prompts = prompts.sort_values("prompt", ignore_index=True)
+    if prompts.empty:
         short = "no prompt has this relation (too short, or the answer is cut into other tokens)"
-        return table, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short
-    if family.statistic == "hits_word":
-        counts = table.drop_duplicates("prompt").groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
+        return None, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short
+    if over_words:
+        counts = prompts.groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
         if counts.min() < FEWEST:
-            return table, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
+            return None, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
     if family.solved_only:
-        trials = table.prompt.nunique()
-        table = table[table.recalled == 1]
-        log.info("%s: %d of %d trials answered in full", family.name, table.prompt.nunique(), trials)
-        if table.empty:
-            return table, f"the intact model answers none of {trials} trials in full"
-    null = {"hits_word": "baseline", "over_half": "over_half_null"}.get(family.statistic, "mass_null")
-    return table.assign(value=table[family.statistic], value_null=table[null]), ""
+        trials = len(prompts)
+        prompts = prompts[prompts.recalled == 1].reset_index(drop=True)
+        log.info("%s: %d of %d trials answered in full", family.name, len(prompts), trials)
+        if prompts.empty:
+            return None, f"the intact model answers none of {trials} trials in full"
+    null = "over_half_null" if family.statistic == "over_half" else "mass_null"
+    columns = ["prompt", "layer", "head", "relation", family.statistic, null]
+    batches = tables.RELATIONS.batches(slot, family.task, columns=columns)
+    own = (batch.filter(pc.field("relation") == family.name).to_pandas() for batch in batches)
+    values_PH, null_PH = _by_head(own, prompts, heads, [family.statistic, null])
+    return Measured(prompts, values_PH, null_PH, over_words), ""
 
 
-def _on_a(values: pd.DataFrame, family: Family) -> pd.DataFrame:
-    """Return the rows of split a, beside the offset that is the best there: split b has no say in it either."""
-    rows = values[values.split == "a"]
-    rows = rows.assign(baseline=rows.baseline_a)
-    return rows.assign(value_null=rows.baseline) if family.statistic == "hits_word" else rows
+def _effects(slot: str, heads: pd.DataFrame) -> tuple[Measured | None, str]:
+    if why := tables.INDIRECT.reason(slot):
+        return None, why
+    table = tables.INDIRECT.read(slot)
+    prompts = table.drop_duplicates("prompt").sort_values("prompt", ignore_index=True)
+    (values_PH,) = _by_head([table], prompts, heads, ["effect"])
+    prompts = prompts.assign(baseline=np.nan, baseline_a=np.nan)
+    return Measured(prompts, values_PH, np.zeros_like(values_PH)), ""
 
 
-def _arrays(values: pd.DataFrame, heads: pd.DataFrame, over_words: bool = False) -> tuple[np.ndarray, ...]:
-    """Return values, null (P, H each), baseline, cluster, split and weight (P, each), prompts sorted by id."""
-    order = pd.MultiIndex.from_frame(heads)
-    wide = {
-        name: values.pivot(index="prompt", columns=["layer", "head"], values=name)[order]
-        for name in ("value", "value_null")
-    }
-    first = values.drop_duplicates("prompt").set_index("prompt").loc[wide["value"].index]
-    arrays = [wide["value"].to_numpy(float), wide["value_null"].to_numpy(float), first.baseline.to_numpy(float)]
-    weights = first.queries.to_numpy(float) if over_words else np.ones(len(first))
-    return (*arrays, first.cluster.to_numpy(str), first.split.to_numpy(str), weights)
+def _by_head(
+    parts: Iterable[pd.DataFrame], prompts: pd.DataFrame, heads: pd.DataFrame, columns: Sequence[str]
+) -> list[np.ndarray]:
+    """Return columns of rows of (prompt, layer, head), (P, H) each; parts: one of them is in memory."""
+    names, places = pd.Index(prompts.prompt), pd.MultiIndex.from_frame(heads)
+    wide = [np.full((len(names), len(places)), np.nan) for _ in columns]
+    for part in parts:
+        at = names.get_indexer(part.prompt), places.get_indexer(pd.MultiIndex.from_frame(part[["layer", "head"]]))
+        asked = at[0] >= 0
+        for values_PH, column in zip(wide, columns, strict=True):
+            values_PH[at[0][asked], at[1][asked]] = part[column].to_numpy(float)[asked]
+    return wide
 
 
 def _top(table: pd.DataFrame) -> str:

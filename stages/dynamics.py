@@ -56,7 +56,9 @@ def main(name: str) -> None:
     """Measure all checkpoints, locate the jumps, write the summaries; runs share the processor's cores."""
     settings = params.load_studies()
     if name not in settings.recipes:
-        raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
+        raise UserError(
+            f"{paths.PARAMS}: recipes.{name}: no such recipe in params; allowed: {', '.join(settings.recipes)}"
+        )
     recipe, study = settings.recipes[name], settings.recipes[name].study
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     lessons = {arm: create(name, recipe, training.arguments) for arm, training in arms.items()}

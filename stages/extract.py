@@ -89,9 +89,10 @@ def main(slot: str, *asked: str) -> None:
             forget(paths.shards(slot, "extract", task))
             continue
         loaded = loaded or load(slot)
-        _measure(loaded, slot, task, record, batch_tokens)
+        _measure(loaded, slot, task, batch_tokens, asked_of)
         if of() == asked_of:  # else somebody has changed the prompts meanwhile
             keep(last, asked_of, written)
+        forget(paths.shards(slot, "extract", task))  # kept until the whole tables are
 
 
 def _key(key: Callable[[list], str], task: str) -> str:
@@ -100,9 +101,9 @@ def _key(key: Callable[[list], str], task: str) -> str:
     return key([task, files.sha256(tables.PROMPTS.path(task))])
 
 
-def _measure(loaded: "Loaded", slot: str, task: str, record: dict, batch_tokens: int) -> None:
-    """Write the two tables of a task."""
-    from stages.engine.kept import Job, forget, keys, tables_of
+def _measure(loaded: "Loaded", slot: str, task: str, batch_tokens: int, key: str) -> None:
+    """Write the two tables of a task; key: all that they depend on."""
+    from stages.engine.kept import Job, tables_of
     from stages.engine.pieces import Pieces
     from stages.model.cost import announce
     from stages.model.load import load
@@ -124,25 +125,24 @@ def _measure(loaded: "Loaded", slot: str, task: str, record: dict, batch_tokens:
     work = partial(_extracted, task=task, offsets=learned.offsets)
     job = Job(partial(load, slot), work, schemas, [paths.model(slot)])
     folder, means = paths.shards(slot, "extract", task), _Means()
+    names = (f"{key}-{number}" for number in range(len(todo)))  # prompts, sizes and code say what each shard is
     with (
         tables.RELATIONS.writer(slot, task, asked=learned.relations) as add_relations,
         outputs.writer(slot, task, asked=learned.outputs) as add_outputs,
         tqdm(total=sum(learned.costs), unit="token", desc=task) as progress,
     ):
-        key = keys(record, task, learned.offsets)
 
         def done(number: int) -> None:
             progress.update(learned.costs[number])
 
         costs = learned.costs if len(learned.sizes) == 1 else ()  # several pieces are read one after the other
-        for relations, last, sums in tables_of(job, todo, key, folder, loaded, done, costs):
+        for relations, last, sums in tables_of(job, todo, names, folder, loaded, done, costs):
             for add, table in ((add_relations, relations), (add_outputs, last)):
                 if len(table):
                     add(table)
             means.add(sums)
         for row, z in means:
             add_outputs(_output_rows(loaded, row, None, z))
-    forget(folder)
 
 
 class _Means:
@@ -317,19 +317,13 @@ def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]
 
 def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.Table:
     """Return last-token head outputs of prompts, of which those with the same demonstrations share one run of them."""
-    from stages.model.intervene import capturing
-    from stages.model.reduce import brought
-    from stages.model.score import Batch
+    from stages.model.demonstrated import last_outputs
 
-    with capturing(loaded) as outputs:
-        batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
-    tails = [batch.sharing.tail[number] for number in range(len(rows))]
-    last = [int(prompt.target[0]) - 1 - batch.cut for prompt in tokens]
-    parts = brought([x_BTC[tails, last].to(loaded.device) for x_BTC in outputs.values()])
-    z_BC = {layer: z.numpy() for layer, z in zip(outputs, parts, strict=True)}
+    answers, outputs = last_outputs(loaded, tokens)
+    z_BC = {layer: x_BC.numpy() for layer, x_BC in outputs.items()}
     return pa.concat_tables(
         _output_rows(loaded, row, scored.solved, {layer: z[number] for layer, z in z_BC.items()})
-        for number, (row, scored) in enumerate(zip(rows, batch.intact, strict=True))
+        for number, (row, scored) in enumerate(zip(rows, answers, strict=True))
     )
 
 

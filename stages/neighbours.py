@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages import tasks
-from stages.statistics.neighbours import MADE_UP, choose, votes
+from stages.statistics.neighbours import MADE_UP, agreeing, choose, votes
 from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
 
@@ -86,13 +86,13 @@ def main(slot: str) -> None:
         why = why or ("no induction heads, by split a, to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
-    means, limit = text_means(slot, loaded, settings), settings.extract.batch_tokens
+    means, limit = text_means(slot, loaded), settings.extract.batch_tokens
     job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(slot, TASK)
     with (
         tables.NEIGHBOURS_SILENCED.writer(slot, asked=len(shards.names(loaded, todo))) as add,
         tqdm(total=len(todo), desc="silence", unit="shard") as progress,
     ):
-        for (table,) in tables_of(job, todo, key, folder, loaded, lambda _: progress.update()):
+        for (table,) in tables_of(job, todo, map(key, todo), folder, loaded, lambda _: progress.update()):
             add(table)
     forget(folder)
 
@@ -135,7 +135,7 @@ def prompt_rows(read: list, layers: list[int], nearest: tuple[int, ...]) -> tupl
     the choice stands how much hangs on it (`_close`).
     """
     votes_PLK = np.array([np.stack([votes(r.similarity, r.like, k) for k in nearest], axis=1) for r in read])
-    right_P = np.array([r.measures["accuracy"] == 1 for r in read])
+    right_P = np.array([float(r.measures["accuracy"]) for r in read])
     first = np.array([r.row.split == "a" for r in read])
     layer, k, agreement = choose(right_P[first], votes_PLK[first])
     chosen = {"layer": layers[layer], "nearest": nearest[k], "agreement": round(agreement, 5)}
@@ -186,7 +186,7 @@ def _close(read: list, votes_PLK: np.ndarray, right_P: np.ndarray, first_P: np.n
     close: how many such choices of layer and number there are, the best among them; <language>_lowest, _highest: of
     made-up words, the share of answers that are the nearest's where these and the majority differ.
     """
-    agree_PLK = votes_PLK == right_P[:, None, None]
+    agree_PLK = agreeing(right_P, votes_PLK)
     agreeing_LK = agree_PLK[first_P].sum(axis=0)
     close_LK = agreeing_LK >= agreeing_LK.max() - 1
     found: dict[str, float] = {"close": int(close_LK.sum())}

@@ -20,9 +20,10 @@ ALL = "all"  # in every summary, the condition of all prompts of a task
 def main(task: str) -> None:
     """Build the task's prompts, sort them by id, write them; where a split has none, the table's `reason` says why."""
     settings = params.load()
-    source = dict(settings.tasks).get(task)
-    if source is None:
-        raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params")
+    sources = {name: source for name, source in settings.tasks if source is not None}
+    if task not in sources:
+        raise UserError(f"{paths.PARAMS}: tasks.{task}: no such task in params; allowed: {', '.join(sources)}")
+    source = sources[task]
     prompts = sorted(tasks.of(task).build(source, settings.seed), key=lambda prompt: prompt.id)
     if any(ALL in (prompt.condition, prompt.category) for prompt in prompts):
         raise UserError(

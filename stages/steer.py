@@ -1,7 +1,7 @@
 """Build function vectors and test them: `python -m stages.steer <slot>`.
 
-Writes data/vectors/<slot>/: vectors.safetensors, the same vectors for llama.cpp in control/ (GGUF, one file each) and
-steering.parquet. For every function the model solves
+Writes data/vectors/<slot>/: vectors.safetensors, of each vector a row per layer after which it is added; the same for
+llama.cpp in control/ (GGUF, one file each); and steering.parquet. For every function the model solves
 10-shot: heads ranked by indirect effect on split a; number of heads, layer and strength chosen on zero-shot prompts of
 split a; everything reported on split b, zero-shot, shuffled and in natural text, beside the intact model with
 demonstrations.
@@ -47,10 +47,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TASK = "icl"
 ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
-ADDED = pa.schema(  # the vectors that were chosen: what is added, before its strength
-    {"function": pa.string(), "vector": pa.string(), "layer": pa.int32(), "strength": pa.float64()}
-    | {"heads": pa.int32(), "added": pa.list_(pa.float32())}
+ADDED = pa.schema(  # the vectors that were chosen: what is added after a layer, before its strength
+    {"function": pa.string(), "vector": pa.string(), "strength": pa.float64(), "heads": pa.int32()}
+    | {"layer": pa.int32(), "added": pa.list_(pa.float32())}
 )
+EXPORTED = ("function", "layerwise", "layer_average")
+NAMED = ("name", "revision", "origin", "licence", "dtype", "files")  # of the record, in what travels
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
 
@@ -61,6 +63,20 @@ class Outcome:
     prompt: tuple
     setting: Setting
     scored: "Scored"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A vector as it is stored: its strength, how many heads it is of, what is added, layer -> (D,)."""
+
+    strength: float
+    heads: int
+    added: "dict[int, torch.Tensor]"
+
+    @property
+    def provenance(self) -> dict:
+        """Return what is said of it: after which layers its rows are added, times which strength."""
+        return {"layers": list(self.added), "strength": self.strength, "heads": self.heads}
 
 
 @dataclass(frozen=True)
@@ -86,20 +102,18 @@ class Vectors:
             return Edit()
         if setting.vector in ("heads", "held_out", "control"):
             return in_place(self.parts.means, self.heads(setting))
-        if setting.vector == "layerwise":
-            heads = self.ranking.of(setting)
-            layers = sorted({layer for layer, _ in heads})
-            parts = {at: [head for head in heads if head[0] == at] for at in layers}
-            sums = {at: self.parts.together(part) for at, part in parts.items()}
-            return Edit(added={at: sum_D * setting.strength for at, sum_D in sums.items()})
-        return Edit(added={setting.layer: self.added(setting) * setting.strength})
+        return Edit(added={at: x_D * setting.strength for at, x_D in self.added(setting).items()})
 
-    def added(self, setting: Setting) -> "torch.Tensor":
-        """Return the added vector (D,) before its strength."""
+    def added(self, setting: Setting) -> "dict[int, torch.Tensor]":
+        """Return what is added, before its strength: layer -> vector (D,)."""
         if setting.vector == "layer_average":
-            return self.averages[setting.layer]
-        sum_D = self.parts.together(self.ranking.of(setting))
-        return self.ranking.randomly(sum_D, setting) if setting.vector == "random" else sum_D
+            return {setting.layer: self.averages[setting.layer]}
+        heads = self.ranking.of(setting)
+        if setting.vector == "layerwise":
+            layers = sorted({layer for layer, _ in heads})
+            return {at: self.parts.together([head for head in heads if head[0] == at]) for at in layers}
+        sum_D = self.parts.together(heads)
+        return {setting.layer: self.ranking.randomly(sum_D, setting) if setting.vector == "random" else sum_D}
 
 
 class Answering:
@@ -178,11 +192,12 @@ def main(slot: str) -> None:
     key = keys(record, order.heads, order.seed, repr(asked_of))
     rows, chosen = [], {}
     with tqdm(total=len(todo), desc="steer", unit="function") as progress:
-        for steering, added in tables_of(job, todo, key, folder, loaded, lambda _: progress.update()):
+        for steering, added in tables_of(job, todo, map(key, todo), folder, loaded, lambda _: progress.update()):
             rows.append(steering)
             for row in added.to_pylist():
-                setting = Setting(*(row[name] for name in ("vector", "layer", "strength", "heads")))
-                chosen[f"{row['function']}.{setting.vector}"] = setting, torch.tensor(row["added"])
+                name = f"{row['function']}.{row['vector']}"
+                made = chosen.setdefault(name, Chosen(row["strength"], row["heads"], {}))
+                made.added[row["layer"]] = torch.tensor(row["added"])
     for function, why in skipped.items():
         log.info("%s: not steered: %s", function, why)
     if not rows:
@@ -191,16 +206,13 @@ def main(slot: str) -> None:
     with tables.STEERING.noting(skipped=skipped).writer(slot, asked=asked) as add:
         for table in rows:
             add(table)
-    settings_of = {
-        name: {"layer": setting.layer, "strength": setting.strength, "heads": setting.heads}
-        for name, (setting, _) in chosen.items()
-    }
     heads = [list(head) for head in order.heads[: max(settings.steer.heads)]]
-    note = json.dumps({"slot": slot, "heads": heads, "vectors": settings_of}, sort_keys=True)
+    made = {"slot": slot, "model": {name: record[name] for name in NAMED if name in record}, "heads": heads}
+    made["vectors"] = {name: of.provenance for name, of in chosen.items()}
     _export(slot, loaded, chosen)
     with files.replacing(paths.vectors(slot)) as temporary:
-        added = {name: vector_D for name, (_, vector_D) in chosen.items()}
-        temporary.write_bytes(save(added, metadata={"provenance": note}))
+        added = {name: torch.stack(list(of.added.values())) for name, of in chosen.items()}
+        temporary.write_bytes(save(added, metadata={"provenance": json.dumps(made, sort_keys=True)}))
     forget(folder)
 
 
@@ -243,15 +255,16 @@ def _steered(
         rows += [_row(function, outcome, True, vectors) for outcome in outcomes]
     rows += _steered_elsewhere(function, vectors, best, shard.elsewhere, settings)
     added = [
-        {"function": function, "vector": setting.vector, "layer": setting.layer, "strength": setting.strength}
-        | {"heads": setting.heads, "added": vectors.added(setting).cpu().tolist()}
+        {"function": function, "vector": setting.vector, "strength": setting.strength, "heads": setting.heads}
+        | {"layer": layer, "added": x_D.cpu().tolist()}
         for setting in best
-        if setting.vector in ("function", "layer_average")
+        if setting.vector in EXPORTED
+        for layer, x_D in vectors.added(setting).items()
     ]
     return pd.DataFrame(rows)[tables.STEERING.names], added
 
 
-def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setting, "torch.Tensor"]]) -> None:
+def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, Chosen]) -> None:
     """Write the vectors as llama.cpp reads them, one file each, strength multiplied in; none for one after block 0."""
     from stages.model import control_vector
 
@@ -259,19 +272,19 @@ def _export(slot: str, loaded: "Loaded | None", chosen: Mapping[str, tuple[Setti
     model = f"{record['name']} {record['revision']}".strip()
     with replacing(paths.control_vectors(slot)) as folder:
         written = {}
-        for name, (setting, vector_D) in chosen.items():
-            if setting.layer < 1:
+        for name, vector in chosen.items():
+            if min(vector.added) < 1:
                 log.info("%s: not written for llama.cpp, which cannot steer after block 0", name)
                 continue
             function, _, variant = name.rpartition(".")
             said = {"slot": slot, "model": model, "function": function}
-            said |= {"vector": variant, "strength": f"{setting.strength:g}, multiplied in"}
+            said |= {"vector": variant, "strength": f"{vector.strength:g}, multiplied in"}
             said |= {"measured": "added at the last token of a prompt only"}
             file = re.sub(r"[^\w.-]", "_", name) + ".gguf"
             kind = loaded.model.config.get_text_config().model_type
-            values = (vector_D * setting.strength).numpy()
-            control_vector.write(folder / file, values, setting.layer, kind, len(loaded.anatomy.blocks), said)
-            written[file] = said | {"layer": setting.layer}
+            values = {layer: (x_D * vector.strength).numpy() for layer, x_D in vector.added.items()}
+            control_vector.write(folder / file, values, kind, len(loaded.anatomy.blocks), said)
+            written[file] = said | {"layers": list(vector.added)}
         (folder / "provenance.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

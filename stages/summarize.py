@@ -61,7 +61,8 @@ def main(slot: str) -> None:
     folder = paths.report(slot)
     log.info(_announced(slot))
     heads = tables.HEADS.read(slot)
-    of_sets, (single, agreement) = silenced(slot, heads, folder, settings), _single_heads(slot, settings)
+    of_sets, switched = silenced(slot, heads, folder, settings)
+    single, agreement = _single_heads(slot, settings)
     under_vectors, classes = steered(slot, heads, folder, settings)
     traced = circuits(slot, heads, folder, settings)
     grammar, steps = _grammar(slot, heads, settings), _steps(slot, heads, settings)
@@ -73,8 +74,6 @@ def main(slot: str) -> None:
     _csv(folder / "overlap.csv", overlap(heads))
     with_effect = with_single_effect(heads, single, settings.classify.resamples, settings.seed)
     _csv(folder / "reliability.csv", reliability(heads, settings.classify.thresholds).merge(with_effect, "left"))
-    switched = _switched(slot)
-    _csv(folder / "switch.csv", switched)
     _csv(folder / "causal.csv", single, " ".join(causal.CAUSAL))
     _csv(folder / "agreement.csv", agreement, " ".join(causal.AGREEMENT))
     summed, texts = _applied(slot)
@@ -197,20 +196,21 @@ def _vocabulary(slot: str) -> int:
     return records.read(slot)["vocabulary"] or 1
 
 
-def silenced(slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params) -> pd.DataFrame:
-    """Write and return the table of effects of sets of heads; one task's raw rows are in memory at a time."""
-    of_sets = ("purpose", "!=", "single")
+def silenced(
+    slot: str, heads: pd.DataFrame, folder: Path, settings: params.Params
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write and return what sets of heads do, and what one family's do that are not another's (empty unasked).
+
+    One task's raw rows are in memory at a time.
+    """
+    of_sets, plan = ("purpose", "!=", "single"), tables.PLANS.read(slot)
     raws = (tables.EFFECTS.read(slot, only=[("task", "==", task), of_sets]) for task in _asked(settings))
-    table = effects.table(raws, tables.PLANS.read(slot), _vocabulary(slot))
+    table = effects.table(raws, plan, _vocabulary(slot))
     _csv(folder / "effects.csv", table, " ".join(effects.COLUMNS))
-    return table
-
-
-def _switched(slot: str) -> pd.DataFrame:
-    """Return what in-context learning loses without one family's heads that are not the other's (empty unasked)."""
-    vocabulary = _vocabulary(slot)
     raw = tables.EFFECTS.read(slot, only=[("purpose", "in", ["sweep", "sweep_control"])])
-    return switch.table(raw, tables.PLANS.read(slot), float(np.log(vocabulary)))
+    switched = switch.table(raw, plan, float(np.log(_vocabulary(slot))))
+    _csv(folder / "switch.csv", switched)
+    return table, switched
 
 
 def _single_heads(slot: str, settings: params.Params) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -81,7 +81,8 @@ def main(slot: str) -> None:
         tables.INDIRECT.noting(skipped=skipped).writer(slot, asked=len(todo)) as add,
         tqdm(total=len(todo), desc="trace", unit="prompt") as progress,
     ):
-        work = tables_of(job, cut, keys(record, means), folder, loaded, lambda at: progress.update(len(cut[at])))
+        names, done = map(keys(record, means), cut), lambda at: progress.update(len(cut[at]))
+        work = tables_of(job, cut, names, folder, loaded, done)
         for (table,) in work:
             largest.append(float(table["effect"].to_pandas().abs().max()))
             add(table)

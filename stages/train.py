@@ -36,7 +36,9 @@ def main(name: str) -> None:
     """Train all arms and seeds; the folder of checkpoints appears when all of them are done."""
     settings = params.load_studies()
     if name not in settings.recipes:
-        raise UserError(f"{paths.PARAMS}: recipes.{name}: no such recipe in params")
+        raise UserError(
+            f"{paths.PARAMS}: recipes.{name}: no such recipe in params; allowed: {', '.join(settings.recipes)}"
+        )
     recipe = settings.recipes[name]
     arms = {arm: recipe.arm(arm) for arm in recipe.ordered}
     if isinstance(recipe.train, Revisions):
@@ -66,8 +68,8 @@ def main(name: str) -> None:
         folders.replacing(paths.checkpoints(name)) as folder,
         tqdm(total=sum(costs), desc=f"train {name}", unit="step") as progress,
     ):
-        losses = []
-        for learning, written in tables_of(job, runs, key, kept, done=lambda number: progress.update(costs[number])):
+        losses, done = [], lambda number: progress.update(costs[number])
+        for learning, written in tables_of(job, runs, map(key, runs), kept, done=done):
             losses.append(learning.to_pandas())
             for file in written.to_pylist():
                 (folder / file["file"]).parent.mkdir(parents=True, exist_ok=True)

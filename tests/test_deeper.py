@@ -226,7 +226,7 @@ def test_a_plan_is_carried_out_and_its_effects_are_kept(repository, planned, mon
     deeper.main("plan", "decoder")
     assert planned == [("plan", 7), ("ablate", 0)]
     kept = paths.deeper("decoder", "plan")
-    assert {path.name for path in kept.iterdir()} == {"effects.csv", "params.json"}
+    assert {path.name for path in kept.iterdir()} == {"effects.csv", "params.json", "switch.csv"}
     made = json.loads((kept / "params.json").read_text())
     monkeypatch.chdir(repository)
     assert made["ablate"] == params.load().ablate.model_dump(mode="json") and made["params"]["draws"] == 7

@@ -25,7 +25,7 @@ from stages.model.silence import KINDS, Donors, Firsts, Writable, silencing
 from stages.model.sinks import look
 from stages.model.streaming import Cut
 from stages.model.token_states import token_states
-from stages.model.vectors import function_vector
+from stages.model.vectors import Parts
 from stages.tasks.prompt import Prompt, Span
 
 
@@ -81,7 +81,7 @@ def numbers(loaded, prompts, means, row) -> list[np.ndarray]:
     trials = [Trial(row, (tokens,), (at,)) for tokens, at in zip(prompts, positions, strict=True)]
     constant = [kind for kind in KINDS if KINDS[kind].constant]
     seen += [change[kind] for change in _changes(loaded, trials, "loss", means, constant) for kind in constant]
-    return [*seen, function_vector(loaded, means, [(1, 0), (2, 3)]).cpu().numpy()]
+    return [*seen, Parts(loaded, means).together([(1, 0), (2, 3)]).cpu().numpy()]
 
 
 def looked_at(loaded, count: int) -> list[np.ndarray]:

@@ -70,9 +70,9 @@ def test_the_snippet_of_vectors_reads_what_steer_writes(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     vectors = paths.vectors("decoder")
     vectors.parent.mkdir(parents=True)
-    of = {"capitalize.function": {"layer": 3, "strength": 2.0, "heads": 4}}
+    of = {"capitalize.function": {"layers": [3], "strength": 2.0, "heads": 4}}
     note = json.dumps({"slot": "decoder", "heads": [[3, 1]], "vectors": of})
-    save_file({"capitalize.function": np.array([3, 4], np.float32)}, vectors, metadata={"provenance": note})
+    save_file({"capitalize.function": np.array([[3, 4]], np.float32)}, vectors, metadata={"provenance": note})
     text = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
     exec(text.split("```python\n")[1].split("```")[0], {})
     assert capsys.readouterr().out == "capitalize.function after layer 3 norm 10.0\n"

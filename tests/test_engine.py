@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(loaded, means, tmp_
         path = tmp_path / f"{name}.parquet"
         with parquet.writer(path, tables.EFFECTS.schema) as add:
             job = Job(lambda: loaded, lambda _, shard: [work(shard, limit)], [tables.EFFECTS.schema])
-            for (table,) in tables_of(job, todo, key, tmp_path / name.rstrip("2")):
+            for (table,) in tables_of(job, todo, map(key, todo), tmp_path / name.rstrip("2")):
                 add(table)
         return path.read_bytes()
 
@@ -236,7 +236,7 @@ def test_without_ray_the_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     job = Job(list, lambda state, shard: [[]], [tables.EFFECTS.schema])
     with pytest.raises(UserError, match=r"^HEAD_ATLAS_RAY is set, but Ray is not installed: pip install ray$"):
-        list(tables_of(job, [1], keys("none"), tmp_path))
+        list(tables_of(job, [1], map(keys("none"), [1]), tmp_path))
 
 
 def test_tables_come_in_the_order_of_shards_whatever_is_finished_first(tmp_path, monkeypatch):
@@ -244,7 +244,8 @@ def test_tables_come_in_the_order_of_shards_whatever_is_finished_first(tmp_path,
         kept, "_finished", lambda job, shards, *_: ((at, (0.5, [[{"n": shards[at]}]])) for at in (2, 0, 1))
     )
     job, done = Job(list, None, [pa.schema({"n": pa.int64()})]), []
-    got = [table.to_pylist() for (table,) in tables_of(job, [7, 8, 9], keys("x"), tmp_path, done=done.append)]
+    todo = [7, 8, 9]
+    got = [table.to_pylist() for (table,) in tables_of(job, todo, map(keys("x"), todo), tmp_path, done=done.append)]
     assert got == [[{"n": 7}], [{"n": 8}], [{"n": 9}]] and done == [2, 0, 1]
 
 
@@ -269,7 +270,9 @@ def test_a_kept_shard_that_is_damaged_is_made_again(tmp_path, place, damage):
     job = Job(lambda: None, both, [schema, schema], [])
 
     def run():
-        return [[table.to_pylist() for table in made] for made in tables_of(job, [7, 8], keys("x"), tmp_path)]
+        return [
+            [table.to_pylist() for table in made] for made in tables_of(job, [7, 8], map(keys("x"), [7, 8]), tmp_path)
+        ]
 
     first = run()
     file = sorted(tmp_path.glob(f"*.{place}.parquet"))[0]

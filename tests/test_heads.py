@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import tiny
@@ -171,9 +172,24 @@ def test_no_prompt_of_split_b_has_a_say_in_member_a(tmp_path, monkeypatch):
     heads = tables.HEADS.read("decoder").query("family == 'induction' and layer == 1 and head == 2").iloc[0]
     assert heads.member and heads.score_a > 0.75 and not heads.member_a  # 0.8: above 0.67, not above 1
     assert heads.lead_a == pytest.approx(heads.score_a - 1, abs=1e-6)
-    own = classify._on_a(table.assign(value_null=table.baseline), FAMILIES["grammar:obj:dep-to-head"])
-    assert set(own.split) == {"a"} and (own.baseline == own.baseline_a).all()
-    assert (own.value_null == own.baseline_a).all()  # an accuracy, whose null it is
+    prompts = table[table.relation == "induction"].drop_duplicates("prompt").sort_values("prompt", ignore_index=True)
+    value_PH = np.ones((len(prompts), 8))
+    own = classify.Measured(prompts, value_PH, value_PH, over_words=True).on_a()
+    _, null_PH, baseline_P, _, split, weights_P = own.arrays
+    assert set(split) == {"a"} and (baseline_P == own.prompts.baseline_a).all()
+    assert (null_PH == baseline_P[:, None]).all()  # an accuracy, whose null it is
+    assert (weights_P == own.prompts.queries).all()
+
+
+def test_rows_in_any_order_and_in_parts_are_put_in_place():
+    heads = pd.DataFrame([(layer, head) for layer in (0, 3) for head in range(2)], columns=["layer", "head"])
+    rows = heads.merge(pd.DataFrame({"prompt": list("acb")}), how="cross")
+    rows["value"] = [f"{row.prompt}{row.layer}{row.head}" for row in rows.itertuples()]
+    rows["value"] = rows.value.map(lambda name: "abc".index(name[0]) * 100 + int(name[1:]))
+    rows = rows.sample(frac=1, random_state=1)
+    prompts = pd.DataFrame({"prompt": ["a", "c"]})  # b is not asked
+    (wide,) = classify._by_head([rows[:5], rows[5:]], prompts, heads, ["value"])
+    assert wide.tolist() == [[0, 1, 30, 31], [200, 201, 230, 231]]
 
 
 def judged(family: str, values, null=0.01, baseline=0.1, thresholds=None):

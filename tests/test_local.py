@@ -126,7 +126,7 @@ def written(tmp_path, loaded, costs=()) -> tuple[bytes, list[int]]:
     (tmp_path / "by").mkdir(parents=True)
     job = Job(dict, partial(effects, where=tmp_path / "by"), [tables.EFFECTS.schema])
     with parquet.writer(tmp_path / "table", tables.EFFECTS.schema) as add:
-        for (table,) in tables_of(job, todo, keys("local"), tmp_path / "kept", loaded, costs=costs):
+        for (table,) in tables_of(job, todo, map(keys("local"), todo), tmp_path / "kept", loaded, costs=costs):
             add(table)
     return (tmp_path / "table").read_bytes(), [int(path.name) for path in (tmp_path / "by").iterdir()]
 

@@ -10,7 +10,7 @@ from stages.model.anatomy import find, probe_inputs
 from stages.model.forward import forward
 from stages.model.intervene import Edit, ablating, capturing
 from stages.model.measure import measure, weighing
-from stages.model.score import Batch, LastToken, LastTokens
+from stages.model.score import Batch, LastToken, LastTokens, _beginning_alike
 from stages.store.errors import UserError
 
 TEXTUAL = [*DECODERS, *ENCODERS]
@@ -211,6 +211,8 @@ def test_edits_of_several_prompts_equal_full_passes(name, monkeypatch):
     ]
     last = LastTokens(loaded, prompts)
     assert [group.numbers for group in last.groups] == [[0, 3, 2], [1], [4]]
+    monkeypatch.setattr("stages.model.score.HELD", 30)  # tokens: two prompts of 15
+    assert _beginning_alike(prompts) == [[0, 1], [3], [4, 2]]
     for tokens, asked, scores in zip(prompts, edits, last.edited(edits), strict=True):
         assert len(asked) == len(scores)
         for edit, scored in zip(asked, scores, strict=True):

@@ -17,7 +17,7 @@ from stages.model.intervene import ablating
 from stages.model.outcome import Trial, _level, _together, outcome, outcomes, trial
 from stages.model.score import Ablation, Scored
 from stages.model.tokens import encode
-from stages.model.vectors import function_vector, mean_outputs
+from stages.model.vectors import Parts, mean_outputs
 from stages.tasks.prompt import Prompt
 from stages.tasks.repeats.task import SCORED
 from stages.tasks.text.task import STRIDE
@@ -160,9 +160,9 @@ def test_all_heads_of_a_layer_add_up_to_what_the_layer_writes(name):
         written = projection(torch.cat([z[1, head] for head in range(part.heads)]))
         if name == "gemma3":
             written = loaded.model.model.layers[1].post_attention_layernorm(written)
-    vector = function_vector(loaded, z, [(1, head) for head in range(part.heads)])
+    vector = Parts(loaded, z).together([(1, head) for head in range(part.heads)])
     torch.testing.assert_close(vector, written, atol=1e-5, rtol=1e-4)
-    halves = [function_vector(loaded, z, [(1, h) for h in pair]) for pair in ((0, 1), (2, 3))]
+    halves = [Parts(loaded, z).together([(1, h) for h in pair]) for pair in ((0, 1), (2, 3))]
     torch.testing.assert_close(halves[0] + halves[1], vector, atol=1e-5, rtol=1e-4)
 
 

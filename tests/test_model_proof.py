@@ -25,7 +25,7 @@ from stages.model.measure import measure, weighing
 from stages.model.observe import shares
 from stages.model.proof import prove
 from stages.model.score import Batch, LastToken
-from stages.model.vectors import function_vector
+from stages.model.vectors import Parts
 from stages.model.words import Words
 from stages.store.errors import UserError
 
@@ -107,7 +107,7 @@ def test_a_residual_multiplier_is_in_the_function_vector():
     layer = loaded.anatomy.layers[1]
     z = {(1, head): torch.randn(layer.head_size) for head in range(4)}
     expected = 0.22 * sum(contribution(loaded.model, layer, head, z[1, head]) for head in (0, 2))
-    torch.testing.assert_close(function_vector(loaded, z, [(1, 0), (1, 2)]), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Parts(loaded, z).together([(1, 0), (1, 2)]), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_windows_and_masks_come_from_the_weights():
@@ -417,7 +417,7 @@ def measured(loaded) -> None:
     batch = Batch(loaded, [tokens, tokens], [tokens.target, tokens.target])
     batch.ablated({(1, 0): torch.zeros(8)}, everywhere=False)
     LastToken(loaded, tokens).edited([Edit(), Edit(heads={(1, 0): torch.zeros(8)})])
-    function_vector(loaded, {(1, head): torch.ones(8) for head in range(4)}, [(1, 0)])
+    Parts(loaded, {(1, head): torch.ones(8) for head in range(4)}).together([(1, 0)])
 
 
 DEVICES = ["llama_gqa", "bloom", "gpt_oss", "olmo2", "jamba"]

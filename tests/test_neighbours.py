@@ -54,7 +54,20 @@ def test_no_rule_but_likeness_beats_a_guess_in_any_set(built):
     assert all(np.mean(rows, axis=0).tolist() == [0.5, 0.5, 0.5] for rows in sets.values())
 
 
-def test_what_items_share_is_what_their_kind_says(built):
+def test_praise_has_either_label(built):
+    lexicon = yaml.safe_load((ROOT / SECTION["path"]).read_text(encoding="utf-8"))
+    praise = {
+        text.rstrip(".。") for name in ("english", "japanese", "japanese_short") for text in lexicon[name]["praise"]
+    }
+    called: dict[tuple[str, str], Counter] = {}
+    for prompt in built:
+        if prompt.condition.startswith("reviews"):
+            labels = {label for item, label, *_ in shown(prompt)[0] if item.rstrip(".。") in praise}
+            called.setdefault((prompt.condition, prompt.split), Counter())[" ".join(labels)] += 1
+    assert len(called) == 6  # in split a, too few sets of those that share words for all that is permuted
+    assert {split for (_, split), counts in called.items() if set(counts) == {"A", "B"}} == {"b"}
+    assert all(min(counts["A"], counts["B"]) >= 8 for (_, split), counts in called.items() if split == "b")
+
     for prompt in built:
         items, query = shown(prompt)
         exact = [item == query for item, _, like, _ in items if like]
@@ -113,9 +126,12 @@ def test_the_nearest_vote():
     like = np.array([True, False, False, False])
     assert neighbours.votes(similarity, like, 1).tolist() == [True, False]
     assert neighbours.votes(similarity, like, 3).tolist() == [False, False]
-    answers = np.array([True, False, True])
+    answers = np.array([1.0, 0.0, 1.0])
     votes_PLK = np.array([[[1, 1], [1, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 1]]], bool)
     assert neighbours.choose(answers, votes_PLK) == (1, 0, 1.0)
+    tied = np.array([1.0, 0.0, 0.5])  # half of each label: half as the vote, whichever that is
+    assert neighbours.choose(tied, votes_PLK)[2] == pytest.approx(5 / 6)
+    assert neighbours.agreeing(tied, votes_PLK)[2].tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 
 def rows(answer):

@@ -81,7 +81,7 @@ def written(tmp_path: Path, name: str, killed: str = "", meanwhile=lambda place:
     job = Job(partial(started, str(pids), workers), partial(effects, killed=killed), [tables.EFFECTS.schema])
     with ThreadPoolExecutor(1) as beside, parquet.writer(path, tables.EFFECTS.schema) as add:
         done = beside.submit(meanwhile, killed) if killed else None
-        for (table,) in tables_of(job, todo, keys(name), tmp_path / name):
+        for (table,) in tables_of(job, todo, map(keys(name), todo), tmp_path / name):
             add(table)
         if done:
             done.result()
@@ -126,7 +126,7 @@ def test_a_killed_worker_is_replaced(whole, cluster, tmp_path, monkeypatch):
 def test_what_a_stage_raises_is_raised_here(cluster, tmp_path):
     job = Job(list, refused, [tables.EFFECTS.schema])
     with pytest.raises(UserError, match=r"^models.a: no$"):
-        list(tables_of(job, [1], keys("refused"), tmp_path / "refused"))
+        list(tables_of(job, [1], map(keys("refused"), [1]), tmp_path / "refused"))
 
 
 @pytest.fixture(scope="module")
@@ -213,4 +213,4 @@ def test_no_cluster_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "init", nobody)
     job = Job(list, refused, [tables.EFFECTS.schema])
     with pytest.raises(UserError, match=r"^HEAD_ATLAS_RAY = auto: no cluster of Ray there \(Could .*ray start --head$"):
-        list(tables_of(job, [1], keys("none"), tmp_path))
+        list(tables_of(job, [1], map(keys("none"), [1]), tmp_path))

@@ -19,7 +19,7 @@ from stages.model.load import Loaded
 from stages.model.measure import measure
 from stages.model.proof import prove
 from stages.model.score import Batch
-from stages.model.vectors import function_vector
+from stages.model.vectors import Parts
 from stages.store import params, paths
 from stages.store.errors import UserError
 from stages.store.params import Model
@@ -56,7 +56,7 @@ def findings(loaded: Loaded) -> list[np.ndarray]:
     for layer, size in sizes.items():
         numbers += [s.logprob for s in batch.ablated({(layer, 1): torch.full((size,), 0.3)}, everywhere=True)]
     means = {(layer, head): torch.linspace(-1, 1, sizes[layer]) for layer, head in loaded.anatomy.heads}
-    return [*numbers, function_vector(loaded, means, [(1, 0), (2, 3)]).numpy()]
+    return [*numbers, Parts(loaded, means).together([(1, 0), (2, 3)]).numpy()]
 
 
 ELSEWHERE = {"ends": "not used: its LM head is not one matrix in the processor's memory"}

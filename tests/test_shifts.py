@@ -195,9 +195,10 @@ def test_the_vector_that_was_most_accurate_on_split_a_is_added_and_times_factor(
     chosen = stage.chosen_settings(steered)
     best = stage.best_added(steered, chosen)
     assert best.vector == "layer_average"
-    vector_D, parts = torch.ones(4), SimpleNamespace(means={(1, 2): torch.full((3,), 5.0)})
-    assert torch.equal(stage.edit(parts, {"f.layer_average": vector_D}, best, -1.0).added[2], -2 * vector_D)
-    assert torch.equal(stage.edit(parts, {}, chosen["heads"], 2.0).heads[1, 2], torch.full((3,), 10.0))
+    vector_D, means = torch.ones(4), {(1, 2): torch.full((3,), 5.0)}
+    added = stage.edit(means, {"f.layer_average": {2: vector_D, 3: 3 * vector_D}}, best, -1.0).added
+    assert torch.equal(added[2], -2 * vector_D) and torch.equal(added[3], -6 * vector_D)
+    assert torch.equal(stage.edit(means, {}, chosen["heads"], 2.0).heads[1, 2], torch.full((3,), 10.0))
 
 
 def answers(back: int, minus: int, pairs: int = 24, inverse: bool = True, there: int = 20) -> pd.DataFrame:

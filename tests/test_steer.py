@@ -27,7 +27,7 @@ from stages.statistics.control import Pool
 from stages.statistics.vector_heads import Ranking, Setting, ranked
 from stages.statistics.vector_heads import ranking as ranking_of
 from stages.steer import Answering, Vectors, choose
-from stages.store import params, paths, tables
+from stages.store import params, paths, records, tables
 from stages.store.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -160,8 +160,8 @@ def test_the_number_of_heads_and_the_layer_are_chosen_by_accuracy_then_by_likeli
 
 def test_random_vectors_have_the_length_of_the_sum_and_layerwise_sums_make_it_up():
     tested = vectors(make("llama_gqa"))
-    sum_D = tested.added(Setting("function", 1, 1.0, 3))
-    drawn = [tested.added(Setting("random", 1, 1.0, 3, draw)) for draw in (1, 2, 1)]
+    sum_D = tested.added(Setting("function", 1, 1.0, 3))[1]
+    drawn = [tested.added(Setting("random", 1, 1.0, 3, draw))[1] for draw in (1, 2, 1)]
     assert all(abs(float(vector.norm() / sum_D.norm()) - 1) < 1e-5 for vector in drawn)
     assert torch.equal(drawn[0], drawn[2]) and not torch.allclose(drawn[0], drawn[1])
     layerwise = tested.edit(Setting("layerwise", strength=2.0, heads=3)).added
@@ -264,16 +264,21 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
     assert vector.names == " ".join(["L2H3", "L1H3"][: vector["heads"]])
     assert not chosen[chosen.vector == "control"].names.str.contains("L2H3|L1H3").any()
     written = load_file(paths.vectors("decoder"))
-    assert set(written) == {"f.function", "f.layer_average"} and all(x.shape == (32,) for x in written.values())
+    assert set(written) == {"f.function", "f.layerwise", "f.layer_average"}
     with safe_open(paths.vectors("decoder"), "pt") as file:
-        provenance = json.loads(file.metadata()["provenance"])["vectors"]
+        provenance = json.loads(file.metadata()["provenance"])
+    assert provenance["model"]["files"] == records.read("decoder")["files"]
+    made = provenance["vectors"]
+    assert all(x.shape == (len(made[name]["layers"]), 32) for name, x in written.items())
+    assert made["f.layerwise"]["layers"] == sorted({int(name[1]) for name in vector.names.split()})
+    assert written["f.layerwise"].sum(0).allclose(written["f.function"][0], atol=1e-6)
     exported = json.loads((paths.control_vectors("decoder") / "provenance.json").read_text())
-    assert {Path(file).stem for file in exported} == {name for name in written if provenance[name]["layer"]}
-    for name, vector in written.items():
-        if provenance[name]["layer"]:
-            kept = control_vector.read(paths.control_vectors("decoder") / f"{name}.gguf")
-            assert list(kept) == [provenance[name]["layer"]]
-            np.testing.assert_array_equal(kept[provenance[name]["layer"]], vector * provenance[name]["strength"])
+    assert {Path(file).stem for file in exported} == {name for name, of in made.items() if min(of["layers"])}
+    for file in exported:
+        name = Path(file).stem
+        kept = control_vector.read(paths.control_vectors("decoder") / file)
+        assert list(kept) == made[name]["layers"] == exported[file]["layers"]
+        np.testing.assert_array_equal(np.stack(list(kept.values())), written[name] * made[name]["strength"])
     first = tables.STEERING.path("decoder").read_bytes()
     steer.main("decoder")
     assert tables.STEERING.path("decoder").read_bytes() == first
@@ -281,17 +286,20 @@ def test_the_stage_writes_outcomes_vectors_and_what_is_left_out(tmp_path, monkey
 
 def test_a_control_vector_is_read_back_with_its_block_and_says_what_it_is(tmp_path):
     vector = np.arange(8, dtype=np.float32)
-    control_vector.write(tmp_path / "v.gguf", vector, 3, "gemma3", 18, {"function": "capitalize"})
+    vectors = {5: -vector, 3: vector}
+    control_vector.write(tmp_path / "v.gguf", vectors, "gemma3", 18, {"function": "capitalize"})
     reader = GGUFReader(tmp_path / "v.gguf")
     assert [(tensor.name, tensor.tensor_type.name, list(tensor.shape)) for tensor in reader.tensors] == [
-        ("direction.3", "F32", [8])
+        ("direction.3", "F32", [8]),
+        ("direction.5", "F32", [8]),
     ]
     fields = {name: reader.fields[name].contents() for name in reader.fields}
     assert fields["general.architecture"] == "controlvector" and fields["controlvector.layer_count"] == 18
     assert fields["controlvector.model_hint"] == "gemma3" and fields["controlvector.function"] == "capitalize"
-    np.testing.assert_array_equal(control_vector.read(tmp_path / "v.gguf")[3], vector)
+    read = control_vector.read(tmp_path / "v.gguf")
+    np.testing.assert_array_equal(np.stack([read[3], read[5]]), [vector, -vector])
     with pytest.raises(ValueError, match="block 0"):
-        control_vector.write(tmp_path / "w.gguf", vector, 0, "gemma3", 18, {})
+        control_vector.write(tmp_path / "w.gguf", vectors | {0: vector}, "gemma3", 18, {})
 
 
 def recipe() -> dict:
@@ -311,15 +319,15 @@ def next_token(loaded, ids: list[int]) -> int:
 def test_the_recipe_of_the_readme_adds_the_vector_at_the_last_token(tmp_path, monkeypatch, capsys):
     """Its two lines are the next token without and with the vector: a large one, so that it decides."""
     loaded = make("llama_gqa", scale=3.0)
-    vector = 50 * torch.randn(32, generator=torch.Generator().manual_seed(0))
-    note = {"vectors": {"capitalize.layer_average": {"layer": 1, "strength": 2.0, "heads": 0}}}
+    vector = 50 * torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    note = {"vectors": {"capitalize.layerwise": {"layers": [0, 1], "strength": 2.0, "heads": 2}}}
     monkeypatch.chdir(tmp_path)
     paths.vectors("decoder").parent.mkdir(parents=True)
-    save_file({"capitalize.layer_average": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
+    save_file({"capitalize.layerwise": vector}, paths.vectors("decoder"), {"provenance": json.dumps(note)})
     monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
     ids = loaded.tokenizer("Q: garden\nA:", return_tensors="pt").input_ids
     expected = [loaded.model(ids).logits[0, -1].argmax()]
-    with editing(loaded, [Edit(added={1: 2 * vector})], ids.shape[1] - 1):
+    with editing(loaded, [Edit(added={0: 2 * vector[0], 1: 2 * vector[1]})], ids.shape[1] - 1):
         expected.append(loaded.model(ids).logits[0, -1].argmax())
     recipe()
     assert capsys.readouterr().out.splitlines() == [loaded.tokenizer.decode(token) for token in expected]
@@ -333,9 +341,9 @@ def test_the_recipe_of_the_readme_says_what_the_stage_says(tmp_path, monkeypatch
     setting = Setting("layer_average", layer=1, strength=0.5)
     told = Answering(made, prompts).under([Setting("none"), setting])
     monkeypatch.chdir(tmp_path)
-    note = {"vectors": {"capitalize.layer_average": {"layer": 1, "strength": 0.5, "heads": 0}}}
+    note = {"vectors": {"capitalize.layerwise": {"layers": [1], "strength": 0.5, "heads": 0}}}
     paths.vectors("decoder").parent.mkdir(parents=True)
-    added = {"capitalize.layer_average": made.added(setting)}
+    added = {"capitalize.layerwise": made.added(setting)[1][None]}
     save_file(added, paths.vectors("decoder"), {"provenance": json.dumps(note)})
     monkeypatch.setattr("stages.model.load.load", lambda slot: loaded)
     read = [encode(loaded, row).ids for row in prompts.itertuples()]

@@ -337,6 +337,15 @@ def test_a_record_that_is_anothers_or_wrong_is_named(wrong, tmp_path, monkeypatc
         records.read("a")
 
 
+def test_a_slot_that_was_not_fetched_is_told_which_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data/models/b\.json: no such file; expected [^,]* -s fetch@b$"):
+        records.read("b")
+    files.write_text(paths.model("a"), record("a"))
+    with pytest.raises(UserError, match=r"data/models/b\.json: no such file; .*or name a slot that was fetched: a$"):
+        records.read("b")
+
+
 def test_empty_tables_say_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for write in (tables.INDIRECT.write_empty, lambda name, why: tables.INDIRECT.write([], name, otherwise=why)):

@@ -10,7 +10,9 @@ import test_plan
 
 from stages import ablate, plan, summarize
 from stages.page.inputs import COLUMNS, NAMES, TEXT
+from stages.page.longer import Study
 from stages.page.section import Context
+from stages.page.sections.switch import WHAT
 from stages.page.sections.switch import switch as section
 from stages.statistics import switch
 from stages.store import params, tables
@@ -146,13 +148,16 @@ def test_an_unable_model_has_no_rank():
     assert made.p.isna().all() and made.note.str.startswith("not measurable").all()
 
 
-def page(table: pd.DataFrame, reasons: dict | None = None) -> list:
+def page(table: pd.DataFrame, reasons: dict | None = None, longer: dict | None = None) -> list:
+    return section(slot_of(table, reasons, longer), Context({}, ["icl"]))
+
+
+def slot_of(table: pd.DataFrame, reasons: dict | None = None, longer: dict | None = None) -> SimpleNamespace:
     text = TEXT | NAMES["switch"]
     frame = table[COLUMNS["switch"].split()].copy()
     for name in frame:
         frame[name] = frame[name].fillna("") if name in text else pd.to_numeric(frame[name])
-    slot = SimpleNamespace(switch=frame, path=lambda file: f"x/{file}", reasons=reasons or {})
-    return section(slot, Context({}, ["icl"]))
+    return SimpleNamespace(switch=frame, path=lambda file: f"x/{file}", reasons=reasons or {}, longer=longer or {})
 
 
 def test_the_page_says_what_the_table_says(table):
@@ -170,6 +175,20 @@ def test_the_page_says_what_the_table_says(table):
     assert ["function 4", f"{alike}; hold members of sink (1)"] in matched
     assert "2 do as much" in by_family["Function"] and "not told apart from other heads" in by_family["Function"]
     assert "19 do as much" in by_family["Induction"] and "passed over as the other family's: L7H7" in texts[2]
+
+
+def test_a_longer_study_is_folded_below_where_it_silenced_families_without_each_other(table):
+    plan = Study(slot_of(table[table.family == "function"]), "Made by a test.")
+    *usual, fold = page(table, longer={"plan": plan})
+    assert [block.kind for block in usual] == [block.kind for block in page(table)]
+    assert fold.title == "A longer study: more prompts of each function"
+    assert fold.blocks[0].text == "Made by a test." and not any(
+        block.text == WHAT for block in fold.blocks[1:] if block.kind == "note"
+    )
+    (short,) = [b.text for b in fold.blocks if b.kind == "note" and b.text.startswith("Accuracy")]
+    assert "induction" not in short
+    without = page(table, longer={"plan": Study(slot_of(table[:0]), "Without a sweep.")})
+    assert not any(block.kind == "fold" for block in without)
 
 
 def test_without_rows_the_page_says_so():

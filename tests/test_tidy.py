@@ -59,7 +59,7 @@ STALE = [
     "reports/figures/old-heads.svg", "reports/slots/old/metrics.json", "reports/recipes/old/params.json",
     "data/asked/old.parquet", "data/models/old.json", "data/vectors/old/steering.parquet",
     "data/checkpoints/old/a-0/000001/config.json", "data/effects/old/effects.parquet",
-    "data/activations/decoder/old.relations.parquet",
+    "data/activations/decoder/old.relations.parquet", "data/extracted/decoder/old/0123.0.parquet",
 ]  # fmt: skip
 
 

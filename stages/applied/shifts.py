@@ -23,20 +23,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import offsets
-from stages.store import params, paths, tables
+from stages.store import params, tables
 from stages.tasks.icl.pairs import Frame, own_inverse
 from stages.tasks.prompt import stream
 
 if TYPE_CHECKING:
     import torch
 
-    from stages.model.intervene import Edit
+    from stages.model.intervene import Edit, Head
     from stages.model.load import Loaded
 
 log = logging.getLogger(__name__)
 TASK = "icl"
 ADDED = ("function", "layerwise", "layer_average")  # vectors that are added
-READ = ("function", "layer_average")  # and those of them that are one vector, kept by steer
+READ = ("function", "layer_average")  # and those of them that are one vector
 FACTORS = (1.0, 2.0, -1.0)
 LISTED = 8  # tokens of a reading
 TABLES = (tables.SHIFTS, tables.OFFSETS, tables.READINGS)
@@ -46,16 +46,15 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     """Measure every steered function, or say why there is none; model: loads it, or returns it again."""
     if why := settings.left_out("shifts") or tables.STEERING.reason(slot):
         return _write_empty(slot, why)
-    from safetensors.torch import load_file
-
+    from stages.applied.stored import exported
     from stages.engine.local import each
     from stages.model.cost import Work, announce
     from stages.model.tokens import fitting
-    from stages.model.vectors import COLUMNS, Parts, answered_right, mean_outputs
+    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
     loaded = model()
     steered = tables.STEERING.read(slot)
-    vectors = load_file(paths.vectors(slot))
+    vectors = exported(slot)
     prompts = tables.ASKED.read(TASK)
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
     rows, encoded = fitting(loaded, list(asked.itertuples()))
@@ -75,7 +74,6 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         of_function = whole[whole.id.isin(fits)]
         frame = Frame(settings.tasks.icl.template)
         pairs = asked_pairs(of_function, frame).head(settings.shifts.pairs)
-        parts = Parts(loaded, means[function])
         chosen = chosen_settings(steered[steered.function == function])
         rng = stream(settings.seed, f"shifts/{slot}/{function}")
         layer = next(setting.layer for setting in chosen.values() if setting.vector == "function")
@@ -83,7 +81,9 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         edits = {}
         for label, setting in (("added", best_added(steered[steered.function == function], chosen)),
                                ("heads", chosen["heads"])):  # fmt: skip
-            edits |= {(label, setting.vector, factor): edit(parts, vectors, setting, factor) for factor in FACTORS}
+            edits |= {
+                (label, setting.vector, factor): edit(means[function], vectors, setting, factor) for factor in FACTORS
+            }
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}
         solved = shown[shown.condition == function].set_index("prompt").solved.to_dict()
@@ -147,19 +147,20 @@ def best_added(steered: pd.DataFrame, chosen: Mapping[str, Any]) -> Any:
     return max((chosen[name] for name in ADDED if name in chosen), key=merit)
 
 
-def edit(parts: Any, vectors: "Mapping[str, torch.Tensor]", setting: Any, factor: float) -> "Edit":
-    """Return the edit of a chosen setting, `factor` times it; vectors: as steer kept them."""
+def edit(
+    means: "Mapping[Head, torch.Tensor]",
+    vectors: "Mapping[str, Mapping[int, torch.Tensor]]",
+    setting: Any,
+    factor: float,
+) -> "Edit":
+    """Return the edit of a chosen setting, `factor` times it; means: of heads (K,); vectors: as steer kept them."""
     from stages.model.intervene import Edit
 
-    heads = [tuple(map(int, name[1:].split("H"))) for name in setting.names.split()]
     if setting.vector == "heads":
-        return Edit(heads={head: factor * parts.means[head] for head in heads})
-    if setting.vector == "layerwise":
-        layers = sorted({layer for layer, _ in heads})
-        sums = {at: parts.together([head for head in heads if head[0] == at]) for at in layers}
-        return Edit(added={at: factor * setting.strength * sum_D for at, sum_D in sums.items()})
-    vector_D = vectors[f"{setting.function}.{setting.vector}"]
-    return Edit(added={setting.layer: factor * setting.strength * vector_D})
+        heads = [tuple(map(int, name[1:].split("H"))) for name in setting.names.split()]
+        return Edit(heads={head: factor * means[head] for head in heads})
+    added = vectors[f"{setting.function}.{setting.vector}"]
+    return Edit(added={layer: factor * setting.strength * x_D for layer, x_D in added.items()})
 
 
 def in_spaces(
@@ -253,7 +254,7 @@ def _asked(loaded: "Loaded", asked: pd.DataFrame, frame: Frame, edits: "Mapping[
 
 def readings(
     loaded: "Loaded",
-    vectors: "Mapping[str, torch.Tensor]",
+    vectors: "Mapping[str, Mapping[int, torch.Tensor]]",
     pairs_of: Mapping[str, pd.DataFrame],
     settings: params.Params,
     slot: str,
@@ -271,8 +272,8 @@ def readings(
     }
     rows = []
     for kind in READ:
-        kept = {name.rpartition(".")[0]: vector for name, vector in vectors.items() if name.endswith(f".{kind}")}
-        kept = {function: vector for function, vector in sorted(kept.items()) if function in pairs_of}
+        kept = {name.rpartition(".")[0]: of for name, of in sorted(vectors.items()) if name.endswith(f".{kind}")}
+        kept = {function: next(iter(of.values())) for function, of in kept.items() if function in pairs_of}
         if not kept:
             continue
         own_FV = read_out(loaded, torch.stack(list(kept.values())))

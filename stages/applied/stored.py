@@ -40,6 +40,13 @@ def provenance(slot: str) -> dict:
         return json.loads(file.metadata()["provenance"])
 
 
+def exported(slot: str) -> "dict[str, dict[int, torch.Tensor]]":
+    """Return what `steer` keeps by name, `<function>.<vector>`: layer -> vector (D,), before its strength."""
+    with _file(slot, "pt") as file:
+        made = json.loads(file.metadata()["provenance"])["vectors"]
+        return {name: dict(zip(of["layers"], file.get_tensor(name), strict=True)) for name, of in made.items()}
+
+
 @contextmanager
 def _file(slot: str, framework: str) -> Iterator:
     """Open a slot's vectors; raises `UserError` where the file is missing, damaged or says not where it is from."""
@@ -69,15 +76,18 @@ def read(slot: str, loaded: "Loaded") -> Stored:
     """Read what `steer` chose, and the mean outputs that it wrote in place."""
     from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
-    with _file(slot, "pt") as file:
-        made = json.loads(file.metadata()["provenance"])
-        vectors = {name: file.get_tensor(name) for name in made["vectors"]}
-    chosen = {name.rpartition(".")[0]: made["vectors"][name] for name in vectors if name.endswith(f".{VECTOR}")}
+    made, vectors = provenance(slot), exported(slot)
+    chosen = {
+        name.removesuffix(f".{VECTOR}"): setting
+        for name, setting in made["vectors"].items()
+        if name.endswith(f".{VECTOR}")
+    }
     shown = tables.OUTPUTS.of_prompts(slot, SHOWN, columns=["prompt", "split", "condition", "solved"])
     outputs = tables.OUTPUTS.batches(slot, SHOWN, columns=COLUMNS)
     means = mean_outputs(outputs, answered_right(shown, sorted(chosen)), loaded)
-    added = {
-        name: (setting["layer"], vectors[f"{name}.{VECTOR}"] * setting["strength"]) for name, setting in chosen.items()
-    }
+    added = {}
+    for name, setting in chosen.items():
+        ((layer, vector_D),) = vectors[f"{name}.{VECTOR}"].items()
+        added[name] = layer, vector_D * setting["strength"]
     heads = tuple((layer, head) for layer, head in made["heads"])
     return Stored(heads, {name: setting["heads"] for name, setting in chosen.items()}, means, added)

@@ -1,7 +1,8 @@
 """What a stage gives the engine, and how finished shards are kept: a killed stage goes on where it was.
 
     job = Job(partial(load, slot), scored, [tables.EFFECTS.schema])
-    for (table,) in tables_of(job, shards, keys(record, limit), paths.shards(slot, "ablate"), loaded):
+    key = keys(record, limit)
+    for (table,) in tables_of(job, shards, map(key, shards), paths.shards(slot, "ablate"), loaded):
         add(table)
 
 `job.run` is a pure function of the worker's state (a model) and a shard. Shards are fixed by prompts and sizes in
@@ -17,7 +18,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass
@@ -67,7 +68,7 @@ class Job:
 def tables_of(
     job: Job,
     shards: Sequence[Any],
-    key: Callable[[Any], str],
+    names: Iterable[str],
     folder: Path,
     here: Any = None,
     done: Callable[[int], None] = lambda number: None,
@@ -75,15 +76,15 @@ def tables_of(
 ) -> Iterator[list[pa.Table]]:
     """Yield the tables of every shard, in order: kept ones as they are, others run and then kept in `folder`.
 
-    shards: may make them as they are asked for (`stages.engine.pieces`). key: a shard's content key; here: the state of
-    this process, where it has one already; done: told the number of every shard that is finished; costs: about what
-    each takes, where the dearest are to run first, so that none is left alone at the end. The folder is the caller's to
-    `forget`, when its stage ends.
+    shards: may make them as they are asked for (`stages.engine.pieces`). names: under which each is kept, told by all
+    that its tables depend on (`keys`); here: the state of this process, where it has one already; done: told the number
+    of every shard that is finished; costs: about what each takes, where the dearest are to run first, so that none is
+    left alone at the end. The folder is the caller's to `forget`, when its stage ends.
     """
     alone = here is None or "HEAD_ATLAS_RAY" in os.environ
     processes = 1 if alone else local.processes(len(shards), here)
     threads = job.threads or (1 if processes > 1 else torch.get_num_threads())
-    names = [f"{key(shard)}-{threads}" for shard in shards]
+    names = [f"{name}-{threads}" for name in names]
     missing = [number for number, name in enumerate(names) if not _kept(job, folder, name)]
     if costs:
         missing.sort(key=lambda number: -costs[number])

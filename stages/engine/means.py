@@ -27,7 +27,7 @@ def _rows(slot: str, *columns: str) -> pd.DataFrame:
     return tables.OUTPUTS.read(slot, _text(), columns=list(columns), only=mean)
 
 
-def text_means(slot: str, loaded: Loaded, settings: params.Params) -> dict[tuple[int, int], torch.Tensor]:
+def text_means(slot: str, loaded: Loaded) -> dict[tuple[int, int], torch.Tensor]:
     """Return every head's mean output (K,) over ordinary positions of split a's prompts (long text), by head."""
     rows = _rows(slot, "layer", "head", "output")
     sizes = {number: layer.head_size for number, layer in loaded.anatomy.layers.items()}

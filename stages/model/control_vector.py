@@ -14,20 +14,23 @@ from gguf import GGUFReader, GGUFWriter
 ARCHITECTURE, DIRECTION = "controlvector", "direction."
 
 
-def write(path: Path, vector_D: np.ndarray, layer: int, model: str, blocks: int, provenance: Mapping[str, str]) -> None:
-    """Write one vector that is added after block `layer`, its strength multiplied in.
+def write(
+    path: Path, vectors: Mapping[int, np.ndarray], model: str, blocks: int, provenance: Mapping[str, str]
+) -> None:
+    """Write vectors (D,), each by the block after which it is added, strength multiplied in.
 
     model: the model's type, as a hint; blocks: how many it has; provenance: what else the file says, name -> text.
     Raises `ValueError` for block 0, which llama.cpp cannot steer.
     """
-    if layer < 1:
-        raise ValueError(f"block {layer}: llama.cpp adds vectors after blocks from 1 on")
+    if min(vectors) < 1:
+        raise ValueError(f"block {min(vectors)}: llama.cpp adds vectors after blocks from 1 on")
     writer = GGUFWriter(path, ARCHITECTURE)
     writer.add_string(f"{ARCHITECTURE}.model_hint", model)
     writer.add_uint32(f"{ARCHITECTURE}.layer_count", blocks)
     for name, text in sorted(provenance.items()):
         writer.add_string(f"{ARCHITECTURE}.{name}", text)
-    writer.add_tensor(f"{DIRECTION}{layer}", np.ascontiguousarray(vector_D, dtype=np.float32))
+    for layer, vector_D in sorted(vectors.items()):
+        writer.add_tensor(f"{DIRECTION}{layer}", np.ascontiguousarray(vector_D, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

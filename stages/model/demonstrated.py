@@ -13,8 +13,21 @@ from stages.families.family import Tokens
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
 from stages.model.reduce import brought
-from stages.model.score import ENOUGH, Batch
+from stages.model.score import ENOUGH, Batch, Scored
 from stages.model.sharing import near
+
+
+def last_outputs(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[Scored], dict[int, torch.Tensor]]:
+    """Return how prompts that run together are answered, and what heads put out at their last tokens.
+
+    The outputs are (B, H K) by layer, on the CPU.
+    """
+    with capturing(loaded) as outputs_BTHK:
+        batch = Batch(loaded, prompts, [prompt.target for prompt in prompts])
+    tails = [batch.sharing.tail[row] for row in range(len(prompts))]
+    at = [int(prompt.target[0]) - 1 - batch.cut for prompt in prompts]
+    of_layers = brought([x[tails, at].to(loaded.device) for x in outputs_BTHK.values()])
+    return list(batch.intact), dict(zip(outputs_BTHK, of_layers, strict=True))
 
 
 def demonstrated(
@@ -27,15 +40,10 @@ def demonstrated(
     solved, last = [False] * len(prompts), {}
     first = [int(prompt.target[0]) for prompt in prompts]
     for numbers in near(begins, [prompt.ids for prompt in prompts], first, ENOUGH):
-        tokens = [prompts[number] for number in numbers]
-        with capturing(loaded) as outputs_BTHK:
-            batch = Batch(loaded, tokens, [prompt.target for prompt in tokens])
-        tails = [batch.sharing.tail[row] for row in range(len(numbers))]
-        at = [int(prompt.target[0]) - 1 - batch.cut for prompt in tokens]
-        of_layers = brought([x[tails, at].double().to(loaded.device) for x in outputs_BTHK.values()])
-        for row, (number, scored) in enumerate(zip(numbers, batch.intact, strict=True)):
+        answers, outputs = last_outputs(loaded, [prompts[number] for number in numbers])
+        for row, (number, scored) in enumerate(zip(numbers, answers, strict=True)):
             solved[number] = scored.solved
-            last[number] = {layer: x_BC[row] for layer, x_BC in zip(outputs_BTHK, of_layers, strict=True)}
+            last[number] = {layer: x_BC[row].double() for layer, x_BC in outputs.items()}
     right = [last[number] for number, good in enumerate(solved) if good]
     means: dict[Head, torch.Tensor] = {}
     for layer, part in loaded.anatomy.layers.items() if right else ():

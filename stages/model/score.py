@@ -38,6 +38,7 @@ from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 ENOUGH = 1024  # tokens beyond which a pass is no faster on a processor: what it makes leaves the caches
+HELD = 16 * ENOUGH  # tokens of prompts that begin alike, each of which holds keys and values of all its own, at once
 KEPT = 16  # full passes whose residuals are kept while ablations part, twice: before a stretch of layers and after it
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 LAUNCHED = 512  # and on a GPU, where every call costs
@@ -414,15 +415,18 @@ def residuals_after(loaded: Loaded, prompts: Sequence[Tokens]) -> dict[int, torc
 
 
 def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
-    """Return which prompts run together: those that begin with the same `SHARED` tokens, and all short ones.
+    """Return which prompts run together: those that begin with the same `SHARED` tokens, and short ones.
 
-    Those that begin like no other go by length, as many as make `ENOUGH` tokens.
+    `HELD` tokens of them at most, padded; those that begin like no other go by length, as many as make `ENOUGH` tokens.
     """
     alike: dict[bytes, list[int]] = {}
     for number, tokens in enumerate(prompts):
         long = int(tokens.target[0]) > sharing.SHARED
         alike.setdefault(tokens.ids[: sharing.SHARED].tobytes() if long else b"", []).append(number)
-    groups = [group for group in alike.values() if len(group) > 1]
+    groups = []
+    for group in alike.values():
+        size = max(1, HELD // max(len(prompts[number]) for number in group))
+        groups += [group[at : at + size] for at in range(0, len(group), size)] if len(group) > 1 else []
     alone = sorted((group[0] for group in alike.values() if len(group) == 1), key=lambda number: len(prompts[number]))
     together: list[int] = []
     for number in alone:

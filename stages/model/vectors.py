@@ -1,7 +1,7 @@
 """Function vectors (Todd+ ICLR 2024): what a few heads add at the last token when demonstrations show a function.
 
 mean_outputs: z-bar_h, a head's mean last-token output over clean prompts that the model solves.
-function_vector: what the heads' z-bar_h put into the residual, measured where W_O's output joins it: with the model's
+Parts: what the heads' z-bar_h put into the residual, measured where W_O's output joins it: with the model's
 own multipliers (Granite), the bias not added per head. Where the architecture normalises W_O's output p before it joins
 (Gemma 3, OLMo 2), a head's part W_O[:, h] z-bar_h is scaled by the norm's gain at the mean activation, norm(p-bar) /
 p-bar, so that it has the size that the residual would have received.
@@ -73,11 +73,6 @@ def answered_right(shown: pd.DataFrame, functions: Iterable[str]) -> dict[str, l
 def in_place(means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> Edit:
     """Write the heads' mean outputs each into its own slot: exact in any architecture."""
     return Edit(heads={head: means[head] for head in heads})
-
-
-def function_vector(loaded: Loaded, means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> torch.Tensor:
-    """Return the vector (D,) of a set of heads, as it would join the residual: see `Parts`."""
-    return Parts(loaded, means).together(heads)
 
 
 def randomly(like: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -29,9 +29,14 @@ def votes(similarity_Ln: np.ndarray, like_n: np.ndarray, k: int) -> np.ndarray:
     return like_n[order_Lk].mean(axis=1) > 0.5
 
 
-def choose(answers_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, float]:
+def agreeing(right_P: np.ndarray, votes_PLK: np.ndarray) -> np.ndarray:
+    """Return (P, L, K): how far each answer is a vote's; right_P: 0, 1/2 (both labels as likely) or 1."""
+    return 1 - np.abs(votes_PLK - right_P[:, None, None])
+
+
+def choose(right_P: np.ndarray, votes_PLK: np.ndarray) -> tuple[int, int, float]:
     """Return places of layer and k of most agreement with the answers (ties: the first), and that agreement."""
-    agreement_LK = (votes_PLK == answers_P[:, None, None]).mean(axis=0)
+    agreement_LK = agreeing(right_P, votes_PLK).mean(axis=0)
     layer, k = np.unravel_index(int(agreement_LK.argmax()), agreement_LK.shape)
     return int(layer), int(k), float(agreement_LK[layer, k])
 

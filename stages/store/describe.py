@@ -25,12 +25,13 @@ SELECT layer, head, score - score_null AS beyond FROM 'data/heads/decoder.parque
 """
 VECTORS = """## Function vectors
 
-`data/vectors/<slot>/vectors.safetensors` holds a float32 vector of the model's width per name `<function>.<vector>`,
-and in its metadata `provenance`, JSON: `slot`; `heads`, the top ones as [layer, head], the best first; `vectors`, by
-name the `layer` after which it is added at the last token, the `strength` to multiply it with (it is not multiplied in)
-and the number of `heads` summed in it (0: a mean of the residual stream). Where there is no vector, it holds `reason`
-in place of both. `control/*.gguf` are the same vectors, strength multiplied in; `control/provenance.json` says so of
-each file.
+`data/vectors/<slot>/vectors.safetensors` holds, by name `<function>.<vector>`, float32 rows of the model's width: one
+per layer after which it is added at the last token. Its metadata `provenance` is JSON: `slot`; `model`, its name,
+revision, origin, licence, precision and the sha256 of its files; `heads`, the top ones as [layer, head], the best
+first; `vectors`, by name the `layers` of its rows, the `strength` to multiply them with (it is not multiplied in) and
+the number of `heads` that are summed in it (0: a mean of the residual stream). Where there is no vector, it holds
+`reason` in place of these. `control/*.gguf` are the same vectors, strength multiplied in; `control/provenance.json`
+says so of each file.
 
 ```python
 import json
@@ -39,8 +40,8 @@ from safetensors import safe_open
 with safe_open("data/vectors/decoder/vectors.safetensors", "np") as file:
     made = json.loads(file.metadata()["provenance"])
     for name, of in made.get("vectors", {}).items():
-        vector = of["strength"] * file.get_tensor(name)
-        print(name, "after layer", of["layer"], "norm", float((vector**2).sum() ** 0.5))
+        for layer, vector in zip(of["layers"], of["strength"] * file.get_tensor(name)):
+            print(name, "after layer", layer, "norm", float((vector**2).sum() ** 0.5))
 ```
 """
 

@@ -27,6 +27,7 @@ WRITTEN = {  # folder -> what stages leave there; `*/...`: in the folder of a ke
     "reports/slots": ("*/metrics.json", "*/model.json", "*/cache.json", "*/examples.json"),
     "reports/recipes": ("*/learning.csv", "*/params.json"),
 }
+OF_TASKS = {"data/activations": "*.parquet", "data/extracted": "*/"}  # in the folder of a slot, what is of one task
 KEYS = "keys.json"  # today's keys, in folders that stages read whole
 
 
@@ -39,8 +40,8 @@ def stale(settings: Params) -> list[Path]:
         training = path.parent == Path("data/shards") and key in settings.recipes
         if key not in settings.models and not training:
             gone.append(path)
-        elif path.parent == Path("data/activations"):
-            gone += [table for table in sorted(path.glob("*.parquet")) if _key(table) not in names]
+        elif of_task := OF_TASKS.get(path.parent.as_posix()):
+            gone += [entry for entry in sorted(path.glob(of_task)) if _key(entry) not in names]
     gone += [path for path in _entries(BY_RECIPE) if path.name != KEYS and _key(path) not in settings.recipes]
     return gone
 

@@ -19,6 +19,7 @@ from stages.store import paths, source
 from stages.store.errors import UserError
 from stages.store.section import Count, Name, Natural, Place, Positive, Section, Share
 
+Draws = Annotated[Count, Field(le=9999)]  # sets or vectors at random: a rank among so many takes hours already
 Kind = Annotated[str, Field(pattern=r"^[a-z_]+$")]  # a function of stages/model/silence.py, which ablate asks
 PREPARES = {"steer": ("extrapolation",), "neighbours": ("neighbours",)}  # longer study: tasks whose prompts are its own
 BESIDE = {  # longer study: other sections that it hangs on
@@ -156,7 +157,7 @@ class Plan(Section):
     leave_out: Annotated[tuple[str, ...], AfterValidator(_distinct)]
     top: Count
     least: Count
-    draws: Count
+    draws: Draws
     kinds: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
     also: dict[Kind, Annotated[tuple[str, ...], AfterValidator(_distinct)]]
     controlled: Annotated[tuple[Kind, ...], AfterValidator(_distinct)] = Field(min_length=1)
@@ -197,8 +198,8 @@ class Steer(Section):
     zero_shot: Count
     shuffled: Count
     natural: Natural
-    random: Count
-    draws: Count
+    random: Draws
+    draws: Draws
 
 
 class Apply(Section):
@@ -207,21 +208,21 @@ class Apply(Section):
     choose: Count
     passages: Count
     cuts: Annotated[tuple[Annotated[Count, Field(ge=2)], ...], AfterValidator(_distinct)] = Field(min_length=1)
-    draws: Count
+    draws: Draws
 
 
 class Shifts(Section):
     """Functions as offsets: pairs per function, and random vectors to read beside each function's."""
 
     pairs: Count
-    random: Count
+    random: Draws
 
 
 class Orders(Section):
     """The vector of the next word, from known orders to made-up ones: heads tried, and control sets beside them."""
 
     heads: Annotated[tuple[Count, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    draws: Count
+    draws: Draws
 
 
 class Circuit(Section):
@@ -231,7 +232,7 @@ class Circuit(Section):
     choose: Count
     prompts: Count
     share: Share
-    draws: Count
+    draws: Draws
 
 
 class Neighbours(Section):
@@ -259,7 +260,7 @@ class Gates(Section):
     report: Count
     shares: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     controlled: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
-    draws: Count
+    draws: Draws
     draws_on_text: bool
     compared: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = Field(min_length=1)
     passages: Count

@@ -48,7 +48,10 @@ def heads(slot: str) -> list[tuple[int, int]]:
 
 def read(slot: str) -> dict[str, Any]:
     """Return the record of a slot; raises `UserError` where there is none, or it is cut, or another slot's."""
-    path, again = paths.model(slot), f"the record of a model; run dvc repro -f -s fetch@{slot}"
+    path = paths.model(slot)
+    again = f"the record of a model; run dvc repro -f -s fetch@{slot}"
+    if not path.exists() and (there := sorted(other.stem for other in path.parent.glob("*.json"))):
+        again = f"{again}, or name a slot that was fetched: {', '.join(there)}"
     record = source.json(source.text(path, again), path, again)
     try:
         _Record.model_validate(record)

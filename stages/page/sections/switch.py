@@ -25,6 +25,13 @@ WHAT = (
 
 def switch(slot: Slot, context: Context) -> list:
     """Draw accuracy over the number of heads silenced, say how both families rank, and list all functions."""
+    study = slot.longer.get("plan")
+    if study is None or study.slot.switch.empty:
+        return _blocks(slot, context)
+    return [*_blocks(slot, context), study.fold("more prompts of each function", _blocks(study.slot, context)[1:])]
+
+
+def _blocks(slot: Slot, context: Context) -> list:
     path, table = slot.path("switch.csv"), slot.switch
     rows = table[table["measure"] == table["task"].map(MAIN)]
     whole = rows[rows["condition"] == "all"]
