@@ -16,7 +16,7 @@ import transformers as hf
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from stages import extract
-from stages.classify import _arrays
+from stages.classify import Measured, _by_head
 from stages.families import FAMILIES
 from stages.families.family import Tokens
 from stages.families.offset import best_offset, offset_accuracy
@@ -105,7 +105,9 @@ def per_head(loaded: Loaded, same: dict, value: np.ndarray, null: np.ndarray) ->
 
 def judged(loaded: Loaded, name: str, values: pd.DataFrame) -> set[tuple[int, int]]:
     heads = pd.DataFrame(loaded.anatomy.heads, columns=["layer", "head"])
-    columns = judge(FAMILIES[name], *_arrays(values, heads), SETTINGS, np.random.default_rng(0))
+    prompts = values.drop_duplicates("prompt").sort_values("prompt", ignore_index=True)
+    measured = Measured(prompts, *_by_head([values], prompts, heads, ["value", "value_null"]))
+    columns = judge(FAMILIES[name], *measured.arrays, SETTINGS, np.random.default_rng(0))
     return {head for head, member in zip(loaded.anatomy.heads, columns["member"], strict=True) if member}
 
 
