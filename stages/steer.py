@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TASK = "icl"
-ELSEWHERE = ("none", "heads", "function")  # what other tasks' prompts are answered under
+ELSEWHERE = ("none", "heads", "function", "random", "control")  # what other tasks' prompts are answered under
+DRAWN = 3  # random vectors and control sets there, at most: a mean to stand beside, no rank
 ADDED = pa.schema(  # the vectors that were chosen: what is added after a layer, before its strength
     {"function": pa.string(), "vector": pa.string(), "strength": pa.float64(), "heads": pa.int32()}
     | {"layer": pa.int32(), "added": pa.list_(pa.float32())}
@@ -379,7 +380,7 @@ def _steered_elsewhere(
     function: str, vectors: Vectors, best: Sequence[Setting], prompts: pd.DataFrame, settings: params.Steer
 ) -> list[dict]:
     """Return rows of other tasks' prompts of a function; the context is their category."""
-    chosen = [setting for setting in best if setting.vector in ELSEWHERE]
+    chosen = [setting for setting in best if setting.vector in ELSEWHERE and setting.draw <= DRAWN]
     rows = []
     for category, asked in prompts.groupby("category"):
         outcomes = Answering(vectors, asked.head(settings.zero_shot)).under(chosen)
@@ -409,6 +410,7 @@ def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.St
     layers = len(range(0, len(loaded.anatomy.layers), settings.layer_step))
     tried = len(settings.heads) + 2 * layers * len(settings.strengths)
     chosen = 6 + settings.random + settings.draws
+    there = 3 + min(DRAWN, settings.random) + min(DRAWN, settings.draws)
     work, count = Work(), 0
     for shard in todo:
         asked = [
@@ -416,7 +418,7 @@ def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.St
             for purpose, prompts in _asked(shard.prompts, settings).items()
         ]
         of_others = shard.elsewhere.groupby("category")
-        asked += [(prompts.head(settings.zero_shot), len(ELSEWHERE)) for _, prompts in of_others]
+        asked += [(prompts.head(settings.zero_shot), there) for _, prompts in of_others]
         asked += [(shard.prompts[shard.prompts.role == "clean"].head(most), 0)]  # residuals are averaged over them
         for prompts, runs in asked:
             encoded = encode_all(loaded, prompts.itertuples())

@@ -156,7 +156,7 @@ def answers(rows) -> pd.DataFrame:
 
 
 EMPTY = (
-    pd.DataFrame(columns=["function", "context", "correct", "vector", "cluster"]),
+    pd.DataFrame(columns=["function", "context", "correct", "vector", "prompt", "cluster"]),
     pd.DataFrame(columns=["task", "condition", "measure", "value", "baseline", "category", "cluster"]),
 )
 
@@ -187,13 +187,17 @@ def test_a_made_up_word_that_the_model_has_as_one_token_is_left_out_everywhere()
     asked = answers(rows)
     known = asked[(asked.category == "made_up") & (asked.word_tokens == 1)]
     same = {"function": "copy", "correct": True, "cluster": list(asked[asked.category == "made_up"].cluster)}
-    steering = pd.DataFrame(same | {"context": "made_up", "vector": "heads"})
+    steering = pd.DataFrame(same | {"context": "made_up", "vector": "heads", "prompt": same["cluster"]})
+    steering["prompt"] += steering.groupby("cluster").cumcount().astype(str)
+    drawn = [steering.assign(vector="control", draw=draw, correct=draw == 1) for draw in (1, 2, 3)]
+    steering = pd.concat([steering, *drawn], ignore_index=True)
     counted = pd.DataFrame({"task": "extrapolation", "condition": "copy", "measure": "accuracy", "value": 1.0,
         "baseline": "ngram", "category": "made_up", "cluster": same["cluster"]})  # fmt: skip
     table = extrapolation.table(asked, steering, counted, 0.5).set_index(["class", "tokens", "context"]).sort_index()
     whole = table.loc[("made_up", "all")]
     assert whole.accuracy["demonstrations"] == 0 and len(known) == 3
-    assert list(whole.trials) == [20, 20, 20]
+    assert list(whole.trials) == [20, 20, 20, 20]
+    assert whole.accuracy["heads"] == 1 and whole.accuracy["control"] == pytest.approx(1 / 3)  # a mean over the sets
     assert whole.note["demonstrations"] == "3 that are one token of the model's left out"
     assert table.trials["rare", "all", "demonstrations"] == 20  # real words may be of one token
     assert ("made_up", "1", "demonstrations") not in table.index

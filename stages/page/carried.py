@@ -172,4 +172,4 @@ def steered(told: pd.DataFrame, contexts: dict[str, str]) -> str:
     if not said:
         return ""
     said = f"Without demonstrations, mean accuracy over {over}, {'; '.join(said)}."
-    return f"{said} No sets of other heads were written here."
+    return said if "control" in wide else f"{said} No sets of other heads were written here."

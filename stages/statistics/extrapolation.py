@@ -21,7 +21,7 @@ from stages.tasks.extrapolation.task import CLASSES, COPIED, MADE_UP, RARE, TASK
 
 COLUMNS = "function kind class tokens context accuracy low high trials clusters note".split()
 DEMONSTRATIONS = "demonstrations"  # the intact model after demonstrations; other contexts: vectors, n-gram baselines
-CONTEXTS = (DEMONSTRATIONS, "none", "heads", "function", "ngram_prompt", "ngram")
+CONTEXTS = (DEMONSTRATIONS, "none", "heads", "control", "function", "random", "ngram_prompt", "ngram")
 ALL, MATCHED = "all", "matched"
 DIFFERENCE = f"{MADE_UP}-{RARE}"
 NO_ANSWER = "no right answer exists: the share that is echoed"
@@ -96,6 +96,8 @@ def _elsewhere(function: str, steering: pd.DataFrame, counted: pd.DataFrame, not
     """Return rows of one function under its vectors, without demonstrations, and of the n-gram baselines."""
     told = steering[(steering.function == function) & steering.context.isin(CLASSES)]
     told = told.assign(correct=told.correct.astype(float), category=told.context, context=told.vector)
+    of_prompt = ["context", "category", "prompt", "cluster"]
+    told = told.groupby(of_prompt, as_index=False, sort=False).correct.mean()  # over control sets and random vectors
     other = counted[(counted.task == TASK.name) & (counted.condition == function) & (counted.measure == TASK.main)]
     other = other.assign(correct=other.value.astype(float), context=other.baseline)
     rows = []

@@ -10,7 +10,13 @@ from stages.page.section import Context, SlotSection
 
 TASK = "extrapolation"
 SHOWN = "demonstrations"
-VECTORS = {"none": "nothing written", "heads": "heads in place", "function": "their sum added"}
+VECTORS = {
+    "none": "nothing written",
+    "heads": "heads in place",
+    "control": "other heads in place (mean of sets)",
+    "function": "their sum added",
+    "random": "random vectors as long added (mean)",
+}
 WHAT = (
     "Who has learnt a procedure can run it on words never seen before; who has learnt pairs cannot. After "
     "demonstrations, the intact model is asked for usual words, rare real ones and words made up by rule (without "
@@ -106,9 +112,10 @@ def _steered(whole: pd.DataFrame, says: str, path: str) -> list:
         label = "made-up, echoed" if kind == "copied" else kind.replace("_", "-")
         lines.append([function, label, *("–" if row is None else value(row) for row in rows), str(words)])
     columns = ["function", "class", *VECTORS.values(), "words"]
+    right = tuple(range(2, len(columns)))
     folded = f"Without demonstrations, by function ({len(lines)} rows)"
     text = f"{says} {carried.steered(told, VECTORS)}".strip()
-    return [Note(text), Table(columns, lines, "", path, (2, 3, 4, 5), folded=folded)]
+    return [Note(text), Table(columns, lines, "", path, right, folded=folded)]
 
 
 def _by_tokens(table: pd.DataFrame, path: str) -> list:
