@@ -1,5 +1,7 @@
 """What the page says of gates, caches and text under streaming: also where there is nothing to lose."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,6 +189,20 @@ def test_what_is_measured_at_one_share_stands_side_by_side_and_a_half_is_a_half(
     assert streaming._at(pd.concat([nothing, rows]), "gate").value == 0.7
     assert [streaming._at(rows, method).value for method in ("full", "none", "first")] == [0.9, 0.1, 0.3]
     assert streaming._at(nothing, "gate") is None
+
+
+def test_loss_on_text_stands_beside_recall_as_what_it_is_more_than_with_all():
+    rows = pd.DataFrame({"method": ["full", "gate", "none"], "share": [1.0, 0.5, 0.0], "kept": [4, 2, 0]})
+    rows = rows.assign(entries=rows["share"], low=0.1, high=0.9, change_low=-0.1, change_high=0.3, draws=0)
+    recall = rows.assign(measure="recall", value=[0.9, 0.8, 0.2], change=0.0)
+    loss = rows.assign(measure="loss", value=[4.0, 4.1, 4.3], change=[0.0, 0.1, 0.3])
+    both = SimpleNamespace(cache=pd.concat([recall, loss]), path=lambda file: file)
+    figure = streaming._curve(both)
+    assert [chart.label for chart in figure.charts] == ["Recall of needles", "Text: loss more than with all"]
+    (drawn,) = figure.charts[1].spec.to_dict(format="vega-lite")["datasets"].values()
+    assert [(row["value"], row["low"], row["high"]) for row in drawn][1] == (0.1, -0.1, 0.3)
+    alone = streaming._curve(SimpleNamespace(cache=recall, path=lambda file: file))
+    assert len(alone.charts) == 1 and "text" not in alone.says.lower()
 
 
 def test_a_key_head_is_known_by_the_model_where_a_query_head_has_no_score():

@@ -380,19 +380,23 @@ def _moved(row: Any) -> str:
 
 
 def _curve(slot: Slot) -> Figure:
-    """Draw recall against the share of key heads that keep all."""
-    rows = slot.cache[slot.cache["measure"] == "recall"]
-    shown = [method for method in METHODS if method in set(rows["method"])]
+    """Draw recall, and what more the loss on text is, against the share of key heads that keep all."""
+    recall, loss = (slot.cache[slot.cache["measure"] == measure] for measure in ("recall", "loss"))
+    shown = [method for method in METHODS if method in set(recall["method"])]
     legend = [(METHODS[method][1], METHODS[method][2], METHODS[method][0]) for method in shown]
-    path = slot.path("cache.csv")
     says = (
-        "Recall of needles against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the "
-        "gate. What stands side by side around a share is all at that share."
+        "Against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the gate. What stands "
+        "side by side around a share is all at that share."
     )
-    return Figure([Chart(curve(rows, shown))], says, path, "single", legend)
+    drawn = [Chart(curve(recall, shown), "Recall of needles" if len(loss) else "")]
+    if len(loss):
+        more = loss.assign(value=loss["change"], low=loss["change_low"], high=loss["change_high"])
+        drawn.append(Chart(curve(more, shown, "loss more, nats a token"), "Text: loss more than with all"))
+        says += " Of text the bars are over passages, and of the difference on the same tokens."
+    return Figure(drawn, says, slot.path("cache.csv"), "cards" if len(loss) else "single", legend)
 
 
-def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
+def curve(rows: pd.DataFrame, shown: list[str], measure: str = "recall") -> alt.LayerChart:
     """Draw a value per method over the share of key heads that keep all, with intervals; a line along the gate's."""
     colour = alt.Color("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][1] for m in shown]), legend=None)
     shape = alt.Shape("method:N", scale=alt.Scale(domain=shown, range=[METHODS[m][2] for m in shown]), legend=None)
@@ -407,12 +411,13 @@ def curve(rows: pd.DataFrame, shown: list[str]) -> alt.LayerChart:
             alt.Tooltip("label:N", title="kept"),
             alt.Tooltip("kept:Q", title="key heads"),
             alt.Tooltip("entries:Q", title="share of entries", format=".2f"),
-            alt.Tooltip("value:Q", title="recall", format=".3f"),
+            alt.Tooltip("value:Q", title=measure, format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".3f"),
             alt.Tooltip("high:Q", title="to", format=".3f"),
         ],
     )
-    y = alt.Y("value:Q", title="recall", scale=alt.Scale(domain=[0, 1]))
+    scale = alt.Scale(domain=[0, 1]) if measure == "recall" else alt.Undefined
+    y = alt.Y("value:Q", title=measure, scale=scale)
     gate = rows[rows["method"].isin(["none", "gate", "full"])]
     line = alt.Chart(gate).encode(x="share:Q", y=y)
     return alt.layer(
