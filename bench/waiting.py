@@ -67,6 +67,7 @@ def main() -> None:
                 finally:
                     for process in beside:
                         process.kill()
+                        process.wait()
     with Path(__file__).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["rows", "waiting", "busy", "seconds", "times_idle", "fair"])

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SWEEP = ("sweep", "sweep_control")  # purposes of the plan that run in shards of their own
 SWEPT = 3  # prompts of a cluster that they take together: a shared prefix is most of what a set of heads costs
+ONCE = 24  # prompts of a sweep in one shard: all of the default run, so that what they share runs once for each set
 TOGETHER = 2  # prompts of a cluster that are taken together: in-context ones share a prefix, so the second costs little
 
 
@@ -160,7 +161,7 @@ def planned(
     if sweeping.any():
         few = sorted(spread(prompts, swept, SWEPT).itertuples(), key=lambda prompt: prompt.id)
         sets = [Intervention.of(row) for row in here[sweeping].itertuples()]
-        shards += cut(task, few, {prompt.id: sets for prompt in few}, len(few))
+        shards += cut(task, few, {prompt.id: sets for prompt in few}, ONCE)
     return shards
 
 

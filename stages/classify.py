@@ -2,12 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from stages import tasks
@@ -24,7 +24,9 @@ from stages.store.named import refuse
 from stages.tasks.prompt import stream
 
 log = logging.getLogger(__name__)
-PROMPTS = ["prompt", "split", "cluster", "queries", "baseline", "baseline_a", "recalled"]  # what is read of each
+PROMPTS = {"prompt", "split", "cluster", "relation", "queries", "baseline", "baseline_a", "recalled"}  # read of each
+NAMES = ["relation", "prompt"]  # of a row, but for its head
+HELD = 1 << 26  # numbers of a column that are held at once: .25 GB
 JUDGED = 160  # rows read, checked and put in place in the time of a small calculation
 
 
@@ -37,13 +39,15 @@ def main(slot: str) -> None:
     heads = pd.DataFrame(
         [(part["layer"], h) for part in record["attention"] for h in range(part["heads"])], columns=["layer", "head"]
     )
-    judged, missing, asked = [], {}, 0
+    judged, missing = [], {}
     log.info(_announced(slot, settings, len(heads)))
-    for family in tqdm(FAMILIES.values(), desc=f"classify {slot}", unit="family"):
-        if getattr(settings.tasks, family.task) is None and tasks.of(family.task).refuses(record["kind"]):
-            continue  # neither asked for nor possible
-        asked += 1
-        measured, why = _measured(slot, family, settings, heads)
+    asked = [
+        family
+        for family in FAMILIES.values()  # but those that are neither asked for nor possible
+        if getattr(settings.tasks, family.task) is not None or not tasks.of(family.task).refuses(record["kind"])
+    ]
+    every = tqdm(_measured(slot, asked, settings, heads), desc=f"classify {slot}", total=len(asked), unit="family")
+    for family, measured, why in every:
         if family.name == "streaming" and record["kind"] != "decoder":
             why = why or "an encoder keeps no cache of past keys"
         if measured is None or why:
@@ -63,7 +67,7 @@ def main(slot: str) -> None:
         judged.append(table)
         log.info("%-10s %2d members, top %s", family.name, table.member.sum(), _top(table))
     rows = pd.concat(judged) if judged else pd.DataFrame(columns=tables.HEADS.names)
-    tables.HEADS.noting(not_measured=missing).write(rows, slot, asked=asked - len(missing))
+    tables.HEADS.noting(not_measured=missing).write(rows, slot, asked=len(asked) - len(missing))
 
 
 def _announced(slot: str, settings: params.Params, heads: int) -> str:
@@ -108,59 +112,97 @@ class Measured:
         return replace(self, prompts=rows, values_PH=self.values_PH[first_P], null_PH=self.null_PH[first_P])
 
 
-def _measured(slot: str, family: Family, settings: params.Params, heads: pd.DataFrame) -> tuple[Measured | None, str]:
+def _measured(
+    slot: str, families: Sequence[Family], settings: params.Params, heads: pd.DataFrame
+) -> Iterator[tuple[Family, Measured | None, str]]:
+    """Yield what each family is judged by, or why there is nothing; families of one task stand together."""
+    for task, group in groupby(families, key=lambda family: family.task):
+        of_task = list(group)
+        effects = of_task[0].statistic == "effect"
+        if getattr(settings.tasks, task) is None:
+            why = f"task {task} is not in params"
+        else:
+            why = tables.INDIRECT.reason(slot) if effects else tables.RELATIONS.reason(slot, task)
+        if why:
+            yield from ((family, None, why) for family in of_task)
+        elif effects:
+            yield from ((family, _effects(slot, heads), "") for family in of_task)
+        else:
+            for family, prompts, columns in _of_task(slot, task, of_task, heads):
+                yield family, *_judged_by(family, prompts, columns)
+
+
+def _of_task(
+    slot: str, task: str, families: Sequence[Family], heads: pd.DataFrame
+) -> Iterator[tuple[Family, pd.DataFrame, dict[str, np.ndarray]]]:
+    """Yield each family with the prompts that have its relation, sorted, and columns of their rows by head, (P, H).
+
+    The task's table is gone through once for as many families as `HELD` numbers of each column are of.
+    """
+    counts = tables.RELATIONS.of_prompts(slot, task, columns=["relation"]).relation.value_counts()
+    parts: list[list[Family]] = [[]]
+    for family in families:
+        if parts[-1] and sum(counts.get(each.name, 0) for each in (*parts[-1], family)) * len(heads) > HELD:
+            parts.append([])
+        parts[-1].append(family)
+    for part in parts:
+        only = [("relation", "in", [family.name for family in part])]
+        known = [name for name in tables.RELATIONS.names if name in PROMPTS]
+        prompts = tables.RELATIONS.of_prompts(slot, task, columns=known, only=only)
+        prompts = prompts.sort_values(["relation", "prompt"], ignore_index=True)
+        columns = sorted({family.statistic for family in part} | {_null(family) for family in part})
+        batches = tables.RELATIONS.batches(slot, task, columns=[*NAMES, "layer", "head", *columns])
+        wide = _by_head((batch.to_pandas() for batch in batches), prompts[NAMES], heads, columns)
+        for family in part:
+            own = (prompts.relation == family.name).to_numpy()
+            of_family = {name: values_PH[own] for name, values_PH in zip(columns, wide, strict=True)}
+            yield family, prompts[own].reset_index(drop=True), of_family
+
+
+def _null(family: Family) -> str:
+    """Return the column of what a head does by chance; of words, a prompt's own `baseline` is in its place."""
+    return "over_half_null" if family.statistic == "over_half" else "mass_null"
+
+
+def _judged_by(family: Family, prompts: pd.DataFrame, columns: Mapping[str, np.ndarray]) -> tuple[Measured | None, str]:
     """Return what a family is judged by, or why there is nothing."""
-    if getattr(settings.tasks, family.task) is None:
-        return None, f"task {family.task} is not in params"
-    if family.statistic == "effect":
-        return _effects(slot, heads)
-    if why := tables.RELATIONS.reason(slot, family.task):
-        return None, why
-    over_words, only = family.statistic == "hits_word", [("relation", "==", family.name)]
-    prompts = tables.RELATIONS.of_prompts(slot, family.task, columns=PROMPTS, only=only)
-    prompts = prompts.sort_values("prompt", ignore_index=True)
     if prompts.empty:
         short = "no prompt has this relation (too short, or the answer is cut into other tokens)"
         return None, "the model has no such tokens" if tasks.of(family.task).reads == "image" else short
+    over_words = family.statistic == "hits_word"
     if over_words:
         counts = prompts.groupby("split").queries.sum().reindex(["a", "b"], fill_value=0)
         if counts.min() < FEWEST:
             return None, f"{counts.min()} query words in one half of the sentences: fewer than {FEWEST}"
+    values_PH, null_PH = (columns[name].astype(float) for name in (family.statistic, _null(family)))
     if family.solved_only:
-        trials = len(prompts)
-        prompts = prompts[prompts.recalled == 1].reset_index(drop=True)
+        trials, right_P = len(prompts), (prompts.recalled == 1).to_numpy()
+        prompts, values_PH, null_PH = prompts[right_P], values_PH[right_P], null_PH[right_P]
         log.info("%s: %d of %d trials answered in full", family.name, len(prompts), trials)
         if prompts.empty:
             return None, f"the intact model answers none of {trials} trials in full"
-    null = "over_half_null" if family.statistic == "over_half" else "mass_null"
-    columns = ["prompt", "layer", "head", "relation", family.statistic, null]
-    batches = tables.RELATIONS.batches(slot, family.task, columns=columns)
-    own = (batch.filter(pc.field("relation") == family.name).to_pandas() for batch in batches)
-    values_PH, null_PH = _by_head(own, prompts, heads, [family.statistic, null])
     return Measured(prompts, values_PH, null_PH, over_words), ""
 
 
-def _effects(slot: str, heads: pd.DataFrame) -> tuple[Measured | None, str]:
-    if why := tables.INDIRECT.reason(slot):
-        return None, why
+def _effects(slot: str, heads: pd.DataFrame) -> Measured:
     table = tables.INDIRECT.read(slot)
     prompts = table.drop_duplicates("prompt").sort_values("prompt", ignore_index=True)
-    (values_PH,) = _by_head([table], prompts, heads, ["effect"])
+    (values_PH,) = _by_head([table], prompts[["prompt"]], heads, ["effect"])
     prompts = prompts.assign(baseline=np.nan, baseline_a=np.nan)
-    return Measured(prompts, values_PH, np.zeros_like(values_PH)), ""
+    return Measured(prompts, values_PH.astype(float), np.zeros(values_PH.shape))
 
 
 def _by_head(
-    parts: Iterable[pd.DataFrame], prompts: pd.DataFrame, heads: pd.DataFrame, columns: Sequence[str]
+    parts: Iterable[pd.DataFrame], names: pd.DataFrame, heads: pd.DataFrame, columns: Sequence[str]
 ) -> list[np.ndarray]:
-    """Return columns of rows of (prompt, layer, head), (P, H) each; parts: one of them is in memory."""
-    names, places = pd.Index(prompts.prompt), pd.MultiIndex.from_frame(heads)
-    wide = [np.full((len(names), len(places)), np.nan) for _ in columns]
+    """Return columns of rows by name and head, (P, H) each; names: those asked for; parts: one of them is in memory."""
+    places_P, places_H = (pd.MultiIndex.from_frame(of) for of in (names, heads))
+    wide = [np.full((len(names), len(heads)), np.nan, np.float32) for _ in columns]
     for part in parts:
-        at = names.get_indexer(part.prompt), places.get_indexer(pd.MultiIndex.from_frame(part[["layer", "head"]]))
-        asked = at[0] >= 0
+        at_P, at_H = (of.get_indexer(pd.MultiIndex.from_frame(part[of.names])) for of in (places_P, places_H))
+        asked = at_P >= 0
         for values_PH, column in zip(wide, columns, strict=True):
-            values_PH[at[0][asked], at[1][asked]] = part[column].to_numpy(float)[asked]
+            values_PH[at_P[asked], at_H[asked]] = part[column].to_numpy(np.float32)[asked]
     return wide
 
 

@@ -79,7 +79,8 @@ def main(slot: str, *asked: str) -> None:
     from stages.model.load import load
 
     batch_tokens, locked = settings.extract.batch_tokens, [files.sha256(path) for path in LOCKED if path.is_file()]
-    key, loaded = keys("extract", record, batch_tokens, locked, local.sharing(), code=ROOMS), None
+    common, loaded = ("extract", record, batch_tokens, locked), None
+    key, of_shards = keys(*common, local.sharing(), code=ROOMS), keys(*common, code=ROOMS)  # which add their threads
     for task in todo:
         of = partial(_key, key, task)
         written = [table.path(slot, task) for table in (tables.RELATIONS, tables.outputs(size))]
@@ -89,7 +90,7 @@ def main(slot: str, *asked: str) -> None:
             forget(paths.shards(slot, "extract", task))
             continue
         loaded = loaded or load(slot)
-        _measure(loaded, slot, task, batch_tokens, asked_of)
+        _measure(loaded, slot, task, batch_tokens, _key(of_shards, task))
         if of() == asked_of:  # else somebody has changed the prompts meanwhile
             keep(last, asked_of, written)
         forget(paths.shards(slot, "extract", task))  # kept until the whole tables are
@@ -102,7 +103,7 @@ def _key(key: Callable[[list], str], task: str) -> str:
 
 
 def _measure(loaded: "Loaded", slot: str, task: str, batch_tokens: int, key: str) -> None:
-    """Write the two tables of a task; key: all that they depend on."""
+    """Write the two tables of a task; key: all that its shards depend on, but for threads."""
     from stages.engine.kept import Job, tables_of
     from stages.engine.pieces import Pieces
     from stages.model.cost import announce

@@ -1,10 +1,10 @@
 """Condense one slot's results into the git-tracked files that people diff: `python -m stages.summarize <slot>`.
 
 Writes reports/slots/<slot>/: model.json, metrics.json, heads.csv, overlap.csv, reliability.csv, grammar.csv,
-iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, steering.csv, sweep.csv, composed.csv,
+iteration.csv, circuit.csv, effects.csv, causal.csv, agreement.csv, switch.csv, steering.csv, sweep.csv, composed.csv,
 continued.csv, extrapolation.csv, neighbours.csv, orders.csv, shifts.csv, readings.csv, gates.csv, gates_overlap.csv,
-cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv, memory.csv. Every interval is a 95 % one over clusters
-of prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
+cache.csv, streaming.csv, sinks.csv, probes.csv, images.csv, memory.csv. Every interval is a 95 % one over clusters of
+prompts (stages/statistics/intervals.py); effects are paired on the same prompts.
 """
 
 import importlib.metadata

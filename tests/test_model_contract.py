@@ -211,7 +211,7 @@ def test_edits_of_several_prompts_equal_full_passes(name, monkeypatch):
     ]
     last = LastTokens(loaded, prompts)
     assert [group.numbers for group in last.groups] == [[0, 3, 2], [1], [4]]
-    monkeypatch.setattr("stages.model.score.HELD", 30)  # tokens: two prompts of 15
+    monkeypatch.setattr("stages.model.score.ALIKE", 30)  # tokens: two prompts of 15
     assert _beginning_alike(prompts) == [[0, 1], [3], [4, 2]]
     for tokens, asked, scores in zip(prompts, edits, last.edited(edits), strict=True):
         assert len(asked) == len(scores)

@@ -68,6 +68,8 @@ def test_praise_has_either_label(built):
     assert {split for (_, split), counts in called.items() if set(counts) == {"A", "B"}} == {"b"}
     assert all(min(counts["A"], counts["B"]) >= 8 for (_, split), counts in called.items() if split == "b")
 
+
+def test_what_items_share_is_what_their_kind_says(built):
     for prompt in built:
         items, query = shown(prompt)
         exact = [item == query for item, _, like, _ in items if like]

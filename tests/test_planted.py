@@ -106,7 +106,7 @@ def per_head(loaded: Loaded, same: dict, value: np.ndarray, null: np.ndarray) ->
 def judged(loaded: Loaded, name: str, values: pd.DataFrame) -> set[tuple[int, int]]:
     heads = pd.DataFrame(loaded.anatomy.heads, columns=["layer", "head"])
     prompts = values.drop_duplicates("prompt").sort_values("prompt", ignore_index=True)
-    measured = Measured(prompts, *_by_head([values], prompts, heads, ["value", "value_null"]))
+    measured = Measured(prompts, *_by_head([values], prompts[["prompt"]], heads, ["value", "value_null"]))
     columns = judge(FAMILIES[name], *measured.arrays, SETTINGS, np.random.default_rng(0))
     return {head for head, member in zip(loaded.anatomy.heads, columns["member"], strict=True) if member}
 

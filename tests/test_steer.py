@@ -367,7 +367,7 @@ def test_on_the_decoder_the_recipe_changes_the_next_token_as_the_table_says(monk
     if told.empty:
         pytest.skip("capitalize, of which README speaks, was not steered")
     asked = tables.ASKED.read("icl").set_index("id")
-    said = {vector: told[told.vector == vector].set_index("prompt").correct for vector in ("none", "layer_average")}
+    said = {vector: told[told.vector == vector].set_index("prompt").correct for vector in ("none", "layerwise")}
     loaded = recipe()["loaded"]
     answers = {
         name: loaded.tokenizer(asked.targets[name][0], add_special_tokens=False)["input_ids"]
@@ -378,7 +378,7 @@ def test_on_the_decoder_the_recipe_changes_the_next_token_as_the_table_says(monk
     right = {
         name: next_token(loaded, loaded.tokenizer(asked.text[name])["input_ids"]) == answers[name][0] for name in short
     }
-    assert right == said["layer_average"][short].to_dict()
+    assert right == said["layerwise"][short].to_dict()
     assert sum(right.values()) > said["none"][short].sum()
     first, second = capsys.readouterr().out.splitlines()  # README's own word
     assert first != second == " Garden"

@@ -119,6 +119,11 @@ def test_where_no_set_is_written_the_table_says_that_and_not_that_none_could_be(
     made = table([row for context in ("zero_shot", "rare") for row in outcomes("f", "heads", 10, context=context)])
     assert made.matching["f", "rare", "heads"] == steering.NOT_WRITTEN
     assert made.matching["f", "zero_shot", "heads"] == NONE
+    sets = [outcomes("f", "control", right, draw=draw, context="rare") for draw, right in ((1, 5), (2, 0), (3, 10))]
+    made = table([*outcomes("f", "heads", 10, context="rare"), *(row for rows in sets for row in rows)])
+    few = made.loc["f", "rare", "heads"]
+    assert few.controls == 3 and few.control_accuracy == pytest.approx(0.25) and pd.isna(few.p)
+    assert "3 control sets: no rank" in few.note and few.matching != steering.NOT_WRITTEN
 
 
 def test_draws_are_ranked_as_means_over_functions_not_by_the_best_of_each():

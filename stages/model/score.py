@@ -38,7 +38,7 @@ from stages.model.unread import Unread
 
 ROWS = 96  # edited rows in one call, at most: they run from the first layer that any of them changes
 ENOUGH = 1024  # tokens beyond which a pass is no faster on a processor: what it makes leaves the caches
-HELD = 16 * ENOUGH  # tokens of prompts that begin alike, each of which holds keys and values of all its own, at once
+ALIKE = 16 * ENOUGH  # tokens of prompts that begin alike and run together, at most
 KEPT = 16  # full passes whose residuals are kept while ablations part, twice: before a stretch of layers and after it
 CACHED = 4  # rows of logits reduced at once: one of a large vocabulary is 1 MB, and the processor's cache is not large
 LAUNCHED = 512  # and on a GPU, where every call costs
@@ -410,14 +410,14 @@ def residuals_after(loaded: Loaded, prompts: Sequence[Tokens]) -> dict[int, torc
     residuals: list[dict[int, torch.Tensor]] = [{} for _ in prompts]
     for numbers in _beginning_alike(prompts):
         for run in _run_up(loaded, {number: prompts[number] for number in numbers}, after=True):
-            residuals[run.number] = {layer: x_TD[0] for layer, x_TD in run.residuals.items()}
+            residuals[run.number] = {layer: x_TD[0].clone() for layer, x_TD in run.residuals.items()}
     return {layer: torch.stack([of_prompt[layer] for of_prompt in residuals]) for layer in residuals[0]}
 
 
 def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
     """Return which prompts run together: those that begin with the same `SHARED` tokens, and short ones.
 
-    `HELD` tokens of them at most, padded; those that begin like no other go by length, as many as make `ENOUGH` tokens.
+    `ALIKE` tokens of them at most, padded. Those that begin like no other go by length, as many as make `ENOUGH`.
     """
     alike: dict[bytes, list[int]] = {}
     for number, tokens in enumerate(prompts):
@@ -425,7 +425,7 @@ def _beginning_alike(prompts: Sequence[Tokens]) -> list[list[int]]:
         alike.setdefault(tokens.ids[: sharing.SHARED].tobytes() if long else b"", []).append(number)
     groups = []
     for group in alike.values():
-        size = max(1, HELD // max(len(prompts[number]) for number in group))
+        size = max(1, ALIKE // max(len(prompts[number]) for number in group))
         groups += [group[at : at + size] for at in range(0, len(group), size)] if len(group) > 1 else []
     alone = sorted((group[0] for group in alike.values() if len(group) == 1), key=lambda number: len(prompts[number]))
     together: list[int] = []

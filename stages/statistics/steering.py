@@ -75,8 +75,12 @@ def _row(function: str, context: str, vector: str, runs: pd.DataFrame, beside: p
     if vector == "heads":
         numbers = {number for name in prompts.function.unique() for number in tried.get(name, [])}
         row |= {"tried": " ".join(map(str, sorted(numbers)))}
-        ours = runs.context.iloc[0] in CONTEXTS  # else another task's prompts
-        row |= _ranked(row["accuracy"], row["trials"], runs, beside) if ours else NOT_RANKED
+        beside_it = _ranked(row["accuracy"], row["trials"], runs, beside)
+        if runs.context.iloc[0] not in CONTEXTS:  # another task's prompts: a few sets, to stand beside the heads
+            few = beside_it["controls"]
+            beside_it = beside_it | {"p": np.nan, "p_floor": np.nan} if few else NOT_RANKED
+            notes += [f"{few} control sets: no rank"] if few else []
+        row |= beside_it
     if vector == "held_out":
         own, held_out = _sets(beside[beside.vector == "heads"]), _sets(runs)
         same = sum(own.get(name) == heads for name, heads in held_out.items())

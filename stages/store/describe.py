@@ -27,11 +27,11 @@ VECTORS = """## Function vectors
 
 `data/vectors/<slot>/vectors.safetensors` holds, by name `<function>.<vector>`, float32 rows of the model's width: one
 per layer after which it is added at the last token. Its metadata `provenance` is JSON: `slot`; `model`, its name,
-revision, origin, licence, precision and the sha256 of its files; `heads`, the top ones as [layer, head], the best
-first; `vectors`, by name the `layers` of its rows, the `strength` to multiply them with (it is not multiplied in) and
-the number of `heads` that are summed in it (0: a mean of the residual stream). Where there is no vector, it holds
-`reason` in place of these. `control/*.gguf` are the same vectors, strength multiplied in; `control/provenance.json`
-says so of each file.
+revision, origin, licence, `dtype` and the sha256 of its files; `heads`, the top ones as [layer, head], the best first;
+`vectors`, by name the `layers` of its rows, the `strength` to multiply them with (it is not multiplied in) and the
+number of `heads` that are summed in it (0: a mean of the residual stream). Where there is no vector, it holds `reason`
+in place of these. `control/*.gguf` are the same vectors, strength multiplied in (none of one with a row after block 0);
+`control/provenance.json` says so of each file.
 
 ```python
 import json

@@ -41,7 +41,8 @@ def stale(settings: Params) -> list[Path]:
         if key not in settings.models and not training:
             gone.append(path)
         elif of_task := OF_TASKS.get(path.parent.as_posix()):
-            gone += [entry for entry in sorted(path.glob(of_task)) if _key(entry) not in names]
+            inside = (entry for entry in sorted(path.glob(of_task)) if not entry.name.startswith("."))
+            gone += [entry for entry in inside if _key(entry) not in names]
     gone += [path for path in _entries(BY_RECIPE) if path.name != KEYS and _key(path) not in settings.recipes]
     return gone
 

@@ -257,11 +257,11 @@ STEERING = _of_runs(
         "zero_shot, shuffled or natural; clean: the intact model with demonstrations, the same queries; of other "
         "tasks' prompts their category",
     ),
-    vector=(pa.string(), "none, function, heads, layer_average or control"),
+    vector=(pa.string(), "none, heads, held_out, function, layerwise, layer_average, random or control"),
     layer=(pa.int16(), "block whose output the vector is added to; -1 where none is"),
     strength=(pa.float32(), "factor on the added vector; 0 where none is added"),
     heads=(pa.int16(), "number of heads in the vector; 0 where none"),
-    draw=(pa.int16(), "number of the control set, from 1; 0 elsewhere"),
+    draw=(pa.int16(), "number of the control set or random vector, from 1; 0 elsewhere"),
     names=(pa.string(), "the heads in the vector, such as 'L5H1 L11H2'; '' where none"),
     matching=(pa.string(), "how well a control set is matched; '' elsewhere"),
     chosen=(pa.bool_(), "this setting was chosen on split a"),

@@ -33,7 +33,8 @@ TOKENS = (
 )
 STEERED = (
     "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
-    "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split."
+    "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split. "
+    "Beside them at most three sets of other heads and three random vectors: their means, too few for a rank."
 )
 AGAIN = "Made-up words against rare ones of as many tokens."
 OF_STUDY = (

@@ -388,7 +388,7 @@ def _curve(slot: Slot) -> Figure:
         "Against the share of key heads that keep all; bars: 95 % intervals over facts, line: by the gate. What stands "
         "side by side around a share is all at that share."
     )
-    drawn = [Chart(curve(recall, shown), "Recall of needles" if len(loss) else "")]
+    drawn = [Chart(curve(recall, shown), "Recall of needles")]
     if len(loss):
         more = loss.assign(value=loss["change"], low=loss["change_low"], high=loss["change_high"])
         drawn.append(Chart(curve(more, shown, "loss more, nats a token"), "Text: loss more than with all"))

@@ -28,7 +28,10 @@ def switch(slot: Slot, context: Context) -> list:
     study = slot.longer.get("plan")
     if study is None or study.slot.switch.empty:
         return _blocks(slot, context)
-    return [*_blocks(slot, context), study.fold("more prompts of each function", _blocks(study.slot, context)[1:])]
+    usual, more = _blocks(slot, context), _blocks(study.slot, context)
+    if usual[0] == more[0]:  # what it is about
+        more = more[1:]
+    return [*usual, study.fold("more prompts of each function", more)]
 
 
 def _blocks(slot: Slot, context: Context) -> list:
