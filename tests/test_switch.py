@@ -53,7 +53,7 @@ def test_no_sweep_without_one_of_the_families():
     assert not planned(members={"induction": MEMBERS["induction"]}).purpose.isin(ablate.SWEEP).any()
 
 
-def test_a_sweep_runs_in_shards_of_its_own_and_leaves_the_others_as_they_are():
+def test_a_sweep_runs_in_shards_of_its_own_and_leaves_the_others_as_they_are(monkeypatch):
     prompts = pd.DataFrame(
         {"id": f"p{n:02}", "condition": f"g{n % 2}", "category": "c", "cluster": f"g{n % 2}/{n // 2 % 3}"}
         for n in range(36)
@@ -66,6 +66,11 @@ def test_a_sweep_runs_in_shards_of_its_own_and_leaves_the_others_as_they_are():
     assert {i.purpose for i in made[-1].interventions} == set(ablate.SWEEP)
     assert [row.cluster for row in made[-1].prompts] == ["g0/0", "g1/0"] * 3 or len(made[-1].prompts) == 6
     assert len({row.cluster for row in made[-1].prompts}) == 2  # three prompts of each
+    monkeypatch.setattr(ablate, "ONCE", 4)  # a longer study's: several shards, the same prompts under the same sets
+    many = ablate.planned("icl", prompts, rows, settings, 6)[len(before) :]
+    assert [len(shard.prompts) for shard in many] == [4, 2]
+    assert [row.id for shard in many for row in shard.prompts] == [row.id for row in made[-1].prompts]
+    assert {shard.interventions for shard in many} == {made[-1].interventions}
 
 
 def raw(change: dict[tuple[str, int, int], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
