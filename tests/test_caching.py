@@ -114,7 +114,7 @@ def test_the_page_says_how_random_sets_and_other_rankings_do(tmp_path):
     )
     fewer = "With 1 kept, +0.800 [+0.800, +0.800] (1 of 2 random sets of as many do more harm, their mean loss 3.750, "
     assert fewer + "the lowest 3.600; rank p = 0.67, floor 0.33)." in shown
-    assert "Loss on text, 8 passages, too few for a claim: 3.000 nats a token" in shown
+    assert "Loss on text, 8 passages, too few for a claim, at every 4th token: 3.000 nats a token" in shown
     assert "the text has no random sets" not in shown
 
 

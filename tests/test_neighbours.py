@@ -16,6 +16,7 @@ from tiny import make
 
 from stages import neighbours as stage
 from stages import tasks
+from stages.page.sections.neighbours import _language
 from stages.statistics import neighbours
 from stages.store.errors import UserError
 from stages.tasks.neighbours.prompts import APART, together
@@ -440,6 +441,19 @@ def test_the_page_says_what_the_answers_go_with(tmp_path, rule, said):
     assert "(in brackets rank p, floor 0.05, each kind a test of its own, and the largest" in shown
     assert "The answer is then the majority's in 1.00" in shown
     assert "it is that of the nearest in 0.00" in shown and "10 prompts, too few for a claim)." in shown
+
+
+def test_a_leaning_to_the_smaller_class_is_said_where_the_model_guesses_beside_the_majority():
+    """Right wherever the majority is wrong, a guess where it is right: the nearest, or only the smaller class."""
+    table = neighbours.table(
+        rows(lambda row: 0.5 if row["majority_right"] else 1.0),
+        attention(0.05),
+        silenced(float),
+        {"layer": 3, "nearest": 1, "agreement": 1.0},
+    )
+    said = _language(table, "english", "Made-up words in Latin letters")
+    assert "rather than with the majority (where the majority is right as well, the answer is right in 0.50" in said
+    assert said.endswith("not told apart from a guess: a leaning to the smaller class may be part of it).")
 
 
 def test_agreement_is_counted_apart_where_no_token_is_shared():

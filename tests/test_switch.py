@@ -147,6 +147,13 @@ def test_matching_is_that_of_the_control_sets_and_why_there_are_none_where_there
     assert switch.passed_over("") == ("", "")
 
 
+def test_a_set_that_leaves_nothing_to_lose_says_so():
+    worse = {("function", 4, draw): 1.0 if draw <= 2 else 0.5 for draw in range(1, 20)}
+    made = switch.table(*raw({("function", 4, 0): 1.0} | worse), log(1000))
+    (text,) = [b.text for b in page(made) if b.kind == "note" and b.text.startswith("Function")]
+    assert "rank p = 0.15; not told apart from other heads, and nothing was left to lose." in text
+
+
 def test_an_unable_model_has_no_rank():
     rows, plans = raw({("function", 4, draw): 0.0 for draw in range(20)})
     made = switch.table(rows.assign(intact=0.0, value=0.0), plans, log(1000))

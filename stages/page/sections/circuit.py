@@ -164,7 +164,7 @@ def _ranked(row: Any, alpha: float) -> str:
     )
     if row["p"] > alpha:
         return f"{text}{', its floor' * (as_large == 0)}; not told apart from them."
-    return f"{text}{', its floor' * (as_large == 0)}."
+    return f"{text}{', its floor' * (as_large == 0)}: what was chosen on other prompts is the largest here as well."
 
 
 def _others(rows: pd.DataFrame) -> str:

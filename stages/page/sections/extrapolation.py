@@ -28,13 +28,14 @@ WHAT = (
     "prompts, where a function may fall on the other side."
 )
 TOKENS = (
-    "More tokens are harder whatever the word, and made-up words have more of them. So they are compared with rare "
+    "More tokens may be harder whatever the word, and made-up words have more of them. So they are compared with rare "
     "real words of as many tokens, in the word and in the answer (strata weighted by n m / (n + m))."
 )
 STEERED = (
     "With the heads' mean outputs of section 'Function vectors' written at the last token, chosen there on other "
     "prompts. Here, too, an answer has to end, with a newline; its tokens are those of the tokenizer's own split. "
-    "Beside them at most three sets of other heads and three random vectors: their means, too few for a rank."
+    "Beside them at most three sets of other heads and three random vectors: their means, too few for a rank. "
+    "Where nothing written gives 0 they cannot give less."
 )
 AGAIN = "Made-up words against rare ones of as many tokens."
 OF_STUDY = (

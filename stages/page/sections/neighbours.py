@@ -66,10 +66,11 @@ CONTROLS = {
 }
 WHAT = (
     "A prompt shows items with one of two labels, more of one label than of the other, and asks for the label of a new "
-    "item that resembles those of one class. Whichever class is the larger, whichever label stands last and whatever "
-    "the labels are called, a rule that looks at nothing else is right in half of the prompts: chance is 0.5. The "
-    "nearest demonstrations are those whose states after one layer, at the last token of the item, are most like the "
-    "query's (cosine, after the mean of the demonstrations is taken off); their vote is the answer of a "
+    "item that resembles those of one class. A rule that looks at nothing but which class is the larger, which label "
+    "stands last, or what a label is, is right in half of the prompts: chance is 0.5. (Which class has which label "
+    "changes every four sets: of reviews, a rule that gives praise the label it mostly has can do a little better.) "
+    "The nearest demonstrations are those whose states after one layer, at the last token of the item, are most like "
+    "the query's (cosine, after the mean of the demonstrations is taken off); their vote is the answer of a "
     "nearest-neighbour rule."
 )
 
@@ -167,7 +168,8 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
         return f"{said}; the nearest demonstrations never differ from the majority."
     said += (
         f"; where the nearest demonstrations and the majority differ ({int(agrees['trials'])} prompts), the answer is "
-        f"that of the nearest in {_value(agrees)}{_apart(read, agrees)}{_swapped(read)}"
+        f"that of the nearest in {_value(agrees)}{_apart(read, agrees)}, over all prompts in "
+        f"{_value(read.loc['nearest_agreement'])}{_swapped(read)}"
     )
     if agrees["trials"] < 20 or pd.isna(agrees["low"]):
         return f"{said}: too few prompts for a claim."
@@ -177,7 +179,18 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
         -1: "it goes with the majority rather than with those that it resembles",
         0: "neither of the two is told apart as what it goes with",
     }
-    return f"{said}: {follows[side]}."
+    return f"{said}: {follows[side]}{_leaning(read) if side > 0 else ''}."
+
+
+def _leaning(read: pd.DataFrame) -> str:
+    """Say where the answer may be the smaller class's: right where the majority is wrong, a guess where it is right."""
+    row = read.loc["accuracy_with_majority"] if "accuracy_with_majority" in read.index else None
+    if row is None or pd.isna(row["low"]) or row["low"] > 0.5:
+        return ""
+    return (
+        f" (where the majority is right as well, the answer is right in {_value(row)}, not told apart from a guess: a "
+        "leaning to the smaller class may be part of it)"
+    )
 
 
 def _one_alone(cells: pd.DataFrame) -> str:
@@ -219,7 +232,11 @@ def _swapped(read: pd.DataFrame) -> str:
     row = read.loc["swaps_with_labels"] if "swaps_with_labels" in read.index else None
     if row is None or not row["trials"]:
         return ""
-    return f"; with the labels exchanged the answer changes with them in {_value(row)} of {int(row['trials'])} pairs"
+    unsure = pd.isna(row["low"]) or beyond(row["low"], row["high"], 0.5) == 0
+    return (
+        f"; with the labels exchanged the answer changes with them in {_value(row)} of {int(row['trials'])} pairs"
+        f"{', not told apart from half of them' if unsure else ''}"
+    )
 
 
 def _value(row: pd.Series, digits: int = 2) -> str:

@@ -13,6 +13,7 @@ from stages.page.rows import Change
 from stages.page.section import Context, SlotSection
 from stages.page.sentences import beyond, interval, listed, number, p_value
 from stages.statistics.caching import CLOSE, HALF, NEAR
+from stages.tasks.text.task import STRIDE
 
 NAMED = 5  # heads named in a sentence, at most
 DEFINITIONS = {
@@ -301,7 +302,7 @@ def _policy(rows: pd.DataFrame, slot: Slot, alpha: float) -> str:
         full, none, half = (_at(loss, method) for method in ("full", "none", "gate"))
         few = ", too few for a claim" if full.prompts < FEW else ""
         passages = f"{full.prompts:.0f} passage{'s' if full.prompts > 1 else ''}{few}"
-        text += f" Loss on text, {passages}: {number(full.value, 3)} nats a token"
+        text += f" Loss on text, {passages}, at every {STRIDE}th token: {number(full.value, 3)} nats a token"
         text += f", harm {_moved(none)} when every key head streams"
         text += f", {_moved(half)} with half kept by the gate{_on_text(half)}." if half is not None else "."
         ranked = loss[(loss["method"] == "gate") & (loss["share"] < HALF) & loss["p"].notna()].sort_values("share")
@@ -452,7 +453,8 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     most = int(max(sinks for sinks, _ in cells.index))
     before = sorted(set(rows["length"].astype(int)))[-2:-1]
     where = (
-        f"{f'from token {before[0]} ' if before else ''}up to token {length} ({passages} passage{'s' * (passages > 1)})"
+        f"{f'from token {before[0]} ' if before else ''}up to token {length} "
+        f"({passages} passage{'s' * (passages > 1)}, {int(last['tokens'].max())} tokens)"
     )
     if (0, "text") not in cells.index or most <= 0:
         return f"Loss on text {where}: {number(cells.loc[(-1, 'text'), 'loss'], 3)} nats a token with full attention."
@@ -466,7 +468,7 @@ def _text(rows: pd.DataFrame, window: Any, slot: Slot) -> str:
     if side > 0:
         back = 1 - sunk.change / bare.change
         few = f" ({passages} passages, too few for a claim)" if passages < FEW else ""
-        text += f" The window alone is worse; {most} sinks take {number(100 * back, 0)} % off its mean harm{few}."
+        text += f" The window alone is worse{few}; {most} sinks take {number(100 * back, 0)} % off its mean harm."
     else:
         text += " On so many passages the window alone is not told apart from full attention."
     if (most, "cache") in cells.index:

@@ -1,6 +1,7 @@
 """Does in-context learning need induction heads or function heads: each silenced without the other's."""
 
 from math import nan
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -19,7 +20,8 @@ WHAT = (
     "family silences some of the other (Yin & Steinhardt 2025 asked which of both in-context learning needs). Here a "
     "set holds the best k heads of one family, ranked on one half of the prompts, that are no members of the other and "
     "do not rank higher there; the two families' sets never share a head. Ranks go on below the threshold of members, "
-    "so that large sets hold heads that do little of what the family is named after."
+    "so that large sets hold heads that do little of what the family is named after. Each set is ranked among other "
+    "heads; whether one family does more than the other is not tested."
 )
 
 
@@ -129,7 +131,7 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
                 f"{verdicts.matched(row.matching.partition('; ')[0])}), {as_bad or 'none'} "
                 f"{'does' if as_bad < 2 else 'do'} as much (their mean harm {mean}): "
                 f"rank p = {p_value(row.p)}{', its floor' * (as_bad == 0)}"
-                f"{'.' if row.p <= alpha and harm(row).value > 0 else '; not told apart from other heads.'}"
+                f"{_verdict(row, alpha)}"
             )
     if not (rows["controls"] > 0).any():
         text += " No control sets were run, so that this may be what any heads do."
@@ -145,6 +147,13 @@ def _said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         )
     few = rows[rows["note"] != ""]
     return text + (f" Note: {few['note'].iloc[0]}." if len(few) else "")
+
+
+def _verdict(row: Any, alpha: float) -> str:
+    if row.p <= alpha and harm(row).value > 0:
+        return "."
+    left = ", and nothing was left to lose" if row.measure == "accuracy" and row.value == 0 else ""
+    return f"; not told apart from other heads{left}."
 
 
 def _matching(rows: pd.DataFrame, path: str) -> list[Table]:

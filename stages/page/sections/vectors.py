@@ -203,7 +203,8 @@ def _works(together: pd.DataFrame, contexts: list[str], normed: int) -> str:
     said += f" and is not told apart {where(alike)}." if alike else "."
     if gained == asked and normed:  # in every context: else the sentence would be of some alone
         said += (
-            " So one sum loses by its one layer: both kinds of sums take the norms after attention at their mean gain. "
+            " So one sum loses by its one layer, as far as the layers and strengths tried tell: both kinds of sums "
+            "take the norms after attention at their mean gain. "
             "What sums lack beside that may be those norms', whose scale is each run's own: not tried."
         )
     return said
