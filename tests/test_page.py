@@ -835,7 +835,7 @@ def test_what_works_is_said_by_intervals_that_do_not_meet():
         "Of the same heads, each in its own place gives more than one sum at one layer without demonstrations and in "
         "natural text, and sums after their own blocks more than one sum without demonstrations and in natural text; "
         "beside these, each in its own place gives more in natural text and is not told apart without demonstrations. "
-        "So one sum loses by its one layer: "
+        "So one sum loses by its one layer, as far as the layers and strengths tried tell: "
     )
     assert "norm" not in _works(pd.concat([zero, natural]), ["zero_shot", "natural"], 0)
     same = rows_in("zero_shot", (0.5, 0.7), (0.5, 0.6), (0.4, 0.6))
