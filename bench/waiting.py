@@ -3,9 +3,9 @@
     python bench/waiting.py    # -> bench/waiting.csv
 
 Passes of 24 layers of Gemma 3 270M's sizes, each in a fresh process: waiting as stages do (`stages.store.errors.run`),
-as OpenMP does where nothing is set, and spinning for ever, as it did in the run that took 170 s instead of 13. On a
-machine of two processors that is idle but for the busy processes started here. The fair share of two threads beside n
-busy ones is 2 / (2 + n) of the two processors: (2 + n) / 2 times the seconds.
+as OpenMP does where nothing is set, and spinning for ever. On a machine of two processors that is idle but for the busy
+processes started here. The fair share of two threads beside n busy ones is 2 / (2 + n) of the two processors: (2 + n) / 2
+times the seconds.
 """
 
 import csv

@@ -164,7 +164,9 @@ def _ranked(row: Any, alpha: float) -> str:
     )
     if row["p"] > alpha:
         return f"{text}{', its floor' * (as_large == 0)}; not told apart from them."
-    return f"{text}{', its floor' * (as_large == 0)}: what was chosen on other prompts is the largest here as well."
+    if as_large:
+        return f"{text}."
+    return f"{text}, its floor: what was chosen on other prompts is the largest here as well."
 
 
 def _others(rows: pd.DataFrame) -> str:

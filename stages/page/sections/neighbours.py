@@ -188,8 +188,8 @@ def _leaning(read: pd.DataFrame) -> str:
     if row is None or pd.isna(row["low"]) or row["low"] > 0.5:
         return ""
     return (
-        f" (where the majority is right as well, the answer is right in {_value(row)}, not told apart from a guess: a "
-        "leaning to the smaller class may be part of it)"
+        f" (where the majority is right, the answer is right in {_value(row)}, "
+        f"{SIDES[beyond(row['low'], row['high'], 0.5)]}: a leaning to the smaller class may be part of it)"
     )
 
 
