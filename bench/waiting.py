@@ -4,8 +4,8 @@
 
 Passes of 24 layers of Gemma 3 270M's sizes, each in a fresh process: waiting as stages do (`stages.store.errors.run`),
 as OpenMP does where nothing is set, and spinning for ever. On a machine of two processors that is idle but for the busy
-processes started here. The fair share of two threads beside n busy ones is 2 / (2 + n) of the two processors: (2 + n) / 2
-times the seconds.
+processes started here. The fair share of two threads beside n busy ones is 2 / (2 + n) of the two processors, so that
+it takes (2 + n) / 2 times the seconds.
 """
 
 import csv
