@@ -27,7 +27,7 @@ def main(*names: str, slot: str = "decoder") -> None:
     """Run the largest shard of each task."""
     settings, plan = params.load(), tables.PLANS.read(slot)
     loaded = load(slot, attention="sdpa")
-    means, (blocks, head) = text_means(slot, loaded), weights(loaded)
+    means, (blocks, head) = text_means(slot), weights(loaded)
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(COLUMNS)
     for task in names:

@@ -33,7 +33,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings, loaded = params.load(), load(asked.slot, attention="sdpa")
-    means, limit = text_means(asked.slot, loaded), settings.extract.batch_tokens
+    means, limit = text_means(asked.slot), settings.extract.batch_tokens
     alone = [
         shards.Intervention(f"single/L{layer}H{head}/mean", "single", "", 1, "mean", 0, f"L{layer}H{head}")
         for layer, head in loaded.anatomy.heads

@@ -16,6 +16,7 @@ import torch
 
 from bench.peer import record
 from stages import trace
+from stages.engine.means import solved_means
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.load import load
@@ -35,10 +36,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     loaded = load(asked.slot, attention="sdpa")
     prompts = tables.ASKED.read(trace.TASK)
-    shown = tables.OUTPUTS.of_prompts(asked.slot, trace.TASK, columns=trace.SHOWN)
     traced = tables.INDIRECT.read(asked.slot, columns=["function", "prompt"]).drop_duplicates("function")
     chosen = prompts[prompts.id.isin(traced.prompt.head(asked.prompts))]
-    means = trace.clean_means(asked.slot, shown[shown.condition.isin(chosen.condition)], loaded)
+    means = solved_means(asked.slot, trace.TASK)
     quick, slow, differences = 0.0, 0.0, []
     for row, tokens in zip(*fitting(loaded, list(chosen.itertuples())), strict=True):
         of_prompt = means[row.condition, trace.half(row)]

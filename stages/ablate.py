@@ -85,7 +85,7 @@ def main(slot: str) -> None:
     tokens = sum(cost(shard) for shard in todo)
     works = [_work(loaded, [shard]) for shard in todo]
     log.info(announce(f"ablate {slot}", sum(len(shard.prompts) for shard in todo), sum(works, Work()), loaded))
-    means = {} if why_intact else text_means(slot, loaded)
+    means = {} if why_intact else text_means(slot)
     effects = tables.EFFECTS.with_reason(why_intact) if why_intact else tables.EFFECTS
     limit, folder = settings.extract.batch_tokens, paths.shards(slot, "ablate")
     known = _known(slot, settings, reported)
@@ -257,9 +257,11 @@ def _known(slot: str, settings: params.Params, reported: set[tuple[str, str]]) -
         table, column = tasks.of(task).extracted
         if section is None or not table:
             continue
-        extracted = tables.OUTPUTS if table == "outputs" else tables.RELATIONS
-        right = extracted.of_prompts(slot, task, columns=["prompt", column])
-        right = right.drop_duplicates("prompt").set_index("prompt")[column]
+        if table == "solved":
+            right = tables.SOLVED.read(slot, task, columns=["prompt", column])
+        else:
+            right = tables.RELATIONS.of_prompts(slot, task, columns=["prompt", column]).drop_duplicates("prompt")
+        right = right.set_index("prompt")[column]
         prompts = tables.ASKED.read(task).set_index("id", drop=False)
         rows += [
             row(INTACT, task, prompt, tasks.of(task).main, float(right[prompt.id]))

@@ -1,14 +1,15 @@
 """Run the prompts of all tasks through one slot's model: `python -m stages.extract <slot>`, of some with their names.
 
-Writes, for each task, attention masses per (prompt, layer, head, relation) and head outputs, of which a task keeps
-those at the last prompt token per (prompt, layer, head), means over all prompts of a (split, role), or none. Rows go to
-disk as batches finish.
+Writes, for each task, attention masses per (prompt, layer, head, relation) and means of head outputs: over ordinary
+tokens of all prompts of a (split, role) or, where prompts show a function, at the last token of those that the model
+answers right, by function and half of the demonstration sets. Of these also: which are answered right, and the mean
+residual after every block. Rows of prompts go to disk as batches finish; of means there are sums alone.
 """
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,8 @@ from stages.store import files, params, paths, records, tables
 from stages.store.errors import run
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.model.cost import Work
     from stages.model.load import Loaded
 
@@ -32,15 +35,11 @@ ROOMS = ("engine", "extract.py", "families", "model", "store", "tasks")  # of st
 LOCKED = (Path("requirements.lock"),)
 TOGETHER = 8192  # padded tokens of prompts with demonstrations that run at once, at most
 RUN = 1024  # and tokens of them that run, demonstrations once, where these are not of one set
-SUMS = pa.schema(  # over the prompts of a shard, of each layer's mean head outputs (H K,)
-    [
-        ("split", pa.string()),
-        ("role", pa.string()),
-        ("layer", pa.int16()),
-        ("prompts", pa.int64()),
-        ("total", pa.list_(pa.float64())),
-    ]
+SUMS = pa.schema(  # over the prompts of a shard, of each layer's "output" of heads (H K,), or "residual" (D,)
+    [(name, pa.string()) for name in ("split", "role", "condition", "half", "what")]
+    + [("layer", pa.int16()), ("prompts", pa.int64()), ("total", pa.list_(pa.float64()))]
 )
+WRITTEN = (tables.RELATIONS, tables.OUTPUTS, tables.RESIDUALS, tables.SOLVED)  # of each task
 
 
 class Named(NamedTuple):
@@ -51,6 +50,15 @@ class Named(NamedTuple):
     role: str
     condition: str
     cluster: str
+
+
+class Group(NamedTuple):
+    """Prompts that a mean is over; '' for all roles, conditions, halves of a split."""
+
+    split: str
+    role: str
+    condition: str = ""
+    half: str = ""
 
 
 Best = tuple[int | None, int | None]  # a family's best fixed offset on all prompts, and on those of split a alone
@@ -64,12 +72,11 @@ def main(slot: str, *asked: str) -> None:
     prompts by the same code, is put back as it was: another's prompts may have changed.
     """
     record, settings = records.read(slot), params.load()
-    size = max(layer["head_size"] for layer in record["attention"])
     named = asked or [name for name, section in settings.tasks if section is not None]
     todo = []
     for task in named:
         if why := tasks.of(task).refuses(record["kind"]) or _unmeasured(task):
-            _write_empty(slot, task, size, why)
+            _write_empty(slot, task, why)
         else:
             todo.append(task)
     if not todo:
@@ -83,7 +90,7 @@ def main(slot: str, *asked: str) -> None:
     key, of_shards = keys(*common, local.sharing(), code=ROOMS), keys(*common, code=ROOMS)  # which add their threads
     for task in todo:
         of = partial(_key, key, task)
-        written = [table.path(slot, task) for table in (tables.RELATIONS, tables.outputs(size))]
+        written = [table.path(slot, task) for table in WRITTEN]
         asked_of, last = of(), paths.extracted(slot, task)
         if put_back(last, asked_of, written):
             log.info("%s on %s: as it was measured before, of the same prompts by the same code", task, slot)
@@ -103,7 +110,7 @@ def _key(key: Callable[[list], str], task: str) -> str:
 
 
 def _measure(loaded: "Loaded", slot: str, task: str, batch_tokens: int, key: str) -> None:
-    """Write the two tables of a task; key: all that its shards depend on, but for threads."""
+    """Write the tables of a task; key: all that its shards depend on, but for threads."""
     from stages.engine.kept import Job, tables_of
     from stages.engine.pieces import Pieces
     from stages.model.cost import announce
@@ -112,24 +119,24 @@ def _measure(loaded: "Loaded", slot: str, task: str, batch_tokens: int, key: str
 
     piece = lru_cache(1)(partial(_encoded, loaded, task))  # a task of one piece is encoded once
     learned = _learned(piece, task, batch_tokens)
-    size = _size(loaded)
     if not learned.prompts:
-        return _write_empty(
-            slot, task, size, f"all prompts are longer than the {longest(loaded)} tokens the model reads"
-        )
+        return _write_empty(slot, task, f"all prompts are longer than the {longest(loaded)} tokens the model reads")
     log.info(announce(f"extract {task} on {slot}", learned.prompts, learned.work, loaded))
-    outputs = tables.outputs(size)
-    if not tasks.of(task).outputs:
-        outputs = outputs.with_reason(f"no head outputs of {tasks.of(task).label} are used")
     todo = Pieces(lambda number: _shards(*piece(number), task, batch_tokens), learned.sizes)
-    schemas = [tables.RELATIONS.schema, outputs.schema, SUMS]
+    schemas = [tables.RELATIONS.schema, tables.SOLVED.schema, SUMS]
     work = partial(_extracted, task=task, offsets=learned.offsets)
     job = Job(partial(load, slot), work, schemas, [paths.model(slot)])
-    folder, means = paths.shards(slot, "extract", task), _Means()
+    folder, sums = paths.shards(slot, "extract", task), _Sums()
     names = (f"{key}-{number}" for number in range(len(todo)))  # prompts, sizes and code say what each shard is
+    kept, label = tasks.of(task).outputs, tasks.of(task).label
+    solved, residuals, outputs = tables.SOLVED, tables.RESIDUALS, tables.OUTPUTS
+    if not kept:
+        outputs = outputs.with_reason(f"no head outputs of {label} are used")
+    if kept != "last":
+        solved, residuals = (of.with_reason(f"no function is looked for in {label}") for of in (solved, residuals))
     with (
         tables.RELATIONS.writer(slot, task, asked=learned.relations) as add_relations,
-        outputs.writer(slot, task, asked=learned.outputs) as add_outputs,
+        solved.writer(slot, task, asked=learned.prompts if kept == "last" else 0) as add_solved,
         tqdm(total=sum(learned.costs), unit="token", desc=task) as progress,
     ):
 
@@ -137,32 +144,39 @@ def _measure(loaded: "Loaded", slot: str, task: str, batch_tokens: int, key: str
             progress.update(learned.costs[number])
 
         costs = learned.costs if len(learned.sizes) == 1 else ()  # several pieces are read one after the other
-        for relations, last, sums in tables_of(job, todo, names, folder, loaded, done, costs):
-            for add, table in ((add_relations, relations), (add_outputs, last)):
+        for relations, answered, of_shard in tables_of(job, todo, names, folder, loaded, done, costs):
+            for add, table in ((add_relations, relations), (add_solved, answered)):
                 if len(table):
                     add(table)
-            means.add(sums)
-        for row, z in means:
-            add_outputs(_output_rows(loaded, row, None, z))
+            sums.add(of_shard)
+    groups = sorted(learned.groups)
+    with outputs.writer(slot, task, asked=len(groups)) as add:
+        for group in groups:
+            add(_output_rows(loaded, group, sums.means(group, "output")))
+    averaged = groups if kept == "last" else []
+    with residuals.writer(slot, task, asked=len(averaged) * len(loaded.anatomy.layers)) as add:
+        for group in averaged:
+            add(_residual_rows(loaded, group, sums.means(group, "residual")))
 
 
-class _Means:
-    """Mean head outputs over all prompts of a (split, role), from the sums of shards."""
+class _Sums:
+    """Running sums over prompts, layer by layer, from those of shards."""
 
     def __init__(self) -> None:
-        self.sums: dict[tuple[str, str], dict[int, tuple[int, np.ndarray]]] = {}
+        self.sums: dict[tuple[Group, str], dict[int, tuple[int, np.ndarray]]] = {}
 
     def add(self, sums: pa.Table) -> None:
         """Add the sums of a shard, rows of `SUMS`."""
         for row in sums.to_pylist():
-            layers = self.sums.setdefault((row["split"], row["role"]), {})
+            of_group = Group(*(row[name] for name in Group._fields)), row["what"]
+            layers = self.sums.setdefault(of_group, {})
             number, total = layers.get(row["layer"], (0, 0.0))
             layers[row["layer"]] = number + row["prompts"], total + np.array(row["total"])
 
-    def __iter__(self) -> Iterator[tuple[Named, dict[int, np.ndarray]]]:
-        """Yield, for each split and role, a row that stands for all prompts, and z (H K,) per layer."""
-        for (split, role), layers in sorted(self.sums.items()):
-            yield Named("", split, role, "", ""), {layer: total / number for layer, (number, total) in layers.items()}
+    def means(self, group: Group, what: str) -> dict[int, tuple[int, np.ndarray]]:
+        """Return by layer of how many prompts there are sums, and their mean; {} where of none."""
+        layers = self.sums.get((group, what), {})
+        return {layer: (number, total / number) for layer, (number, total) in layers.items()}
 
 
 @dataclass
@@ -170,8 +184,7 @@ class _Learned:
     """What only all prompts together say: how many they are, and the work; sizes: shards of each piece of them.
 
     costs: tokens of each shard. offsets: the best fixed offsets of every content family of the task.
-    relations, outputs: of each head, how many relations of prompts, and how many outputs and means of them, there are
-    to measure.
+    relations: of each head, how many of prompts there are to measure. groups: those that means are over.
     """
 
     prompts: int
@@ -180,16 +193,15 @@ class _Learned:
     costs: list[int]
     offsets: dict[str, Best]
     relations: int = 0
-    outputs: int = 0
+    groups: set[Group] = field(default_factory=set)
 
 
 def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str, batch_tokens: int) -> _Learned:
     """Go through all prompts once, of which those of one piece are in memory. piece: its number -> its prompts."""
     from stages.model.cost import READING, Work, shared
 
-    attentional, kept, by_role = _attentional(task), tasks.of(task).outputs, bool(tasks.of(task).mean_role)
+    attentional = _attentional(task)
     offsets = {family.name: (Offsets(), Offsets()) for family in attentional if family.content}
-    averaged: set[tuple[str, str]] = set()  # (split, role) of each mean
     learned = _Learned(0, Work(), [], [], {})
     for number in range(tables.PROMPTS.number_of_pieces(task)):
         rows, encoded = piece(number)
@@ -205,17 +217,14 @@ def _learned(piece: Callable[[int], tuple[list[Named], list[Tokens]]], task: str
             else:
                 learned.work += Work(length, targets)
             learned.costs.append(length)
-        if kept == "last":
-            learned.outputs += len(rows)
-        elif kept == "mean" and attentional:
-            averaged |= {(row.split, row.role if by_role else "") for row in rows}
+        if tasks.of(task).outputs:
+            learned.groups |= {_group(task, row) for row in rows}
         for row, tokens in zip(rows, encoded, strict=True):
             relations = _relations(attentional, tokens)
             learned.relations += len(relations)
             for name in offsets.keys() & relations.keys():
                 for of_prompts in offsets[name][: 1 + (row.split == "a")]:
                     of_prompts.add(relations[name])
-    learned.outputs += len(averaged)
     for name, (of_all, of_a) in offsets.items():
         learned.offsets[name] = of_all.best, of_a.best
         if of_all.prompts:
@@ -237,10 +246,18 @@ def _unmeasured(task: str) -> str:
     return "" if families.of(task) else "no head family is measured on this task; other stages score it"
 
 
-def _write_empty(slot: str, task: str, size: int, why: str) -> None:
+def _write_empty(slot: str, task: str, why: str) -> None:
     log.info("%s on %s: %s", task, slot, why)
-    tables.RELATIONS.write_empty(slot, task, why=why)
-    tables.outputs(size).write_empty(slot, task, why=why)
+    for table in WRITTEN:
+        table.write_empty(slot, task, why=why)
+
+
+def _group(task: str, row: Named) -> Group:
+    """Return with which other prompts the outputs of one are averaged."""
+    of_task = tasks.of(task)
+    if of_task.outputs == "last":
+        return Group(row.split, row.role, row.condition, of_task.half(row.cluster))
+    return Group(row.split, row.role if of_task.mean_role else "")
 
 
 def _shards(rows: list[Named], encoded: list[Tokens], task: str, batch_tokens: int) -> list[Shard]:
@@ -271,14 +288,14 @@ def _parts(chosen: list[int], encoded: list[Tokens], limit: int) -> Iterator[lis
         yield chosen[start : start + step]
 
 
-def _extracted(loaded, shard: Shard, task: str, offsets: dict[str, Best]) -> tuple[pa.Table, pa.Table, list[dict]]:
-    """Return the relations, the last-token head outputs and the sums of mean head outputs of a shard."""
+def _extracted(loaded, shard: Shard, task: str, offsets: dict[str, Best]) -> tuple[pa.Table, list[dict], list[dict]]:
+    """Return the relations of a shard, which of its prompts are answered right, and sums of outputs (`SUMS`)."""
     what, prompts = shard
     rows, tokens = zip(*prompts, strict=True)
     if what == "answer":
-        return tables.RELATIONS.schema.empty_table(), _in_context(loaded, rows, tokens), []
+        return tables.RELATIONS.schema.empty_table(), *_answered(loaded, rows, tokens, task)
     relations, sums = _measured(loaded, rows, tokens, task, offsets)
-    return relations, tables.outputs(_size(loaded)).schema.empty_table(), sums
+    return relations, [], sums
 
 
 def _measured(
@@ -286,24 +303,39 @@ def _measured(
 ) -> tuple[pa.Table, list[dict]]:
     """Measure all relations of the task's families on prompts that run together; sums where the task keeps means."""
     from stages.model.measure import measure
-    from stages.model.reduce import brought
+    from stages.model.reduce import PEAKS
 
-    averaged, by_role = tasks.of(task).outputs == "mean", bool(tasks.of(task).mean_role)
-    relations = [_relations(_attentional(task), prompt) for prompt in tokens]
-    masses = measure(loaded, tokens, relations, outputs=averaged)
+    attentional, averaged = _attentional(task), tasks.of(task).outputs == "mean"
+    relations = [_relations(attentional, prompt) for prompt in tokens]
+    peaks = any(family.statistic in PEAKS for family in attentional)
+    masses = measure(loaded, tokens, relations, outputs=averaged, peaks=peaks)
     measured = zip(rows, masses.means, relations, masses.scored, strict=True)
     having = [prompt for prompt in measured if prompt[1]]
     table = _relation_rows(loaded, having, offsets) if having else tables.RELATIONS.schema.empty_table()
-    places: dict[tuple[str, str], list[int]] = {}
-    for place, row in enumerate(rows if averaged else ()):
-        places.setdefault((row.split, row.role if by_role else ""), []).append(place)
-    sums = []
-    for (split, role), chosen in sorted(places.items()):
-        totals = brought([x_BC[chosen].double().sum(0) for x_BC in masses.outputs.values()])
-        for layer, total in zip(masses.outputs, totals, strict=True):
-            number = {"prompts": len(chosen), "total": total.numpy()}
-            sums.append({"split": split, "role": role, "layer": layer, **number})
-    return table, sums
+    return table, _summed([_group(task, row) for row in rows], {"output": masses.outputs}) if averaged else []
+
+
+def _summed(groups: Sequence[Group | None], values: Mapping[str, Mapping[int, "torch.Tensor"]]) -> list[dict]:
+    """Return the rows of `SUMS` of prompts that ran together.
+
+    groups: of each prompt, None for one that is left out; values: by what they are and layer, (B, C).
+    """
+    from stages.model.reduce import brought
+
+    places: dict[Group, list[int]] = {}
+    for place, group in enumerate(groups):
+        if group is not None:
+            places.setdefault(group, []).append(place)
+    rows = []
+    for group, chosen in sorted(places.items()):
+        same = group._asdict() | {"prompts": len(chosen)}
+        for what, of_layers in values.items():
+            totals = brought([x_BC[chosen].double().sum(0) for x_BC in of_layers.values()])
+            rows += [
+                same | {"what": what, "layer": layer, "total": total.numpy()}
+                for layer, total in zip(of_layers, totals, strict=True)
+            ]
+    return rows
 
 
 def _attentional(task: str) -> list[Family]:
@@ -316,16 +348,21 @@ def _relations(attentional: list[Family], tokens: Tokens) -> dict[str, Relation]
     return {name: relation for name, relation in relations.items() if relation is not None}
 
 
-def _in_context(loaded, rows: Sequence[Named], tokens: Sequence[Tokens]) -> pa.Table:
-    """Return last-token head outputs of prompts, of which those with the same demonstrations share one run of them."""
-    from stages.model.demonstrated import last_outputs
+def _answered(loaded, rows: Sequence[Named], tokens: Sequence[Tokens], task: str) -> tuple[list[dict], list[dict]]:
+    """Return the rows of SOLVED of prompts that run together, and sums over those that are answered right.
 
-    answers, outputs = last_outputs(loaded, tokens)
-    z_BC = {layer: x_BC.numpy() for layer, x_BC in outputs.items()}
-    return pa.concat_tables(
-        _output_rows(loaded, row, scored.solved, {layer: z[number] for layer, z in z_BC.items()})
-        for number, (row, scored) in enumerate(zip(rows, answers, strict=True))
-    )
+    Prompts with the same demonstrations share one run of them.
+    """
+    from stages.model.demonstrated import at_last
+
+    last = at_last(loaded, tokens)
+    right = [answer.solved for answer in last.answers]
+    solved = [
+        {"prompt": row.id, "split": row.split, "condition": row.condition, "cluster": row.cluster, "solved": good}
+        for row, good in zip(rows, right, strict=True)
+    ]
+    groups = [_group(task, row) if good else None for row, good in zip(rows, right, strict=True)]
+    return solved, _summed(groups, {"output": last.outputs, "residual": last.residuals})
 
 
 def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, Best]) -> pa.Table:
@@ -355,26 +392,22 @@ def _relation_rows(loaded, prompts: Sequence[tuple], offsets: dict[str, Best]) -
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def _size(loaded) -> int:
-    return max(layer.head_size for layer in loaded.anatomy.layers.values())
+def _output_rows(loaded, group: Group, means: Mapping[int, tuple[int, np.ndarray]]) -> list[dict]:
+    """Return the rows of OUTPUTS of a group; means: see `_Sums.means`, of each layer's heads (H K,)."""
+    rows = []
+    for layer, head in loaded.anatomy.heads:
+        (number, mean), size = means.get(layer, (0, None)), loaded.anatomy.layers[layer].head_size
+        output = None if mean is None else mean[head * size : (head + 1) * size]
+        rows.append(group._asdict() | {"prompts": number, "layer": layer, "head": head, "output": output})
+    return rows
 
 
-def _output_rows(loaded, row: Named, solved: bool | None, z: dict[int, np.ndarray]) -> pa.Table:
-    """Return the rows of one prompt, or of the mean over some: z per layer is (H K,)."""
-    size, heads = _size(loaded), loaded.anatomy.heads
-    values = np.zeros((len(heads), size), dtype=np.float32)
-    for index, (layer, head) in enumerate(heads):
-        own = loaded.anatomy.layers[layer].head_size
-        values[index, :own] = z[layer][head * own : (head + 1) * own]
-    same = {"prompt": row.id, "split": row.split, "role": row.role, "condition": row.condition, "solved": solved}
-    schema = tables.outputs(size).schema
-    columns = {name: pa.array([value] * len(heads), schema.field(name).type) for name, value in same.items()}
-    columns |= {
-        "layer": pa.array([at[0] for at in heads], pa.int16()),
-        "head": pa.array([at[1] for at in heads], pa.int16()),
-    }
-    columns["output"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
-    return pa.table(columns, schema=schema)
+def _residual_rows(loaded, group: Group, means: Mapping[int, tuple[int, np.ndarray]]) -> list[dict]:
+    """Return the rows of RESIDUALS of a group; means: see `_Sums.means`, of the residual after each block (D,)."""
+    of_layers = [(layer, *means.get(layer, (0, None))) for layer in loaded.anatomy.layers]
+    return [
+        group._asdict() | {"prompts": number, "layer": layer, "residual": mean} for layer, number, mean in of_layers
+    ]
 
 
 if __name__ == "__main__":

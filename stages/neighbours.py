@@ -86,7 +86,7 @@ def main(slot: str) -> None:
         why = why or ("no induction heads, by split a, to silence" if asked else "no prompts to silence heads on")
         return tables.NEIGHBOURS_SILENCED.write_empty(slot, why=why)
     todo = shards.cut(TASK, asked, {row.id: interventions for row in asked}, settings.ablate.shard)
-    means, limit = text_means(slot, loaded), settings.extract.batch_tokens
+    means, limit = text_means(slot), settings.extract.batch_tokens
     job, key, folder = shards.effects(slot, means, limit), keys(record, means, limit), paths.shards(slot, TASK)
     with (
         tables.NEIGHBOURS_SILENCED.writer(slot, asked=len(shards.names(loaded, todo))) as add,

@@ -143,18 +143,31 @@ def probed(loaded, texts: Sequence[Path], settings: params.Params) -> pd.DataFra
     layers = [at for at in sorted(passages[0].states) if at == EMBEDDING or (last - at) % asked.layer_step == 0]
     jobs = [(kind, layer) for kind in KINDS for layer in layers]
 
-    def rows(job: tuple[str, int]) -> pd.DataFrame:
-        return _probed(passages, prompts, embedded, *job, asked.shuffles, settings.seed)
+    far_NT = _far(passages)
 
-    with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads()) as threads:  # of one thread each: same bytes
+    def rows(job: tuple[str, int]) -> pd.DataFrame:
+        return _probed(passages, prompts, embedded, far_NT, *job, asked.shuffles, settings.seed)
+
+    number = torch.get_num_threads()  # asked before the limit, which is torch's as well
+    with threadpool_limits(1), ThreadPoolExecutor(number) as threads:  # of one thread each: same bytes
         made = list(tqdm(threads.map(rows, jobs), total=len(jobs), desc="probes", unit="probe"))
     result = pd.concat(made, ignore_index=True)
     return result.assign(layer=result["layer"].where(result["layer"] != EMBEDDING, -1))
 
 
-def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, seed: int) -> pd.DataFrame:
-    from stages.model.token_states import KINDS
+def _far(passages) -> np.ndarray:
+    """Return which tokens' residuals are outliers after some layer, (N, T); a passage's first token stands apart."""
     from stages.statistics.outliers import beyond
+
+    norms_LNT = np.log(np.stack([passage.norms_LT for passage in passages], axis=1))[:, :, 1:]
+    far_NT = np.any([beyond(norms_NT.ravel()).reshape(norms_NT.shape) for norms_NT in norms_LNT], axis=0)
+    return np.pad(far_NT, ((0, 0), (1, 0)))
+
+
+def _probed(
+    passages, prompts, embedded, far_NT: np.ndarray, kind: str, layer: int, shuffles: int, seed: int
+) -> pd.DataFrame:
+    from stages.model.token_states import KINDS
     from stages.statistics.probes import probe, spread
 
     at_N = np.array([passage.positions[kind] for passage in passages])
@@ -169,11 +182,7 @@ def _probed(passages, prompts, embedded, kind: str, layer: int, shuffles: int, s
     targets = dict(zip(TARGETS, values, strict=True))
     blocks = np.array([prompt.cluster for prompt in prompts])
     results = probe(states_ND, targets, blocks, stream(seed, f"sinks/probes/{kind}/{layer}"), shuffles)
-    norms_LNT = np.log(np.stack([passage.norms_LT for passage in passages], axis=1))
-    far_N = np.zeros(len(passages), dtype=bool)
-    for norms_NT in norms_LNT:
-        threshold_NT = beyond(norms_NT[:, 1:].ravel()).reshape(len(passages), -1)
-        far_N |= np.take_along_axis(threshold_NT, np.maximum(at_N - 1, 0)[:, None], axis=1)[:, 0] & (at_N > 0)
+    far_N = far_NT[np.arange(len(passages)), at_N]
     same = {"kind": kind, "layer": layer, "tokens": len(passages), "blocks": len(np.unique(blocks))}
     same |= {"spread": spread(states_ND), "outliers": int(far_N.sum())}
     return pd.DataFrame([same | {"target": name} | vars(result) for name, result in results.items()])

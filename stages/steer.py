@@ -31,7 +31,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages import tasks
-from stages.statistics.vector_heads import Ranking, Setting, ranked, ranking
+from stages.statistics.vector_heads import ADDED, Ranking, Setting, ranked, ranking
 from stages.store import files, params, paths, records, tables
 from stages.store.errors import UserError, run
 from stages.store.folders import replacing
@@ -48,11 +48,10 @@ log = logging.getLogger(__name__)
 TASK = "icl"
 ELSEWHERE = ("none", "heads", "function", "random", "control")  # what other tasks' prompts are answered under
 DRAWN = 3  # random vectors and control sets there, at most: a mean to stand beside, no rank
-ADDED = pa.schema(  # the vectors that were chosen: what is added after a layer, before its strength
+KEPT = pa.schema(  # the vectors that were chosen: what is added after a layer, before its strength
     {"function": pa.string(), "vector": pa.string(), "strength": pa.float64(), "heads": pa.int32()}
     | {"layer": pa.int32(), "added": pa.list_(pa.float32())}
 )
-EXPORTED = ("function", "layerwise", "layer_average")
 NAMED = ("name", "revision", "origin", "licence", "dtype", "files")  # of the record, in what travels
 UNCHANGED = 1e-5  # nats: no prompt's answer moves by more under an edit that does not arrive
 
@@ -159,20 +158,20 @@ def main(slot: str) -> None:
     from safetensors.torch import save
 
     from stages.engine.kept import Job, forget, keys, tables_of
+    from stages.engine.means import solved_means, solved_residuals
     from stages.model.load import load
-    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
     loaded = load(slot, attention="sdpa", lays_out=True)
     prompts = tables.ASKED.read(TASK)
     prompts = prompts[prompts.condition.isin(traced.function)]
     prompts = _across_sets(_read_whole(loaded, prompts))
     elsewhere = _elsewhere(loaded, settings)
-    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=["prompt", "split", "condition", "solved"])
+    shown = tables.SOLVED.read(slot, TASK)
     kinds = {number: layer.kind for number, layer in loaded.anatomy.layers.items()}
     order = ranking(traced, kinds, settings.steer, settings.seed, f"steer/{slot}")
     functions = sorted(traced.function.unique())
     skipped = {name: why for name, why in tables.INDIRECT.skipped(slot).items() if name not in functions}
-    means = mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), answered_right(shown, functions), loaded)
+    means, residuals = solved_means(slot, TASK), solved_residuals(slot, TASK)
     todo = []
     for function in functions:
         of_function, clean = prompts[prompts.condition == function], shown[shown.condition == function]
@@ -182,15 +181,15 @@ def main(slot: str) -> None:
             continue
         others = ranked(traced[traced.function != function])
         of_elsewhere = elsewhere[elsewhere.condition == function]
-        todo.append(Steered(function, of_function, clean, means[function], of_elsewhere, others))
-    log.info(_announced(slot, loaded, todo, settings.steer, settings.trace.prompts))
+        of_clean = means[function, ""], residuals[function]
+        todo.append(Steered(function, of_function, clean, *of_clean, of_elsewhere, others))
+    log.info(_announced(slot, loaded, todo, settings.steer))
     record = records.read(slot)
-    asked_of = {"settings": settings.steer, "most": settings.trace.prompts}
-    work, folder = partial(_steered, order=order, **asked_of), paths.shards(slot, "steer")
+    work, folder = partial(_steered, order=order, settings=settings.steer), paths.shards(slot, "steer")
     job = Job(
-        partial(load, slot, attention="sdpa", lays_out=True), work, [tables.STEERING.schema, ADDED], [paths.model(slot)]
+        partial(load, slot, attention="sdpa", lays_out=True), work, [tables.STEERING.schema, KEPT], [paths.model(slot)]
     )
-    key = keys(record, order.heads, order.seed, repr(asked_of))
+    key = keys(record, order.heads, order.seed, repr(settings.steer))
     rows, chosen = [], {}
     with tqdm(total=len(todo), desc="steer", unit="function") as progress:
         for steering, added in tables_of(job, todo, map(key, todo), folder, loaded, lambda _: progress.update()):
@@ -221,14 +220,16 @@ def main(slot: str) -> None:
 class Steered:
     """A shard: a function, its rows of the prompts table, other tasks' prompts that are asked for it.
 
-    clean: prompt, split and solved of its clean prompts; means: heads' mean outputs (K,) over those of split a that the
-    model solves; others: all heads, ranked by their effects on the other functions; none without any.
+    clean: its rows of SOLVED; means, residuals: heads' mean outputs (K,) and the mean residuals (D,) after blocks, over
+    clean prompts of split a that the model solves; others: all heads, ranked by their effects on the other functions;
+    none without any.
     """
 
     function: str
     prompts: pd.DataFrame
     clean: pd.DataFrame
     means: "Mapping[Head, torch.Tensor]"
+    residuals: "Mapping[int, torch.Tensor]"
     elsewhere: pd.DataFrame
     others: "Sequence[Head]"
 
@@ -240,12 +241,12 @@ class Steered:
         return [clean, *by_purpose.values(), *others]
 
 
-def _steered(
-    loaded, shard: Steered, order: Ranking, settings: params.Steer, most: int
-) -> tuple[pd.DataFrame, list[dict]]:
-    """Steer a function: rows of the steering table, and the vectors chosen (`ADDED`); most: see `_vectors`."""
+def _steered(loaded, shard: Steered, order: Ranking, settings: params.Steer) -> tuple[pd.DataFrame, list[dict]]:
+    """Steer a function: rows of the steering table, and the vectors chosen (`KEPT`)."""
+    from stages.model.vectors import Parts
+
     function, asked = shard.function, _asked(shard.prompts, settings)
-    vectors = _vectors(loaded, order, shard, most)
+    vectors = Vectors(loaded, order, Parts(loaded, shard.means), shard.residuals, shard.others)
     tried, best = choose(Answering(vectors, asked["choose"]), settings)
     rows = [_row(function, outcome, False, vectors) for outcome in tried]
     rows += _demonstrated(function, asked["zero_shot"], shard.prompts, shard.clean)
@@ -259,7 +260,7 @@ def _steered(
         {"function": function, "vector": setting.vector, "strength": setting.strength, "heads": setting.heads}
         | {"layer": layer, "added": x_D.cpu().tolist()}
         for setting in best
-        if setting.vector in EXPORTED
+        if setting.vector in ADDED
         for layer, x_D in vectors.added(setting).items()
     ]
     return pd.DataFrame(rows)[tables.STEERING.names], added
@@ -330,20 +331,6 @@ def _asked(prompts: pd.DataFrame, settings: params.Steer) -> dict[str, pd.DataFr
     }
 
 
-def _vectors(loaded, order: Ranking, shard: Steered, most: int) -> Vectors:
-    """Average over one function's clean prompts of split a that the model solves (`most` of them for residuals)."""
-    from stages.model.score import residuals_after
-    from stages.model.tokens import encode
-    from stages.model.vectors import Parts
-
-    prompts, clean = shard.prompts, shard.clean
-    good = clean[(clean.split == "a") & clean.solved.astype(bool)]
-    shown = prompts[(prompts.role == "clean") & prompts.id.isin(good.prompt)].head(most)
-    residuals = residuals_after(loaded, [encode(loaded, row) for row in shown.itertuples()])
-    averages = {layer: x_ND.double().mean(0).float() for layer, x_ND in residuals.items()}
-    return Vectors(loaded, order, Parts(loaded, shard.means), averages, shard.others)
-
-
 def _demonstrated(function: str, asked: pd.DataFrame, prompts: pd.DataFrame, clean: pd.DataFrame) -> list[dict]:
     """Return rows of the intact model's answers to the same queries with demonstrations, as `extract` saw them.
 
@@ -402,7 +389,7 @@ def _across_sets(prompts: pd.DataFrame) -> pd.DataFrame:
     return prompts.assign(query=prompts.id.str.rpartition("-")[2]).sort_values(["query", "id"])
 
 
-def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.Steer, most: int) -> str:
+def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.Steer) -> str:
     """Return the stage's announcement: prompts run once, and their answers once under each setting."""
     from stages.model.cost import Work, announce
     from stages.model.tokens import encode_all
@@ -419,7 +406,6 @@ def _announced(slot: str, loaded, todo: "Sequence[Steered]", settings: params.St
         ]
         of_others = shard.elsewhere.groupby("category")
         asked += [(prompts.head(settings.zero_shot), there) for _, prompts in of_others]
-        asked += [(shard.prompts[shard.prompts.role == "clean"].head(most), 0)]  # residuals are averaged over them
         for prompts, runs in asked:
             encoded = encode_all(loaded, prompts.itertuples())
             answer = sum(len(tokens.target) for tokens in encoded)

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from stages import tasks
 from stages.families.icl.function import FAMILY
 from stages.store import params, paths, records, tables
 from stages.store.errors import UserError, run
@@ -29,7 +30,6 @@ from stages.store.errors import UserError, run
 log = logging.getLogger(__name__)
 TASK = FAMILY.task  # its prompts ask for the functions
 TOGETHER = 5  # prompts whose edited rows the LM head reads at once: of some 70 heads each
-SHOWN = ["prompt", "split", "condition", "solved"]  # of prompts with demonstrations, whose head outputs are kept
 
 
 def main(slot: str) -> None:
@@ -38,10 +38,10 @@ def main(slot: str) -> None:
     record = records.read(slot)
     if getattr(settings.tasks, TASK) is None:
         return _write_empty(slot, f"tasks.{TASK} is not in params")
-    why = tables.OUTPUTS.reason(slot, TASK)
+    why = tables.SOLVED.reason(slot, TASK)
     if why:
         return _write_empty(slot, why)
-    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=SHOWN)
+    shown = tables.SOLVED.read(slot, TASK)
     accuracy = shown[shown.split == "a"].groupby("condition").solved.mean()
     solved = sorted(accuracy.index[accuracy >= settings.trace.solved_above])
     log.info(
@@ -52,6 +52,7 @@ def main(slot: str) -> None:
         best = f"{accuracy.idxmax()} {accuracy.max():.2f}"
         return _write_empty(slot, f"no function reaches {settings.trace.solved_above:g} accuracy (best: {best})")
     from stages.engine.kept import Job, forget, keys, tables_of
+    from stages.engine.means import solved_means
     from stages.model.cost import Work, announce
     from stages.model.load import load
     from stages.model.tokens import fitting
@@ -63,7 +64,7 @@ def main(slot: str) -> None:
     )
     shuffled = shuffled.groupby("condition").head(settings.trace.prompts).sort_values("id")
     rows, encoded = fitting(loaded, list(shuffled.itertuples()))
-    means = clean_means(slot, shown[shown.condition.isin(solved)], loaded)
+    means = {of: mean for of, mean in solved_means(slot, TASK).items() if of[0] in solved}
     todo = [(row, tokens) for row, tokens in zip(rows, encoded, strict=True) if (row.condition, half(row)) in means]
     skipped = left_out(accuracy, settings.trace.solved_above, {(row.condition, row.split) for row, _ in todo})
     for function, why in skipped.items():
@@ -96,7 +97,7 @@ def main(slot: str) -> None:
 
 
 def _traced(loaded, shard: Sequence[tuple], means: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
-    """Return the indirect effects of some prompts, (row, tokens) each; means: see `clean_means`."""
+    """Return the indirect effects of some prompts, (row, tokens) each; means: see `engine.means.solved_means`."""
     return [indirect(loaded, shard, [means[row.condition, half(row)] for row, _ in shard])]
 
 
@@ -120,39 +121,8 @@ def left_out(accuracy: pd.Series, above: float, traced: set[tuple[str, str]]) ->
 
 
 def half(row) -> str:
-    """Return where a prompt's means come from: 'a' (all of split a, for split b) or, for split a, the other half of it.
-
-    Demonstration sets are numbered, even ones are split a (stages/tasks/icl/prompts.py): every other of those is 'a0'.
-    """
-    return "a" if row.split == "b" else f"a{1 - _side(row.cluster)}"
-
-
-def _side(cluster: str) -> int:
-    """Return which half of split a a cluster, <function>/<set>, lies in."""
-    return int(cluster.rpartition("/")[2]) // 2 % 2
-
-
-def clean_means(slot: str, shown: pd.DataFrame, loaded) -> dict[tuple[str, str], dict]:
-    """Return mean outputs (K,) per head, by (function, part of split a): see `fitted`."""
-    from stages.model.vectors import COLUMNS, mean_outputs
-
-    clusters = tables.ASKED.read(TASK, columns=["id", "cluster"]).set_index("id").cluster
-    return mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), fitted(shown, clusters), loaded)
-
-
-def fitted(shown: pd.DataFrame, clusters: pd.Series) -> dict[tuple[str, str], list[str]]:
-    """Return the clean prompts that the model solves and means are taken over, by (function, part of split a).
-
-    shown: `SHOWN` of clean prompts; clusters: cluster of each prompt, by its id.
-    """
-    good = shown[(shown.split == "a") & shown.solved.astype(bool)]
-    good = good.assign(side=good.prompt.map(clusters).map(_side))
-    parts = {}
-    for function, of_function in good.groupby("condition"):
-        parts[function, "a"] = list(of_function.prompt)
-        for side, of_side in of_function.groupby("side"):
-            parts[function, f"a{side}"] = list(of_side.prompt)
-    return parts
+    """Return which half of split a a prompt's means come from: the other one, or both ('') for a prompt of split b."""
+    return "" if row.split == "b" else str(1 - int(tasks.of(TASK).half(row.cluster)))
 
 
 def indirect(loaded, prompts: Sequence[tuple], means: Sequence[dict]) -> pd.DataFrame:

@@ -224,12 +224,12 @@ def test_without_long_texts_there_are_no_means_and_no_head_is_silenced(tmp_path,
     monkeypatch.chdir(tmp_path)
     layer = {"layer": 0, "heads": 1, "kv_heads": 1, "head_size": 4, "window": None, "kind": "global"}
     files.write_text(paths.model("a"), record("a", attention=[layer]))
-    row = {"prompt": "", "split": "a", "condition": "", "solved": False, "layer": 0, "head": 0, "output": np.ones(4)}
-    tables.outputs(4).write([row | {"role": "short"}, row | {"role": "long", "split": "b"}], "a", "text")
+    row = {"split": "a", "condition": "", "half": "", "prompts": 1, "layer": 0, "head": 0, "output": np.ones(4)}
+    tables.OUTPUTS.write([row | {"role": "short"}, row | {"role": "long", "split": "b"}], "a", "text")
     assert "(the model reads none of these texts whole)" in means.no_means("a", settings)
-    tables.outputs(4).write([row | {"role": "short"}, row | {"role": "long"}], "a", "text")
+    tables.OUTPUTS.write([row | {"role": "short"}, row | {"role": "long"}], "a", "text")
     assert means.no_means("a", settings) == ""
-    tables.outputs(4).write_empty("a", "text", why="all prompts are longer than the 16 tokens the model reads")
+    tables.OUTPUTS.write_empty("a", "text", why="all prompts are longer than the 16 tokens the model reads")
     assert "(all prompts are longer than the 16 tokens the model reads)" in means.no_means("a", settings)
     without = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"text": None})})
     assert "tasks.text, over which their mean outputs are taken, is not in params" in means.no_means("a", without)

@@ -23,11 +23,7 @@ RESERVED = set(  # words that DuckDB 2.0 or PostgreSQL 17 keep to themselves (`r
     "table tablesample then to trailing true try_cast union unique unpack unpivot user using variadic verbose when "
     "where window with".split()
 )
-SCHEMAS = {
-    name: (table.schema or tables.outputs(8).schema).names
-    for name, table in vars(tables).items()
-    if isinstance(table, tables.Table)
-}
+SCHEMAS = {name: table.schema.names for name, table in vars(tables).items() if isinstance(table, tables.Table)}
 FILES = sorted(file for folder in ("reports", "full/reports", "bench") for file in (ROOT / folder).rglob("*.csv"))
 
 

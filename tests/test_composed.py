@@ -4,15 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from tiny import make
 
-from stages import tasks
+from stages import extract, tasks
 from stages.applied.composed import sums
 from stages.applied.stored import Stored
 from stages.model.demonstrated import demonstrated
-from stages.model.forward import forward
+from stages.model.forward import forward, remembering
 from stages.model.intervene import capturing
 from stages.model.tokens import encode_all
 from stages.page import applied
@@ -128,14 +129,28 @@ def test_mean_outputs_of_demonstrations_are_those_of_plain_passes_over_solved_pr
                        p.words, p.arcs) for p in prompts]  # fmt: skip
     solved, means = demonstrated(loaded, prompts, ["same", "same", "other"])
     assert solved == [True, False, True]
-    naive = []
+    naive, after = [], []
     for number in (0, 2):
-        with capturing(loaded) as outputs:
+        with capturing(loaded) as outputs, remembering(loaded, after=True) as residuals:
             forward(loaded, [prompts[number].ids], headless=True)
         naive.append(outputs[1][0, int(prompts[number].target[0]) - 1])
+        after.append(residuals[2][0, int(prompts[number].target[0]) - 1])
     size = loaded.anatomy.layers[1].head_size
     torch.testing.assert_close(means[1, 2], torch.stack(naive).mean(0)[2 * size : 3 * size], atol=1e-5, rtol=1e-4)
     assert demonstrated(loaded, prompts[1:2], ["same"]) == ([False], {})
+    named = [extract.Named(row.id, "a", "clean", "f", f"f/{number}") for number, row in enumerate(rows)]
+    answered, sums = extract._answered(loaded, named[:2], prompts[:2], "icl")
+    answered_alone, sums_alone = extract._answered(loaded, named[2:], prompts[2:], "icl")
+    assert [row["solved"] for row in answered + answered_alone] == solved
+    made = extract._Sums()
+    for of_shard in (sums, sums_alone):
+        made.add(pa.Table.from_pylist(of_shard, extract.SUMS))
+    for half, number in (("0", 0), ("1", 1)):  # sets 0 and 2; set 1's prompt is not answered right
+        group = extract.Group("a", "clean", "f", half)
+        for what, layer, expected in (("output", 1, naive[number]), ("residual", 2, after[number])):
+            count, mean = made.means(group, what)[layer]
+            assert count == 1
+            np.testing.assert_allclose(mean, expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
 def outcomes(function: str, vector: str, right: int, draw: int = 0, beside: str = "", context: str = "zero_shot"):

@@ -1,11 +1,9 @@
 """Measures equal naive ones from full softmaxes; function vectors equal what a layer really writes."""
 
-import pickle
 from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from tiny import make
@@ -17,7 +15,7 @@ from stages.model.intervene import ablating
 from stages.model.outcome import Trial, _level, _together, outcome, outcomes, trial
 from stages.model.score import Ablation, Scored
 from stages.model.tokens import encode
-from stages.model.vectors import Parts, mean_outputs
+from stages.model.vectors import Parts
 from stages.tasks.prompt import Prompt
 from stages.tasks.repeats.task import SCORED
 from stages.tasks.text.task import STRIDE
@@ -164,40 +162,6 @@ def test_all_heads_of_a_layer_add_up_to_what_the_layer_writes(name):
     torch.testing.assert_close(vector, written, atol=1e-5, rtol=1e-4)
     halves = [Parts(loaded, z).together([(1, h) for h in pair]) for pair in ((0, 1), (2, 3))]
     torch.testing.assert_close(halves[0] + halves[1], vector, atol=1e-5, rtol=1e-4)
-
-
-def test_mean_outputs_are_means_over_the_prompts_of_each_part_wherever_batches_end():
-    loaded = make("gpt2")
-    rng, heads = np.random.default_rng(0), loaded.anatomy.heads
-    z = {name: rng.normal(size=(len(heads), 8)).astype(np.float32) for name in "pqrs"}
-    rows = [
-        {"prompt": name, "layer": layer, "head": head, "output": z[name][number]}
-        for name in z for number, (layer, head) in enumerate(heads)
-    ]  # fmt: skip
-    fields = {"prompt": pa.string(), "layer": pa.int16(), "head": pa.int16(), "output": pa.list_(pa.float32(), 8)}
-    table = pa.Table.from_pylist(rows, pa.schema(fields))
-    parts = {("f", "all"): ["p", "q", "s"], ("f", "half"): ["q"], ("g", "all"): ["r", "s"], ("g", "none"): []}
-    for size in (len(rows), 7):
-        means = mean_outputs(table.to_batches(size), parts, loaded)
-        assert list(means) == list(parts) and means["g", "none"] == {}
-        for part, prompts in parts.items():
-            assert list(means[part]) == (heads if prompts else [])
-            for number, head in enumerate(heads if prompts else ()):
-                plain = np.stack([z[name][number] for name in prompts]).mean(axis=0, dtype=np.float64)
-                np.testing.assert_array_equal(means[part][head].numpy(), plain.astype(np.float32))
-
-
-def test_mean_outputs_travel_as_they_are_not_once_for_each_head():
-    """To a worker of Ray: a head's mean that is a view of all heads' takes all of them with it."""
-    loaded = make("gpt2")
-    layers, of_heads = (list(column) for column in zip(*loaded.anatomy.heads, strict=True))
-    z = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8 * len(layers), dtype=np.float32)), 8)
-    columns = [pa.array(["p"] * len(layers)), pa.array(layers, pa.int16()), pa.array(of_heads, pa.int16()), z]
-    batch = pa.RecordBatch.from_arrays(columns, names=["prompt", "layer", "head", "output"])
-    means = mean_outputs([batch], {"f": ["p"]}, loaded)["f"]
-    assert all(mean_K.untyped_storage().nbytes() == mean_K.nbytes for mean_K in means.values())
-    own = {head: torch.ones(8) for head in means}
-    assert len(pickle.dumps(means)) == len(pickle.dumps(own))
 
 
 def test_a_cluster_of_any_size_runs_within_the_budget_in_the_order_given():

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,7 +18,7 @@ from tiny import make
 from stages import extract, fetch, prepare, steer, trace, train
 from stages.engine import shards
 from stages.engine.kept import Job, keys, tables_of
-from stages.store import parquet, tables
+from stages.store import parquet, records, tables
 from stages.store.errors import UserError
 
 HERE = Path(__file__).parent
@@ -147,14 +146,22 @@ def repository(tmp_path_factory) -> Path:
     return folder
 
 
+def as_if_solved(task: str) -> None:
+    """Let a random model answer all prompts right, whose means are then of ones."""
+    sizes = {layer["layer"]: layer["head_size"] for layer in records.read("decoder")["attention"]}
+    solved, outputs, residuals = (of.read("decoder", task) for of in (tables.SOLVED, tables.OUTPUTS, tables.RESIDUALS))
+    tables.SOLVED.write(solved.assign(solved=True), "decoder", task)
+    outputs["output"] = [np.ones(sizes[layer]) for layer in outputs.layer]
+    tables.OUTPUTS.write(outputs.assign(prompts=1), "decoder", task)
+    residuals["residual"] = [np.ones(32) for _ in residuals.layer]
+    tables.RESIDUALS.write(residuals.assign(prompts=1), "decoder", task)
+
+
 def written_by_stages() -> dict[str, bytes]:
     """Run extract, trace, steer and train, and take away what they have written."""
     for task in ("icl", "repeats"):
         extract.main("decoder", task)
-    solved = pq.read_table(outputs := tables.OUTPUTS.path("decoder", "icl"))
-    at = solved.schema.get_field_index("solved")
-    with parquet.writer(outputs, solved.schema) as add:
-        add(solved.set_column(at, solved.schema.field(at), pa.array([True] * len(solved))))
+    as_if_solved("icl")
     trace.main("decoder")
     steer.main("decoder")
     train.main("induction")

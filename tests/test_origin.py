@@ -100,12 +100,12 @@ def test_damaged_prompts_are_named_where_others_are_held_against_them():
 
 def test_a_damaged_page_is_named_by_whoever_comes_to_it():
     """The footer and the names of rows are whole: what is read some rows at a time is read later than these."""
-    row = {"prompt": "text/x", "split": "a", "role": "clean", "condition": "f", "solved": True, "layer": 0}
-    rows = [row | {"head": head, "output": [0.5] * 4} for head in (0, 1)]
-    tables.outputs(4).write(rows, "a", "text")
-    means = ["prompt", "layer", "head", "output"]
+    row = {"prompt": "text/x", "split": "a", "cluster": "c", "layer": 0, "relation": "r", "queries": 1, "mass": 0.5}
+    rows = [dict.fromkeys(tables.RELATIONS.names) | row | {"head": head} for head in (0, 1)]
+    tables.RELATIONS.write(rows, "a", "text")
+    columns = ["prompt", "layer", "head", "mass"]
     for table, of, column, read in (
-        (tables.OUTPUTS, ("a", "text"), "output", lambda: list(tables.OUTPUTS.batches("a", "text", columns=means))),
+        (tables.RELATIONS, ("a", "text"), "mass", lambda: list(tables.RELATIONS.batches("a", "text", columns=columns))),
         (tables.PROMPTS, ("text",), "id", lambda: tables.PROMPTS.piece("text", number=0)),
     ):
         path = table.path(*of)

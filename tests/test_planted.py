@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,8 @@ from stages.families.offset import best_offset, offset_accuracy
 from stages.model.anatomy import contribution, find
 from stages.model.load import Loaded
 from stages.model.measure import measure
+from stages.model.score import Scored
 from stages.model.tokens import encode, encode_all
-from stages.model.vectors import mean_outputs
 from stages.statistics.verdict import judge
 from stages.tasks.icl import prompts as icl
 from stages.tasks.icl.settings import Settings as Icl
@@ -194,31 +195,43 @@ FUNCTIONS = rows(
 )
 
 
-def clean_outputs(loaded: Loaded) -> tuple[int, pd.DataFrame]:
-    """Shards of all clean prompts of split a, and their last-token outputs."""
+def clean_sums(loaded: Loaded) -> tuple[int, extract._Sums]:
+    """Shards of all clean prompts of split a, and sums at their last tokens; of all: a random model solves none."""
     clean = [row for row in FUNCTIONS if row.role == "clean" and row.split == "a"]
     shards = extract._shards(clean, encode_all(loaded, clean), "icl", 2048)
-    found = [extract._extracted(loaded, shard, "icl", {})[1] for shard in shards]
-    return len(shards), pa.concat_tables(found).to_pandas()
+    sums = extract._Sums()
+    with patch.object(Scored, "solved", True):
+        for shard in shards:
+            sums.add(pa.Table.from_pylist(extract._extracted(loaded, shard, "icl", {})[2], extract.SUMS))
+    return len(shards), sums
 
 
 def clean_means(loaded: Loaded) -> dict[str, dict[tuple[int, int], torch.Tensor]]:
-    """Mean last-token outputs per function; solved or not: a random model solves none."""
-    outputs = clean_outputs(loaded)[1]
-    parts = {name: set(prompts) for name, prompts in outputs.groupby("condition").prompt}
-    return mean_outputs(pa.Table.from_pandas(outputs).to_batches(), parts, loaded)
+    """Mean last-token outputs per function, over one half of split a."""
+    sums = clean_sums(loaded)[1]
+    rows = {
+        group.condition: extract._output_rows(loaded, group, sums.means(group, "output"))
+        for group, what in sums.sums if what == "output" and group.half == "0"
+    }  # fmt: skip
+    return {
+        name: {(row["layer"], row["head"]): torch.from_numpy(row["output"]).float() for row in of_function}
+        for name, of_function in rows.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
 def test_sets_of_demonstrations_that_run_together_are_those_that_run_apart(name, monkeypatch):
     loaded = tiny.make(name, scale=3.0)
-    few, together = clean_outputs(loaded)
+    few, together = clean_sums(loaded)
     monkeypatch.setattr(extract, "RUN", 1)
-    many, apart = clean_outputs(loaded)
+    many, apart = clean_sums(loaded)
     assert many == len({row.cluster for row in FUNCTIONS if row.role == "clean" and row.split == "a"}) > few
-    apart, together = (of.sort_values(["prompt", "layer", "head"], ignore_index=True) for of in (apart, together))
-    assert apart.drop(columns="output").equals(together.drop(columns="output"))
-    np.testing.assert_allclose(np.stack(together.output), np.stack(apart.output), atol=1e-5)
+    assert set(apart.sums) == set(together.sums) and {what for _, what in apart.sums} == {"output", "residual"}
+    for group, what in apart.sums:
+        for layer, (count, mean) in apart.means(group, what).items():
+            as_many, same = together.means(group, what)[layer]
+            assert count == as_many
+            np.testing.assert_allclose(same, mean, atol=1e-5)
 
 
 def acting(loaded: Loaded, means: Mapping[str, Mapping[tuple[int, int], torch.Tensor]]) -> set[tuple[int, int]]:

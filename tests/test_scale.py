@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 from test_model_contract import prompt, relations
@@ -20,9 +19,8 @@ from stages.families.offset import best_offset, offset_accuracy
 from stages.model import chunks
 from stages.model import measure as measuring
 from stages.model.measure import measure
-from stages.model.vectors import COLUMNS, mean_outputs
 from stages.statistics import verdict
-from stages.store import parquet, records, tables
+from stages.store import parquet, tables
 from stages.tasks.treebank import prompts as treebank
 from stages.tasks.treebank.settings import Settings as Treebank
 
@@ -158,27 +156,3 @@ def test_prompts_read_in_pieces_are_cut_and_scored_as_those_of_one(tmp_path, mon
         seen[name] = learned.offsets, learned.work, sorted(row.id for _, of in shards for row, _ in of)
         assert (len(learned.sizes) > 1) == (name == "many")
     assert seen["one"] == seen["many"] and len(seen["one"][2]) == len(rows)
-
-
-def test_means_over_ten_times_as_many_prompts_hold_no_more(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parquet, "ROW_GROUP", 2048)
-    monkeypatch.setattr(parquet, "BATCH", 256)
-    loaded, table = make("llama_gqa"), tables.outputs(64)
-    monkeypatch.setattr(records, "heads", lambda slot: loaded.anatomy.heads)
-    held, whole = {}, pa.default_memory_pool()
-    for prompts in (256, 2560):
-        rows = [
-            {"prompt": f"p{n}", "split": "a", "role": "clean", "condition": "f", "solved": True, "layer": layer,
-             "head": head, "output": np.full(64, n, np.float32)}
-            for n in range(prompts) for layer, head in loaded.anatomy.heads
-        ]  # fmt: skip
-        table.write(rows, "a", "icl")
-        names = [row["prompt"] for row in rows]
-        pa.set_memory_pool(pool := pa.proxy_memory_pool(whole))
-        outputs = tables.OUTPUTS.batches("a", "icl", columns=COLUMNS)
-        means = mean_outputs(outputs, {"f": set(names)}, loaded)["f"]
-        held[prompts] = pool.max_memory()
-        pa.set_memory_pool(whole)
-        assert means[1, 2].tolist() == [(prompts - 1) / 2] * 8
-    assert held[2560] < 1.2 * held[256]

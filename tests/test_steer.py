@@ -223,14 +223,14 @@ def write_inputs(loaded, skipped: dict[str, str]) -> None:
     prompts = prompts.assign(category="")[tables.PROMPTS.names]
     tables.ASKED.write(prompts, "icl")
     generator = np.random.default_rng(0)
-    table = tables.outputs(loaded.anatomy.layers[0].head_size)
-    outputs = [
-        {"prompt": row.id, "split": row.split, "role": row.role, "condition": "f",
-         "solved": row.id.startswith("icl/f/a"), "layer": layer, "head": head,
-         "output": generator.normal(size=table.schema.field("output").type.list_size)}
-        for row in prompts[prompts.role == "clean"].itertuples() for layer, head in HEADS
-    ]  # fmt: skip
-    table.write(pd.DataFrame(outputs), "decoder", "icl")
+    clean = prompts[prompts.role == "clean"].rename(columns={"id": "prompt"})
+    tables.SOLVED.write(clean.assign(solved=clean.prompt.str.startswith("icl/f/a")), "decoder", "icl")
+    group = {"split": "a", "role": "clean", "condition": "f", "half": "0", "prompts": 2}
+    sizes = {number: layer.head_size for number, layer in loaded.anatomy.layers.items()}
+    outputs = [group | {"layer": at, "head": head, "output": generator.normal(size=sizes[at])} for at, head in HEADS]
+    residuals = [group | {"layer": layer, "residual": generator.normal(size=32)} for layer in sizes]
+    tables.OUTPUTS.write(outputs, "decoder", "icl")
+    tables.RESIDUALS.write(residuals, "decoder", "icl")
     traced = [
         {"function": "f", "prompt": "p", "split": "a", "cluster": "c", "layer": layer, "head": head, "base": 0.0,
          "effect": 0.1 * layer + head} for layer, head in HEADS

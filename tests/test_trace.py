@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from synthetic import record
 from test_steer import write_inputs
 
 from stages import trace
+from stages.engine.means import solved_means, solved_residuals
 from stages.families.family import Tokens
-from stages.store import params, tables
+from stages.store import params, paths, tables
 from stages.store.errors import UserError
+from stages.tasks.icl import task as icl
 
 
 def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace:
@@ -22,20 +25,39 @@ def prompt(split: str, number: int, function: str = "plural") -> SimpleNamespace
 def test_no_prompt_is_scored_with_a_mean_of_its_own_demonstrations():
     for number in range(0, 16, 2):
         row = prompt("a", number)
-        assert trace.half(row) in ("a0", "a1") and trace.half(row) != f"a{trace._side(row.cluster)}"
-    assert trace.half(prompt("b", 3)) == "a"
+        assert {trace.half(row), icl.half(row.cluster)} == {"0", "1"}
+    assert trace.half(prompt("b", 3)) == ""
 
 
-def test_means_are_over_solved_clean_prompts_of_their_part_of_split_a():
-    rows, clusters = [], {}
-    for number in range(8):
-        for solved in (True, False):
-            name = f"{number}{solved}"
-            clusters[name] = f"plural/{number}"
-            rows.append({"prompt": name, "split": "ab"[number % 2], "condition": "plural", "solved": solved})
-    parts = trace.fitted(pd.DataFrame(rows), pd.Series(clusters))
-    whole, sides = ["0True", "2True", "4True", "6True"], (["0True", "4True"], ["2True", "6True"])
-    assert parts == {("plural", "a"): whole, ("plural", "a0"): sides[0], ("plural", "a1"): sides[1]}
+def test_means_are_over_the_prompts_of_both_halves_of_split_a_or_of_one(tmp_path, monkeypatch):
+    loaded = tiny.make("llama_gqa")
+    monkeypatch.chdir(tmp_path)
+    paths.model("a").parent.mkdir(parents=True)
+    paths.model("a").write_text(record("a", **loaded.anatomy.recorded()))
+    groups = {("a", "f", "0"): (1, 4.0), ("a", "f", "1"): (3, 0.0), ("a", "g", "0"): (2, 1.0), ("a", "g", "1"): (0, 0),
+              ("b", "f", "0"): (9, 9.0), ("a", "h", "0"): (0, 0), ("a", "h", "1"): (0, 0)}  # fmt: skip
+    outputs, residuals = [], []
+    for (split, condition, half), (prompts, value) in groups.items():
+        row = {"split": split, "role": "clean", "condition": condition, "half": half, "prompts": prompts}
+        for layer, head in loaded.anatomy.heads:
+            outputs.append(
+                row | {"layer": layer, "head": head, "output": [value + layer + head] * 8 if prompts else None}
+            )
+        for layer in loaded.anatomy.layers:
+            residuals.append(row | {"layer": layer, "residual": [value + layer] * 32 if prompts else None})
+    tables.OUTPUTS.write(outputs, "a", "icl", asked=len(groups))
+    tables.RESIDUALS.write(residuals, "a", "icl", asked=len(residuals))
+    means, of_blocks = solved_means("a", "icl"), solved_residuals("a", "icl")
+    parts = {("f", ""): 1.0, ("f", "0"): 4.0, ("f", "1"): 0.0, ("g", ""): 1.0, ("g", "0"): 1.0}
+    assert set(means) == set(parts) and set(of_blocks) == {"f", "g"}
+    for part, value in parts.items():
+        assert {head: set(z_K.tolist()) for head, z_K in means[part].items()} == {
+            (layer, head): {value + layer + head} for layer, head in loaded.anatomy.heads
+        }
+    assert all(z_K.untyped_storage().nbytes() == z_K.nbytes for z_K in means["f", ""].values())  # as they travel to Ray
+    assert {layer: set(x_D.tolist()) for layer, x_D in of_blocks["f"].items()} == {
+        layer: {1.0 + layer} for layer in loaded.anatomy.layers
+    }
 
 
 def test_functions_that_are_left_out_are_said_with_the_reason(tmp_path, monkeypatch):

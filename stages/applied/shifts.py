@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.statistics import offsets
+from stages.statistics.vector_heads import ADDED
 from stages.store import params, tables
 from stages.tasks.icl.pairs import Frame, own_inverse
 from stages.tasks.prompt import stream
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TASK = "icl"
-ADDED = ("function", "layerwise", "layer_average")  # vectors that are added
-READ = ("function", "layer_average")  # and those of them that are one vector
+READ = ("function", "layer_average")  # stored vectors that are one
 FACTORS = (1.0, 2.0, -1.0)
 LISTED = 8  # tokens of a reading
 TABLES = (tables.SHIFTS, tables.OFFSETS, tables.READINGS)
@@ -48,9 +48,9 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         return _write_empty(slot, why)
     from stages.applied.stored import exported
     from stages.engine.local import each
+    from stages.engine.means import solved_means
     from stages.model.cost import Work, announce
     from stages.model.tokens import fitting
-    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
 
     loaded = model()
     steered = tables.STEERING.read(slot)
@@ -59,9 +59,8 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     asked = prompts[(prompts.split == "b") & prompts.role.isin(["zero_shot", "clean"])]
     rows, encoded = fitting(loaded, list(asked.itertuples()))
     fits = {row.id for row in rows}
-    shown = tables.OUTPUTS.of_prompts(slot, TASK, columns=["prompt", "split", "condition", "solved"])
+    shown, means = tables.SOLVED.read(slot, TASK), solved_means(slot, TASK)
     functions = sorted(steered.function.unique())
-    means = mean_outputs(tables.OUTPUTS.batches(slot, TASK, columns=COLUMNS), answered_right(shown, functions), loaded)
     bare = [tokens for row, tokens in zip(rows, encoded, strict=True) if row.role == "zero_shot"]
     count = len(functions) * settings.shifts.pairs * 2  # both members of a pair
     length, answer = (sum(map(len, of)) / max(1, len(bare)) for of in (bare, [tokens.target for tokens in bare]))
@@ -82,7 +81,8 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
         for label, setting in (("added", best_added(steered[steered.function == function], chosen)),
                                ("heads", chosen["heads"])):  # fmt: skip
             edits |= {
-                (label, setting.vector, factor): edit(means[function], vectors, setting, factor) for factor in FACTORS
+                (label, setting.vector, factor): edit(means[function, ""], vectors, setting, factor)
+                for factor in FACTORS
             }
         unseen = pairs[~seen(pairs, whole, frame)]
         known = {"function": function, "inverse": own_inverse(whole.category.iloc[0], known_pairs(whole, frame))}

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages import tasks
-from stages.store import params, paths, records, tables
+from stages.store import params, paths, records
 from stages.store.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from stages.model.intervene import Head
-    from stages.model.load import Loaded
 
 SHOWN = "icl"  # the task whose prompts the vectors are from
 VECTOR = "function"  # which stored vector of a function is added
@@ -72,9 +71,9 @@ def missing(slot: str, task: str, settings: params.Params) -> str:
     return f"no function was steered: {reason}" if reason is not None else ""
 
 
-def read(slot: str, loaded: "Loaded") -> Stored:
+def read(slot: str) -> Stored:
     """Read what `steer` chose, and the mean outputs that it wrote in place."""
-    from stages.model.vectors import COLUMNS, answered_right, mean_outputs
+    from stages.engine.means import solved_means
 
     made, vectors = provenance(slot), exported(slot)
     chosen = {
@@ -82,9 +81,8 @@ def read(slot: str, loaded: "Loaded") -> Stored:
         for name, setting in made["vectors"].items()
         if name.endswith(f".{VECTOR}")
     }
-    shown = tables.OUTPUTS.of_prompts(slot, SHOWN, columns=["prompt", "split", "condition", "solved"])
-    outputs = tables.OUTPUTS.batches(slot, SHOWN, columns=COLUMNS)
-    means = mean_outputs(outputs, answered_right(shown, sorted(chosen)), loaded)
+    solved = solved_means(slot, SHOWN)
+    means = {name: solved[name, ""] for name in chosen}
     added = {}
     for name, setting in chosen.items():
         ((layer, vector_D),) = vectors[f"{name}.{VECTOR}"].items()

@@ -2,14 +2,16 @@
 
 Prompts that begin alike (with the same demonstrations) share one run of their beginning.
 
-Legend: B batch row, T token, H head, K head size.
+Legend: B batch row, T token, H head, K head size, D residual width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from stages.families.family import Tokens
+from stages.model.forward import remembering
 from stages.model.intervene import Head, capturing
 from stages.model.load import Loaded
 from stages.model.reduce import brought
@@ -17,17 +19,28 @@ from stages.model.score import ENOUGH, Batch, Scored
 from stages.model.sharing import near
 
 
-def last_outputs(loaded: Loaded, prompts: Sequence[Tokens]) -> tuple[list[Scored], dict[int, torch.Tensor]]:
-    """Return how prompts that run together are answered, and what heads put out at their last tokens.
+@dataclass(frozen=True)
+class Last:
+    """What there is at the last tokens of prompts that run together, by layer, on the CPU.
 
-    The outputs are (B, H K) by layer, on the CPU.
+    outputs: of heads (B, H K); residuals: after blocks (B, D).
     """
-    with capturing(loaded) as outputs_BTHK:
+
+    answers: list[Scored]
+    outputs: dict[int, torch.Tensor]
+    residuals: dict[int, torch.Tensor]
+
+
+def at_last(loaded: Loaded, prompts: Sequence[Tokens]) -> Last:
+    """Return how prompts that run together are answered, and what heads and blocks put out at their last tokens."""
+    with capturing(loaded) as outputs, remembering(loaded, after=True) as residuals:
         batch = Batch(loaded, prompts, [prompt.target for prompt in prompts])
     tails = [batch.sharing.tail[row] for row in range(len(prompts))]
     at = [int(prompt.target[0]) - 1 - batch.cut for prompt in prompts]
-    of_layers = brought([x[tails, at].to(loaded.device) for x in outputs_BTHK.values()])
-    return list(batch.intact), dict(zip(outputs_BTHK, of_layers, strict=True))
+    picked = brought([x[tails, at].float().to(loaded.device) for x in (*outputs.values(), *residuals.values())])
+    of_heads, of_blocks = picked[: len(outputs)], picked[len(outputs) :]
+    outputs, residuals = dict(zip(outputs, of_heads, strict=True)), dict(zip(residuals, of_blocks, strict=True))
+    return Last(list(batch.intact), outputs, residuals)
 
 
 def demonstrated(
@@ -40,10 +53,10 @@ def demonstrated(
     solved, last = [False] * len(prompts), {}
     first = [int(prompt.target[0]) for prompt in prompts]
     for numbers in near(begins, [prompt.ids for prompt in prompts], first, ENOUGH):
-        answers, outputs = last_outputs(loaded, [prompts[number] for number in numbers])
-        for row, (number, scored) in enumerate(zip(numbers, answers, strict=True)):
+        seen = at_last(loaded, [prompts[number] for number in numbers])
+        for row, (number, scored) in enumerate(zip(numbers, seen.answers, strict=True)):
             solved[number] = scored.solved
-            last[number] = {layer: x_BC[row].double() for layer, x_BC in outputs.items()}
+            last[number] = {layer: x_BC[row].double() for layer, x_BC in seen.outputs.items()}
     right = [last[number] for number, good in enumerate(solved) if good]
     means: dict[Head, torch.Tensor] = {}
     for layer, part in loaded.anatomy.layers.items() if right else ():

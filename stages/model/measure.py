@@ -42,16 +42,21 @@ class Measured:
 
 
 def measure(
-    loaded: Loaded, batch: Sequence[Tokens], relations: Sequence[Mapping[str, Relation]], outputs: bool = False
+    loaded: Loaded,
+    batch: Sequence[Tokens],
+    relations: Sequence[Mapping[str, Relation]],
+    outputs: bool = False,
+    peaks: bool = True,
 ) -> Measured:
     """Run one batch; measure relations, score targets (decoders only), average head outputs where asked.
 
+    peaks: whether the statistics of `stages.model.reduce.PEAKS` are measured.
     Arrays of the means are indexed by block number; blocks without attention have zeros there.
     """
     layers, device = loaded.anatomy.layers, loaded.device
     shape = max(layers) + 1, max(layer.heads for layer in layers.values()), device
     between = [{name: relation for name, relation in asked.items() if not relation.words} for asked in relations]
-    sums: list[Sums | WordSums] = [Sums(batch, between, *shape)] if any(between) else []
+    sums: list[Sums | WordSums] = [Sums(batch, between, *shape, peaks)] if any(between) else []
     of_words = [{name: relation for name, relation in asked.items() if relation.words} for asked in relations]
     sums += [WordSums(batch, of_words, *shape)] if any(of_words) else []
 

@@ -10,11 +10,12 @@ so the nulls are what the targets would get if they were average keys; a query w
 All are means over the prompt's queries. What a learned sink takes (weights that sum to less than 1) counts as one more
 target of the relations that say so.
 
-What is the same for all relations (a query's most attended key, its attention to ordinary keys) is found once per
-block; the rest is read at the pairs of a relation alone. Sums stay on the device until the batch is done.
+What is the same for all relations (a query's attention to ordinary keys and, where asked, its most attended key) is
+found once per block; the rest is read at the pairs of a relation alone. Sums stay on the device until the batch is
+done.
 
 Legend: B prompt, H head, T query token, S key token, Q query of a relation, E pair of a query and a target key,
-P relation of a prompt, L layer, W word.
+P relation of a prompt, L layer, W word, N statistic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ from stages.families.family import Relation, Tokens
 from stages.model.words import Words
 
 HALF = 0.5  # a key (or all targets together) with more of the attention than this has most of it
-STATISTICS = ("mass", "hits", "mass_null", "over_half", "over_half_null")
+SHARES = ("mass", "mass_null")
+PEAKS = ("hits", "over_half", "over_half_null")  # which ask for each query's most attended key: found where they are
 Learned = torch.Tensor | None  # (B, H, T), what a learned sink takes of each query's attention
 
 
@@ -40,11 +42,21 @@ class Means:
 
 
 class Sums:
-    """Running sums over the queries of all relations between tokens that the prompts of a batch have."""
+    """Running sums over the queries of all relations between tokens that the prompts of a batch have.
+
+    peaks: of the statistics of `PEAKS` as well.
+    """
 
     def __init__(
-        self, batch: Sequence[Tokens], asked: Sequence[Mapping[str, Relation]], layers: int, heads: int, device
+        self,
+        batch: Sequence[Tokens],
+        asked: Sequence[Mapping[str, Relation]],
+        layers: int,
+        heads: int,
+        device,
+        peaks: bool = True,
     ) -> None:
+        self.statistics = (*SHARES, *(PEAKS if peaks else ()))
         owned = [(row, name, relation) for row, of in enumerate(asked) for name, relation in of.items()]
         self.names = [(row, name) for row, name, _ in owned]
         self.counts = [len(relation.queries) for *_, relation in owned]
@@ -73,7 +85,8 @@ class Sums:
         for row, tokens in enumerate(batch):
             ordinary_BS[row, : len(tokens)] = ~tokens.special
         self.ordinary_BS = there(ordinary_BS)
-        self.sums_5LPH = torch.zeros(5, layers, len(owned), heads, dtype=torch.float64, device=device)
+        size = len(self.statistics), layers, len(owned), heads
+        self.sums_NLPH = torch.zeros(*size, dtype=torch.float64, device=device)
         self.with_null_LP = torch.zeros(layers, len(owned), dtype=torch.float64, device=device)
 
     def add(
@@ -101,30 +114,35 @@ class Sums:
         if learned_BHT is not None:
             mass_QH += learned_BHT[row_Q, :, at_Q] * self.sink_Q[low:high, None]
             targets_Q += self.sink_Q[low:high]
-        top_BHT, key_BHT = weights_BHTS.max(3)
-        top_QH, key_QH = top_BHT[row_Q, :, at_Q], key_BHT[row_Q, :, at_Q]
-        hits_QH = (summed(key_QH[of_E] == key_E[:, None]) > 0) & (top_QH > 0)
         number_Q = (visible_BTS & ordinary_BS[:, None]).sum(2)[row_Q, at_Q] - summed(visible_E & ordinary_E)
         rest_BHT = (weights_BHTS @ ordinary_BS.to(weights_BHTS)[:, None, :, None])[..., 0]
         share_Q1 = torch.where(number_Q > 0, targets_Q / number_Q.clamp(min=1), 0)[:, None]  # no other key: no null
         null_QH = (rest_BHT[row_Q, :, at_Q] - target_QH).clamp(min=0) * share_Q1
-        most_QH = (top_QH > HALF) & ordinary_BS[row_Q[:, None], key_QH] & ~hits_QH  # only one key can have that much
-        of_5QH = torch.stack([mass_QH, hits_QH, null_QH, mass_QH > HALF, most_QH * share_Q1])
-        self.sums_5LPH[:, layer, :, :heads].index_add_(1, self.owner_Q[low:high], of_5QH)
+        of_NQH = [mass_QH, null_QH]
+        if len(self.statistics) > len(SHARES):
+            top_BHT, key_BHT = weights_BHTS.max(3)
+            top_QH, key_QH = top_BHT[row_Q, :, at_Q], key_BHT[row_Q, :, at_Q]
+            hits_QH = (summed(key_QH[of_E] == key_E[:, None]) > 0) & (top_QH > 0)
+            most_QH = (
+                (top_QH > HALF) & ordinary_BS[row_Q[:, None], key_QH] & ~hits_QH
+            )  # one key alone can have that much
+            of_NQH += [hits_QH, mass_QH > HALF, most_QH * share_Q1]
+        self.sums_NLPH[:, layer, :, :heads].index_add_(1, self.owner_Q[low:high], torch.stack(of_NQH))
         self.with_null_LP[layer].index_add_(0, self.owner_Q[low:high], (number_Q > 0).double())
 
     @property
     def running(self) -> list[torch.Tensor]:
         """The sums, on the device."""
-        return [self.sums_5LPH, self.with_null_LP]
+        return [self.sums_NLPH, self.with_null_LP]
 
-    def means(self, sums_5LPH: torch.Tensor, with_null_LP: torch.Tensor) -> list[tuple[int, str, Means]]:
+    def means(self, sums_NLPH: torch.Tensor, with_null_LP: torch.Tensor) -> list[tuple[int, str, Means]]:
         """Return each prompt's row, a relation and its means; given: the sums, brought from the device."""
-        of_LPH = dict(zip(STATISTICS, sums_5LPH, strict=True))
         nulls_LP1, counts_P1 = with_null_LP[..., None], torch.tensor(self.counts)[:, None]
-        whole = {statistic: of_LPH[statistic] / counts_P1 for statistic in ("mass", "hits", "over_half")}
-        nulls = {statistic: _ratio(of_LPH[statistic], nulls_LP1) for statistic in ("mass_null", "over_half_null")}
-        return _means(self.names, self.counts, whole | nulls)
+        means = {
+            statistic: _ratio(sums_LPH, nulls_LP1) if statistic.endswith("_null") else sums_LPH / counts_P1
+            for statistic, sums_LPH in zip(self.statistics, sums_NLPH, strict=True)
+        }
+        return _means(self.names, self.counts, means)
 
 
 class WordSums:

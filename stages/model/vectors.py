@@ -1,6 +1,6 @@
 """Function vectors (Todd+ ICLR 2024): what a few heads add at the last token when demonstrations show a function.
 
-mean_outputs: z-bar_h, a head's mean last-token output over clean prompts that the model solves.
+Of z-bar_h, a head's mean last-token output over clean prompts that the model solves (`stages.engine.means`).
 Parts: what the heads' z-bar_h put into the residual, measured where W_O's output joins it: with the model's
 own multipliers (Granite), the bias not added per head. Where the architecture normalises W_O's output p before it joins
 (Gemma 3, OLMo 2), a head's part W_O[:, h] z-bar_h is scaled by the norm's gain at the mean activation, norm(p-bar) /
@@ -9,13 +9,11 @@ p-bar, so that it has the size that the residual would have received.
 Legend: H head, K head size, D residual width.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import torch
 
 from stages.model.anatomy import contribution
@@ -23,51 +21,6 @@ from stages.model.intervene import Edit, Head
 from stages.model.load import Loaded
 from stages.model.probe import probe_ids, width
 from stages.store.errors import UserError
-
-P = TypeVar("P", bound=Hashable)  # the name of a part of the prompts
-COLUMNS = ["prompt", "layer", "head", "output"]  # of a head-output table, those that means are made of
-
-
-def mean_outputs(
-    outputs: Iterable[pa.RecordBatch], parts: Mapping[P, Collection[str]], loaded: Loaded
-) -> dict[P, dict[Head, torch.Tensor]]:
-    """Return the mean output (K,) of every head over the prompts of each part; {} where none of them has rows.
-
-    outputs: batches of a head-output table (`COLUMNS`), of which one is in memory; parts: ids of prompts, by part.
-    """
-    place = pd.Series(range(len(loaded.anatomy.heads)), pd.MultiIndex.from_tuples(loaded.anatomy.heads))
-    owners: dict[str, list[P]] = {}
-    for part, prompts in parts.items():
-        for prompt in prompts:
-            owners.setdefault(prompt, []).append(part)
-    counts_H = {part: np.zeros(len(place), dtype=np.int64) for part in parts}
-    sums_HK: dict[P, np.ndarray] = {}
-    for batch in outputs:
-        values_NK = batch["output"].flatten().to_numpy().reshape(batch.num_rows, -1)
-        at_N = place.loc[pd.MultiIndex.from_arrays([batch["layer"].to_numpy(), batch["head"].to_numpy()])].to_numpy()
-        prompts_N = batch["prompt"].to_pandas()
-        for prompt, which_n in prompts_N.groupby(prompts_N, sort=False).indices.items():
-            for part in owners.get(prompt, ()):
-                heads_n = at_N[which_n]
-                sums_HK.setdefault(part, np.zeros((len(place), values_NK.shape[1])))[heads_n] += values_NK[which_n]
-                counts_H[part][heads_n] += 1
-    sizes = {number: layer.head_size for number, layer in loaded.anatomy.layers.items()}
-    means: dict[P, dict[Head, torch.Tensor]] = {part: {} for part in parts}
-    for part, of_part in sums_HK.items():
-        means_HK = torch.from_numpy(of_part / counts_H[part][:, None]).float()
-        of_heads = zip(loaded.anatomy.heads, means_HK, strict=True)
-        # copies: a view takes all heads with it to a worker of Ray, once for each head
-        means[part] = {(layer, head): mean_K[: sizes[layer]].clone() for (layer, head), mean_K in of_heads}
-    return means
-
-
-def answered_right(shown: pd.DataFrame, functions: Iterable[str]) -> dict[str, list[str]]:
-    """Return the prompts of split a that the model solves, by function.
-
-    shown: prompt, split, condition (the function) and solved of prompts with demonstrations.
-    """
-    good = shown[(shown.split == "a") & shown.solved.astype(bool)]
-    return {function: list(good.prompt[good.condition == function]) for function in functions}
 
 
 def in_place(means: Mapping[Head, torch.Tensor], heads: Sequence[Head]) -> Edit:

@@ -20,6 +20,7 @@ from stages.store.params import Steer
 from stages.tasks.prompt import stream
 
 FAMILY = "function"
+ADDED = ("function", "layerwise", "layer_average")  # vectors that are added to the residual: chosen, kept, exported
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,10 @@ def page() -> str:
 
 
 def _section(name: str, table: tables.Table) -> str:
-    schema = tables.outputs(256).schema if table.schema is None else table.schema  # 256: the head size of one model
     of = iter(("<slot>", "<task>") if table.place.count("{}") == 2 else (_of(table),))
     place = "".join(part + next(of, "") for part in table.place.split("{}"))
     key = ", ".join(f"`{column}`" for column in table.key) or "none, a row per prompt asked"
-    rows = [f"| `{field.name}` | {_type(field.type)} | {_meaning(field)} |" for field in schema]
+    rows = [f"| `{field.name}` | {_type(field.type)} | {_meaning(field)} |" for field in table.schema]
     counted = ", ".join(f"`{column}`" for column in table.asked) or "all rows"
     counted += ", for every head" if table.every_head else ""
     lines = [f"## {name}", "", f"`{place}`: {table.about}. Key: {key}. Counted: {counted}.", ""]

@@ -33,7 +33,7 @@ class Table:
     """A Parquet table.
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
-    meaning; None where they are the model's (`with_schema`). key: the columns that name a row, none where rows have no
+    meaning. key: the columns that name a row, none where rows have no
     name. every_head: each head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the
     table of each task's prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
 
@@ -44,7 +44,7 @@ class Table:
 
     place: str
     about: str
-    schema: pa.Schema | None
+    schema: pa.Schema
     key: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     alike: tuple[str, ...] | None = None
@@ -150,7 +150,7 @@ class Table:
         parquet.write(self.path(*of), [], self.with_reason(why).schema)
 
     def with_schema(self, schema: pa.Schema) -> "Table":
-        """Return the table with columns that only the model decides on."""
+        """Return the table with other columns, or metadata."""
         return replace(self, schema=schema)
 
     def with_reason(self, why: str) -> "Table":

@@ -84,10 +84,13 @@ RELATIONS = _of_heads(
     relation=(pa.string(), "name of the relation"),
     queries=(pa.int32(), "query positions that have the relation"),
     mass=(pa.float32(), "share of attention on the target keys, mean over queries, 0..1"),
-    hits=(pa.float32(), "share of queries whose most attended visible key is a target, 0..1; null for grammar"),
+    hits=(
+        pa.float32(),
+        "share of queries whose most attended visible key is a target, 0..1; null where no family of the task asks",
+    ),
     over_half=(
         pa.float32(),
-        "share of queries with more than half of the attention on the target keys; null for grammar",
+        "share of queries with more than half of the attention on the target keys; null where no family asks",
     ),
     hits_word=(pa.float32(), "hits over words, self and special tokens removed (grammar); null elsewhere"),
     sink=(pa.float32(), "attention of the queries to first and special tokens, 0..1 (grammar); null elsewhere"),
@@ -107,34 +110,49 @@ RELATIONS = _of_heads(
 )
 
 
-OUTPUTS = Table(
+OUTPUTS = _of_heads(
     "data/activations/{}/{}.outputs.parquet",
-    "Head outputs per (prompt, layer, head), or their means per (split, role, layer, head)",
-    None,
-    ("prompt", "split", "role", "layer", "head"),
-    ("prompt", "split", "role"),
-    every_head=True,
-    prompts=PROMPTS,
+    "Mean head outputs per (split, role, condition, half, layer, head)",
+    "split* role* condition* half*",
+    split=(pa.string(), "split of the prompts"),
+    role=(pa.string(), "role of the prompts"),
+    condition=(pa.string(), "function; '' for the mean over all"),
+    half=(pa.string(), "half of the split's sets of demonstrations, '0' or '1'; '' where there are none"),
+    prompts=(
+        pa.int64(),
+        "how many the mean is over; with demonstrations, of those that the model answers right",
+    ),
+    layer=(pa.int16(), "attention layer, from 0"),
+    head=(pa.int16(), "query head, from 0"),
+    output=(
+        pa.list_(pa.float32()),
+        "the head's output z before W_O: at the last prompt token, or the mean over ordinary positions; null of none",
+    ),
 )
 
+RESIDUALS = _table(
+    "data/activations/{}/{}.residuals.parquet",
+    "Mean residuals at the last prompt token per (split, role, condition, half, layer), of the same prompts",
+    "split* role* condition* half* layer*",
+    split=(pa.string(), "split of the prompts"),
+    role=(pa.string(), "role of the prompts"),
+    condition=(pa.string(), "function"),
+    half=(pa.string(), "half of the split's sets of demonstrations, '0' or '1'"),
+    prompts=(pa.int64(), "how many the mean is over: those that the intact model answers right"),
+    layer=(pa.int16(), "attention layer, from 0"),
+    residual=(pa.list_(pa.float32()), "the residual after the layer's block; null of none"),
+)
 
-def outputs(head_size: int) -> Table:
-    """Table of head outputs at the last token, or their means over text, of a model with this head size."""
-    columns = _schema(
-        prompt=(pa.string(), "id of the prompt; '' for the mean over all prompts of the split and role"),
-        split=(pa.string(), "split of the prompt"),
-        role=(pa.string(), "role of the prompt"),
-        condition=(pa.string(), "function; '' for a mean"),
-        solved=(pa.bool_(), "the intact model's argmax is right at every target token"),
-        layer=(pa.int16(), "attention layer, from 0"),
-        head=(pa.int16(), "query head, from 0"),
-        output=(
-            pa.list_(pa.float32(), head_size),
-            "the head's output z before W_O: at the last prompt token, or the mean over ordinary positions",
-        ),
-    )
-    return OUTPUTS.with_schema(columns)
-
+SOLVED = _table(
+    "data/activations/{}/{}.solved.parquet",
+    "Whether each prompt with demonstrations is answered right",
+    "prompt*",
+    prompt=(pa.string(), "id of the prompt"),
+    split=(pa.string(), "split of the prompt"),
+    condition=(pa.string(), "function"),
+    cluster=(pa.string(), "cluster of the prompt"),
+    solved=(pa.bool_(), "the intact model's argmax is right at every target token"),
+)
 
 INDIRECT = _of_heads(
     "data/indirect/{}.parquet",

@@ -110,9 +110,10 @@ class Task:
     steered: whether `steer` also answers one of its prompts of role zero_shot and split b: (its row, its tokens with
         their spans) -> yes or no. Its `condition` is a function of a traced task, whose vectors it is answered under,
         and its `category` then stands as the context. None: it answers none.
-    extracted: the table of extract ("outputs", "relations") and its column that hold `main` of every prompt already.
-    outputs: what head outputs extract keeps: those at the "last" token of the prompt, their "mean" over the prompt's
-        ordinary tokens, or "" for none.
+    extracted: the table of extract ("solved", "relations") and its column that hold `main` of every prompt already.
+    outputs: which head outputs extract averages over prompts: those at the "last" token of prompts that the model
+        answers right (and residuals there), their "mean" over a prompt's ordinary tokens, or "" for none.
+    half: cluster -> the half of its split's clusters, '0' or '1', that means at the last token are taken over apart.
     mean_role: role of the prompts whose mean outputs are written in silenced heads' places, "" for all; of the first
         task in display order that keeps means.
     parts: the column of the prompts that results are broken down by, "condition" or "category"; "" for none.
@@ -145,6 +146,7 @@ class Task:
     steered: Callable[[Any, Any], bool] | None = None
     extracted: tuple[str, str] = ("", "")
     outputs: Literal["last", "mean", ""] = ""
+    half: Callable[[str], str] = lambda cluster: ""
     mean_role: str = ""
     parts: Literal["condition", "category", ""] = ""
     part: tuple[str, str] = ("", "")

@@ -26,6 +26,11 @@ def counted(baselines: Any, prompt: Any) -> dict[str, dict[str, float]]:
     return {name: {"accuracy": float(np.prod(words))} for name, words in hits.items()}
 
 
+def half(cluster: str) -> str:
+    """Return which half of its split a set of demonstrations, <function>/<number>, lies in: split a has even ones."""
+    return str(int(cluster.rpartition("/")[2]) // 2 % 2)
+
+
 # a task whose prompts have an answer that the model gives or not, as those of in-context functions
 answer_task = partial(
     Task, measures=solved, main="accuracy", smooth="logprob", needs="decoder", roles=("clean",), parts="condition"
@@ -38,8 +43,9 @@ TASK = answer_task(
     unit="sets of demonstrations",
     settings=Settings,
     traced=True,
-    extracted=("outputs", "solved"),
+    extracted=("solved", "solved"),
     outputs="last",
+    half=half,
     part=("function", "functions"),
     counted=counted,
 )

@@ -151,8 +151,8 @@ def _set(
     also_swapped: bool,
 ) -> list[Prompt]:
     """Return the prompts of one set of demonstrations; the query's item is first in its class."""
-    few, last = number % 2, number // 2 % 2  # which class has few demonstrations, which is last
-    if number // 4 % 2:  # praise is not always the first label's
+    few, last = number % 2, (number + number // 2) % 2  # which class has few demonstrations, which is last
+    if (number + number // 4) % 2:  # praise is not always the first label's: of eight sets each of eight ways is one
         classes = classes[::-1]
     counts = [settings.few if side == few else settings.many for side in (0, 1)]
     skip = 0 if condition == "repeated" else 1
