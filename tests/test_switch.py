@@ -78,11 +78,12 @@ def raw(change: dict[tuple[str, int, int], float]) -> tuple[pd.DataFrame, pd.Dat
     rows, plans = [], []
     for (family, k, draw), loss in change.items():
         purpose = "sweep_control" if draw else "sweep"
-        name = f"{purpose}/{family}/{k}/mean/{draw}"
+        name, place = f"{purpose}/{family}/{k}/mean/{draw}", FAMILIES.index(family)  # no head is of both families
         held = "1 of 4 in the same layers, 4 of 4 of the same attention kind; no member of a causal family"
         other = "3 of 4 in the same layers, 2 of 4 of the same attention kind; holds members: 2 of sink (9 of 72 are)"
         plans.append({"id": name, "purpose": purpose, "family": family, "k": k, "kind": "mean", "draw": draw,
-                      "heads": " ".join(f"L{at}H0" for at in range(k)), "members": 1, "tasks": ["icl"], "condition": "",
+                      "heads": " ".join(f"L{at}H{place}" for at in range(k)), "members": 1, "tasks": ["icl"],
+                      "condition": "",
                       "matching": ("without L7H7", other, held)[min(draw, 2)]})  # fmt: skip
         for n in range(24):
             wrong = n < round(24 * loss)

@@ -45,7 +45,8 @@ COLUMNS = {
     "shifts": "function inverse space vector kind layer factor asked measure value low high value_null p trials note",
     "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
     "switch": "family k kind heads members passed_over task condition measure value intact change low high trials "
-    "clusters controls control_change p p_floor matching note",
+    "clusters controls control_change p p_floor matching note other beyond beyond_low beyond_high beyond_trials pairs "
+    "beyond_p beyond_p_floor beyond_note",
     "iteration": "function relation layer head share low high share_null best_offset baseline mass mass_null trials "
     "members symbols symbols_low symbols_high symbols_chance tapes tapes_low tapes_high tapes_chance prompts",
     "gates": "layer head key_head layer_window change low high logprob key_change key_low key_high key_logprob mass "
@@ -70,7 +71,7 @@ NAMES = {
     "shifts": {"space", "asked"},
     "sinks": {"part", "input"},
     "memory": {"part"},
-    "switch": {"heads", "passed_over", "matching"},
+    "switch": {"heads", "passed_over", "matching", "other", "beyond_note"},
     "cache": {"kept_heads"},
     "readings": {"tokens", "random_tokens"},
 }  # table: columns of names there, of numbers elsewhere

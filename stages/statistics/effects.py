@@ -157,7 +157,7 @@ def _intact_row(cell: Cell, measure: str) -> dict:
     row |= {"task": cell.task.name, "condition": cell.condition, "measure": measure}
     row |= {"value": read.value.mean(), "low": low, "high": high, **_counts(read)}
     ties = cell.of("ties").value.mean()
-    notes = [cell.unable(), _few(read)]
+    notes = [cell.unable(), few(read)]
     notes += [f"{100 * ties:.1f} % ties, counted half"] if measure == cell.task.main and ties > 0 else []
     return row | {"note": "; ".join(filter(None, notes))}
 
@@ -179,7 +179,7 @@ def _family_row(cell: Cell, measure: str, controls: pd.DataFrame) -> dict:
         if not why and read.prompt.nunique() >= PROMPTS:
             sign = 1 if measure in cell.task.falls else -1  # harm is above 0
             row["p"], row["p_floor"] = rank_p(sign * change, sign * changes_D)
-    notes = [why, WORSE if beyond(measure, row["value"], cell.limit) else "", _few(read)]
+    notes = [why, WORSE if beyond(measure, row["value"], cell.limit) else "", few(read)]
     return row | {"note": "; ".join(filter(None, notes))}
 
 
@@ -202,7 +202,7 @@ def _counts(read: pd.DataFrame) -> dict[str, int]:
     return {"trials": int(read.prompt.nunique()), "clusters": int(read.cluster.nunique())}
 
 
-def _few(read: pd.DataFrame) -> str:
+def few(read: pd.DataFrame) -> str:
     """Return what a cell of few prompts does not allow."""
     trials, clusters = _counts(read).values()
     notes = [f"{trials} prompts: fewer than {PROMPTS}"] if trials < PROMPTS else []

@@ -5,32 +5,40 @@ share members, so that silencing the best of one family silences the other as we
 of a family, ranked on split a, that are no members of the other and do not rank higher there (`stages.plan.exclusive`).
 A row per task, condition, family, k and measure. p = (1 + number of control sets at least as harmful) / (1 + D), on the
 same prompts; only over all conditions, on `effects.PROMPTS` prompts, where the intact model has something to lose.
+Both families are held against each other as well (`stages.statistics.against`): their rows say the same, signs turned.
 """
 
 import pandas as pd
 
+from stages.statistics.against import COLUMNS as AGAINST
+from stages.statistics.against import against
 from stages.statistics.control import matching_in_all
 from stages.statistics.effects import ALL, PROMPTS, cells, changed
 from stages.statistics.intervals import interval
 from stages.statistics.ranks import rank_p
 
-COLUMNS = (
-    "family k kind heads members passed_over task condition measure value intact change low high trials clusters "
-    "controls control_change p p_floor matching note"
-).split()
+COLUMNS = [
+    *"family k kind heads members passed_over task condition measure value intact change low high trials".split(),
+    *"clusters controls control_change p p_floor matching note".split(),
+    *AGAINST,
+]
 
 
 def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
     """Return switch.csv from rows of EFFECTS and the table PLANS; limit: the loss of a uniform guess, ln V.
 
     change: mean over prompts of silenced minus intact; control_change: the mean of that over control sets; matching:
-    how these are matched, in all, or why there are none.
+    how these are matched, in all, or why there are none; other: the other family, beyond: this one's change minus that.
     """
-    raw, levels = changed(raw), plan.set_index("id").matching
+    raw, levels, sweep = changed(raw), plan.set_index("id").matching, plan[plan.purpose == "sweep"]
     rows = []
-    for planned in plan[plan.purpose == "sweep"].itertuples():
+    for planned in sweep.itertuples():
         own = raw[raw.intervention == planned.id]
-        controls = raw[(raw.purpose == "sweep_control") & (raw.family == planned.family) & (raw.k == planned.k)]
+        other = next((name for name in sweep.family.unique() if name != planned.family), "")
+        controls, others, other_controls = (
+            raw[(raw.purpose == purpose) & (raw.family == name) & (raw.k == planned.k)]
+            for purpose, name in (("sweep_control", planned.family), ("sweep", other), ("sweep_control", other))
+        )
         for cell in cells(own, limit):
             beside = controls[(controls.task == cell.task.name) & controls.prompt.isin(cell.values.prompt)]
             same = {name: getattr(planned, name) for name in ("family", "k", "kind", "heads", "members")}
@@ -39,7 +47,8 @@ def table(raw: pd.DataFrame, plan: pd.DataFrame, limit: float) -> pd.DataFrame:
             same |= {"passed_over": out, "matching": matching}
             for measure in cell.measures:
                 if measure not in cell.task.beside:
-                    rows.append(same | _row(cell, measure, beside[beside.measure == measure]))
+                    beyond = against(cell, measure, beside, other, others, other_controls)
+                    rows.append(same | _row(cell, measure, beside[beside.measure == measure]) | beyond)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.page import charts, counting, verdicts
+from stages.page import against, charts, counting, verdicts
 from stages.page.inputs import Slot
 from stages.page.page import Chart, Figure, Note, Table
 from stages.page.rows import MAIN, Change, falls, harm
@@ -21,7 +21,7 @@ WHAT = (
     "set holds the best k heads of one family, ranked on one half of the prompts, that are no members of the other and "
     "do not rank higher there; the two families' sets never share a head. Ranks go on below the threshold of members, "
     "so that large sets hold heads that do little of what the family is named after. Each set is ranked among other "
-    "heads; whether one family does more than the other is not tested."
+    "heads, and the two families' sets of as many heads are compared on the same prompts."
 )
 
 
@@ -59,6 +59,7 @@ def _blocks(slot: Slot, context: Context) -> list:
         blocks.append(Figure([Chart(curve(of_task, name, families, guess))], says, path, "single", legend))
         blocks.append(Note(_short(of_task, name)))
         blocks += [Note(f"{_said(part, name, context.alpha)}") for _, part in of_task.groupby("family", sort=False)]
+        blocks += [Note(text) for text in [against.said(of_task, name, context.alpha)] if text]
     blocks += _matching(whole[whole["controls"] > 0], path)
     few = int(rows[rows["condition"] != "all"]["trials"].min()) if (rows["condition"] != "all").any() else 0
     if few:
