@@ -123,6 +123,18 @@ def test_sums_layer_by_layer_lie_above_below_or_are_not_told_apart(slot, layerwi
     assert verdict in vectors._place(steering[steering["function"] == "all"], ["zero_shot"])
 
 
+@of_the_default_run
+@pytest.mark.parametrize(("high", "said"), [(0.12, True), (0.4, False)])
+def test_random_vectors_that_do_harm_are_said_to(slot, high, said):
+    steering = slot.steering[slot.steering["function"] == "all"].copy()
+    of_context = steering["context"] == "shuffled"
+    for vector, values in (("none", (0.36, 0.25, 0.5)), ("random", (0.0, 0.0, high))):
+        steering.loc[of_context & (steering["vector"] == vector), ["accuracy", "low", "high"]] = values
+    (claim,) = vectors._claims(steering, "shuffled")
+    text = " Random vectors as long as the sum, added where it is, take it down, to 0.00 [0.00, 0.12]: at this length"
+    assert (text in vectors._claim(claim, steering, 0.05)) == said
+
+
 def read_of(raw: list[dict]) -> Read:
     return Read.of(memory.table(pd.DataFrame(raw), CHOSEN))
 

@@ -98,10 +98,22 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
     said = (
         f"{capital(CONTEXTS[row.context])}, over {int(row.trials)} prompts: the top heads give accuracy {value}{before}"
     )
-    others = together[(together["context"] == row.context) & (together["vector"] == "control")]
-    less = len(intact) and len(others) and others["high"].iloc[0] < intact["low"].iloc[0]
-    beside = f" (control sets take it down, to {number(row.control_accuracy)} on average)" if less else ""
-    return f"{said}{verdicts.as_accurate(row, alpha)}{beside}."
+    others, random = (
+        together[(together["context"] == row.context) & (together["vector"] == vector)]
+        for vector in ("control", "random")
+    )
+
+    def less(than: pd.DataFrame) -> bool:
+        return len(intact) and len(than) and than["high"].iloc[0] < intact["low"].iloc[0]
+
+    beside = f" (control sets take it down, to {number(row.control_accuracy)} on average)" if less(others) else ""
+    noise = (
+        f" Random vectors as long as the sum, added where it is, take it down, to {number(random['accuracy'].iloc[0])} "
+        f"{interval(random['low'].iloc[0], random['high'].iloc[0])}: at this length a direction can do harm."
+        if less(random)
+        else ""
+    )
+    return f"{said}{verdicts.as_accurate(row, alpha)}{beside}.{noise}"
 
 
 def _texts(together: pd.DataFrame, path: str, alpha: float) -> list:
