@@ -10,7 +10,8 @@ so a change is one of keys alone, and of this head alone (`stages.model.paths`).
     single    one source: an earlier head, the rest of an earlier block (MLP, biases), the embedding
     feeders   the heads chosen on split a, together: one alone is a lower bound where heads stand in for each other
     others    all other earlier heads, together
-    control   as many other earlier heads, matched: what a rank p is taken against
+    control   as many other earlier heads, matched: what a rank p is taken against, by the score; by the loss as well
+              where `circuit.draws_on_loss` asks for it, of the strongest target alone: each set is a pass of its own
     keys      all keys from the corrupted run: what there is to lose
 
 Feeders are the earlier heads whose noising loses at least `circuit.share` of what the corrupted keys lose, on split a.
@@ -62,6 +63,11 @@ def main(slot: str) -> None:
     if {row.split for row in rows} != {"a", "b"}:
         return _write_empty(slot, "the model does not read random repeats of both splits whole")
     work = Work(4 * (1 + len(targets)) * sum(map(len, encoded)))  # a few whole passes' worth of patched keys per target
+    if settings.circuit.draws_on_loss:  # all above the strongest target runs again for every set, in both directions
+        reported = [tokens for row, tokens in zip(rows, encoded, strict=True) if row.split == "b"]
+        above = 1 - targets[0][0] / len(loaded.anatomy.blocks)
+        scored = sum(map(len, tasks.of(FAMILY.task).scored(reported)))
+        work += Work(above * sum(map(len, reported)), scored) * (2 * settings.circuit.draws)
     log.info(announce(f"circuit {slot}", len(rows), work, loaded))
     try:
         raw, weights = traced(slot, loaded, rows, encoded, targets, settings)
@@ -87,7 +93,9 @@ def traced(slot: str, loaded, rows: list, encoded: list, targets: list, settings
         table = []
         for place, target in enumerate(targets, start=1):
             same = {"target": circuit.name(target), "place": place, "split": row.split, "cluster": row.cluster}
-            results = _prompt(found, clean, noise, target, tokens, sets.get(target))
+            ranked = settings.circuit.draws_on_loss and place == 1
+            lost = (*circuit.LOST, "control") if ranked else circuit.LOST
+            results = _prompt(found, clean, noise, target, tokens, sets.get(target), lost)
             table += [same | {"prompt": row.id} | result for result in results]
         return table
 
@@ -118,10 +126,13 @@ def corrupted(loaded, tokens, rng: np.random.Generator) -> np.ndarray:
     return ids
 
 
-def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | None) -> list[dict]:
+def _prompt(
+    found, clean, noise, target: tuple[int, int], tokens, sets: dict | None, lost: tuple[str, ...]
+) -> list[dict]:
     """Return results of one prompt and target: purpose, sources, draw, direction, score and loss.
 
     sets: (purpose, draw) -> heads patched together, on split b; None on split a, where heads are noised alone.
+    lost: purposes that the loss is measured of on split b, beside single feeders.
     """
     import torch
 
@@ -146,7 +157,7 @@ def _prompt(found, clean, noise, target: tuple[int, int], tokens, sets: dict | N
                 purpose, draw, numbers = items[piece][place]
                 result = {"purpose": purpose, "draw": draw, "direction": direction, "score": score, "loss": None}
                 results.append(result | {"sources": " ".join(sources[number].name for number in numbers)})
-                if losing and (purpose in circuit.LOST or (purpose == "single" and numbers[0] in feeding)):
+                if losing and (purpose in lost or (purpose == "single" and numbers[0] in feeding)):
                     outputs.append((results[-1], output_NTK[place].clone()))
 
     nothing = change_NTD[:1] * 0

@@ -129,8 +129,12 @@ def test_what_cannot_be_patched_exactly_is_refused_in_one_line(name):
 
 
 def planted_repeats() -> tuple:
-    """The planted model, repeats of both splits as the stage reads them, and its anatomy's targets."""
+    """The planted model, whose L1H0 here says what it looks at, and repeats of both splits as the stage has them."""
     loaded, rng = test_planted.planted(), np.random.default_rng(0)
+    says, size = loaded.model.transformer.h[1].attn, test_planted.TOKENS
+    width = loaded.model.config.n_embd
+    says.c_attn.weight[:size, 2 * width : 2 * width + size] = torch.eye(size)
+    says.c_proj.weight[:size, :size] = torch.eye(size)
     rows, encoded = [], []
     for number in range(16):
         period = int(rng.integers(10, 14))
@@ -142,14 +146,22 @@ def planted_repeats() -> tuple:
     return loaded, rows, encoded
 
 
-def test_the_planted_feeder_is_found_and_no_other(monkeypatch):
+def planted_circuit(monkeypatch, targets: list, draws_on_loss: bool = False) -> tuple[pd.DataFrame, list, pd.DataFrame]:
+    """Rows of CIRCUIT and COMPOSITION of the planted model, and the summary."""
     loaded, rows, encoded = planted_repeats()
     monkeypatch.setattr("stages.model.tokens.ordinary", lambda tokenizer: np.arange(4, test_planted.TOKENS))
     monkeypatch.setattr("stages.model.compose.ordinary", lambda tokenizer: np.arange(4, test_planted.TOKENS))
-    settings = SimpleNamespace(seed=1, circuit=SimpleNamespace(share=0.1, draws=19))
-    raw, weights = stage.traced("planted", loaded, rows, encoded, [(1, 0)], settings)
+    asked = SimpleNamespace(share=0.1, draws=1, draws_on_loss=draws_on_loss)  # one other head there is
+    settings = SimpleNamespace(seed=1, circuit=asked)
+    raw, weights = stage.traced("planted", loaded, rows, encoded, targets, settings)
     heads = pd.DataFrame({"layer": [0, 0], "head": [0, 1], "family": "previous", "score": [1.0, 0.1]})
-    summary = circuit.table(raw, pd.DataFrame(weights), heads, lambda name: np.random.default_rng(0), 100, {})
+    kinds = {0: "global", 1: "global"}
+    summary = circuit.table(raw, pd.DataFrame(weights), heads, lambda name: np.random.default_rng(0), 100, kinds)
+    return raw, weights, summary
+
+
+def test_the_planted_feeder_is_found_and_no_other(monkeypatch):
+    raw, weights, summary = planted_circuit(monkeypatch, [(1, 0)])
     assert list(summary[summary.purpose == "feeders"].source.unique()) == ["L0H0"]
     whole = summary[summary.purpose == "target"].iloc[0]
     alone = summary[summary.purpose == "single"].set_index(["source", "direction"])
@@ -162,10 +174,28 @@ def test_the_planted_feeder_is_found_and_no_other(monkeypatch):
     assert set(lost.sources) == {"L0H0"} and set(lost.split) == {"b"} and len(lost) == len(joint)
     for row in lost.itertuples():  # the only feeder: alone it is all of them
         assert row.loss == pytest.approx(joint[row.prompt, row.direction], abs=1e-6)
+    assert raw[raw.purpose == "control"].loss.isna().all() and "control" in set(raw.purpose)
     values = circuit.metrics(summary)
     assert values["feeder_effect"] > 0.3 and abs(values["null_effect"]) < 1e-5
     composed = {row["head"]: row["value"] for row in weights if row["measure"] == "k_composition"}
     assert composed[0] > 0.1 and not composed.get(1, 0) > 0
+
+
+def test_the_loss_of_control_sets_is_measured_where_asked_and_the_planted_feeders_is_larger(monkeypatch):
+    raw, _, summary = planted_circuit(monkeypatch, [(1, 0)], draws_on_loss=True)
+    joint = summary[summary.purpose == "feeders"]
+    controls = summary[summary.purpose == "control"]
+    assert set(joint.direction) == set(controls.direction) == {"noising", "denoising"}
+    for row in joint.itertuples():
+        beside = controls[controls.direction == row.direction].loss_effect
+        assert row.loss_control_largest == beside.max() and beside.abs().max() < 1e-5 < 0.1 < row.loss_effect
+    assert joint.loss_p.isna().all()  # of 8 prompts
+    intact = raw[(raw.purpose == "intact") & (raw.split == "b")].set_index("prompt").loss
+    noised = raw[(raw.purpose == "control") & (raw.direction == "noising") & (raw.split == "b")]
+    assert noised.loss.to_list() == pytest.approx(intact[noised.prompt].to_list(), abs=1e-5)
+    raw, _, _ = planted_circuit(monkeypatch, [(1, 1), (1, 0)], draws_on_loss=True)
+    assert raw[(raw.place == 2) & (raw.purpose == "control")].loss.isna().all()  # of the strongest target alone
+    assert raw[(raw.place == 2) & (raw.purpose == "feeders")].loss.notna().all()
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3", "llama_gqa", "gpt2", "granite", "gpt_neox", "phi"])
@@ -267,10 +297,13 @@ def test_targets_are_members_by_split_a_above_the_first_layer():
     assert circuit.targets(judged.head(0), 5) == []
 
 
-def summary(effect: float, members: int = 1, feeders: str = "L0H0", prompts: int = 24) -> tuple[pd.DataFrame, list]:
+def summary(
+    effect: float, members: int = 1, feeders: str = "L0H0", prompts: int = 24, controls: tuple = (None,)
+) -> tuple[pd.DataFrame, list]:
     """A summary of prompts in which L0H0 loses `effect` of a score of 0.8 and L0H1 and L0H2 lose 0.01.
 
-    The loss is 1, with corrupted keys 4: a single feeder changes it by three times its part of the score.
+    The loss is 1, with corrupted keys 4: a single feeder changes it by three times its part of the score. controls: the
+    loss when each control set is noised; None: not measured.
     """
     lost = {"L0H0": effect, "L0H1": 0.01, "L0H2": 0.01, "L0.rest": 0.0}
     rows = []
@@ -284,10 +317,11 @@ def summary(effect: float, members: int = 1, feeders: str = "L0H0", prompts: int
                 row = {"purpose": "single", "direction": direction, "sources": source, "score": score + noise}
                 nats = (1 + 3 * loss if direction == "noising" else 4 - 3 * loss) if source in feeders.split() else None
                 rows.append(same | row | {"loss": nats})
-        sets = [("feeders", feeders, effect, 1 + 3 * effect)] if members else []
-        sets += [("others", "L0H1 L0H2", 0.02, 1.1), *([("control", "L0H1", 0.01, None)] if members else [])]
-        for purpose, source, loss, nats in sets:
-            row = {"purpose": purpose, "sources": source, "loss": nats, "draw": int(purpose == "control")}
+        sets = [("feeders", feeders, effect, 1 + 3 * effect, 0)] if members else []
+        sets += [("others", "L0H1 L0H2", 0.02, 1.1, 0)]
+        sets += [("control", "L0H1", 0.01, nats, draw) for draw, nats in enumerate(controls, 1)] if members else []
+        for purpose, source, loss, nats, draw in sets:
+            row = {"purpose": purpose, "sources": source, "loss": nats, "draw": draw}
             rows.append(same | row | {"direction": "noising", "score": 0.8 - loss + noise})
             back = None if nats is None else 5 - nats
             rows.append(same | row | {"direction": "denoising", "score": loss + noise, "loss": back})
@@ -344,6 +378,36 @@ def test_a_handful_of_prompts_carries_no_rank():
     note = few[few.purpose == "feeders"].note.iloc[0]
     assert note == "3 prompts: fewer than 20; 3 clusters: fewer than 8, no interval"
     assert "no rank p from 3 prompts" in said(few, heads)
+
+
+def test_feeders_are_ranked_by_the_loss_where_it_was_measured_of_all_control_sets():
+    table, heads = summary(0.6, controls=(1.1, 2.8, 3.5, 1.4))  # the feeders: 2.8, as one set; above is one
+    joint = table[table.purpose == "feeders"]
+    assert joint.p.eq(0.2).all()  # by the score none of the four reaches them
+    assert joint.loss_p.to_list() == pytest.approx([0.6, 0.6]) and joint.loss_p_floor.eq(0.2).all()
+    assert joint.loss_control_largest.to_list() == pytest.approx([2.5, 2.5])
+    text = said(table, heads)
+    rank = "rank p = 0.60; not told apart from them."
+    assert f"Of 4 control sets, noised, 2 leave as high a loss (largest change +2.50): {rank}" in text
+    assert f"Of 4 control sets, brought back, 2 take as much of it away (most 2.50): {rank}" in text
+    for controls in ((None,), (1.1, None)):
+        table, heads = summary(0.6, controls=controls)
+        assert table[["loss_control_largest", "loss_p", "loss_p_floor"]].isna().all(axis=None)
+        assert table[table.purpose == "feeders"].p.notna().all() and "as high a loss" not in said(table, heads)
+
+
+def test_a_rank_by_the_loss_says_its_floor_and_needs_as_many_prompts():
+    text = said(*summary(0.6, controls=(1.1,) * 39))
+    assert "Of 39 control sets, noised, none leaves as high a loss (largest change +0.10): rank p = 0.025, its" in text
+    assert "brought back, none takes as much of it away (most 0.10): rank p = 0.025, its floor." in text
+    one = said(*summary(0.6, controls=(1.1,) * 38 + (2.9,)))
+    assert "noised, 1 leaves as high a loss (largest change +1.90): rank p = 0.05. Of 39" in one
+    table, heads = summary(0.6, prompts=19, controls=(1.1,) * 39)
+    joint = table[table.purpose == "feeders"]
+    assert joint.loss_p.isna().all() and joint.loss_control_largest.to_list() == pytest.approx([0.1, 0.1])
+    text = said(table, heads)
+    assert "Of 39 control sets, noised, no rank p from 19 prompts, fewer than 20 (largest change +0.10)." in text
+    assert "rank p =" not in text
 
 
 def test_of_several_feeders_the_loss_by_each_alone_stands_beside_that_by_all():

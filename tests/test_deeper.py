@@ -197,6 +197,16 @@ def test_the_fold_counts_induction_heads_with_feeders_that_stand_out():
     notes = fold_of(CIRCUIT, fewer, "circuit", slot)[2:]
     opened = [note.split(":")[0] for note in notes if not note.startswith("More about")]
     assert opened == heads[1:]  # each head that the default run did not trace opens a paragraph of its own
+    ranked = traced.copy()  # by the loss, which the default run does not measure of control sets
+    fed = (ranked.target == heads[0]) & (ranked.purpose == "feeders")
+    ranked.loc[fed, ["controls", "loss_control_largest", "loss_p", "loss_p_floor"]] = 39, 0.1, 0.025, 0.025
+    notes = fold_of(CIRCUIT, slot, "circuit", replace(slot, circuit=ranked))
+    assert notes[2].startswith(
+        f"{heads[0]}: what it gives with its feeders noised changes the loss of the last copy by"
+    )
+    assert "brought back to its corrupted keys, they take" in notes[2]
+    assert "Of 39 control sets, noised, none leaves as high a loss (largest change +0.10): rank p = 0.025" in notes[2]
+    assert len(fold_of(CIRCUIT, slot, "circuit", slot)) == 2
 
 
 @pytest.fixture()

@@ -40,8 +40,8 @@ COLUMNS = {
     "gain_low gain_high mass mass_null sink sink_elsewhere rise rise_low rise_high others others_low others_high "
     "members note",
     "circuit": "target place purpose direction source kind layer head feeder previous composition copying intact value "
-    "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho "
-    "rho_p matching note",
+    "effect low high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor "
+    "loss_control_largest loss_p loss_p_floor rho rho_p matching note",
     "shifts": "function inverse space vector kind layer factor asked measure value low high value_null p trials note",
     "readings": "function vector norm answers random p p_floor elsewhere inputs inputs_random tokens random_tokens",
     "switch": "family k kind heads members passed_over task condition measure value intact change low high trials "

@@ -21,13 +21,13 @@ from stages.statistics.control import NONE, Head, Pool, alike, alike_in_all, con
 from stages.statistics.intervals import FEWEST, interval
 from stages.statistics.ranks import rank_p, score_with_effect
 
-LOST = ("intact", "keys", "feeders", "others")  # what the loss is measured of, beside single feeders
+LOST = ("intact", "keys", "feeders", "others")  # what the loss is always measured of, beside single feeders
 CARRIED = 0.05  # attention that corrupted keys must lose, at least: less is no effect to share out
 PROMPTS = 20  # prompts that a claim rests on, at least
 COLUMNS = (
     "target place purpose direction source kind layer head feeder previous composition copying intact value effect low "
-    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor rho rho_p "
-    "matching note"
+    "high share loss loss_effect loss_low loss_high trials clusters controls control_largest p p_floor "
+    "loss_control_largest loss_p loss_p_floor rho rho_p matching note"
 ).split()
 
 
@@ -132,9 +132,12 @@ def _of_target(rows: pd.DataFrame, weights: pd.DataFrame, previous: Mapping, rng
         if row["purpose"] == "feeders":
             beside = [r for r in made if r["purpose"] == "control" and r["direction"] == row["direction"]]
             effects_D = [r["effect"] for r in beside]
+            losses_D = [r.get("loss_effect", np.nan) for r in beside]  # measured where params ask for it
             row["controls"], row["control_largest"] = len(beside), max(effects_D, default=np.nan)
+            row["loss_control_largest"] = np.max(losses_D) if beside else np.nan  # nan if one lacks it
             if row["trials"] >= PROMPTS:
                 row["p"], row["p_floor"] = rank_p(row["effect"], effects_D)
+                row["loss_p"], row["loss_p_floor"] = rank_p(row.get("loss_effect", np.nan), losses_D)
             else:
                 row["note"] = "; ".join(filter(None, [f"{row['trials']} prompts: fewer than {PROMPTS}", row["note"]]))
             pool = Pool((), kinds, {})

@@ -233,6 +233,7 @@ class Circuit(Section):
     prompts: Count
     share: Share
     draws: Draws
+    draws_on_loss: bool
 
 
 class Neighbours(Section):

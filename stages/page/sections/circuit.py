@@ -16,6 +16,10 @@ from stages.store import paths
 
 DRAWN = 6  # earlier heads in a drawing: the largest effects, and all feeders
 RECIPE = "induction"  # of small models: its arms are the controls that no pretrained model can be
+LOSS_RANKED = {  # direction: what is done to a set, what it then does to the loss (one, several), the most of all
+    "noising": ("noised", ("leaves", "leave"), "as high a loss", "largest change"),
+    "denoising": ("brought back", ("takes", "take"), "as much of it away", "most"),
+}
 WHAT = (
     "An induction head finds the token that followed an earlier occurrence, so something must have told that "
     "token's key what stood before it. Here each earlier head's contribution to the keys of one induction head is "
@@ -64,7 +68,7 @@ def _longer(slot: Slot, alpha: float) -> list[Fold]:
         return []
     study = slot.longer["circuit"]
     traced = [of_target for _, of_target in study.slot.circuit.groupby("place")]
-    rows, fed, ranked = [], [], []
+    rows, fed, ranked, notes = [], [], [], []
     for of_target in traced:
         whole = of_target[of_target["purpose"] == "target"].iloc[0]
         noised = of_target[of_target["direction"] == "noising"].drop_duplicates("purpose").set_index("purpose")
@@ -82,10 +86,17 @@ def _longer(slot: Slot, alpha: float) -> list[Fold]:
         f"{'has' if len(fed) == 1 else 'have'} feeders, chosen on split a; in {len(ranked)} of these "
         f"({listed(ranked) or 'none'}) they stand out from control sets (rank p at most {alpha:g}, each by itself)."
     )
-    new = [of_target for of_target in traced if of_target["target"].iloc[0] not in set(slot.circuit["target"])]
+    for of_target in traced:
+        name = of_target["target"].iloc[0]
+        if name not in set(slot.circuit["target"]):
+            notes += _notes(of_target, slot, alpha)
+        elif said := _loss_ranked(joint := _joint(of_target), alpha):
+            change = f"changes the loss of the last copy by {_loss(joint.loc['noising'])} nats a token"
+            back = f"they take {_loss(joint.loc['denoising'], sign=False)} of it away"
+            effect = f"what it gives with its feeders noised {change}; brought back to its corrupted keys, {back}."
+            notes.append(Note(f"{name}: {effect}{said}"))
     columns = ["key of", "score", "keys corrupted", "feeders", "they lose", "largest control", "p", "all others lose"]
     table = Table(columns, rows, "All on split b.", study.slot.path("circuit.csv"), (1, 2, 4, 5, 6, 7))
-    notes = [note for of_target in new for note in _notes(of_target, slot, alpha)]
     return [study.fold("every induction head", [Note(text), table, *notes])]
 
 
@@ -97,7 +108,7 @@ def _notes(rows: pd.DataFrame, slot: Slot, alpha: float) -> list[Note]:
         f"{target}: induction score {number(whole['intact'])} over {int(whole['trials'])} prompts, "
         f"{number(whole['value'])} with all its keys from the corrupted run."
     )
-    joint = rows[rows["purpose"] == "feeders"].set_index("direction")
+    joint = _joint(rows)
     if joint.empty:
         top = heads.iloc[0] if len(heads) else None
         most = f"; the largest effect is that of {top['source']}, {_effect(top)}" if top is not None else ""
@@ -108,7 +119,7 @@ def _notes(rows: pd.DataFrame, slot: Slot, alpha: float) -> list[Note]:
     text += _ranked(joint.loc["noising"], alpha) + _others(rows) + _previous(feeding, heads, whole, slot)
     uniform = log(slot.model["vocabulary"]) if slot.model.get("vocabulary") else float("inf")
     beside = _no_heads(rows) + _lost(rows, joint, feeding, whole, uniform)
-    beside += _weights(feeding, heads, whole)
+    beside += _loss_ranked(joint, alpha) + _weights(feeding, heads, whole)
     return [Note(text), Note(f"More about the keys of {target}.{beside}")]
 
 
@@ -154,19 +165,37 @@ def _ranked(row: Any, alpha: float) -> str:
         return f" No control set was patched ({row['matching']})."
     if pd.isna(row["p"]):
         sets = f"{int(row['controls'])} control set{'s were' if row['controls'] > 1 else ' was'} patched"
-        few = f"no rank p from {int(row['trials'])} prompts, fewer than {PROMPTS}"
-        return f" {sets}, largest effect {number(row['control_largest'])}: {few}."
-    sets, p = int(row["controls"]), p_value(row["p"])
-    as_large = round(row["p"] * (1 + sets)) - 1
-    text = (
-        f" Of {sets} sets of as many other earlier heads, {as_large or 'none'} "
-        f"{'loses' if as_large < 2 else 'lose'} as much (largest {number(row['control_largest'])}): rank p = {p}"
-    )
-    if row["p"] > alpha:
-        return f"{text}{', its floor' * (as_large == 0)}; not told apart from them."
-    if as_large:
-        return f"{text}."
-    return f"{text}, its floor: what was chosen on other prompts is the largest here as well."
+        return f" {sets}, largest effect {number(row['control_largest'])}: {_few(row)}."
+    sets = int(row["controls"])
+    rank = _rank(row["p"], sets, alpha, ("loses", "lose"), f"as much (largest {number(row['control_largest'])})")
+    said = ": what was chosen on other prompts is the largest here as well" * bool(row["p"] == row["p_floor"] <= alpha)
+    return f" Of {sets} sets of as many other earlier heads, {rank}{said}."
+
+
+def _loss_ranked(joint: pd.DataFrame, alpha: float) -> str:
+    """Say how the feeders rank by the loss among the same control sets; '' where it was not measured of those."""
+    text = ""
+    for direction, (done, verbs, as_much, most) in LOSS_RANKED.items():
+        row = joint.loc[direction] if direction in joint.index else {}
+        if pd.isna(row.get("loss_control_largest")):
+            continue
+        sets, largest = int(row["controls"]), number(row["loss_control_largest"], 2, direction == "noising")
+        said = f"{_few(row)} ({most} {largest})"
+        if pd.notna(row["loss_p"]):
+            said = _rank(row["loss_p"], sets, alpha, verbs, f"{as_much} ({most} {largest})")
+        text += f" Of {sets} control set{'s' * (sets > 1)}, {done}, {said}."
+    return text
+
+
+def _rank(p: float, sets: int, alpha: float, verbs: tuple[str, str], as_much: str) -> str:
+    """Write how many sets do as much and the rank p that this is: 'none loses as much: rank p = 0.05, its floor'."""
+    reach = round(p * (1 + sets)) - 1
+    text = f"{reach or 'none'} {verbs[reach > 1]} {as_much}: rank p = {p_value(p)}{', its floor' * (reach == 0)}"
+    return text + "; not told apart from them" * bool(p > alpha)
+
+
+def _few(row: Any) -> str:
+    return f"no rank p from {int(row['trials'])} prompts, fewer than {PROMPTS}"
 
 
 def _others(rows: pd.DataFrame) -> str:
@@ -268,6 +297,11 @@ def _table(rows: pd.DataFrame) -> list[list[str]]:
 def _named(source: str) -> str:
     layer, _, rest = source.partition(".")
     return f"the rest of {layer}" if rest else f"the {source}" if source == "embedding" else source
+
+
+def _joint(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return all feeders patched together, by direction; empty where there are none."""
+    return rows[rows["purpose"] == "feeders"].set_index("direction")
 
 
 def _alone(rows: pd.DataFrame, direction: str) -> pd.DataFrame:
