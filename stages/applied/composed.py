@@ -41,7 +41,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if why := settings.left_out("apply") or missing(slot, TASK, settings):
         return tables.COMPOSED.write_empty(slot, why=why)
     prompts = tables.ASKED.read(TASK)
-    rows, skipped, asked = composed(model(), read(slot, model()), prompts, settings, slot)
+    rows, skipped, asked = composed(model(), read(slot), prompts, settings, slot)
     why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
     tables.COMPOSED.noting(skipped=skipped).write(pd.DataFrame(rows), slot, asked=asked, otherwise=why)
 

@@ -27,7 +27,7 @@ def measure(slot: str, settings: params.Params, model: "Callable[[], Loaded]") -
     if why := settings.left_out("apply") or missing(slot, TASK, settings) or _says_nothing(slot):
         return tables.CONTINUED.write_empty(slot, why=why)
     passages = tables.ASKED.read(TASK)
-    rows, asked = continued(model(), read(slot, model()), passages[passages.split == "b"], settings, slot)
+    rows, asked = continued(model(), read(slot), passages[passages.split == "b"], settings, slot)
     why = "no passage is as long as apply.cuts"
     tables.CONTINUED.write(pd.DataFrame(rows), slot, asked=asked, otherwise=why)
 
