@@ -90,7 +90,7 @@ def test_a_table_without_a_name_that_was_asked_for_is_neither_written_nor_read(n
 
 def cut(table: tables.Table, of: tuple[str, ...], rows: pd.DataFrame, asked: int) -> None:
     """Write fewer rows than were asked for, as an earlier writer's slip would."""
-    noting = table.with_schema(table.schema.with_metadata({"asked": str(asked)}))
+    noting = table.with_metadata({"asked": str(asked)})
     if len(rows):
         write(noting, of, rows, None)
     else:

@@ -70,6 +70,15 @@ def test_statistics_equal_those_from_eager_weights(name, monkeypatch):
                 np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_peaks_are_found_where_they_are_asked_for_and_change_no_share():
+    loaded, tokens = make("llama_gqa", scale=5.0), prompt(23, 0)
+    whole, shares = (measure(loaded, [tokens], [relations(tokens)], peaks=peaks).means[0] for peaks in (True, False))
+    for name, relation in shares.items():
+        assert set(relation.values) == {"mass", "mass_null"} and set(whole[name].values) == set(STATISTICS)
+        for statistic, values in relation.values.items():
+            np.testing.assert_array_equal(values, whole[name].values[statistic])
+
+
 def naive(weights, relation, tokens, loaded, layer):
     """The statistics by loops, straight from their definitions."""
     mass, hits, null, half, half_null = [], [], [], [], []

@@ -102,6 +102,9 @@ def test_the_run_leaves_page_summaries_and_lock(clone):
         "previous", "self", "local", "sink", "streaming", "duplicate", "induction", "separator", "iteration:copy",
         "iteration:parity", "iteration:polynomial",
     }  # fmt: skip
+    peaks = {task: pd.read_parquet(clone / f"data/activations/decoder/{task}.relations.parquet")[["hits", "over_half"]]
+             for task in ("repeats", "iteration")}  # fmt: skip
+    assert peaks["repeats"].isna().all(axis=None) and peaks["iteration"].notna().all(axis=None)
     steps = pd.read_csv(clone / REPORTS / "iteration.csv")
     assert set(measured["iteration"]) - {"recall", "trials"} == set(steps.function) == {"copy", "parity", "polynomial"}
     assert "grammar:det:head-to-dep" in set(heads.family) and "grammar:det:dep-to-head" not in set(heads.family)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from test_model_contract import prompt, relations
@@ -138,6 +139,21 @@ def test_pieces_of_a_table_are_the_table(tmp_path, monkeypatch):
     pieces = [tables.PROMPTS.piece("text", number=n) for n in range(tables.PROMPTS.number_of_pieces("text"))]
     assert list(map(len, pieces)) == [parquet.PIECE] * 4 + [9000 - 4 * parquet.PIECE]
     assert pd.concat(pieces).id.tolist() == tables.PROMPTS.read("text").id.tolist()
+
+
+def test_sums_of_a_thousand_shards_hold_no_more_than_those_of_ten():
+    rng, seen = np.random.default_rng(0), {}
+    for shards in (10, 1000):
+        sums, values = extract._Sums(), rng.normal(size=(shards, 8))
+        for value in values:
+            group = extract.Group("a", "clean", "f", "0")
+            row = group._asdict() | {"what": "output", "layer": 3, "prompts": 2, "total": 2 * value}
+            sums.add(pa.Table.from_pylist([row], extract.SUMS))
+        count, mean = sums.means(group, "output")[3]
+        assert count == 2 * shards
+        np.testing.assert_allclose(mean, values.mean(0))
+        seen[shards] = sum(total.nbytes for layers in sums.sums.values() for _, total in layers.values())
+    assert seen[10] == seen[1000] == 64
 
 
 def test_prompts_read_in_pieces_are_cut_and_scored_as_those_of_one(tmp_path, monkeypatch):

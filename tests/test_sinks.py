@@ -1,5 +1,7 @@
 """Sinks equal a naive reference, a planted one is found, a random model has none; probes can fail."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from stages.model.silence import Firsts, Writable, silencing
 from stages.model.sink_inputs import inputs, punctuation
 from stages.model.sinks import look
 from stages.model.token_states import KINDS, choose, token_states
+from stages.sinks import _far
 from stages.statistics import sinks
 from stages.statistics.outliers import _uniform, beyond, dip, one_mode
 from stages.statistics.probes import probe
@@ -23,6 +26,14 @@ from stages.store import tables
 from stages.store.errors import UserError
 
 LENGTH = 24
+
+
+def test_outliers_of_any_layer_are_found_but_for_the_first_token_of_a_passage():
+    rng = np.random.default_rng(0)
+    norms_NLT = rng.uniform(0.9, 1.1, (4, 3, LENGTH))
+    norms_NLT[2, 1, 7] = norms_NLT[1, 0, 0] = 50.0
+    far_NT = _far([SimpleNamespace(norms_LT=norms_LT) for norms_LT in norms_NLT])
+    assert far_NT.shape == (4, LENGTH) and np.argwhere(far_NT).tolist() == [[2, 7]]
 
 
 def texts(loaded: Loaded, count: int, vocabulary: int, length: int = LENGTH) -> list[Tokens]:

@@ -18,6 +18,7 @@ from tiny import make
 
 from stages import steer
 from stages.model import control_vector
+from stages.model.demonstrated import at_last
 from stages.model.forward import forward
 from stages.model.intervene import Edit, editing
 from stages.model.score import residuals_after
@@ -199,7 +200,7 @@ def test_mean_residuals_are_those_after_each_block_at_the_last_prompt_token(name
     loaded = make(name, scale=3.0)
     rows = prompt_rows("Q: the cat\nA: a\n\nQ: dog\nA:", "Q: the cat\nA: a\n\nQ: a red house\nA:", "Q: on\nA:")
     tokens = [encode(loaded, row) for row in rows.itertuples()]
-    made = residuals_after(loaded, tokens)
+    made, seen = residuals_after(loaded, tokens), at_last(loaded, tokens).residuals
     for number, prompt in enumerate(tokens):
         at = int(prompt.target[0]) - 1
         with torch.no_grad():
@@ -207,7 +208,8 @@ def test_mean_residuals_are_those_after_each_block_at_the_last_prompt_token(name
                 input_ids=torch.from_numpy(prompt.ids[: at + 1])[None], output_hidden_states=True
             ).hidden_states
         for layer in (0, 1):  # what comes after the last block is normalised there
-            torch.testing.assert_close(made[layer][number], states[layer + 1][0, -1], atol=1e-5, rtol=1e-4)
+            for of_blocks in (made, seen):
+                torch.testing.assert_close(of_blocks[layer][number], states[layer + 1][0, -1], atol=1e-5, rtol=1e-4)
 
 
 def write_inputs(loaded, skipped: dict[str, str]) -> None:

@@ -30,7 +30,11 @@ def _text() -> str:
 
 
 def _rows(slot: str, *columns: str) -> pd.DataFrame:
-    mean = [("split", "==", "a"), ("role", "==", tasks.of(_text()).mean_role)]  # one row of each head
+    mean = [
+        ("split", "==", "a"),
+        ("role", "==", tasks.of(_text()).mean_role),
+        ("prompts", ">", 0),
+    ]  # a row of each head
     return tables.OUTPUTS.read(slot, _text(), columns=list(columns), only=mean)
 
 

@@ -6,6 +6,7 @@ Legend: B batch row, T token, H head, K head size, D residual width.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -31,15 +32,21 @@ class Last:
     residuals: dict[int, torch.Tensor]
 
 
-def at_last(loaded: Loaded, prompts: Sequence[Tokens]) -> Last:
-    """Return how prompts that run together are answered, and what heads and blocks put out at their last tokens."""
-    with capturing(loaded) as outputs, remembering(loaded, after=True) as residuals:
+def at_last(loaded: Loaded, prompts: Sequence[Tokens], of_blocks: bool = True) -> Last:
+    """Return how prompts that run together are answered, and what heads put out at their last tokens.
+
+    of_blocks: and the residuals after blocks.
+    """
+    with (
+        capturing(loaded) as outputs,
+        remembering(loaded, after=True) if of_blocks else nullcontext({}) as residuals,
+    ):
         batch = Batch(loaded, prompts, [prompt.target for prompt in prompts])
     tails = [batch.sharing.tail[row] for row in range(len(prompts))]
     at = [int(prompt.target[0]) - 1 - batch.cut for prompt in prompts]
     picked = brought([x[tails, at].float().to(loaded.device) for x in (*outputs.values(), *residuals.values())])
-    of_heads, of_blocks = picked[: len(outputs)], picked[len(outputs) :]
-    outputs, residuals = dict(zip(outputs, of_heads, strict=True)), dict(zip(residuals, of_blocks, strict=True))
+    heads, blocks = picked[: len(outputs)], picked[len(outputs) :]
+    outputs, residuals = dict(zip(outputs, heads, strict=True)), dict(zip(residuals, blocks, strict=True))
     return Last(list(batch.intact), outputs, residuals)
 
 
@@ -53,7 +60,7 @@ def demonstrated(
     solved, last = [False] * len(prompts), {}
     first = [int(prompt.target[0]) for prompt in prompts]
     for numbers in near(begins, [prompt.ids for prompt in prompts], first, ENOUGH):
-        seen = at_last(loaded, [prompts[number] for number in numbers])
+        seen = at_last(loaded, [prompts[number] for number in numbers], of_blocks=False)
         for row, (number, scored) in enumerate(zip(numbers, seen.answers, strict=True)):
             solved[number] = scored.solved
             last[number] = {layer: x_BC[row].double() for layer, x_BC in seen.outputs.items()}

@@ -123,9 +123,8 @@ class Sums:
             top_BHT, key_BHT = weights_BHTS.max(3)
             top_QH, key_QH = top_BHT[row_Q, :, at_Q], key_BHT[row_Q, :, at_Q]
             hits_QH = (summed(key_QH[of_E] == key_E[:, None]) > 0) & (top_QH > 0)
-            most_QH = (
-                (top_QH > HALF) & ordinary_BS[row_Q[:, None], key_QH] & ~hits_QH
-            )  # one key alone can have that much
+            # one key alone can have that much
+            most_QH = (top_QH > HALF) & ordinary_BS[row_Q[:, None], key_QH] & ~hits_QH
             of_NQH += [hits_QH, mass_QH > HALF, most_QH * share_Q1]
         self.sums_NLPH[:, layer, :, :heads].index_add_(1, self.owner_Q[low:high], torch.stack(of_NQH))
         self.with_null_LP[layer].index_add_(0, self.owner_Q[low:high], (number_Q > 0).double())

@@ -33,7 +33,9 @@ def against(
         size = int(cell.values.k.iloc[0])
         which = f"set of {size} {other} heads" if other else "other family"
         return row | {"beyond_note": f"no {which} was silenced"}
-    both = cell.of(measure).merge(theirs[["prompt", "change"]], on="prompt", suffixes=("", "_other"))
+    both = cell.of(measure).merge(
+        theirs[["prompt", "change"]], on="prompt", suffixes=("", "_other"), validate="one_to_one"
+    )
     asked = replace(cell, values=cell.values[cell.values.prompt.isin(both.prompt)])
     unable = asked.unable()
     row |= {"beyond_trials": both.prompt.nunique(), "beyond_note": unable or few(both)}

@@ -33,9 +33,9 @@ class Table:
     """A Parquet table.
 
     place: where it lies, a {} for each part of `of`. about: what it holds. schema: its columns, each with its unit and
-    meaning. key: the columns that name a row, none where rows have no
-    name. every_head: each head of the model in the slot, `of[0]`, has a row for each of the others' names. prompts: the
-    table of each task's prompts, where its rows' are from. plan: the table of the slot's sets of heads, likewise.
+    meaning. key: the columns that name a row, none where rows have no name. every_head: each head of the model in the
+    slot, `of[0]`, has a row for each of the others' names. prompts: the table of each task's prompts, where its rows'
+    are from. plan: the table of the slot's sets of heads, likewise.
 
     That no name lacks is known in two ways. asked: columns of the key whose names a stage knows before it measures,
     from what it reads: how many it set out to write stands in the metadata (`writer`). alike, unit: of rows that are
@@ -149,18 +149,17 @@ class Table:
         """Write a table of no rows that says why."""
         parquet.write(self.path(*of), [], self.with_reason(why).schema)
 
-    def with_schema(self, schema: pa.Schema) -> "Table":
-        """Return the table with other columns, or metadata."""
-        return replace(self, schema=schema)
+    def with_metadata(self, metadata: dict[str, str]) -> "Table":
+        """Return the table with other metadata."""
+        return replace(self, schema=self.schema.with_metadata(metadata))
 
     def with_reason(self, why: str) -> "Table":
         """Return the table as one that lacks what it exists for: `why` goes to its metadata."""
-        return self.with_schema(self.schema.with_metadata({"reason": why}))
+        return self.with_metadata({"reason": why})
 
     def noting(self, **notes: Any) -> "Table":
         """Return the table with notes in its metadata, as JSON, such as what it leaves out and why."""
-        metadata = {name: json.dumps(note, sort_keys=True) for name, note in notes.items()}
-        return self.with_schema(self.schema.with_metadata(metadata))
+        return self.with_metadata({name: json.dumps(note, sort_keys=True) for name, note in notes.items()})
 
     def reason(self, *of: str) -> str:
         """Return why a table has no rows (or lacks those it exists for), or '' where everything was measured."""

@@ -98,7 +98,7 @@ RELATIONS = _of_heads(
     mass_null=(pa.float32(), "mass that visible, non-special, non-target keys get, per target key; mean over queries"),
     over_half_null=(
         pa.float32(),
-        "share of queries with more than half on one other key, per target key; as `mass_null`",
+        "share of queries with more than half on one other key, per target key; as `mass_null`; null where none asks",
     ),
     baseline=(pa.float32(), "share of queries that the task's best fixed offset would hit, 0..1"),
     best_offset=(

@@ -67,8 +67,7 @@ CONTROLS = {
 WHAT = (
     "A prompt shows items with one of two labels, more of one label than of the other, and asks for the label of a new "
     "item that resembles those of one class. A rule that looks at nothing but which class is the larger, which label "
-    "stands last, or what a label is, is right in half of the prompts: chance is 0.5, of reviews also for a rule that "
-    "always gives praise one label. "
+    "stands last, or what a label is, is right in half of the prompts: chance is 0.5. "
     "The nearest demonstrations are those whose states after one layer, at the last token of the item, are most like "
     "the query's (cosine, after the mean of the demonstrations is taken off); their vote is the answer of a "
     "nearest-neighbour rule."

@@ -11,11 +11,11 @@ demonstrations, which are made-up words without any shared syllable.
 One class has `few` demonstrations, the other `many`. Each set of demonstrations is asked about an item of either class,
 some sets of made-up words in split b also with the two labels swapped throughout. So within each set (= cluster) the
 right label is that of the majority in half of the prompts, that of the last demonstration in half, and each of the two
-labels in half. Which class has few and which comes last changes from set to set, which of them (of reviews, praise or
-complaint) has the first label from four sets to the next. Items of the two splits are disjoint: half of each list of
-the lexicon each; made-up words are drawn per set. No review is asked about twice while there are others, no word while
-there are others in its group; sets that ask about the same item are one cluster, so that more sets than a list has
-items make fewer clusters, not more.
+labels in half. Which class has few, which comes last and which (of reviews, praise or complaint) has the first label
+change from set to set: of any eight sets in a row each of the eight ways is one. Items of the two splits are disjoint:
+half of each list of the lexicon each; made-up words are drawn per set. No review is asked about twice while there are
+others, no word while there are others in its group; sets that ask about the same item are one cluster, so that more
+sets than a list has items make fewer clusters, not more.
 """
 
 import re
@@ -152,7 +152,7 @@ def _set(
 ) -> list[Prompt]:
     """Return the prompts of one set of demonstrations; the query's item is first in its class."""
     few, last = number % 2, (number + number // 2) % 2  # which class has few demonstrations, which is last
-    if (number + number // 4) % 2:  # praise is not always the first label's: of eight sets each of eight ways is one
+    if (number + number // 4) % 2:  # praise is not always the first label's
         classes = classes[::-1]
     counts = [settings.few if side == few else settings.many for side in (0, 1)]
     skip = 0 if condition == "repeated" else 1
