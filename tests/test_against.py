@@ -137,9 +137,9 @@ def test_the_page_names_the_family_that_does_more_harm_by_its_interval():
     low, high = (f"{-bound:.2f}" for bound in (row.beyond_high, row.beyond_low))
     expected = (
         "Against each other on the same 24 prompts, accuracy on in-context functions, these heads of this model "
-        f"alone: without 4 function heads 0.50 [{low}, {high}] more harm than without 4 induction heads. Pairs of "
-        "control sets, one matched to each family and without a common head, that differ as much, either way: "
-        "with 4 of each none of 19 (rank p = 0.05, its floor)."
+        f"alone: without 4 function heads 0.50 [{low}, {high}] more harm than without 4 induction heads. Could "
+        "other heads differ so? Of pairs of control sets, one matched to each family, without a common head, as far "
+        "apart either way: with 4 of each none of 19 (rank p = 0.05, its floor)."
     )
     assert notes(table) == [expected]
     assert notes(table[table.family == "function"]) == [expected]  # whichever row is read

@@ -292,9 +292,15 @@ def test_numbers_of_the_readme_are_those_of_the_reports():
     written = [f"{value:.2f}"[1:] for value in (fed.intact, fed.value, others.effect, steered["heads"])]
     assert f"from {written[0]} to {written[1]}" in said and f"cost {written[2]} together" in said
     assert f"{written[3]} of answers right" in said and f"{steered['control']:.3f}"[1:] + " with as many" in said
-    silenced = pd.read_csv(folder / "switch.csv").query("condition == 'all' and measure == 'accuracy' and k == 4")
-    left = {row.family: f"{row.value:.2f}"[1:] for row in silenced.itertuples()}
-    assert f"{left['function']} of {silenced.trials.iloc[0]} prompts" in said and f"heads {left['induction']} (" in said
+    silenced = pd.read_csv(ROOT / "full" / folder.relative_to(ROOT) / "plan/switch.csv")
+    silenced = silenced.query("condition == 'all' and measure == 'accuracy' and k == 4").set_index("family")
+    less, other = silenced.loc["function"], silenced.loc["induction"]
+    left, alone, apart, low, high = (
+        f"{value:.2f}"[1:] for value in (less.value, other.value, other.beyond, other.beyond_low, other.beyond_high)
+    )
+    assert f"Of {less.trials} prompts with demonstrations {left} are answered" in said and f"{alone} without 4" in said
+    assert f"they are {apart} [{low}, {high}] apart, as far as one of {less.pairs} pairs" in said
+    assert round(less.beyond_p * (1 + less.pairs)) - 1 == 1 and less.p == other.p == less.p_floor == 1 / 40
     moved = pd.read_csv(folder / "shifts.csv")
     moved = moved.query("function == 'antonym' and vector == 'heads' and measure == 'other'")
     there, back = (f"{moved[(moved.factor == 1) & (moved.asked == side)].value.iloc[0]:.2f}"[1:] for side in "xy")

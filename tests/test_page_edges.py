@@ -131,7 +131,9 @@ def test_random_vectors_that_do_harm_are_said_to(slot, high, said):
     for vector, values in (("none", (0.36, 0.25, 0.5)), ("random", (0.0, 0.0, high))):
         steering.loc[of_context & (steering["vector"] == vector), ["accuracy", "low", "high"]] = values
     (claim,) = vectors._claims(steering, "shuffled")
-    text = " Random vectors as long as the sum, added where it is, take it down, to 0.00 [0.00, 0.12]: at this length"
+    text = (
+        " Random vectors as long as the heads' sum, added at its layer, take accuracy down, to 0.00 [0.00, 0.12]: to do"
+    )
     assert (text in vectors._claim(claim, steering, 0.05)) == said
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from stages.page import verdicts
-from stages.page.rows import Change, falls
+from stages.page.rows import MAIN, Change, falls
 from stages.page.sentences import family_heads, interval, listed, number, p_value
 
 
@@ -29,8 +29,8 @@ def said(rows: pd.DataFrame, measure: str, alpha: float) -> str:
         text += f" These intervals are not corrected for there being {len(stated)} of them." if len(stated) > 1 else ""
         clear = [row for row in stated if verdicts.side(_harm(row), row.measure)]
         if ranked := [_ranked(row, alpha) for row in clear if pd.notna(row.beyond_p)]:
-            text += " Pairs of control sets, one matched to each family and without a common head, that differ as "
-            text += f"much, either way: {'; '.join(ranked)}."
+            text += " Could other heads differ so? Of pairs of control sets, one matched to each family, without a "
+            text += f"common head, as far apart either way: {'; '.join(ranked)}."
         unranked = [row for row in clear if pd.isna(row.beyond_p)]
         for why in dict.fromkeys(row.beyond_note for row in unranked):
             sizes = listed(str(int(row.k)) for row in unranked if row.beyond_note == why)
@@ -57,7 +57,9 @@ def _apart(row: Any) -> str:
     than += f" more harm than without {int(row.k)} {_heads(second, row.k)}"
     if verdicts.side(harm, row.measure):
         return than
-    return f"{than}, not told apart{'' if between else f' ({row.beyond_note})'}"
+    nothing_left = row.measure == MAIN[row.task] and min(row.value, row.value - row.beyond) <= 0
+    floor = f" (without {_heads(first, row.k)} nothing is left to lose)" if nothing_left else ""
+    return f"{than}, not told apart{floor or ('' if between else f' ({row.beyond_note})')}"
 
 
 def _heads(family: str, k: float) -> str:

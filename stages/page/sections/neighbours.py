@@ -75,8 +75,7 @@ WHAT = (
 
 OTHERS = (
     "All other kinds of items; sets of words, and of reviews, draw from the same lists. Where the query itself is "
-    "shown, that one demonstration alone resembles it, and where several vote the others can outvote it; elsewhere all "
-    "of its class resemble it."
+    "shown, that one demonstration alone resembles it; elsewhere all of its class do."
 )
 
 
@@ -173,22 +172,25 @@ def _language(rows: pd.DataFrame, language: str, what: str) -> str:
     if agrees["trials"] < 20 or pd.isna(agrees["low"]):
         return f"{said}: too few prompts for a claim."
     side = beyond(agrees["low"], agrees["high"], 0.5)
+    if side > 0 and (leaning := _leaning(read)):
+        return f"{said}. {leaning}"
     follows = {
         1: "it goes with those that it resembles rather than with the majority",
         -1: "it goes with the majority rather than with those that it resembles",
         0: "neither of the two is told apart as what it goes with",
     }
-    return f"{said}: {follows[side]}{_leaning(read) if side > 0 else ''}."
+    return f"{said}: {follows[side]}."
 
 
 def _leaning(read: pd.DataFrame) -> str:
-    """Say where the answer may be the smaller class's: right where the majority is wrong, a guess where it is right."""
+    """Say where the answer may be the smaller class's: the nearest's where these differ, a guess where it is wrong."""
     row = read.loc["accuracy_with_majority"] if "accuracy_with_majority" in read.index else None
     if row is None or pd.isna(row["low"]) or row["low"] > 0.5:
         return ""
     return (
-        f" (where the majority is right, the answer is right in {_value(row)}, "
-        f"{SIDES[beyond(row['low'], row['high'], 0.5)]}: a leaning to the smaller class may be part of it)"
+        f"Where the majority is right, it is right in {_value(row)}, {SIDES[beyond(row['low'], row['high'], 0.5)]}: "
+        "going with those that it resembles is not told apart from a leaning to the smaller class, whose label is the "
+        "same where these and the majority differ."
     )
 
 
@@ -199,10 +201,16 @@ def _one_alone(cells: pd.DataFrame) -> str:
         return ""
     enough = row["trials"] >= 20 and pd.notna(row["low"])
     side = SIDES[beyond(row["low"], row["high"], 0.5)] if enough else "too few prompts for a claim"
+    near = cells.loc[(ITSELF, "nearest_accuracy")] if (ITSELF, "nearest_accuracy") in cells.index else None
+    states = (
+        ""
+        if near is None or pd.isna(near["value"]) or near["value"] == 1
+        else f" The nearest states are of its class in {_value(near)}: near in that layer is not alike in form."
+    )
     return (
-        "There all demonstrations of the right class resemble the query, so that the nearest one is not told apart "
-        f"from its class as a whole. Where one alone does, the query itself ({int(row['trials'])} prompts), the answer "
-        f"is its label in {_value(row)}, {side}."
+        "With made-up words all demonstrations of the right class resemble the query, so that the nearest one is not "
+        "told apart from its class as a whole. Where one alone does, the query itself "
+        f"({int(row['trials'])} prompts), the answer is its label in {_value(row)}, {side}.{states}"
     )
 
 
@@ -249,7 +257,8 @@ def _kinds(shown: pd.DataFrame) -> str:
         side = "too few sets for an interval" if pd.isna(row.low) else SIDES[beyond(row.low, row.high, 0.5)]
         sides.setdefault(side, []).append(KINDS[row.condition])
     said = capital("; ".join(f"{side}: {', '.join(kinds)}" for side, kinds in sides.items()))
-    return f"{said}. Latin, katakana: made-up words. Dashed: chance."
+    many = f" Not corrected for there being {len(shown)} kinds." if len(shown) > 1 else ""
+    return f"{said}.{many} Latin, katakana: made-up words. Dashed: chance."
 
 
 def _reviews(cells: pd.DataFrame) -> str:

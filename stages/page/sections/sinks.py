@@ -47,17 +47,18 @@ SAID = (
     "heads; a head below 0.5 (a convention) is inactive, wherever it looks."
 )
 HOLDS = (
-    "What ONE token's state holds: a ridge regression from its state (unit norm) after some layers, fitted on some "
-    "paragraphs and scored on others. Local: the token itself (the first components of its input embedding), its "
-    "position, the token after it. Global: the topic (which file of the text the passage is from) and all other "
-    "tokens of the passage (the mean of their embeddings). A state that is the same in every passage gets R² 0 and the "
-    "dashed accuracy. One token of each kind per passage. Ordinary ones: one where the most attended token of another "
-    "passage stands, and beside the longest token the nearest one of its own passage. A token holds what its probe "
-    "reads by at least 0.05 above chance (the constant state, shuffled targets, a guess), with the whole interval, and "
-    "of what is global by as much above what its input embedding tells, which has read nothing else; what its probe "
-    "reads by less, with the whole interval, it does not hold, by this margin; between them nothing is settled. It is "
-    "told apart from an ordinary one where their intervals do not overlap. Sentences are about the middle layer of "
-    "those probed (of two the later one), fixed beforehand."
+    "What ONE token's state holds: a ridge regression from its state (unit norm), as it is embedded (layer -1) and "
+    "after every layer that was probed, fitted on some paragraphs and scored on others. Local: the token itself (the "
+    "first components of its input embedding), its position, the token after it. Global: the topic (which file of "
+    "the text the passage is from) and all other tokens of the passage (the mean of their embeddings). A state that "
+    "is the same in every passage gets R² 0 and the dashed accuracy. One token of each kind per passage. Ordinary "
+    "ones: one where the most attended token of another passage stands, and beside the one of the largest norm the "
+    "nearest of its own passage. A token holds what its probe reads by at least 0.05 above chance (the constant "
+    "state, shuffled targets, a guess), with the whole interval, and of the next token and what is global by as much "
+    "above what its input embedding tells, which has read nothing else; what its probe reads by less, with the whole "
+    "interval, it does not hold, by this margin; between them nothing is settled. It is told apart from an ordinary "
+    "one where their intervals do not overlap. Sentences are about the middle layer of those probed (of two the "
+    "later one), fixed beforehand."
 )
 TARGETS = {
     "token": "the token itself, R²",
@@ -70,8 +71,10 @@ NAMES = {"token": "the token itself", "position": "its position", "next": "the n
          "rest": "the other tokens"}  # fmt: skip
 INPUT = -1  # the layer of input embeddings
 LOCAL, GLOBAL = ("token", "position", "next"), ("topic", "rest")
-KINDS = {"first": "the first token", "attended": "the most attended other token", "largest": "the longest other token",
-         "ordinary": "an ordinary token", "beside": "an ordinary token beside the longest"}  # fmt: skip
+TOLD = ("next", *GLOBAL)  # what the token itself may tell, without having read anything else
+KINDS = {"first": "the first token", "attended": "the most attended other token",
+         "largest": "the other token of the largest norm", "ordinary": "an ordinary token",
+         "beside": "an ordinary token beside that"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -424,18 +427,18 @@ def _held(row: Any, known: float) -> int:
 
 def _open(row: Any, known: float) -> bool:
     """Tell whether a probe that is not shown to read something is not shown to miss it either."""
-    return not _held(row, known) and (pd.isna(row["high"]) or beyond(row["high"], row["high"], known + MARGIN) > 0)
+    return not _held(row, known) and (pd.isna(row["high"]) or beyond(row["high"], row["high"], known + MARGIN) >= 0)
 
 
 def _known(rows: pd.DataFrame, kind: str, row: Any) -> float:
-    """Return what can be had without what the state holds: chance; of what is global also what the token itself tells.
+    """Return what can be had without what the state holds: chance, and what the token itself tells.
 
-    Some tokens stand in texts of one topic alone: a probe of their input embedding, layer -1, knows it without having
-    read the passage.
+    Some tokens stand in texts of one topic alone, or before few others: a probe of their input embedding, layer -1,
+    knows that without having read the passage.
     """
     if row is None:
         return float("nan")
-    before = _cell(rows[rows["layer"] == INPUT], kind=kind, target=row["target"]) if row["target"] in GLOBAL else None
+    before = _cell(rows[rows["layer"] == INPUT], kind=kind, target=row["target"]) if row["target"] in TOLD else None
     told = [] if before is None or pd.isna(before["value"]) else [before["value"]]
     return max(row["majority"], row["shuffled"], row["guess"], *told)
 
@@ -503,7 +506,7 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
         verdict = (
             f"nothing is shown to be read by this margin; {left}" if unsettled else "nothing is read by this margin"
         )
-    return f"{text}: {verdict}. {_apart(cells, beside)}".strip()
+    return f"{text}. Verdict: {verdict}. {_apart(cells, beside)}".strip()
 
 
 def _value(row: Any) -> str:
@@ -520,7 +523,9 @@ def _apart(cells: dict[str, Any], beside: dict[str, Any]) -> str:
             told["more" if row["low"] > other["high"] else "less"].append(NAMES[target])
     said = listed(f"{how} is read of {listed(names)}" for how, names in told.items() if names)
     if said:
-        return f"{said[0].upper()}{said[1:]} than from as many ordinary tokens."
+        known = any(NAMES[target] in names for target in TOLD for names in told.values())
+        part = " (what their input embeddings tell is part of it)" if known else ""
+        return f"{said[0].upper()}{said[1:]} than from as many ordinary tokens{part}."
     compared = any(row is not None and pd.notna(row["low"]) for row in beside.values())
     return "It is not told apart from as many ordinary tokens." if compared else ""
 

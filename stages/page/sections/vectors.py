@@ -108,8 +108,9 @@ def _claim(row: Any, together: pd.DataFrame, alpha: float) -> str:
 
     beside = f" (control sets take it down, to {number(row.control_accuracy)} on average)" if less(others) else ""
     noise = (
-        f" Random vectors as long as the sum, added where it is, take it down, to {number(random['accuracy'].iloc[0])} "
-        f"{interval(random['low'].iloc[0], random['high'].iloc[0])}: at this length a direction can do harm."
+        f" Random vectors as long as the heads' sum, added at its layer, take accuracy down, to "
+        f"{number(random['accuracy'].iloc[0])} {interval(random['low'].iloc[0], random['high'].iloc[0])}: to do better "
+        "than these says little of a vector of that length."
         if less(random)
         else ""
     )
