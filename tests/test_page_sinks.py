@@ -227,8 +227,8 @@ def test_the_longest_tokens_stand_beside_their_neighbours_and_not_beside_other_o
     assert text.count(alike) == 2
     assert "the topic, accuracy 0.80 [0.75, 0.85] (beside it 0.90 [0.86, 0.94])" in text
     assert (
-        "More is read of the next token and less is read of the topic than from as many ordinary tokens (what their input "
-        "embeddings tell is part of it)."
+        "More is read of the next token and less is read of the topic than from as many ordinary tokens (what their "
+        "input embeddings tell is part of it)."
     ) in text
     assert "(0 of 100 are outliers in some layer, of those beside them 7)" in text
     older = said(rows(True), probed[probed["kind"] != "beside"], decoder=False)
