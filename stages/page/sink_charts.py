@@ -16,9 +16,9 @@ INPUTS = {  # kind of input: (label, colour, shape), in display order
 KINDS = {
     "first": ("first token", BLUE, "circle"),
     "attended": ("most attended other token", ORANGE, "square"),
-    "largest": ("longest other token", PURPLE, "diamond"),
+    "largest": ("other token of the largest norm", PURPLE, "diamond"),
     "ordinary": ("ordinary token", GREY, "triangle-up"),
-    "beside": ("ordinary token beside the longest", GREEN, "square"),
+    "beside": ("ordinary token beside that", GREEN, "square"),
 }
 
 
