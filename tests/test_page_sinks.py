@@ -146,6 +146,16 @@ def test_an_interval_that_ends_at_the_margin_settles_nothing():
     assert "Verdict: global (the topic and the other tokens); whether it holds the next token is not settled" in text
 
 
+def test_what_is_local_may_be_unsettled_beside_what_is_local_only():
+    asked = probes(0.0, 0.5)
+    for target, values in {"token": (0.5, 0.4, 0.6), "next": (0.0, -0.1, 0.12), "topic": (0.2, 0.1, 0.22),
+                           "rest": (0.0, -0.1, 0.04)}.items():  # fmt: skip
+        asked.loc[(asked["target"] == target) & (asked["layer"] >= 0), ["value", "low", "high"]] = values
+    text = said(rows(True), asked, decoder=False)
+    expected = "Verdict: local only, by this margin (the token itself); whether it holds the next token is not settled"
+    assert expected in text
+
+
 def test_a_next_token_that_the_token_itself_tells_is_nothing_that_its_state_holds():
     asked = probes(0.4, 0.5)
     asked.loc[(asked["layer"] < 0) & (asked["target"] == "next"), "value"] = 0.38

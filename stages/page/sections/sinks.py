@@ -492,13 +492,13 @@ def _kind(rows: pd.DataFrame, kind: str, layer: int | None = None) -> str:
     if count < ENOUGH:
         return f"{text}: too few passages for a claim."
     others = LOCAL if broad and not local else GLOBAL if local and not broad else ()
-    unsettled = [NAMES[target] for target in (others or TARGETS) if _open(cells[target], known[target])]
-    left = f"whether it holds {' or '.join(unsettled)} is not settled: the interval holds the margin"
+    unsettled = [target for target in TARGETS if _open(cells[target], known[target])]
+    left = f"whether it holds {' or '.join(NAMES[t] for t in unsettled)} is not settled: the interval holds the margin"
     if broad and local:
         verdict = f"not global only: {listed(NAMES[t] for t in local)} can be read as well"
     elif broad or local:
         kind = "global" if broad else "local"
-        only = kind if unsettled else f"{kind} only, by this margin"
+        only = kind if set(others) & set(unsettled) else f"{kind} only, by this margin"
         verdict = f"{only} ({listed(NAMES[t] for t in broad or local)})"
         verdict += f"; {left}" if unsettled else ""
         verdict += f"; {listed(NAMES[t] for t in same)} cannot vary there" if same else ""
